@@ -1,0 +1,3 @@
+//! Rules only: no I/O, no clock, no randomness, no async.
+
+pub mod policy;

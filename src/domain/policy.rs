@@ -1,0 +1,374 @@
+//! What a policy is told, what it may answer, and what of that answer counts.
+//!
+//! These types mirror `plugins/wit/v1/policy.wit` one to one and give them their JSON form, which
+//! golden cases, recorded decisions and replays share. [`vet`] is the only door through which a
+//! plugin's wish becomes a decision. Nothing here knows wasmtime, the store or the clock.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A named fact or note. Names that this version knows are documented in `plugins/README.md`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attribute {
+    /// What the value is about, kebab-case.
+    pub name: String,
+    /// The value as text.
+    pub value: String,
+}
+
+/// The organisation in which the reset was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OrganizationFacts {
+    /// UUID.
+    pub id: String,
+    /// The name used at login.
+    pub slug: String,
+    /// The name shown to people.
+    pub name: String,
+    /// Whether every member must have MFA.
+    pub mfa_required: bool,
+}
+
+/// What a person may do; the order is the order of power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Uses the organisation's services; no power over others.
+    Member,
+    /// May reset members, where the organisation switched this role on.
+    HelpDesk,
+    /// Administers the organisation.
+    OrgAdmin,
+    /// Runs the node, from the command line.
+    Operator,
+}
+
+/// The admin who asks for the reset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Actor {
+    /// UUID.
+    pub id: String,
+    /// E-mail address.
+    pub email: String,
+    /// Name shown to people.
+    pub name: Option<String>,
+    /// Role now, by the database.
+    pub role: Role,
+    /// Whether the actor's own second factor was used in this session.
+    pub second_factor_used: bool,
+    /// Seconds since the actor last authenticated.
+    pub authenticated_secs_ago: u32,
+}
+
+/// Kinds of second factor. Adding one here must extend the reset: a test walks [`FactorKind::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FactorKind {
+    /// Time-based one-time password (RFC 6238).
+    Totp,
+    /// WebAuthn credential.
+    Passkey,
+    /// A set of one-use recovery codes.
+    RecoveryCodes,
+}
+
+impl FactorKind {
+    /// Every kind there is.
+    pub const ALL: [Self; 3] = [Self::Totp, Self::Passkey, Self::RecoveryCodes];
+}
+
+/// One enrolled factor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FactorFacts {
+    /// What kind of factor.
+    pub kind: FactorKind,
+    /// When it was enrolled; ms since the epoch in WIT, RFC 3339 in JSON.
+    pub enrolled_at: Timestamp,
+    /// When it was last used, if ever.
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// The user whose MFA is to be reset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Target {
+    /// UUID.
+    pub id: String,
+    /// E-mail address.
+    pub email: String,
+    /// Name shown to people.
+    pub name: Option<String>,
+    /// Role now, by the database.
+    pub role: Role,
+    /// Whether the account is active.
+    pub active: bool,
+    /// Factors that the reset would remove.
+    pub factors: Vec<FactorFacts>,
+    /// Sessions that the reset would end.
+    pub active_sessions: u32,
+    /// When the account was made.
+    pub created_at: Timestamp,
+    /// The last complete login, if any.
+    pub last_login_at: Option<Timestamp>,
+}
+
+/// Where the request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channel {
+    /// The HTTP API.
+    Api,
+    /// The embedded web console.
+    Console,
+    /// The command line.
+    Cli,
+}
+
+/// The request as the host took it in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestFacts {
+    /// Request id, the same as in `X-Request-Id`, the log and the audit entry.
+    pub id: String,
+    /// The only clock there is: when the host took the request in.
+    pub at: Timestamp,
+    /// Minutes to add to UTC for the organisation's local time at `at`.
+    pub utc_offset_minutes: i16,
+    /// Where the request came in.
+    pub channel: Channel,
+    /// The client's address, proxies resolved.
+    pub ip: Option<String>,
+    /// `User-Agent` header.
+    pub user_agent: Option<String>,
+    /// Why, in the admin's words (at most 500 characters).
+    pub reason: Option<String>,
+    /// Ticket reference (at most 500 characters).
+    pub ticket: Option<String>,
+    /// Nothing will be carried out: a test, a replay, a "what if".
+    pub dry_run: bool,
+}
+
+/// How an earlier reset call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResultKind {
+    /// Carried out.
+    Done,
+    /// Refused by a policy or a guard.
+    Denied,
+    /// Ended in an error.
+    Failed,
+}
+
+/// One earlier reset call in this organisation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PastReset {
+    /// When it was asked for.
+    pub at: Timestamp,
+    /// Who asked (UUID).
+    pub actor_id: String,
+    /// On whom (UUID).
+    pub target_id: String,
+    /// How it ended.
+    pub outcome: ResultKind,
+    /// Ticket reference, if one was given.
+    pub ticket: Option<String>,
+}
+
+/// Earlier resets, newest first, and counts that include resets still under way: upper bounds, so
+/// that a budget cannot be overrun by asking side by side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct History {
+    /// Earlier calls on this target.
+    pub of_target: Vec<PastReset>,
+    /// Earlier calls by this actor.
+    pub by_actor: Vec<PastReset>,
+    /// Resets of the target in the last 24 hours.
+    pub target_resets_last_day: u32,
+    /// Resets of the target in the last 30 days.
+    pub target_resets_last_30_days: u32,
+    /// Resets by the actor in the last hour.
+    pub actor_resets_last_hour: u32,
+    /// Resets by the actor in the last 24 hours.
+    pub actor_resets_last_day: u32,
+    /// Resets in the organisation in the last hour.
+    pub organization_resets_last_hour: u32,
+    /// Resets in the organisation in the last 24 hours.
+    pub organization_resets_last_day: u32,
+}
+
+/// Everything a policy may know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Question {
+    /// Where.
+    pub organization: OrganizationFacts,
+    /// By whom.
+    pub actor: Actor,
+    /// On whom.
+    pub target: Target,
+    /// How it was asked.
+    pub request: RequestFacts,
+    /// What happened before.
+    pub history: History,
+    /// Facts added within 1.x.
+    #[serde(default)]
+    pub attributes: Vec<Attribute>,
+}
+
+/// Who receives a notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Audience {
+    /// The user whose MFA was reset.
+    Target,
+    /// The admin who asked.
+    Actor,
+    /// Every admin of the organisation.
+    OrgAdmins,
+    /// The organisation's security contact.
+    SecurityContact,
+}
+
+/// A message that a policy wants sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Notice {
+    /// To whom.
+    pub to: Audience,
+    /// Subject line.
+    pub subject: String,
+    /// Plain text.
+    pub body: String,
+}
+
+/// What a policy can ask the host to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// At the next login the user must enrol before anything else, within this many hours
+    /// (0: the organisation's default).
+    RequireEnrolment(u32),
+    /// Enrolment asks for a one-time code that only the admin is shown.
+    RequireEnrolmentCode,
+    /// End every session and refresh token of the user.
+    RevokeSessions,
+    /// Lock the account until an admin unlocks it.
+    LockAccount,
+    /// Send a message.
+    Notify(Notice),
+    /// Keep a note in the audit entry.
+    Annotate(Attribute),
+    /// An effect newer than this contract.
+    Other(Attribute),
+}
+
+impl Effect {
+    /// The effect's name in manifests and grants.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::RequireEnrolment(_) => "require-enrolment",
+            Self::RequireEnrolmentCode => "require-enrolment-code",
+            Self::RevokeSessions => "revoke-sessions",
+            Self::LockAccount => "lock-account",
+            Self::Notify(_) => "notify",
+            Self::Annotate(_) => "annotate",
+            Self::Other(attribute) => &attribute.name,
+        }
+    }
+}
+
+/// Why a policy says no.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Denial {
+    /// Stable word for programs, kebab-case: "outside-change-window".
+    pub code: String,
+    /// One sentence for the admin.
+    pub message: String,
+    /// From when on the same request would be allowed, if the policy knows.
+    #[serde(default)]
+    pub allowed_from: Option<Timestamp>,
+    /// The facts that decided.
+    #[serde(default)]
+    pub because: Vec<Attribute>,
+}
+
+/// A second admin has to agree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approval {
+    /// Why, for both admins.
+    pub reason: String,
+    /// How many further admins.
+    pub approvals: u8,
+    /// For how many seconds the request stays open.
+    pub expires_secs: u32,
+}
+
+/// A policy's answer before the reset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Go on, with these effects committed together with the reset.
+    Allow(Vec<Effect>),
+    /// Stop.
+    Deny(Denial),
+    /// A second admin has to agree first.
+    RequireApproval(Approval),
+}
+
+/// How the reset ends, exactly as it will be committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Outcome {
+    /// How it ends.
+    pub kind: ResultKind,
+    /// Factors that are removed.
+    pub removed: Vec<FactorFacts>,
+    /// Effects committed with it so far.
+    pub effects: Vec<Effect>,
+    /// The denial, if it ends in one.
+    #[serde(default)]
+    pub denial: Option<Denial>,
+    /// Admins who agreed (UUIDs).
+    #[serde(default)]
+    pub approved_by: Vec<String>,
+}
+
+/// When a plugin is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hook {
+    /// Decides.
+    BeforeReset,
+    /// Adds effects to what was decided.
+    AfterReset,
+}
+
+/// What a plugin says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// Name, kebab-case.
+    pub name: String,
+    /// Semantic version.
+    pub version: String,
+    /// One sentence.
+    pub summary: String,
+    /// Hooks it implements.
+    pub hooks: Vec<Hook>,
+    /// Names of the effects it may ask for.
+    pub wants: Vec<String>,
+    /// How far back `history` should reach, in days (the host caps it).
+    pub history_days: u16,
+    /// JSON Schema (2020-12) of the configuration, as text.
+    pub config_schema: String,
+}
