@@ -1,3 +1,10 @@
 //! Rules only: no I/O, no clock, no randomness, no async.
 
+pub mod account;
+pub mod audit;
+pub mod credential;
+pub mod error;
 pub mod policy;
+pub mod second_factor;
+
+pub use error::{Error, Result};

@@ -1,3 +1,34 @@
-//! Latchkey: an organisation's admin resets the MFA of a user who lost their device.
+//! Latchkey: an organisation's admin resets the MFA of a user who lost their device, decided by the
+//! organisation's own code in a sandbox, wholly or not at all, and on a record that anyone can check.
+//!
+//! # The map
+//!
+//! | layer | what it is | may use |
+//! |---|---|---|
+//! | `main`, [`cli`] | the command line | `app` and everything below |
+//! | [`app`], [`config`] | builds every part once, serves, shuts down | everything below |
+//! | [`http`] | the wire: routes, envelope, OpenAPI | `service`, `domain`, `limiter`; poem |
+//! | [`service`] | stories, one function each | `domain`, `store`, `plugin_host`, `limiter` |
+//! | [`store`] | SQLite, one writer | `domain`; rusqlite |
+//! | [`plugin_host`] | the policy sandbox | `domain`; wasmtime |
+//! | [`domain`] | rules | std, serde, jiff, uuid, pure cryptography |
+//!
+//! [`clock`], [`entropy`], [`keys`] and [`limiter`] are small parts that `app` hands out.
+//! `tests/architecture.rs` keeps these rules.
+//!
+//! # How a reset travels
+//!
+//! [`service::reset::reset_mfa`] names the steps in order; read that function first.
 
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod entropy;
+pub mod http;
+pub mod keys;
+pub mod limiter;
+pub mod plugin_host;
+pub mod service;
+pub mod store;

@@ -1,0 +1,255 @@
+//! What the trail keeps of every act.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::account::{OrganizationId, Principal, User};
+
+/// Names what happened, and gives its name on the wire.
+macro_rules! event_types {
+    ($($(#[$doc:meta])* $variant:ident = $wire:literal,)*) => {
+        /// What happened; upper snake case on the wire (contract B5).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum EventType {
+            $($(#[$doc])* #[serde(rename = $wire)] $variant,)*
+        }
+
+        impl EventType {
+            /// Every event type.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $wire),* }
+            }
+
+            /// The event type of that name.
+            #[must_use]
+            pub fn from_wire(name: &str) -> Option<Self> {
+                match name { $($wire => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// An organisation was made.
+    OrganizationCreate = "ORGANIZATION_CREATE",
+    /// Settings were changed.
+    OrganizationSettingsUpdate = "ORGANIZATION_SETTINGS_UPDATE",
+    /// A user was made.
+    UserCreate = "USER_CREATE",
+    /// A user was changed.
+    UserUpdate = "USER_UPDATE",
+    /// A user was deleted.
+    UserDelete = "USER_DELETE",
+    /// A login, or an attempt at one.
+    UserLogin = "USER_LOGIN",
+    /// A session was ended by its user.
+    UserLogout = "USER_LOGOUT",
+    /// A refresh token was used twice; its family was ended.
+    RefreshTokenReuse = "REFRESH_TOKEN_REUSE",
+    /// A password was changed.
+    UserPasswordChange = "USER_PASSWORD_CHANGE",
+    /// A second factor was enrolled.
+    UserMfaEnabled = "USER_MFA_ENABLED",
+    /// A user switched their own MFA off.
+    UserMfaDisabled = "USER_MFA_DISABLED",
+    /// A reset call, however it ended.
+    UserMfaReset = "USER_MFA_RESET",
+    /// Recovery codes were made anew.
+    UserRecoveryCodesRegenerated = "USER_RECOVERY_CODES_REGENERATED",
+    /// A recovery code was used.
+    UserRecoveryCodeUsed = "USER_RECOVERY_CODE_USED",
+    /// A token was minted from the command line.
+    TokenMint = "TOKEN_MINT",
+    /// A plugin was installed.
+    PolicyPluginInstall = "POLICY_PLUGIN_INSTALL",
+    /// A plugin was bound.
+    PolicyPluginBind = "POLICY_PLUGIN_BIND",
+    /// A binding was removed.
+    PolicyPluginUnbind = "POLICY_PLUGIN_UNBIND",
+    /// A binding or plugin was changed, switched off or rolled back.
+    PolicyPluginUpdate = "POLICY_PLUGIN_UPDATE",
+    /// A plugin failed repeatedly.
+    PolicyPluginAlarm = "POLICY_PLUGIN_ALARM",
+}
+
+/// Who did it, by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ActorType {
+    /// A person with an account.
+    User,
+    /// An API key.
+    ApiKey,
+    /// Somebody with access to the node's command line.
+    Operator,
+    /// The appliance itself.
+    System,
+    /// Nobody known: a failed login.
+    Anonymous,
+}
+
+/// Who did it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ActorRef {
+    /// Kind.
+    pub r#type: ActorType,
+    /// Account or key id.
+    pub id: Option<Uuid>,
+    /// E-mail address as it was then.
+    pub email: Option<String>,
+}
+
+/// On what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resource {
+    /// Kind: `USER`, `ORGANIZATION`, `PLUGIN`, …
+    pub r#type: String,
+    /// Its id, as the caller wrote it where it doesn't exist.
+    pub id: String,
+    /// Its name as it was then.
+    pub name: Option<String>,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AuditResult {
+    /// Carried out.
+    Success,
+    /// Refused.
+    Denied,
+    /// Ended in an error.
+    Failure,
+}
+
+/// One act, before it has its place in the trail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Where; absent for acts on the node.
+    pub organization_id: Option<OrganizationId>,
+    /// What.
+    pub event_type: EventType,
+    /// Who.
+    pub actor: ActorRef,
+    /// On what.
+    pub resource: Option<Resource>,
+    /// How it ended.
+    pub result: AuditResult,
+    /// The client's address.
+    pub ip_address: Option<String>,
+    /// Request id, also in `X-Request-Id` and the log.
+    pub request_id: Option<String>,
+    /// The message that the caller was given, where it ended badly.
+    pub error_message: Option<String>,
+    /// What else is worth knowing; never a secret (invariant 7).
+    pub details: Map<String, Value>,
+}
+
+/// An act in its place in the trail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Place in the trail, from 0 without gaps: the leaf index.
+    pub sequence: u64,
+    /// Id on the wire.
+    pub id: Uuid,
+    /// When; the same instant as the change it records.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+impl ActorRef {
+    /// A person with an account.
+    #[must_use]
+    pub fn user(user: &User) -> Self {
+        Self { r#type: ActorType::User, id: Some(user.id.0), email: Some(user.email.clone()) }
+    }
+
+    /// Somebody at the node's command line.
+    #[must_use]
+    pub fn operator() -> Self {
+        Self { r#type: ActorType::Operator, id: None, email: None }
+    }
+
+    /// The appliance itself.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { r#type: ActorType::System, id: None, email: None }
+    }
+}
+
+impl Resource {
+    /// A user.
+    #[must_use]
+    pub fn user(user: &User) -> Self {
+        Self { r#type: "USER".to_owned(), id: user.id.to_string(), name: Some(user.email.clone()) }
+    }
+
+    /// Something else.
+    pub fn other(r#type: &str, id: impl ToString, name: Option<String>) -> Self {
+        Self { r#type: r#type.to_owned(), id: id.to_string(), name }
+    }
+}
+
+impl Event {
+    /// An act that succeeded; the builders below refine it.
+    #[must_use]
+    pub fn new(event_type: EventType, organization_id: Option<OrganizationId>, actor: ActorRef) -> Self {
+        Self {
+            organization_id,
+            event_type,
+            actor,
+            resource: None,
+            result: AuditResult::Success,
+            ip_address: None,
+            request_id: None,
+            error_message: None,
+            details: Map::new(),
+        }
+    }
+
+    /// An act by the caller in their organisation.
+    #[must_use]
+    pub fn by(principal: &Principal, event_type: EventType) -> Self {
+        Self::new(event_type, Some(principal.organization.id), ActorRef::user(&principal.user))
+    }
+
+    /// On what.
+    #[must_use]
+    pub fn on(mut self, resource: Resource) -> Self {
+        self.resource = Some(resource);
+        self
+    }
+
+    /// How the request came in.
+    #[must_use]
+    pub fn from_request(mut self, request_id: &str, ip_address: Option<&str>) -> Self {
+        self.request_id = Some(request_id.to_owned());
+        self.ip_address = ip_address.map(str::to_owned);
+        self
+    }
+
+    /// It ended badly.
+    #[must_use]
+    pub fn ended(mut self, result: AuditResult, message: impl ToString) -> Self {
+        self.result = result;
+        self.error_message = Some(message.to_string());
+        self
+    }
+
+    /// A further fact.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+}

@@ -1,0 +1,54 @@
+//! The one source of randomness. Tests seed it; the appliance asks the operating system.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use rand::rngs::{OsRng, StdRng};
+use rand::{RngCore, SeedableRng, TryRngCore};
+use uuid::Uuid;
+
+/// Gives random bytes.
+#[derive(Clone, Default)]
+pub struct Entropy(Option<Arc<Mutex<StdRng>>>);
+
+impl Entropy {
+    /// The operating system's generator.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(None)
+    }
+
+    /// A repeatable sequence, for tests only.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self(Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
+    }
+
+    /// Random bytes.
+    ///
+    /// # Panics
+    /// When the operating system has no randomness to give: going on would be unsafe.
+    #[must_use]
+    pub fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        match &self.0 {
+            None => OsRng.try_fill_bytes(&mut bytes).expect("the operating system gives randomness"),
+            Some(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes),
+        }
+        bytes
+    }
+
+    /// A UUID of version 7 (RFC 9562 §5.7): ordered by time, so that new rows share pages.
+    #[must_use]
+    pub fn uuid(&self, now: Timestamp) -> Uuid {
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        uuid::Builder::from_unix_timestamp_millis(millis, &self.bytes()).into_uuid()
+    }
+}
+
+impl fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Entropy")
+    }
+}

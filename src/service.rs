@@ -1,0 +1,101 @@
+//! Use cases: one public function per story, in the order in which things happen.
+//!
+//! A service knows rules, the store, the plugin host and the limiter. It knows nothing of HTTP, and
+//! holds no SQL.
+
+pub mod administration;
+pub mod enrolment;
+pub mod login;
+pub mod plugins;
+pub mod reset;
+pub mod session;
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use crate::clock::Clock;
+use crate::domain::policy::Channel;
+use crate::entropy::Entropy;
+use crate::keys::KeyRing;
+use crate::limiter::Limiter;
+use crate::plugin_host::PluginHost;
+use crate::store::Store;
+
+/// What every service needs, built once by `app.rs`.
+#[derive(Debug)]
+pub struct Services {
+    /// The database.
+    pub store: Store,
+    /// The policy sandbox.
+    pub plugin_host: PluginHost,
+    /// Rate limits.
+    pub limiter: Limiter,
+    /// Token keys, encryption keys and hash keys.
+    pub keys: KeyRing,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// What the operator configured.
+    pub settings: Settings,
+    /// Resets under way, for counts that are upper bounds.
+    pub in_flight: reset::InFlight,
+    /// Refusals by rate limit, to be recorded once per caller and window.
+    pub floods: reset::Floods,
+    /// Bound plugins, ready to be called.
+    pub bindings: plugins::Bindings,
+}
+
+/// Lifetimes and sizes that the operator may change.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Access tokens live this long, in seconds.
+    pub access_token_secs: i64,
+    /// Refresh tokens and sessions live this long, in seconds.
+    pub refresh_token_secs: i64,
+    /// A login waits this long for its MFA code, in seconds.
+    pub mfa_challenge_secs: i64,
+    /// A shown TOTP secret waits this long to be confirmed, in seconds.
+    pub enrolment_secs: i64,
+    /// The name that authenticator apps show beside the account (`issuer` of otpauth URIs).
+    pub issuer: String,
+    /// How the appliance is reached from outside, for links in notices: `https://mfa.example.org`.
+    pub public_url: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            access_token_secs: 15 * 60,
+            refresh_token_secs: 7 * 24 * 3600,
+            mfa_challenge_secs: 5 * 60,
+            enrolment_secs: 15 * 60,
+            issuer: "Latchkey".to_owned(),
+            public_url: "http://127.0.0.1:8080".to_owned(),
+        }
+    }
+}
+
+/// How a request came in.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// Request id, also in `X-Request-Id`, the log and the audit entry.
+    pub request_id: String,
+    /// When it was taken in: the one time for everything it does.
+    pub at: Timestamp,
+    /// The client's address, proxies resolved.
+    pub ip: Option<IpAddr>,
+    /// `User-Agent` header, at most 256 characters.
+    pub user_agent: Option<String>,
+    /// The door it came through.
+    pub channel: Channel,
+}
+
+impl RequestContext {
+    /// The client's address as text.
+    #[must_use]
+    pub fn ip_text(&self) -> Option<String> {
+        self.ip.map(|ip| ip.to_string())
+    }
+}

@@ -1,0 +1,276 @@
+//! The SQLite store: opened once, read by many, written by one.
+//!
+//! Only this file begins and ends transactions. `store/writer.rs` commits writes in groups;
+//! `store/checkpointer.rs` keeps the WAL short without making a writer wait. The verbs that read
+//! and change rows live in the files named after what they keep, and take the connection first.
+
+pub mod accounts;
+pub mod audit;
+mod checkpointer;
+pub mod factors;
+mod migrations;
+pub mod plugins;
+pub mod requests;
+mod row;
+pub mod sessions;
+mod writer;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::domain::{Error, Result};
+
+pub use writer::{QUEUE_LENGTH, WriterStats};
+
+/// The database's file name in the data directory.
+pub const DATABASE_FILE: &str = "latchkey.db";
+const LOCK_FILE: &str = "latchkey.lock";
+
+/// The store. Cheap to clone; the last clone dropped ends the writer after what it has queued.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    // Declared in the order in which they must end: writer before checkpointer before the lock.
+    writer: writer::Writer,
+    _checkpointer: checkpointer::Checkpointer,
+    readers: Readers,
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Why the store can't be opened; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data directory {0} is in use by another latchkey process; stop it first")]
+    InUse(PathBuf),
+    /// Written by a newer version.
+    #[error(
+        "the database has schema version {found}, this latchkey knows versions up to {known}; \
+         use the newer latchkey that wrote it, or restore a backup made before the upgrade"
+    )]
+    Newer {
+        /// Version in the file.
+        found: usize,
+        /// Newest version this binary knows.
+        known: usize,
+    },
+    /// Not a SQLite database, or a damaged one.
+    #[error("{path} can't be used as a database: {source}; restore it from a backup")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The directory or a file in it can't be used.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A migration failed; nothing was changed.
+    #[error("the database could not be migrated, nothing was changed: {0}")]
+    Migration(String),
+}
+
+impl Store {
+    /// Opens the database in `data_dir`, makes it if it is missing, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`], before anything was changed.
+    pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        let lock = lock(data_dir)?;
+        let path = data_dir.join(DATABASE_FILE);
+        let database = |source| OpenError::Database { path: path.clone(), source };
+        let mut connection = open_connection(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+            .map_err(database)?;
+        restrict_to_owner(&path)?;
+        migrations::run(&mut connection)?;
+        let reader_count = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+        let readers = (0..reader_count)
+            .map(|_| open_connection(&path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+            .collect::<rusqlite::Result<Vec<_>>>()
+            .map_err(database)?;
+        let checkpoint = open_connection(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(database)?;
+        let checkpointer = checkpointer::Checkpointer::start(checkpoint, &path);
+        let writer = writer::Writer::start(connection, checkpointer.signal());
+        Ok(Self {
+            inner: Arc::new(Inner {
+                writer,
+                _checkpointer: checkpointer,
+                readers: Readers::new(readers),
+                path,
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Runs a short read on one consistent snapshot, on the caller's thread.
+    ///
+    /// # Errors
+    /// What `read` returns; [`Error::Internal`] when SQLite fails.
+    pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.inner.readers.with(|connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let value = read(&snapshot);
+            // A read has nothing to commit; ending it releases the snapshot for the checkpointer.
+            snapshot.rollback()?;
+            value
+        })
+    }
+
+    /// Runs a long read (a list, a page of the trail, an export) on a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_long<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || store.read(read))
+            .await
+            .map_err(|e| Error::Internal(format!("a read ended early: {e}")))?
+    }
+
+    /// Runs `change` in a transaction and answers once it is on disk. Waiting changes are committed
+    /// together, but each one wholly or not at all, so `change` may be run twice and must not keep
+    /// state between runs. It must not block: no hashing of passwords, no guest code.
+    ///
+    /// # Errors
+    /// What `change` returns, after rolling its changes back; [`Error::Busy`] when the queue is full;
+    /// [`Error::Internal`] when SQLite fails, with nothing changed.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.writer.submit(change)?.await.map_err(|_| Error::Internal("the writer ended".into()))?
+    }
+
+    /// [`Store::write`] for the command line and start-up, where no async runtime runs.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub fn write_blocking<T: Send + 'static>(
+        &self,
+        change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.writer.submit(change)?.blocking_recv().map_err(|_| Error::Internal("the writer ended".into()))?
+    }
+
+    /// The database's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// What the writer has done so far.
+    #[must_use]
+    pub fn writer_stats(&self) -> WriterStats {
+        self.inner.writer.stats()
+    }
+}
+
+/// Read-only connections, handed out one caller at a time.
+#[derive(Debug)]
+struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    returned: Condvar,
+}
+
+impl Readers {
+    fn new(connections: Vec<Connection>) -> Self {
+        Self { idle: Mutex::new(connections), returned: Condvar::new() }
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> T) -> T {
+        let lease = Lease { readers: self, connection: Some(self.take()) };
+        read(lease.connection.as_ref().expect("a lease holds its connection until it is dropped"))
+    }
+
+    fn take(&self) -> Connection {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match idle.pop() {
+                Some(connection) => return connection,
+                None => idle = self.returned.wait(idle).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Gives the connection back even when the read panics.
+struct Lease<'a> {
+    readers: &'a Readers,
+    connection: Option<Connection>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            self.readers.returned.notify_one();
+        }
+    }
+}
+
+fn lock(data_dir: &Path) -> Result<File, OpenError> {
+    let path = data_dir.join(LOCK_FILE);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data_dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+    }
+}
+
+/// Password hashes and encrypted secrets are nobody else's business on a shared host.
+fn restrict_to_owner(path: &Path) -> Result<(), OpenError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|source| OpenError::Io { path: path.to_owned(), source })
+}
+
+fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.set_prepared_statement_cache_capacity(128);
+    if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // An answered 200 is on disk (invariant 2).
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        // The checkpointer does it, so that no writer waits for it.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    }
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "mmap_size", 256 * 1024 * 1024)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
+fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        // SQLite's texts name tables and columns, never bound values; they go to the log alone.
+        Self::Internal(format!("database: {error}"))
+    }
+}

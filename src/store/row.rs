@@ -1,0 +1,92 @@
+//! How our types stand in columns.
+
+use jiff::Timestamp;
+use rusqlite::Row;
+use rusqlite::types::{FromSqlError, Type};
+use uuid::Uuid;
+
+use crate::domain::account::{OrganizationId, Role, SessionId, UserId};
+
+/// A column that holds a domain type. For `Option`s use [`optional`].
+pub(super) trait Column: Sized {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self>;
+}
+
+/// Reads a column of `row`.
+pub(super) fn column<T: Column>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+    T::from_column(row, index)
+}
+
+/// Reads a column that may be NULL.
+pub(super) fn optional<T: Column>(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<T>> {
+    match row.get_ref(index)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => T::from_column(row, index).map(Some),
+    }
+}
+
+/// A time as it stands in a column.
+pub(super) fn millis(at: Timestamp) -> i64 {
+    at.as_millisecond()
+}
+
+/// A role as it stands in a column.
+pub(super) fn role_text(role: Role) -> &'static str {
+    match role {
+        Role::Member => "member",
+        Role::HelpDesk => "help-desk",
+        Role::OrgAdmin => "org-admin",
+        Role::Operator => "operator",
+    }
+}
+
+impl Column for Timestamp {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        let ms: i64 = row.get(index)?;
+        Self::from_millisecond(ms).map_err(|e| unreadable(index, Type::Integer, e))
+    }
+}
+
+impl Column for Uuid {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        Ok(Self::from_bytes(row.get(index)?))
+    }
+}
+
+impl Column for OrganizationId {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        column(row, index).map(Self)
+    }
+}
+
+impl Column for UserId {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        column(row, index).map(Self)
+    }
+}
+
+impl Column for SessionId {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        column(row, index).map(Self)
+    }
+}
+
+impl Column for Role {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        match row.get_ref(index)?.as_str()? {
+            "member" => Ok(Self::Member),
+            "help-desk" => Ok(Self::HelpDesk),
+            "org-admin" => Ok(Self::OrgAdmin),
+            other => Err(unreadable(index, Type::Text, FromSqlError::Other(format!("role {other}").into()))),
+        }
+    }
+}
+
+/// A stored value that this version can't read.
+pub(super) fn unreadable(
+    index: usize,
+    r#type: Type,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(index, r#type, Box::new(error))
+}

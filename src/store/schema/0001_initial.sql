@@ -1,0 +1,205 @@
+-- Times are milliseconds since 1970-01-01T00:00:00Z. Ids are UUIDs, 16 bytes.
+-- What belongs to one user is clustered by user, so that a reset touches few pages.
+
+CREATE TABLE organization (
+  id         BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+  slug       TEXT NOT NULL UNIQUE,
+  name       TEXT NOT NULL,
+  settings   TEXT NOT NULL CHECK (json_valid(settings)),
+  revision   INTEGER NOT NULL DEFAULT 0,
+  created_at INTEGER NOT NULL,
+  updated_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE user (
+  id                  BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+  organization_id     BLOB NOT NULL REFERENCES organization (id),
+  email               TEXT NOT NULL,
+  email_key           TEXT NOT NULL,             -- lower case, NFKC: what is unique
+  name                TEXT,
+  role                TEXT NOT NULL CHECK (role IN ('member', 'help-desk', 'org-admin')),
+  active              INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1)),
+  password_hash       TEXT,                      -- Argon2id, PHC string; NULL until one is set
+  password_changed_at INTEGER,
+  locked_at           INTEGER,
+  locked_reason       TEXT,
+  -- After a reset: until when the password alone opens enrolment, and the hash of the code it asks for.
+  enrolment_due_until INTEGER,
+  enrolment_code_hash BLOB,
+  enrolment_code_expires_at INTEGER,
+  last_login_at       INTEGER,
+  created_at          INTEGER NOT NULL,
+  updated_at          INTEGER NOT NULL,
+  revision            INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX user_by_email ON user (organization_id, email_key);
+
+-- Second factors. TOTP: `secret` is encrypted, `last_step` remembers the newest accepted time step.
+-- Passkey: `secret` is the encrypted credential. Recovery codes: `secret` is the salt of the set.
+CREATE TABLE factor (
+  user_id      BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  id           BLOB NOT NULL CHECK (length(id) = 16),
+  kind         TEXT NOT NULL CHECK (kind IN ('totp', 'passkey', 'recovery-codes')),
+  secret       BLOB NOT NULL,
+  label        TEXT,
+  last_step    INTEGER,
+  enrolled_at  INTEGER NOT NULL,
+  last_used_at INTEGER,
+  suspended_at INTEGER,                          -- removed by a reset, not yet destroyed
+  PRIMARY KEY (user_id, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE recovery_code (
+  user_id   BLOB NOT NULL,
+  factor_id BLOB NOT NULL,
+  hash      BLOB NOT NULL,
+  used_at   INTEGER,
+  PRIMARY KEY (user_id, factor_id, hash),
+  FOREIGN KEY (user_id, factor_id) REFERENCES factor (user_id, id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+-- A TOTP secret that was shown but not yet confirmed: one per user.
+CREATE TABLE enrolment (
+  user_id    BLOB NOT NULL PRIMARY KEY REFERENCES user (id) ON DELETE CASCADE,
+  secret     BLOB NOT NULL,
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Logins under way, password changes, invitations: one-use tokens by hash.
+CREATE TABLE challenge (
+  user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  hash       BLOB NOT NULL CHECK (length(hash) = 32),
+  purpose    TEXT NOT NULL,
+  state      BLOB,
+  attempts   INTEGER NOT NULL DEFAULT 0,
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
+  PRIMARY KEY (user_id, hash)
+) STRICT, WITHOUT ROWID;
+
+-- A session is a refresh family. `generation` counts rotations: an authentic refresh token of an
+-- older generation is a reuse, and ends the session.
+CREATE TABLE session (
+  user_id          BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  id               BLOB NOT NULL CHECK (length(id) = 16),
+  scope            TEXT NOT NULL CHECK (scope IN ('full', 'enrolment')),
+  generation       INTEGER NOT NULL DEFAULT 0,
+  authenticated_at INTEGER NOT NULL,
+  second_factor_at INTEGER,
+  ip               TEXT,
+  user_agent       TEXT,
+  created_at       INTEGER NOT NULL,
+  last_used_at     INTEGER NOT NULL,
+  expires_at       INTEGER NOT NULL,
+  PRIMARY KEY (user_id, id)
+) STRICT, WITHOUT ROWID;
+
+-- The trail. `leaf` is what the tree hashes; entries are only ever appended.
+CREATE TABLE audit_entry (
+  sequence        INTEGER PRIMARY KEY,           -- leaf index, from 0 without gaps
+  id              BLOB NOT NULL CHECK (length(id) = 16),
+  organization_id BLOB,
+  at              INTEGER NOT NULL,
+  event_type      TEXT NOT NULL,
+  actor_email     TEXT,
+  event           TEXT NOT NULL,                 -- the canonical JSON of the whole event
+  leaf_hash       BLOB NOT NULL CHECK (length(leaf_hash) = 32),
+  chain_hash      BLOB NOT NULL CHECK (length(chain_hash) = 32)
+) STRICT;
+CREATE INDEX audit_entry_by_organization ON audit_entry (organization_id, sequence);
+
+-- Earlier reset calls, for what policies may know of history.
+CREATE TABLE reset_call (
+  id              INTEGER PRIMARY KEY,
+  organization_id BLOB NOT NULL,
+  actor_id        BLOB NOT NULL,
+  target_id       BLOB NOT NULL,
+  at              INTEGER NOT NULL,
+  outcome         TEXT NOT NULL CHECK (outcome IN ('done', 'denied', 'failed')),
+  ticket          TEXT
+) STRICT;
+CREATE INDEX reset_call_by_organization ON reset_call (organization_id, at);
+CREATE INDEX reset_call_by_actor ON reset_call (actor_id, at);
+CREATE INDEX reset_call_by_target ON reset_call (target_id, at);
+
+-- What each policy was asked and answered, for replay. One question per reset, one row per hook call.
+CREATE TABLE question (
+  audit_sequence INTEGER PRIMARY KEY,
+  question       TEXT NOT NULL
+) STRICT;
+CREATE TABLE decision (
+  audit_sequence INTEGER NOT NULL,
+  position       INTEGER NOT NULL,
+  binding_id     BLOB NOT NULL,
+  plugin_digest  BLOB NOT NULL,
+  config_digest  BLOB NOT NULL,
+  record         TEXT NOT NULL,
+  PRIMARY KEY (audit_sequence, position)
+) STRICT, WITHOUT ROWID;
+
+-- Policy plugins: the component itself, so that a backup has everything.
+CREATE TABLE plugin (
+  digest       BLOB NOT NULL PRIMARY KEY CHECK (length(digest) = 32),  -- SHA-256 of the module
+  organization_id BLOB REFERENCES organization (id),                  -- NULL: installed for the node
+  name         TEXT NOT NULL,
+  version      TEXT NOT NULL,
+  manifest     TEXT NOT NULL CHECK (json_valid(manifest)),
+  module       BLOB NOT NULL,
+  signature    TEXT,
+  installed_at INTEGER NOT NULL,
+  disabled_at  INTEGER
+) STRICT;
+CREATE TABLE plugin_configuration (
+  digest BLOB NOT NULL PRIMARY KEY CHECK (length(digest) = 32),        -- SHA-256 of the text
+  config TEXT NOT NULL CHECK (json_valid(config))
+) STRICT, WITHOUT ROWID;
+CREATE TABLE binding (
+  id              BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+  organization_id BLOB REFERENCES organization (id),                  -- NULL: for every organisation
+  plugin_digest   BLOB NOT NULL REFERENCES plugin (digest),
+  previous_digest BLOB REFERENCES plugin (digest),
+  config_digest   BLOB NOT NULL REFERENCES plugin_configuration (digest),
+  position        INTEGER NOT NULL,
+  mode            TEXT NOT NULL,
+  on_failure      TEXT NOT NULL,
+  grants          TEXT NOT NULL CHECK (json_valid(grants)),
+  limits          TEXT NOT NULL CHECK (json_valid(limits)),
+  disabled_at     INTEGER,
+  created_at      INTEGER NOT NULL,
+  updated_at      INTEGER NOT NULL,
+  revision        INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX binding_by_organization ON binding (organization_id, position);
+-- One row: grows with every change of plugins or bindings, so that a decision can be re-checked.
+CREATE TABLE policy_revision (
+  only     INTEGER PRIMARY KEY CHECK (only = 1),
+  revision INTEGER NOT NULL
+) STRICT;
+INSERT INTO policy_revision VALUES (1, 0);
+
+-- What must reach the outside world, written with the change that owes it.
+CREATE TABLE delivery (
+  id              INTEGER PRIMARY KEY,
+  organization_id BLOB,
+  channel         TEXT NOT NULL,                 -- mail, webhook, syslog
+  payload         TEXT NOT NULL CHECK (json_valid(payload)),
+  audit_sequence  INTEGER,
+  state           TEXT NOT NULL DEFAULT 'owed' CHECK (state IN ('owed', 'sent', 'dead')),
+  attempts        INTEGER NOT NULL DEFAULT 0,
+  next_attempt_at INTEGER NOT NULL,
+  last_error      TEXT,
+  created_at      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX delivery_owed ON delivery (next_attempt_at) WHERE state = 'owed';
+
+-- Outcomes remembered for an Idempotency-Key, for 24 hours.
+CREATE TABLE remembered_outcome (
+  actor_id    BLOB NOT NULL,
+  key_hash    BLOB NOT NULL CHECK (length(key_hash) = 32),
+  fingerprint BLOB NOT NULL CHECK (length(fingerprint) = 32),
+  outcome     TEXT NOT NULL CHECK (json_valid(outcome)),
+  expires_at  INTEGER NOT NULL,
+  PRIMARY KEY (actor_id, key_hash)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX remembered_outcome_by_expiry ON remembered_outcome (expires_at);
