@@ -35,7 +35,8 @@ impl Clock {
     /// Moves a set clock; the system's clock stays as it is.
     pub fn advance(&self, by: SignedDuration) {
         if let Some(ms) = &self.0 {
-            let by = i64::try_from(by.as_millis()).expect("tests move the clock by less than 292 million years");
+            let by =
+                i64::try_from(by.as_millis()).expect("tests move the clock by less than 292 million years");
             ms.fetch_add(by, Ordering::SeqCst);
         }
     }

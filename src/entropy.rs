@@ -33,8 +33,13 @@ impl Entropy {
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         match &self.0 {
-            None => OsRng.try_fill_bytes(&mut bytes).expect("the operating system gives randomness"),
-            Some(rng) => rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes),
+            None => OsRng
+                .try_fill_bytes(&mut bytes)
+                .expect("the operating system gives randomness"),
+            Some(rng) => rng
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .fill_bytes(&mut bytes),
         }
         bytes
     }

@@ -92,9 +92,15 @@ impl Store {
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let lock = lock(data_dir)?;
         let path = data_dir.join(DATABASE_FILE);
-        let database = |source| OpenError::Database { path: path.clone(), source };
-        let mut connection = open_connection(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
-            .map_err(database)?;
+        let database = |source| OpenError::Database {
+            path: path.clone(),
+            source,
+        };
+        let mut connection = open_connection(
+            &path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        )
+        .map_err(database)?;
         restrict_to_owner(&path)?;
         migrations::run(&mut connection)?;
         let reader_count = std::thread::available_parallelism().map_or(2, usize::from) * 2;
@@ -155,7 +161,11 @@ impl Store {
         &self,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.inner.writer.submit(change)?.await.map_err(|_| Error::Internal("the writer ended".into()))?
+        self.inner
+            .writer
+            .submit(change)?
+            .await
+            .map_err(|_| Error::Internal("the writer ended".into()))?
     }
 
     /// [`Store::write`] for the command line and start-up, where no async runtime runs.
@@ -166,7 +176,11 @@ impl Store {
         &self,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.inner.writer.submit(change)?.blocking_recv().map_err(|_| Error::Internal("the writer ended".into()))?
+        self.inner
+            .writer
+            .submit(change)?
+            .blocking_recv()
+            .map_err(|_| Error::Internal("the writer ended".into()))?
     }
 
     /// The database's path.
@@ -191,12 +205,23 @@ struct Readers {
 
 impl Readers {
     fn new(connections: Vec<Connection>) -> Self {
-        Self { idle: Mutex::new(connections), returned: Condvar::new() }
+        Self {
+            idle: Mutex::new(connections),
+            returned: Condvar::new(),
+        }
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> T) -> T {
-        let lease = Lease { readers: self, connection: Some(self.take()) };
-        read(lease.connection.as_ref().expect("a lease holds its connection until it is dropped"))
+        let lease = Lease {
+            readers: self,
+            connection: Some(self.take()),
+        };
+        read(
+            lease
+                .connection
+                .as_ref()
+                .expect("a lease holds its connection until it is dropped"),
+        )
     }
 
     fn take(&self) -> Connection {
@@ -219,7 +244,11 @@ struct Lease<'a> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            self.readers
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
             self.readers.returned.notify_one();
         }
     }
@@ -232,7 +261,10 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        .map_err(|source| OpenError::Io {
+            path: path.clone(),
+            source,
+        })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data_dir.to_owned())),
@@ -243,8 +275,10 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
 /// Password hashes and encrypted secrets are nobody else's business on a shared host.
 fn restrict_to_owner(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .map_err(|source| OpenError::Io { path: path.to_owned(), source })
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

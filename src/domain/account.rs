@@ -290,18 +290,22 @@ pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target
         Role::HelpDesk | Role::Member => return Err(Error::NotOrgAdmin),
     }
     if actor.id == target.id && matches!(verb, Verb::ResetMfa | Verb::ResetPassword | Verb::RestoreFactors) {
-        return Err(Error::MayNotAct("You cannot do this to your own account; another administrator can"));
+        return Err(Error::MayNotAct(
+            "You cannot do this to your own account; another administrator can",
+        ));
     }
     if target.role > actor.role || (actor.role == Role::HelpDesk && target.role >= Role::HelpDesk) {
-        return Err(Error::MayNotAct("You cannot do this to an account with a higher role"));
+        return Err(Error::MayNotAct(
+            "You cannot do this to an account with a higher role",
+        ));
     }
     if verb == Verb::ResetMfa && target.role == Role::OrgAdmin {
         return match settings.admin_on_admin {
             AdminOnAdmin::Allowed => Ok(May::Yes),
             AdminOnAdmin::SecondAdmin => Ok(May::WithSecondAdmin),
-            AdminOnAdmin::Refused => {
-                Err(Error::MayNotAct("This organisation does not let administrators reset administrators"))
-            }
+            AdminOnAdmin::Refused => Err(Error::MayNotAct(
+                "This organisation does not let administrators reset administrators",
+            )),
         };
     }
     Ok(May::Yes)

@@ -171,19 +171,31 @@ impl ActorRef {
     /// A person with an account.
     #[must_use]
     pub fn user(user: &User) -> Self {
-        Self { r#type: ActorType::User, id: Some(user.id.0), email: Some(user.email.clone()) }
+        Self {
+            r#type: ActorType::User,
+            id: Some(user.id.0),
+            email: Some(user.email.clone()),
+        }
     }
 
     /// Somebody at the node's command line.
     #[must_use]
     pub fn operator() -> Self {
-        Self { r#type: ActorType::Operator, id: None, email: None }
+        Self {
+            r#type: ActorType::Operator,
+            id: None,
+            email: None,
+        }
     }
 
     /// The appliance itself.
     #[must_use]
     pub fn system() -> Self {
-        Self { r#type: ActorType::System, id: None, email: None }
+        Self {
+            r#type: ActorType::System,
+            id: None,
+            email: None,
+        }
     }
 }
 
@@ -191,12 +203,20 @@ impl Resource {
     /// A user.
     #[must_use]
     pub fn user(user: &User) -> Self {
-        Self { r#type: "USER".to_owned(), id: user.id.to_string(), name: Some(user.email.clone()) }
+        Self {
+            r#type: "USER".to_owned(),
+            id: user.id.to_string(),
+            name: Some(user.email.clone()),
+        }
     }
 
     /// Something else.
     pub fn other(r#type: &str, id: impl ToString, name: Option<String>) -> Self {
-        Self { r#type: r#type.to_owned(), id: id.to_string(), name }
+        Self {
+            r#type: r#type.to_owned(),
+            id: id.to_string(),
+            name,
+        }
     }
 }
 
@@ -220,7 +240,11 @@ impl Event {
     /// An act by the caller in their organisation.
     #[must_use]
     pub fn by(principal: &Principal, event_type: EventType) -> Self {
-        Self::new(event_type, Some(principal.organization.id), ActorRef::user(&principal.user))
+        Self::new(
+            event_type,
+            Some(principal.organization.id),
+            ActorRef::user(&principal.user),
+        )
     }
 
     /// On what.

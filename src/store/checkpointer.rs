@@ -46,11 +46,16 @@ impl Checkpointer {
             .name("checkpointer".into())
             .spawn(move || run(&connection, &wal, &committed))
             .expect("the operating system gives the checkpointer a thread");
-        Self { signal: Some(Signal(signal)), thread: Some(thread) }
+        Self {
+            signal: Some(Signal(signal)),
+            thread: Some(thread),
+        }
     }
 
     pub(super) fn signal(&self) -> Signal {
-        self.signal.clone().expect("the signal is there until the checkpointer is dropped")
+        self.signal
+            .clone()
+            .expect("the signal is there until the checkpointer is dropped")
     }
 }
 
@@ -73,7 +78,14 @@ fn run(connection: &Connection, wal: &Path, committed: &Receiver<()>) {
                 dirty = true;
                 let size = std::fs::metadata(wal).map_or(0, |m| m.len());
                 if size > WAL_SOFT_BYTES {
-                    checkpoint(connection, if size > WAL_HARD_BYTES { "TRUNCATE" } else { "PASSIVE" });
+                    checkpoint(
+                        connection,
+                        if size > WAL_HARD_BYTES {
+                            "TRUNCATE"
+                        } else {
+                            "PASSIVE"
+                        },
+                    );
                 }
                 std::thread::sleep(PAUSE);
             }

@@ -14,9 +14,16 @@ const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("schema/0001_initial.sql"
 pub fn run(connection: &mut Connection) -> Result<(), OpenError> {
     match Migrations::from_slice(MIGRATIONS).to_latest(connection) {
         Ok(()) => Ok(()),
-        Err(rusqlite_migration::Error::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead)) => {
-            let found = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(0);
-            Err(OpenError::Newer { found, known: MIGRATIONS.len() })
+        Err(rusqlite_migration::Error::MigrationDefinition(
+            MigrationDefinitionError::DatabaseTooFarAhead,
+        )) => {
+            let found = connection
+                .pragma_query_value(None, "user_version", |row| row.get(0))
+                .unwrap_or(0);
+            Err(OpenError::Newer {
+                found,
+                known: MIGRATIONS.len(),
+            })
         }
         Err(error) => Err(OpenError::Migration(error.to_string())),
     }
@@ -28,13 +35,17 @@ mod tests {
 
     #[test]
     fn every_migration_is_valid_sql() {
-        Migrations::from_slice(MIGRATIONS).validate().expect("migrations apply to an empty database");
+        Migrations::from_slice(MIGRATIONS)
+            .validate()
+            .expect("migrations apply to an empty database");
     }
 
     #[test]
     fn a_newer_database_is_refused_with_both_versions() {
         let mut connection = Connection::open_in_memory().expect("in-memory database");
-        connection.pragma_update(None, "user_version", 999).expect("set the version");
+        connection
+            .pragma_update(None, "user_version", 999)
+            .expect("set the version");
         let error = run(&mut connection).expect_err("a newer database is refused");
         assert!(matches!(error, OpenError::Newer { found: 999, .. }), "{error}");
     }

@@ -77,7 +77,11 @@ impl Column for Role {
             "member" => Ok(Self::Member),
             "help-desk" => Ok(Self::HelpDesk),
             "org-admin" => Ok(Self::OrgAdmin),
-            other => Err(unreadable(index, Type::Text, FromSqlError::Other(format!("role {other}").into()))),
+            other => Err(unreadable(
+                index,
+                Type::Text,
+                FromSqlError::Other(format!("role {other}").into()),
+            )),
         }
     }
 }

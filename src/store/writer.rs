@@ -5,9 +5,9 @@
 //! fails before writing leaves nothing to undo and costs the others nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rusqlite::{Connection, Transaction};
@@ -50,12 +50,20 @@ impl Writer {
     pub(super) fn start(connection: Connection, committed: checkpointer::Signal) -> Self {
         let (queue, waiting) = sync_channel(QUEUE_LENGTH);
         let counters = Arc::new(Counters::default());
-        let work = GroupCommit { connection, committed, counters: Arc::clone(&counters) };
+        let work = GroupCommit {
+            connection,
+            committed,
+            counters: Arc::clone(&counters),
+        };
         let thread = std::thread::Builder::new()
             .name("writer".into())
             .spawn(move || work.run(&waiting))
             .expect("the operating system gives the writer a thread");
-        Self { queue: Some(queue), thread: Some(thread), counters }
+        Self {
+            queue: Some(queue),
+            thread: Some(thread),
+            counters,
+        }
     }
 
     pub(super) fn submit<T: Send + 'static>(
@@ -63,8 +71,15 @@ impl Writer {
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T>>> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Change { change, result: None, reply });
-        let queue = self.queue.as_ref().expect("the queue is open until the writer is dropped");
+        let job = Box::new(Change {
+            change,
+            result: None,
+            reply,
+        });
+        let queue = self
+            .queue
+            .as_ref()
+            .expect("the queue is open until the writer is dropped");
         match queue.try_send(job) {
             Ok(()) => Ok(answer),
             Err(TrySendError::Full(_)) => Err(Error::Busy { retry_after_secs: 1 }),
@@ -141,7 +156,9 @@ impl GroupCommit {
             let committed = self.commit(&mut group);
             if committed.is_ok() {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
-                self.counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
+                self.counters
+                    .changes
+                    .fetch_add(group.len() as u64, Ordering::Relaxed);
                 self.committed.notify();
             }
             for job in group {
