@@ -1,1 +1,93 @@
-//! Being written.
+//! The wire: every route, every layer, the OpenAPI document.
+//!
+//! Handlers turn a request into a call of one service function and its answer into a response. They
+//! never see the store, the plugin host or SQL.
+
+pub mod administration;
+mod allow;
+mod document;
+mod envelope;
+pub mod error;
+pub mod health;
+pub mod payload;
+pub mod principal;
+pub mod reset;
+pub mod schema;
+
+use std::sync::Arc;
+
+use poem::{Endpoint, EndpointExt as _, Response, Route};
+use poem_openapi::{OpenApiService, Tags};
+
+pub use document::{document, document_yaml};
+pub use envelope::ClientAddress;
+
+use crate::service::Services;
+
+/// Groups of operations in the OpenAPI document.
+#[derive(Tags)]
+pub enum Tag {
+    /// The one dangerous daily job.
+    Reset,
+    /// Log in, refresh, log out.
+    Authentication,
+    /// The caller's own second factor.
+    Mfa,
+    /// Users of the organisation.
+    Users,
+    /// The organisation's settings.
+    Organization,
+    /// The trail.
+    Audit,
+    /// Is it up?
+    Health,
+}
+
+/// What the operator configured of the HTTP side.
+#[derive(Clone)]
+pub struct HttpOptions {
+    /// Largest body, in bytes.
+    pub body_limit_bytes: usize,
+    /// Resolves the client's address.
+    pub client_address: ClientAddress,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            body_limit_bytes: 64 * 1024,
+            client_address: Arc::new(|peer, _| peer),
+        }
+    }
+}
+
+/// Everything the appliance answers, ready to be served.
+pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<Output = Response> {
+    let document = document();
+    let allowed = allow::AllowedMethods::from_document(&document);
+    let api = Route::new()
+        .at("/openapi.json", document::json_endpoint(&document))
+        .at("/openapi.yaml", document::yaml_endpoint(&document))
+        .at("/docs", document::explorer_endpoint(&document))
+        .nest("/", operations())
+        .data(Arc::clone(&services));
+    envelope::Envelope {
+        inner: api,
+        services,
+        allowed,
+        body_limit_bytes: options.body_limit_bytes,
+        client_address: options.client_address,
+    }
+}
+
+/// Every operation: the document describes exactly these.
+fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
+    let apis = (
+        reset::ResetApi,
+        administration::AdministrationApi,
+        health::HealthApi,
+    );
+    OpenApiService::new(apis, "Latchkey", env!("CARGO_PKG_VERSION"))
+        .description(document::DESCRIPTION)
+        .license(document::license())
+}

@@ -4,8 +4,11 @@
 //! holds no SQL.
 
 pub mod administration;
+pub mod approvals;
 pub mod enrolment;
+pub mod health;
 pub mod login;
+pub mod notices;
 pub mod plugins;
 pub mod reset;
 pub mod session;
@@ -60,6 +63,8 @@ pub struct Settings {
     pub enrolment_secs: i64,
     /// The name that authenticator apps show beside the account (`issuer` of otpauth URIs).
     pub issuer: String,
+    /// Whether mail can be sent: without it no mail is owed.
+    pub mail: bool,
     /// How the appliance is reached from outside, for links in notices: `https://mfa.example.org`.
     pub public_url: String,
 }
@@ -72,6 +77,7 @@ impl Default for Settings {
             mfa_challenge_secs: 5 * 60,
             enrolment_secs: 15 * 60,
             issuer: "Latchkey".to_owned(),
+            mail: false,
             public_url: "http://127.0.0.1:8080".to_owned(),
         }
     }

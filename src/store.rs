@@ -5,6 +5,7 @@
 //! and change rows live in the files named after what they keep, and take the connection first.
 
 pub mod accounts;
+pub mod approvals;
 pub mod audit;
 mod checkpointer;
 pub mod factors;
@@ -20,7 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+/// What verbs take first; services name them from here, so that only the store knows rusqlite.
+pub use rusqlite::{Connection, Transaction};
+use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::domain::{Error, Result};
 

@@ -1,1 +1,277 @@
-//! Being written.
+//! The reset. [`reset_mfa`] is the product: read it first.
+
+mod ending;
+mod facts;
+mod floods;
+mod in_flight;
+mod order;
+
+pub use facts::Case;
+pub use floods::{Floods, record_floods};
+pub use in_flight::InFlight;
+pub use order::{Order, ResetBody, ResetRequest};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{RequestContext, Services};
+use crate::domain::account::{Principal, Role};
+use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::error::PolicyDenial;
+use crate::domain::policy::{Answer, Approval, Decision, Effect, Outcome, ResultKind, merge_effects};
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::plugin_host::{CallEnd, DecisionRecord, Evaluation};
+use crate::store::audit;
+
+/// How often a reset is judged again when what was judged changed meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// What the caller is told of a reset that did not end badly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResetAnswer {
+    /// Set when a second admin has to agree; nothing has been changed yet.
+    pub approval_id: Option<Uuid>,
+    /// The one-time code that enrolment will ask for. Shown once: a repeat does not carry it.
+    #[serde(skip)]
+    pub enrolment_code: Option<String>,
+    /// The entry that records it.
+    pub audit_id: Uuid,
+}
+
+/// Resets a user's MFA: decided by the organisation's policies, wholly or not at all, on the record.
+///
+/// # Errors
+/// Each status of contract A as an [`Error`]. Every ending but a 429 leaves one audit entry; a 429 is
+/// counted and recorded once per caller and window.
+pub async fn reset_mfa(
+    services: &Services,
+    principal: &Principal,
+    request: ResetRequest,
+) -> Result<ResetAnswer> {
+    match attempt(services, principal, &request).await {
+        Ok(answer) => Ok(answer),
+        Err(Refusal::Recorded(error)) => Err(error),
+        Err(Refusal::Unrecorded(error)) => Err(record_refusal(services, principal, &request, error).await),
+    }
+}
+
+async fn attempt(
+    services: &Services,
+    principal: &Principal,
+    request: &ResetRequest,
+) -> Result<ResetAnswer, Refusal> {
+    admit(services, principal, request)?; // 429, before anything is read
+    may_call(principal, &request.context)?; // 403; 401 where a step-up is due
+    let order = Order::from_request(request)?; // 400
+    carry_out(services, principal, &order).await
+}
+
+/// Judges and carries out an order whose caller was admitted: also how an approval is executed.
+///
+/// # Errors
+/// As [`reset_mfa`]; [`Refusal`] says whether the trail has it already.
+pub(super) async fn carry_out(
+    services: &Services,
+    principal: &Principal,
+    order: &Order,
+) -> Result<ResetAnswer, Refusal> {
+    let _under_way = services.in_flight.enter(principal, order.target);
+    for _ in 0..ATTEMPTS {
+        if let Some(answer) = order.remembered(services, principal)? {
+            return Ok(answer); // a repeat with the same Idempotency-Key changes nothing
+        }
+        let case = facts::gather(services, principal, order)?; // 404, 403, 400
+        let judgement = judge(services, &case).await; // before and after hooks
+        match ending::commit(services, principal, order, case, judgement).await {
+            Err(Refusal::Unrecorded(Error::Stale)) => {} // what was judged has changed: judge again
+            ended => return ended,                       // 200, 202, 403 by policy, 500
+        }
+    }
+    Err(Error::Stale.into())
+}
+
+/// A refusal, and whether it is in the trail already.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Committed together with its entry.
+    Recorded(Error),
+    /// Still to be recorded.
+    Unrecorded(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Unrecorded(error)
+    }
+}
+
+fn admit(services: &Services, principal: &Principal, request: &ResetRequest) -> Result<()> {
+    services
+        .limiter
+        .check(Bucket::ResetByCaller, principal.user.id.0.as_bytes())?;
+    // Keyed by the id as written, within the caller's organisation: tells nothing of who exists.
+    let target = format!(
+        "{}/{}",
+        principal.organization.id,
+        request.target.to_ascii_lowercase()
+    );
+    services.limiter.check(Bucket::ResetByTarget, target)
+}
+
+fn may_call(principal: &Principal, context: &RequestContext) -> Result<()> {
+    let principal = principal.full()?;
+    let settings = &principal.organization.settings;
+    match principal.user.role {
+        Role::OrgAdmin | Role::Operator => {}
+        Role::HelpDesk if settings.help_desk_enabled => {}
+        Role::HelpDesk | Role::Member => return Err(Error::NotOrgAdmin),
+    }
+    if let Some(minutes) = settings.step_up_minutes {
+        let max_age_secs = u32::from(minutes) * 60;
+        let used = principal.session.second_factor_at;
+        if used.is_none_or(|at| context.at.duration_since(at).as_secs() > i64::from(max_age_secs)) {
+            return Err(Error::StepUpRequired { max_age_secs });
+        }
+    }
+    Ok(())
+}
+
+/// How the policies want a case to end, with everything they said.
+#[derive(Debug)]
+struct Judgement {
+    ending: Ending,
+    effects: Vec<Effect>,
+    records: Vec<DecisionRecord>,
+}
+
+#[derive(Debug)]
+enum Ending {
+    Done,
+    Denied(Box<PolicyDenial>),
+    AwaitsApproval(Approval),
+    /// A plugin failed and its binding fails closed.
+    Failed(String),
+}
+
+/// Asks before, then after: hooks work like the triggers of a database, pure functions inside the
+/// change, so what `after` adds commits with the reset and there is no instant between them.
+async fn judge(services: &Services, case: &Case) -> Judgement {
+    let before = services
+        .plugin_host
+        .before(&case.policies.plugins, &case.question)
+        .await;
+    let (ending, effects) = decide(case, &before);
+    let mut judgement = Judgement {
+        ending,
+        effects,
+        records: before.records,
+    };
+    let kind = match &judgement.ending {
+        Ending::Done => ResultKind::Done,
+        Ending::Denied(_) => ResultKind::Denied,
+        Ending::AwaitsApproval(_) | Ending::Failed(_) => return judgement,
+    };
+    let outcome = Outcome {
+        kind,
+        removed: if kind == ResultKind::Done {
+            case.question.target.factors.clone()
+        } else {
+            Vec::new()
+        },
+        effects: judgement.effects.clone(),
+        denial: match &judgement.ending {
+            Ending::Denied(denied) => Some(denied.denial.clone()),
+            _ => None,
+        },
+        approved_by: case.approved_by.clone(),
+    };
+    let after = services
+        .plugin_host
+        .after(&case.policies.plugins, &case.question, outcome)
+        .await;
+    if let Some(failure) = after.failure {
+        judgement.ending = Ending::Failed(failure.to_string());
+    }
+    merge_effects(&mut judgement.effects, after.effects);
+    judgement.records.extend(after.records);
+    judgement
+}
+
+fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
+    if let Some(failure) = &before.failure {
+        return (Ending::Failed(failure.to_string()), Vec::new());
+    }
+    let agreed = case.approved_by.len();
+    let ending = match &before.decision {
+        Decision::Deny(denial) => {
+            let plugin = denying_plugin(&before.records);
+            return (
+                Ending::Denied(Box::new(PolicyDenial {
+                    plugin,
+                    denial: denial.clone(),
+                })),
+                Vec::new(),
+            );
+        }
+        Decision::RequireApproval(approval) if usize::from(approval.approvals) > agreed => {
+            Ending::AwaitsApproval(approval.clone())
+        }
+        Decision::Allow | Decision::RequireApproval(_) if case.needs_second_admin && agreed == 0 => {
+            Ending::AwaitsApproval(facts::second_admin())
+        }
+        Decision::Allow | Decision::RequireApproval(_) => Ending::Done,
+    };
+    (ending, before.effects.clone())
+}
+
+/// The first denial ends the evaluation, so the last call is the one that denied.
+fn denying_plugin(records: &[DecisionRecord]) -> String {
+    let denied = |end: &CallEnd| matches!(end, CallEnd::Answer(Answer::Deny(_)));
+    records
+        .iter()
+        .rfind(|record| denied(&record.end))
+        .map(|record| record.plugin.clone())
+        .unwrap_or_default()
+}
+
+/// Turns every refusal that left nothing behind into one entry, in this one place.
+async fn record_refusal(
+    services: &Services,
+    principal: &Principal,
+    request: &ResetRequest,
+    error: Error,
+) -> Error {
+    if let Error::RateLimited { quota, .. } = &error {
+        services.floods.count(principal, &request.context, quota.name);
+        return error;
+    }
+    let result = match &error {
+        Error::Internal(_) | Error::Busy { .. } | Error::Stale => AuditResult::Failure,
+        _ => AuditResult::Denied,
+    };
+    // The message as the caller sees it: an internal error's text is for the log alone.
+    let event = Event::by(principal, EventType::UserMfaReset)
+        .on(Resource::other("USER", clipped(&request.target), None))
+        .from_request(&request.context.request_id, request.context.ip_text().as_deref())
+        .ended(result, error.to_string());
+    let (at, entry_id) = (request.context.at, services.entropy.uuid(request.context.at));
+    let recorded = services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
+        .await;
+    match recorded {
+        Ok(()) => error,
+        // No entry, no answer that pretends there is one (ASVS 16.5.3).
+        Err(failed) => {
+            tracing::error!(%failed, refused = %error, "a refusal could not be recorded");
+            failed
+        }
+    }
+}
+
+/// An id as a caller may have written it, short enough to keep.
+fn clipped(target: &str) -> String {
+    target.chars().filter(|c| !c.is_control()).take(100).collect()
+}

@@ -1,1 +1,349 @@
-//! Being written.
+//! Organisations and users.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::row::{column, millis, optional, role_text};
+use crate::domain::account::{
+    EnrolmentDue, Lock, Organization, OrganizationId, OrganizationSettings, Role, User, UserId,
+};
+use crate::domain::{Error, Result};
+
+const ORGANIZATION: &str = "SELECT id, slug, name, settings, revision FROM organization";
+/// Columns of [`user_from_row`], in its order; `user` must be the table's name or alias.
+const USER: &str = "SELECT id, organization_id, email, name, role, active, locked_at, locked_reason, \
+     enrolment_due_until, enrolment_code_hash IS NOT NULL, last_login_at, password_changed_at, created_at, \
+     updated_at, revision, \
+     EXISTS (SELECT 1 FROM factor f WHERE f.user_id = user.id AND f.suspended_at IS NULL \
+             AND f.kind IN ('totp', 'passkey')) \
+     FROM user";
+
+/// The organisation of that id.
+pub fn find_organization(db: &Connection, id: OrganizationId) -> Result<Option<Organization>> {
+    let mut statement = db.prepare_cached(&format!("{ORGANIZATION} WHERE id = ?1"))?;
+    Ok(statement
+        .query_row([id.0.as_bytes()], organization_from_row)
+        .optional()?)
+}
+
+/// The organisation of that slug.
+pub fn find_organization_by_slug(db: &Connection, slug: &str) -> Result<Option<Organization>> {
+    let mut statement = db.prepare_cached(&format!("{ORGANIZATION} WHERE slug = ?1"))?;
+    Ok(statement.query_row([slug], organization_from_row).optional()?)
+}
+
+/// Every organisation, by slug.
+pub fn find_organizations(db: &Connection) -> Result<Vec<Organization>> {
+    let mut statement = db.prepare_cached(&format!("{ORGANIZATION} ORDER BY slug"))?;
+    Ok(statement
+        .query_map([], organization_from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Keeps a new organisation.
+///
+/// # Errors
+/// [`Error::Conflict`] when the slug or id is taken.
+pub fn insert_organization(tx: &Connection, organization: &Organization, at: Timestamp) -> Result<()> {
+    let settings = settings_text(&organization.settings)?;
+    tx.prepare_cached(
+        "INSERT INTO organization (id, slug, name, settings, revision, created_at, updated_at) \
+         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)",
+    )?
+    .execute(params![
+        organization.id.0.as_bytes(),
+        organization.slug,
+        organization.name,
+        settings,
+        millis(at)
+    ])
+    .map_err(|e| {
+        taken(
+            e,
+            format!("An organization with slug {} exists already", organization.slug),
+        )
+    })?;
+    Ok(())
+}
+
+/// Replaces an organisation's settings.
+pub fn update_settings(
+    tx: &Connection,
+    id: OrganizationId,
+    settings: &OrganizationSettings,
+    at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE organization SET settings = ?2, updated_at = ?3, revision = revision + 1 WHERE id = ?1",
+    )?
+    .execute(params![id.0.as_bytes(), settings_text(settings)?, millis(at)])?;
+    Ok(())
+}
+
+/// The user of that id in that organisation: a user elsewhere is no user (invariant 8).
+pub fn find_user(db: &Connection, organization: OrganizationId, id: UserId) -> Result<Option<User>> {
+    let mut statement = db.prepare_cached(&format!("{USER} WHERE id = ?1 AND organization_id = ?2"))?;
+    Ok(statement
+        .query_row(params![id.0.as_bytes(), organization.0.as_bytes()], user_from_row)
+        .optional()?)
+}
+
+/// The user of that id, wherever: for tokens, whose subject is all they name.
+pub fn find_user_anywhere(db: &Connection, id: UserId) -> Result<Option<User>> {
+    let mut statement = db.prepare_cached(&format!("{USER} WHERE id = ?1"))?;
+    Ok(statement.query_row([id.0.as_bytes()], user_from_row).optional()?)
+}
+
+/// The user with that e-mail address in that organisation.
+pub fn find_user_by_email(
+    db: &Connection,
+    organization: OrganizationId,
+    email: &str,
+) -> Result<Option<User>> {
+    let mut statement =
+        db.prepare_cached(&format!("{USER} WHERE organization_id = ?1 AND email_key = ?2"))?;
+    Ok(statement
+        .query_row(
+            params![organization.0.as_bytes(), email_key(email)],
+            user_from_row,
+        )
+        .optional()?)
+}
+
+/// A page of an organisation's users whose e-mail address or name contains `query`, by e-mail address,
+/// and how many there are in all.
+pub fn page_users(
+    db: &Connection,
+    organization: OrganizationId,
+    query: Option<&str>,
+    offset: u64,
+    limit: u64,
+) -> Result<(Vec<User>, u64)> {
+    let pattern = query.map(|q| format!("%{}%", escape_like(&email_key(q))));
+    let filter =
+        "organization_id = ?1 AND (?2 IS NULL OR email_key LIKE ?2 ESCAPE '\\' OR name LIKE ?2 ESCAPE '\\')";
+    let total = db
+        .prepare_cached(&format!("SELECT count(*) FROM user WHERE {filter}"))?
+        .query_row(params![organization.0.as_bytes(), pattern], |row| {
+            row.get::<_, u64>(0)
+        })?;
+    let users = db
+        .prepare_cached(&format!(
+            "{USER} WHERE {filter} ORDER BY email_key LIMIT ?3 OFFSET ?4"
+        ))?
+        .query_map(
+            params![organization.0.as_bytes(), pattern, limit, offset],
+            user_from_row,
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok((users, total))
+}
+
+/// How many active admins an organisation has.
+pub fn count_active_admins(db: &Connection, organization: OrganizationId) -> Result<u64> {
+    Ok(db
+        .prepare_cached(
+            "SELECT count(*) FROM user WHERE organization_id = ?1 AND role = 'org-admin' AND active = 1",
+        )?
+        .query_row([organization.0.as_bytes()], |row| row.get(0))?)
+}
+
+/// The active admins of an organisation.
+pub fn find_active_admins(db: &Connection, organization: OrganizationId) -> Result<Vec<User>> {
+    let filter = "organization_id = ?1 AND role = 'org-admin' AND active = 1 ORDER BY email_key";
+    let mut statement = db.prepare_cached(&format!("{USER} WHERE {filter}"))?;
+    Ok(statement
+        .query_map([organization.0.as_bytes()], user_from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Keeps a new user, with a password hash if there is a password.
+///
+/// # Errors
+/// [`Error::Conflict`] when the e-mail address is taken in the organisation.
+pub fn insert_user(tx: &Connection, user: &User, password_hash: Option<&str>) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO user (id, organization_id, email, email_key, name, role, active, password_hash, \
+         password_changed_at, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?
+    .execute(params![
+        user.id.0.as_bytes(),
+        user.organization_id.0.as_bytes(),
+        user.email,
+        email_key(&user.email),
+        user.name,
+        role_text(user.role),
+        user.active,
+        password_hash,
+        user.password_changed_at.map(millis),
+        millis(user.created_at),
+        millis(user.updated_at),
+    ])
+    .map_err(|e| taken(e, format!("A user with e-mail {} exists already", user.email)))?;
+    Ok(())
+}
+
+/// Changes what an admin may change of a user.
+pub fn update_user(
+    tx: &Connection,
+    id: UserId,
+    name: Option<&str>,
+    role: Role,
+    active: bool,
+    at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE user SET name = ?2, role = ?3, active = ?4, updated_at = ?5, revision = revision + 1 \
+         WHERE id = ?1",
+    )?
+    .execute(params![
+        id.0.as_bytes(),
+        name,
+        role_text(role),
+        active,
+        millis(at)
+    ])?;
+    Ok(())
+}
+
+/// Deletes a user and, by cascade, all that belongs to them. The trail stays.
+pub fn delete_user(tx: &Connection, id: UserId) -> Result<()> {
+    tx.prepare_cached("DELETE FROM user WHERE id = ?1")?
+        .execute([id.0.as_bytes()])?;
+    Ok(())
+}
+
+/// What a reset leaves on the user besides the missing factors.
+#[derive(Clone, Debug, Default)]
+pub struct AfterReset {
+    /// Until when the password alone opens enrolment, where MFA is demanded.
+    pub enrolment_due_until: Option<Timestamp>,
+    /// Hash of the code that enrolment asks for, and until when it is good.
+    pub enrolment_code: Option<([u8; 32], Timestamp)>,
+    /// Why the account is locked, where a policy wants it.
+    pub lock_reason: Option<String>,
+}
+
+/// Marks a user as reset, if it is still as it was judged.
+///
+/// # Errors
+/// [`Error::Stale`] when the user was changed since.
+pub fn update_user_after_reset(
+    tx: &Connection,
+    id: UserId,
+    judged_revision: i64,
+    after: &AfterReset,
+    at: Timestamp,
+) -> Result<()> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE user SET enrolment_due_until = ?3, enrolment_code_hash = ?4, \
+             enrolment_code_expires_at = ?5, \
+             locked_at = CASE WHEN ?6 IS NULL THEN locked_at ELSE ?7 END, \
+             locked_reason = coalesce(?6, locked_reason), updated_at = ?7, revision = revision + 1 \
+             WHERE id = ?1 AND revision = ?2",
+        )?
+        .execute(params![
+            id.0.as_bytes(),
+            judged_revision,
+            after.enrolment_due_until.map(millis),
+            after.enrolment_code.map(|(hash, _)| hash),
+            after.enrolment_code.map(|(_, until)| millis(until)),
+            after.lock_reason,
+            millis(at),
+        ])?;
+    if changed == 1 { Ok(()) } else { Err(Error::Stale) }
+}
+
+/// Locks an account, or unlocks it with `None`.
+pub fn update_lock(tx: &Connection, id: UserId, lock: Option<&Lock>, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE user SET locked_at = ?2, locked_reason = ?3, updated_at = ?4, revision = revision + 1 \
+         WHERE id = ?1",
+    )?
+    .execute(params![
+        id.0.as_bytes(),
+        lock.map(|l| millis(l.at)),
+        lock.map(|l| l.reason.as_str()),
+        millis(at)
+    ])?;
+    Ok(())
+}
+
+/// The revision of a user, for checking in a transaction what was judged before it.
+pub fn find_user_revision(db: &Connection, id: UserId) -> Result<Option<i64>> {
+    let mut statement = db.prepare_cached("SELECT revision FROM user WHERE id = ?1")?;
+    Ok(statement
+        .query_row([id.0.as_bytes()], |row| row.get(0))
+        .optional()?)
+}
+
+/// The revision of an organisation.
+pub fn find_organization_revision(db: &Connection, id: OrganizationId) -> Result<Option<i64>> {
+    let mut statement = db.prepare_cached("SELECT revision FROM organization WHERE id = ?1")?;
+    Ok(statement
+        .query_row([id.0.as_bytes()], |row| row.get(0))
+        .optional()?)
+}
+
+/// The form of an e-mail address that is unique and searched: NFKC, lower case, trimmed.
+#[must_use]
+pub fn email_key(email: &str) -> String {
+    email.trim().nfkc().collect::<String>().to_lowercase()
+}
+
+fn escape_like(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+}
+
+fn settings_text(settings: &OrganizationSettings) -> Result<String> {
+    serde_json::to_string(settings).map_err(|e| Error::Internal(format!("settings: {e}")))
+}
+
+/// A uniqueness constraint is an answer to the caller, anything else is ours.
+fn taken(error: rusqlite::Error, message: String) -> Error {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ConstraintViolation) => Error::Conflict(message),
+        _ => error.into(),
+    }
+}
+
+fn organization_from_row(row: &Row<'_>) -> rusqlite::Result<Organization> {
+    let settings: String = row.get(3)?;
+    Ok(Organization {
+        id: column(row, 0)?,
+        slug: row.get(1)?,
+        name: row.get(2)?,
+        settings: serde_json::from_str(&settings)
+            .map_err(|e| super::row::unreadable(3, rusqlite::types::Type::Text, e))?,
+        revision: row.get(4)?,
+    })
+}
+
+fn user_from_row(row: &Row<'_>) -> rusqlite::Result<User> {
+    let lock = match optional::<Timestamp>(row, 6)? {
+        Some(at) => Some(Lock {
+            at,
+            reason: row.get::<_, Option<String>>(7)?.unwrap_or_default(),
+        }),
+        None => None,
+    };
+    let code_required = row.get(9)?;
+    Ok(User {
+        id: column(row, 0)?,
+        organization_id: column(row, 1)?,
+        email: row.get(2)?,
+        name: row.get(3)?,
+        role: column(row, 4)?,
+        active: row.get(5)?,
+        locked: lock,
+        enrolment_due: optional(row, 8)?.map(|until| EnrolmentDue { until, code_required }),
+        last_login_at: optional(row, 10)?,
+        password_changed_at: optional(row, 11)?,
+        created_at: column(row, 12)?,
+        updated_at: column(row, 13)?,
+        revision: row.get(14)?,
+        mfa_enabled: row.get(15)?,
+    })
+}

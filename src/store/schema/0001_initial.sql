@@ -193,6 +193,23 @@ CREATE TABLE delivery (
 ) STRICT;
 CREATE INDEX delivery_owed ON delivery (next_attempt_at) WHERE state = 'owed';
 
+-- Resets that wait for further admins.
+CREATE TABLE approval (
+  id              BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+  organization_id BLOB NOT NULL REFERENCES organization (id),
+  requester_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  target_id       BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  reason          TEXT,                          -- the requester's
+  ticket          TEXT,
+  asked_because   TEXT NOT NULL,                 -- the policy's
+  needed          INTEGER NOT NULL CHECK (needed > 0),
+  approved_by     TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(approved_by)),
+  state           TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'rejected', 'expired', 'denied')),
+  created_at      INTEGER NOT NULL,
+  expires_at      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX approval_by_organization ON approval (organization_id, created_at);
+
 -- Outcomes remembered for an Idempotency-Key, for 24 hours.
 CREATE TABLE remembered_outcome (
   actor_id    BLOB NOT NULL,

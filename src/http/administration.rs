@@ -1,0 +1,345 @@
+//! Users and settings of the caller's organisation (contract B3, B4).
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::types::{Example, MaybeUndefined};
+use poem_openapi::{Enum, Object, OpenApi};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Tag;
+use super::error::ApiErr;
+use super::error::answers::{BODY, S400, S404, SECURED, WRITES};
+use super::payload::{J, Listed};
+use super::principal::Caller;
+use super::schema::{Context, Time};
+use crate::domain::account::{AdminOnAdmin, OrganizationSettings, Role, User, UserId};
+use crate::service::Services;
+use crate::service::administration::{self, SettingsPatch, UserFilter};
+
+/// Users and settings.
+pub struct AdministrationApi;
+
+/// A user as admins see them.
+#[derive(Clone, Debug, Object)]
+#[oai(rename = "User", rename_all = "camelCase", example)]
+pub struct UserBody {
+    /// Id.
+    pub id: Uuid,
+    /// E-mail address.
+    pub email: String,
+    /// Name shown to people.
+    #[oai(nullable)]
+    pub name: Option<String>,
+    /// Whether the user has the role `ORG_ADMIN`.
+    pub is_org_admin: bool,
+    /// Whether the account may be used.
+    pub is_active: bool,
+    /// Whether a second factor is enrolled.
+    pub mfa_enabled: bool,
+    /// Last complete login.
+    #[oai(nullable)]
+    pub last_login_at: Option<Time>,
+    /// When the account was made.
+    pub created_at: Time,
+    /// Last change.
+    pub updated_at: Time,
+}
+
+impl From<User> for UserBody {
+    fn from(user: User) -> Self {
+        Self {
+            id: user.id.0,
+            email: user.email,
+            name: user.name,
+            is_org_admin: user.role >= Role::OrgAdmin,
+            is_active: user.active,
+            mfa_enabled: user.mfa_enabled,
+            last_login_at: user.last_login_at.map(Time),
+            created_at: Time(user.created_at),
+            updated_at: Time(user.updated_at),
+        }
+    }
+}
+
+impl Example for UserBody {
+    fn example() -> Self {
+        let at = Time(jiff::Timestamp::constant(1_771_410_600, 0));
+        Self {
+            id: Uuid::from_u128(0x770e_8400_e29b_41d4_a716_4466_5544_0004),
+            email: "dev@acme.example".into(),
+            name: Some("Dana Developer".into()),
+            is_org_admin: false,
+            is_active: true,
+            mfa_enabled: true,
+            last_login_at: Some(at),
+            created_at: at,
+            updated_at: at,
+        }
+    }
+}
+
+/// Whether admins may reset admins.
+#[derive(Clone, Copy, Debug, Enum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[oai(rename = "AdminOnAdmin", rename_all = "kebab-case")]
+pub enum AdminOnAdminBody {
+    /// Yes.
+    Allowed,
+    /// Only when a second admin agrees.
+    SecondAdmin,
+    /// No.
+    Refused,
+}
+
+/// What the organisation decides for itself.
+#[derive(Clone, Debug, Object)]
+#[oai(rename = "OrganizationSettings", rename_all = "camelCase")]
+pub struct SettingsBody {
+    /// Every member must have MFA.
+    pub mfa_required: bool,
+    /// Shortest password, in characters.
+    #[oai(validator(minimum(value = "8"), maximum(value = "128")))]
+    pub password_min_length: u16,
+    /// At least one upper-case letter.
+    pub password_require_uppercase: bool,
+    /// At least one lower-case letter.
+    pub password_require_lowercase: bool,
+    /// At least one digit.
+    pub password_require_digit: bool,
+    /// At least one character that is neither letter nor digit.
+    pub password_require_special_char: bool,
+    /// Days after which passwords expire; null: never.
+    #[oai(nullable)]
+    pub password_expiration_days: Option<u16>,
+    /// IANA time zone, for policies.
+    pub time_zone: String,
+    /// Hours after a reset in which the password alone opens enrolment.
+    #[oai(validator(minimum(value = "1"), maximum(value = "720")))]
+    pub enrolment_window_hours: u16,
+    /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
+    pub enrolment_code_required: bool,
+    /// Whether the role HELP_DESK exists here.
+    pub help_desk_enabled: bool,
+    /// Whether admins may reset admins.
+    pub admin_on_admin: AdminOnAdminBody,
+    /// Minutes within which the caller of a reset must have used their own second factor; null: not asked.
+    #[oai(nullable)]
+    pub step_up_minutes: Option<u16>,
+    /// Where security notices go besides the admins.
+    #[oai(nullable)]
+    pub security_contact: Option<String>,
+}
+
+/// Changes to the settings: what is absent stays as it is.
+#[derive(Clone, Debug, Object, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(
+    rename = "OrganizationSettingsPatch",
+    rename_all = "camelCase",
+    deny_unknown_fields
+)]
+pub struct SettingsPatchBody {
+    /// Every member must have MFA.
+    pub mfa_required: Option<bool>,
+    /// Shortest password, in characters.
+    #[oai(validator(minimum(value = "8"), maximum(value = "128")))]
+    pub password_min_length: Option<u16>,
+    /// At least one upper-case letter.
+    pub password_require_uppercase: Option<bool>,
+    /// At least one lower-case letter.
+    pub password_require_lowercase: Option<bool>,
+    /// At least one digit.
+    pub password_require_digit: Option<bool>,
+    /// At least one character that is neither letter nor digit.
+    pub password_require_special_char: Option<bool>,
+    /// Days after which passwords expire, 1 to 365; null: never.
+    #[serde(default)]
+    #[oai(nullable)]
+    pub password_expiration_days: MaybeUndefined<u16>,
+    /// IANA time zone, for policies.
+    #[oai(validator(max_length = 64))]
+    pub time_zone: Option<String>,
+    /// Hours after a reset in which the password alone opens enrolment.
+    #[oai(validator(minimum(value = "1"), maximum(value = "720")))]
+    pub enrolment_window_hours: Option<u16>,
+    /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
+    pub enrolment_code_required: Option<bool>,
+    /// Whether the role HELP_DESK exists here.
+    pub help_desk_enabled: Option<bool>,
+    /// Whether admins may reset admins.
+    pub admin_on_admin: Option<AdminOnAdminBody>,
+    /// Minutes within which the caller of a reset must have used their own second factor; null: not asked.
+    #[serde(default)]
+    #[oai(nullable)]
+    pub step_up_minutes: MaybeUndefined<u16>,
+    /// Where security notices go besides the admins; null: nowhere else.
+    #[serde(default)]
+    #[oai(nullable)]
+    pub security_contact: MaybeUndefined<String>,
+}
+
+#[OpenApi(prefix_path = "/api/v1")]
+impl AdministrationApi {
+    /// List users.
+    ///
+    /// The users of the caller's organisation by e-mail address. Without `page` and `size`, all of
+    /// them. `X-Total-Count` has how many match in all. Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/users",
+        method = "get",
+        operation_id = "listUsers",
+        tag = "Tag::Users"
+    )]
+    async fn list_users(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        /// Part of an e-mail address or name.
+        #[oai(validator(max_length = 320))]
+        query: Query<Option<String>>,
+        /// Page, from 0.
+        page: Query<Option<u32>>,
+        /// Users in a page.
+        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+        size: Query<Option<u32>>,
+    ) -> Result<Listed<Vec<UserBody>>, ApiErr<{ SECURED | S400 }>> {
+        let filter = UserFilter {
+            query: query.0,
+            page: page.0.map(u64::from),
+            size: size.0.map(u64::from),
+        };
+        let (users, total) = administration::list_users(&services, caller.0.org_admin()?, filter).await?;
+        Ok(Listed {
+            items: users.into_iter().map(UserBody::from).collect(),
+            total,
+        })
+    }
+
+    /// Get a user.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/users/:id",
+        method = "get",
+        operation_id = "getUser",
+        tag = "Tag::Users"
+    )]
+    async fn find_user(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        /// The user's id.
+        id: Path<Uuid>,
+    ) -> Result<J<UserBody>, ApiErr<{ SECURED | S400 | S404 }>> {
+        let user = administration::find_user(&services, caller.0.org_admin()?, UserId(id.0))?;
+        Ok(J(user.into()))
+    }
+
+    /// Get the organisation's settings.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/organization/settings",
+        method = "get",
+        operation_id = "getOrganizationSettings",
+        tag = "Tag::Organization"
+    )]
+    async fn find_settings(&self, caller: Caller) -> Result<J<SettingsBody>, ApiErr<{ SECURED }>> {
+        Ok(J(caller.0.org_admin()?.organization.settings.clone().into()))
+    }
+
+    /// Change the organisation's settings.
+    ///
+    /// What is absent stays as it is. Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/organization/settings",
+        method = "patch",
+        operation_id = "updateOrganizationSettings",
+        tag = "Tag::Organization"
+    )]
+    async fn update_settings(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        patch: J<SettingsPatchBody>,
+    ) -> Result<J<SettingsBody>, ApiErr<{ SECURED | S400 | S404 | BODY | WRITES }>> {
+        let admin = caller.0.org_admin()?;
+        let settings = administration::update_settings(&services, admin, &context.0, patch.0.into()).await?;
+        Ok(J(settings.into()))
+    }
+}
+
+impl From<OrganizationSettings> for SettingsBody {
+    fn from(settings: OrganizationSettings) -> Self {
+        Self {
+            mfa_required: settings.mfa_required,
+            password_min_length: settings.password_min_length,
+            password_require_uppercase: settings.password_require_uppercase,
+            password_require_lowercase: settings.password_require_lowercase,
+            password_require_digit: settings.password_require_digit,
+            password_require_special_char: settings.password_require_special_char,
+            password_expiration_days: settings.password_expiration_days,
+            time_zone: settings.time_zone,
+            enrolment_window_hours: settings.enrolment_window_hours,
+            enrolment_code_required: settings.enrolment_code_required,
+            help_desk_enabled: settings.help_desk_enabled,
+            admin_on_admin: settings.admin_on_admin.into(),
+            step_up_minutes: settings.step_up_minutes,
+            security_contact: settings.security_contact,
+        }
+    }
+}
+
+impl From<SettingsPatchBody> for SettingsPatch {
+    fn from(patch: SettingsPatchBody) -> Self {
+        Self {
+            mfa_required: patch.mfa_required,
+            password_min_length: patch.password_min_length,
+            password_require_uppercase: patch.password_require_uppercase,
+            password_require_lowercase: patch.password_require_lowercase,
+            password_require_digit: patch.password_require_digit,
+            password_require_special_char: patch.password_require_special_char,
+            password_expiration_days: nullable(patch.password_expiration_days),
+            time_zone: patch.time_zone,
+            enrolment_window_hours: patch.enrolment_window_hours,
+            enrolment_code_required: patch.enrolment_code_required,
+            help_desk_enabled: patch.help_desk_enabled,
+            admin_on_admin: patch.admin_on_admin.map(AdminOnAdmin::from),
+            step_up_minutes: nullable(patch.step_up_minutes),
+            security_contact: nullable(patch.security_contact),
+        }
+    }
+}
+
+/// Absent: `None`; null: `Some(None)`.
+fn nullable<T>(value: MaybeUndefined<T>) -> Option<Option<T>> {
+    match value {
+        MaybeUndefined::Undefined => None,
+        MaybeUndefined::Null => Some(None),
+        MaybeUndefined::Value(value) => Some(Some(value)),
+    }
+}
+
+impl From<AdminOnAdmin> for AdminOnAdminBody {
+    fn from(rule: AdminOnAdmin) -> Self {
+        match rule {
+            AdminOnAdmin::Allowed => Self::Allowed,
+            AdminOnAdmin::SecondAdmin => Self::SecondAdmin,
+            AdminOnAdmin::Refused => Self::Refused,
+        }
+    }
+}
+
+impl From<AdminOnAdminBody> for AdminOnAdmin {
+    fn from(rule: AdminOnAdminBody) -> Self {
+        match rule {
+            AdminOnAdminBody::Allowed => Self::Allowed,
+            AdminOnAdminBody::SecondAdmin => Self::SecondAdmin,
+            AdminOnAdminBody::Refused => Self::Refused,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Which methods a path allows: RFC 9110 §15.5.6 wants them with every 405, and poem does not say.
+
+use poem::http::HeaderValue;
+use serde_json::Value;
+
+/// Path templates and the `Allow` header of each.
+#[derive(Clone, Debug, Default)]
+pub struct AllowedMethods(Vec<(Vec<String>, HeaderValue)>);
+
+impl AllowedMethods {
+    /// Reads them off the OpenAPI document.
+    #[must_use]
+    pub fn from_document(document: &Value) -> Self {
+        let paths = document["paths"].as_object();
+        Self(
+            paths
+                .into_iter()
+                .flatten()
+                .map(|(path, item)| (split(path), allow(item)))
+                .collect(),
+        )
+    }
+
+    /// The `Allow` header of the template that fits `path`.
+    #[must_use]
+    pub fn of(&self, path: &str) -> Option<HeaderValue> {
+        let asked = split(path);
+        self.0
+            .iter()
+            .find(|(template, _)| fits(template, &asked))
+            .map(|(_, allow)| allow.clone())
+    }
+}
+
+fn split(path: &str) -> Vec<String> {
+    path.split('/').map(str::to_owned).collect()
+}
+
+fn fits(template: &[String], asked: &[String]) -> bool {
+    template.len() == asked.len()
+        && template
+            .iter()
+            .zip(asked)
+            .all(|(t, a)| t.starts_with('{') || t == a)
+}
+
+fn allow(item: &Value) -> HeaderValue {
+    let mut methods: Vec<String> = item
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(method, _)| method.to_uppercase())
+        .collect();
+    if methods.iter().any(|m| m == "GET") {
+        methods.push("HEAD".into());
+    }
+    HeaderValue::from_str(&methods.join(", ")).expect("methods are ASCII")
+}

@@ -1,0 +1,167 @@
+//! `POST /users/{id}/reset-mfa` on the wire (contract A and B6).
+
+use std::sync::Arc;
+
+use poem::http::StatusCode;
+use poem::web::Data;
+use poem::{IntoResponse, Response};
+use poem_openapi::param::{Header, Path};
+use poem_openapi::registry::{MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::{Example, Type as _};
+use poem_openapi::{ApiResponse, Object, OpenApi};
+use serde::Deserialize;
+
+use super::Tag;
+use super::error::ApiErr;
+use super::error::answers::{BODY, S400, S404, S409, S422, S429, SECURED, WRITES};
+use super::payload::{Deferred, J, ok};
+use super::principal::Caller;
+use super::schema::{Context, WrittenId};
+use crate::service::Services;
+use crate::service::reset::{self, ResetAnswer, ResetBody, ResetRequest};
+
+/// The reset.
+pub struct ResetApi;
+
+/// Why the reset is asked for. Given to the policies and kept in the audit entry.
+#[derive(Clone, Debug, Object, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(
+    rename = "ResetMfaRequest",
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    skip_serializing_if_is_none,
+    example
+)]
+pub struct ResetRequestBody {
+    /// Why, in the admin's words.
+    #[oai(validator(max_length = 500))]
+    pub reason: Option<String>,
+    /// Ticket reference.
+    #[oai(validator(max_length = 500))]
+    pub ticket: Option<String>,
+}
+
+impl Example for ResetRequestBody {
+    fn example() -> Self {
+        Self {
+            reason: Some("Lost phone, identity checked by video".into()),
+            ticket: Some("HD-4711".into()),
+        }
+    }
+}
+
+/// How the reset went.
+#[derive(Clone, Debug, Object)]
+#[oai(
+    rename = "ResetMfaResponse",
+    rename_all = "camelCase",
+    skip_serializing_if_is_none,
+    example
+)]
+pub struct ResetResponseBody {
+    /// `MFA reset successfully`, or `MFA reset awaits approval`.
+    pub message: String,
+    /// Only with 202: what another admin approves or rejects.
+    pub approval_id: Option<String>,
+    /// Only where the organisation or a policy demands it, and only once: the code that the user is
+    /// asked for at enrolment. Hand it over in person or by phone, never by mail.
+    pub enrolment_code: Option<String>,
+}
+
+impl Example for ResetResponseBody {
+    fn example() -> Self {
+        Self {
+            message: DONE.into(),
+            approval_id: None,
+            enrolment_code: None,
+        }
+    }
+}
+
+const DONE: &str = "MFA reset successfully";
+const AWAITS_APPROVAL: &str = "MFA reset awaits approval";
+
+type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | BODY | S422 | S429 | WRITES }>;
+
+#[OpenApi(prefix_path = "/api/v1", tag = "Tag::Reset")]
+impl ResetApi {
+    /// Reset a user's MFA.
+    ///
+    /// Removes every second factor of a user of the caller's organisation, ends their sessions and
+    /// records it, in one transaction. The organisation's policies are asked before and after.
+    /// Requires the role `ORG_ADMIN`. Errors are judged in this order: 401, 429, 403 (role), 400
+    /// (malformed id, header or body), 404, 403 (who may act on whom), 400 (no MFA), 403 (policy).
+    #[oai(path = "/users/:id/reset-mfa", method = "post", operation_id = "resetMfa")]
+    async fn reset_mfa(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The user's id.
+        id: Path<WrittenId>,
+        /// A repeat with the same key and request within 24 hours answers the first outcome and
+        /// changes nothing: 1 to 255 visible ASCII characters.
+        #[oai(name = "Idempotency-Key")]
+        idempotency_key: Header<Option<String>>,
+        body: Deferred<ResetRequestBody>,
+    ) -> Result<ResetReply, Errors> {
+        let request = ResetRequest {
+            context: context.0,
+            target: id.0.0,
+            body: body.0.map(|body| body.map(ResetBody::from).unwrap_or_default()),
+            idempotency_key: idempotency_key.0,
+        };
+        let answer = reset::reset_mfa(&services, &caller.0, request).await?;
+        Ok(ResetReply(answer))
+    }
+}
+
+impl From<ResetRequestBody> for ResetBody {
+    fn from(body: ResetRequestBody) -> Self {
+        Self {
+            reason: body.reason,
+            ticket: body.ticket,
+        }
+    }
+}
+
+/// 200, or 202 when a second admin has to agree.
+struct ResetReply(ResetAnswer);
+
+impl IntoResponse for ResetReply {
+    fn into_response(self) -> Response {
+        let awaits = self.0.approval_id.is_some();
+        let body = ResetResponseBody {
+            message: if awaits { AWAITS_APPROVAL } else { DONE }.into(),
+            approval_id: self.0.approval_id.map(|id| id.to_string()),
+            enrolment_code: self.0.enrolment_code,
+        };
+        let status = if awaits {
+            StatusCode::ACCEPTED
+        } else {
+            StatusCode::OK
+        };
+        J(body).with_status(status).into_response()
+    }
+}
+
+impl ApiResponse for ResetReply {
+    fn meta() -> MetaResponses {
+        let done = ok::<ResetResponseBody>("The reset is done, recorded and on disk");
+        let accepted = ok::<ResetResponseBody>("A second admin has to agree; nothing has been changed");
+        MetaResponses {
+            responses: vec![
+                done,
+                MetaResponse {
+                    status: Some(202),
+                    ..accepted
+                },
+            ],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        ResetResponseBody::register(registry);
+    }
+}

@@ -1,0 +1,363 @@
+//! How a judged reset ends: one transaction, all or nothing (invariant 1; ASVS 2.3.3).
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::facts::Case;
+use super::order::Idempotency;
+use super::{Ending, Judgement, Order, Refusal, ResetAnswer};
+use crate::domain::account::{OrganizationId, Principal, SessionId, UserId};
+use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::policy::{Effect, ResultKind};
+use crate::domain::{Error, Result};
+use crate::service::{Services, approvals, notices};
+use crate::store::accounts::{self, AfterReset};
+use crate::store::approvals::{Approval, insert_approval};
+use crate::store::requests::{self, DecisionRow, OwedDelivery, ResetCall};
+use crate::store::{Transaction, audit, factors, plugins, sessions};
+
+/// For how long an enrolment code is good, in hours, within the enrolment window (SP 800-63B-4 §4.2:
+/// issued codes by mail or hand at most 24 h).
+const ENROLMENT_CODE_HOURS: i64 = 24;
+
+/// Commits a judged reset, whatever its ending.
+///
+/// # Errors
+/// [`Error::Stale`] (unrecorded) when what was judged has changed; [`Error::Denied`] and
+/// [`Error::PolicyFailed`] (recorded) when that is the ending.
+pub(super) async fn commit(
+    services: &Services,
+    principal: &Principal,
+    order: &Order,
+    case: Case,
+    judgement: Judgement,
+) -> Result<ResetAnswer, Refusal> {
+    let refusal = match &judgement.ending {
+        Ending::Denied(denied) => Some(Error::Denied(denied.clone())),
+        Ending::Failed(cause) => Some(Error::PolicyFailed { cause: cause.clone() }),
+        Ending::Done | Ending::AwaitsApproval(_) => None,
+    };
+    let change = Change::prepare(services, principal, order, case, judgement)?;
+    let enrolment_code = change.enrolment_code.clone();
+    let mut answer = services.store.write(move |tx| change.run(tx)).await?;
+    match refusal {
+        Some(error) => Err(Refusal::Recorded(error)),
+        None => {
+            answer.enrolment_code = enrolment_code;
+            Ok(answer)
+        }
+    }
+}
+
+/// Everything the transaction needs, prepared outside of it: no hashing, no serialising and no
+/// randomness while others wait for the writer.
+struct Change {
+    at: Timestamp,
+    judged: Judged,
+    target: UserId,
+    what: What,
+    event: Event,
+    entry_id: Uuid,
+    call: ResetCall,
+    question: String,
+    decisions: Vec<DecisionRow>,
+    deliveries: Vec<OwedDelivery>,
+    remember: Option<(UserId, Idempotency)>,
+    enrolment_code: Option<String>,
+}
+
+/// The revisions that the decision rests on (invariant 3).
+struct Judged {
+    organization: (OrganizationId, i64),
+    actor: (UserId, i64),
+    actor_session: SessionId,
+    target_revision: i64,
+    policy_revision: i64,
+}
+
+enum What {
+    Reset(AfterReset),
+    /// Nothing but what a policy wants done on a denial.
+    Refuse {
+        end_sessions: bool,
+        lock_reason: Option<String>,
+    },
+    AskSecondAdmin(Box<Approval>),
+}
+
+impl Change {
+    fn prepare(
+        services: &Services,
+        principal: &Principal,
+        order: &Order,
+        case: Case,
+        judgement: Judgement,
+    ) -> Result<Self> {
+        let at = order.context.at;
+        let entry_id = services.entropy.uuid(at);
+        let (after, enrolment_code) = after_reset(services, &case, &judgement.effects, at);
+        let (result, kind) = match &judgement.ending {
+            Ending::Done | Ending::AwaitsApproval(_) => (AuditResult::Success, ResultKind::Done),
+            Ending::Denied(_) => (AuditResult::Denied, ResultKind::Denied),
+            Ending::Failed(_) => (AuditResult::Failure, ResultKind::Failed),
+        };
+        let what = match &judgement.ending {
+            Ending::Done => What::Reset(after.clone()),
+            Ending::Denied(_) => What::Refuse {
+                end_sessions: judgement.effects.contains(&Effect::RevokeSessions),
+                lock_reason: after.lock_reason.clone(),
+            },
+            Ending::Failed(_) => What::Refuse {
+                end_sessions: false,
+                lock_reason: None,
+            },
+            Ending::AwaitsApproval(approval) => What::AskSecondAdmin(Box::new(approvals::new_approval(
+                services, principal, order, approval,
+            ))),
+        };
+        let deliveries = match &judgement.ending {
+            Ending::Done => notices::of_reset(services, &case, order, &judgement.effects),
+            _ => notices::of_effects(services, &case, &judgement.effects),
+        };
+        Ok(Self {
+            at,
+            judged: Judged {
+                organization: (case.organization.id, case.organization.revision),
+                actor: (case.actor.id, case.actor.revision),
+                actor_session: principal.session.id,
+                target_revision: case.target.revision,
+                policy_revision: case.policies.revision,
+            },
+            target: case.target.id,
+            event: event(principal, order, &case, &judgement, &after, result),
+            entry_id,
+            call: ResetCall {
+                organization_id: case.organization.id,
+                actor_id: case.actor.id,
+                target_id: case.target.id,
+                at,
+                outcome: kind,
+                ticket: order.body.ticket.clone(),
+            },
+            question: to_json(&case.question)?,
+            decisions: judgement
+                .records
+                .iter()
+                .map(decision_row)
+                .collect::<Result<_>>()?,
+            deliveries,
+            remember: order
+                .idempotency
+                .filter(|_| matches!(judgement.ending, Ending::Done | Ending::AwaitsApproval(_)))
+                .map(|idempotency| (principal.user.id, idempotency)),
+            enrolment_code: if matches!(what, What::Reset(_)) {
+                enrolment_code
+            } else {
+                None
+            },
+            what,
+        })
+    }
+
+    /// The transaction. A failure at any line undoes every line.
+    fn run(&self, tx: &Transaction<'_>) -> Result<ResetAnswer> {
+        self.judged.still_hold(tx, self.target, self.at)?;
+        let mut event = self.event.clone();
+        let mut approval_id = None;
+        match &self.what {
+            What::Reset(after) => {
+                accounts::update_user_after_reset(
+                    tx,
+                    self.target,
+                    self.judged.target_revision,
+                    after,
+                    self.at,
+                )?;
+                let removed = factors::clear_factors(tx, self.target, self.at)?;
+                factors::clear_enrolment(tx, self.target)?;
+                sessions::clear_challenges(tx, self.target)?;
+                let ended = sessions::clear_sessions(tx, self.target)?;
+                event = event
+                    .with(
+                        "removedFactors",
+                        removed.iter().map(|f| json!(f.kind)).collect::<Vec<_>>(),
+                    )
+                    .with("sessionsEnded", ended);
+            }
+            What::Refuse {
+                end_sessions,
+                lock_reason,
+            } => {
+                if *end_sessions {
+                    event = event.with("sessionsEnded", sessions::clear_sessions(tx, self.target)?);
+                }
+                if let Some(reason) = lock_reason {
+                    let lock = crate::domain::account::Lock {
+                        at: self.at,
+                        reason: reason.clone(),
+                    };
+                    accounts::update_lock(tx, self.target, Some(&lock), self.at)?;
+                }
+            }
+            What::AskSecondAdmin(approval) => {
+                insert_approval(tx, approval)?;
+                approval_id = Some(approval.id);
+                event = event.with("approvalId", approval.id.to_string());
+            }
+        }
+        let entry = audit::append_entry(tx, self.at, self.entry_id, &event)?;
+        if !matches!(self.what, What::AskSecondAdmin(_)) {
+            requests::insert_reset_call(tx, &self.call)?;
+        }
+        requests::insert_decisions(tx, entry.sequence, &self.question, &self.decisions)?;
+        for delivery in &self.deliveries {
+            requests::insert_delivery(tx, delivery, entry.sequence, self.at)?;
+        }
+        let answer = ResetAnswer {
+            approval_id,
+            enrolment_code: None,
+            audit_id: self.entry_id,
+        };
+        if let Some((
+            actor,
+            Idempotency {
+                key_hash,
+                fingerprint,
+            },
+        )) = &self.remember
+        {
+            requests::insert_remembered(tx, *actor, key_hash, fingerprint, &to_json(&answer)?, self.at)?;
+        }
+        Ok(answer)
+    }
+}
+
+impl Judged {
+    fn still_hold(&self, tx: &Transaction<'_>, target: UserId, at: Timestamp) -> Result<()> {
+        let (organization, organization_revision) = self.organization;
+        let (actor, actor_revision) = self.actor;
+        let hold = accounts::find_organization_revision(tx, organization)? == Some(organization_revision)
+            && accounts::find_user_revision(tx, actor)? == Some(actor_revision)
+            && accounts::find_user_revision(tx, target)? == Some(self.target_revision)
+            && plugins::find_policy_revision(tx)? == self.policy_revision
+            && sessions::session_lives(tx, actor, self.actor_session, at)?;
+        if hold { Ok(()) } else { Err(Error::Stale) }
+    }
+}
+
+/// What the reset leaves on the user: where MFA is demanded, the password alone opens only enrolment,
+/// for a bounded time (invariant 6).
+fn after_reset(
+    services: &Services,
+    case: &Case,
+    effects: &[Effect],
+    at: Timestamp,
+) -> (AfterReset, Option<String>) {
+    let settings = &case.organization.settings;
+    let default_hours = u32::from(settings.enrolment_window_hours);
+    let asked = effects.iter().filter_map(|effect| match effect {
+        Effect::RequireEnrolment(0) => Some(default_hours),
+        Effect::RequireEnrolment(hours) => Some(*hours),
+        _ => None,
+    });
+    // Several demands: the shortest window holds.
+    let hours = asked.chain(settings.mfa_required.then_some(default_hours)).min();
+    let code_wanted = settings.enrolment_code_required || effects.contains(&Effect::RequireEnrolmentCode);
+    let hours = if code_wanted {
+        Some(hours.unwrap_or(default_hours))
+    } else {
+        hours
+    };
+    let until = hours.map(|hours| at + SignedDuration::from_hours(i64::from(hours)));
+    let code = code_wanted.then(|| services.keys.enrolment_code(&services.entropy));
+    let code_until = at + SignedDuration::from_hours(ENROLMENT_CODE_HOURS);
+    let after = AfterReset {
+        enrolment_due_until: until,
+        enrolment_code: code.as_ref().map(|code| {
+            (
+                services.keys.enrolment_code_hash(case.target.id, code),
+                until.map_or(code_until, |u| u.min(code_until)),
+            )
+        }),
+        lock_reason: effects
+            .contains(&Effect::LockAccount)
+            .then(|| "Locked by the organisation's policy at an MFA reset".to_owned()),
+    };
+    (after, code)
+}
+
+fn event(
+    principal: &Principal,
+    order: &Order,
+    case: &Case,
+    judgement: &Judgement,
+    after: &AfterReset,
+    result: AuditResult,
+) -> Event {
+    let mut event = Event::by(principal, EventType::UserMfaReset)
+        .on(Resource::user(&case.target))
+        .from_request(&order.context.request_id, order.context.ip_text().as_deref())
+        .with("channel", json!(order.context.channel));
+    for (name, value) in [("reason", &order.body.reason), ("ticket", &order.body.ticket)] {
+        if let Some(value) = value {
+            event = event.with(name, value.as_str());
+        }
+    }
+    if !case.approved_by.is_empty() {
+        event = event.with("approvedBy", case.approved_by.clone());
+    }
+    if !judgement.records.is_empty() {
+        event = event.with(
+            "policies",
+            judgement.records.iter().map(policy_summary).collect::<Vec<_>>(),
+        );
+    }
+    if !judgement.effects.is_empty() {
+        event = event.with("effects", json!(judgement.effects));
+    }
+    match &judgement.ending {
+        Ending::Done => {
+            if let Some(until) = after.enrolment_due_until {
+                event = event.with("enrolmentDueUntil", until.to_string());
+            }
+            event.result = result;
+            event
+        }
+        Ending::AwaitsApproval(approval) => event.with("awaitsApproval", json!(approval)),
+        Ending::Denied(denied) => event
+            .ended(result, &denied.message)
+            .with("denial", json!(denied.denial))
+            .with("deniedBy", denied.plugin.as_str()),
+        Ending::Failed(cause) => event
+            .ended(result, "A policy could not be evaluated")
+            .with("cause", cause.as_str()),
+    }
+}
+
+/// Which version decided, in the entry itself: the whole record is kept beside it for replay.
+fn policy_summary(record: &crate::plugin_host::DecisionRecord) -> Value {
+    json!({
+        "name": record.plugin,
+        "version": record.version,
+        "digest": record.digest,
+        "config": record.config_digest,
+        "hook": record.hook,
+        "mode": record.mode,
+        "end": record.end,
+        "refused": record.refused,
+    })
+}
+
+fn decision_row(record: &crate::plugin_host::DecisionRecord) -> Result<DecisionRow> {
+    Ok(DecisionRow {
+        binding_id: record.binding_id,
+        plugin_digest: record.digest.0,
+        config_digest: record.config_digest.0,
+        record: to_json(record)?,
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))
+}

@@ -1,0 +1,133 @@
+//! What a reset rests on: the state it judges and the question the policies are asked.
+
+use crate::domain::account::{May, Organization, Principal, User, Verb, may_act};
+use crate::domain::policy::{Actor, Approval, OrganizationFacts, Question, RequestFacts, Target};
+use crate::domain::{Error, Result};
+use crate::service::Services;
+use crate::service::administration::utc_offset_minutes;
+use crate::service::plugins::BoundSet;
+use crate::service::reset::Order;
+use crate::store::{accounts, factors, requests, sessions};
+
+/// A reset with all that was known when it was judged.
+#[derive(Debug)]
+pub struct Case {
+    /// The organisation now.
+    pub organization: Organization,
+    /// The caller now.
+    pub actor: User,
+    /// The target now.
+    pub target: User,
+    /// What the policies are asked.
+    pub question: Question,
+    /// The policies that are asked.
+    pub policies: BoundSet,
+    /// Where notices to the admins go.
+    pub admin_emails: Vec<String>,
+    /// The rule of who may act on whom wants a second admin.
+    pub needs_second_admin: bool,
+    /// Who agreed already (UUIDs).
+    pub approved_by: Vec<String>,
+}
+
+/// Reads one consistent snapshot and builds the question from it.
+///
+/// # Errors
+/// [`Error::UserNotFound`], [`Error::MayNotAct`], [`Error::NotOrgAdmin`] (the database says so now),
+/// [`Error::MfaNotEnabled`].
+pub(super) fn gather(services: &Services, principal: &Principal, order: &Order) -> Result<Case> {
+    let at = order.context.at;
+    let policies = services.bindings.of(principal.organization.id);
+    let others = services.in_flight.others(principal, order.target);
+    services.store.read(|db| {
+        let organization = accounts::find_organization(db, principal.organization.id)?
+            .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
+        let actor = accounts::find_user(db, organization.id, principal.user.id)?
+            .ok_or(Error::Token(crate::domain::error::TokenFault::SubjectGone))?;
+        let target = accounts::find_user(db, organization.id, order.target)?
+            .ok_or_else(|| Error::UserNotFound(order.written_target.clone()))?;
+        let may = may_act(&actor, &organization.settings, Verb::ResetMfa, &target)?;
+        let enrolled = factors::find_factors(db, target.id)?;
+        if !target.mfa_enabled {
+            return Err(Error::MfaNotEnabled);
+        }
+        let days = policies.history_days();
+        let mut history = requests::find_history(db, organization.id, actor.id, target.id, at, days)?;
+        others.add_to(&mut history);
+        let admin_emails = match services.settings.mail {
+            true => accounts::find_active_admins(db, organization.id)?
+                .into_iter()
+                .map(|a| a.email)
+                .collect(),
+            false => Vec::new(),
+        };
+        let active_sessions = sessions::count_sessions(db, target.id, at)?;
+        let question = Question {
+            organization: OrganizationFacts {
+                id: organization.id.to_string(),
+                slug: organization.slug.clone(),
+                name: organization.name.clone(),
+                mfa_required: organization.settings.mfa_required,
+            },
+            actor: Actor {
+                id: actor.id.to_string(),
+                email: actor.email.clone(),
+                name: actor.name.clone(),
+                role: actor.role,
+                second_factor_used: principal.session.second_factor_at.is_some(),
+                authenticated_secs_ago: seconds_since(principal, order),
+            },
+            target: Target {
+                id: target.id.to_string(),
+                email: target.email.clone(),
+                name: target.name.clone(),
+                role: target.role,
+                active: target.active,
+                factors: enrolled,
+                active_sessions,
+                created_at: target.created_at,
+                last_login_at: target.last_login_at,
+            },
+            request: RequestFacts {
+                id: order.context.request_id.clone(),
+                at,
+                utc_offset_minutes: utc_offset_minutes(&organization.settings, at),
+                channel: order.context.channel,
+                ip: order.context.ip_text(),
+                user_agent: order.context.user_agent.clone(),
+                reason: order.body.reason.clone(),
+                ticket: order.body.ticket.clone(),
+                dry_run: false,
+            },
+            history,
+            attributes: Vec::new(),
+        };
+        Ok(Case {
+            organization,
+            actor,
+            target,
+            question,
+            needs_second_admin: may == May::WithSecondAdmin,
+            approved_by: order.approved_by.iter().map(ToString::to_string).collect(),
+            policies,
+            admin_emails,
+        })
+    })
+}
+
+/// The approval that "admins reset admins only with a second admin" asks for.
+pub(super) fn second_admin() -> Approval {
+    Approval {
+        reason: "This organisation lets administrators reset administrators only with a second one".into(),
+        approvals: 1,
+        expires_secs: 24 * 3600,
+    }
+}
+
+fn seconds_since(principal: &Principal, order: &Order) -> u32 {
+    let elapsed = order
+        .context
+        .at
+        .duration_since(principal.session.authenticated_at);
+    u32::try_from(elapsed.as_secs().max(0)).unwrap_or(u32::MAX)
+}

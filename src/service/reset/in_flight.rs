@@ -1,0 +1,99 @@
+//! Resets under way. Counts in a question include them, so a budget cannot be overrun by asking side
+//! by side: whoever enters later sees whoever entered before.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use crate::domain::account::{Principal, UserId};
+use crate::domain::policy::History;
+
+/// Counts resets under way by actor, target and organisation. Memory is bounded by the requests
+/// being served.
+#[derive(Debug, Default)]
+pub struct InFlight(Mutex<HashMap<Key, u32>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Actor(Uuid),
+    Target(Uuid),
+    Organization(Uuid),
+}
+
+/// A reset under way; it leaves when dropped, however it ended.
+#[derive(Debug)]
+pub struct UnderWay<'a> {
+    in_flight: &'a InFlight,
+    keys: [Key; 3],
+}
+
+impl InFlight {
+    /// Counts a reset as under way until the value is dropped.
+    pub fn enter(&self, principal: &Principal, target: UserId) -> UnderWay<'_> {
+        let keys = [
+            Key::Actor(principal.user.id.0),
+            Key::Target(target.0),
+            Key::Organization(principal.organization.id.0),
+        ];
+        let mut counts = self.counts();
+        for key in keys {
+            *counts.entry(key).or_default() += 1;
+        }
+        drop(counts);
+        UnderWay {
+            in_flight: self,
+            keys,
+        }
+    }
+
+    /// Adds what others have under way. Read this before the store: a reset that commits in between
+    /// is then counted twice, never missed.
+    pub fn others(&self, principal: &Principal, target: UserId) -> Others {
+        let counts = self.counts();
+        let others = |key| counts.get(&key).map_or(0, |n| n.saturating_sub(1));
+        Others {
+            of_target: others(Key::Target(target.0)),
+            by_actor: others(Key::Actor(principal.user.id.0)),
+            in_organization: others(Key::Organization(principal.organization.id.0)),
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<Key, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Resets that others have under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Others {
+    of_target: u32,
+    by_actor: u32,
+    in_organization: u32,
+}
+
+impl Others {
+    /// Adds them to what the store counted.
+    pub fn add_to(self, history: &mut History) {
+        history.target_resets_last_day += self.of_target;
+        history.target_resets_last_30_days += self.of_target;
+        history.actor_resets_last_hour += self.by_actor;
+        history.actor_resets_last_day += self.by_actor;
+        history.organization_resets_last_hour += self.in_organization;
+        history.organization_resets_last_day += self.in_organization;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.in_flight.counts();
+        for key in self.keys {
+            if let Some(count) = counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&key);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A reset as it was asked for, and as it was understood.
+
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::ResetAnswer;
+use crate::domain::account::{Principal, UserId};
+use crate::domain::{Error, Result};
+use crate::service::{RequestContext, Services};
+use crate::store::requests;
+
+/// Longest `Idempotency-Key`, in characters.
+const KEY_LIMIT: usize = 255;
+
+/// A reset as HTTP hands it over: nothing in it has been judged.
+#[derive(Clone, Debug)]
+pub struct ResetRequest {
+    /// How it came in.
+    pub context: RequestContext,
+    /// The user's id as written.
+    pub target: String,
+    /// The optional body, or what is wrong with it.
+    pub body: Result<ResetBody>,
+    /// The `Idempotency-Key` header as sent.
+    pub idempotency_key: Option<String>,
+}
+
+/// The optional body (contract B6).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResetBody {
+    /// Why, at most 500 characters.
+    pub reason: Option<String>,
+    /// Ticket reference, at most 500 characters.
+    pub ticket: Option<String>,
+}
+
+/// A well-formed reset.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// How it came in.
+    pub context: RequestContext,
+    /// On whom.
+    pub target: UserId,
+    /// The id as written, for the 404's text.
+    pub written_target: String,
+    /// Why and by which ticket.
+    pub body: ResetBody,
+    /// What makes a repeat a repeat.
+    pub idempotency: Option<Idempotency>,
+    /// Admins who agreed already.
+    pub approved_by: Vec<UserId>,
+}
+
+/// A key and the fingerprint of the request it came with, both as SHA-256.
+#[derive(Clone, Copy, Debug)]
+pub struct Idempotency {
+    /// Hash of the key.
+    pub key_hash: [u8; 32],
+    /// Hash of the request.
+    pub fingerprint: [u8; 32],
+}
+
+impl Order {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] or [`Error::Validation`].
+    pub fn from_request(request: &ResetRequest) -> Result<Self> {
+        let target = Uuid::try_parse(&request.target)
+            .ok()
+            // Only the canonical form: the same user must not have several names in logs and limits.
+            .filter(|id| request.target.len() == 36 && !id.is_nil())
+            .ok_or_else(|| Error::Malformed("The user id must be a UUID".into()))?;
+        let body = request.body.clone()?;
+        let idempotency = match &request.idempotency_key {
+            Some(key) => Some(Idempotency::new(key, target, &body)?),
+            None => None,
+        };
+        Ok(Self {
+            context: request.context.clone(),
+            target: UserId(target),
+            written_target: request.target.clone(),
+            body,
+            idempotency,
+            approved_by: Vec::new(),
+        })
+    }
+
+    /// The answer that the same request got before.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyReused`] when the key came with another request.
+    pub(super) fn remembered(
+        &self,
+        services: &Services,
+        principal: &Principal,
+    ) -> Result<Option<ResetAnswer>> {
+        let Some(Idempotency {
+            key_hash,
+            fingerprint,
+        }) = &self.idempotency
+        else {
+            return Ok(None);
+        };
+        let outcome = services.store.read(|db| {
+            requests::find_remembered(db, principal.user.id, key_hash, fingerprint, self.context.at)
+        })?;
+        outcome
+            .map(|text| {
+                serde_json::from_str(&text).map_err(|e| Error::Internal(format!("remembered outcome: {e}")))
+            })
+            .transpose()
+    }
+}
+
+impl Idempotency {
+    fn new(key: &str, target: Uuid, body: &ResetBody) -> Result<Self> {
+        let visible = key.bytes().all(|b| (0x20..0x7f).contains(&b));
+        if key.is_empty() || key.len() > KEY_LIMIT || !visible {
+            return Err(Error::Malformed(format!(
+                "The Idempotency-Key must have 1 to {KEY_LIMIT} visible ASCII characters"
+            )));
+        }
+        let mut fingerprint = Sha256::new_with_prefix(b"reset-mfa\0");
+        fingerprint.update(target.as_bytes());
+        for field in [&body.reason, &body.ticket] {
+            // A length before each part: ("ab", "c") must not look like ("a", "bc").
+            fingerprint.update(field.as_ref().map_or(u64::MAX, |f| f.len() as u64).to_be_bytes());
+            fingerprint.update(field.as_deref().unwrap_or_default());
+        }
+        Ok(Self {
+            key_hash: Sha256::digest(key).into(),
+            fingerprint: fingerprint.finalize().into(),
+        })
+    }
+}
