@@ -1,4 +1,16 @@
-//! What the trail keeps of every act.
+//! What the trail keeps of every act, and how anyone can check it.
+//!
+//! An [`Event`] is what happened; an [`Entry`] is an event in its place in the trail. The trail is a
+//! Merkle tree (RFC 6962): `audit/leaf.rs` says what a leaf is, `audit/tree.rs` where nodes are kept.
+
+mod canonical;
+mod leaf;
+pub mod tree;
+
+pub use canonical::object_text;
+pub use leaf::{
+    Chain, Hash32, LEAF_FORMAT, Leaf, SALT_BYTES, Salt, actor_part, seal, subject_part, write_time,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -76,6 +88,16 @@ event_types! {
     PolicyPluginUpdate = "POLICY_PLUGIN_UPDATE",
     /// A plugin failed repeatedly.
     PolicyPluginAlarm = "POLICY_PLUGIN_ALARM",
+    /// Entries past their retention were pruned to their leaf hashes.
+    AuditPrune = "AUDIT_PRUNE",
+    /// Personal data in entries was erased.
+    AuditErase = "AUDIT_ERASE",
+    /// The trail was exported.
+    AuditExport = "AUDIT_EXPORT",
+    /// An older database was accepted in place of a newer one.
+    AuditRollbackAccept = "AUDIT_ROLLBACK_ACCEPT",
+    /// Checkpoints are signed with another key from here on.
+    AuditKeyChange = "AUDIT_KEY_CHANGE",
 }
 
 /// Who did it, by kind.
@@ -92,6 +114,34 @@ pub enum ActorType {
     System,
     /// Nobody known: a failed login.
     Anonymous,
+}
+
+impl ActorType {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "USER",
+            Self::ApiKey => "API_KEY",
+            Self::Operator => "OPERATOR",
+            Self::System => "SYSTEM",
+            Self::Anonymous => "ANONYMOUS",
+        }
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_wire(name: &str) -> Option<Self> {
+        [
+            Self::User,
+            Self::ApiKey,
+            Self::Operator,
+            Self::System,
+            Self::Anonymous,
+        ]
+        .into_iter()
+        .find(|kind| kind.as_str() == name)
+    }
 }
 
 /// Who did it.
@@ -130,6 +180,26 @@ pub enum AuditResult {
     Failure,
 }
 
+impl AuditResult {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "SUCCESS",
+            Self::Denied => "DENIED",
+            Self::Failure => "FAILURE",
+        }
+    }
+
+    /// The result of that name.
+    #[must_use]
+    pub fn from_wire(name: &str) -> Option<Self> {
+        [Self::Success, Self::Denied, Self::Failure]
+            .into_iter()
+            .find(|result| result.as_str() == name)
+    }
+}
+
 /// One act, before it has its place in the trail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -165,6 +235,30 @@ pub struct Entry {
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
+    /// What the tree hashes of it (RFC 6962 §2.1).
+    pub leaf_hash: Hash32,
+}
+
+/// Which entries of an organisation's trail are asked for; every given field must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// What happened.
+    pub event_type: Option<EventType>,
+    /// Who did it: the e-mail address as it was then.
+    pub actor_email: Option<String>,
+    /// From this time on.
+    pub from: Option<Timestamp>,
+    /// Up to and with this time.
+    pub to: Option<Timestamp>,
+}
+
+/// One page of entries, newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPage {
+    /// The entries.
+    pub content: Vec<Entry>,
+    /// How many entries match in all.
+    pub total: u64,
 }
 
 impl ActorRef {

@@ -95,19 +95,46 @@ CREATE TABLE session (
   PRIMARY KEY (user_id, id)
 ) STRICT, WITHOUT ROWID;
 
--- The trail. `leaf` is what the tree hashes; entries are only ever appended.
+-- The trail: a Merkle tree (RFC 6962) whose leaves are the entries. Every column of an entry is covered
+-- by its leaf (domain/audit/leaf.rs says how), or checked against an entry that is. Only ever appended;
+-- erasing and pruning blank columns, keep `hashes`, and are entries themselves.
 CREATE TABLE audit_entry (
-  sequence        INTEGER PRIMARY KEY,           -- leaf index, from 0 without gaps
-  id              BLOB NOT NULL CHECK (length(id) = 16),
-  organization_id BLOB,
-  at              INTEGER NOT NULL,
-  event_type      TEXT NOT NULL,
-  actor_email     TEXT,
-  event           TEXT NOT NULL,                 -- the canonical JSON of the whole event
-  leaf_hash       BLOB NOT NULL CHECK (length(leaf_hash) = 32),
-  chain_hash      BLOB NOT NULL CHECK (length(chain_hash) = 32)
+  sequence              INTEGER PRIMARY KEY,     -- leaf index, from 0 without gaps
+  hashes                BLOB NOT NULL,           -- leaf hash, then each node that this leaf completes
+  organization_id       BLOB,                    -- NULL: an act on the node
+  organization_index    INTEGER NOT NULL,        -- entries of the organisation before this one
+  organization_previous INTEGER,                 -- sequence of the last of them
+  at                    INTEGER,                 -- NULL from here on: pruned
+  id                    BLOB,                    -- UUID version 7 of the same time
+  event_type            TEXT,
+  result                TEXT,
+  actor_type            TEXT,
+  actor_id              BLOB,
+  resource_type         TEXT,
+  resource_id           ANY,                     -- 16 bytes where it is a UUID, else text
+  request_id            ANY,                     -- likewise
+  actor_seal            BLOB,                    -- 16 bytes: salt; 32 bytes: seal of what was erased
+  actor_email           TEXT,
+  ip_address            TEXT,
+  subject_seal          BLOB,                    -- likewise
+  resource_name         TEXT,
+  error_message         TEXT,
+  details               TEXT,                    -- canonical JSON; NULL when empty
+  actor_erased_by       INTEGER,                 -- sequence of the entry that records it
+  subject_erased_by     INTEGER,
+  pruned_by             INTEGER
 ) STRICT;
-CREATE INDEX audit_entry_by_organization ON audit_entry (organization_id, sequence);
+CREATE INDEX audit_entry_by_time ON audit_entry (organization_id, at) WHERE at IS NOT NULL;
+CREATE INDEX audit_entry_by_type ON audit_entry (organization_id, event_type, at) WHERE at IS NOT NULL;
+CREATE INDEX audit_entry_by_actor ON audit_entry (organization_id, actor_email, at) WHERE at IS NOT NULL;
+
+-- The newest entry of each organisation: what the next one follows. The node's own has the empty id.
+CREATE TABLE audit_head (
+  organization_id BLOB NOT NULL PRIMARY KEY,
+  sequence        INTEGER NOT NULL,
+  previous        INTEGER,
+  entries         INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- Earlier reset calls, for what policies may know of history.
 CREATE TABLE reset_call (
