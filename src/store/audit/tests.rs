@@ -38,7 +38,7 @@ fn event(n: i64) -> Event {
 }
 
 fn append(connection: &Connection, n: i64) -> Entry {
-    let id = Uuid::new_v4();
+    let id = Uuid::from_u128(u128::from(n.unsigned_abs()) << 20 | 0x5eed);
     append_entry(connection, at(n), id, &event(n)).expect("append")
 }
 
