@@ -1,1 +1,435 @@
-//! Being written.
+//! The appliance's own secrets: made at the first start, in `<data-dir>/keys/`, readable by nobody else.
+//!
+//! | file | what | changes |
+//! |---|---|---|
+//! | `root.key` | 32 random bytes; the other keys are derived from it by label | never |
+//! | `audit.key` | seed of the Ed25519 key that signs the trail | never |
+//! | `tokens.json` | keys that sign access tokens, by `kid` | by `latchkey keys rotate` |
+//!
+//! A copy of the database is worth nothing without this directory, and a backup nothing without it either.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use chacha20poly1305::aead::{Aead as _, Payload};
+use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac as _};
+use jiff::Timestamp;
+use sha2::Sha256;
+use uuid::Builder;
+use zeroize::Zeroizing;
+
+use crate::domain::account::UserId;
+use crate::domain::credential::{AccessKeys, SigningKeyRecord};
+use crate::domain::policy::FactorKind;
+use crate::domain::{Error, Result, second_factor};
+use crate::entropy::Entropy;
+
+/// The directory's name in the data directory.
+pub const KEY_DIRECTORY: &str = "keys";
+const ROOT_FILE: &str = "root.key";
+const AUDIT_FILE: &str = "audit.key";
+const TOKENS_FILE: &str = "tokens.json";
+/// First byte of everything encrypted: which key and cipher. One so far.
+const SEAL_VERSION: u8 = 1;
+const NONCE_LENGTH: usize = 24;
+
+/// Every secret of the appliance. Prints none of them.
+pub struct KeyRing {
+    directory: Option<PathBuf>,
+    audit_seed: Zeroizing<[u8; 32]>,
+    seal: XChaCha20Poly1305,
+    token_mac: Zeroizing<[u8; 32]>,
+    pepper: Zeroizing<[u8; 32]>,
+    plugin_cache: Zeroizing<[u8; 32]>,
+    fingerprint: String,
+    access: RwLock<Arc<AccessKeys>>,
+}
+
+/// Why the keys can't be used; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// Somebody else could read it.
+    #[error("{path} has mode {mode:04o}, so that others can read the keys; run: chmod {wanted:o} {path}")]
+    Permissions {
+        /// File or directory.
+        path: PathBuf,
+        /// What it has.
+        mode: u32,
+        /// What it must have.
+        wanted: u32,
+    },
+    /// Not what latchkey wrote.
+    #[error("{path} is damaged ({problem}); restore the keys directory from a backup, don't delete it: \
+             enrolled factors can't be read without it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file is missing beside others.
+    #[error("{0} is missing, but other keys are there; restore the keys directory from a backup")]
+    Incomplete(PathBuf),
+    /// The operating system refuses.
+    #[error("{path}: {source}")]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+}
+
+impl KeyRing {
+    /// Opens the keys in `data_dir`, or makes them when there are none yet. Never overwrites one.
+    ///
+    /// # Errors
+    /// [`KeyError`]: others can read them, one is missing or damaged, or the directory can't be used.
+    pub fn open(data_dir: &Path, entropy: &Entropy, at: Timestamp) -> Result<Self, KeyError> {
+        let directory = data_dir.join(KEY_DIRECTORY);
+        if !directory.exists() {
+            make(&directory, entropy, at)?;
+        }
+        check_mode(&directory, 0o700)?;
+        let root = read_key(&directory.join(ROOT_FILE))?;
+        let audit_seed = read_key(&directory.join(AUDIT_FILE))?;
+        let records = read_records(&directory.join(TOKENS_FILE))?;
+        Ok(Self::assemble(Some(directory), &root, audit_seed, &records))
+    }
+
+    /// Keys that end with the process, for tests and for commands that only describe the API.
+    #[must_use]
+    pub fn ephemeral(entropy: &Entropy) -> Self {
+        let records = [SigningKeyRecord::generate(entropy.bytes(), Timestamp::UNIX_EPOCH)];
+        let root = Zeroizing::new(entropy.bytes());
+        Self::assemble(None, &root, Zeroizing::new(entropy.bytes()), &records)
+    }
+
+    /// The keys that sign and check access tokens.
+    #[must_use]
+    pub fn access(&self) -> Arc<AccessKeys> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The key under refresh tokens.
+    #[must_use]
+    pub fn token_mac_key(&self) -> &[u8; 32] {
+        &self.token_mac
+    }
+
+    /// The secret ingredient of recovery-code hashes: a copy of the database alone can't be searched.
+    #[must_use]
+    pub fn pepper(&self) -> &[u8; 32] {
+        &self.pepper
+    }
+
+    /// A code for an admin to give to a user after a reset: 40 bits in two groups, for a day at most.
+    #[must_use]
+    pub fn enrolment_code(&self, entropy: &Entropy) -> String {
+        second_factor::recovery_code(&entropy.bytes::<8>())
+    }
+
+    /// What the store keeps of such a code.
+    #[must_use]
+    pub fn enrolment_code_hash(&self, user: UserId, code: &str) -> [u8; 32] {
+        second_factor::hash_enrolment_code(user, code, &self.pepper)
+    }
+
+    /// The key that authenticates compiled plugins in the cache.
+    #[must_use]
+    pub fn plugin_cache_key(&self) -> [u8; 32] {
+        *self.plugin_cache
+    }
+
+    /// The seed of the Ed25519 key that signs the trail.
+    #[must_use]
+    pub fn audit_signing_key(&self) -> [u8; 32] {
+        *self.audit_seed
+    }
+
+    /// Names this set of keys without telling any: a database remembers which one it belongs to.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Encrypts a factor's secret for one user (XChaCha20-Poly1305). It opens only as a factor of the
+    /// same kind of the same user, so that rows can't be swapped.
+    #[must_use]
+    pub fn seal(&self, user: UserId, kind: FactorKind, secret: &[u8], nonce: [u8; NONCE_LENGTH]) -> Vec<u8> {
+        let aad = associated_data(user, kind);
+        let payload = Payload { msg: secret, aad: &aad };
+        let ciphertext = self
+            .seal
+            .encrypt(XNonce::from_slice(&nonce), payload)
+            .expect("a factor's secret is far shorter than the cipher's limit of 256 GiB");
+        let mut sealed = Vec::with_capacity(1 + NONCE_LENGTH + ciphertext.len());
+        sealed.push(SEAL_VERSION);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(&ciphertext);
+        sealed
+    }
+
+    /// Decrypts what [`KeyRing::seal`] gave for the same user and kind.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it was sealed with other keys, for somebody else, or was changed.
+    pub fn unseal(&self, user: UserId, kind: FactorKind, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        let unreadable =
+            || Error::Internal(format!("a {kind:?} secret of user {user} was not sealed with these keys"));
+        let Some((&SEAL_VERSION, rest)) = sealed.split_first() else {
+            return Err(unreadable());
+        };
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LENGTH).ok_or_else(unreadable)?;
+        let aad = associated_data(user, kind);
+        self.seal
+            .decrypt(XNonce::from_slice(nonce), Payload { msg: ciphertext, aad: &aad })
+            .map(Zeroizing::new)
+            .map_err(|_| unreadable())
+    }
+
+    fn assemble(
+        directory: Option<PathBuf>,
+        root: &[u8; 32],
+        audit_seed: Zeroizing<[u8; 32]>,
+        records: &[SigningKeyRecord],
+    ) -> Self {
+        // The issuer is the set of keys, not an address: a token minted on the command line is good
+        // whatever address the server listens on, and one of another installation never is.
+        let issuer = Builder::from_custom_bytes(derive16(root, "issuer")).into_uuid();
+        Self {
+            directory,
+            audit_seed,
+            seal: XChaCha20Poly1305::new((&*derive(root, "factor secrets")).into()),
+            token_mac: derive(root, "refresh tokens"),
+            pepper: derive(root, "recovery-code pepper"),
+            plugin_cache: derive(root, "plugin cache"),
+            fingerprint: hex::encode(derive16(root, "fingerprint")),
+            access: RwLock::new(Arc::new(AccessKeys::new(issuer.urn().to_string(), records))),
+        }
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing")
+            .field("directory", &self.directory)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// HKDF-Expand of one block (RFC 5869 §2.3): the root is uniformly random, so that no Extract is needed.
+fn derive(root: &[u8; 32], label: &str) -> Zeroizing<[u8; 32]> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(root).expect("HMAC takes keys of any length");
+    mac.update(b"latchkey ");
+    mac.update(label.as_bytes());
+    mac.update(&[1]);
+    Zeroizing::new(mac.finalize().into_bytes().into())
+}
+
+fn derive16(root: &[u8; 32], label: &str) -> [u8; 16] {
+    let key = derive(root, label);
+    std::array::from_fn(|i| key[i])
+}
+
+fn associated_data(user: UserId, kind: FactorKind) -> [u8; 17] {
+    let kind = match kind {
+        FactorKind::Totp => 1,
+        FactorKind::Passkey => 2,
+        FactorKind::RecoveryCodes => 3,
+    };
+    let mut data = [kind; 17];
+    data[..16].copy_from_slice(user.0.as_bytes());
+    data
+}
+
+/// Makes all keys in a directory beside the final one and renames it, so that a crash leaves none or all.
+fn make(directory: &Path, entropy: &Entropy, at: Timestamp) -> Result<(), KeyError> {
+    let unfinished = directory.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&unfinished)
+        .map_err(|source| io_error(&unfinished, source))?;
+    let root = Zeroizing::new(entropy.bytes::<32>());
+    let audit_seed = Zeroizing::new(entropy.bytes::<32>());
+    let records = [SigningKeyRecord::generate(entropy.bytes(), at)];
+    write_new(&unfinished.join(ROOT_FILE), &hex_line(&root))?;
+    write_new(&unfinished.join(AUDIT_FILE), &hex_line(&audit_seed))?;
+    write_new(&unfinished.join(TOKENS_FILE), &records_text(&records))?;
+    sync_directory(&unfinished)?;
+    std::fs::rename(&unfinished, directory).map_err(|source| io_error(directory, source))?;
+    sync_directory(directory.parent().unwrap_or(Path::new(".")))
+}
+
+fn hex_line(key: &[u8; 32]) -> Zeroizing<String> {
+    let mut line = hex::encode(key);
+    line.push('\n');
+    Zeroizing::new(line)
+}
+
+fn records_text(records: &[SigningKeyRecord]) -> Zeroizing<String> {
+    let mut text = serde_json::to_string_pretty(records).expect("signing keys are plain JSON");
+    text.push('\n');
+    Zeroizing::new(text)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), KeyError> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|source| io_error(path, source))
+}
+
+fn sync_directory(path: &Path) -> Result<(), KeyError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| io_error(path, source))
+}
+
+fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let text = read_secret(path)?;
+    let mut key = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim_end(), key.as_mut_slice()).map_err(|_| KeyError::Damaged {
+        path: path.to_owned(),
+        problem: "it should hold 64 hexadecimal digits".to_owned(),
+    })?;
+    Ok(key)
+}
+
+fn read_records(path: &Path) -> Result<Vec<SigningKeyRecord>, KeyError> {
+    let text = read_secret(path)?;
+    let damaged = |problem: String| KeyError::Damaged {
+        path: path.to_owned(),
+        problem,
+    };
+    // serde_json's texts may quote values, and these are secrets: only the place is told.
+    let records: Vec<SigningKeyRecord> = serde_json::from_str(&text)
+        .map_err(|e| damaged(format!("line {}, column {}", e.line(), e.column())))?;
+    SigningKeyRecord::check(&records).map_err(|problem| damaged(problem.to_owned()))?;
+    Ok(records)
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    if !path.exists() {
+        return Err(KeyError::Incomplete(path.to_owned()));
+    }
+    check_mode(path, 0o600)?;
+    std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|source| io_error(path, source))
+}
+
+fn check_mode(path: &Path, wanted: u32) -> Result<(), KeyError> {
+    let mode = std::fs::metadata(path).map_err(|source| io_error(path, source))?.mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(KeyError::Permissions {
+        path: path.to_owned(),
+        mode,
+        wanted,
+    })
+}
+
+fn io_error(path: &Path, source: io::Error) -> KeyError {
+    KeyError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn open(path: &Path) -> Result<KeyRing, KeyError> {
+        KeyRing::open(path, &Entropy::seeded(7), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn keys_are_made_once_for_the_owner_alone_and_read_again() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let first = open(dir.path()).expect("made");
+        let second = KeyRing::open(dir.path(), &Entropy::seeded(8), Timestamp::UNIX_EPOCH).expect("read");
+        assert_eq!(first.fingerprint(), second.fingerprint());
+        assert_eq!(first.audit_signing_key(), second.audit_signing_key());
+        assert_eq!(first.pepper(), second.pepper());
+        let keys = dir.path().join(KEY_DIRECTORY);
+        assert_eq!(keys.metadata().unwrap().mode() & 0o777, 0o700);
+        let mut files = 0;
+        for file in std::fs::read_dir(&keys).unwrap() {
+            assert_eq!(file.unwrap().metadata().unwrap().mode() & 0o777, 0o600);
+            files += 1;
+        }
+        assert_eq!(files, 3);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn keys_that_others_can_read_are_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        open(dir.path()).expect("made");
+        let file = dir.path().join(KEY_DIRECTORY).join(ROOT_FILE);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = open(dir.path()).expect_err("refused");
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let keys = dir.path().join(KEY_DIRECTORY);
+        std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = open(dir.path()).expect_err("refused");
+        assert!(error.to_string().contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_or_damaged_key_is_never_replaced() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        open(dir.path()).expect("made");
+        let file = dir.path().join(KEY_DIRECTORY).join(TOKENS_FILE);
+        let good = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, good.replace('"', "'")).unwrap();
+        let error = open(dir.path()).expect_err("damaged");
+        assert!(matches!(error, KeyError::Damaged { .. }), "{error}");
+        std::fs::remove_file(&file).unwrap();
+        assert!(matches!(open(dir.path()), Err(KeyError::Incomplete(_))));
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_sealed_secret_opens_only_for_its_user_and_kind_and_with_its_keys() {
+        let keys = KeyRing::ephemeral(&Entropy::seeded(1));
+        let alice = UserId(Uuid::from_u128(1));
+        let sealed = keys.seal(alice, FactorKind::Totp, b"secret", [9; 24]);
+        assert_eq!(*keys.unseal(alice, FactorKind::Totp, &sealed).expect("opens"), b"secret");
+        assert!(keys.unseal(UserId(Uuid::from_u128(2)), FactorKind::Totp, &sealed).is_err());
+        assert!(keys.unseal(alice, FactorKind::Passkey, &sealed).is_err());
+        let others = KeyRing::ephemeral(&Entropy::seeded(2));
+        assert!(others.unseal(alice, FactorKind::Totp, &sealed).is_err());
+        for i in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[i] ^= 1;
+            assert!(keys.unseal(alice, FactorKind::Totp, &changed).is_err(), "byte {i}");
+        }
+        assert!(keys.unseal(alice, FactorKind::Totp, &[]).is_err());
+    }
+
+    #[test]
+    fn debug_tells_no_secret() {
+        let keys = KeyRing::ephemeral(&Entropy::seeded(1));
+        let text = format!("{keys:?}");
+        for secret in [keys.pepper(), keys.token_mac_key(), &keys.audit_signing_key()] {
+            assert!(!text.contains(&hex::encode(secret)) && !text.contains(&format!("{secret:?}")));
+        }
+    }
+}

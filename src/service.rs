@@ -6,6 +6,7 @@
 pub mod administration;
 pub mod approvals;
 pub mod enrolment;
+pub mod hashing;
 pub mod health;
 pub mod login;
 pub mod notices;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::domain::policy::Channel;
+use crate::domain::second_factor;
 use crate::entropy::Entropy;
 use crate::keys::KeyRing;
 use crate::limiter::Limiter;
@@ -42,6 +44,8 @@ pub struct Services {
     pub entropy: Entropy,
     /// What the operator configured.
     pub settings: Settings,
+    /// Password hashing, off the async workers and bounded.
+    pub hashing: hashing::Hashing,
     /// Resets under way, for counts that are upper bounds.
     pub in_flight: reset::InFlight,
     /// Refusals by rate limit, to be recorded once per caller and window.
@@ -57,10 +61,15 @@ pub struct Settings {
     pub access_token_secs: i64,
     /// Refresh tokens and sessions live this long, in seconds.
     pub refresh_token_secs: i64,
+    /// A session ends this long after its login, however often it is refreshed, in seconds.
+    pub session_max_secs: i64,
     /// A login waits this long for its MFA code, in seconds.
     pub mfa_challenge_secs: i64,
     /// A shown TOTP secret waits this long to be confirmed, in seconds.
     pub enrolment_secs: i64,
+    /// Characters of a new recovery code (8–32): 16 are 80 bits; 8 are what EntryGuard's clients know,
+    /// 40 bits, below the 64 that NIST SP 800-63B-4 §4.2.1.1 asks for.
+    pub recovery_code_characters: usize,
     /// The name that authenticator apps show beside the account (`issuer` of otpauth URIs).
     pub issuer: String,
     /// Whether mail can be sent: without it no mail is owed.
@@ -74,8 +83,10 @@ impl Default for Settings {
         Self {
             access_token_secs: 15 * 60,
             refresh_token_secs: 7 * 24 * 3600,
+            session_max_secs: 30 * 24 * 3600,
             mfa_challenge_secs: 5 * 60,
             enrolment_secs: 15 * 60,
+            recovery_code_characters: second_factor::RECOVERY_CODE_CHARACTERS,
             issuer: "Latchkey".to_owned(),
             mail: false,
             public_url: "http://127.0.0.1:8080".to_owned(),

@@ -14,6 +14,8 @@ pub mod plugins;
 pub mod requests;
 mod row;
 pub mod sessions;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 use std::fs::{File, TryLockError};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::error::{Error, Result};
+use super::policy::FactorKind;
 pub use super::policy::Role;
 
 /// Makes a UUID newtype, so that an organisation's id can't be passed for a user's.
@@ -196,6 +197,10 @@ pub struct Session {
     pub authenticated_at: Timestamp,
     /// When the second factor was last used in this session, if it was (`amr`).
     pub second_factor_at: Option<Timestamp>,
+    /// Which kind of factor that was.
+    pub second_factor_kind: Option<FactorKind>,
+    /// Whether an operator minted it on the command line: nobody proved anything.
+    pub minted: bool,
     /// When it was opened.
     pub created_at: Timestamp,
     /// When it ends by itself.

@@ -1,1 +1,12 @@
-//! Being written.
+//! What a caller shows: a password, an access token, a refresh token, a one-use token. Time, keys and
+//! randomness are arguments.
+
+mod access_token;
+mod opaque_token;
+mod password;
+
+pub use access_token::{AUDIENCE, AccessKeys, Amr, Claims, SigningKeyRecord, TokenAlgorithm};
+pub use opaque_token::{OneUseToken, RefreshToken};
+pub use password::{
+    PASSWORD_MAX_CHARACTERS, absorb_time, hash_password, needs_rehash, password_problems, verify_password,
+};

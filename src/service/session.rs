@@ -1,1 +1,278 @@
-//! Being written.
+//! Who is calling, and sessions as they begin, go on and end.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{RequestContext, Services};
+use crate::domain::account::{
+    Organization, Principal, Session, SessionId, SessionScope, User, UserId,
+};
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::credential::{AUDIENCE, Amr, Claims, RefreshToken};
+use crate::domain::error::{Error, Result, TokenFault};
+use crate::domain::policy::FactorKind;
+use crate::limiter::Bucket;
+use crate::store::sessions::{self, SessionRow};
+use crate::store::{accounts, audit};
+
+/// Who is behind a bearer token, by what the database says now (ASVS 8.3.2): a token outlives neither its
+/// session, nor its user's standing, nor a change of role.
+///
+/// # Errors
+/// [`Error::Token`] with the class of what is wrong.
+pub fn authenticate(services: &Services, bearer: Option<&str>, at: Timestamp) -> Result<Principal> {
+    let token = bearer.ok_or(Error::Token(TokenFault::Missing))?;
+    let claims = services.keys.access().verify(token, at).map_err(Error::Token)?;
+    services.store.read(|db| {
+        let gone = || Error::Token(TokenFault::SubjectGone);
+        let user = accounts::find_user_anywhere(db, claims.sub)?.ok_or_else(gone)?;
+        if !user.active || user.organization_id != claims.org {
+            return Err(gone());
+        }
+        let row = sessions::find_session(db, user.id, claims.sid, at)?;
+        let session = row.ok_or(Error::Token(TokenFault::Revoked))?.session;
+        if user.locked.is_some() {
+            return Err(gone());
+        }
+        let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(gone)?;
+        Ok(Principal { user, organization, session })
+    })
+}
+
+/// What a client gets to go on with.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// For the `Authorization` header.
+    pub access_token: String,
+    /// For the next access token.
+    pub refresh_token: String,
+    /// Seconds until the access token expires.
+    pub expires_in: i64,
+}
+
+/// How a session begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// What for.
+    pub scope: SessionScope,
+    /// The second factor that was used, if one was.
+    pub second_factor: Option<FactorKind>,
+    /// Not later than this, where something bounds it.
+    pub until: Option<Timestamp>,
+}
+
+/// A session and its first tokens, still to be kept with [`sessions::insert_session`] in the transaction
+/// of the login.
+#[must_use]
+pub fn new_session(
+    services: &Services,
+    user: &User,
+    opening: Opening,
+    context: &RequestContext,
+) -> (SessionRow, Tokens) {
+    let at = context.at;
+    let lifetime = SignedDuration::from_secs(services.settings.refresh_token_secs);
+    let expires_at = opening.until.map_or(at + lifetime, |until| until.min(at + lifetime));
+    let session = Session {
+        id: SessionId(services.entropy.uuid(at)),
+        user_id: user.id,
+        scope: opening.scope,
+        authenticated_at: at,
+        second_factor_at: opening.second_factor.map(|_| at),
+        second_factor_kind: opening.second_factor,
+        minted: false,
+        created_at: at,
+        expires_at,
+    };
+    let tokens = issue(services, user, &session, 0, services.settings.access_token_secs, at);
+    (session_row(session, context), tokens)
+}
+
+fn session_row(session: Session, context: &RequestContext) -> SessionRow {
+    SessionRow {
+        last_used_at: session.created_at,
+        session,
+        generation: 0,
+        ip: context.ip_text(),
+        user_agent: context.user_agent.clone(),
+    }
+}
+
+/// Tokens of a session, for a lifetime of at most the session's own.
+fn issue(
+    services: &Services,
+    user: &User,
+    session: &Session,
+    generation: u32,
+    lifetime_secs: i64,
+    at: Timestamp,
+) -> Tokens {
+    let access = services.keys.access();
+    let now = at.as_second();
+    let expires_in = lifetime_secs.min(session.expires_at.as_second() - now).max(0);
+    let claims = Claims {
+        iss: access.issuer().to_owned(),
+        aud: AUDIENCE.to_owned(),
+        sub: user.id,
+        org: user.organization_id,
+        role: user.role,
+        sid: session.id,
+        auth_time: session.authenticated_at.as_second(),
+        amr: methods(session),
+        jti: services.entropy.uuid(at),
+        iat: now,
+        nbf: now,
+        exp: now + expires_in,
+    };
+    let refresh = RefreshToken { user: user.id, session: session.id, generation };
+    Tokens {
+        access_token: access.sign(&claims),
+        refresh_token: refresh.encode(services.keys.token_mac_key()),
+        expires_in,
+    }
+}
+
+fn methods(session: &Session) -> Vec<Amr> {
+    if session.minted {
+        return vec![Amr::Cli];
+    }
+    match session.second_factor_kind {
+        None => vec![Amr::Pwd],
+        Some(FactorKind::Totp) => vec![Amr::Pwd, Amr::Otp, Amr::Mfa],
+        Some(FactorKind::Passkey) => vec![Amr::Pwd, Amr::Pop, Amr::Mfa],
+        // RFC 8176 has no word for a saved code; that there were two factors is what counts.
+        Some(FactorKind::RecoveryCodes) => vec![Amr::Pwd, Amr::Mfa],
+    }
+}
+
+/// Exchanges a refresh token for new tokens. Each works once: whoever shows an old one has a copy, and
+/// its whole family ends (RFC 9700 §4.14.2).
+///
+/// # Errors
+/// [`Error::DeadToken`] for a token that is unknown, ended or was used before; [`Error::RateLimited`].
+pub async fn refresh(services: &Services, token: &str, context: &RequestContext) -> Result<Tokens> {
+    services.limiter.check_address(Bucket::TokenByAddress, context.ip)?;
+    let dead = || Error::DeadToken("refresh token");
+    let token = RefreshToken::decode(token, services.keys.token_mac_key()).ok_or_else(dead)?;
+    let at = context.at;
+    let settings = services.settings.clone();
+    let request = context.clone();
+    let entry_id = services.entropy.uuid(at);
+    let rotated = services
+        .store
+        .write(move |tx| {
+            let Some(user) = accounts::find_user_anywhere(tx, token.user)? else { return Ok(None) };
+            let Some(row) = sessions::find_session(tx, user.id, token.session, at)? else { return Ok(None) };
+            if !user.active || user.locked.is_some() {
+                return Ok(None);
+            }
+            if row.generation != token.generation {
+                sessions::clear_session(tx, user.id, token.session)?;
+                audit::append_entry(tx, at, entry_id, &reuse_event(&user, &row, &request))?;
+                return Ok(None);
+            }
+            let mut session = row.session;
+            session.expires_at = extended(&session, &settings, at);
+            sessions::update_generation(tx, user.id, session.id, row.generation, at, session.expires_at)?;
+            Ok(Some((user, session, row.generation + 1)))
+        })
+        .await?;
+    let (user, session, generation) = rotated.ok_or_else(dead)?;
+    Ok(issue(services, &user, &session, generation, services.settings.access_token_secs, at))
+}
+
+/// Until when a session lives after its refresh token was used: as long again, but never longer in all
+/// than sessions may live (ASVS 7.3.2). One for enrolment stays as it is.
+fn extended(session: &Session, settings: &super::Settings, at: Timestamp) -> Timestamp {
+    match session.scope {
+        SessionScope::Enrolment => session.expires_at,
+        SessionScope::Full => {
+            let next = at + SignedDuration::from_secs(settings.refresh_token_secs);
+            let last = session.created_at + SignedDuration::from_secs(settings.session_max_secs);
+            next.min(last).max(session.expires_at.min(last))
+        }
+    }
+}
+
+fn reuse_event(user: &User, row: &SessionRow, context: &RequestContext) -> Event {
+    Event::new(EventType::RefreshTokenReuse, Some(user.organization_id), ActorRef::user(user))
+        .on(Resource::user(user))
+        .from_request(&context.request_id, context.ip_text().as_deref())
+        .ended(AuditResult::Denied, "A refresh token was used twice; the session was ended")
+        .with("sessionId", row.session.id.to_string())
+}
+
+/// Ends the caller's session.
+///
+/// # Errors
+/// [`Error::Internal`] when the store fails.
+pub async fn logout(services: &Services, principal: &Principal, context: &RequestContext) -> Result<()> {
+    let (user, session, at) = (principal.user.id, principal.session.id, context.at);
+    let event = Event::by(principal, EventType::UserLogout)
+        .on(Resource::user(&principal.user))
+        .from_request(&context.request_id, context.ip_text().as_deref())
+        .with("sessionId", session.to_string());
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            // Two logouts of one session are one act.
+            if sessions::clear_session(tx, user, session)? {
+                audit::append_entry(tx, at, entry_id, &event)?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// A token for a user without any login, from the command line: the first admin's, or a script's. Its
+/// session lives as long as the token and can't be refreshed beyond it.
+///
+/// # Errors
+/// [`Error::UserNotFound`], or [`Error::Conflict`] for an account that may not be used.
+pub fn mint_token(services: &Services, user: UserId, lifetime: SignedDuration) -> Result<String> {
+    let at = services.clock.now();
+    let found = services.store.read(|db| accounts::find_user_anywhere(db, user))?;
+    let user = found.ok_or_else(|| Error::UserNotFound(user.to_string()))?;
+    if !user.active || user.locked.is_some() {
+        return Err(Error::Conflict(format!("{} is inactive or locked", user.email)));
+    }
+    let session = Session {
+        id: SessionId(services.entropy.uuid(at)),
+        user_id: user.id,
+        scope: SessionScope::Full,
+        authenticated_at: at,
+        second_factor_at: None,
+        second_factor_kind: None,
+        minted: true,
+        created_at: at,
+        expires_at: at + lifetime,
+    };
+    let tokens = issue(services, &user, &session, 0, lifetime.as_secs(), at);
+    let event = Event::new(EventType::TokenMint, Some(user.organization_id), ActorRef::operator())
+        .on(Resource::user(&user))
+        .with("sessionId", session.id.to_string())
+        .with("expiresAt", session.expires_at.to_string());
+    let row = SessionRow {
+        last_used_at: at,
+        session,
+        generation: 0,
+        ip: None,
+        user_agent: Some("latchkey token mint".to_owned()),
+    };
+    let entry_id = services.entropy.uuid(at);
+    services.store.write_blocking(move |tx| {
+        sessions::insert_session(tx, &row)?;
+        audit::append_entry(tx, at, entry_id, &event)?;
+        Ok(())
+    })?;
+    Ok(tokens.access_token)
+}
+
+/// The organisation and the user that a session is for, as clients are shown them after a login.
+#[derive(Clone, Debug)]
+pub struct LoggedIn {
+    /// The user.
+    pub user: User,
+    /// Their organisation.
+    pub organization: Organization,
+}

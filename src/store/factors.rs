@@ -1,1 +1,345 @@
-//! Being written.
+//! Second factors, and enrolments under way.
+//!
+//! Whoever changes a user's factors calls [`touch_user`] in the same transaction, so that a policy's
+//! decision that rests on the old ones no longer holds (invariant 3). A reset does so by itself.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use uuid::Uuid;
+
+use super::row::{column, factor_kind_text, millis, optional};
+use crate::domain::Result;
+use crate::domain::account::UserId;
+use crate::domain::policy::{FactorFacts, FactorKind};
+
+/// A TOTP factor as kept.
+#[derive(Clone, Debug)]
+pub struct TotpRow {
+    /// The factor.
+    pub id: Uuid,
+    /// The secret, encrypted.
+    pub sealed: Vec<u8>,
+    /// Newest time step that was accepted (RFC 6238 §5.2).
+    pub last_step: Option<u64>,
+}
+
+/// A set of recovery codes as kept.
+#[derive(Clone, Debug)]
+pub struct RecoverySetRow {
+    /// The factor.
+    pub id: Uuid,
+    /// The salt of its hashes.
+    pub salt: [u8; 16],
+}
+
+/// An enrolment under way.
+#[derive(Clone, Debug)]
+pub struct EnrolmentRow {
+    /// The secret that was shown, encrypted.
+    pub sealed: Vec<u8>,
+    /// Until when it can be confirmed.
+    pub expires_at: Timestamp,
+}
+
+/// The factors that a user has, oldest first.
+pub fn find_factors(db: &Connection, user: UserId) -> Result<Vec<FactorFacts>> {
+    let mut statement = db.prepare_cached(
+        "SELECT kind, enrolled_at, last_used_at FROM factor \
+         WHERE user_id = ?1 AND suspended_at IS NULL ORDER BY enrolled_at, id",
+    )?;
+    Ok(statement
+        .query_map([user.0.as_bytes()], facts_from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// The user's TOTP factor.
+pub fn find_totp(db: &Connection, user: UserId) -> Result<Option<TotpRow>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, secret, last_step FROM factor \
+         WHERE user_id = ?1 AND kind = 'totp' AND suspended_at IS NULL",
+    )?;
+    let row = statement.query_row([user.0.as_bytes()], |row| {
+        Ok(TotpRow {
+            id: column(row, 0)?,
+            sealed: row.get(1)?,
+            last_step: row.get(2)?,
+        })
+    });
+    Ok(row.optional()?)
+}
+
+/// The user's set of recovery codes.
+pub fn find_recovery_set(db: &Connection, user: UserId) -> Result<Option<RecoverySetRow>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, secret FROM factor \
+         WHERE user_id = ?1 AND kind = 'recovery-codes' AND suspended_at IS NULL",
+    )?;
+    let row = statement.query_row([user.0.as_bytes()], |row| {
+        Ok(RecoverySetRow {
+            id: column(row, 0)?,
+            salt: row.get(1)?,
+        })
+    });
+    Ok(row.optional()?)
+}
+
+/// The enrolment under way, if it can still be confirmed at `at`.
+pub fn find_enrolment(db: &Connection, user: UserId, at: Timestamp) -> Result<Option<EnrolmentRow>> {
+    let mut statement =
+        db.prepare_cached("SELECT secret, expires_at FROM enrolment WHERE user_id = ?1 AND expires_at > ?2")?;
+    let row = statement.query_row(params![user.0.as_bytes(), millis(at)], |row| {
+        Ok(EnrolmentRow {
+            sealed: row.get(0)?,
+            expires_at: column(row, 1)?,
+        })
+    });
+    Ok(row.optional()?)
+}
+
+/// Keeps a confirmed TOTP factor. `step` is that of the code which confirmed it: it is used up.
+pub fn insert_totp(
+    tx: &Connection,
+    user: UserId,
+    id: Uuid,
+    sealed: &[u8],
+    step: u64,
+    at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO factor (user_id, id, kind, secret, last_step, enrolled_at) \
+         VALUES (?1, ?2, 'totp', ?3, ?4, ?5)",
+    )?
+    .execute(params![user.0.as_bytes(), id.as_bytes(), sealed, step, millis(at)])?;
+    Ok(())
+}
+
+/// Replaces the user's set of recovery codes.
+pub fn insert_recovery_set(
+    tx: &Connection,
+    user: UserId,
+    set: &RecoverySetRow,
+    hashes: &[[u8; 32]],
+    at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "DELETE FROM factor WHERE user_id = ?1 AND kind = 'recovery-codes' AND suspended_at IS NULL",
+    )?
+    .execute([user.0.as_bytes()])?;
+    tx.prepare_cached(
+        "INSERT INTO factor (user_id, id, kind, secret, enrolled_at) \
+         VALUES (?1, ?2, 'recovery-codes', ?3, ?4)",
+    )?
+    .execute(params![user.0.as_bytes(), set.id.as_bytes(), set.salt, millis(at)])?;
+    let mut insert =
+        tx.prepare_cached("INSERT INTO recovery_code (user_id, factor_id, hash) VALUES (?1, ?2, ?3)")?;
+    for hash in hashes {
+        insert.execute(params![user.0.as_bytes(), set.id.as_bytes(), hash])?;
+    }
+    Ok(())
+}
+
+/// Remembers the secret that was shown, in place of an earlier one.
+pub fn insert_enrolment(
+    tx: &Connection,
+    user: UserId,
+    sealed: &[u8],
+    at: Timestamp,
+    expires_at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO enrolment (user_id, secret, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![user.0.as_bytes(), sealed, millis(at), millis(expires_at)])?;
+    Ok(())
+}
+
+/// Uses up a time step of a TOTP factor. False when it, or a newer one, was used before, or when the
+/// factor is gone.
+pub fn take_totp_step(tx: &Connection, user: UserId, id: Uuid, step: u64, at: Timestamp) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE factor SET last_step = ?3, last_used_at = ?4 \
+             WHERE user_id = ?1 AND id = ?2 AND suspended_at IS NULL \
+             AND (last_step IS NULL OR last_step < ?3)",
+        )?
+        .execute(params![user.0.as_bytes(), id.as_bytes(), step, millis(at)])?;
+    Ok(changed == 1)
+}
+
+/// Uses up a recovery code and says how many are left. `None` when there is no such code, or it was
+/// used before.
+pub fn take_recovery_code(
+    tx: &Connection,
+    user: UserId,
+    set: Uuid,
+    hash: &[u8; 32],
+    at: Timestamp,
+) -> Result<Option<u32>> {
+    let key = params![user.0.as_bytes(), set.as_bytes(), hash, millis(at)];
+    let changed = tx
+        .prepare_cached(
+            "UPDATE recovery_code SET used_at = ?4 \
+             WHERE user_id = ?1 AND factor_id = ?2 AND hash = ?3 AND used_at IS NULL \
+             AND EXISTS (SELECT 1 FROM factor WHERE user_id = ?1 AND id = ?2 AND suspended_at IS NULL)",
+        )?
+        .execute(key)?;
+    if changed == 0 {
+        return Ok(None);
+    }
+    tx.prepare_cached("UPDATE factor SET last_used_at = ?3 WHERE user_id = ?1 AND id = ?2")?
+        .execute(params![user.0.as_bytes(), set.as_bytes(), millis(at)])?;
+    let left = tx
+        .prepare_cached(
+            "SELECT count(*) FROM recovery_code WHERE user_id = ?1 AND factor_id = ?2 AND used_at IS NULL",
+        )?
+        .query_row(params![user.0.as_bytes(), set.as_bytes()], |row| row.get(0))?;
+    Ok(Some(left))
+}
+
+/// Takes every factor of the user away, of whatever kind, and says which they were. The only way in which
+/// factors are taken as a whole, so that no kind is forgotten (rubygems #6125). They are suspended: of no
+/// use to anybody, but an admin can restore them until they are destroyed. What was suspended before is
+/// destroyed now.
+pub fn clear_factors(tx: &Connection, user: UserId, at: Timestamp) -> Result<Vec<FactorFacts>> {
+    tx.prepare_cached("DELETE FROM factor WHERE user_id = ?1 AND suspended_at IS NOT NULL")?
+        .execute([user.0.as_bytes()])?;
+    let mut statement = tx.prepare_cached(
+        "UPDATE factor SET suspended_at = ?2 WHERE user_id = ?1 \
+         RETURNING kind, enrolled_at, last_used_at",
+    )?;
+    let mut removed: Vec<FactorFacts> = statement
+        .query_map(params![user.0.as_bytes(), millis(at)], facts_from_row)?
+        .collect::<rusqlite::Result<_>>()?;
+    removed.sort_by_key(|facts| (facts.enrolled_at, facts.kind));
+    Ok(removed)
+}
+
+/// Users who have factors that were suspended before that time.
+pub fn find_suspended(db: &Connection, before: Timestamp) -> Result<Vec<UserId>> {
+    let mut statement = db.prepare_cached("SELECT DISTINCT user_id FROM factor WHERE suspended_at < ?1")?;
+    Ok(statement
+        .query_map([millis(before)], |row| column(row, 0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Destroys the factors of a user that were suspended before that time, and says how many.
+pub fn delete_suspended(tx: &Connection, user: UserId, before: Timestamp) -> Result<usize> {
+    Ok(tx
+        .prepare_cached("DELETE FROM factor WHERE user_id = ?1 AND suspended_at < ?2")?
+        .execute(params![user.0.as_bytes(), millis(before)])?)
+}
+
+/// Forgets an enrolment under way.
+pub fn clear_enrolment(tx: &Connection, user: UserId) -> Result<()> {
+    tx.prepare_cached("DELETE FROM enrolment WHERE user_id = ?1")?
+        .execute([user.0.as_bytes()])?;
+    Ok(())
+}
+
+/// Marks a user as changed in what a policy's decision may rest on.
+pub fn touch_user(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE user SET updated_at = ?2, revision = revision + 1 WHERE id = ?1")?
+        .execute(params![user.0.as_bytes(), millis(at)])?;
+    Ok(())
+}
+
+fn facts_from_row(row: &Row<'_>) -> rusqlite::Result<FactorFacts> {
+    Ok(FactorFacts {
+        kind: column(row, 0)?,
+        enrolled_at: column(row, 1)?,
+        last_used_at: optional(row, 2)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing;
+
+    const AT: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn insert(tx: &Connection, user: UserId, kind: FactorKind, id: u128) {
+        tx.execute(
+            "INSERT INTO factor (user_id, id, kind, secret, enrolled_at) VALUES (?1, ?2, ?3, x'00', 0)",
+            params![user.0.as_bytes(), Uuid::from_u128(id).as_bytes(), factor_kind_text(kind)],
+        )
+        .expect("every kind can be kept");
+    }
+
+    #[test]
+    fn clearing_forgets_no_kind_of_factor_and_no_other_user() {
+        let db = testing::database();
+        let (alice, bob) = testing::two_users(&db);
+        for (i, kind) in FactorKind::ALL.into_iter().enumerate() {
+            insert(&db, alice, kind, i as u128);
+            insert(&db, bob, kind, i as u128);
+        }
+        let removed = clear_factors(&db, alice, AT).expect("cleared");
+        let mut kinds: Vec<_> = removed.iter().map(|facts| facts.kind).collect();
+        kinds.sort_unstable();
+        assert_eq!(kinds, FactorKind::ALL);
+        assert_eq!(find_factors(&db, alice).unwrap(), []);
+        assert_eq!(find_factors(&db, bob).unwrap().len(), FactorKind::ALL.len());
+    }
+
+    #[test]
+    fn recovery_codes_go_with_their_set() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let set = RecoverySetRow { id: Uuid::from_u128(1), salt: [1; 16] };
+        insert_recovery_set(&db, alice, &set, &[[1; 32], [2; 32]], AT).unwrap();
+        assert_eq!(take_recovery_code(&db, alice, set.id, &[1; 32], AT).unwrap(), Some(1));
+        assert_eq!(take_recovery_code(&db, alice, set.id, &[1; 32], AT).unwrap(), None, "once");
+        assert_eq!(take_recovery_code(&db, alice, set.id, &[3; 32], AT).unwrap(), None, "unknown");
+        clear_factors(&db, alice, AT).unwrap();
+        assert_eq!(take_recovery_code(&db, alice, set.id, &[2; 32], AT).unwrap(), None);
+        let codes = || db.query_row("SELECT count(*) FROM recovery_code", [], |row| row.get::<_, u32>(0));
+        assert_eq!(codes().unwrap(), 2, "suspended");
+        assert_eq!(find_suspended(&db, AT).unwrap(), []);
+        let later = Timestamp::from_second(1).unwrap();
+        assert_eq!(find_suspended(&db, later).unwrap(), [alice]);
+        assert_eq!(delete_suspended(&db, alice, later).unwrap(), 1);
+        assert_eq!(codes().unwrap(), 0, "destroyed");
+    }
+
+    #[test]
+    fn a_second_reset_destroys_what_the_first_suspended() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        for id in 1..=2 {
+            insert(&db, alice, FactorKind::Totp, id);
+            assert_eq!(clear_factors(&db, alice, AT).unwrap().len(), 1);
+        }
+        let kept: u32 = db.query_row("SELECT count(*) FROM factor", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 1);
+        assert_eq!(clear_factors(&db, alice, AT).unwrap(), []);
+    }
+
+    #[test]
+    fn a_step_is_taken_once_and_never_backwards() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let id = Uuid::from_u128(1);
+        insert_totp(&db, alice, id, &[0], 100, AT).unwrap();
+        for (step, taken) in [(100, false), (101, true), (101, false), (100, false), (102, true)] {
+            assert_eq!(take_totp_step(&db, alice, id, step, AT).unwrap(), taken, "step {step}");
+        }
+        clear_factors(&db, alice, AT).unwrap();
+        assert!(!take_totp_step(&db, alice, id, 103, AT).unwrap(), "the factor is gone");
+        insert_totp(&db, alice, Uuid::from_u128(2), &[0], 50, AT).unwrap();
+        assert!(take_totp_step(&db, alice, Uuid::from_u128(2), 51, AT).unwrap(), "no memory of the old one");
+    }
+
+    #[test]
+    fn an_enrolment_lapses_and_is_replaced() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let later = Timestamp::from_second(60).unwrap();
+        insert_enrolment(&db, alice, b"one", AT, later).unwrap();
+        insert_enrolment(&db, alice, b"two", AT, later).unwrap();
+        assert_eq!(find_enrolment(&db, alice, AT).unwrap().expect("there").sealed, b"two");
+        assert!(find_enrolment(&db, alice, later).unwrap().is_none());
+        clear_enrolment(&db, alice).unwrap();
+        assert!(find_enrolment(&db, alice, AT).unwrap().is_none());
+    }
+}

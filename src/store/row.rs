@@ -5,7 +5,8 @@ use rusqlite::Row;
 use rusqlite::types::{FromSqlError, Type};
 use uuid::Uuid;
 
-use crate::domain::account::{OrganizationId, Role, SessionId, UserId};
+use crate::domain::account::{OrganizationId, Role, SessionId, SessionScope, UserId};
+use crate::domain::policy::FactorKind;
 
 /// A column that holds a domain type. For `Option`s use [`optional`].
 pub(super) trait Column: Sized {
@@ -37,6 +38,23 @@ pub(super) fn role_text(role: Role) -> &'static str {
         Role::HelpDesk => "help-desk",
         Role::OrgAdmin => "org-admin",
         Role::Operator => "operator",
+    }
+}
+
+/// A kind of factor as it stands in a column.
+pub(super) fn factor_kind_text(kind: FactorKind) -> &'static str {
+    match kind {
+        FactorKind::Totp => "totp",
+        FactorKind::Passkey => "passkey",
+        FactorKind::RecoveryCodes => "recovery-codes",
+    }
+}
+
+/// A session's scope as it stands in a column.
+pub(super) fn scope_text(scope: SessionScope) -> &'static str {
+    match scope {
+        SessionScope::Full => "full",
+        SessionScope::Enrolment => "enrolment",
     }
 }
 
@@ -84,6 +102,28 @@ impl Column for Role {
             )),
         }
     }
+}
+
+impl Column for FactorKind {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        let text = row.get_ref(index)?.as_str()?;
+        let known = Self::ALL.into_iter().find(|kind| factor_kind_text(*kind) == text);
+        known.ok_or_else(|| unknown(index, "kind of factor", text))
+    }
+}
+
+impl Column for SessionScope {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        match row.get_ref(index)?.as_str()? {
+            "full" => Ok(Self::Full),
+            "enrolment" => Ok(Self::Enrolment),
+            other => Err(unknown(index, "scope", other)),
+        }
+    }
+}
+
+fn unknown(index: usize, what: &str, text: &str) -> rusqlite::Error {
+    unreadable(index, Type::Text, FromSqlError::Other(format!("{what} {text}").into()))
 }
 
 /// A stored value that this version can't read.

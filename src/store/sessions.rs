@@ -1,1 +1,433 @@
-//! Being written.
+//! Sessions (refresh families) and one-use challenges.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::row::{column, factor_kind_text, millis, optional, scope_text};
+use crate::domain::Result;
+use crate::domain::account::{Session, SessionId, SessionScope, UserId};
+use crate::domain::policy::FactorKind;
+
+/// A session as kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// The session.
+    pub session: Session,
+    /// How often its refresh token was rotated: only the token of this generation is good.
+    pub generation: u32,
+    /// From where it was opened.
+    pub ip: Option<String>,
+    /// With what.
+    pub user_agent: Option<String>,
+    /// When its refresh token was last used.
+    pub last_used_at: Timestamp,
+}
+
+/// What a one-use token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A login that waits for its second factor.
+    Mfa,
+    /// Replacing an expired password.
+    PasswordChange,
+    /// Setting the first password, or a new one after an admin's reset.
+    Invitation,
+}
+
+/// A one-use token as kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChallengeRow {
+    /// How often it was tried with a wrong code.
+    pub attempts: u32,
+    /// What its maker wanted to remember.
+    pub state: Option<Vec<u8>>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+}
+
+const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, second_factor_at, \
+     second_factor_kind, minted, ip, user_agent, created_at, last_used_at, expires_at FROM session";
+
+/// The session, if it is alive at `at`.
+pub fn find_session(db: &Connection, user: UserId, id: SessionId, at: Timestamp) -> Result<Option<SessionRow>> {
+    let mut statement =
+        db.prepare_cached(&format!("{SESSION} WHERE user_id = ?1 AND id = ?2 AND expires_at > ?3"))?;
+    let row = statement.query_row(
+        params![user.0.as_bytes(), id.0.as_bytes(), millis(at)],
+        session_from_row,
+    );
+    Ok(row.optional()?)
+}
+
+/// Whether the session is alive at `at`.
+pub fn session_lives(db: &Connection, user: UserId, id: SessionId, at: Timestamp) -> Result<bool> {
+    let mut statement =
+        db.prepare_cached("SELECT 1 FROM session WHERE user_id = ?1 AND id = ?2 AND expires_at > ?3")?;
+    Ok(statement.exists(params![user.0.as_bytes(), id.0.as_bytes(), millis(at)])?)
+}
+
+/// The user's live sessions, newest first.
+pub fn find_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<Vec<SessionRow>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{SESSION} WHERE user_id = ?1 AND expires_at > ?2 ORDER BY last_used_at DESC, id"
+    ))?;
+    Ok(statement
+        .query_map(params![user.0.as_bytes(), millis(at)], session_from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many live sessions the user has.
+pub fn count_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<u32> {
+    let mut statement =
+        db.prepare_cached("SELECT count(*) FROM session WHERE user_id = ?1 AND expires_at > ?2")?;
+    Ok(statement.query_row(params![user.0.as_bytes(), millis(at)], |row| row.get(0))?)
+}
+
+/// Keeps a new session, and forgets what of the user's has lapsed.
+pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
+    let session = &row.session;
+    clear_lapsed(tx, session.user_id, session.created_at)?;
+    tx.prepare_cached(
+        "INSERT INTO session (user_id, id, scope, generation, authenticated_at, second_factor_at, \
+         second_factor_kind, minted, ip, user_agent, created_at, last_used_at, expires_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?
+    .execute(params![
+        session.user_id.0.as_bytes(),
+        session.id.0.as_bytes(),
+        scope_text(session.scope),
+        row.generation,
+        millis(session.authenticated_at),
+        session.second_factor_at.map(millis),
+        session.second_factor_kind.map(factor_kind_text),
+        session.minted,
+        row.ip,
+        row.user_agent,
+        millis(session.created_at),
+        millis(row.last_used_at),
+        millis(session.expires_at),
+    ])?;
+    Ok(())
+}
+
+/// Rotates the refresh family from `generation` to the next. False when another request was faster.
+pub fn update_generation(
+    tx: &Connection,
+    user: UserId,
+    id: SessionId,
+    generation: u32,
+    at: Timestamp,
+    expires_at: Timestamp,
+) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE session SET generation = generation + 1, last_used_at = ?4, expires_at = ?5 \
+             WHERE user_id = ?1 AND id = ?2 AND generation = ?3",
+        )?
+        .execute(params![
+            user.0.as_bytes(),
+            id.0.as_bytes(),
+            generation,
+            millis(at),
+            millis(expires_at)
+        ])?;
+    Ok(changed == 1)
+}
+
+/// Notes that the second factor was used in a session, which makes it a full one.
+pub fn update_second_factor(
+    tx: &Connection,
+    user: UserId,
+    id: SessionId,
+    kind: FactorKind,
+    at: Timestamp,
+    expires_at: Timestamp,
+) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE session SET scope = 'full', second_factor_at = ?3, second_factor_kind = ?4, \
+             authenticated_at = ?3, expires_at = max(expires_at, ?5) WHERE user_id = ?1 AND id = ?2",
+        )?
+        .execute(params![
+            user.0.as_bytes(),
+            id.0.as_bytes(),
+            millis(at),
+            factor_kind_text(kind),
+            millis(expires_at)
+        ])?;
+    Ok(changed == 1)
+}
+
+/// Ends one session. False when there was none.
+pub fn clear_session(tx: &Connection, user: UserId, id: SessionId) -> Result<bool> {
+    let removed = tx
+        .prepare_cached("DELETE FROM session WHERE user_id = ?1 AND id = ?2")?
+        .execute(params![user.0.as_bytes(), id.0.as_bytes()])?;
+    Ok(removed == 1)
+}
+
+/// Ends every session of the user, and says how many there were.
+pub fn clear_sessions(tx: &Connection, user: UserId) -> Result<u32> {
+    let removed = tx
+        .prepare_cached("DELETE FROM session WHERE user_id = ?1")?
+        .execute([user.0.as_bytes()])?;
+    Ok(u32::try_from(removed).unwrap_or(u32::MAX))
+}
+
+/// Ends every session of the user but one, and says how many there were.
+pub fn clear_other_sessions(tx: &Connection, user: UserId, but: SessionId) -> Result<u32> {
+    let removed = tx
+        .prepare_cached("DELETE FROM session WHERE user_id = ?1 AND id <> ?2")?
+        .execute(params![user.0.as_bytes(), but.0.as_bytes()])?;
+    Ok(u32::try_from(removed).unwrap_or(u32::MAX))
+}
+
+/// Keeps a one-use token by its hash, and forgets what of the user's has lapsed.
+pub fn insert_challenge(
+    tx: &Connection,
+    user: UserId,
+    hash: &[u8; 32],
+    purpose: Purpose,
+    state: Option<&[u8]>,
+    at: Timestamp,
+    expires_at: Timestamp,
+) -> Result<()> {
+    clear_lapsed(tx, user, at)?;
+    tx.prepare_cached(
+        "INSERT INTO challenge (user_id, hash, purpose, state, created_at, expires_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        user.0.as_bytes(),
+        hash,
+        purpose_text(purpose),
+        state,
+        millis(at),
+        millis(expires_at)
+    ])?;
+    Ok(())
+}
+
+/// The one-use token, if it is good for that at `at`.
+pub fn find_challenge(
+    db: &Connection,
+    user: UserId,
+    hash: &[u8; 32],
+    purpose: Purpose,
+    at: Timestamp,
+) -> Result<Option<ChallengeRow>> {
+    let mut statement = db.prepare_cached(
+        "SELECT attempts, state, created_at, expires_at FROM challenge \
+         WHERE user_id = ?1 AND hash = ?2 AND purpose = ?3 AND expires_at > ?4",
+    )?;
+    let row = statement.query_row(
+        params![user.0.as_bytes(), hash, purpose_text(purpose), millis(at)],
+        |row| {
+            Ok(ChallengeRow {
+                attempts: row.get(0)?,
+                state: row.get(1)?,
+                created_at: column(row, 2)?,
+                expires_at: column(row, 3)?,
+            })
+        },
+    );
+    Ok(row.optional()?)
+}
+
+/// Counts a wrong code against a one-use token, which ends with the last attempt it allows. Says how
+/// many it has had.
+pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: u32) -> Result<u32> {
+    let attempts: Option<u32> = tx
+        .prepare_cached(
+            "UPDATE challenge SET attempts = attempts + 1 WHERE user_id = ?1 AND hash = ?2 RETURNING attempts",
+        )?
+        .query_row(params![user.0.as_bytes(), hash], |row| row.get(0))
+        .optional()?;
+    let attempts = attempts.unwrap_or(allowed);
+    if attempts >= allowed {
+        take_challenge(tx, user, hash)?;
+    }
+    Ok(attempts)
+}
+
+/// Uses up a one-use token. False when it was used up before.
+pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<bool> {
+    let removed = tx
+        .prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND hash = ?2")?
+        .execute(params![user.0.as_bytes(), hash])?;
+    Ok(removed == 1)
+}
+
+/// Ends every login of the user that is under way, and says how many there were. Invitations stay: who
+/// lost both device and password is sent one just before the reset.
+pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
+    let removed = tx
+        .prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND purpose <> 'invitation'")?
+        .execute([user.0.as_bytes()])?;
+    Ok(u32::try_from(removed).unwrap_or(u32::MAX))
+}
+
+fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    for table in ["session", "challenge"] {
+        tx.prepare_cached(&format!("DELETE FROM {table} WHERE user_id = ?1 AND expires_at <= ?2"))?
+            .execute(params![user.0.as_bytes(), millis(at)])?;
+    }
+    Ok(())
+}
+
+fn purpose_text(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Mfa => "mfa",
+        Purpose::PasswordChange => "password-change",
+        Purpose::Invitation => "invitation",
+    }
+}
+
+fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
+    Ok(SessionRow {
+        session: Session {
+            user_id: column(row, 0)?,
+            id: column(row, 1)?,
+            scope: column(row, 2)?,
+            authenticated_at: column(row, 4)?,
+            second_factor_at: optional(row, 5)?,
+            second_factor_kind: optional(row, 6)?,
+            minted: row.get(7)?,
+            created_at: column(row, 10)?,
+            expires_at: column(row, 12)?,
+        },
+        generation: row.get(3)?,
+        ip: row.get(8)?,
+        user_agent: row.get(9)?,
+        last_used_at: column(row, 11)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::testing;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn row(user: UserId, id: u128) -> SessionRow {
+        SessionRow {
+            session: Session {
+                id: SessionId(Uuid::from_u128(id)),
+                user_id: user,
+                scope: SessionScope::Enrolment,
+                authenticated_at: at(0),
+                second_factor_at: None,
+                second_factor_kind: None,
+                minted: false,
+                created_at: at(0),
+                expires_at: at(100),
+            },
+            generation: 0,
+            ip: Some("192.0.2.1".into()),
+            user_agent: None,
+            last_used_at: at(0),
+        }
+    }
+
+    #[test]
+    fn a_session_lives_until_it_lapses_and_is_then_swept_away() {
+        let db = testing::database();
+        let (alice, bob) = testing::two_users(&db);
+        let kept = row(alice, 1);
+        insert_session(&db, &kept).unwrap();
+        assert_eq!(find_session(&db, alice, kept.session.id, at(99)).unwrap(), Some(kept.clone()));
+        assert_eq!(find_session(&db, alice, kept.session.id, at(100)).unwrap(), None);
+        assert_eq!(find_session(&db, bob, kept.session.id, at(0)).unwrap(), None, "not another's");
+        assert_eq!((count_sessions(&db, alice, at(99)).unwrap(), count_sessions(&db, alice, at(100)).unwrap()), (1, 0));
+        let mut later = row(alice, 2);
+        later.session.created_at = at(100);
+        insert_session(&db, &later).unwrap();
+        let rows: u32 = db.query_row("SELECT count(*) FROM session", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 1);
+    }
+
+    #[test]
+    fn a_generation_is_rotated_once() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let id = row(alice, 1).session.id;
+        insert_session(&db, &row(alice, 1)).unwrap();
+        assert!(update_generation(&db, alice, id, 0, at(5), at(200)).unwrap());
+        assert!(!update_generation(&db, alice, id, 0, at(5), at(200)).unwrap());
+        let found = find_session(&db, alice, id, at(150)).unwrap().expect("extended");
+        assert_eq!((found.generation, found.last_used_at), (1, at(5)));
+    }
+
+    #[test]
+    fn a_second_factor_makes_a_session_full() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let id = row(alice, 1).session.id;
+        insert_session(&db, &row(alice, 1)).unwrap();
+        assert!(update_second_factor(&db, alice, id, FactorKind::Totp, at(7), at(50)).unwrap());
+        let session = find_session(&db, alice, id, at(8)).unwrap().expect("there").session;
+        assert_eq!(session.scope, SessionScope::Full);
+        assert_eq!((session.second_factor_at, session.second_factor_kind), (Some(at(7)), Some(FactorKind::Totp)));
+        assert_eq!(session.expires_at, at(100), "never shortened");
+    }
+
+    #[test]
+    fn sessions_end_one_all_or_all_others() {
+        let db = testing::database();
+        let (alice, bob) = testing::two_users(&db);
+        for id in 1..=3 {
+            insert_session(&db, &row(alice, id)).unwrap();
+        }
+        insert_session(&db, &row(bob, 9)).unwrap();
+        let first = row(alice, 1).session.id;
+        assert_eq!(clear_other_sessions(&db, alice, first).unwrap(), 2);
+        assert!(session_lives(&db, alice, first, at(0)).unwrap());
+        assert!(clear_session(&db, alice, first).unwrap());
+        assert!(!clear_session(&db, alice, first).unwrap());
+        assert!(!session_lives(&db, alice, first, at(0)).unwrap());
+        assert_eq!(clear_sessions(&db, bob).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_challenge_is_good_for_its_purpose_until_it_is_taken_or_tried_too_often() {
+        let db = testing::database();
+        let (alice, bob) = testing::two_users(&db);
+        let insert = |hash| insert_challenge(&db, alice, hash, Purpose::Mfa, None, at(0), at(100)).unwrap();
+        let found = |hash, second| find_challenge(&db, alice, hash, Purpose::Mfa, at(second)).unwrap().is_some();
+        insert(&[1; 32]);
+        assert!(found(&[1; 32], 99) && !found(&[1; 32], 100) && !found(&[2; 32], 0));
+        assert!(find_challenge(&db, bob, &[1; 32], Purpose::Mfa, at(0)).unwrap().is_none());
+        assert!(find_challenge(&db, alice, &[1; 32], Purpose::PasswordChange, at(0)).unwrap().is_none());
+        assert!(take_challenge(&db, alice, &[1; 32]).unwrap());
+        assert!(!take_challenge(&db, alice, &[1; 32]).unwrap());
+        insert(&[2; 32]);
+        for attempt in 1..=2 {
+            assert_eq!(update_attempts(&db, alice, &[2; 32], 3).unwrap(), attempt);
+            assert!(found(&[2; 32], 0));
+        }
+        assert_eq!(update_attempts(&db, alice, &[2; 32], 3).unwrap(), 3);
+        assert!(!found(&[2; 32], 0), "the last attempt ends it");
+        assert_eq!(update_attempts(&db, alice, &[2; 32], 3).unwrap(), 3, "gone counts as used up");
+    }
+
+    #[test]
+    fn a_reset_ends_logins_under_way_but_not_invitations() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        for (hash, purpose) in
+            [([1; 32], Purpose::Mfa), ([2; 32], Purpose::PasswordChange), ([3; 32], Purpose::Invitation)]
+        {
+            insert_challenge(&db, alice, &hash, purpose, Some(b"state"), at(0), at(100)).unwrap();
+        }
+        assert_eq!(clear_challenges(&db, alice).unwrap(), 2);
+        let kept = find_challenge(&db, alice, &[3; 32], Purpose::Invitation, at(0)).unwrap();
+        assert_eq!(kept.expect("kept").state.as_deref(), Some(b"state".as_slice()));
+    }
+}

@@ -70,7 +70,7 @@ CREATE TABLE enrolment (
 CREATE TABLE challenge (
   user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
   hash       BLOB NOT NULL CHECK (length(hash) = 32),
-  purpose    TEXT NOT NULL,
+  purpose    TEXT NOT NULL CHECK (purpose IN ('mfa', 'password-change', 'invitation')),
   state      BLOB,
   attempts   INTEGER NOT NULL DEFAULT 0,
   created_at INTEGER NOT NULL,
@@ -87,6 +87,8 @@ CREATE TABLE session (
   generation       INTEGER NOT NULL DEFAULT 0,
   authenticated_at INTEGER NOT NULL,
   second_factor_at INTEGER,
+  second_factor_kind TEXT CHECK (second_factor_kind IN ('totp', 'passkey', 'recovery-codes')),
+  minted           INTEGER NOT NULL DEFAULT 0 CHECK (minted IN (0, 1)),  -- by an operator, not by a login
   ip               TEXT,
   user_agent       TEXT,
   created_at       INTEGER NOT NULL,

@@ -1,0 +1,299 @@
+//! Access tokens: JWTs of type `at+jwt` (RFC 9068), signed by a ring of keys with `kid`s.
+//!
+//! A key has one algorithm, and a token is checked with the algorithm of the key that its `kid` names
+//! and no other (RFC 8725 §3.1), so that neither `none` nor a confused algorithm can pass.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+use zeroize::Zeroize;
+
+use crate::domain::account::{OrganizationId, Role, SessionId, UserId};
+use crate::domain::error::TokenFault;
+
+/// Whom access tokens are for (`aud`).
+pub const AUDIENCE: &str = "latchkey";
+/// `typ` of the header (RFC 9068 §2.1).
+const TOKEN_TYPE: &str = "at+jwt";
+/// How far a clock may have been set back since the token was made. `exp` has no such grace.
+const NOT_BEFORE_LEEWAY_SECS: i64 = 5;
+/// Longer than any token of ours; longer ones are not even parsed.
+const MAX_TOKEN_BYTES: usize = 4096;
+
+/// What an access token says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Who issued it: this installation's keys.
+    pub iss: String,
+    /// Whom it is for: [`AUDIENCE`].
+    pub aud: String,
+    /// The user.
+    pub sub: UserId,
+    /// The user's organisation.
+    pub org: OrganizationId,
+    /// The user's role when it was made. For clients to look at; the database decides.
+    #[serde(with = "wire_role")]
+    pub role: Role,
+    /// The session.
+    pub sid: SessionId,
+    /// When the user last proved who they are, in seconds since the epoch.
+    pub auth_time: i64,
+    /// How (RFC 8176).
+    pub amr: Vec<Amr>,
+    /// This token.
+    pub jti: Uuid,
+    /// Made at, seconds since the epoch.
+    pub iat: i64,
+    /// Not good before, seconds since the epoch.
+    pub nbf: i64,
+    /// Not good at and after, seconds since the epoch.
+    pub exp: i64,
+}
+
+/// How a user proved who they are (RFC 8176 §2, and one of our own).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Amr {
+    /// Password.
+    Pwd,
+    /// One-time password.
+    Otp,
+    /// Proof of possession of a key: a passkey.
+    Pop,
+    /// More than one factor.
+    Mfa,
+    /// Not at all: an operator minted the token on the command line.
+    Cli,
+}
+
+/// With what a token is signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenAlgorithm {
+    /// HMAC with SHA-256 (RFC 7518 §3.2).
+    #[default]
+    #[serde(rename = "HS256")]
+    Hs256,
+}
+
+/// A signing key as it is kept in the key directory. The first one of a list signs.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SigningKeyRecord {
+    /// Names the key in a token's header.
+    pub kid: String,
+    /// What it signs with.
+    pub algorithm: TokenAlgorithm,
+    /// The key, base64url.
+    secret: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Until when it is kept to check tokens, once another key signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lapses_at: Option<Timestamp>,
+}
+
+/// The ring: one key signs, all check.
+pub struct AccessKeys {
+    issuer: String,
+    keys: Vec<Key>,
+}
+
+struct Key {
+    kid: String,
+    lapses_at: Option<Timestamp>,
+    header: Header,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    validation: Validation,
+}
+
+impl AccessKeys {
+    /// The ring of these keys, the first of which signs.
+    ///
+    /// # Panics
+    /// When a record is not sound: [`SigningKeyRecord::check`] says so beforehand.
+    #[must_use]
+    pub fn new(issuer: String, records: &[SigningKeyRecord]) -> Self {
+        // Which of jsonwebtoken's backends is at work must not hang on the features of other crates.
+        // It fails when it was done before, which is as good.
+        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        assert!(!records.is_empty(), "a ring has at least one key");
+        Self {
+            issuer,
+            keys: records.iter().map(Key::new).collect(),
+        }
+    }
+
+    /// The `iss` of the tokens.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The signed token.
+    ///
+    /// # Panics
+    /// Never in practice: the key fits its algorithm and claims are plain JSON.
+    #[must_use]
+    pub fn sign(&self, claims: &Claims) -> String {
+        let key = &self.keys[0];
+        jsonwebtoken::encode(&key.header, claims, &key.encoding).expect("claims are JSON and the key fits")
+    }
+
+    /// What the token says, if it is one of ours and good at `at`.
+    ///
+    /// # Errors
+    /// [`TokenFault::Invalid`], [`TokenFault::Expired`] or [`TokenFault::NotYetValid`]; the latter two
+    /// only for tokens whose signature is right.
+    pub fn verify(&self, token: &str, at: Timestamp) -> Result<Claims, TokenFault> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenFault::Invalid);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenFault::Invalid)?;
+        let is_access_token = header.typ.as_deref().is_some_and(|t| t.eq_ignore_ascii_case(TOKEN_TYPE));
+        // `crit` names extensions that must be understood (RFC 7515 §4.1.11), and we have none.
+        if !is_access_token || header.crit.is_some() {
+            return Err(TokenFault::Invalid);
+        }
+        let key = self.key(header.kid.as_deref(), at).ok_or(TokenFault::Invalid)?;
+        let claims: Claims = jsonwebtoken::decode(token, &key.decoding, &key.validation)
+            .map_err(|_| TokenFault::Invalid)?
+            .claims;
+        if claims.iss != self.issuer || claims.aud != AUDIENCE || claims.exp < claims.nbf {
+            return Err(TokenFault::Invalid);
+        }
+        let now = at.as_second();
+        if now >= claims.exp {
+            return Err(TokenFault::Expired);
+        }
+        if now + NOT_BEFORE_LEEWAY_SECS < claims.nbf {
+            return Err(TokenFault::NotYetValid);
+        }
+        Ok(claims)
+    }
+
+    fn key(&self, kid: Option<&str>, at: Timestamp) -> Option<&Key> {
+        let key = self.keys.iter().find(|key| Some(key.kid.as_str()) == kid)?;
+        key.lapses_at.is_none_or(|lapse| at < lapse).then_some(key)
+    }
+}
+
+impl fmt::Debug for AccessKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kids: Vec<_> = self.keys.iter().map(|key| &key.kid).collect();
+        f.debug_struct("AccessKeys").field("kids", &kids).finish_non_exhaustive()
+    }
+}
+
+impl Key {
+    fn new(record: &SigningKeyRecord) -> Self {
+        let secret = record.decode().expect("the records were checked");
+        let algorithm = match record.algorithm {
+            TokenAlgorithm::Hs256 => Algorithm::HS256,
+        };
+        let mut header = Header::new(algorithm);
+        header.typ = Some(TOKEN_TYPE.to_owned());
+        header.kid = Some(record.kid.clone());
+        // Signature and algorithm alone: times are judged by the given instant, issuer and audience
+        // beside them, and that every claim is there by `Claims` itself.
+        let mut validation = Validation::new(algorithm);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        Self {
+            kid: record.kid.clone(),
+            lapses_at: record.lapses_at,
+            header,
+            encoding: EncodingKey::from_secret(&secret),
+            decoding: DecodingKey::from_secret(&secret),
+            validation,
+        }
+    }
+}
+
+impl SigningKeyRecord {
+    /// A new key from random bytes. Its `kid` follows from it, and tells nothing of it.
+    #[must_use]
+    pub fn generate(random: [u8; 32], at: Timestamp) -> Self {
+        let digest = Sha256::new().chain_update(b"latchkey kid").chain_update(random).finalize();
+        Self {
+            kid: URL_SAFE_NO_PAD.encode(&digest[..9]),
+            algorithm: TokenAlgorithm::Hs256,
+            secret: URL_SAFE_NO_PAD.encode(random),
+            created_at: at,
+            lapses_at: None,
+        }
+    }
+
+    /// Whether a list of keys can be used as a ring.
+    ///
+    /// # Errors
+    /// What is wrong with it; never quotes a key.
+    pub fn check(records: &[Self]) -> Result<(), &'static str> {
+        if records.is_empty() {
+            return Err("it holds no key");
+        }
+        for (i, record) in records.iter().enumerate() {
+            if record.decode().is_none() {
+                return Err("a key is not 32 bytes in base64url");
+            }
+            if records[..i].iter().any(|earlier| earlier.kid == record.kid) {
+                return Err("two keys have the same kid");
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&self) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+        let bytes = zeroize::Zeroizing::new(URL_SAFE_NO_PAD.decode(&self.secret).ok()?);
+        (bytes.len() == 32).then_some(bytes)
+    }
+}
+
+impl Drop for SigningKeyRecord {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+impl fmt::Debug for SigningKeyRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKeyRecord").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// Roles as the contract writes them: `ORG_ADMIN`.
+mod wire_role {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use super::Role;
+
+    const NAMES: [(Role, &str); 4] = [
+        (Role::Member, "MEMBER"),
+        (Role::HelpDesk, "HELP_DESK"),
+        (Role::OrgAdmin, "ORG_ADMIN"),
+        (Role::Operator, "OPERATOR"),
+    ];
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
+        let (_, name) = NAMES.iter().find(|(r, _)| r == role).expect("every role has a name");
+        serializer.serialize_str(name)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Role, D::Error> {
+        let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let known = NAMES.iter().find(|(_, n)| *n == name);
+        known.map(|(role, _)| *role).ok_or_else(|| D::Error::custom("unknown role"))
+    }
+}
+
+#[cfg(test)]
+#[path = "access_token_tests.rs"]
+mod tests;
