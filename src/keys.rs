@@ -23,6 +23,7 @@ use sha2::Sha256;
 use uuid::Builder;
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::domain::account::UserId;
 use crate::domain::credential::{AccessKeys, SigningKeyRecord};
 use crate::domain::policy::FactorKind;
@@ -90,10 +91,10 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError`]: others can read them, one is missing or damaged, or the directory can't be used.
-    pub fn open(data_dir: &Path, entropy: &Entropy, at: Timestamp) -> Result<Self, KeyError> {
+    pub fn open(data_dir: &Path, entropy: &Entropy) -> Result<Self, KeyError> {
         let directory = data_dir.join(KEY_DIRECTORY);
         if !directory.exists() {
-            make(&directory, entropy, at)?;
+            make(&directory, entropy, Clock::system().now())?;
         }
         check_mode(&directory, 0o700)?;
         let root = read_key(&directory.join(ROOT_FILE))?;
@@ -355,14 +356,14 @@ mod tests {
     use super::*;
 
     fn open(path: &Path) -> Result<KeyRing, KeyError> {
-        KeyRing::open(path, &Entropy::seeded(7), Timestamp::UNIX_EPOCH)
+        KeyRing::open(path, &Entropy::seeded(7))
     }
 
     #[test]
     fn keys_are_made_once_for_the_owner_alone_and_read_again() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let first = open(dir.path()).expect("made");
-        let second = KeyRing::open(dir.path(), &Entropy::seeded(8), Timestamp::UNIX_EPOCH).expect("read");
+        let second = KeyRing::open(dir.path(), &Entropy::seeded(8)).expect("read");
         assert_eq!(first.fingerprint(), second.fingerprint());
         assert_eq!(first.audit_signing_key(), second.audit_signing_key());
         assert_eq!(first.pepper(), second.pepper());

@@ -67,6 +67,8 @@ pub struct Settings {
     pub mfa_challenge_secs: i64,
     /// A shown TOTP secret waits this long to be confirmed, in seconds.
     pub enrolment_secs: i64,
+    /// Factors that a reset took away can be restored for this long, then they are destroyed, in seconds.
+    pub suspended_factor_secs: i64,
     /// Characters of a new recovery code (8–32): 16 are 80 bits; 8 are what EntryGuard's clients know,
     /// 40 bits, below the 64 that NIST SP 800-63B-4 §4.2.1.1 asks for.
     pub recovery_code_characters: usize,
@@ -86,6 +88,7 @@ impl Default for Settings {
             session_max_secs: 30 * 24 * 3600,
             mfa_challenge_secs: 5 * 60,
             enrolment_secs: 15 * 60,
+            suspended_factor_secs: 7 * 24 * 3600,
             recovery_code_characters: second_factor::RECOVERY_CODE_CHARACTERS,
             issuer: "Latchkey".to_owned(),
             mail: false,

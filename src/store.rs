@@ -10,6 +10,7 @@ pub mod audit;
 mod checkpointer;
 pub mod factors;
 mod migrations;
+pub mod passwords;
 pub mod plugins;
 pub mod requests;
 mod row;

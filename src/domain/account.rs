@@ -231,6 +231,21 @@ impl Principal {
         Ok(OrgAdmin(self))
     }
 
+    /// Whether the caller's second factor was used as lately as the organisation demands for acts on
+    /// credentials, if it does (RFC 9470).
+    ///
+    /// # Errors
+    /// [`Error::StepUpRequired`].
+    pub fn stepped_up(&self, at: Timestamp) -> Result<()> {
+        let Some(minutes) = self.organization.settings.step_up_minutes else { return Ok(()) };
+        let max_age_secs = u32::from(minutes) * 60;
+        let used = self.session.second_factor_at;
+        if used.is_some_and(|used| at.duration_since(used).as_secs() <= i64::from(max_age_secs)) {
+            return Ok(());
+        }
+        Err(Error::StepUpRequired { max_age_secs })
+    }
+
     /// The caller, in a session that is good for more than enrolment.
     ///
     /// # Errors

@@ -1,1 +1,314 @@
-//! Being written.
+//! A user's own second factors: set up, confirm, disable, new recovery codes.
+//!
+//! Setting up takes a session of either scope. Confirming makes an enrolment session a full one: the same
+//! access and refresh token go on working, every other session of the user ends.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::SignedDuration;
+use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::login::code::read_code;
+use super::{RequestContext, Services};
+use crate::domain::account::{Principal, User};
+use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::policy::FactorKind;
+use crate::domain::second_factor::{self, Code, RECOVERY_CODES, TotpSecret};
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::store::factors::RecoverySetRow;
+use crate::store::{Transaction, accounts, audit, factors, sessions};
+
+const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
+
+/// A secret to be read into an authenticator app.
+#[derive(Debug)]
+pub struct SetUp {
+    /// PNG with the `otpauth` address, base 64.
+    pub qr_code_base64: Zeroizing<String>,
+    /// The secret, base 32.
+    pub secret: Zeroizing<String>,
+}
+
+/// Confirms that the secret was read.
+#[derive(Debug)]
+pub struct Confirmation {
+    /// The secret that was shown, base 32.
+    pub secret: Zeroizing<String>,
+    /// A code of it.
+    pub code: String,
+    /// The code that an admin gave, where a reset demands one.
+    pub enrolment_code: Option<String>,
+}
+
+/// A new set of recovery codes. Shown once; the store keeps hashes.
+#[derive(Debug)]
+pub struct RecoveryCodes(pub Zeroizing<Vec<String>>);
+
+/// Makes a new TOTP secret and shows it. An earlier one that was not confirmed is forgotten.
+///
+/// # Errors
+/// [`Error::Conflict`] when MFA is on already; [`Error::RateLimited`].
+pub async fn set_up_mfa(services: &Services, principal: &Principal, context: &RequestContext) -> Result<SetUp> {
+    let user = &principal.user;
+    services.limiter.check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+    let secret = TotpSecret::new(services.entropy.bytes());
+    let sealed = services.keys.seal(user.id, FactorKind::Totp, secret.as_bytes(), services.entropy.bytes());
+    let png = Zeroizing::new(secret.qr_code_png(&services.settings.issuer, &user.email)?);
+    let (id, at) = (user.id, context.at);
+    let expires_at = at + SignedDuration::from_secs(services.settings.enrolment_secs);
+    services
+        .store
+        .write(move |tx| {
+            refuse_second_set_up(tx, &current_user(tx, id)?)?;
+            factors::insert_enrolment(tx, id, &sealed, at, expires_at)
+        })
+        .await?;
+    Ok(SetUp { qr_code_base64: Zeroizing::new(STANDARD.encode(&*png)), secret: secret.base32() })
+}
+
+/// Enrols the secret that was shown, with its first code, and gives the recovery codes.
+///
+/// # Errors
+/// [`Error::Conflict`] when MFA is on already; [`Error::Refused`] for another secret or a wrong code, or
+/// when the set-up has lapsed; [`Error::Validation`] where the admin's code is demanded and missing or
+/// wrong; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn confirm_mfa(
+    services: &Services,
+    principal: &Principal,
+    confirmation: Confirmation,
+    context: &RequestContext,
+) -> Result<RecoveryCodes> {
+    let user = &principal.user;
+    services.limiter.check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+    let at = context.at;
+    let enrolment = services.store.read(|db| {
+        refuse_second_set_up(db, user)?;
+        factors::find_enrolment(db, user.id, at)
+    })?;
+    let enrolment = enrolment.ok_or(Error::Refused("There is no MFA set-up to confirm. Start it again"))?;
+    let secret = services.keys.unseal(user.id, FactorKind::Totp, &enrolment.sealed)?;
+    let secret = TotpSecret::from_bytes(&secret)?;
+    if !secret.is(&confirmation.secret) {
+        return Err(Error::Refused("The secret is not the one that was shown. Start the set-up again"));
+    }
+    let step = match Code::parse(&confirmation.code) {
+        Some(Code::Totp(code)) => secret.matching_step(&code, at, None),
+        _ => None,
+    };
+    let step = step.ok_or(WRONG_CODE)?;
+    let shown = confirmation.enrolment_code.map(|code| services.keys.enrolment_code_hash(user.id, &code));
+    let (codes, set, hashes) = new_recovery_codes(services, context).await?;
+
+    let factor = services.entropy.uuid(at);
+    let entry_id = services.entropy.uuid(at);
+    let session = principal.session.id;
+    let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
+    let event = event(principal, EventType::UserMfaEnabled, context)
+        .with("factors", vec!["totp", "recovery-codes"])
+        .with("sessionId", session.to_string());
+    let id = user.id;
+    services
+        .store
+        .write(move |tx| {
+            let user = current_user(tx, id)?;
+            refuse_second_set_up(tx, &user)?;
+            check_enrolment_window(tx, &user, shown.as_ref(), at)?;
+            let current = factors::find_enrolment(tx, id, at)?;
+            if current.is_none_or(|current| current.sealed != enrolment.sealed) {
+                return Err(Error::Refused("Another MFA set-up was started. Confirm that one"));
+            }
+            factors::clear_enrolment(tx, id)?;
+            factors::insert_totp(tx, id, factor, &enrolment.sealed, step, at)?;
+            factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
+            factors::clear_enrolment_due(tx, id)?;
+            factors::touch_user(tx, id, at)?;
+            if !sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)? {
+                return Err(Error::Token(crate::domain::error::TokenFault::Revoked));
+            }
+            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            sessions::clear_challenges(tx, id)?;
+            audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            Ok(())
+        })
+        .await?;
+    Ok(codes)
+}
+
+/// Switches the user's own MFA off, with a code of it.
+///
+/// # Errors
+/// [`Error::NoMfa`] when it is off; [`Error::Refused`] while the organisation requires it, or for a wrong
+/// code; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn disable_mfa(
+    services: &Services,
+    principal: &Principal,
+    code: &str,
+    context: &RequestContext,
+) -> Result<()> {
+    let user = &principal.user;
+    if !user.mfa_enabled {
+        return Err(Error::NoMfa);
+    }
+    if principal.organization.settings.mfa_required {
+        return Err(Error::Refused("Your organization requires MFA"));
+    }
+    services.limiter.check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+    let shown = read_code(services, user, code, context).await?;
+    let event = event(principal, EventType::UserMfaDisabled, context);
+    let request = context.clone();
+    let (id, session, at) = (user.id, principal.session.id, context.at);
+    let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
+    services
+        .store
+        .write(move |tx| {
+            let user = current_user(tx, id)?;
+            let organization = accounts::find_organization(tx, user.organization_id)?;
+            if organization.is_some_and(|organization| organization.settings.mfa_required) {
+                return Err(Error::Refused("Your organization requires MFA"));
+            }
+            let used = match &shown {
+                Some(shown) => shown.take(tx, &user, &request)?,
+                None => None,
+            };
+            let Some(used) = used else {
+                let event = event.clone().ended(AuditResult::Denied, WRONG_CODE).with("reason", "wrong-code");
+                audit::append_entry(tx, at, entry_ids[0], &event)?;
+                return Ok(Err(WRONG_CODE));
+            };
+            let removed = factors::clear_factors(tx, id, at)?;
+            factors::touch_user(tx, id, at)?;
+            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            sessions::clear_challenges(tx, id)?;
+            let kinds: Vec<_> = removed.iter().map(|facts| kind_name(facts.kind)).collect();
+            let event = event.clone().with("factors", kinds).with("sessionsEnded", ended);
+            audit::append_entry(tx, at, entry_ids[0], &event)?;
+            if let Some(event) = used.event(&user, &request) {
+                audit::append_entry(tx, at, entry_ids[1], &event)?;
+            }
+            Ok(Ok(()))
+        })
+        .await?
+}
+
+/// Replaces the user's recovery codes.
+///
+/// # Errors
+/// [`Error::NoMfa`] when MFA is off; [`Error::StepUpRequired`] where the organisation demands that the
+/// second factor was used lately; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn regenerate_recovery_codes(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+) -> Result<RecoveryCodes> {
+    let user = &principal.user;
+    if !user.mfa_enabled {
+        return Err(Error::NoMfa);
+    }
+    principal.stepped_up(context.at)?;
+    services.limiter.check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+    let (codes, set, hashes) = new_recovery_codes(services, context).await?;
+    let event = event(principal, EventType::UserRecoveryCodesRegenerated, context);
+    let (id, at) = (user.id, context.at);
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            if !current_user(tx, id)?.mfa_enabled {
+                return Err(Error::NoMfa);
+            }
+            factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
+            factors::touch_user(tx, id, at)?;
+            audit::append_entry(tx, at, entry_id, &event)?;
+            Ok(())
+        })
+        .await?;
+    Ok(codes)
+}
+
+/// Destroys factors whose suspension by a reset is over, and says of how many users. Called now and then.
+///
+/// # Errors
+/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
+pub async fn destroy_suspended_factors(services: &Services) -> Result<usize> {
+    let before = services.clock.now() - SignedDuration::from_secs(services.settings.suspended_factor_secs);
+    let users = services.store.read_long(move |db| factors::find_suspended(db, before)).await?;
+    for &user in &users {
+        services.store.write(move |tx| factors::delete_suspended(tx, user, before)).await?;
+    }
+    Ok(users.len())
+}
+
+fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
+    accounts::find_user_anywhere(tx, id)?
+        .ok_or(Error::Token(crate::domain::error::TokenFault::SubjectGone))
+}
+
+fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()> {
+    if factors::find_factors(db, user.id)?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Conflict("MFA is already enabled".to_owned()))
+}
+
+/// After a reset: in time, and with the admin's code where it is demanded.
+fn check_enrolment_window(
+    tx: &Transaction<'_>,
+    user: &User,
+    shown: Option<&[u8; 32]>,
+    at: jiff::Timestamp,
+) -> Result<()> {
+    let Some(due) = &user.enrolment_due else { return Ok(()) };
+    if at >= due.until {
+        return Err(Error::Refused("The time for setting up MFA is over. Ask an administrator"));
+    }
+    if !due.code_required {
+        return Ok(());
+    }
+    let shown =
+        shown.ok_or_else(|| Error::field("enrolmentCode", "is required: ask the administrator for it"))?;
+    let wrong = || Error::field("enrolmentCode", "is wrong or has expired: ask the administrator for another");
+    let (hash, expires_at) = factors::find_enrolment_code(tx, user.id)?.ok_or_else(wrong)?;
+    let same: bool = hash.ct_eq(shown).into();
+    if same && at < expires_at { Ok(()) } else { Err(wrong()) }
+}
+
+/// New codes, their set and their hashes: eight computations of Argon2id, one after the other.
+async fn new_recovery_codes(
+    services: &Services,
+    context: &RequestContext,
+) -> Result<(RecoveryCodes, RecoverySetRow, Vec<[u8; 32]>)> {
+    let length = services.settings.recovery_code_characters;
+    let codes: Zeroizing<Vec<String>> = Zeroizing::new(
+        (0..RECOVERY_CODES)
+            .map(|_| {
+                let random = services.entropy.bytes::<{ second_factor::RECOVERY_CODE_MAX_CHARACTERS }>();
+                second_factor::recovery_code(&random[..length])
+            })
+            .collect(),
+    );
+    let set = RecoverySetRow { id: services.entropy.uuid(context.at), salt: services.entropy.bytes() };
+    let (salt, pepper) = (set.salt, *services.keys.pepper());
+    let clear = codes.clone();
+    let work = move || {
+        clear.iter().map(|code| second_factor::hash_recovery_code(code, &salt, &pepper)).collect::<Vec<_>>()
+    };
+    let hashes = services.hashing.run(work).await?;
+    Ok((RecoveryCodes(codes), set, hashes))
+}
+
+fn event(principal: &Principal, event_type: EventType, context: &RequestContext) -> Event {
+    Event::by(principal, event_type)
+        .on(Resource::user(&principal.user))
+        .from_request(&context.request_id, context.ip_text().as_deref())
+}
+
+fn kind_name(kind: FactorKind) -> &'static str {
+    match kind {
+        FactorKind::Totp => "totp",
+        FactorKind::Passkey => "passkey",
+        FactorKind::RecoveryCodes => "recovery-codes",
+    }
+}

@@ -1,1 +1,273 @@
-//! Being written.
+//! Logging in: password, then second factor.
+//!
+//! What the organisation demands decides, not what the user happens to have: a login with the password
+//! alone opens enrolment and nothing else where MFA is demanded.
+
+pub(super) mod code;
+mod expired_password;
+mod password;
+
+use jiff::{SignedDuration, Timestamp};
+use zeroize::Zeroizing;
+
+use super::session::{self, Opening, Tokens};
+use super::{RequestContext, Services};
+use crate::domain::account::{Lock, Organization, SessionScope, User};
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::credential::OneUseToken;
+use crate::domain::{Error, Result};
+use crate::store::sessions::{self, Purpose, SessionRow};
+use crate::store::{accounts, audit, passwords};
+
+pub use code::verify_mfa;
+pub use expired_password::change_expired_password;
+
+/// How often a login is judged again when the user was changed meanwhile.
+const ATTEMPTS: usize = 3;
+/// For how long a password alone may be changed after it expired and was shown, in seconds.
+const PASSWORD_CHANGE_SECS: i64 = 10 * 60;
+/// For how long at most a session for enrolment lives, in seconds.
+const ENROLMENT_SESSION_SECS: i64 = 60 * 60;
+
+/// What somebody shows at the door.
+#[derive(Debug)]
+pub struct LoginRequest {
+    /// The organisation's slug.
+    pub organization_slug: String,
+    /// E-mail address.
+    pub email: String,
+    /// Password.
+    pub password: Password,
+}
+
+/// A password in clear. Prints nothing, and is wiped when dropped.
+#[derive(Clone)]
+pub struct Password(pub Zeroizing<String>);
+
+/// How a login goes on, for a user who proved to know the password.
+#[derive(Clone, Debug)]
+pub struct LoginAnswer {
+    /// The user.
+    pub user: User,
+    /// Their organisation.
+    pub organization: Organization,
+    /// What comes next.
+    pub next: Next,
+}
+
+/// What comes next.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// Logged in.
+    Done(Tokens),
+    /// Logged in for setting up MFA and nothing else.
+    SetUp(Tokens),
+    /// A second factor has to be shown.
+    Challenge {
+        /// For `verify_mfa`.
+        token: String,
+        /// Seconds until it is dead.
+        expires_in: i64,
+    },
+    /// The password has expired.
+    PasswordExpired {
+        /// For `change_expired_password`.
+        token: String,
+    },
+}
+
+/// Logs in with organisation, e-mail address and password.
+///
+/// # Errors
+/// [`Error::InvalidCredentials`], one and the same for a wrong organisation, address or password and for
+/// an inactive account; [`Error::AccountLocked`] only to somebody who knows the password;
+/// [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn login(
+    services: &Services,
+    request: LoginRequest,
+    context: &RequestContext,
+) -> Result<LoginAnswer> {
+    password::admit(services, &request, context)?; // 429, before anything is read
+    let account = password::find_account(services, &request)?;
+    let proof = password::check(services, account, &request, context).await?; // 401
+    for _ in 0..ATTEMPTS {
+        let case = proof.case(services)?;
+        match commit(services, case, &proof, context).await {
+            Err(Error::Stale) => {} // changed since it was read: decide again
+            ended => return ended,
+        }
+    }
+    Err(Error::Stale)
+}
+
+/// A user whose password was shown, as the database had it a moment ago.
+#[derive(Clone, Debug)]
+struct Case {
+    user: User,
+    organization: Organization,
+}
+
+/// Where a login leads, by the state of user and organisation alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Decision {
+    Locked,
+    /// The window for enrolment after a reset is over: nobody enrols any more on the password alone.
+    WindowOver,
+    PasswordExpired,
+    Challenge,
+    /// Enrolment only, at most until then.
+    SetUp { until: Timestamp },
+    Done,
+}
+
+impl Case {
+    fn decide(&self, at: Timestamp) -> Decision {
+        let Self { user, organization } = self;
+        if user.locked.is_some() {
+            return Decision::Locked;
+        }
+        let demanded = organization.settings.mfa_required || user.enrolment_due.is_some();
+        let set_up = demanded && !user.mfa_enabled;
+        if set_up && user.enrolment_due.as_ref().is_some_and(|due| at >= due.until) {
+            return Decision::WindowOver;
+        }
+        if self.password_expired(at) {
+            return Decision::PasswordExpired;
+        }
+        if user.mfa_enabled {
+            return Decision::Challenge;
+        }
+        if set_up {
+            let until = at + SignedDuration::from_secs(ENROLMENT_SESSION_SECS);
+            let until = user.enrolment_due.as_ref().map_or(until, |due| due.until.min(until));
+            return Decision::SetUp { until };
+        }
+        Decision::Done
+    }
+
+    fn password_expired(&self, at: Timestamp) -> bool {
+        let days = self.organization.settings.password_expiration_days;
+        days.zip(self.user.password_changed_at).is_some_and(|(days, changed)| {
+            at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
+        })
+    }
+
+    fn still_holds(&self, tx: &crate::store::Transaction<'_>) -> Result<()> {
+        let user = accounts::find_user_revision(tx, self.user.id)?;
+        let organization = accounts::find_organization_revision(tx, self.organization.id)?;
+        if (user, organization) == (Some(self.user.revision), Some(self.organization.revision)) {
+            return Ok(());
+        }
+        Err(Error::Stale)
+    }
+}
+
+/// What a decision writes.
+enum Writes {
+    Lock(Lock),
+    Refuse,
+    Token { hash: [u8; 32], purpose: Purpose, expires_at: Timestamp },
+    Session(Box<SessionRow>),
+}
+
+async fn commit(
+    services: &Services,
+    case: Case,
+    proof: &password::Proof,
+    context: &RequestContext,
+) -> Result<LoginAnswer> {
+    let at = context.at;
+    let user = &case.user;
+    let event = login_event(user, context);
+    let (writes, event, next) = match case.decide(at) {
+        Decision::Locked => (Writes::Refuse, Some(refused(event, "locked")), Err(Error::AccountLocked)),
+        Decision::WindowOver => {
+            let reason = "MFA was not set up in time after a reset".to_owned();
+            let event = refused(event, "enrolment-window-over").with("accountLocked", true);
+            (Writes::Lock(Lock { at, reason }), Some(event), Err(Error::AccountLocked))
+        }
+        Decision::PasswordExpired => {
+            let expires_at = at + SignedDuration::from_secs(PASSWORD_CHANGE_SECS);
+            let (token, writes) = one_use(services, user, Purpose::PasswordChange, expires_at);
+            (writes, None, Ok(Next::PasswordExpired { token }))
+        }
+        Decision::Challenge => {
+            let expires_in = services.settings.mfa_challenge_secs;
+            let expires_at = at + SignedDuration::from_secs(expires_in);
+            let (token, writes) = one_use(services, user, Purpose::Mfa, expires_at);
+            (writes, None, Ok(Next::Challenge { token, expires_in }))
+        }
+        Decision::SetUp { until } => {
+            let opening = Opening { scope: SessionScope::Enrolment, second_factor: None, until: Some(until) };
+            let (row, tokens) = session::new_session(services, user, opening, context);
+            let event = event.with("sessionId", row.session.id.to_string()).with("scope", "enrolment");
+            (Writes::Session(Box::new(row)), Some(event), Ok(Next::SetUp(tokens)))
+        }
+        Decision::Done => {
+            let opening = Opening { scope: SessionScope::Full, second_factor: None, until: None };
+            let (row, tokens) = session::new_session(services, user, opening, context);
+            let event = event.with("sessionId", row.session.id.to_string()).with("method", "password");
+            (Writes::Session(Box::new(row)), Some(event), Ok(Next::Done(tokens)))
+        }
+    };
+    let entry_id = services.entropy.uuid(at);
+    let (case_in, rehashed) = (case.clone(), proof.rehashed.clone());
+    services
+        .store
+        .write(move |tx| {
+            let user = &case_in.user;
+            case_in.still_holds(tx)?;
+            if let Some((old, new)) = &rehashed {
+                passwords::update_password_hash(tx, user.id, old, new)?;
+            }
+            match &writes {
+                Writes::Refuse => {}
+                Writes::Lock(lock) => {
+                    accounts::update_lock(tx, user.id, Some(lock), at)?;
+                    sessions::clear_sessions(tx, user.id)?;
+                }
+                Writes::Token { hash, purpose, expires_at } => {
+                    sessions::insert_challenge(tx, user.id, hash, *purpose, None, at, *expires_at)?;
+                }
+                Writes::Session(row) => {
+                    sessions::insert_session(tx, row)?;
+                    passwords::update_last_login(tx, user.id, at)?;
+                }
+            }
+            if let Some(event) = &event {
+                audit::append_entry(tx, at, entry_id, event)?;
+            }
+            Ok(())
+        })
+        .await?;
+    let Case { user, organization } = case;
+    next.map(|next| LoginAnswer { user, organization, next })
+}
+
+fn one_use(services: &Services, user: &User, purpose: Purpose, expires_at: Timestamp) -> (String, Writes) {
+    let token = OneUseToken::new(user.id, services.entropy.bytes());
+    (token.encode(), Writes::Token { hash: token.hash(), purpose, expires_at })
+}
+
+/// A login by somebody who proved to be the user, as far as was asked.
+fn login_event(user: &User, context: &RequestContext) -> Event {
+    Event::new(EventType::UserLogin, Some(user.organization_id), ActorRef::user(user))
+        .on(Resource::user(user))
+        .from_request(&context.request_id, context.ip_text().as_deref())
+}
+
+/// The caller may be told less than the trail: `reason` is for the latter.
+fn refused(event: Event, reason: &str) -> Event {
+    let message = match reason {
+        "locked" | "enrolment-window-over" => Error::AccountLocked,
+        "wrong-code" => Error::InvalidCode,
+        _ => Error::InvalidCredentials,
+    };
+    event.ended(AuditResult::Denied, message).with("reason", reason)
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
+}

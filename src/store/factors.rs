@@ -236,6 +236,27 @@ pub fn clear_enrolment(tx: &Connection, user: UserId) -> Result<()> {
     Ok(())
 }
 
+/// The hash of the code that enrolment asks for after a reset, and until when it is good.
+pub fn find_enrolment_code(db: &Connection, user: UserId) -> Result<Option<([u8; 32], Timestamp)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT enrolment_code_hash, enrolment_code_expires_at FROM user \
+         WHERE id = ?1 AND enrolment_code_hash IS NOT NULL",
+    )?;
+    Ok(statement
+        .query_row([user.0.as_bytes()], |row| Ok((row.get(0)?, column(row, 1)?)))
+        .optional()?)
+}
+
+/// Notes that what a reset demanded of the next login is done.
+pub fn clear_enrolment_due(tx: &Connection, user: UserId) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE user SET enrolment_due_until = NULL, enrolment_code_hash = NULL, \
+         enrolment_code_expires_at = NULL WHERE id = ?1",
+    )?
+    .execute([user.0.as_bytes()])?;
+    Ok(())
+}
+
 /// Marks a user as changed in what a policy's decision may rest on.
 pub fn touch_user(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     tx.prepare_cached("UPDATE user SET updated_at = ?2, revision = revision + 1 WHERE id = ?1")?

@@ -1,0 +1,185 @@
+//! The second step: a code from the authenticator app, or a recovery code.
+
+use uuid::Uuid;
+
+use super::{LoginAnswer, Next, RequestContext, Services, login_event, refused};
+use crate::domain::account::{SessionScope, User};
+use crate::domain::audit::{Event, EventType};
+use crate::domain::credential::OneUseToken;
+use crate::domain::policy::FactorKind;
+use crate::domain::second_factor::{self, Code, TotpSecret};
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::service::session::{self, Opening};
+use crate::store::sessions::Purpose;
+use crate::store::{Transaction, accounts, audit, factors, passwords, sessions};
+
+/// Wrong codes that one challenge bears (ASVS 6.5.1: with the limit per account, guessing is hopeless).
+const WRONG_CODES_PER_CHALLENGE: u32 = 5;
+
+/// Completes a login with a code.
+///
+/// # Errors
+/// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often;
+/// [`Error::InvalidCode`] for a wrong or used code; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn verify_mfa(
+    services: &Services,
+    challenge: &str,
+    code: &str,
+    context: &RequestContext,
+) -> Result<LoginAnswer> {
+    services.limiter.check_address(Bucket::CodeByAddress, context.ip)?;
+    let dead = || Error::DeadToken("MFA challenge");
+    let token = OneUseToken::decode(challenge).ok_or_else(dead)?;
+    let hash = token.hash();
+    let at = context.at;
+    // Only who knows the password has a challenge, so that nobody else uses up the account's attempts.
+    let user = services.store.read(|db| {
+        let challenge = sessions::find_challenge(db, token.user, &hash, Purpose::Mfa, at)?;
+        let user = accounts::find_user_anywhere(db, token.user)?;
+        user.filter(|user| challenge.is_some() && may_log_in(user)).ok_or_else(dead)
+    })?;
+    services.limiter.check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+
+    let shown = read_code(services, &user, code, context).await?;
+    let kind = shown.as_ref().map(Shown::kind);
+    let opening = Opening { scope: SessionScope::Full, second_factor: kind, until: None };
+    let (row, tokens) = session::new_session(services, &user, opening, context);
+    let request = context.clone();
+    let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
+    let ended = services
+        .store
+        .write(move |tx| {
+            let challenge = sessions::find_challenge(tx, token.user, &hash, Purpose::Mfa, at)?;
+            let user = accounts::find_user_anywhere(tx, token.user)?;
+            let Some(user) = user.filter(|user| challenge.is_some() && may_log_in(user)) else {
+                return Ok(Err(Error::DeadToken("MFA challenge")));
+            };
+            let event = login_event(&user, &request);
+            let used = match &shown {
+                Some(shown) => shown.take(tx, &user, &request)?,
+                None => None,
+            };
+            let Some(used) = used else {
+                sessions::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
+                audit::append_entry(tx, at, entry_ids[0], &refused(event, "wrong-code"))?;
+                return Ok(Err(Error::InvalidCode));
+            };
+            sessions::take_challenge(tx, user.id, &hash)?;
+            sessions::insert_session(tx, &row)?;
+            passwords::update_last_login(tx, user.id, at)?;
+            let event = event.with("sessionId", row.session.id.to_string()).with("method", used.method());
+            audit::append_entry(tx, at, entry_ids[0], &event)?;
+            if let Some(event) = used.event(&user, &request) {
+                audit::append_entry(tx, at, entry_ids[1], &event)?;
+            }
+            let organization = accounts::find_organization(tx, user.organization_id)?;
+            let organization = organization
+                .ok_or_else(|| Error::Internal(format!("user {} has no organisation", user.id)))?;
+            Ok(Ok((user, organization)))
+        })
+        .await?;
+    ended.map(|(user, organization)| LoginAnswer { user, organization, next: Next::Done(tokens) })
+}
+
+fn may_log_in(user: &User) -> bool {
+    user.active && user.locked.is_none()
+}
+
+/// A code that belongs to a factor, as far as can be told outside of the transaction.
+#[derive(Clone, Debug)]
+pub(in crate::service) enum Shown {
+    /// The code of a time step.
+    Totp { factor: Uuid, step: u64 },
+    /// Perhaps a code of this set.
+    Recovery { set: Uuid, hash: [u8; 32] },
+}
+
+/// A code that was used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::service) enum Used {
+    /// A time step.
+    Totp,
+    /// A recovery code.
+    Recovery {
+        /// How many are left.
+        left: u32,
+    },
+}
+
+/// Reads what a user typed as a code of one of their factors. `None` when it is none.
+///
+/// # Errors
+/// [`Error::Busy`] when too many hashes wait; [`Error::Internal`].
+pub(in crate::service) async fn read_code(
+    services: &Services,
+    user: &User,
+    code: &str,
+    context: &RequestContext,
+) -> Result<Option<Shown>> {
+    match Code::parse(code) {
+        None => Ok(None),
+        Some(Code::Totp(code)) => {
+            let Some(row) = services.store.read(|db| factors::find_totp(db, user.id))? else {
+                return Ok(None);
+            };
+            let secret = services.keys.unseal(user.id, FactorKind::Totp, &row.sealed)?;
+            let step = TotpSecret::from_bytes(&secret)?.matching_step(&code, context.at, row.last_step);
+            Ok(step.map(|step| Shown::Totp { factor: row.id, step }))
+        }
+        Some(Code::Recovery(code)) => {
+            let Some(set) = services.store.read(|db| factors::find_recovery_set(db, user.id))? else {
+                return Ok(None);
+            };
+            let pepper = *services.keys.pepper();
+            let work = move || second_factor::hash_recovery_code(&code, &set.salt, &pepper);
+            let hash = services.hashing.run(work).await?;
+            Ok(Some(Shown::Recovery { set: set.id, hash }))
+        }
+    }
+}
+
+impl Shown {
+    fn kind(&self) -> FactorKind {
+        match self {
+            Self::Totp { .. } => FactorKind::Totp,
+            Self::Recovery { .. } => FactorKind::RecoveryCodes,
+        }
+    }
+
+    /// Uses the code up. `None` when it is no code of the user's, or was used before.
+    pub(in crate::service) fn take(
+        &self,
+        tx: &Transaction<'_>,
+        user: &User,
+        context: &RequestContext,
+    ) -> Result<Option<Used>> {
+        match self {
+            Self::Totp { factor, step } => {
+                let taken = factors::take_totp_step(tx, user.id, *factor, *step, context.at)?;
+                Ok(taken.then_some(Used::Totp))
+            }
+            Self::Recovery { set, hash } => {
+                let left = factors::take_recovery_code(tx, user.id, *set, hash, context.at)?;
+                Ok(left.map(|left| Used::Recovery { left }))
+            }
+        }
+    }
+}
+
+impl Used {
+    fn method(self) -> &'static str {
+        match self {
+            Self::Totp => "totp",
+            Self::Recovery { .. } => "recovery-code",
+        }
+    }
+
+    /// The entry of its own that each use of a recovery code leaves.
+    pub(in crate::service) fn event(self, user: &User, context: &RequestContext) -> Option<Event> {
+        let Self::Recovery { left } = self else { return None };
+        let mut event = login_event(user, context).with("codesLeft", left);
+        event.event_type = EventType::UserRecoveryCodeUsed;
+        Some(event)
+    }
+}

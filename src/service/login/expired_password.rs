@@ -1,0 +1,66 @@
+//! Replacing an expired password, with the token that the login gave to somebody who knew it.
+
+use super::{Password, RequestContext, Services, login_event};
+use crate::domain::audit::EventType;
+use crate::domain::credential::{self, OneUseToken};
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::store::sessions::Purpose;
+use crate::store::{accounts, audit, passwords, sessions};
+
+/// Sets a new password in place of an expired one and ends every session. The user logs in again with it.
+///
+/// # Errors
+/// [`Error::DeadToken`] for a token that is unknown, used or expired; [`Error::Validation`] for a password
+/// that breaks the organisation's rules or is the old one; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn change_expired_password(
+    services: &Services,
+    token: &str,
+    new: Password,
+    context: &RequestContext,
+) -> Result<()> {
+    services.limiter.check_address(Bucket::TokenByAddress, context.ip)?;
+    let dead = || Error::DeadToken("password change token");
+    let token = OneUseToken::decode(token).ok_or_else(dead)?;
+    let (hash, at) = (token.hash(), context.at);
+    let (user, organization, old) = services.store.read(|db| {
+        let challenge = sessions::find_challenge(db, token.user, &hash, Purpose::PasswordChange, at)?;
+        let user = accounts::find_user_anywhere(db, token.user)?;
+        let user = user.filter(|user| challenge.is_some() && user.active && user.locked.is_none());
+        let user = user.ok_or_else(dead)?;
+        let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(dead)?;
+        let old = passwords::find_password_hash(db, user.id)?.ok_or_else(dead)?;
+        Ok((user, organization, old))
+    })?;
+    let problems = credential::password_problems(&new.0, &organization.settings);
+    if !problems.is_empty() {
+        return Err(Error::field("newPassword", problems.join("; ")));
+    }
+    let salt = services.entropy.bytes();
+    let shown = old.clone();
+    let work = move || {
+        (!credential::verify_password(&new.0, &shown)).then(|| credential::hash_password(&new.0, salt))
+    };
+    let Some(new) = services.hashing.run(work).await? else {
+        return Err(Error::field("newPassword", "must differ from the expired password"));
+    };
+    let mut event = login_event(&user, context).with("reason", "expired");
+    event.event_type = EventType::UserPasswordChange;
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            let unchanged = passwords::find_password_hash(tx, user.id)?.as_ref() == Some(&old);
+            let usable = accounts::find_user_anywhere(tx, user.id)?
+                .is_some_and(|user| user.active && user.locked.is_none());
+            if !unchanged || !usable || !sessions::take_challenge(tx, user.id, &hash)? {
+                return Err(Error::DeadToken("password change token"));
+            }
+            passwords::update_password(tx, user.id, &new, at)?;
+            sessions::clear_challenges(tx, user.id)?;
+            let ended = sessions::clear_sessions(tx, user.id)?;
+            audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            Ok(())
+        })
+        .await
+}

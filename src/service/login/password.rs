@@ -1,0 +1,173 @@
+//! The first step: is this the password? The same work, the same answer and the same time class whether
+//! organisation and account exist or not (ASVS 6.3.8).
+
+use super::{Case, LoginRequest, Password, RequestContext, Services, login_event, refused};
+use crate::domain::account::{Organization, User};
+use crate::domain::audit::{ActorRef, ActorType, Event, EventType, Resource};
+use crate::domain::credential::{self, PASSWORD_MAX_CHARACTERS};
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::store::{accounts, audit, passwords};
+
+/// Longest e-mail address (RFC 5321 §4.5.3.1.3, less the angle brackets).
+const EMAIL_MAX_BYTES: usize = 254;
+
+/// What was found for a login, as far as there was anything.
+#[derive(Debug)]
+pub(super) enum Account {
+    /// No such organisation.
+    Nowhere,
+    /// No such user in it.
+    Nobody(Box<Organization>),
+    /// A user, with a password hash if a password was ever set.
+    Somebody { user: Box<User>, hash: Option<String> },
+}
+
+/// The user's password was shown.
+#[derive(Debug)]
+pub(super) struct Proof {
+    user: Box<User>,
+    /// The hash that it matched.
+    hash: String,
+    /// That hash and a new one, where its parameters are old.
+    pub(super) rehashed: Option<(String, String)>,
+}
+
+/// Counts the attempt. The account is counted by what was typed, so that the limit tells nothing of what
+/// exists.
+pub(super) fn admit(services: &Services, request: &LoginRequest, context: &RequestContext) -> Result<()> {
+    services.limiter.check_address(Bucket::LoginByAddress, context.ip)?;
+    let account = format!("{}\n{}", request.organization_slug, accounts::email_key(&request.email));
+    services.limiter.check(Bucket::LoginByAccount, account)
+}
+
+pub(super) fn find_account(services: &Services, request: &LoginRequest) -> Result<Account> {
+    services.store.read(|db| {
+        let Some(organization) = accounts::find_organization_by_slug(db, &request.organization_slug)? else {
+            return Ok(Account::Nowhere);
+        };
+        let Some(user) = accounts::find_user_by_email(db, organization.id, &request.email)? else {
+            return Ok(Account::Nobody(Box::new(organization)));
+        };
+        let hash = passwords::find_password_hash(db, user.id)?;
+        Ok(Account::Somebody { user: Box::new(user), hash })
+    })
+}
+
+/// One hash, whatever was found.
+pub(super) async fn check(
+    services: &Services,
+    account: Account,
+    request: &LoginRequest,
+    context: &RequestContext,
+) -> Result<Proof> {
+    let Password(password) = request.password.clone();
+    let hash = match &account {
+        Account::Somebody { hash, .. } => hash.clone(),
+        Account::Nowhere | Account::Nobody(_) => None,
+    };
+    let salt = services.entropy.bytes();
+    let outcome = services
+        .hashing
+        .run(move || {
+            // Longer ones were never accepted, and must not cost more than others.
+            if password.chars().count() > PASSWORD_MAX_CHARACTERS {
+                return None;
+            }
+            let Some(hash) = hash else {
+                credential::absorb_time(&password);
+                return None;
+            };
+            if !credential::verify_password(&password, &hash) {
+                return None;
+            }
+            let renewed = credential::needs_rehash(&hash)
+                .then(|| (hash.clone(), credential::hash_password(&password, salt)));
+            Some((hash, renewed))
+        })
+        .await?;
+    match (account, outcome) {
+        (Account::Somebody { user, .. }, Some((hash, rehashed))) if user.active => {
+            Ok(Proof { user, hash, rehashed })
+        }
+        (account, outcome) => {
+            let event = failure(&account, outcome.is_some(), request, context);
+            record(services, event, context).await?;
+            Err(Error::InvalidCredentials)
+        }
+    }
+}
+
+impl Proof {
+    /// The user as the database has them now, if the password that was shown is still theirs.
+    pub(super) fn case(&self, services: &Services) -> Result<Case> {
+        services.store.read(|db| {
+            let user = accounts::find_user_anywhere(db, self.user.id)?;
+            let user = user.filter(|user| user.active).ok_or(Error::InvalidCredentials)?;
+            let hash = passwords::find_password_hash(db, user.id)?;
+            let renewed = self.rehashed.as_ref().map(|(_, new)| new);
+            if hash.as_ref() != Some(&self.hash) && hash.as_ref() != renewed {
+                return Err(Error::InvalidCredentials);
+            }
+            let organization = accounts::find_organization(db, user.organization_id)?;
+            let organization = organization.ok_or(Error::InvalidCredentials)?;
+            Ok(Case { user, organization })
+        })
+    }
+}
+
+/// The entry of a failed attempt; none where there is no organisation in whose trail it would stand.
+fn failure(
+    account: &Account,
+    password_right: bool,
+    request: &LoginRequest,
+    context: &RequestContext,
+) -> Option<Event> {
+    match account {
+        Account::Nowhere => {
+            tracing::info!(ip = context.ip_text(), "a login named an organisation that does not exist");
+            None
+        }
+        Account::Nobody(organization) => {
+            let actor = ActorRef { r#type: ActorType::Anonymous, id: None, email: None };
+            let event = Event::new(EventType::UserLogin, Some(organization.id), actor)
+                .from_request(&context.request_id, context.ip_text().as_deref());
+            let event = match written_address(&request.email) {
+                Some(address) => event.on(Resource::other("USER", address, None)),
+                None => event,
+            };
+            Some(refused(event, "unknown-account"))
+        }
+        Account::Somebody { user, hash } => {
+            // Whoever failed to prove it is not the user.
+            let mut event = login_event(user, context);
+            event.actor = ActorRef { r#type: ActorType::Anonymous, id: None, email: None };
+            Some(refused(
+                event,
+                match (hash, password_right) {
+                    (None, _) => "no-password",
+                    (Some(_), false) => "wrong-password",
+                    (Some(_), true) => "inactive",
+                },
+            ))
+        }
+    }
+}
+
+/// What was typed as an address, if it looks like one: people type passwords into that field, and a
+/// password must not get into the trail.
+fn written_address(text: &str) -> Option<&str> {
+    let text = text.trim();
+    let (local, domain) = text.split_once('@')?;
+    let plausible = !local.is_empty()
+        && domain.contains('.')
+        && text.len() <= EMAIL_MAX_BYTES
+        && !text.chars().any(|c| c.is_control() || c.is_whitespace());
+    plausible.then_some(text)
+}
+
+async fn record(services: &Services, event: Option<Event>, context: &RequestContext) -> Result<()> {
+    let Some(event) = event else { return Ok(()) };
+    let (at, id) = (context.at, services.entropy.uuid(context.at));
+    services.store.write(move |tx| audit::append_entry(tx, at, id, &event).map(drop)).await
+}

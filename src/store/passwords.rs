@@ -1,0 +1,39 @@
+//! Password hashes, and what a login leaves on a user.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::row::millis;
+use crate::domain::Result;
+use crate::domain::account::UserId;
+
+/// The user's password hash, if a password is set.
+pub fn find_password_hash(db: &Connection, user: UserId) -> Result<Option<String>> {
+    let mut statement = db.prepare_cached("SELECT password_hash FROM user WHERE id = ?1")?;
+    Ok(statement.query_row([user.0.as_bytes()], |row| row.get(0)).optional()?.flatten())
+}
+
+/// Sets a new password.
+pub fn update_password(tx: &Connection, user: UserId, hash: &str, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE user SET password_hash = ?2, password_changed_at = ?3, updated_at = ?3, \
+         revision = revision + 1 WHERE id = ?1",
+    )?
+    .execute(params![user.0.as_bytes(), hash, millis(at)])?;
+    Ok(())
+}
+
+/// Replaces the hash of a password by another of the same one, with newer parameters.
+pub fn update_password_hash(tx: &Connection, user: UserId, old: &str, new: &str) -> Result<()> {
+    tx.prepare_cached("UPDATE user SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2")?
+        .execute(params![user.0.as_bytes(), old, new])?;
+    Ok(())
+}
+
+/// Notes a complete login. No decision rests on it, so that the user's revision stays: else whoever knows
+/// the password could keep a reset from ever being committed.
+pub fn update_last_login(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE user SET last_login_at = ?2 WHERE id = ?1")?
+        .execute(params![user.0.as_bytes(), millis(at)])?;
+    Ok(())
+}
