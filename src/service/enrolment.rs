@@ -148,7 +148,7 @@ pub async fn disable_mfa(
     code: &str,
     context: &RequestContext,
 ) -> Result<()> {
-    let user = &principal.user;
+    let user = &principal.full()?.user;
     if !user.mfa_enabled {
         return Err(Error::NoMfa);
     }
@@ -203,7 +203,7 @@ pub async fn regenerate_recovery_codes(
     principal: &Principal,
     context: &RequestContext,
 ) -> Result<RecoveryCodes> {
-    let user = &principal.user;
+    let user = &principal.full()?.user;
     if !user.mfa_enabled {
         return Err(Error::NoMfa);
     }
