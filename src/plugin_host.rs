@@ -1,1 +1,330 @@
-//! Being written.
+//! Runs the organisation's own policies: which plugins, in which order, what if one fails.
+//!
+//! [`PluginHost::before`] and [`PluginHost::after`] are the whole story of a reset. Every call gets a
+//! fresh instance, a wall-clock budget, a memory limit and an empty world: no clock, no disk, no
+//! network, no WASI. What a plugin answers counts only as far as [`crate::domain::policy::vet`] lets it.
+//!
+//! This module knows wasmtime and the domain's rules. It must not know the store, HTTP or the
+//! services: it is given components and questions, and hands back decisions and records.
+
+mod artefact;
+mod engine;
+mod manifest;
+mod metrics;
+mod package;
+mod record;
+mod slots;
+mod v1;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+pub use artefact::Origin;
+pub use engine::Limits;
+pub use manifest::ConfigError;
+pub use metrics::PluginCounters;
+pub use package::{Package, PackageError, contract_version, read as read_package};
+pub use record::{
+    BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause, LogLevel, LogLine,
+    OnFailure, PluginFailure, Usage,
+};
+
+use crate::domain::policy::{Answer, Decision, Effect, Hook, Manifest, Outcome, Question, Vetted, merge_effects, vet};
+use artefact::Artefacts;
+use engine::TickedEngine;
+use metrics::Metrics;
+use slots::Slots;
+use v1::{Call, Reply};
+
+/// Runs policy plugins. Cheap to clone; all clones are the same host.
+#[derive(Clone)]
+pub struct PluginHost(Arc<Inner>);
+
+struct Inner {
+    ticked: TickedEngine,
+    linker: v1::Linker,
+    artefacts: Artefacts,
+    /// Modules in use, by digest: a thousand bindings of one plugin share one.
+    prepared: Mutex<HashMap<Digest, Weak<Prepared>>>,
+    slots: Slots,
+    metrics: Metrics,
+}
+
+/// How a host is set up.
+#[derive(Clone)]
+pub struct HostOptions {
+    /// Where compiled artefacts are kept (made private, mode 0700). `None`: compile at each start.
+    pub cache_dir: Option<PathBuf>,
+    /// Key of the appliance that authenticates kept artefacts.
+    pub cache_key: [u8; 32],
+    /// How often a running guest yields and is checked, 1 to 5 ms.
+    pub tick: Duration,
+    /// Evaluations that one organisation may have under way; further ones wait.
+    pub per_organization_concurrency: u32,
+    /// Evaluations under way in the whole node; also the size of the instance pool.
+    pub total_concurrency: u32,
+    /// How long an evaluation waits for a slot before it fails as [`FailureCause::Busy`].
+    pub slot_wait: Duration,
+    /// Count fuel: figures that repeat exactly, at the price of slower guests.
+    pub meter_fuel: bool,
+    /// Longest compilation of one module.
+    pub compile_limit: Duration,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self {
+            cache_dir: None,
+            cache_key: [0; 32],
+            tick: Duration::from_millis(1),
+            per_organization_concurrency: 2,
+            total_concurrency: 32,
+            slot_wait: Duration::from_secs(2),
+            meter_fuel: false,
+            compile_limit: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A module ready to be instantiated.
+pub struct Prepared {
+    digest: Digest,
+    origin: Origin,
+    policy: v1::Pre,
+}
+
+impl Prepared {
+    /// SHA-256 of the plugin file.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Whether it was compiled now or found in the cache.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl PluginHost {
+    /// Starts the engine, its ticker and the compiler thread. They end with the last clone.
+    ///
+    /// # Errors
+    /// The cache folder can't be made private, address space or threads can't be had.
+    pub fn new(options: HostOptions) -> anyhow::Result<Self> {
+        let tick = options.tick.clamp(Duration::from_millis(1), Duration::from_millis(5));
+        let total = options.total_concurrency.clamp(1, 256);
+        let ticked = TickedEngine::new(total, tick, options.meter_fuel)?;
+        let engine = ticked.engine.clone();
+        let artefacts = Artefacts::new(engine.clone(), options.cache_dir, options.cache_key, options.compile_limit)?;
+        Ok(Self(Arc::new(Inner {
+            linker: v1::linker(&engine).map_err(|e| anyhow::anyhow!("{e:#}"))?,
+            ticked,
+            artefacts,
+            prepared: Mutex::new(HashMap::new()),
+            slots: Slots::new(options.per_organization_concurrency.max(1), total, options.slot_wait),
+            metrics: Metrics::default(),
+        })))
+    }
+
+    /// Judges a plugin file and makes it ready: from the cache, or compiled on the compiler's thread.
+    /// Blocks (seconds for a JavaScript or Python plugin): call it from a blocking thread.
+    ///
+    /// # Errors
+    /// Every reason for a refusal except those of its manifest, which [`Self::describe`] finds.
+    pub fn prepare(&self, bytes: &[u8]) -> Result<Arc<Prepared>, PackageError> {
+        let digest = Digest::of(bytes);
+        if let Some(prepared) = self.prepared().get(&digest).and_then(Weak::upgrade) {
+            return Ok(prepared);
+        }
+        let package = package::read(bytes)?;
+        let (component, origin) = self.0.artefacts.component(&package)?;
+        let policy = v1::prepare(&self.0.linker, &component)?;
+        let prepared = Arc::new(Prepared { digest, origin, policy });
+
+        let mut known = self.prepared();
+        known.retain(|_, weak| weak.strong_count() > 0);
+        known.insert(digest, Arc::downgrade(&prepared));
+        Ok(prepared)
+    }
+
+    /// Asks the plugin what it is, and judges the answer.
+    ///
+    /// # Errors
+    /// `describe` failed, or the manifest is not acceptable.
+    pub async fn describe(&self, prepared: &Prepared) -> Result<Manifest, PackageError> {
+        let ran = v1::run(&self.0.ticked, &prepared.policy, Limits::at_installation(), Call::Describe).await;
+        match ran.reply.map_err(PackageError::Describe)? {
+            Reply::Manifest(manifest) => manifest::check(manifest),
+            Reply::Answer(_) | Reply::Config(_) => unreachable!("describe replies with a manifest"),
+        }
+    }
+
+    /// Judges a configuration: by the plugin's schema, then by its own `check-config`.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the path inside the configuration where the schema knows it.
+    pub async fn check_config(&self, prepared: &Prepared, manifest: &Manifest, config: &str) -> Result<(), ConfigError> {
+        manifest::check_config(manifest, config)?;
+        let ran = v1::run(&self.0.ticked, &prepared.policy, Limits::at_installation(), Call::CheckConfig(config)).await;
+        match ran.reply.map_err(ConfigError::Failed)? {
+            Reply::Config(verdict) => verdict.map_err(ConfigError::Refused),
+            Reply::Answer(_) | Reply::Manifest(_) => unreachable!("check-config replies with ok or an error"),
+        }
+    }
+
+    /// Asks the plugins, in order, whether the reset may happen. The first denial ends it; approvals and
+    /// effects add up.
+    pub async fn before(&self, plugins: &[BoundPlugin], question: &Question) -> Evaluation {
+        self.evaluate(plugins, Hook::BeforeReset, question, None).await
+    }
+
+    /// Shows the plugins how the reset will end, in order, each with the effects so far, and gathers
+    /// the effects they add. [`Evaluation::effects`] holds only what was added.
+    pub async fn after(&self, plugins: &[BoundPlugin], question: &Question, outcome: Outcome) -> Evaluation {
+        self.evaluate(plugins, Hook::AfterReset, question, Some(outcome)).await
+    }
+
+    /// Calls, failures and durations of one binding since the start.
+    #[must_use]
+    pub fn counters(&self, binding_id: Uuid) -> Option<PluginCounters> {
+        self.0.metrics.of(binding_id)
+    }
+
+    /// The same for every binding that was ever called.
+    #[must_use]
+    pub fn all_counters(&self) -> Vec<(Uuid, PluginCounters)> {
+        self.0.metrics.all()
+    }
+
+    /// Forgets the counters of a binding that is gone.
+    pub fn forget(&self, binding_id: Uuid) {
+        self.0.metrics.forget(binding_id);
+    }
+
+    /// Removes kept artefacts of modules that are no longer installed. Returns how many.
+    ///
+    /// # Errors
+    /// The folder can't be read or a file can't be removed.
+    pub fn prune_cache(&self, installed: &[Digest]) -> std::io::Result<usize> {
+        self.0.artefacts.prune(installed)
+    }
+
+    async fn evaluate(
+        &self,
+        plugins: &[BoundPlugin],
+        hook: Hook,
+        question: &Question,
+        mut outcome: Option<Outcome>,
+    ) -> Evaluation {
+        let mut evaluation =
+            Evaluation { decision: Decision::Allow, effects: vec![], records: vec![], failure: None };
+        let bound: Vec<&BoundPlugin> = plugins.iter().filter(|plugin| plugin.hooks.contains(&hook)).collect();
+        if bound.is_empty() {
+            return evaluation;
+        }
+
+        // One slot for the whole evaluation: its plugins run one after the other anyway.
+        let Some(_slot) = self.0.slots.take(&question.organization.id).await else {
+            let failure = Failure {
+                cause: FailureCause::Busy,
+                detail: "the organisation's evaluations are all under way".to_owned(),
+            };
+            // Policies that are only watched stop nothing, not even so.
+            let stopped = bound.iter().find(|plugin| plugin.stops_on(&failure));
+            evaluation.failure = stopped.map(|plugin| plugin.failed(failure));
+            return evaluation;
+        };
+
+        for plugin in bound {
+            let (record, vetted) = self.ask(plugin, hook, question, outcome.as_ref()).await;
+            let end = record.end.clone();
+            evaluation.records.push(record);
+            match (vetted, end) {
+                (Some(vetted), _) => {
+                    if let Some(outcome) = &mut outcome {
+                        // The next plugin sees what this one added.
+                        merge_effects(&mut outcome.effects, vetted.effects.clone());
+                    }
+                    merge_effects(&mut evaluation.effects, vetted.effects);
+                    evaluation.decision = evaluation.decision.and(vetted.decision);
+                    if matches!(evaluation.decision, Decision::Deny(_)) {
+                        break;
+                    }
+                }
+                (None, CallEnd::Failure(failure)) if plugin.stops_on(&failure) => {
+                    evaluation.failure = Some(plugin.failed(failure));
+                    break;
+                }
+                (None, _) => {}
+            }
+        }
+        evaluation
+    }
+
+    /// One call, vetted and recorded.
+    async fn ask(
+        &self,
+        plugin: &BoundPlugin,
+        hook: Hook,
+        question: &Question,
+        outcome: Option<&Outcome>,
+    ) -> (DecisionRecord, Option<Vetted>) {
+        let call = match outcome {
+            None => Call::BeforeReset(question, &plugin.config),
+            Some(outcome) => Call::AfterReset(question, outcome, &plugin.config),
+        };
+        let ran = v1::run(&self.0.ticked, &plugin.prepared.policy, plugin.limits.bounded(), call).await;
+        let end = match ran.reply {
+            Ok(Reply::Answer(answer)) => CallEnd::Answer(answer),
+            Ok(Reply::Manifest(_) | Reply::Config(_)) => unreachable!("a hook replies with an answer"),
+            Err(failure) => CallEnd::Failure(failure),
+        };
+        let failures_in_a_row = self.0.metrics.note(plugin.binding_id, &end, ran.usage);
+        if let CallEnd::Failure(failure) = &end {
+            tracing::warn!(
+                plugin = %plugin.name, version = %plugin.version, digest = %plugin.prepared.digest,
+                binding = %plugin.binding_id, cause = failure.cause.as_str(), failures_in_a_row,
+                "a policy plugin failed"
+            );
+        }
+
+        let vetted = match &end {
+            CallEnd::Answer(answer) => Some(vet(answer.clone(), &plugin.grants, plugin.mode)),
+            CallEnd::Failure(_) => None,
+        };
+        let record = DecisionRecord {
+            binding_id: plugin.binding_id,
+            plugin: plugin.name.clone(),
+            version: plugin.version.clone(),
+            digest: plugin.prepared.digest,
+            config_digest: plugin.config_digest,
+            hook,
+            mode: plugin.mode,
+            refused: vetted.as_ref().map_or_else(Vec::new, |v| v.refused.clone()),
+            repaired: vetted.as_ref().map_or_else(Vec::new, |v| v.repaired.clone()),
+            end,
+            log: ran.log,
+            log_dropped: ran.log_dropped,
+            usage: ran.usage,
+            failures_in_a_row,
+        };
+        (record, vetted)
+    }
+
+    fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<Prepared>>> {
+        // A panic elsewhere can't leave the map half-changed.
+        self.0.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

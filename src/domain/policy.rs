@@ -4,6 +4,10 @@
 //! golden cases, recorded decisions and replays share. [`vet`] is the only door through which a
 //! plugin's wish becomes a decision. Nothing here knows wasmtime, the store or the clock.
 
+mod vetting;
+
+pub use vetting::{Answer, Decision, Grants, Mode, RefusedEffect, Vetted, is_kebab, merge_effects, vet};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -270,6 +274,16 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Names of the effects that contract 1.0 knows.
+    pub const NAMES: [&str; 6] = [
+        "require-enrolment",
+        "require-enrolment-code",
+        "revoke-sessions",
+        "lock-account",
+        "notify",
+        "annotate",
+    ];
+
     /// The effect's name in manifests and grants.
     #[must_use]
     pub fn name(&self) -> &str {

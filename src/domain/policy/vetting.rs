@@ -1,0 +1,449 @@
+//! The only door through which a plugin's wish becomes a decision.
+//!
+//! [`vet`] is total: whatever a plugin answers, something safe comes out. A denial is never lost to a
+//! formal fault (it is repaired and stays a denial), an effect that was not granted or is out of
+//! bounds is refused and recorded, and in [`Mode::Monitor`] nothing takes effect at all.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Approval, Attribute, Denial, Effect, Verdict};
+
+/// What a plugin answered, in the form in which it is recorded, replayed and compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// `before-reset`: go on, with these effects.
+    Allow(Vec<Effect>),
+    /// `before-reset`: stop.
+    Deny(Denial),
+    /// `before-reset`: a second admin has to agree.
+    RequireApproval(Approval),
+    /// `after-reset`: add these effects.
+    Effects(Vec<Effect>),
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Allow(effects) => Self::Allow(effects),
+            Verdict::Deny(denial) => Self::Deny(denial),
+            Verdict::RequireApproval(approval) => Self::RequireApproval(approval),
+        }
+    }
+}
+
+/// Whether a binding's answers count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Evaluated, recorded, applied.
+    #[default]
+    Enforce,
+    /// Evaluated and recorded, never applied.
+    Monitor,
+}
+
+/// Names of the effects that an operator granted to a binding.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Grants(BTreeSet<String>);
+
+impl Grants {
+    /// Every effect of contract 1.0.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::of(Effect::NAMES)
+    }
+
+    /// These effects only.
+    pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
+        Self(names.into_iter().map(Into::into).collect())
+    }
+
+    /// Whether the effect of this name was granted.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+
+    /// The granted names, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+/// An effect that a plugin asked for and did not get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RefusedEffect {
+    /// What it asked for.
+    pub effect: Effect,
+    /// Why not, in words.
+    pub why: String,
+}
+
+/// What is decided about the reset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decision {
+    /// Go on.
+    Allow,
+    /// Stop.
+    Deny(Denial),
+    /// A second admin has to agree first.
+    RequireApproval(Approval),
+}
+
+impl Decision {
+    /// Both policies' decisions at once: a denial beats all; two approvals become one that satisfies
+    /// both (the larger number of admins, the shorter time).
+    #[must_use]
+    pub fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (denied @ Self::Deny(_), _) | (_, denied @ Self::Deny(_)) => denied,
+            (Self::Allow, other) | (other, Self::Allow) => other,
+            (Self::RequireApproval(one), Self::RequireApproval(two)) => {
+                let reason = if one.reason == two.reason {
+                    one.reason
+                } else {
+                    clip(&format!("{} · {}", one.reason, two.reason), REASON_CHARS)
+                };
+                Self::RequireApproval(Approval {
+                    reason,
+                    approvals: one.approvals.max(two.approvals),
+                    expires_secs: one.expires_secs.min(two.expires_secs),
+                })
+            }
+        }
+    }
+}
+
+/// What of an answer counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vetted {
+    /// What is decided; [`Decision::Allow`] in monitor mode and after the reset.
+    pub decision: Decision,
+    /// Effects to commit together with the reset.
+    pub effects: Vec<Effect>,
+    /// Effects asked for and not given.
+    pub refused: Vec<RefusedEffect>,
+    /// What had to be put right in the answer, in words; for the plugin's author.
+    pub repaired: Vec<String>,
+}
+
+/// Decides what of `answer` counts. See the module's header for the rules.
+#[must_use]
+pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
+    let mut repaired = Vec::new();
+    let (decision, asked) = match answer {
+        Answer::Allow(effects) | Answer::Effects(effects) => (Decision::Allow, effects),
+        Answer::Deny(denial) => (Decision::Deny(repair_denial(denial, &mut repaired)), vec![]),
+        Answer::RequireApproval(approval) => {
+            (Decision::RequireApproval(repair_approval(approval, &mut repaired)), vec![])
+        }
+    };
+
+    let (mut effects, mut refused) = (Vec::new(), Vec::new());
+    for effect in asked {
+        match objection(&effect, grants, effects.len()) {
+            None => effects.push(effect),
+            Some(why) => refused.push(RefusedEffect { effect, why }),
+        }
+    }
+    refused.truncate(REFUSALS_KEPT);
+
+    match mode {
+        Mode::Enforce => Vetted { decision, effects, refused, repaired },
+        Mode::Monitor => Vetted { decision: Decision::Allow, effects: vec![], refused, repaired },
+    }
+}
+
+/// Adds `more` to `effects`: each effect once, and of several enrolment windows the shortest.
+pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
+    for effect in more {
+        if let Effect::RequireEnrolment(hours) = effect
+            && let Some(Effect::RequireEnrolment(present)) =
+                effects.iter_mut().find(|e| matches!(e, Effect::RequireEnrolment(_)))
+        {
+            // 0 is the organisation's default, which an explicit window replaces.
+            *present = match (*present, hours) {
+                (0, hours) | (hours, 0) => hours,
+                (one, two) => one.min(two),
+            };
+        } else if !effects.contains(&effect) {
+            effects.push(effect);
+        }
+    }
+}
+
+/// Why `effect` is not given, if it is not.
+fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
+    if let Effect::Other(attribute) = effect {
+        return Some(format!("this appliance knows no effect {:?}", clip(&attribute.name, NAME_CHARS)));
+    }
+    if !grants.contains(effect.name()) {
+        return Some(format!("{} is not granted to this binding", effect.name()));
+    }
+    if given >= EFFECTS_MAX {
+        return Some(format!("more than {EFFECTS_MAX} effects in one answer"));
+    }
+    match effect {
+        Effect::RequireEnrolment(hours) if *hours > ENROLMENT_HOURS_MAX => {
+            Some(format!("an enrolment window is at most {ENROLMENT_HOURS_MAX} hours, not {hours}"))
+        }
+        Effect::Notify(notice) => too_long("subject", &notice.subject, SUBJECT_CHARS)
+            .or_else(|| too_long("body", &notice.body, BODY_CHARS))
+            // A line break in a subject would let a plugin write mail headers.
+            .or_else(|| has_control("subject", &notice.subject, &[]))
+            .or_else(|| has_control("body", &notice.body, &['\n', '\t'])),
+        Effect::Annotate(note) => bad_attribute(note),
+        _ => None,
+    }
+}
+
+fn bad_attribute(attribute: &Attribute) -> Option<String> {
+    if !is_kebab(&attribute.name) {
+        return Some(format!("a name is kebab-case, 1 to {NAME_CHARS} characters"));
+    }
+    too_long("value", &attribute.value, VALUE_CHARS).or_else(|| has_control("value", &attribute.value, &['\n', '\t']))
+}
+
+fn too_long(what: &str, text: &str, max: usize) -> Option<String> {
+    // Bytes first: counting the characters of a megabyte is work that a hostile plugin could cause.
+    let over = text.len() > max * 4 || text.chars().count() > max;
+    over.then(|| format!("{what} is longer than {max} characters"))
+}
+
+fn has_control(what: &str, text: &str, allowed: &[char]) -> Option<String> {
+    text.chars()
+        .any(|c| c.is_control() && !allowed.contains(&c))
+        .then(|| format!("{what} contains control characters"))
+}
+
+/// A denial stays a denial whatever its form: with a failure rule of "skip" a faulty one would let
+/// the reset through.
+fn repair_denial(mut denial: Denial, repaired: &mut Vec<String>) -> Denial {
+    if !is_kebab(&denial.code) {
+        repaired.push(format!("code is not kebab-case of 1 to {NAME_CHARS} characters"));
+        denial.code = DENIED.to_owned();
+    }
+    repair_text("message", &mut denial.message, MESSAGE_CHARS, "The organisation's policy denies this reset.", repaired);
+    if denial.because.len() > FACTS_MAX {
+        repaired.push(format!("more than {FACTS_MAX} facts"));
+        denial.because.truncate(FACTS_MAX);
+    }
+    denial.because.retain_mut(|fact| {
+        repair_text("fact", &mut fact.value, VALUE_CHARS, "", repaired);
+        let named = is_kebab(&fact.name);
+        if !named {
+            repaired.push(format!("a fact's name is not kebab-case of 1 to {NAME_CHARS} characters"));
+        }
+        named
+    });
+    repaired.truncate(REFUSALS_KEPT);
+    denial
+}
+
+fn repair_approval(mut approval: Approval, repaired: &mut Vec<String>) -> Approval {
+    repair_text("reason", &mut approval.reason, REASON_CHARS, "The organisation's policy asks for a second admin.", repaired);
+    if !(1..=APPROVALS_MAX).contains(&approval.approvals) {
+        repaired.push(format!("approvals is 1 to {APPROVALS_MAX}, not {}", approval.approvals));
+        approval.approvals = approval.approvals.clamp(1, APPROVALS_MAX);
+    }
+    if !(EXPIRY_SECS_MIN..=EXPIRY_SECS_MAX).contains(&approval.expires_secs) {
+        repaired.push(format!(
+            "expires-secs is {EXPIRY_SECS_MIN} to {EXPIRY_SECS_MAX}, not {}",
+            approval.expires_secs
+        ));
+        approval.expires_secs = approval.expires_secs.clamp(EXPIRY_SECS_MIN, EXPIRY_SECS_MAX);
+    }
+    approval
+}
+
+fn repair_text(what: &str, text: &mut String, max: usize, instead: &str, repaired: &mut Vec<String>) {
+    if has_control(what, text, &[]).is_some() || too_long(what, text, max).is_some() {
+        repaired.push(format!("{what} is longer than {max} characters or contains control characters"));
+        *text = clip(text, max);
+    }
+    if text.trim().is_empty() && !instead.is_empty() {
+        repaired.push(format!("{what} is empty"));
+        instead.clone_into(text);
+    }
+}
+
+/// At most `max` characters of `text`, control characters as spaces.
+fn clip(text: &str, max: usize) -> String {
+    let mut clipped: String =
+        text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(max).is_some() {
+        clipped.pop();
+        clipped.push('…');
+    }
+    clipped
+}
+
+/// Lower-case words of letters and digits joined by single hyphens, starting with a letter.
+#[must_use]
+pub fn is_kebab(name: &str) -> bool {
+    name.len() <= NAME_CHARS
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.split('-').all(|word| {
+            !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        })
+}
+
+/// The code of a denial whose own code is malformed.
+const DENIED: &str = "policy-denied";
+const NAME_CHARS: usize = 64;
+const VALUE_CHARS: usize = 1_000;
+const MESSAGE_CHARS: usize = 500;
+const REASON_CHARS: usize = 500;
+const SUBJECT_CHARS: usize = 150;
+const BODY_CHARS: usize = 4_000;
+const FACTS_MAX: usize = 16;
+const EFFECTS_MAX: usize = 16;
+const REFUSALS_KEPT: usize = 32;
+const APPROVALS_MAX: u8 = 3;
+/// 30 days.
+const ENROLMENT_HOURS_MAX: u32 = 720;
+const EXPIRY_SECS_MIN: u32 = 60;
+/// 7 days.
+const EXPIRY_SECS_MAX: u32 = 7 * 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Audience, Notice};
+    use super::*;
+
+    fn denial(code: &str, message: &str) -> Denial {
+        Denial { code: code.into(), message: message.into(), allowed_from: None, because: vec![] }
+    }
+
+    fn note(value: &str) -> Effect {
+        Effect::Annotate(Attribute { name: "note".into(), value: value.into() })
+    }
+
+    fn notice(subject: &str, body: &str) -> Effect {
+        Effect::Notify(Notice { to: Audience::Target, subject: subject.into(), body: body.into() })
+    }
+
+    #[test]
+    fn only_granted_effects_pass_and_the_rest_is_recorded() {
+        let asked = vec![Effect::LockAccount, note("a"), Effect::RevokeSessions];
+        let vetted = vet(Answer::Allow(asked), &Grants::of(["annotate"]), Mode::Enforce);
+        assert_eq!(vetted.effects, vec![note("a")]);
+        let refused: Vec<_> = vetted.refused.iter().map(|r| r.effect.name()).collect();
+        assert_eq!(refused, ["lock-account", "revoke-sessions"]);
+        assert_eq!(vetted.refused[0].why, "lock-account is not granted to this binding");
+    }
+
+    #[test]
+    fn an_unknown_effect_is_refused_even_where_its_name_is_granted() {
+        let sly = Effect::Other(Attribute { name: "lock-account".into(), value: String::new() });
+        let vetted = vet(Answer::Effects(vec![sly]), &Grants::all(), Mode::Enforce);
+        assert!(vetted.effects.is_empty());
+        assert_eq!(vetted.refused.len(), 1);
+    }
+
+    #[test]
+    fn monitor_mode_applies_nothing() {
+        let vetted = vet(Answer::Deny(denial("no", "No.")), &Grants::all(), Mode::Monitor);
+        assert_eq!(vetted.decision, Decision::Allow);
+        let vetted = vet(Answer::Allow(vec![Effect::LockAccount]), &Grants::all(), Mode::Monitor);
+        assert!(vetted.effects.is_empty());
+    }
+
+    #[test]
+    fn a_malformed_denial_stays_a_denial() {
+        let long = "x".repeat(1_000_000);
+        let mut bad = denial("Not Kebab\n", &long);
+        bad.because = vec![Attribute { name: "BAD".into(), value: long }; 100];
+        let vetted = vet(Answer::Deny(bad), &Grants::default(), Mode::Enforce);
+        let Decision::Deny(denial) = vetted.decision else { panic!("a denial was lost") };
+        assert_eq!(denial.code, "policy-denied");
+        assert_eq!(denial.message.chars().count(), MESSAGE_CHARS);
+        assert!(denial.because.is_empty());
+        assert!(!vetted.repaired.is_empty() && vetted.repaired.len() <= REFUSALS_KEPT);
+
+        let vetted = vet(Answer::Deny(denial_of_nothing()), &Grants::default(), Mode::Enforce);
+        let Decision::Deny(denial) = vetted.decision else { panic!("a denial was lost") };
+        assert_eq!(denial.message, "The organisation's policy denies this reset.");
+    }
+
+    fn denial_of_nothing() -> Denial {
+        denial("", " ")
+    }
+
+    #[test]
+    fn a_notice_cannot_write_mail_headers_or_grow_without_bound() {
+        let asked = vec![
+            notice("Your MFA\r\nBcc: everyone@example.com", "x"),
+            notice("Your MFA", &"x".repeat(4_001)),
+            notice("Your MFA", "bell \u{7}"),
+            notice("Your MFA was reset", "Was it you?\nIf not, call us."),
+        ];
+        let vetted = vet(Answer::Effects(asked), &Grants::all(), Mode::Enforce);
+        assert_eq!(vetted.effects.len(), 1);
+        assert_eq!(vetted.refused.len(), 3);
+    }
+
+    #[test]
+    fn effects_are_counted_and_windows_bounded() {
+        let vetted = vet(Answer::Effects(vec![note("a"); 1_000]), &Grants::all(), Mode::Enforce);
+        assert_eq!(vetted.effects.len(), EFFECTS_MAX);
+        assert_eq!(vetted.refused.len(), REFUSALS_KEPT);
+        let vetted = vet(Answer::Allow(vec![Effect::RequireEnrolment(721)]), &Grants::all(), Mode::Enforce);
+        assert_eq!(vetted.refused.len(), 1);
+    }
+
+    #[test]
+    fn an_approval_is_held_to_its_bounds() {
+        let wild = Approval { reason: String::new(), approvals: 0, expires_secs: u32::MAX };
+        let vetted = vet(Answer::RequireApproval(wild), &Grants::default(), Mode::Enforce);
+        let Decision::RequireApproval(approval) = vetted.decision else { panic!("an approval was lost") };
+        assert_eq!((approval.approvals, approval.expires_secs), (1, EXPIRY_SECS_MAX));
+        assert_eq!(vetted.repaired.len(), 3);
+    }
+
+    #[test]
+    fn decisions_combine_towards_the_stricter() {
+        let ask = |approvals, expires_secs, reason: &str| {
+            Decision::RequireApproval(Approval { reason: reason.into(), approvals, expires_secs })
+        };
+        let no = Decision::Deny(denial("no", "No."));
+        assert_eq!(Decision::Allow.and(ask(1, 60, "a")), ask(1, 60, "a"));
+        assert_eq!(ask(1, 600, "a").and(ask(2, 900, "b")), ask(2, 600, "a · b"));
+        assert_eq!(ask(1, 600, "a").and(no.clone()), no);
+        assert_eq!(no.clone().and(Decision::Allow), no);
+    }
+
+    #[test]
+    fn merged_effects_hold_each_once_and_the_shortest_window() {
+        let mut effects = vec![Effect::RequireEnrolment(0), note("a")];
+        merge_effects(&mut effects, vec![Effect::RequireEnrolment(24), note("a"), note("b")]);
+        merge_effects(&mut effects, vec![Effect::RequireEnrolment(48), Effect::RequireEnrolment(0)]);
+        assert_eq!(effects, vec![Effect::RequireEnrolment(24), note("a"), note("b")]);
+    }
+
+    #[test]
+    fn kebab_case() {
+        for good in ["a", "outside-change-window", "rule-7", "a1-b2"] {
+            assert!(is_kebab(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a--b", "A", "7a", "a_b", "a b", "é"] {
+            assert!(!is_kebab(bad), "{bad}");
+        }
+        assert!(!is_kebab(&"a".repeat(65)));
+    }
+
+    #[test]
+    fn answers_have_the_json_of_golden_cases() {
+        let json = serde_json::to_value(Answer::Allow(vec![Effect::RequireEnrolment(24), Effect::LockAccount]));
+        assert_eq!(
+            json.expect("an answer is plain data"),
+            serde_json::json!({"allow": [{"require-enrolment": 24}, "lock-account"]})
+        );
+    }
+}

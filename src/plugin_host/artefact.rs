@@ -1,0 +1,328 @@
+//! Compiles components on one background thread and keeps the machine code on disk.
+//!
+//! Loading machine code means running it, so a kept artefact is taken only with a valid HMAC under a
+//! key that the appliance alone has; anything else (tampered, cut, of another engine, of another
+//! module) is compiled anew and replaced.
+
+use std::fs;
+use std::hash::{Hash as _, Hasher};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::package::{Package, PackageError};
+use super::record::Digest;
+
+/// Makes or finds the machine code of components.
+pub(super) struct Artefacts {
+    engine: Engine,
+    cache: Option<Cache>,
+    compiler: mpsc::Sender<Job>,
+    compile_limit: Duration,
+}
+
+impl Artefacts {
+    /// # Errors
+    /// The folder can't be made private, or no thread can be started.
+    pub(super) fn new(
+        engine: Engine,
+        folder: Option<PathBuf>,
+        key: [u8; 32],
+        compile_limit: Duration,
+    ) -> anyhow::Result<Self> {
+        let cache = folder.map(|folder| Cache::open(folder, key, &engine)).transpose()?;
+        let compiler = start_compiler(engine.clone()).context("cannot start the plugin compiler")?;
+        Ok(Self { engine, cache, compiler, compile_limit })
+    }
+
+    /// The component, from the cache or compiled. Blocks; never call it on the executor.
+    pub(super) fn component(&self, package: &Package<'_>) -> Result<(Component, Origin), PackageError> {
+        if let Some(cache) = &self.cache
+            && let Some(code) = cache.load(package.digest)
+        {
+            match load(&self.engine, &code) {
+                Ok(component) => return Ok((component, Origin::Cache)),
+                Err(error) => tracing::warn!(digest = %package.digest, %error, "a kept plugin artefact is stale; compiling anew"),
+            }
+        }
+        let code = self.compile(package.component.to_vec())?;
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.keep(package.digest, &code)
+        {
+            // The plugin works without; the next start compiles again.
+            tracing::warn!(digest = %package.digest, error = %format!("{error:#}"), "cannot keep a plugin artefact");
+        }
+        let component = load(&self.engine, &code).map_err(|e| PackageError::Host(format!("{e:#}")))?;
+        Ok((component, Origin::Compiled))
+    }
+
+    /// Removes every kept artefact except those of `installed`, as this engine makes them.
+    pub(super) fn prune(&self, installed: &[Digest]) -> std::io::Result<usize> {
+        self.cache.as_ref().map_or(Ok(0), |cache| cache.prune(installed))
+    }
+
+    fn compile(&self, component: Vec<u8>) -> Result<Vec<u8>, PackageError> {
+        let gone = |_| PackageError::Host("the compiler thread has ended".to_owned());
+        let (reply, news) = mpsc::channel();
+        self.compiler.send(Job { component, reply }).map_err(|e| gone(e.to_string()))?;
+        // Waiting for its turn does not count against a module, only its own compilation does.
+        loop {
+            match news.recv_timeout(Duration::from_secs(1)) {
+                Ok(News::Started) => break,
+                Ok(News::Done(..)) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(e @ mpsc::RecvTimeoutError::Disconnected) => return Err(gone(e.to_string())),
+            }
+        }
+        match news.recv_timeout(self.compile_limit) {
+            Ok(News::Done(result, took)) if took <= self.compile_limit => result.map_err(PackageError::Invalid),
+            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(PackageError::CompileTime { limit_secs: self.compile_limit.as_secs() })
+            }
+            Err(e @ mpsc::RecvTimeoutError::Disconnected) => Err(gone(e.to_string())),
+        }
+    }
+}
+
+/// Where machine code came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Kept from before, and authentic.
+    Cache,
+    /// Compiled just now.
+    Compiled,
+}
+
+#[expect(unsafe_code, reason = "machine code of our own making: authenticated by HMAC, or compiled a moment ago")]
+fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `code` is what `Engine::precompile_component` returned, here or in an earlier process of
+    // this appliance: `Cache::load` lets nothing else through. wasmtime itself checks that it was made
+    // by the same version with the same settings.
+    unsafe { Component::deserialize(engine, code) }
+}
+
+struct Job {
+    component: Vec<u8>,
+    reply: mpsc::Sender<News>,
+}
+
+enum News {
+    Started,
+    Done(Result<Vec<u8>, String>, Duration),
+}
+
+/// One thread: compilation leaves the other cores to requests.
+fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
+    let (sender, jobs) = mpsc::channel::<Job>();
+    std::thread::Builder::new().name("latchkey-compile".into()).stack_size(COMPILER_STACK_BYTES).spawn(move || {
+        for job in jobs {
+            if job.reply.send(News::Started).is_ok() {
+                let started = Instant::now();
+                let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    engine.precompile_component(&job.component).map_err(|error| format!("{error:#}"))
+                }));
+                let code = code.unwrap_or_else(|_| Err("the compiler could not cope with it".to_owned()));
+                let _ = job.reply.send(News::Done(code, started.elapsed()));
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+/// The folder of kept artefacts.
+struct Cache {
+    folder: PathBuf,
+    key: [u8; 32],
+    /// wasmtime's version and every setting that shapes machine code.
+    settings: u64,
+}
+
+impl Cache {
+    fn open(folder: PathBuf, key: [u8; 32], engine: &Engine) -> anyhow::Result<Self> {
+        let private = || -> std::io::Result<()> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))
+        };
+        private().with_context(|| format!("cannot make {} a private folder", folder.display()))?;
+        // The default hasher has fixed keys; another Rust release may hash differently, and then
+        // everything is compiled anew.
+        let mut hasher = std::hash::DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        Ok(Self { folder, key, settings: hasher.finish() })
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.folder.join(format!("{digest}-{:016x}.{EXTENSION}", self.settings))
+    }
+
+    fn tag(&self, digest: Digest) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
+        mac.update(MAGIC);
+        mac.update(&self.settings.to_be_bytes());
+        mac.update(&digest.0);
+        mac
+    }
+
+    /// Machine code of this module that this appliance made, or nothing.
+    fn load(&self, digest: Digest) -> Option<Vec<u8>> {
+        // Read whole, then judged, then used: a file swapped in between is never used.
+        let mut file = fs::read(self.path(digest)).ok()?;
+        let authentic = file.split_at_checked(HEADER_BYTES).is_some_and(|(header, code)| {
+            let (magic, tag) = header.split_at(MAGIC.len());
+            magic == MAGIC && self.tag(digest).chain_update(code).verify_slice(tag).is_ok()
+        });
+        if !authentic {
+            tracing::warn!(%digest, "a kept plugin artefact is not authentic; compiling anew");
+            return None;
+        }
+        file.drain(..HEADER_BYTES);
+        Some(file)
+    }
+
+    fn keep(&self, digest: Digest, code: &[u8]) -> anyhow::Result<()> {
+        let tag = self.tag(digest).chain_update(code).finalize().into_bytes();
+        let path = self.path(digest);
+        let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+        let write = || -> std::io::Result<()> {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            file.write_all(MAGIC)?;
+            file.write_all(&tag)?;
+            file.write_all(code)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&unfinished))).with_context(|| format!("writing {}", path.display()))
+    }
+
+    fn prune(&self, installed: &[Digest]) -> std::io::Result<usize> {
+        let wanted: Vec<PathBuf> = installed.iter().map(|digest| self.path(*digest)).collect();
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if ours(&path) && !wanted.contains(&path) {
+                fs::remove_file(&path)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn ours(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == EXTENSION || extension == "tmp")
+}
+
+const EXTENSION: &str = "artefact";
+const MAGIC: &[u8] = b"latchkey-artefact-1\n";
+const HEADER_BYTES: usize = MAGIC.len() + 32;
+/// cranelift recurses on deeply nested code.
+const COMPILER_STACK_BYTES: usize = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin_host::package;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    fn wasm() -> Vec<u8> {
+        let text = r#"(component
+            (core module (func (export "f") (result i32) i32.const 42))
+            (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#;
+        wat::parse_str(text).expect("the test's text is a component")
+    }
+
+    fn artefacts(folder: &Path, key: [u8; 32]) -> Artefacts {
+        let engine = Engine::default();
+        Artefacts::new(engine, Some(folder.to_owned()), key, Duration::from_secs(60)).expect("a cache in a temporary folder")
+    }
+
+    fn origin(artefacts: &Artefacts) -> Origin {
+        let bytes = wasm();
+        artefacts.component(&package::read(&bytes).expect("a plugin")).expect("it compiles").1
+    }
+
+    fn kept(folder: &Path) -> PathBuf {
+        let entry = fs::read_dir(folder).expect("the folder").next().expect("one artefact");
+        entry.expect("an entry").path()
+    }
+
+    #[test]
+    fn compiled_once_then_taken_from_the_cache() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = folder.path().join("cache");
+        assert_eq!(origin(&artefacts(&folder, KEY)), Origin::Compiled);
+        assert_eq!(origin(&artefacts(&folder, KEY)), Origin::Cache);
+        let mode = |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o700);
+        assert_eq!(mode(&kept(&folder)), 0o600);
+    }
+
+    #[test]
+    fn every_single_changed_byte_of_an_artefact_is_noticed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let artefacts = artefacts(folder.path(), KEY);
+        origin(&artefacts);
+        let cache = artefacts.cache.as_ref().expect("there is a cache");
+        let digest = Digest::of(&wasm());
+        let path = kept(folder.path());
+        let good = fs::read(&path).expect("the artefact");
+        assert!(cache.load(digest).is_some());
+        for at in (0..HEADER_BYTES).chain((HEADER_BYTES..good.len()).step_by(97)) {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, bad).expect("tampering");
+            assert!(cache.load(digest).is_none(), "byte {at}");
+        }
+        for length in [0, 10, HEADER_BYTES - 1, HEADER_BYTES, good.len() - 1] {
+            fs::write(&path, &good[..length]).expect("cutting");
+            assert!(cache.load(digest).is_none(), "cut to {length}");
+        }
+        // And the whole way: refused, compiled, replaced.
+        assert_eq!(origin(&artefacts), Origin::Compiled);
+        assert_eq!(origin(&artefacts), Origin::Cache);
+    }
+
+    #[test]
+    fn an_authentic_artefact_of_another_module_or_another_key_is_not_taken() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let artefacts_one = artefacts(folder.path(), KEY);
+        origin(&artefacts_one);
+        let cache = artefacts_one.cache.as_ref().expect("there is a cache");
+        let other = Digest::of(b"another module");
+        fs::copy(kept(folder.path()), cache.path(other)).expect("a swap");
+        assert!(cache.load(other).is_none());
+        assert_eq!(cache.prune(&[Digest::of(&wasm())]).expect("pruned"), 1);
+
+        assert_eq!(origin(&artefacts(folder.path(), [8; 32])), Origin::Compiled);
+    }
+
+    #[test]
+    fn an_artefact_of_other_engine_settings_is_not_taken() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        origin(&artefacts(folder.path(), KEY));
+        let mut config = wasmtime::Config::new();
+        config.consume_fuel(true);
+        let engine = Engine::new(&config).expect("an engine");
+        let metered = Artefacts::new(engine, Some(folder.path().to_owned()), KEY, Duration::from_secs(60));
+        assert_eq!(origin(&metered.expect("a cache")), Origin::Compiled);
+        assert_eq!(origin(&artefacts(folder.path(), KEY)), Origin::Cache);
+    }
+
+    #[test]
+    fn compilation_has_a_time_limit() {
+        let artefacts = Artefacts::new(Engine::default(), None, KEY, Duration::ZERO).expect("no cache needed");
+        let bytes = wasm();
+        let package = package::read(&bytes).expect("a plugin");
+        // A limit of nothing: whatever the module, the answer is that it takes too long.
+        let error = artefacts.component(&package).err().expect("too slow");
+        assert_eq!(error.code(), "compile-time-exceeded");
+    }
+}

@@ -1,0 +1,401 @@
+//! The only wasmtime configuration, engine and ticker, and what one call may use up.
+//!
+//! A call runs on the executor's own thread inside a fiber. Every tick the ticker raises the engine's
+//! epoch, the guest yields to the executor, and once its wall-clock budget is gone it is trapped: a
+//! runaway never keeps a thread from serving others for longer than one tick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store, UpdateDeadline,
+};
+
+use super::record::{LogLevel, LogLine};
+
+/// What one call of a plugin may use up. Every field has a safe default and is held to its bounds by
+/// [`Limits::bounded`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Wall-clock budget of a call in milliseconds, start-up of the instance included: 5 to 1,000.
+    pub deadline_ms: u32,
+    /// Linear memory of all memories together, in bytes: 1 MiB to 256 MiB.
+    pub memory_bytes: u64,
+    /// Elements of all tables together: at most 200,000.
+    pub table_elements: u32,
+    /// Instructions, roughly; counted only where [`super::HostOptions::meter_fuel`] is on. 0: unlimited.
+    pub fuel: u64,
+    /// Bytes of strings and lists that one call may hand to the host: 4 KiB to 4 MiB.
+    pub answer_bytes: u32,
+    /// Log lines kept: at most 1,000. Further lines are counted and dropped.
+    pub log_lines: u32,
+    /// Bytes of all kept log lines together: at most 256 KiB.
+    pub log_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 50,
+            memory_bytes: 64 << 20,
+            table_elements: 100_000,
+            fuel: 0,
+            answer_bytes: 256 << 10,
+            log_lines: 50,
+            log_bytes: 8 << 10,
+        }
+    }
+}
+
+impl Limits {
+    /// For calls at installation (`describe`, golden cases), where nobody waits for a reset.
+    #[must_use]
+    pub fn at_installation() -> Self {
+        Self { deadline_ms: 1_000, memory_bytes: MEMORY_BYTES_MAX, ..Self::default() }
+    }
+
+    /// The same with every field held to its bounds.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        Self {
+            deadline_ms: self.deadline_ms.clamp(5, 1_000),
+            memory_bytes: self.memory_bytes.clamp(1 << 20, MEMORY_BYTES_MAX),
+            table_elements: self.table_elements.min(200_000),
+            fuel: self.fuel,
+            answer_bytes: self.answer_bytes.clamp(4 << 10, 4 << 20),
+            log_lines: self.log_lines.min(1_000),
+            log_bytes: self.log_bytes.min(256 << 10),
+        }
+    }
+}
+
+/// The engine with its ticker. Dropping the last handle stops the ticker.
+pub(super) struct TickedEngine {
+    pub(super) engine: Engine,
+    pub(super) meter_fuel: bool,
+    ticker: Ticker,
+}
+
+impl TickedEngine {
+    /// # Errors
+    /// The settings are contradictory, the pool's address space can't be reserved, or no thread can be started.
+    pub(super) fn new(concurrent_calls: u32, tick: Duration, meter_fuel: bool) -> anyhow::Result<Self> {
+        let engine = Engine::new(&config(concurrent_calls, meter_fuel))
+            .map_err(|e| anyhow::anyhow!("{e:#}"))
+            .context("cannot set up the WebAssembly engine")?;
+        let ticker = Ticker::start(engine.clone(), tick).context("cannot start the plugin ticker")?;
+        Ok(Self { engine, meter_fuel, ticker })
+    }
+
+    /// A store for one call, its clock running.
+    pub(super) fn store(&self, limits: Limits) -> (Store<CallState>, InFlight<'_>) {
+        let in_flight = self.ticker.begin();
+        let mut store = Store::new(&self.engine, CallState::new(limits));
+        store.limiter(|state| state);
+        store.set_hostcall_fuel(limits.answer_bytes as usize);
+        if self.meter_fuel {
+            let fuel = if limits.fuel == 0 { u64::MAX } else { limits.fuel };
+            store.set_fuel(fuel).expect("the engine counts fuel");
+        }
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context| {
+            let state = context.data_mut();
+            if Instant::now() >= state.deadline {
+                state.out_of_time = true;
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            // tokio's own yield lets the executor look at its sockets before it comes back here; a
+            // plain wake-up would put the runaway in front of them for dozens of rounds.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        (store, in_flight)
+    }
+}
+
+fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(concurrent_calls)
+        .max_component_instance_size(1 << 20)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .total_core_instances(concurrent_calls * CORE_INSTANCES_MAX)
+        .max_core_instance_size(1 << 20)
+        .total_memories(concurrent_calls * MEMORIES_MAX)
+        .max_memory_size(usize::try_from(MEMORY_BYTES_MAX).expect("256 MiB fit"))
+        .max_memories_per_module(MEMORIES_MAX)
+        .total_tables(concurrent_calls * TABLES_MAX)
+        .table_elements(40_000)
+        .max_tables_per_module(8)
+        .total_stacks(concurrent_calls)
+        // Resident pages beyond what a call needs made Rust and SpiderMonkey slower when measured.
+        .linear_memory_keep_resident(0)
+        .table_keep_resident(0);
+
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .consume_fuel(meter_fuel)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
+        // A decision must repeat bit for bit, on another machine too.
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        // Nobody reads guest backtraces in a server; walking the stack would make traps dear.
+        .wasm_backtrace_max_frames(None)
+        .native_unwind_info(false)
+        .generate_address_map(false)
+        // Compilation has one thread of its own and leaves the other cores to requests.
+        .parallel_compilation(false);
+    config
+}
+
+/// What belongs to one call: its budgets, what it has used of them, and what it logged.
+pub(super) struct CallState {
+    limits: Limits,
+    started: Instant,
+    deadline: Instant,
+    memory_bytes: u64,
+    table_elements: u64,
+    /// The clock ran out.
+    pub(super) out_of_time: bool,
+    /// A memory or table was refused; in words.
+    pub(super) refused_growth: Option<String>,
+    pub(super) log: Vec<LogLine>,
+    log_bytes: usize,
+    pub(super) log_dropped: u32,
+}
+
+impl CallState {
+    fn new(limits: Limits) -> Self {
+        let started = Instant::now();
+        Self {
+            limits,
+            started,
+            deadline: started + Duration::from_millis(limits.deadline_ms.into()),
+            memory_bytes: 0,
+            table_elements: 0,
+            out_of_time: false,
+            refused_growth: None,
+            log: Vec::new(),
+            log_bytes: 0,
+            log_dropped: 0,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Linear memories never shrink, so what is there now is the peak.
+    pub(super) fn peak_memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Keeps a log line if the quota allows, else counts it.
+    pub(super) fn log(&mut self, level: LogLevel, message: String) {
+        let left = (self.limits.log_bytes as usize).saturating_sub(self.log_bytes);
+        if self.log.len() >= self.limits.log_lines as usize || message.len() > left {
+            self.log_dropped = self.log_dropped.saturating_add(1);
+            return;
+        }
+        self.log_bytes += message.len();
+        self.log.push(LogLine { level, message });
+    }
+}
+
+impl ResourceLimiter for CallState {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let after = self.memory_bytes + (desired - current) as u64;
+        if after > self.limits.memory_bytes {
+            let text = format!("asked for {after} bytes of memory, the limit is {}", self.limits.memory_bytes);
+            self.refused_growth = Some(text.clone());
+            // An error, not `false`: guests turn a refusal into an `unreachable` that explains nothing.
+            return Err(wasmtime::Error::msg(text));
+        }
+        // Beyond the module's own maximum the growth fails by itself, as the guest knows it.
+        if maximum.is_none_or(|max| desired <= max) {
+            self.memory_bytes = after;
+        }
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let after = self.table_elements + (desired - current) as u64;
+        if after > self.limits.table_elements.into() {
+            let text = format!("asked for {after} table elements, the limit is {}", self.limits.table_elements);
+            self.refused_growth = Some(text.clone());
+            return Err(wasmtime::Error::msg(text));
+        }
+        if maximum.is_none_or(|max| desired <= max) {
+            self.table_elements = after;
+        }
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES_MAX as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX as usize
+    }
+}
+
+/// Raises the epoch while calls are in flight, and sleeps soundly otherwise: an idle appliance does
+/// not wake up hundreds of times a second.
+struct Ticker {
+    shared: Arc<TickerShared>,
+    thread: Thread,
+    handle: Option<JoinHandle<()>>,
+}
+
+struct TickerShared {
+    in_flight: AtomicUsize,
+    dozing: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Ticker {
+    fn start(engine: Engine, tick: Duration) -> std::io::Result<Self> {
+        let shared = Arc::new(TickerShared {
+            in_flight: AtomicUsize::new(0),
+            dozing: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let handle = std::thread::Builder::new().name("latchkey-ticker".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run(&engine, tick)
+        })?;
+        Ok(Self { shared, thread: handle.thread().clone(), handle: Some(handle) })
+    }
+
+    fn begin(&self) -> InFlight<'_> {
+        // Both sides use sequential consistency: either the ticker sees this call before it dozes,
+        // or this call sees that it dozes and wakes it.
+        self.shared.in_flight.fetch_add(1, Ordering::SeqCst);
+        if self.shared.dozing.load(Ordering::SeqCst) {
+            self.thread.unpark();
+        }
+        InFlight(&self.shared)
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.thread.unpark();
+        if let Some(handle) = self.handle.take() {
+            let _ = handle.join();
+        }
+    }
+}
+
+impl TickerShared {
+    fn run(&self, engine: &Engine, tick: Duration) {
+        let mut idle_ticks = 0;
+        while !self.stop.load(Ordering::SeqCst) {
+            if idle_ticks < TICKS_BEFORE_DOZING {
+                std::thread::sleep(tick);
+                engine.increment_epoch();
+                let idle = self.in_flight.load(Ordering::SeqCst) == 0;
+                idle_ticks = if idle { idle_ticks + 1 } else { 0 };
+                continue;
+            }
+            self.dozing.store(true, Ordering::SeqCst);
+            while self.in_flight.load(Ordering::SeqCst) == 0 && !self.stop.load(Ordering::SeqCst) {
+                std::thread::park();
+            }
+            self.dozing.store(false, Ordering::SeqCst);
+            idle_ticks = 0;
+        }
+    }
+}
+
+/// A call under way; the ticker ticks as long as one exists.
+pub(super) struct InFlight<'a>(&'a TickerShared);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
+const CORE_INSTANCES_MAX: u32 = 40;
+const TABLES_MAX: u32 = 40;
+const MEMORIES_MAX: u32 = 8;
+const WASM_STACK_BYTES: usize = 512 << 10;
+/// For host functions and the lowering of arguments, which run on the guest's fiber.
+const HOST_STACK_BYTES: usize = 512 << 10;
+const TICKS_BEFORE_DOZING: u32 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_held_to_their_bounds() {
+        let wild = Limits {
+            deadline_ms: 0,
+            memory_bytes: u64::MAX,
+            table_elements: u32::MAX,
+            fuel: 7,
+            answer_bytes: 0,
+            log_lines: u32::MAX,
+            log_bytes: u32::MAX,
+        };
+        let held = wild.bounded();
+        assert_eq!(held.deadline_ms, 5);
+        assert_eq!(held.memory_bytes, MEMORY_BYTES_MAX);
+        assert_eq!(held.table_elements, 200_000);
+        assert_eq!(held.answer_bytes, 4 << 10);
+        assert_eq!((held.log_lines, held.log_bytes), (1_000, 256 << 10));
+        assert_eq!(Limits::default(), Limits::default().bounded());
+    }
+
+    #[test]
+    fn a_log_quota_counts_what_it_drops() {
+        let mut state = CallState::new(Limits { log_lines: 3, log_bytes: 10, ..Limits::default() });
+        state.log(LogLevel::Info, "12345678".into());
+        state.log(LogLevel::Info, "too long".into());
+        for _ in 0..10 {
+            state.log(LogLevel::Info, "x".into());
+        }
+        assert_eq!(state.log.len(), 3);
+        assert_eq!(state.log_dropped, 9);
+    }
+
+    #[test]
+    fn the_ticker_dozes_when_idle_and_wakes_for_a_call() {
+        let ticked = TickedEngine::new(1, Duration::from_micros(100), false).expect("the engine starts");
+        let shared = Arc::clone(&ticked.ticker.shared);
+        let until = |want: bool| {
+            let limit = Instant::now() + Duration::from_secs(5);
+            while shared.dozing.load(Ordering::SeqCst) != want {
+                assert!(Instant::now() < limit, "the ticker did not reach dozing = {want}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        until(true);
+        let in_flight = ticked.ticker.begin();
+        until(false);
+        drop(in_flight);
+        until(true);
+    }
+}

@@ -1,0 +1,178 @@
+//! Judges what a plugin says of itself, and configurations by its schema.
+
+use std::collections::BTreeSet;
+
+use semver::Version;
+
+use super::package::PackageError;
+use super::record::Failure;
+use crate::domain::policy::{Manifest, is_kebab};
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON.
+    #[error("the configuration is not JSON: {0}")]
+    NotJson(String),
+    /// Too long.
+    #[error("the configuration has {size} bytes; at most {limit} are taken")]
+    TooLarge {
+        /// Bytes of the text.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Against the plugin's schema.
+    #[error("configuration{}: {reason}", at(.path))]
+    Schema {
+        /// JSON Pointer into the configuration; empty for the whole.
+        path: String,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The plugin itself says no.
+    #[error("the plugin refuses this configuration: {0}")]
+    Refused(String),
+    /// The plugin failed over it.
+    #[error("the plugin failed on this configuration, {0}")]
+    Failed(#[source] Failure),
+}
+
+fn at(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!(" at {path}") }
+}
+
+/// The manifest, if it is acceptable.
+pub(super) fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
+    let bad = |field, reason: String| Err(PackageError::Manifest { field, reason });
+    if !is_kebab(&manifest.name) {
+        return bad("name", format!("{:?} is not kebab-case of 1 to 64 characters", short(&manifest.name)));
+    }
+    if let Err(error) = Version::parse(&manifest.version) {
+        return bad("version", format!("{:?} is not a semantic version: {error}", short(&manifest.version)));
+    }
+    if manifest.summary.chars().count() > SUMMARY_CHARS || manifest.summary.chars().any(char::is_control) {
+        return bad("summary", format!("it is one line of at most {SUMMARY_CHARS} characters"));
+    }
+    if manifest.hooks.is_empty() {
+        return bad("hooks", "it names none, so it would never be called".to_owned());
+    }
+    if manifest.hooks.iter().collect::<BTreeSet<_>>().len() != manifest.hooks.len() {
+        return bad("hooks", "it names a hook twice".to_owned());
+    }
+    if manifest.wants.len() > WANTS_MAX {
+        return bad("wants", format!("it names more than {WANTS_MAX} effects"));
+    }
+    // Names that this host does not know are allowed: the plugin may be built for newer hosts, too.
+    if let Some(name) = manifest.wants.iter().find(|name| !is_kebab(name)) {
+        return bad("wants", format!("{:?} is not the name of an effect", short(name)));
+    }
+    if manifest.history_days > HISTORY_DAYS_MAX {
+        return bad("history-days", format!("{} is more than {HISTORY_DAYS_MAX}", manifest.history_days));
+    }
+    if let Err(reason) = schema(&manifest.config_schema) {
+        return bad("config-schema", reason);
+    }
+    Ok(manifest)
+}
+
+/// Judges a configuration by the manifest's schema.
+pub(super) fn check_config(manifest: &Manifest, config: &str) -> Result<(), ConfigError> {
+    if config.len() > CONFIG_BYTES_MAX {
+        return Err(ConfigError::TooLarge { size: config.len(), limit: CONFIG_BYTES_MAX });
+    }
+    let value: serde_json::Value = serde_json::from_str(config).map_err(|e| ConfigError::NotJson(e.to_string()))?;
+    let validator = schema(&manifest.config_schema)
+        .map_err(|reason| ConfigError::Schema { path: String::new(), reason: format!("the plugin's schema: {reason}") })?;
+    validator.validate(&value).map_err(|error| ConfigError::Schema {
+        path: error.instance_path().to_string(),
+        reason: error.to_string().chars().take(REASON_CHARS).collect(),
+    })
+}
+
+fn schema(text: &str) -> Result<jsonschema::Validator, String> {
+    if text.len() > SCHEMA_BYTES_MAX {
+        return Err(format!("it has more than {SCHEMA_BYTES_MAX} bytes"));
+    }
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft202012)
+        // Linear time whatever the pattern: a plugin's schema must not stall the host.
+        .with_pattern_options(jsonschema::PatternOptions::regex())
+        .build(&value)
+        .map_err(|error| {
+            let at = at(&error.instance_path().to_string());
+            format!("it is not a JSON Schema{at}: {error}").chars().take(REASON_CHARS).collect()
+        })
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+const SUMMARY_CHARS: usize = 300;
+const WANTS_MAX: usize = 16;
+const HISTORY_DAYS_MAX: u16 = 366;
+const SCHEMA_BYTES_MAX: usize = 64 << 10;
+const CONFIG_BYTES_MAX: usize = 64 << 10;
+const REASON_CHARS: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::policy::Hook;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            name: "reset-budget".into(),
+            version: "1.0.0".into(),
+            summary: "At most so many resets.".into(),
+            hooks: vec![Hook::BeforeReset],
+            wants: vec!["notify".into()],
+            history_days: 30,
+            config_schema: r#"{"type":"object","properties":{"max":{"type":"integer","minimum":1}},"required":["max"],
+                "additionalProperties":false}"#
+                .into(),
+        }
+    }
+
+    fn field(change: impl FnOnce(&mut Manifest)) -> &'static str {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        match check(manifest) {
+            Err(PackageError::Manifest { field, .. }) => field,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_good_manifest_passes_and_each_bad_field_is_named() {
+        assert!(check(manifest()).is_ok());
+        assert_eq!(field(|m| m.name = "Reset Budget".into()), "name");
+        assert_eq!(field(|m| m.version = "1.0".into()), "version");
+        assert_eq!(field(|m| m.summary = "two\nlines".into()), "summary");
+        assert_eq!(field(|m| m.hooks = vec![]), "hooks");
+        assert_eq!(field(|m| m.hooks = vec![Hook::AfterReset; 2]), "hooks");
+        assert_eq!(field(|m| m.wants = vec!["rm -rf".into()]), "wants");
+        assert_eq!(field(|m| m.history_days = 367), "history-days");
+        assert_eq!(field(|m| m.config_schema = "{".into()), "config-schema");
+        assert_eq!(field(|m| m.config_schema = r#"{"type":"nonsense"}"#.into()), "config-schema");
+    }
+
+    #[test]
+    fn a_schema_cannot_reach_out() {
+        for reference in ["https://example.com/s.json", "file:///etc/passwd"] {
+            assert_eq!(field(|m| m.config_schema = format!(r#"{{"$ref":"{reference}"}}"#)), "config-schema");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_refused_with_its_path() {
+        let refused = |config: &str| check_config(&manifest(), config).expect_err("refused").to_string();
+        assert!(check_config(&manifest(), r#"{"max":3}"#).is_ok());
+        assert_eq!(refused(r#"{"max":0}"#), "configuration at /max: 0 is less than the minimum of 1");
+        assert!(refused("{}").contains("\"max\" is a required property"));
+        assert!(refused("{max}").contains("not JSON"));
+        assert!(refused(&"x".repeat(CONFIG_BYTES_MAX + 1)).contains("at most"));
+    }
+}

@@ -1,0 +1,448 @@
+//! Reads a plugin file and says precisely what is wrong with it, before anything is compiled or stored.
+//!
+//! A plugin is a component that exports `latchkey:policy/hooks` and imports at most `latchkey:policy/log`.
+//! A core module with the contract embedded (as wit-bindgen leaves it) is turned into one here, so
+//! authors need no tool beyond their compiler.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use semver::Version;
+use wasmparser::{ComponentExternalKind, KnownCustom, Parser, Payload};
+
+use super::record::{Digest, Failure};
+
+/// Why a plugin file is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackageError {
+    /// More bytes than a plugin may have.
+    #[error("the file has {size} bytes; a plugin has at most {limit}")]
+    TooLarge {
+        /// Bytes of the file.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// No WebAssembly at all.
+    #[error("this is not WebAssembly: {found}. Give the .wasm file that the build made")]
+    NotWasm {
+        /// What it looks like.
+        found: &'static str,
+    },
+    /// A core module without the contract inside.
+    #[error(
+        "this is a core module without the policy contract inside; build it with wit-bindgen against the world \
+         latchkey:policy/policy, or make a component of it with `wasm-tools component new`"
+    )]
+    NotAComponent,
+    /// A core module with the contract that can't become a component.
+    #[error("this core module does not fit the contract that is embedded in it: {0}")]
+    Componentize(String),
+    /// It wants the system interface.
+    #[error("imports {import}, but policies are pure and get no WASI. {remedy}")]
+    ImportsWasi {
+        /// The first such import.
+        import: String,
+        /// The flag that avoids it, by language.
+        remedy: String,
+    },
+    /// It wants something that a policy does not get.
+    #[error("imports {import}, which this appliance does not provide (a policy gets latchkey:policy/log and nothing else)")]
+    ImportNotProvided {
+        /// Name of the import.
+        import: String,
+    },
+    /// Built for another contract.
+    #[error("{interface} is of contract version {found}; this appliance speaks {supported}")]
+    WrongVersion {
+        /// The interface, without its version.
+        interface: String,
+        /// The version found.
+        found: String,
+        /// The newest version spoken here.
+        supported: Version,
+    },
+    /// It does not export what the host calls.
+    #[error("does not export latchkey:policy/hooks@{supported}; it exports {}", list(.found))]
+    MissingExport {
+        /// The newest version spoken here.
+        supported: Version,
+        /// What it exports instead.
+        found: Vec<String>,
+    },
+    /// Broken, or beyond the features and sizes that are allowed.
+    #[error("this component is not valid here: {0}")]
+    Invalid(String),
+    /// The compiler took too long.
+    #[error("compiling it takes more than {limit_secs} s, which is the limit")]
+    CompileTime {
+        /// Seconds allowed.
+        limit_secs: u64,
+    },
+    /// `describe` gave no answer.
+    #[error("its `describe` failed, {0}")]
+    Describe(#[source] Failure),
+    /// What `describe` said is not acceptable.
+    #[error("its manifest is not acceptable: {field}: {reason}")]
+    Manifest {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The host itself is in trouble (disk, threads).
+    #[error("the plugin host can't do this now: {0}")]
+    Host(String),
+}
+
+impl PackageError {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too-large",
+            Self::NotWasm { .. } => "not-wasm",
+            Self::NotAComponent => "not-a-component",
+            Self::Componentize(_) => "contract-mismatch",
+            Self::ImportsWasi { .. } => "imports-wasi",
+            Self::ImportNotProvided { .. } => "import-not-provided",
+            Self::WrongVersion { .. } => "wrong-contract-version",
+            Self::MissingExport { .. } => "missing-export",
+            Self::Invalid(_) => "invalid-component",
+            Self::CompileTime { .. } => "compile-time-exceeded",
+            Self::Describe(_) => "describe-failed",
+            Self::Manifest { .. } => "invalid-manifest",
+            Self::Host(_) => "host-trouble",
+        }
+    }
+}
+
+/// A file that may be compiled.
+#[derive(Debug)]
+pub struct Package<'a> {
+    /// SHA-256 of the file as given; the plugin's identity.
+    pub digest: Digest,
+    /// The component; the file itself, or what became of the core module.
+    pub component: Cow<'a, [u8]>,
+    /// Whether the file was a core module.
+    pub from_core_module: bool,
+    /// Interfaces imported, with version.
+    pub imports: Vec<String>,
+    /// Names exported, with version.
+    pub exports: Vec<String>,
+    /// The contract's version for which it was built.
+    pub contract: Version,
+    /// Compilers and tools named inside, such as "Rust" or "componentize-py 0.25".
+    pub producers: Vec<String>,
+}
+
+/// The newest contract that this host speaks.
+#[must_use]
+pub fn contract_version() -> Version {
+    Version::new(1, 0, 0)
+}
+
+/// Reads and judges a plugin file. Does not compile.
+///
+/// # Errors
+/// Every reason for a refusal that can be told without compiling.
+pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(PackageError::TooLarge { size: bytes.len(), limit: FILE_BYTES_MAX });
+    }
+    let digest = Digest::of(bytes);
+    let from_core_module = Parser::is_core_wasm(bytes);
+    let component = if Parser::is_component(bytes) {
+        Cow::Borrowed(bytes)
+    } else if from_core_module {
+        Cow::Owned(componentize(bytes)?)
+    } else {
+        return Err(PackageError::NotWasm { found: looks_like(bytes) });
+    };
+
+    let surface = Surface::of(&component)?;
+    for import in &surface.imports {
+        judge_import(import, &surface.producers)?;
+    }
+    let contract = hooks_version(&surface.exports)?;
+    Ok(Package {
+        digest,
+        component,
+        from_core_module,
+        imports: surface.imports,
+        exports: surface.exports,
+        contract,
+        producers: surface.producers.into_iter().collect(),
+    })
+}
+
+/// Makes a component of a core module in which wit-bindgen left the contract.
+fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
+    let (mut has_contract, mut wasi, mut producers) = (false, None, BTreeSet::new());
+    for payload in Parser::new(0).parse_all(module) {
+        match payload.map_err(invalid)? {
+            Payload::CustomSection(section) => {
+                has_contract |= section.name().starts_with("component-type");
+                note_producers(&section, &mut producers);
+            }
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let module = import.map_err(invalid)?.module;
+                    if module.starts_with("wasi") {
+                        wasi.get_or_insert_with(|| module.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(import) = wasi {
+        return Err(PackageError::ImportsWasi { remedy: remedy(&producers), import });
+    }
+    if !has_contract {
+        return Err(PackageError::NotAComponent);
+    }
+    wit_component::ComponentEncoder::default()
+        .module(module)
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|error| PackageError::Componentize(format!("{error:#}")))
+}
+
+/// What a component shows to the outside.
+#[derive(Default)]
+struct Surface {
+    imports: Vec<String>,
+    exports: Vec<String>,
+    producers: BTreeSet<String>,
+}
+
+impl Surface {
+    fn of(component: &[u8]) -> Result<Self, PackageError> {
+        let mut surface = Self::default();
+        // Nested modules and components are walked too (for their producers); `depth` keeps their
+        // imports and exports apart from the outer ones.
+        let mut depth = 0_u32;
+        for payload in Parser::new(0).parse_all(component) {
+            match payload.map_err(invalid)? {
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::ComponentImportSection(imports) if depth == 0 => {
+                    for import in imports {
+                        surface.imports.push(import.map_err(invalid)?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(exports) if depth == 0 => {
+                    for export in exports {
+                        let export = export.map_err(invalid)?;
+                        let text = export.name.name.to_owned();
+                        match export.kind {
+                            ComponentExternalKind::Instance => surface.exports.insert(0, text),
+                            _ => surface.exports.push(text),
+                        }
+                    }
+                }
+                Payload::CustomSection(section) => note_producers(&section, &mut surface.producers),
+                _ => {}
+            }
+        }
+        Ok(surface)
+    }
+}
+
+fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut BTreeSet<String>) {
+    let KnownCustom::Producers(fields) = section.as_known() else { return };
+    // Producers are for people: a broken section is no reason to refuse.
+    for field in fields.into_iter().flatten() {
+        for value in field.values.into_iter().flatten() {
+            if producers.len() < PRODUCERS_KEPT {
+                let text = format!("{} {}", value.name, value.version);
+                producers.insert(text.trim().chars().take(80).collect());
+            }
+        }
+    }
+}
+
+fn judge_import(import: &str, producers: &BTreeSet<String>) -> Result<(), PackageError> {
+    if import.starts_with("wasi:") {
+        return Err(PackageError::ImportsWasi { import: import.to_owned(), remedy: remedy(producers) });
+    }
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    match interface {
+        "latchkey:policy/log" | "latchkey:policy/types" => spoken(interface, version).map(drop),
+        _ => Err(PackageError::ImportNotProvided { import: import.to_owned() }),
+    }
+}
+
+fn hooks_version(exports: &[String]) -> Result<Version, PackageError> {
+    let found = exports.iter().find_map(|export| export.strip_prefix("latchkey:policy/hooks@"));
+    let Some(version) = found else {
+        let found = exports.iter().take(10).cloned().collect();
+        return Err(PackageError::MissingExport { supported: contract_version(), found });
+    };
+    spoken("latchkey:policy/hooks", version)
+}
+
+/// The version, if this host speaks it: the same major, and no newer minor (a plugin built for a
+/// newer minor may rest on facts that this host does not tell).
+fn spoken(interface: &str, version: &str) -> Result<Version, PackageError> {
+    let supported = contract_version();
+    match Version::parse(version) {
+        Ok(v) if v.major == supported.major && v.minor <= supported.minor && v.pre.is_empty() => Ok(v),
+        _ => Err(PackageError::WrongVersion {
+            interface: interface.to_owned(),
+            found: if version.is_empty() { "none".to_owned() } else { version.to_owned() },
+            supported,
+        }),
+    }
+}
+
+/// The flag that avoids WASI, for the language of the plugin if it can be told, else for each.
+fn remedy(producers: &BTreeSet<String>) -> String {
+    const BY_LANGUAGE: [(&[&str], &str); 5] = [
+        (&["componentize-py", "python"], "Python: componentize-py … componentize --stub-wasi"),
+        (
+            &["componentize-js", "componentize-qjs", "javascript", "starlingmonkey", "quickjs"],
+            "JavaScript: componentize-qjs --sync --stub-wasi, or componentize-js with all features disabled",
+        ),
+        (&["go ", "tinygo"], "Go can't do without WASI and is not supported yet"),
+        (&["rust"], "Rust: build for wasm32-unknown-unknown, not wasm32-wasip1 or wasm32-wasip2"),
+        (
+            &["clang", "c11", "c17", "c_plus_plus"],
+            "C: build a reactor (-mexec-model=reactor) without stdio, files, clock or environment",
+        ),
+    ];
+    // The more specific come first: a Python component contains C, a QuickJS component Rust and C.
+    let lower: Vec<String> = producers.iter().map(|p| format!("{} ", p.to_lowercase())).collect();
+    let known = BY_LANGUAGE
+        .iter()
+        .find(|(marks, _)| marks.iter().any(|mark| lower.iter().any(|p| p.starts_with(mark))))
+        .map(|(_, advice)| (*advice).to_owned());
+    known.unwrap_or_else(|| BY_LANGUAGE.map(|(_, advice)| advice).join("; "))
+}
+
+fn looks_like(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [] => "the file is empty",
+        [0, b'a', b's', b'm', ..] => "a WebAssembly header of an unknown version",
+        [0x7f, b'E', b'L', b'F', ..] => "a native library or program (ELF)",
+        [b'M', b'Z', ..] => "a Windows program",
+        [b'P', b'K', 3, 4, ..] => "a ZIP archive",
+        [0x1f, 0x8b, ..] => "a gzip file",
+        _ if bytes.trim_ascii_start().starts_with(b"(") => "WebAssembly text",
+        _ if std::str::from_utf8(bytes).is_ok() => "a text file",
+        _ => "unknown bytes",
+    }
+}
+
+fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
+    PackageError::Invalid(error.to_string())
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// SpiderMonkey and Python plugins have 12 and 18 MB.
+const FILE_BYTES_MAX: usize = 32 << 20;
+const PRODUCERS_KEPT: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn component(wat: &str) -> Vec<u8> {
+        wat::parse_str(wat).expect("the test's text is a component")
+    }
+
+    fn refusal(bytes: &[u8]) -> PackageError {
+        read(bytes).expect_err("this file is refused")
+    }
+
+    #[test]
+    fn what_is_no_webassembly_is_named() {
+        assert_eq!(
+            refusal(b"").to_string(),
+            "this is not WebAssembly: the file is empty. Give the .wasm file that the build made"
+        );
+        for (bytes, word) in [
+            (&b"\x7fELF\x02"[..], "ELF"),
+            (b"PK\x03\x04..", "ZIP"),
+            (b" (component)", "WebAssembly text"),
+            (b"export const hooks", "a text file"),
+            (b"\0asm\x09\0\0\0", "unknown version"),
+            (b"\xff\xfe\0", "unknown bytes"),
+        ] {
+            let text = refusal(bytes).to_string();
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_refused_unread() {
+        assert_eq!(refusal(&vec![0; FILE_BYTES_MAX + 1]).code(), "too-large");
+    }
+
+    #[test]
+    fn a_broken_component_is_refused() {
+        let mut bytes = component(r#"(component (import "latchkey:policy/log@1.0.0" (instance)))"#);
+        bytes.truncate(bytes.len() - 3);
+        assert_eq!(refusal(&bytes).code(), "invalid-component");
+    }
+
+    #[test]
+    fn a_core_module_without_the_contract_is_told_so() {
+        assert_eq!(refusal(&component("(module)")).code(), "not-a-component");
+    }
+
+    #[test]
+    fn wasi_is_refused_with_the_flag_that_avoids_it() {
+        let text = refusal(&component(r#"(component (import "wasi:cli/environment@0.2.3" (instance)))"#)).to_string();
+        assert!(text.starts_with("imports wasi:cli/environment@0.2.3"), "{text}");
+        for language in ["Rust", "JavaScript", "Python", "C:", "Go"] {
+            assert!(text.contains(language), "{text}");
+        }
+        let core = component(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#);
+        assert_eq!(refusal(&core).code(), "imports-wasi");
+    }
+
+    #[test]
+    fn the_remedy_is_that_of_the_plugins_language() {
+        let of = |names: &[&str]| remedy(&names.iter().map(ToString::to_string).collect());
+        assert!(of(&["Rust", "rustc 1.95.0"]).starts_with("Rust:"));
+        assert!(of(&["C11", "clang 20", "componentize-py 0.25"]).starts_with("Python:"));
+        assert!(of(&["JavaScript", "Rust"]).starts_with("JavaScript:"));
+        assert!(of(&["clang 20"]).starts_with("C:"));
+    }
+
+    #[test]
+    fn an_import_that_is_not_provided_is_named() {
+        let text = refusal(&component(r#"(component (import "acme:http/client@1.0.0" (instance)))"#)).to_string();
+        assert!(text.starts_with("imports acme:http/client@1.0.0"), "{text}");
+    }
+
+    #[test]
+    fn only_contract_versions_spoken_here_are_taken() {
+        let with = |version: &str| {
+            component(&format!(r#"(component (instance $h) (export "latchkey:policy/hooks@{version}" (instance $h)))"#))
+        };
+        for good in ["1.0.0", "1.0.7"] {
+            assert_eq!(read(&with(good)).expect("spoken here").contract.to_string(), good);
+        }
+        for bad in ["2.0.0", "1.1.0", "0.9.0", "1.0.0-draft"] {
+            let text = refusal(&with(bad)).to_string();
+            assert_eq!(
+                text,
+                format!("latchkey:policy/hooks is of contract version {bad}; this appliance speaks 1.0.0")
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_export_is_named_with_what_is_there() {
+        let bytes = component(r#"(component (instance $i) (export "acme:other/thing@1.0.0" (instance $i)))"#);
+        let text = refusal(&bytes).to_string();
+        assert_eq!(text, "does not export latchkey:policy/hooks@1.0.0; it exports acme:other/thing@1.0.0");
+        assert!(refusal(&component("(component)")).to_string().ends_with("it exports nothing"));
+    }
+}

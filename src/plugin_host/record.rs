@@ -1,0 +1,326 @@
+//! What goes into an evaluation and what comes out: bindings, decision records, failures.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Prepared;
+use super::engine::Limits;
+use crate::domain::policy::{Answer, Decision, Effect, Grants, Hook, Mode, RefusedEffect};
+
+/// SHA-256 of a module or a configuration; shown and stored as lower-case hex.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{self}")
+    }
+}
+
+impl std::str::FromStr for Digest {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A plugin bound to an organisation (or to the node), ready to be called.
+#[derive(Clone, Debug)]
+pub struct BoundPlugin {
+    /// The binding.
+    pub binding_id: Uuid,
+    /// The plugin's name, from its manifest.
+    pub name: String,
+    /// The plugin's version, from its manifest.
+    pub version: String,
+    /// The compiled module; knows its own digest.
+    pub prepared: Arc<Prepared>,
+    /// The configuration as JSON text, exactly as the plugin gets it.
+    pub config: Arc<str>,
+    /// SHA-256 of `config`.
+    pub config_digest: Digest,
+    /// The hooks for which the operator bound it.
+    pub hooks: Vec<Hook>,
+    /// Effects that the operator granted.
+    pub grants: Grants,
+    /// Whether its answers count.
+    pub mode: Mode,
+    /// What its failure means for the reset.
+    pub on_failure: OnFailure,
+    /// What a call may use up.
+    pub limits: Limits,
+}
+
+/// What a plugin's failure means for the reset, by cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OnFailure {
+    /// For causes not named in `causes`.
+    #[serde(default)]
+    pub otherwise: FailureAction,
+    /// Exceptions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<(FailureCause, FailureAction)>,
+}
+
+impl OnFailure {
+    /// The same for every cause.
+    #[must_use]
+    pub fn always(action: FailureAction) -> Self {
+        Self { otherwise: action, causes: vec![] }
+    }
+
+    /// What a failure of this cause means.
+    #[must_use]
+    pub fn action(&self, cause: FailureCause) -> FailureAction {
+        if cause == FailureCause::Busy {
+            // Whoever floods an organisation's slots must not get its policies skipped.
+            return FailureAction::Deny;
+        }
+        self.causes.iter().find(|(c, _)| *c == cause).map_or(self.otherwise, |(_, action)| *action)
+    }
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureAction {
+    /// The reset does not happen (fail closed).
+    #[default]
+    Deny,
+    /// As if the plugin had not been bound.
+    Skip,
+}
+
+/// Why a call gave no usable answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureCause {
+    /// The guest trapped: `unreachable`, a division by zero, an access out of bounds …
+    Trap,
+    /// The wall-clock budget ran out.
+    Deadline,
+    /// It asked for more memory or table than it may have.
+    Memory,
+    /// The fuel ran out.
+    Fuel,
+    /// The stack ran out.
+    Stack,
+    /// What it answered can't be read: bad UTF-8, a bad pointer, too large.
+    BadAnswer,
+    /// The hook itself answered with an error.
+    HookError,
+    /// No instance could be made.
+    Instantiation,
+    /// All of the organisation's slots were taken for too long.
+    Busy,
+}
+
+impl FailureCause {
+    /// Every cause there is.
+    pub const ALL: [Self; 9] = [
+        Self::Trap,
+        Self::Deadline,
+        Self::Memory,
+        Self::Fuel,
+        Self::Stack,
+        Self::BadAnswer,
+        Self::HookError,
+        Self::Instantiation,
+        Self::Busy,
+    ];
+
+    /// The word used in JSON, metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::Fuel => "fuel",
+            Self::Stack => "stack",
+            Self::BadAnswer => "bad-answer",
+            Self::HookError => "hook-error",
+            Self::Instantiation => "instantiation",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// A call that gave no usable answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{}: {detail}", cause.as_str())]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Failure {
+    /// What kind.
+    pub cause: FailureCause,
+    /// In words; from the engine or, for a hook error, from the plugin (at most 500 characters).
+    pub detail: String,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallEnd {
+    /// With an answer, exactly as the plugin gave it.
+    Answer(Answer),
+    /// Without one.
+    Failure(Failure),
+}
+
+/// Severity of a plugin's log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// For the author.
+    Debug,
+    /// Ordinary.
+    Info,
+    /// Odd.
+    Warn,
+    /// Wrong.
+    Error,
+}
+
+/// A line that a plugin logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LogLine {
+    /// How severe.
+    pub level: LogLevel,
+    /// The text.
+    pub message: String,
+}
+
+/// What a call used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Usage {
+    /// Wall clock from the making of the instance to its end, µs.
+    pub elapsed_micros: u64,
+    /// Linear memory at the end, bytes.
+    pub peak_memory_bytes: u64,
+    /// Fuel consumed, where it is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+}
+
+/// One call, as it is kept with the reset: enough to replay and to explain it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DecisionRecord {
+    /// The binding.
+    pub binding_id: Uuid,
+    /// Name of the plugin.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its module as installed.
+    pub digest: Digest,
+    /// SHA-256 of the configuration text.
+    pub config_digest: Digest,
+    /// Which hook.
+    pub hook: Hook,
+    /// Whether the answer counted.
+    pub mode: Mode,
+    /// How it ended.
+    pub end: CallEnd,
+    /// Effects asked for and not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedEffect>,
+    /// What had to be put right in the answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repaired: Vec<String>,
+    /// Lines it logged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogLine>,
+    /// Lines beyond the quota.
+    #[serde(default)]
+    pub log_dropped: u32,
+    /// What it used up.
+    pub usage: Usage,
+    /// Failures of this binding in a row, this one included; 0 after an answer.
+    #[serde(default)]
+    pub failures_in_a_row: u32,
+}
+
+/// A failure that ends the reset (fail closed).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("plugin {plugin} {version} (sha256:{digest}) failed, {failure}")]
+pub struct PluginFailure {
+    /// The binding.
+    pub binding_id: Uuid,
+    /// Name of the plugin.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its module.
+    pub digest: Digest,
+    /// What happened.
+    pub failure: Failure,
+}
+
+/// What all bound plugins together say.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The combined decision. After the reset always [`Decision::Allow`]. Worth nothing if `failure` is set.
+    pub decision: Decision,
+    /// Vetted effects to commit with the reset (if it is carried out).
+    pub effects: Vec<Effect>,
+    /// Every call made, in order.
+    pub records: Vec<DecisionRecord>,
+    /// Set if a plugin failed and its binding says that the reset must then not happen: answer 500,
+    /// change nothing.
+    pub failure: Option<PluginFailure>,
+}
+
+impl BoundPlugin {
+    /// The failure of this plugin, as the reset's end.
+    pub(super) fn failed(&self, failure: Failure) -> PluginFailure {
+        PluginFailure {
+            binding_id: self.binding_id,
+            plugin: self.name.clone(),
+            version: self.version.clone(),
+            digest: self.prepared.digest(),
+            failure,
+        }
+    }
+
+    /// Whether this failure ends the reset.
+    pub(super) fn stops_on(&self, failure: &Failure) -> bool {
+        self.mode == Mode::Enforce && self.on_failure.action(failure.cause) == FailureAction::Deny
+    }
+}
