@@ -8,6 +8,7 @@
 //! services: it is given components and questions, and hands back decisions and records.
 
 mod artefact;
+mod cases;
 mod engine;
 mod manifest;
 mod metrics;
@@ -24,16 +25,19 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use artefact::Origin;
+pub use cases::{Case, CaseError, CaseHook, CaseReport, base_question, embed as embed_cases, embedded as embedded_cases, merge_patch};
 pub use engine::Limits;
 pub use manifest::ConfigError;
 pub use metrics::PluginCounters;
 pub use package::{Package, PackageError, contract_version, read as read_package};
 pub use record::{
-    BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause, LogLevel, LogLine,
-    OnFailure, PluginFailure, Usage,
+    BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause, LogLevel,
+    LogLine, OnFailure, PluginFailure, Usage,
 };
 
-use crate::domain::policy::{Answer, Decision, Effect, Hook, Manifest, Outcome, Question, Vetted, merge_effects, vet};
+use crate::domain::policy::{
+    Answer, Decision, Effect, Hook, Manifest, Outcome, Question, Vetted, merge_effects, vet,
+};
 use artefact::Artefacts;
 use engine::TickedEngine;
 use metrics::Metrics;
@@ -113,7 +117,9 @@ impl Prepared {
 
 impl std::fmt::Debug for Prepared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Prepared").field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("Prepared")
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,17 +129,28 @@ impl PluginHost {
     /// # Errors
     /// The cache folder can't be made private, address space or threads can't be had.
     pub fn new(options: HostOptions) -> anyhow::Result<Self> {
-        let tick = options.tick.clamp(Duration::from_millis(1), Duration::from_millis(5));
+        let tick = options
+            .tick
+            .clamp(Duration::from_millis(1), Duration::from_millis(5));
         let total = options.total_concurrency.clamp(1, 256);
         let ticked = TickedEngine::new(total, tick, options.meter_fuel)?;
         let engine = ticked.engine.clone();
-        let artefacts = Artefacts::new(engine.clone(), options.cache_dir, options.cache_key, options.compile_limit)?;
+        let artefacts = Artefacts::new(
+            engine.clone(),
+            options.cache_dir,
+            options.cache_key,
+            options.compile_limit,
+        )?;
         Ok(Self(Arc::new(Inner {
             linker: v1::linker(&engine).map_err(|e| anyhow::anyhow!("{e:#}"))?,
             ticked,
             artefacts,
             prepared: Mutex::new(HashMap::new()),
-            slots: Slots::new(options.per_organization_concurrency.max(1), total, options.slot_wait),
+            slots: Slots::new(
+                options.per_organization_concurrency.max(1),
+                total,
+                options.slot_wait,
+            ),
             metrics: Metrics::default(),
         })))
     }
@@ -151,7 +168,11 @@ impl PluginHost {
         let package = package::read(bytes)?;
         let (component, origin) = self.0.artefacts.component(&package)?;
         let policy = v1::prepare(&self.0.linker, &component)?;
-        let prepared = Arc::new(Prepared { digest, origin, policy });
+        let prepared = Arc::new(Prepared {
+            digest,
+            origin,
+            policy,
+        });
 
         let mut known = self.prepared();
         known.retain(|_, weak| weak.strong_count() > 0);
@@ -164,7 +185,13 @@ impl PluginHost {
     /// # Errors
     /// `describe` failed, or the manifest is not acceptable.
     pub async fn describe(&self, prepared: &Prepared) -> Result<Manifest, PackageError> {
-        let ran = v1::run(&self.0.ticked, &prepared.policy, Limits::at_installation(), Call::Describe).await;
+        let ran = v1::run(
+            &self.0.ticked,
+            &prepared.policy,
+            Limits::at_installation(),
+            Call::Describe,
+        )
+        .await;
         match ran.reply.map_err(PackageError::Describe)? {
             Reply::Manifest(manifest) => manifest::check(manifest),
             Reply::Answer(_) | Reply::Config(_) => unreachable!("describe replies with a manifest"),
@@ -175,9 +202,20 @@ impl PluginHost {
     ///
     /// # Errors
     /// What is wrong with it, with the path inside the configuration where the schema knows it.
-    pub async fn check_config(&self, prepared: &Prepared, manifest: &Manifest, config: &str) -> Result<(), ConfigError> {
+    pub async fn check_config(
+        &self,
+        prepared: &Prepared,
+        manifest: &Manifest,
+        config: &str,
+    ) -> Result<(), ConfigError> {
         manifest::check_config(manifest, config)?;
-        let ran = v1::run(&self.0.ticked, &prepared.policy, Limits::at_installation(), Call::CheckConfig(config)).await;
+        let ran = v1::run(
+            &self.0.ticked,
+            &prepared.policy,
+            Limits::at_installation(),
+            Call::CheckConfig(config),
+        )
+        .await;
         match ran.reply.map_err(ConfigError::Failed)? {
             Reply::Config(verdict) => verdict.map_err(ConfigError::Refused),
             Reply::Answer(_) | Reply::Manifest(_) => unreachable!("check-config replies with ok or an error"),
@@ -193,7 +231,8 @@ impl PluginHost {
     /// Shows the plugins how the reset will end, in order, each with the effects so far, and gathers
     /// the effects they add. [`Evaluation::effects`] holds only what was added.
     pub async fn after(&self, plugins: &[BoundPlugin], question: &Question, outcome: Outcome) -> Evaluation {
-        self.evaluate(plugins, Hook::AfterReset, question, Some(outcome)).await
+        self.evaluate(plugins, Hook::AfterReset, question, Some(outcome))
+            .await
     }
 
     /// Calls, failures and durations of one binding since the start.
@@ -228,9 +267,16 @@ impl PluginHost {
         question: &Question,
         mut outcome: Option<Outcome>,
     ) -> Evaluation {
-        let mut evaluation =
-            Evaluation { decision: Decision::Allow, effects: vec![], records: vec![], failure: None };
-        let bound: Vec<&BoundPlugin> = plugins.iter().filter(|plugin| plugin.hooks.contains(&hook)).collect();
+        let mut evaluation = Evaluation {
+            decision: Decision::Allow,
+            effects: vec![],
+            records: vec![],
+            failure: None,
+        };
+        let bound: Vec<&BoundPlugin> = plugins
+            .iter()
+            .filter(|plugin| plugin.hooks.contains(&hook))
+            .collect();
         if bound.is_empty() {
             return evaluation;
         }
@@ -285,7 +331,13 @@ impl PluginHost {
             None => Call::BeforeReset(question, &plugin.config),
             Some(outcome) => Call::AfterReset(question, outcome, &plugin.config),
         };
-        let ran = v1::run(&self.0.ticked, &plugin.prepared.policy, plugin.limits.bounded(), call).await;
+        let ran = v1::run(
+            &self.0.ticked,
+            &plugin.prepared.policy,
+            plugin.limits.bounded(),
+            call,
+        )
+        .await;
         let end = match ran.reply {
             Ok(Reply::Answer(answer)) => CallEnd::Answer(answer),
             Ok(Reply::Manifest(_) | Reply::Config(_)) => unreachable!("a hook replies with an answer"),

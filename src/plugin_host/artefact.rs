@@ -38,9 +38,16 @@ impl Artefacts {
         key: [u8; 32],
         compile_limit: Duration,
     ) -> anyhow::Result<Self> {
-        let cache = folder.map(|folder| Cache::open(folder, key, &engine)).transpose()?;
+        let cache = folder
+            .map(|folder| Cache::open(folder, key, &engine))
+            .transpose()?;
         let compiler = start_compiler(engine.clone()).context("cannot start the plugin compiler")?;
-        Ok(Self { engine, cache, compiler, compile_limit })
+        Ok(Self {
+            engine,
+            cache,
+            compiler,
+            compile_limit,
+        })
     }
 
     /// The component, from the cache or compiled. Blocks; never call it on the executor.
@@ -50,7 +57,9 @@ impl Artefacts {
         {
             match load(&self.engine, &code) {
                 Ok(component) => return Ok((component, Origin::Cache)),
-                Err(error) => tracing::warn!(digest = %package.digest, %error, "a kept plugin artefact is stale; compiling anew"),
+                Err(error) => {
+                    tracing::warn!(digest = %package.digest, %error, "a kept plugin artefact is stale; compiling anew")
+                }
             }
         }
         let code = self.compile(package.component.to_vec())?;
@@ -72,7 +81,9 @@ impl Artefacts {
     fn compile(&self, component: Vec<u8>) -> Result<Vec<u8>, PackageError> {
         let gone = |_| PackageError::Host("the compiler thread has ended".to_owned());
         let (reply, news) = mpsc::channel();
-        self.compiler.send(Job { component, reply }).map_err(|e| gone(e.to_string()))?;
+        self.compiler
+            .send(Job { component, reply })
+            .map_err(|e| gone(e.to_string()))?;
         // Waiting for its turn does not count against a module, only its own compilation does.
         loop {
             match news.recv_timeout(Duration::from_secs(1)) {
@@ -82,10 +93,12 @@ impl Artefacts {
             }
         }
         match news.recv_timeout(self.compile_limit) {
-            Ok(News::Done(result, took)) if took <= self.compile_limit => result.map_err(PackageError::Invalid),
-            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {
-                Err(PackageError::CompileTime { limit_secs: self.compile_limit.as_secs() })
+            Ok(News::Done(result, took)) if took <= self.compile_limit => {
+                result.map_err(PackageError::Invalid)
             }
+            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => Err(PackageError::CompileTime {
+                limit_secs: self.compile_limit.as_secs(),
+            }),
             Err(e @ mpsc::RecvTimeoutError::Disconnected) => Err(gone(e.to_string())),
         }
     }
@@ -100,7 +113,10 @@ pub enum Origin {
     Compiled,
 }
 
-#[expect(unsafe_code, reason = "machine code of our own making: authenticated by HMAC, or compiled a moment ago")]
+#[expect(
+    unsafe_code,
+    reason = "machine code of our own making: authenticated by HMAC, or compiled a moment ago"
+)]
 fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: `code` is what `Engine::precompile_component` returned, here or in an earlier process of
     // this appliance: `Cache::load` lets nothing else through. wasmtime itself checks that it was made
@@ -121,18 +137,23 @@ enum News {
 /// One thread: compilation leaves the other cores to requests.
 fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
-    std::thread::Builder::new().name("latchkey-compile".into()).stack_size(COMPILER_STACK_BYTES).spawn(move || {
-        for job in jobs {
-            if job.reply.send(News::Started).is_ok() {
-                let started = Instant::now();
-                let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    engine.precompile_component(&job.component).map_err(|error| format!("{error:#}"))
-                }));
-                let code = code.unwrap_or_else(|_| Err("the compiler could not cope with it".to_owned()));
-                let _ = job.reply.send(News::Done(code, started.elapsed()));
+    std::thread::Builder::new()
+        .name("latchkey-compile".into())
+        .stack_size(COMPILER_STACK_BYTES)
+        .spawn(move || {
+            for job in jobs {
+                if job.reply.send(News::Started).is_ok() {
+                    let started = Instant::now();
+                    let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        engine
+                            .precompile_component(&job.component)
+                            .map_err(|error| format!("{error:#}"))
+                    }));
+                    let code = code.unwrap_or_else(|_| Err("the compiler could not cope with it".to_owned()));
+                    let _ = job.reply.send(News::Done(code, started.elapsed()));
+                }
             }
-        }
-    })?;
+        })?;
     Ok(sender)
 }
 
@@ -147,7 +168,10 @@ struct Cache {
 impl Cache {
     fn open(folder: PathBuf, key: [u8; 32], engine: &Engine) -> anyhow::Result<Self> {
         let private = || -> std::io::Result<()> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)?;
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))
         };
         private().with_context(|| format!("cannot make {} a private folder", folder.display()))?;
@@ -155,11 +179,16 @@ impl Cache {
         // everything is compiled anew.
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Self { folder, key, settings: hasher.finish() })
+        Ok(Self {
+            folder,
+            key,
+            settings: hasher.finish(),
+        })
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
-        self.folder.join(format!("{digest}-{:016x}.{EXTENSION}", self.settings))
+        self.folder
+            .join(format!("{digest}-{:016x}.{EXTENSION}", self.settings))
     }
 
     fn tag(&self, digest: Digest) -> Hmac<Sha256> {
@@ -191,14 +220,21 @@ impl Cache {
         let path = self.path(digest);
         let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
         let write = || -> std::io::Result<()> {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&unfinished)?;
             file.write_all(MAGIC)?;
             file.write_all(&tag)?;
             file.write_all(code)?;
             file.sync_all()?;
             fs::rename(&unfinished, &path)
         };
-        write().inspect_err(|_| drop(fs::remove_file(&unfinished))).with_context(|| format!("writing {}", path.display()))
+        write()
+            .inspect_err(|_| drop(fs::remove_file(&unfinished)))
+            .with_context(|| format!("writing {}", path.display()))
     }
 
     fn prune(&self, installed: &[Digest]) -> std::io::Result<usize> {
@@ -216,7 +252,8 @@ impl Cache {
 }
 
 fn ours(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == EXTENSION || extension == "tmp")
+    path.extension()
+        .is_some_and(|extension| extension == EXTENSION || extension == "tmp")
 }
 
 const EXTENSION: &str = "artefact";
@@ -241,16 +278,23 @@ mod tests {
 
     fn artefacts(folder: &Path, key: [u8; 32]) -> Artefacts {
         let engine = Engine::default();
-        Artefacts::new(engine, Some(folder.to_owned()), key, Duration::from_secs(60)).expect("a cache in a temporary folder")
+        Artefacts::new(engine, Some(folder.to_owned()), key, Duration::from_secs(60))
+            .expect("a cache in a temporary folder")
     }
 
     fn origin(artefacts: &Artefacts) -> Origin {
         let bytes = wasm();
-        artefacts.component(&package::read(&bytes).expect("a plugin")).expect("it compiles").1
+        artefacts
+            .component(&package::read(&bytes).expect("a plugin"))
+            .expect("it compiles")
+            .1
     }
 
     fn kept(folder: &Path) -> PathBuf {
-        let entry = fs::read_dir(folder).expect("the folder").next().expect("one artefact");
+        let entry = fs::read_dir(folder)
+            .expect("the folder")
+            .next()
+            .expect("one artefact");
         entry.expect("an entry").path()
     }
 
@@ -311,14 +355,20 @@ mod tests {
         let mut config = wasmtime::Config::new();
         config.consume_fuel(true);
         let engine = Engine::new(&config).expect("an engine");
-        let metered = Artefacts::new(engine, Some(folder.path().to_owned()), KEY, Duration::from_secs(60));
+        let metered = Artefacts::new(
+            engine,
+            Some(folder.path().to_owned()),
+            KEY,
+            Duration::from_secs(60),
+        );
         assert_eq!(origin(&metered.expect("a cache")), Origin::Compiled);
         assert_eq!(origin(&artefacts(folder.path(), KEY)), Origin::Cache);
     }
 
     #[test]
     fn compilation_has_a_time_limit() {
-        let artefacts = Artefacts::new(Engine::default(), None, KEY, Duration::ZERO).expect("no cache needed");
+        let artefacts =
+            Artefacts::new(Engine::default(), None, KEY, Duration::ZERO).expect("no cache needed");
         let bytes = wasm();
         let package = package::read(&bytes).expect("a plugin");
         // A limit of nothing: whatever the module, the answer is that it takes too long.

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store, UpdateDeadline,
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store,
+    UpdateDeadline,
 };
 
 use super::record::{LogLevel, LogLine};
@@ -56,7 +57,11 @@ impl Limits {
     /// For calls at installation (`describe`, golden cases), where nobody waits for a reset.
     #[must_use]
     pub fn at_installation() -> Self {
-        Self { deadline_ms: 1_000, memory_bytes: MEMORY_BYTES_MAX, ..Self::default() }
+        Self {
+            deadline_ms: 1_000,
+            memory_bytes: MEMORY_BYTES_MAX,
+            ..Self::default()
+        }
     }
 
     /// The same with every field held to its bounds.
@@ -89,7 +94,11 @@ impl TickedEngine {
             .map_err(|e| anyhow::anyhow!("{e:#}"))
             .context("cannot set up the WebAssembly engine")?;
         let ticker = Ticker::start(engine.clone(), tick).context("cannot start the plugin ticker")?;
-        Ok(Self { engine, meter_fuel, ticker })
+        Ok(Self {
+            engine,
+            meter_fuel,
+            ticker,
+        })
     }
 
     /// A store for one call, its clock running.
@@ -216,10 +225,18 @@ impl CallState {
 }
 
 impl ResourceLimiter for CallState {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let after = self.memory_bytes + (desired - current) as u64;
         if after > self.limits.memory_bytes {
-            let text = format!("asked for {after} bytes of memory, the limit is {}", self.limits.memory_bytes);
+            let text = format!(
+                "asked for {after} bytes of memory, the limit is {}",
+                self.limits.memory_bytes
+            );
             self.refused_growth = Some(text.clone());
             // An error, not `false`: guests turn a refusal into an `unreachable` that explains nothing.
             return Err(wasmtime::Error::msg(text));
@@ -231,10 +248,18 @@ impl ResourceLimiter for CallState {
         Ok(true)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let after = self.table_elements + (desired - current) as u64;
         if after > self.limits.table_elements.into() {
-            let text = format!("asked for {after} table elements, the limit is {}", self.limits.table_elements);
+            let text = format!(
+                "asked for {after} table elements, the limit is {}",
+                self.limits.table_elements
+            );
             self.refused_growth = Some(text.clone());
             return Err(wasmtime::Error::msg(text));
         }
@@ -278,11 +303,17 @@ impl Ticker {
             dozing: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let handle = std::thread::Builder::new().name("latchkey-ticker".into()).spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.run(&engine, tick)
-        })?;
-        Ok(Self { shared, thread: handle.thread().clone(), handle: Some(handle) })
+        let handle = std::thread::Builder::new()
+            .name("latchkey-ticker".into())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.run(&engine, tick)
+            })?;
+        Ok(Self {
+            shared,
+            thread: handle.thread().clone(),
+            handle: Some(handle),
+        })
     }
 
     fn begin(&self) -> InFlight<'_> {
@@ -371,7 +402,11 @@ mod tests {
 
     #[test]
     fn a_log_quota_counts_what_it_drops() {
-        let mut state = CallState::new(Limits { log_lines: 3, log_bytes: 10, ..Limits::default() });
+        let mut state = CallState::new(Limits {
+            log_lines: 3,
+            log_bytes: 10,
+            ..Limits::default()
+        });
         state.log(LogLevel::Info, "12345678".into());
         state.log(LogLevel::Info, "too long".into());
         for _ in 0..10 {

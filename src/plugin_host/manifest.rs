@@ -39,20 +39,39 @@ pub enum ConfigError {
 }
 
 fn at(path: &str) -> String {
-    if path.is_empty() { String::new() } else { format!(" at {path}") }
+    if path.is_empty() {
+        String::new()
+    } else {
+        format!(" at {path}")
+    }
 }
 
 /// The manifest, if it is acceptable.
 pub(super) fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
     let bad = |field, reason: String| Err(PackageError::Manifest { field, reason });
     if !is_kebab(&manifest.name) {
-        return bad("name", format!("{:?} is not kebab-case of 1 to 64 characters", short(&manifest.name)));
+        return bad(
+            "name",
+            format!(
+                "{:?} is not kebab-case of 1 to 64 characters",
+                short(&manifest.name)
+            ),
+        );
     }
     if let Err(error) = Version::parse(&manifest.version) {
-        return bad("version", format!("{:?} is not a semantic version: {error}", short(&manifest.version)));
+        return bad(
+            "version",
+            format!(
+                "{:?} is not a semantic version: {error}",
+                short(&manifest.version)
+            ),
+        );
     }
     if manifest.summary.chars().count() > SUMMARY_CHARS || manifest.summary.chars().any(char::is_control) {
-        return bad("summary", format!("it is one line of at most {SUMMARY_CHARS} characters"));
+        return bad(
+            "summary",
+            format!("it is one line of at most {SUMMARY_CHARS} characters"),
+        );
     }
     if manifest.hooks.is_empty() {
         return bad("hooks", "it names none, so it would never be called".to_owned());
@@ -68,7 +87,10 @@ pub(super) fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
         return bad("wants", format!("{:?} is not the name of an effect", short(name)));
     }
     if manifest.history_days > HISTORY_DAYS_MAX {
-        return bad("history-days", format!("{} is more than {HISTORY_DAYS_MAX}", manifest.history_days));
+        return bad(
+            "history-days",
+            format!("{} is more than {HISTORY_DAYS_MAX}", manifest.history_days),
+        );
     }
     if let Err(reason) = schema(&manifest.config_schema) {
         return bad("config-schema", reason);
@@ -79,11 +101,17 @@ pub(super) fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
 /// Judges a configuration by the manifest's schema.
 pub(super) fn check_config(manifest: &Manifest, config: &str) -> Result<(), ConfigError> {
     if config.len() > CONFIG_BYTES_MAX {
-        return Err(ConfigError::TooLarge { size: config.len(), limit: CONFIG_BYTES_MAX });
+        return Err(ConfigError::TooLarge {
+            size: config.len(),
+            limit: CONFIG_BYTES_MAX,
+        });
     }
-    let value: serde_json::Value = serde_json::from_str(config).map_err(|e| ConfigError::NotJson(e.to_string()))?;
-    let validator = schema(&manifest.config_schema)
-        .map_err(|reason| ConfigError::Schema { path: String::new(), reason: format!("the plugin's schema: {reason}") })?;
+    let value: serde_json::Value =
+        serde_json::from_str(config).map_err(|e| ConfigError::NotJson(e.to_string()))?;
+    let validator = schema(&manifest.config_schema).map_err(|reason| ConfigError::Schema {
+        path: String::new(),
+        reason: format!("the plugin's schema: {reason}"),
+    })?;
     validator.validate(&value).map_err(|error| ConfigError::Schema {
         path: error.instance_path().to_string(),
         reason: error.to_string().chars().take(REASON_CHARS).collect(),
@@ -94,7 +122,8 @@ fn schema(text: &str) -> Result<jsonschema::Validator, String> {
     if text.len() > SCHEMA_BYTES_MAX {
         return Err(format!("it has more than {SCHEMA_BYTES_MAX} bytes"));
     }
-    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
     jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
         // Linear time whatever the pattern: a plugin's schema must not stall the host.
@@ -102,7 +131,10 @@ fn schema(text: &str) -> Result<jsonschema::Validator, String> {
         .build(&value)
         .map_err(|error| {
             let at = at(&error.instance_path().to_string());
-            format!("it is not a JSON Schema{at}: {error}").chars().take(REASON_CHARS).collect()
+            format!("it is not a JSON Schema{at}: {error}")
+                .chars()
+                .take(REASON_CHARS)
+                .collect()
         })
 }
 
@@ -130,9 +162,10 @@ mod tests {
             hooks: vec![Hook::BeforeReset],
             wants: vec!["notify".into()],
             history_days: 30,
-            config_schema: r#"{"type":"object","properties":{"max":{"type":"integer","minimum":1}},"required":["max"],
+            config_schema:
+                r#"{"type":"object","properties":{"max":{"type":"integer","minimum":1}},"required":["max"],
                 "additionalProperties":false}"#
-                .into(),
+                    .into(),
         }
     }
 
@@ -156,21 +189,34 @@ mod tests {
         assert_eq!(field(|m| m.wants = vec!["rm -rf".into()]), "wants");
         assert_eq!(field(|m| m.history_days = 367), "history-days");
         assert_eq!(field(|m| m.config_schema = "{".into()), "config-schema");
-        assert_eq!(field(|m| m.config_schema = r#"{"type":"nonsense"}"#.into()), "config-schema");
+        assert_eq!(
+            field(|m| m.config_schema = r#"{"type":"nonsense"}"#.into()),
+            "config-schema"
+        );
     }
 
     #[test]
     fn a_schema_cannot_reach_out() {
         for reference in ["https://example.com/s.json", "file:///etc/passwd"] {
-            assert_eq!(field(|m| m.config_schema = format!(r#"{{"$ref":"{reference}"}}"#)), "config-schema");
+            assert_eq!(
+                field(|m| m.config_schema = format!(r#"{{"$ref":"{reference}"}}"#)),
+                "config-schema"
+            );
         }
     }
 
     #[test]
     fn a_configuration_is_refused_with_its_path() {
-        let refused = |config: &str| check_config(&manifest(), config).expect_err("refused").to_string();
+        let refused = |config: &str| {
+            check_config(&manifest(), config)
+                .expect_err("refused")
+                .to_string()
+        };
         assert!(check_config(&manifest(), r#"{"max":3}"#).is_ok());
-        assert_eq!(refused(r#"{"max":0}"#), "configuration at /max: 0 is less than the minimum of 1");
+        assert_eq!(
+            refused(r#"{"max":0}"#),
+            "configuration at /max: 0 is less than the minimum of 1"
+        );
         assert!(refused("{}").contains("\"max\" is a required property"));
         assert!(refused("{max}").contains("not JSON"));
         assert!(refused(&"x".repeat(CONFIG_BYTES_MAX + 1)).contains("at most"));

@@ -66,7 +66,10 @@ impl Metrics {
     }
 
     pub(super) fn all(&self) -> Vec<(Uuid, PluginCounters)> {
-        self.lock().iter().map(|(id, counters)| (*id, counters.clone())).collect()
+        self.lock()
+            .iter()
+            .map(|(id, counters)| (*id, counters.clone()))
+            .collect()
     }
 
     pub(super) fn forget(&self, binding_id: Uuid) {
@@ -87,12 +90,32 @@ mod tests {
     fn failures_in_a_row_end_with_an_answer() {
         let metrics = Metrics::default();
         let id = Uuid::from_u128(1);
-        let usage = Usage { elapsed_micros: 51, peak_memory_bytes: 65_536, fuel: None };
-        let failed = CallEnd::Failure(Failure { cause: FailureCause::Trap, detail: String::new() });
+        let usage = Usage {
+            elapsed_micros: 51,
+            peak_memory_bytes: 65_536,
+            fuel: None,
+        };
+        let failed = CallEnd::Failure(Failure {
+            cause: FailureCause::Trap,
+            detail: String::new(),
+        });
         assert_eq!(metrics.note(id, &failed, usage), 1);
         assert_eq!(metrics.note(id, &failed, usage), 2);
-        assert_eq!(metrics.note(id, &CallEnd::Answer(Answer::Allow(vec![])), usage), 0);
-        assert_eq!(metrics.note(id, &failed, Usage { elapsed_micros: 1_000_000, ..usage }), 1);
+        assert_eq!(
+            metrics.note(id, &CallEnd::Answer(Answer::Allow(vec![])), usage),
+            0
+        );
+        assert_eq!(
+            metrics.note(
+                id,
+                &failed,
+                Usage {
+                    elapsed_micros: 1_000_000,
+                    ..usage
+                }
+            ),
+            1
+        );
         let counters = metrics.of(id).expect("it was called");
         assert_eq!((counters.calls, counters.failures[&FailureCause::Trap]), (4, 3));
         assert_eq!((counters.buckets[2], counters.buckets[10]), (3, 1));

@@ -48,7 +48,9 @@ pub enum PackageError {
         remedy: String,
     },
     /// It wants something that a policy does not get.
-    #[error("imports {import}, which this appliance does not provide (a policy gets latchkey:policy/log and nothing else)")]
+    #[error(
+        "imports {import}, which this appliance does not provide (a policy gets latchkey:policy/log and nothing else)"
+    )]
     ImportNotProvided {
         /// Name of the import.
         import: String,
@@ -149,7 +151,10 @@ pub fn contract_version() -> Version {
 /// Every reason for a refusal that can be told without compiling.
 pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
     if bytes.len() > FILE_BYTES_MAX {
-        return Err(PackageError::TooLarge { size: bytes.len(), limit: FILE_BYTES_MAX });
+        return Err(PackageError::TooLarge {
+            size: bytes.len(),
+            limit: FILE_BYTES_MAX,
+        });
     }
     let digest = Digest::of(bytes);
     let from_core_module = Parser::is_core_wasm(bytes);
@@ -158,7 +163,9 @@ pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
     } else if from_core_module {
         Cow::Owned(componentize(bytes)?)
     } else {
-        return Err(PackageError::NotWasm { found: looks_like(bytes) });
+        return Err(PackageError::NotWasm {
+            found: looks_like(bytes),
+        });
     };
 
     let surface = Surface::of(&component)?;
@@ -177,9 +184,11 @@ pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
     })
 }
 
-/// Makes a component of a core module in which wit-bindgen left the contract.
+/// Makes a component of a core module. wit-bindgen leaves the contract in a custom section; a module
+/// that only exports the right names (hand-written, say) is given it here.
 fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
-    let (mut has_contract, mut wasi, mut producers) = (false, None, BTreeSet::new());
+    let (mut has_contract, mut names_hooks, mut wasi) = (false, false, None);
+    let mut producers = BTreeSet::new();
     for payload in Parser::new(0).parse_all(module) {
         match payload.map_err(invalid)? {
             Payload::CustomSection(section) => {
@@ -194,19 +203,36 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
                     }
                 }
             }
+            Payload::ExportSection(exports) => {
+                for export in exports {
+                    names_hooks |= export.map_err(invalid)?.name.starts_with(CORE_HOOKS);
+                }
+            }
             _ => {}
         }
     }
     if let Some(import) = wasi {
         return Err(PackageError::ImportsWasi { remedy: remedy(&producers), import });
     }
+    let mut module = Cow::Borrowed(module);
     if !has_contract {
-        return Err(PackageError::NotAComponent);
+        if !names_hooks {
+            return Err(PackageError::NotAComponent);
+        }
+        embed_contract(module.to_mut()).map_err(|error| PackageError::Host(format!("{error:#}")))?;
     }
     wit_component::ComponentEncoder::default()
-        .module(module)
+        .module(&module)
         .and_then(|mut encoder| encoder.encode())
         .map_err(|error| PackageError::Componentize(format!("{error:#}")))
+}
+
+/// Adds the custom section that wit-bindgen would have written.
+fn embed_contract(module: &mut Vec<u8>) -> anyhow::Result<()> {
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_str("policy.wit", CONTRACT_WIT)?;
+    let world = resolve.select_world(&[package], Some("policy"))?;
+    wit_component::embed_component_metadata(module, &resolve, world, wit_component::StringEncoding::UTF8)
 }
 
 /// What a component shows to the outside.
@@ -229,7 +255,9 @@ impl Surface {
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(imports) if depth == 0 => {
                     for import in imports {
-                        surface.imports.push(import.map_err(invalid)?.name.name.to_owned());
+                        surface
+                            .imports
+                            .push(import.map_err(invalid)?.name.name.to_owned());
                     }
                 }
                 Payload::ComponentExportSection(exports) if depth == 0 => {
@@ -251,7 +279,9 @@ impl Surface {
 }
 
 fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut BTreeSet<String>) {
-    let KnownCustom::Producers(fields) = section.as_known() else { return };
+    let KnownCustom::Producers(fields) = section.as_known() else {
+        return;
+    };
     // Producers are for people: a broken section is no reason to refuse.
     for field in fields.into_iter().flatten() {
         for value in field.values.into_iter().flatten() {
@@ -265,20 +295,30 @@ fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut
 
 fn judge_import(import: &str, producers: &BTreeSet<String>) -> Result<(), PackageError> {
     if import.starts_with("wasi:") {
-        return Err(PackageError::ImportsWasi { import: import.to_owned(), remedy: remedy(producers) });
+        return Err(PackageError::ImportsWasi {
+            import: import.to_owned(),
+            remedy: remedy(producers),
+        });
     }
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
     match interface {
         "latchkey:policy/log" | "latchkey:policy/types" => spoken(interface, version).map(drop),
-        _ => Err(PackageError::ImportNotProvided { import: import.to_owned() }),
+        _ => Err(PackageError::ImportNotProvided {
+            import: import.to_owned(),
+        }),
     }
 }
 
 fn hooks_version(exports: &[String]) -> Result<Version, PackageError> {
-    let found = exports.iter().find_map(|export| export.strip_prefix("latchkey:policy/hooks@"));
+    let found = exports
+        .iter()
+        .find_map(|export| export.strip_prefix("latchkey:policy/hooks@"));
     let Some(version) = found else {
         let found = exports.iter().take(10).cloned().collect();
-        return Err(PackageError::MissingExport { supported: contract_version(), found });
+        return Err(PackageError::MissingExport {
+            supported: contract_version(),
+            found,
+        });
     };
     spoken("latchkey:policy/hooks", version)
 }
@@ -291,7 +331,11 @@ fn spoken(interface: &str, version: &str) -> Result<Version, PackageError> {
         Ok(v) if v.major == supported.major && v.minor <= supported.minor && v.pre.is_empty() => Ok(v),
         _ => Err(PackageError::WrongVersion {
             interface: interface.to_owned(),
-            found: if version.is_empty() { "none".to_owned() } else { version.to_owned() },
+            found: if version.is_empty() {
+                "none".to_owned()
+            } else {
+                version.to_owned()
+            },
             supported,
         }),
     }
@@ -300,20 +344,38 @@ fn spoken(interface: &str, version: &str) -> Result<Version, PackageError> {
 /// The flag that avoids WASI, for the language of the plugin if it can be told, else for each.
 fn remedy(producers: &BTreeSet<String>) -> String {
     const BY_LANGUAGE: [(&[&str], &str); 5] = [
-        (&["componentize-py", "python"], "Python: componentize-py … componentize --stub-wasi"),
         (
-            &["componentize-js", "componentize-qjs", "javascript", "starlingmonkey", "quickjs"],
+            &["componentize-py", "python"],
+            "Python: componentize-py … componentize --stub-wasi",
+        ),
+        (
+            &[
+                "componentize-js",
+                "componentize-qjs",
+                "javascript",
+                "starlingmonkey",
+                "quickjs",
+            ],
             "JavaScript: componentize-qjs --sync --stub-wasi, or componentize-js with all features disabled",
         ),
-        (&["go ", "tinygo"], "Go can't do without WASI and is not supported yet"),
-        (&["rust"], "Rust: build for wasm32-unknown-unknown, not wasm32-wasip1 or wasm32-wasip2"),
+        (
+            &["go ", "tinygo"],
+            "Go can't do without WASI and is not supported yet",
+        ),
+        (
+            &["rust"],
+            "Rust: build for wasm32-unknown-unknown, not wasm32-wasip1 or wasm32-wasip2",
+        ),
         (
             &["clang", "c11", "c17", "c_plus_plus"],
             "C: build a reactor (-mexec-model=reactor) without stdio, files, clock or environment",
         ),
     ];
     // The more specific come first: a Python component contains C, a QuickJS component Rust and C.
-    let lower: Vec<String> = producers.iter().map(|p| format!("{} ", p.to_lowercase())).collect();
+    let lower: Vec<String> = producers
+        .iter()
+        .map(|p| format!("{} ", p.to_lowercase()))
+        .collect();
     let known = BY_LANGUAGE
         .iter()
         .find(|(marks, _)| marks.iter().any(|mark| lower.iter().any(|p| p.starts_with(mark))))
@@ -340,9 +402,17 @@ fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "nothing".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
+/// The contract as text; what `latchkey plugin new` writes into a project.
+pub const CONTRACT_WIT: &str = include_str!("../../plugins/wit/v1/policy.wit");
+/// How a core module names the exports of the hooks.
+const CORE_HOOKS: &str = "latchkey:policy/hooks@";
 /// SpiderMonkey and Python plugins have 12 and 18 MB.
 const FILE_BYTES_MAX: usize = 32 << 20;
 const PRODUCERS_KEPT: usize = 32;
@@ -397,7 +467,10 @@ mod tests {
 
     #[test]
     fn wasi_is_refused_with_the_flag_that_avoids_it() {
-        let text = refusal(&component(r#"(component (import "wasi:cli/environment@0.2.3" (instance)))"#)).to_string();
+        let text = refusal(&component(
+            r#"(component (import "wasi:cli/environment@0.2.3" (instance)))"#,
+        ))
+        .to_string();
         assert!(text.starts_with("imports wasi:cli/environment@0.2.3"), "{text}");
         for language in ["Rust", "JavaScript", "Python", "C:", "Go"] {
             assert!(text.contains(language), "{text}");
@@ -417,14 +490,19 @@ mod tests {
 
     #[test]
     fn an_import_that_is_not_provided_is_named() {
-        let text = refusal(&component(r#"(component (import "acme:http/client@1.0.0" (instance)))"#)).to_string();
+        let text = refusal(&component(
+            r#"(component (import "acme:http/client@1.0.0" (instance)))"#,
+        ))
+        .to_string();
         assert!(text.starts_with("imports acme:http/client@1.0.0"), "{text}");
     }
 
     #[test]
     fn only_contract_versions_spoken_here_are_taken() {
         let with = |version: &str| {
-            component(&format!(r#"(component (instance $h) (export "latchkey:policy/hooks@{version}" (instance $h)))"#))
+            component(&format!(
+                r#"(component (instance $h) (export "latchkey:policy/hooks@{version}" (instance $h)))"#
+            ))
         };
         for good in ["1.0.0", "1.0.7"] {
             assert_eq!(read(&with(good)).expect("spoken here").contract.to_string(), good);
@@ -442,7 +520,14 @@ mod tests {
     fn a_missing_export_is_named_with_what_is_there() {
         let bytes = component(r#"(component (instance $i) (export "acme:other/thing@1.0.0" (instance $i)))"#);
         let text = refusal(&bytes).to_string();
-        assert_eq!(text, "does not export latchkey:policy/hooks@1.0.0; it exports acme:other/thing@1.0.0");
-        assert!(refusal(&component("(component)")).to_string().ends_with("it exports nothing"));
+        assert_eq!(
+            text,
+            "does not export latchkey:policy/hooks@1.0.0; it exports acme:other/thing@1.0.0"
+        );
+        assert!(
+            refusal(&component("(component)"))
+                .to_string()
+                .ends_with("it exports nothing")
+        );
     }
 }

@@ -53,7 +53,9 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -100,7 +102,10 @@ impl OnFailure {
     /// The same for every cause.
     #[must_use]
     pub fn always(action: FailureAction) -> Self {
-        Self { otherwise: action, causes: vec![] }
+        Self {
+            otherwise: action,
+            causes: vec![],
+        }
     }
 
     /// What a failure of this cause means.
@@ -110,7 +115,10 @@ impl OnFailure {
             // Whoever floods an organisation's slots must not get its policies skipped.
             return FailureAction::Deny;
         }
-        self.causes.iter().find(|(c, _)| *c == cause).map_or(self.otherwise, |(_, action)| *action)
+        self.causes
+            .iter()
+            .find(|(c, _)| *c == cause)
+            .map_or(self.otherwise, |(_, action)| *action)
     }
 }
 

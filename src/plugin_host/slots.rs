@@ -38,12 +38,18 @@ impl Slots {
         if let Ok(permit) = Arc::clone(&own).try_acquire_owned()
             && let Ok(node) = Arc::clone(&self.node).try_acquire_owned()
         {
-            return Some(Slot { _node: node, _organization: permit });
+            return Some(Slot {
+                _node: node,
+                _organization: permit,
+            });
         }
         let both = async {
             let organization = own.acquire_owned().await.ok()?;
             let node = Arc::clone(&self.node).acquire_owned().await.ok()?;
-            Some(Slot { _node: node, _organization: organization })
+            Some(Slot {
+                _node: node,
+                _organization: organization,
+            })
         };
         tokio::time::timeout(self.wait, both).await.ok().flatten()
     }

@@ -140,9 +140,10 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
     let (decision, asked) = match answer {
         Answer::Allow(effects) | Answer::Effects(effects) => (Decision::Allow, effects),
         Answer::Deny(denial) => (Decision::Deny(repair_denial(denial, &mut repaired)), vec![]),
-        Answer::RequireApproval(approval) => {
-            (Decision::RequireApproval(repair_approval(approval, &mut repaired)), vec![])
-        }
+        Answer::RequireApproval(approval) => (
+            Decision::RequireApproval(repair_approval(approval, &mut repaired)),
+            vec![],
+        ),
     };
 
     let (mut effects, mut refused) = (Vec::new(), Vec::new());
@@ -155,8 +156,18 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
     refused.truncate(REFUSALS_KEPT);
 
     match mode {
-        Mode::Enforce => Vetted { decision, effects, refused, repaired },
-        Mode::Monitor => Vetted { decision: Decision::Allow, effects: vec![], refused, repaired },
+        Mode::Enforce => Vetted {
+            decision,
+            effects,
+            refused,
+            repaired,
+        },
+        Mode::Monitor => Vetted {
+            decision: Decision::Allow,
+            effects: vec![],
+            refused,
+            repaired,
+        },
     }
 }
 
@@ -164,8 +175,9 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
 pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
     for effect in more {
         if let Effect::RequireEnrolment(hours) = effect
-            && let Some(Effect::RequireEnrolment(present)) =
-                effects.iter_mut().find(|e| matches!(e, Effect::RequireEnrolment(_)))
+            && let Some(Effect::RequireEnrolment(present)) = effects
+                .iter_mut()
+                .find(|e| matches!(e, Effect::RequireEnrolment(_)))
         {
             // 0 is the organisation's default, which an explicit window replaces.
             *present = match (*present, hours) {
@@ -181,7 +193,10 @@ pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
 /// Why `effect` is not given, if it is not.
 fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
     if let Effect::Other(attribute) = effect {
-        return Some(format!("this appliance knows no effect {:?}", clip(&attribute.name, NAME_CHARS)));
+        return Some(format!(
+            "this appliance knows no effect {:?}",
+            clip(&attribute.name, NAME_CHARS)
+        ));
     }
     if !grants.contains(effect.name()) {
         return Some(format!("{} is not granted to this binding", effect.name()));
@@ -190,9 +205,9 @@ fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
         return Some(format!("more than {EFFECTS_MAX} effects in one answer"));
     }
     match effect {
-        Effect::RequireEnrolment(hours) if *hours > ENROLMENT_HOURS_MAX => {
-            Some(format!("an enrolment window is at most {ENROLMENT_HOURS_MAX} hours, not {hours}"))
-        }
+        Effect::RequireEnrolment(hours) if *hours > ENROLMENT_HOURS_MAX => Some(format!(
+            "an enrolment window is at most {ENROLMENT_HOURS_MAX} hours, not {hours}"
+        )),
         Effect::Notify(notice) => too_long("subject", &notice.subject, SUBJECT_CHARS)
             .or_else(|| too_long("body", &notice.body, BODY_CHARS))
             // A line break in a subject would let a plugin write mail headers.
@@ -207,7 +222,8 @@ fn bad_attribute(attribute: &Attribute) -> Option<String> {
     if !is_kebab(&attribute.name) {
         return Some(format!("a name is kebab-case, 1 to {NAME_CHARS} characters"));
     }
-    too_long("value", &attribute.value, VALUE_CHARS).or_else(|| has_control("value", &attribute.value, &['\n', '\t']))
+    too_long("value", &attribute.value, VALUE_CHARS)
+        .or_else(|| has_control("value", &attribute.value, &['\n', '\t']))
 }
 
 fn too_long(what: &str, text: &str, max: usize) -> Option<String> {
@@ -229,7 +245,13 @@ fn repair_denial(mut denial: Denial, repaired: &mut Vec<String>) -> Denial {
         repaired.push(format!("code is not kebab-case of 1 to {NAME_CHARS} characters"));
         denial.code = DENIED.to_owned();
     }
-    repair_text("message", &mut denial.message, MESSAGE_CHARS, "The organisation's policy denies this reset.", repaired);
+    repair_text(
+        "message",
+        &mut denial.message,
+        MESSAGE_CHARS,
+        "The organisation's policy denies this reset.",
+        repaired,
+    );
     if denial.because.len() > FACTS_MAX {
         repaired.push(format!("more than {FACTS_MAX} facts"));
         denial.because.truncate(FACTS_MAX);
@@ -238,7 +260,9 @@ fn repair_denial(mut denial: Denial, repaired: &mut Vec<String>) -> Denial {
         repair_text("fact", &mut fact.value, VALUE_CHARS, "", repaired);
         let named = is_kebab(&fact.name);
         if !named {
-            repaired.push(format!("a fact's name is not kebab-case of 1 to {NAME_CHARS} characters"));
+            repaired.push(format!(
+                "a fact's name is not kebab-case of 1 to {NAME_CHARS} characters"
+            ));
         }
         named
     });
@@ -247,9 +271,18 @@ fn repair_denial(mut denial: Denial, repaired: &mut Vec<String>) -> Denial {
 }
 
 fn repair_approval(mut approval: Approval, repaired: &mut Vec<String>) -> Approval {
-    repair_text("reason", &mut approval.reason, REASON_CHARS, "The organisation's policy asks for a second admin.", repaired);
+    repair_text(
+        "reason",
+        &mut approval.reason,
+        REASON_CHARS,
+        "The organisation's policy asks for a second admin.",
+        repaired,
+    );
     if !(1..=APPROVALS_MAX).contains(&approval.approvals) {
-        repaired.push(format!("approvals is 1 to {APPROVALS_MAX}, not {}", approval.approvals));
+        repaired.push(format!(
+            "approvals is 1 to {APPROVALS_MAX}, not {}",
+            approval.approvals
+        ));
         approval.approvals = approval.approvals.clamp(1, APPROVALS_MAX);
     }
     if !(EXPIRY_SECS_MIN..=EXPIRY_SECS_MAX).contains(&approval.expires_secs) {
@@ -264,7 +297,9 @@ fn repair_approval(mut approval: Approval, repaired: &mut Vec<String>) -> Approv
 
 fn repair_text(what: &str, text: &mut String, max: usize, instead: &str, repaired: &mut Vec<String>) {
     if has_control(what, text, &[]).is_some() || too_long(what, text, max).is_some() {
-        repaired.push(format!("{what} is longer than {max} characters or contains control characters"));
+        repaired.push(format!(
+            "{what} is longer than {max} characters or contains control characters"
+        ));
         *text = clip(text, max);
     }
     if text.trim().is_empty() && !instead.is_empty() {
@@ -275,8 +310,11 @@ fn repair_text(what: &str, text: &mut String, max: usize, instead: &str, repaire
 
 /// At most `max` characters of `text`, control characters as spaces.
 fn clip(text: &str, max: usize) -> String {
-    let mut clipped: String =
-        text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut clipped: String = text
+        .chars()
+        .take(max)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     if text.chars().nth(max).is_some() {
         clipped.pop();
         clipped.push('…');
@@ -318,15 +356,27 @@ mod tests {
     use super::*;
 
     fn denial(code: &str, message: &str) -> Denial {
-        Denial { code: code.into(), message: message.into(), allowed_from: None, because: vec![] }
+        Denial {
+            code: code.into(),
+            message: message.into(),
+            allowed_from: None,
+            because: vec![],
+        }
     }
 
     fn note(value: &str) -> Effect {
-        Effect::Annotate(Attribute { name: "note".into(), value: value.into() })
+        Effect::Annotate(Attribute {
+            name: "note".into(),
+            value: value.into(),
+        })
     }
 
     fn notice(subject: &str, body: &str) -> Effect {
-        Effect::Notify(Notice { to: Audience::Target, subject: subject.into(), body: body.into() })
+        Effect::Notify(Notice {
+            to: Audience::Target,
+            subject: subject.into(),
+            body: body.into(),
+        })
     }
 
     #[test]
@@ -336,12 +386,18 @@ mod tests {
         assert_eq!(vetted.effects, vec![note("a")]);
         let refused: Vec<_> = vetted.refused.iter().map(|r| r.effect.name()).collect();
         assert_eq!(refused, ["lock-account", "revoke-sessions"]);
-        assert_eq!(vetted.refused[0].why, "lock-account is not granted to this binding");
+        assert_eq!(
+            vetted.refused[0].why,
+            "lock-account is not granted to this binding"
+        );
     }
 
     #[test]
     fn an_unknown_effect_is_refused_even_where_its_name_is_granted() {
-        let sly = Effect::Other(Attribute { name: "lock-account".into(), value: String::new() });
+        let sly = Effect::Other(Attribute {
+            name: "lock-account".into(),
+            value: String::new(),
+        });
         let vetted = vet(Answer::Effects(vec![sly]), &Grants::all(), Mode::Enforce);
         assert!(vetted.effects.is_empty());
         assert_eq!(vetted.refused.len(), 1);
@@ -351,7 +407,11 @@ mod tests {
     fn monitor_mode_applies_nothing() {
         let vetted = vet(Answer::Deny(denial("no", "No.")), &Grants::all(), Mode::Monitor);
         assert_eq!(vetted.decision, Decision::Allow);
-        let vetted = vet(Answer::Allow(vec![Effect::LockAccount]), &Grants::all(), Mode::Monitor);
+        let vetted = vet(
+            Answer::Allow(vec![Effect::LockAccount]),
+            &Grants::all(),
+            Mode::Monitor,
+        );
         assert!(vetted.effects.is_empty());
     }
 
@@ -359,16 +419,30 @@ mod tests {
     fn a_malformed_denial_stays_a_denial() {
         let long = "x".repeat(1_000_000);
         let mut bad = denial("Not Kebab\n", &long);
-        bad.because = vec![Attribute { name: "BAD".into(), value: long }; 100];
+        bad.because = vec![
+            Attribute {
+                name: "BAD".into(),
+                value: long
+            };
+            100
+        ];
         let vetted = vet(Answer::Deny(bad), &Grants::default(), Mode::Enforce);
-        let Decision::Deny(denial) = vetted.decision else { panic!("a denial was lost") };
+        let Decision::Deny(denial) = vetted.decision else {
+            panic!("a denial was lost")
+        };
         assert_eq!(denial.code, "policy-denied");
         assert_eq!(denial.message.chars().count(), MESSAGE_CHARS);
         assert!(denial.because.is_empty());
         assert!(!vetted.repaired.is_empty() && vetted.repaired.len() <= REFUSALS_KEPT);
 
-        let vetted = vet(Answer::Deny(denial_of_nothing()), &Grants::default(), Mode::Enforce);
-        let Decision::Deny(denial) = vetted.decision else { panic!("a denial was lost") };
+        let vetted = vet(
+            Answer::Deny(denial_of_nothing()),
+            &Grants::default(),
+            Mode::Enforce,
+        );
+        let Decision::Deny(denial) = vetted.decision else {
+            panic!("a denial was lost")
+        };
         assert_eq!(denial.message, "The organisation's policy denies this reset.");
     }
 
@@ -391,18 +465,32 @@ mod tests {
 
     #[test]
     fn effects_are_counted_and_windows_bounded() {
-        let vetted = vet(Answer::Effects(vec![note("a"); 1_000]), &Grants::all(), Mode::Enforce);
+        let vetted = vet(
+            Answer::Effects(vec![note("a"); 1_000]),
+            &Grants::all(),
+            Mode::Enforce,
+        );
         assert_eq!(vetted.effects.len(), EFFECTS_MAX);
         assert_eq!(vetted.refused.len(), REFUSALS_KEPT);
-        let vetted = vet(Answer::Allow(vec![Effect::RequireEnrolment(721)]), &Grants::all(), Mode::Enforce);
+        let vetted = vet(
+            Answer::Allow(vec![Effect::RequireEnrolment(721)]),
+            &Grants::all(),
+            Mode::Enforce,
+        );
         assert_eq!(vetted.refused.len(), 1);
     }
 
     #[test]
     fn an_approval_is_held_to_its_bounds() {
-        let wild = Approval { reason: String::new(), approvals: 0, expires_secs: u32::MAX };
+        let wild = Approval {
+            reason: String::new(),
+            approvals: 0,
+            expires_secs: u32::MAX,
+        };
         let vetted = vet(Answer::RequireApproval(wild), &Grants::default(), Mode::Enforce);
-        let Decision::RequireApproval(approval) = vetted.decision else { panic!("an approval was lost") };
+        let Decision::RequireApproval(approval) = vetted.decision else {
+            panic!("an approval was lost")
+        };
         assert_eq!((approval.approvals, approval.expires_secs), (1, EXPIRY_SECS_MAX));
         assert_eq!(vetted.repaired.len(), 3);
     }
@@ -410,7 +498,11 @@ mod tests {
     #[test]
     fn decisions_combine_towards_the_stricter() {
         let ask = |approvals, expires_secs, reason: &str| {
-            Decision::RequireApproval(Approval { reason: reason.into(), approvals, expires_secs })
+            Decision::RequireApproval(Approval {
+                reason: reason.into(),
+                approvals,
+                expires_secs,
+            })
         };
         let no = Decision::Deny(denial("no", "No."));
         assert_eq!(Decision::Allow.and(ask(1, 60, "a")), ask(1, 60, "a"));
@@ -422,8 +514,14 @@ mod tests {
     #[test]
     fn merged_effects_hold_each_once_and_the_shortest_window() {
         let mut effects = vec![Effect::RequireEnrolment(0), note("a")];
-        merge_effects(&mut effects, vec![Effect::RequireEnrolment(24), note("a"), note("b")]);
-        merge_effects(&mut effects, vec![Effect::RequireEnrolment(48), Effect::RequireEnrolment(0)]);
+        merge_effects(
+            &mut effects,
+            vec![Effect::RequireEnrolment(24), note("a"), note("b")],
+        );
+        merge_effects(
+            &mut effects,
+            vec![Effect::RequireEnrolment(48), Effect::RequireEnrolment(0)],
+        );
         assert_eq!(effects, vec![Effect::RequireEnrolment(24), note("a"), note("b")]);
     }
 
@@ -440,7 +538,10 @@ mod tests {
 
     #[test]
     fn answers_have_the_json_of_golden_cases() {
-        let json = serde_json::to_value(Answer::Allow(vec![Effect::RequireEnrolment(24), Effect::LockAccount]));
+        let json = serde_json::to_value(Answer::Allow(vec![
+            Effect::RequireEnrolment(24),
+            Effect::LockAccount,
+        ]));
         assert_eq!(
             json.expect("an answer is plain data"),
             serde_json::json!({"allow": [{"require-enrolment": 24}, "lock-account"]})

@@ -26,7 +26,14 @@ impl<'a> Question<'a> {
     }
 
     pub(super) fn lend(&self) -> wit::Question<'_> {
-        let domain::Question { organization, actor, target, request, history, .. } = self.question;
+        let domain::Question {
+            organization,
+            actor,
+            target,
+            request,
+            history,
+            ..
+        } = self.question;
         wit::Question {
             organization: wit::Organization {
                 id: &organization.id,
@@ -99,7 +106,12 @@ impl<'a> Outcome<'a> {
             kind: result_kind(outcome.kind),
             removed: outcome.removed.iter().map(factor).collect(),
             effects: outcome.effects.iter().map(effect).collect(),
-            because: outcome.denial.iter().flat_map(|denial| &denial.because).map(attribute).collect(),
+            because: outcome
+                .denial
+                .iter()
+                .flat_map(|denial| &denial.because)
+                .map(attribute)
+                .collect(),
             denial: outcome.denial.as_ref(),
             approved_by: outcome.approved_by.iter().map(String::as_str).collect(),
         }
@@ -161,7 +173,10 @@ fn result_kind(kind: domain::ResultKind) -> wit::ResultKind {
 }
 
 fn attribute(attribute: &domain::Attribute) -> wit::AttributeParam<'_> {
-    wit::AttributeParam { name: &attribute.name, value: &attribute.value }
+    wit::AttributeParam {
+        name: &attribute.name,
+        value: &attribute.value,
+    }
 }
 
 fn effect(effect: &domain::Effect) -> wit::EffectParam<'_> {
@@ -192,12 +207,17 @@ fn millis(at: Timestamp) -> u64 {
 
 /// A plugin's time, if it is one (it may be any number).
 fn timestamp(millis: u64) -> Option<Timestamp> {
-    i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok())
+    i64::try_from(millis)
+        .ok()
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok())
 }
 
 impl From<wit::AttributeResult> for domain::Attribute {
     fn from(attribute: wit::AttributeResult) -> Self {
-        Self { name: attribute.name, value: attribute.value }
+        Self {
+            name: attribute.name,
+            value: attribute.value,
+        }
     }
 }
 

@@ -1,0 +1,426 @@
+//! Golden cases: a question, a configuration, and the answer that must come out.
+//!
+//! Authors keep them as files beside a plugin (`latchkey plugin test`), and they can travel inside the
+//! plugin file in a custom section, where installation runs them. A case calls the plugin exactly as a
+//! reset would, without the host's vetting: it pins what the *plugin* says.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use wasmparser::{Parser, Payload};
+
+use super::engine::Limits;
+use super::record::{CallEnd, Failure, FailureCause, LogLine, Usage};
+use super::v1::{self, Call, Reply};
+use super::{PluginHost, Prepared};
+use crate::domain::policy::{Outcome, Question};
+
+/// A case as an author writes it: question and outcome may be partial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// What it shows, in a sentence.
+    pub description: String,
+    /// Which function of the plugin.
+    pub hook: CaseHook,
+    /// The configuration.
+    #[serde(default = "empty")]
+    pub config: Value,
+    /// Merged over the base question (JSON merge patch, RFC 7396).
+    #[serde(default = "empty")]
+    pub question: Value,
+    /// Merged over "done, with the target's factors removed". Only for `after-reset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Value>,
+    /// The answer: one of `allow`, `deny`, `require-approval`, `effects`, `ok`, `error`, `failure`.
+    pub expect: Value,
+}
+
+fn empty() -> Value {
+    json!({})
+}
+
+/// The function that a case calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaseHook {
+    /// `before-reset`
+    BeforeReset,
+    /// `after-reset`
+    AfterReset,
+    /// `check-config`
+    CheckConfig,
+}
+
+/// What came of a case.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaseReport {
+    /// The case's description.
+    pub description: String,
+    /// Whether the answer was the expected one.
+    pub passed: bool,
+    /// Where it was not: a path, what was expected, what came.
+    pub differences: Vec<String>,
+    /// The answer.
+    pub answer: Value,
+    /// Lines it logged.
+    pub log: Vec<LogLine>,
+    /// What it used up.
+    pub usage: Usage,
+}
+
+/// A case that can't be run.
+#[derive(Debug, thiserror::Error)]
+pub enum CaseError {
+    /// Not a case.
+    #[error("it is not a golden case: {0}")]
+    Format(String),
+    /// Question or outcome do not come out whole.
+    #[error("its {part} is not complete or has unknown fields: {reason}")]
+    Part {
+        /// "question" or "outcome".
+        part: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Case {
+    /// Reads a case.
+    ///
+    /// # Errors
+    /// It is no JSON, or not of a case's form.
+    pub fn parse(text: &str) -> Result<Self, CaseError> {
+        let case: Self = serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
+        let Some((kind, _)) = case.expect.as_object().filter(|o| o.len() == 1).and_then(|o| o.iter().next()) else {
+            return Err(CaseError::Format("expect is an object with one field".to_owned()));
+        };
+        let kinds: &[&str] = match case.hook {
+            CaseHook::BeforeReset => &["allow", "deny", "require-approval", "error", "failure"],
+            CaseHook::AfterReset => &["effects", "error", "failure"],
+            CaseHook::CheckConfig => &["ok", "error", "failure"],
+        };
+        if !kinds.contains(&kind.as_str()) {
+            return Err(CaseError::Format(format!("expect is one of {}, not {kind}", kinds.join(", "))));
+        }
+        if case.outcome.is_some() && case.hook != CaseHook::AfterReset {
+            return Err(CaseError::Format("only after-reset has an outcome".to_owned()));
+        }
+        Ok(case)
+    }
+
+    /// The same case with its question and outcome written out, so that it no longer needs `base`.
+    ///
+    /// # Errors
+    /// What comes out is not a whole question or outcome.
+    pub fn resolved(&self, base: &Value) -> Result<Self, CaseError> {
+        let part = |part| move |error: serde_json::Error| CaseError::Part { part, reason: error.to_string() };
+        let mut question = base.clone();
+        merge_patch(&mut question, &self.question);
+        let question: Question = serde_json::from_value(question).map_err(part("question"))?;
+        let outcome = if self.hook == CaseHook::AfterReset {
+            let mut outcome = json!({ "kind": "done", "removed": question.target.factors, "effects": [] });
+            merge_patch(&mut outcome, self.outcome.as_ref().unwrap_or(&empty()));
+            let outcome: Outcome = serde_json::from_value(outcome).map_err(part("outcome"))?;
+            Some(serde_json::to_value(outcome).map_err(part("outcome"))?)
+        } else {
+            None
+        };
+        let question = serde_json::to_value(question).map_err(part("question"))?;
+        Ok(Self { question, outcome, ..self.clone() })
+    }
+}
+
+/// The question that cases are merged over where no `base-question.json` is found.
+#[must_use]
+pub fn base_question() -> Value {
+    serde_json::from_str(BASE_QUESTION).expect("the built-in question is JSON; a test reads it")
+}
+
+/// The cases that travel inside a plugin file, resolved. None if there are none.
+///
+/// # Errors
+/// The file or the section is malformed.
+pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
+    let mut cases = Vec::new();
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload.map_err(|error| CaseError::Format(error.to_string()))?;
+        if let Payload::CustomSection(section) = payload
+            && section.name() == SECTION
+        {
+            let text = std::str::from_utf8(section.data()).map_err(|error| CaseError::Format(error.to_string()))?;
+            let values: Vec<Value> = serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
+            if values.len() > CASES_MAX {
+                return Err(CaseError::Format(format!("more than {CASES_MAX} cases")));
+            }
+            for value in values {
+                cases.push(Case::parse(&value.to_string())?);
+            }
+        }
+    }
+    Ok(cases)
+}
+
+/// The plugin file with resolved cases inside, instead of those it may have.
+///
+/// # Errors
+/// The file is no WebAssembly, or there are too many cases.
+pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
+    let format = |error: &dyn std::fmt::Display| CaseError::Format(error.to_string());
+    if cases.len() > CASES_MAX {
+        return Err(CaseError::Format(format!("more than {CASES_MAX} cases")));
+    }
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut depth = 0_u32;
+    let mut kept = 0;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(|error| format(&error))? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CustomSection(section) if depth == 0 && section.name() == SECTION => {
+                // Its id and length stand before it: one byte and a LEB128 of the section's size.
+                let range = section.range();
+                let head = 1 + leb128(range.end - range.start).len();
+                plain.extend_from_slice(&bytes[kept..range.start - head]);
+                kept = range.end;
+            }
+            _ => {}
+        }
+    }
+    plain.extend_from_slice(&bytes[kept..]);
+
+    let text = serde_json::to_vec(cases).map_err(|error| format(&error))?;
+    let mut body = leb128(SECTION.len());
+    body.extend_from_slice(SECTION.as_bytes());
+    body.extend_from_slice(&text);
+    plain.push(0);
+    plain.extend_from_slice(&leb128(body.len()));
+    plain.extend_from_slice(&body);
+    Ok(plain)
+}
+
+fn leb128(mut n: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(n & 0x7f).expect("seven bits");
+        n >>= 7;
+        if n == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+impl PluginHost {
+    /// Runs a resolved case.
+    ///
+    /// # Errors
+    /// The case is not resolved.
+    pub async fn run_case(&self, prepared: &Prepared, limits: Limits, case: &Case) -> Result<CaseReport, CaseError> {
+        let part = |part| move |error: serde_json::Error| CaseError::Part { part, reason: error.to_string() };
+        let config = case.config.to_string();
+        let question;
+        let outcome;
+        let call = match case.hook {
+            CaseHook::CheckConfig => Call::CheckConfig(&config),
+            CaseHook::BeforeReset => {
+                question = Question::deserialize(&case.question).map_err(part("question"))?;
+                Call::BeforeReset(&question, &config)
+            }
+            CaseHook::AfterReset => {
+                question = Question::deserialize(&case.question).map_err(part("question"))?;
+                let value = case.outcome.as_ref().unwrap_or(&Value::Null);
+                outcome = Outcome::deserialize(value).map_err(part("outcome"))?;
+                Call::AfterReset(&question, &outcome, &config)
+            }
+        };
+        let ran = v1::run(&self.0.ticked, &prepared.policy, limits.bounded(), call).await;
+        let answer = match ran.reply {
+            Ok(Reply::Answer(answer)) => serde_json::to_value(answer).map_err(part("answer"))?,
+            Ok(Reply::Config(Ok(()))) => json!({ "ok": true }),
+            Ok(Reply::Config(Err(text))) => json!({ "error": text }),
+            Ok(Reply::Manifest(_)) => unreachable!("a case never asks for the manifest"),
+            Err(Failure { cause: FailureCause::HookError, detail }) => json!({ "error": detail }),
+            Err(failure) => json!({ "failure": failure.cause, "detail": failure.detail }),
+        };
+        let mut differences = Vec::new();
+        compare("", &case.expect, &comparable(&answer), &mut differences);
+        Ok(CaseReport {
+            description: case.description.clone(),
+            passed: differences.is_empty(),
+            differences,
+            answer,
+            log: ran.log,
+            usage: ran.usage,
+        })
+    }
+}
+
+impl From<&CallEnd> for Value {
+    fn from(end: &CallEnd) -> Self {
+        match end {
+            CallEnd::Answer(answer) => serde_json::to_value(answer).unwrap_or(Self::Null),
+            CallEnd::Failure(failure) => json!({ "failure": failure.cause, "detail": failure.detail }),
+        }
+    }
+}
+
+/// A failure is expected by its cause alone; its text may change between versions.
+fn comparable(answer: &Value) -> Value {
+    match answer.get("failure") {
+        Some(cause) => json!({ "failure": cause }),
+        None => answer.clone(),
+    }
+}
+
+/// Exact, except that `null` and a missing field are the same.
+fn compare(path: &str, expected: &Value, got: &Value, differences: &mut Vec<String>) {
+    if differences.len() >= DIFFERENCES_MAX {
+        return;
+    }
+    match (expected, got) {
+        (Value::Object(want), Value::Object(have)) => {
+            let names = want.keys().chain(have.keys().filter(|name| !want.contains_key(*name)));
+            for name in names {
+                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let field = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
+                compare(&at, &field(want), &field(have), differences);
+            }
+        }
+        (Value::Array(want), Value::Array(have)) => {
+            for n in 0..want.len().max(have.len()) {
+                let at = format!("{path}[{n}]");
+                match (want.get(n), have.get(n)) {
+                    (Some(want), Some(have)) => compare(&at, want, have, differences),
+                    (Some(want), None) => differences.push(format!("{at}: expected {want}, got nothing")),
+                    (None, Some(have)) => differences.push(format!("{at}: expected nothing, got {have}")),
+                    (None, None) => {}
+                }
+            }
+        }
+        _ if expected == got => {}
+        (Value::Null, _) => differences.push(format!("{path}: expected nothing, got {got}")),
+        (_, Value::Null) => differences.push(format!("{path}: expected {expected}, got nothing")),
+        _ => differences.push(format!("{path}: expected {expected}, got {got}")),
+    }
+}
+
+/// JSON merge patch (RFC 7396 §2).
+pub fn merge_patch(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = empty();
+    }
+    let object = target.as_object_mut().expect("made an object just now");
+    for (name, value) in patch {
+        if value.is_null() {
+            object.shift_remove(name);
+        } else {
+            merge_patch(object.entry(name.as_str()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// The custom section in which cases travel.
+const SECTION: &str = "latchkey-cases";
+const CASES_MAX: usize = 500;
+const DIFFERENCES_MAX: usize = 50;
+const BASE_QUESTION: &str = include_str!("../../plugins/examples/base-question.json");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn differences(expected: Value, got: Value) -> Vec<String> {
+        let mut differences = Vec::new();
+        compare("", &expected, &got, &mut differences);
+        differences
+    }
+
+    #[test]
+    fn comparison_is_exact_but_for_null() {
+        assert!(differences(json!({"deny": {"code": "a"}}), json!({"deny": {"code": "a", "allowedFrom": null}})).is_empty());
+        assert_eq!(
+            differences(json!({"deny": {"code": "a"}}), json!({"deny": {"code": "b", "because": [1]}})),
+            [r#"deny.code: expected "a", got "b""#, "deny.because: expected nothing, got [1]"]
+        );
+        assert_eq!(
+            differences(json!({"allow": [1, 2]}), json!({"allow": [1]})),
+            ["allow[1]: expected 2, got nothing"]
+        );
+        assert_eq!(
+            differences(json!({"allow": []}), json!({"deny": {}})),
+            ["allow: expected [], got nothing", "deny: expected nothing, got {}"]
+        );
+    }
+
+    #[test]
+    fn merge_patch_is_that_of_rfc_7396() {
+        // Appendix A.
+        for (target, patch, result) in [
+            (json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"})),
+            (json!({"a":"b"}), json!({"a":null}), json!({})),
+            (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
+            (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
+            (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
+            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
+            (json!(["a","b"]), json!(["c","d"]), json!(["c","d"])),
+            (json!({"a":"b"}), json!(["c"]), json!(["c"])),
+            (json!({"a":"foo"}), json!(null), json!(null)),
+            (json!({"a":"foo"}), json!("bar"), json!("bar")),
+            (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
+            (json!([1,2]), json!({"a":"b","c":null}), json!({"a":"b"})),
+            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+        ] {
+            let mut merged = target;
+            merge_patch(&mut merged, &patch);
+            assert_eq!(merged, result);
+        }
+    }
+
+    #[test]
+    fn a_case_is_read_strictly_and_resolved_over_the_base() {
+        let case = |text: &str| Case::parse(text).expect_err("refused").to_string();
+        assert!(case("{").contains("not a golden case"));
+        assert!(case(r#"{"description":"","hook":"before-reset","expect":{"effects":[]}}"#).contains("not effects"));
+        assert!(case(r#"{"description":"","hook":"before-reset","outcome":{},"expect":{"allow":[]}}"#).contains("only after"));
+        assert!(case(r#"{"description":"","hook":"before-reset","expect":{"allow":[]},"x":1}"#).contains("unknown field"));
+
+        let case = Case::parse(r#"{"description":"d","hook":"after-reset","question":{"actor":{"role":"help-desk"}},
+            "outcome":{"kind":"failed","removed":[]},"expect":{"effects":[]}}"#);
+        let resolved = case.expect("a case").resolved(&base_question()).expect("whole");
+        assert_eq!(resolved.question["actor"]["role"], "help-desk");
+        assert_eq!(resolved.outcome.expect("an outcome")["kind"], "failed");
+
+        let partial = Case::parse(r#"{"description":"d","hook":"before-reset","question":{"actor":null},"expect":{"allow":[]}}"#);
+        let error = partial.expect("a case").resolved(&base_question()).expect_err("refused").to_string();
+        assert!(error.contains("missing field `actor`"), "{error}");
+    }
+
+    #[test]
+    fn cases_travel_in_the_file_and_replace_those_before() {
+        let plain = wat::parse_str("(component (core module) (core module))").expect("a component");
+        let case = |n: usize| Case {
+            description: format!("{n} {}", "x".repeat(100)),
+            hook: CaseHook::CheckConfig,
+            config: empty(),
+            question: empty(),
+            outcome: None,
+            expect: json!({"ok": true}),
+        };
+        assert_eq!(embedded(&plain).expect("readable"), []);
+        let one = embed(&plain, &[case(1)]).expect("embedded");
+        assert_eq!(embedded(&one).expect("readable"), [case(1)]);
+        let two = embed(&one, &[case(2), case(3)]).expect("embedded");
+        assert_eq!(embedded(&two).expect("readable"), [case(2), case(3)]);
+        let none = embed(&two, &[]).expect("embedded");
+        assert_eq!(none.len(), plain.len() + 2 + 1 + SECTION.len() + 2);
+        assert!(embed(b"not wasm", &[]).is_err());
+    }
+}

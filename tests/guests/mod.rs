@@ -1,0 +1,99 @@
+//! Small policies written by hand, plain and hostile. Each is a core module; the host makes the
+//! component. An answer of nothing but zeros is `ok(allow([]))`, `ok(())` or `ok([])`.
+
+/// A guest whose `before-reset` has this body (of type `i32`, the address of the answer).
+pub fn before(body: &str) -> Vec<u8> {
+    Guest { before: body.into(), ..Guest::default() }.wasm()
+}
+
+/// The parts of a guest that tests vary.
+pub struct Guest {
+    /// `(memory …)` without the parentheses' name.
+    pub memory: String,
+    /// Functions, globals, tables, data, a start function.
+    pub items: String,
+    pub describe: String,
+    pub check_config: String,
+    pub before: String,
+    pub after: String,
+    pub realloc: String,
+    /// The clean-up after `before-reset` (its answer's address is parameter 0).
+    pub post_before: String,
+    pub manifest: Manifest,
+}
+
+/// What `describe` says.
+#[derive(Clone)]
+pub struct Manifest {
+    pub name: &'static str,
+    pub version: &'static str,
+    pub schema: &'static str,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self {
+            memory: "4".into(),
+            items: String::new(),
+            describe: "(i32.const 1024)".into(),
+            check_config: "(i32.const 512)".into(),
+            before: "(i32.const 512)".into(),
+            after: "(i32.const 512)".into(),
+            realloc: BUMP.into(),
+            post_before: String::new(),
+            manifest: Manifest { name: "guest", version: "1.0.0", schema: "{}" },
+        }
+    }
+}
+
+/// Hands out memory from 64 KiB upwards and never takes any back.
+const BUMP: &str = "
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+    (global.set $heap (i32.add (local.get $at) (local.get 3)))
+    (local.get $at)";
+
+impl Guest {
+    pub fn wasm(&self) -> Vec<u8> {
+        wat::parse_str(self.wat()).expect("the guest's text is WebAssembly")
+    }
+
+    fn wat(&self) -> String {
+        let Manifest { name, version, schema } = self.manifest;
+        let word = |n: usize| u32::try_from(n).expect("short").to_le_bytes().map(|b| format!("\\{b:02x}")).concat();
+        let schema_text: String = schema.bytes().map(|b| format!("\\{b:02x}")).collect();
+        // record manifest at 1024: name, version, summary, hooks, wants, history-days, config-schema
+        let manifest = [
+            word(2048), word(name.len()), word(2200), word(version.len()), word(2048), word(0),
+            word(2300), word(2), word(0), word(0), word(30), word(4096), word(schema.len()),
+        ]
+        .concat();
+        format!(
+            r#"(module
+              (import "latchkey:policy/log@1.0.0" "write" (func $log (param i32 i32 i32)))
+              (memory (export "memory") {memory})
+              (global $heap (mut i32) (i32.const 65536))
+              (data (i32.const 1024) "{manifest}")
+              (data (i32.const 2048) "{name}")
+              (data (i32.const 2200) "{version}")
+              (data (i32.const 2300) "\00\01")
+              (data (i32.const 4096) "{schema_text}")
+              {items}
+              (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc})
+              (func (export "latchkey:policy/hooks@1.0.0#describe") (result i32) {describe})
+              (func (export "latchkey:policy/hooks@1.0.0#check-config") (param i32 i32) (result i32) {check_config})
+              (func (export "latchkey:policy/hooks@1.0.0#before-reset") (param i32) (result i32) {before})
+              (func (export "cabi_post_latchkey:policy/hooks@1.0.0#before-reset") (param i32) {post_before})
+              (func (export "latchkey:policy/hooks@1.0.0#after-reset") (param i32) (result i32) {after})
+            )"#,
+            memory = self.memory,
+            items = self.items,
+            realloc = self.realloc,
+            describe = self.describe,
+            check_config = self.check_config,
+            before = self.before,
+            after = self.after,
+            post_before = self.post_before,
+        )
+    }
+}

@@ -1,0 +1,553 @@
+//! The plugin host against plain and hostile guests: each ends within its budget plus a tick, is named
+//! for what it did, and disturbs nobody else.
+
+mod guests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guests::{Guest, Manifest, before};
+use latchkey::domain::policy::{
+    Actor, Answer, Channel, Decision, Effect, FactorFacts, FactorKind, Grants, History, Hook, Mode,
+    OrganizationFacts, Outcome, Question, RequestFacts, ResultKind, Role, Target,
+};
+use latchkey::plugin_host::{
+    BoundPlugin, CallEnd, Digest, Evaluation, FailureAction, FailureCause, HostOptions, Limits, OnFailure,
+    PackageError, PluginHost, Prepared,
+};
+use uuid::Uuid;
+
+fn host() -> PluginHost {
+    PluginHost::new(HostOptions::default()).expect("a host")
+}
+
+fn bound(prepared: &Arc<Prepared>) -> BoundPlugin {
+    BoundPlugin {
+        binding_id: Uuid::from_u128(7),
+        name: "guest".into(),
+        version: "1.0.0".into(),
+        prepared: Arc::clone(prepared),
+        config: "{}".into(),
+        config_digest: Digest::of(b"{}"),
+        hooks: vec![Hook::BeforeReset, Hook::AfterReset],
+        grants: Grants::all(),
+        mode: Mode::Enforce,
+        on_failure: OnFailure::default(),
+        limits: Limits::default(),
+    }
+}
+
+fn load(host: &PluginHost, wasm: &[u8]) -> BoundPlugin {
+    bound(&host.prepare(wasm).expect("the guest is accepted"))
+}
+
+fn question() -> Question {
+    question_of("880e8400-e29b-41d4-a716-446655440000")
+}
+
+fn question_of(organization: &str) -> Question {
+    let at = |text: &str| text.parse().expect("a time");
+    Question {
+        organization: OrganizationFacts {
+            id: organization.into(),
+            slug: "acme".into(),
+            name: "Acme".into(),
+            mfa_required: true,
+        },
+        actor: Actor {
+            id: "770e8400-e29b-41d4-a716-446655440003".into(),
+            email: "admin@acme.example".into(),
+            name: Some("Ada Admin".into()),
+            role: Role::OrgAdmin,
+            second_factor_used: true,
+            authenticated_secs_ago: 60,
+        },
+        target: Target {
+            id: "770e8400-e29b-41d4-a716-446655440004".into(),
+            email: "dev@acme.example".into(),
+            name: None,
+            role: Role::Member,
+            active: true,
+            factors: vec![FactorFacts {
+                kind: FactorKind::Totp,
+                enrolled_at: at("2026-01-02T03:04:05Z"),
+                last_used_at: None,
+            }],
+            active_sessions: 2,
+            created_at: at("2025-01-01T00:00:00Z"),
+            last_login_at: Some(at("2026-02-17T08:00:00Z")),
+        },
+        request: RequestFacts {
+            id: "req-1".into(),
+            at: at("2026-02-18T10:30:00Z"),
+            utc_offset_minutes: 60,
+            channel: Channel::Api,
+            ip: Some("192.0.2.7".into()),
+            user_agent: None,
+            reason: Some("lost phone".into()),
+            ticket: None,
+            dry_run: false,
+        },
+        history: History::default(),
+        attributes: vec![],
+    }
+}
+
+fn outcome() -> Outcome {
+    Outcome {
+        kind: ResultKind::Done,
+        removed: question().target.factors,
+        effects: vec![Effect::RevokeSessions],
+        denial: None,
+        approved_by: vec![],
+    }
+}
+
+async fn ask(host: &PluginHost, plugin: BoundPlugin) -> Evaluation {
+    host.before(&[plugin], &question()).await
+}
+
+fn cause(evaluation: &Evaluation) -> FailureCause {
+    evaluation.failure.as_ref().expect("the plugin fails").failure.cause
+}
+
+#[tokio::test]
+async fn a_plain_guest_describes_itself_and_lets_the_reset_pass() {
+    let host = host();
+    let plugin = load(&host, &Guest::default().wasm());
+    let manifest = host.describe(&plugin.prepared).await.expect("a manifest");
+    assert_eq!((manifest.name.as_str(), manifest.version.as_str()), ("guest", "1.0.0"));
+    assert_eq!(manifest.hooks, [Hook::BeforeReset, Hook::AfterReset]);
+    assert!(host.check_config(&plugin.prepared, &manifest, "{}").await.is_ok());
+
+    let evaluation = ask(&host, plugin.clone()).await;
+    assert!(evaluation.failure.is_none());
+    assert_eq!(evaluation.decision, Decision::Allow);
+    let record = &evaluation.records[0];
+    assert_eq!(record.end, CallEnd::Answer(Answer::Allow(vec![])));
+    assert_eq!(record.usage.peak_memory_bytes, 4 << 16);
+
+    let evaluation = host.after(&[plugin], &question(), outcome()).await;
+    assert_eq!(evaluation.records[0].end, CallEnd::Answer(Answer::Effects(vec![])));
+}
+
+#[tokio::test]
+async fn a_denial_reaches_the_caller_and_ends_the_round() {
+    let host = host();
+    // result ok, verdict deny; code, message, allowed-from, because.
+    let no = r#"
+        (i32.store8 (i32.const 8200) (i32.const 1))
+        (i32.store (i32.const 8208) (i32.const 8400)) (i32.store (i32.const 8212) (i32.const 14))
+        (i32.store (i32.const 8216) (i32.const 8416)) (i32.store (i32.const 8220) (i32.const 8))
+        (i32.store8 (i32.const 8224) (i32.const 1)) (i64.store (i32.const 8232) (i64.const 1771405200000))
+        (i32.const 8192)"#;
+    let deny = Guest {
+        items: r#"(data (i32.const 8400) "outside-window") (data (i32.const 8416) "Too late")"#.into(),
+        before: no.into(),
+        ..Guest::default()
+    };
+    let (deny, allow) = (load(&host, &deny.wasm()), load(&host, &Guest::default().wasm()));
+    let evaluation = host.before(&[allow.clone(), deny, allow], &question()).await;
+    let Decision::Deny(denial) = &evaluation.decision else { panic!("not denied: {evaluation:?}") };
+    assert_eq!((denial.code.as_str(), denial.message.as_str()), ("outside-window", "Too late"));
+    assert_eq!(denial.allowed_from.expect("a time").to_string(), "2026-02-18T09:00:00Z");
+    assert_eq!(evaluation.records.len(), 2, "the third plugin is not asked");
+}
+
+/// A body of `before-reset` that answers `ok(allow([effect]))` for an effect without payload.
+fn allow_with(effect: u8) -> String {
+    format!(
+        "(i32.store (i32.const 8208) (i32.const 8300)) (i32.store (i32.const 8212) (i32.const 1))
+         (i32.store8 (i32.const 8300) (i32.const {effect})) (i32.const 8192)"
+    )
+}
+
+#[tokio::test]
+async fn effects_need_a_grant_and_monitors_change_nothing() {
+    let host = host();
+    let plugin = load(&host, &before(&allow_with(3)));
+    let evaluation = ask(&host, plugin.clone()).await;
+    assert_eq!(evaluation.effects, [Effect::LockAccount]);
+
+    let ungranted = BoundPlugin { grants: Grants::of(["notify"]), ..plugin.clone() };
+    let evaluation = ask(&host, ungranted).await;
+    assert!(evaluation.effects.is_empty());
+    assert_eq!(evaluation.records[0].refused[0].effect, Effect::LockAccount);
+
+    let monitored = BoundPlugin { mode: Mode::Monitor, ..plugin };
+    let evaluation = ask(&host, monitored).await;
+    assert!(evaluation.effects.is_empty());
+    assert_eq!(evaluation.records[0].end, CallEnd::Answer(Answer::Allow(vec![Effect::LockAccount])));
+}
+
+#[tokio::test]
+async fn after_plugins_see_the_effects_of_those_before_them() {
+    let host = host();
+    // Answers with `lock-account` once per effect that the outcome lists (their count is at 0x.. of the
+    // lowered arguments): the outcome follows the question in memory.
+    let adds = "(i32.store (i32.const 516) (i32.const 8300)) (i32.store (i32.const 520) (i32.const 1))
+                (i32.store8 (i32.const 8300) (i32.const 3)) (i32.const 512)";
+    let first = load(&host, &Guest { after: adds.into(), ..Guest::default() }.wasm());
+    let second = load(&host, &Guest::default().wasm());
+    let evaluation = host.after(&[first, second], &question(), outcome()).await;
+    assert_eq!(evaluation.effects, [Effect::LockAccount], "only what was added");
+    assert_eq!(evaluation.records.len(), 2);
+}
+
+/// name, guest, expected cause, part of the detail
+fn hostile() -> Vec<(&'static str, Vec<u8>, FailureCause, &'static str)> {
+    let guest = Guest::default;
+    let with_items = |items: &str, body: &str| Guest { items: items.into(), before: body.into(), ..guest() }.wasm();
+    vec![
+        ("endless loop", before("(loop $l (br $l)) (unreachable)"), FailureCause::Deadline, "not done after"),
+        (
+            "endless loop at start-up",
+            with_items("(func $spin (loop $l (br $l))) (start $spin)", "(i32.const 512)"),
+            FailureCause::Deadline,
+            "not done after",
+        ),
+        (
+            "endless loop in realloc",
+            Guest { realloc: "(loop $l (br $l)) (unreachable)".into(), ..guest() }.wasm(),
+            FailureCause::Deadline,
+            "not done after",
+        ),
+        (
+            "endless loop after the answer",
+            Guest { post_before: "(loop $l (br $l))".into(), ..guest() }.wasm(),
+            FailureCause::Deadline,
+            "not done after",
+        ),
+        ("trap", before("(unreachable)"), FailureCause::Trap, "unreachable"),
+        ("trap at start-up", with_items("(func $t (unreachable)) (start $t)", "(i32.const 512)"), FailureCause::Trap, "unreachable"),
+        ("division by zero", before("(i32.div_u (i32.const 1) (i32.const 0))"), FailureCause::Trap, "divide by zero"),
+        ("access out of bounds", before("(i32.load (i32.const -4))"), FailureCause::Trap, "out of bounds"),
+        (
+            "memory bomb",
+            before("(loop $l (drop (memory.grow (i32.const 16))) (br $l)) (unreachable)"),
+            FailureCause::Memory,
+            "the limit is 67108864",
+        ),
+        ("memory bomb at start-up", Guest { memory: "4096".into(), ..guest() }.wasm(), FailureCause::Memory, "the limit is"),
+        (
+            "table bomb",
+            with_items(
+                "(table $t 1 funcref)",
+                "(loop $l (drop (table.grow $t (ref.null func) (i32.const 30000))) (br $l)) (unreachable)",
+            ),
+            FailureCause::Deadline, // the pool's own bound is reached first; growth then fails softly
+            "not done after",
+        ),
+        (
+            "many tables",
+            with_items(
+                "(table 30000 funcref) (table 30000 funcref) (table 30000 funcref) (table 30000 funcref)",
+                "(i32.const 512)",
+            ),
+            FailureCause::Memory,
+            "table elements",
+        ),
+        (
+            "endless recursion",
+            with_items("(func $r (param i64) (result i64) (i64.add (call $r (local.get 0)) (i64.const 1)))",
+                "(drop (call $r (i64.const 1))) (i32.const 512)"),
+            FailureCause::Stack,
+            "call stack exhausted",
+        ),
+        (
+            "log flood",
+            before("(loop $l (call $log (i32.const 1) (i32.const 2048) (i32.const 5)) (br $l)) (unreachable)"),
+            FailureCause::Deadline,
+            "not done after",
+        ),
+        (
+            "log line of two megabytes",
+            Guest { memory: "40".into(), before: "(call $log (i32.const 1) (i32.const 65536) (i32.const 2000000)) (i32.const 512)".into(), ..guest() }.wasm(),
+            FailureCause::BadAnswer,
+            "fuel",
+        ),
+        (
+            "list of a million effects",
+            Guest {
+                memory: "512".into(),
+                before: "(i32.store (i32.const 8208) (i32.const 65536)) (i32.store (i32.const 8212) (i32.const 1000000)) (i32.const 8192)".into(),
+                ..guest()
+            }
+            .wasm(),
+            FailureCause::BadAnswer,
+            "fuel",
+        ),
+        (
+            "list beyond memory",
+            before("(i32.store (i32.const 8208) (i32.const 64)) (i32.store (i32.const 8212) (i32.const -1)) (i32.const 8192)"),
+            FailureCause::BadAnswer,
+            "",
+        ),
+        ("answer beyond memory", before("(i32.const -8)"), FailureCause::BadAnswer, ""),
+        ("answer not aligned", before("(i32.const 513)"), FailureCause::BadAnswer, ""),
+        ("unknown case", before("(i32.store8 (i32.const 8200) (i32.const 9)) (i32.const 8192)"), FailureCause::BadAnswer, ""),
+        (
+            "text that is no UTF-8",
+            before(
+                "(i32.store8 (i32.const 8192) (i32.const 1)) (i32.store (i32.const 8200) (i32.const 8300))
+                 (i32.store (i32.const 8204) (i32.const 1)) (i32.store8 (i32.const 8300) (i32.const 255)) (i32.const 8192)",
+            ),
+            FailureCause::BadAnswer,
+            "",
+        ),
+        ("realloc beyond memory", Guest { realloc: "(i32.const -64)".into(), ..guest() }.wasm(), FailureCause::BadAnswer, ""),
+        (
+            "an error of its own",
+            before(
+                "(i32.store8 (i32.const 8192) (i32.const 1)) (i32.store (i32.const 8200) (i32.const 2048))
+                 (i32.store (i32.const 8204) (i32.const 5)) (i32.const 8192)",
+            ),
+            FailureCause::HookError,
+            "guest",
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_hostile_guest_is_stopped_named_and_survived() {
+    let host = host();
+    let plain = load(&host, &Guest::default().wasm());
+    let mut table = String::new();
+    for (name, wasm, expected, detail) in hostile() {
+        let plugin = load(&host, &wasm);
+        let started = Instant::now();
+        let evaluation = ask(&host, plugin).await;
+        let took = started.elapsed();
+        let failure = evaluation.failure.as_ref().unwrap_or_else(|| panic!("{name} got through: {evaluation:?}"));
+        assert_eq!(failure.failure.cause, expected, "{name}: {failure}");
+        assert!(failure.failure.detail.contains(detail), "{name}: {failure}");
+        // 50 ms budget, 1 ms tick; the rest is for a busy test machine.
+        assert!(took < Duration::from_millis(250), "{name} took {took:?}");
+        let log = &evaluation.records[0].log;
+        assert!(log.len() <= 50, "{name} logged {} lines", log.len());
+        assert!(ask(&host, plain.clone()).await.failure.is_none(), "a good call after {name}");
+        table += &format!("{name:32} {:>13} {:>8.1} ms  {}\n", expected.as_str(), took.as_secs_f64() * 1e3, failure.failure.detail);
+    }
+    println!("{table}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_budget_is_kept() {
+    let host = host();
+    let mut plugin = load(&host, &before("(loop $l (br $l)) (unreachable)"));
+    plugin.limits.deadline_ms = 5;
+    let mut took: Vec<Duration> = Vec::new();
+    for _ in 0..20 {
+        let started = Instant::now();
+        assert_eq!(cause(&ask(&host, plugin.clone()).await), FailureCause::Deadline);
+        took.push(started.elapsed());
+    }
+    took.sort();
+    assert!(took[0] >= Duration::from_millis(5));
+    assert!(took[10] < Duration::from_millis(20), "{took:?}");
+}
+
+#[tokio::test]
+async fn each_call_gets_a_fresh_instance() {
+    let host = host();
+    // Traps if memory, a global or a table remembers an earlier call.
+    let guest = Guest {
+        items: "(global $calls (mut i32) (i32.const 0)) (table $t 1 10 funcref) (elem declare func $f) (func $f)".into(),
+        before: "(if (i32.or (global.get $calls) (i32.load (i32.const 60000))) (then (unreachable)))
+                 (if (i32.eqz (ref.is_null (table.get $t (i32.const 0)))) (then (unreachable)))
+                 (table.set $t (i32.const 0) (ref.func $f))
+                 (global.set $calls (i32.const 1)) (i32.store (i32.const 60000) (i32.const 1)) (i32.const 512)"
+            .into(),
+        ..Guest::default()
+    };
+    let plugin = load(&host, &guest.wasm());
+    for _ in 0..500 {
+        let evaluation = ask(&host, plugin.clone()).await;
+        assert!(evaluation.failure.is_none(), "{:?}", evaluation.failure);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_means_what_the_binding_says() {
+    let host = host();
+    let (trap, plain) = (load(&host, &before("(unreachable)")), load(&host, &Guest::default().wasm()));
+
+    let evaluation = host.before(&[trap.clone(), plain.clone()], &question()).await;
+    assert_eq!(cause(&evaluation), FailureCause::Trap);
+    assert_eq!(evaluation.records.len(), 1, "fail closed: nothing else is asked");
+
+    let skipped = BoundPlugin { on_failure: OnFailure::always(FailureAction::Skip), ..trap.clone() };
+    let evaluation = host.before(&[skipped, plain.clone()], &question()).await;
+    assert!(evaluation.failure.is_none());
+    assert_eq!(evaluation.records.len(), 2, "both are recorded");
+
+    let only_deadline = OnFailure {
+        otherwise: FailureAction::Deny,
+        causes: vec![(FailureCause::Deadline, FailureAction::Skip)],
+    };
+    let by_cause = BoundPlugin { on_failure: only_deadline, ..trap.clone() };
+    assert_eq!(cause(&ask(&host, by_cause).await), FailureCause::Trap);
+
+    let monitored = BoundPlugin { mode: Mode::Monitor, ..trap };
+    let evaluation = host.before(&[monitored], &question()).await;
+    assert!(evaluation.failure.is_none(), "a monitor stops nothing");
+    assert_eq!(evaluation.records[0].failures_in_a_row, 4, "but is counted");
+
+    let counters = host.counters(plain.binding_id).expect("it was called");
+    assert_eq!(counters.failures[&FailureCause::Trap], 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_runaways_of_one_organisation_leave_another_alone() {
+    let host = host();
+    let plain = load(&host, &Guest::default().wasm());
+    let mut runaway = load(&host, &before("(loop $l (br $l)) (unreachable)"));
+    runaway.limits.deadline_ms = 1_000;
+
+    let measure = async |rounds: usize| {
+        let mut took = Vec::with_capacity(rounds);
+        for _ in 0..rounds {
+            let started = Instant::now();
+            let evaluation = host.before(std::slice::from_ref(&plain), &question_of("other")).await;
+            assert!(evaluation.failure.is_none());
+            took.push(started.elapsed());
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
+        took.sort();
+        (took[rounds / 2], took[rounds * 99 / 100])
+    };
+    let quiet = measure(200).await;
+    let runaways: Vec<_> = (0..4)
+        .map(|_| {
+            let (host, runaway) = (host.clone(), runaway.clone());
+            tokio::spawn(async move { host.before(&[runaway], &question_of("hostile")).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let beside = measure(200).await;
+    println!("other organisation's evaluation, quiet p50/p99 {quiet:?}, beside four runaways {beside:?}");
+    // A runaway holds a thread for at most a tick; it must never cost another call its whole budget.
+    assert!(beside.1 < Duration::from_millis(50), "quiet {quiet:?}, beside runaways {beside:?}");
+    for runaway in runaways {
+        let evaluation = runaway.await.expect("no panic");
+        assert!(matches!(cause(&evaluation), FailureCause::Deadline | FailureCause::Busy));
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_call_frees_its_slot_and_instance() {
+    let options = HostOptions { per_organization_concurrency: 1, total_concurrency: 1, ..HostOptions::default() };
+    let host = PluginHost::new(options).expect("a host");
+    let mut runaway = load(&host, &before("(loop $l (br $l)) (unreachable)"));
+    runaway.limits.deadline_ms = 1_000;
+    let plain = load(&host, &Guest::default().wasm());
+    for _ in 0..5 {
+        let call = host.before(std::slice::from_ref(&runaway), &question_of("a")).boxed_timeout();
+        assert!(call.await, "the client went away in the middle of a call");
+        assert!(ask(&host, plain.clone()).await.failure.is_none());
+    }
+}
+
+trait TimesOut {
+    /// Drops the future after 10 ms; whether it was still running.
+    async fn boxed_timeout(self) -> bool;
+}
+
+impl<F: Future> TimesOut for F {
+    async fn boxed_timeout(self) -> bool {
+        tokio::time::timeout(Duration::from_millis(10), self).await.is_err()
+    }
+}
+
+#[tokio::test]
+async fn a_bad_manifest_and_a_bad_configuration_are_refused_precisely() {
+    let host = host();
+    let bad = Guest {
+        manifest: Manifest { name: "Bad Name", ..Guest::default().manifest },
+        ..Guest::default()
+    };
+    let prepared = host.prepare(&bad.wasm()).expect("it compiles");
+    let error = host.describe(&prepared).await.expect_err("refused");
+    assert!(matches!(error, PackageError::Manifest { field: "name", .. }), "{error}");
+
+    let looping = Guest { describe: "(loop $l (br $l)) (unreachable)".into(), ..Guest::default() };
+    let prepared = host.prepare(&looping.wasm()).expect("it compiles");
+    let error = host.describe(&prepared).await.expect_err("refused");
+    assert_eq!(error.to_string(), "its `describe` failed, deadline: not done after 1000 ms");
+
+    let strict = Guest {
+        manifest: Manifest {
+            schema: r#"{"type":"object","properties":{"max":{"type":"integer"}}}"#,
+            ..Guest::default().manifest
+        },
+        // result err(string): "guest"
+        check_config: "(i32.store8 (i32.const 8192) (i32.const 1)) (i32.store (i32.const 8196) (i32.const 2048))
+                       (i32.store (i32.const 8200) (i32.const 5)) (i32.const 8192)"
+            .into(),
+        ..Guest::default()
+    };
+    let prepared = host.prepare(&strict.wasm()).expect("it compiles");
+    let manifest = host.describe(&prepared).await.expect("a manifest");
+    let refused = async |config: &str| {
+        host.check_config(&prepared, &manifest, config).await.expect_err("refused").to_string()
+    };
+    assert_eq!(refused(r#"{"max":"3"}"#).await, "configuration at /max: \"3\" is not of type \"integer\"");
+    assert_eq!(refused(r#"{"max":3}"#).await, "the plugin refuses this configuration: guest");
+}
+
+#[test]
+fn a_function_of_the_wrong_type_is_refused_at_installation() {
+    let host = host();
+    let wasm = wat::parse_str(
+        r#"(component
+            (core module $m (func (export "f") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func $f (result u32) (canon lift (core func $i "f")))
+            (instance $h (export "describe" (func $f)) (export "check-config" (func $f))
+                         (export "before-reset" (func $f)) (export "after-reset" (func $f)))
+            (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#,
+    )
+    .expect("a component");
+    let error = host.prepare(&wasm).expect_err("refused");
+    assert_eq!(error.code(), "invalid-component");
+    println!("{error}");
+}
+
+#[test]
+fn the_same_module_is_prepared_once() {
+    let host = host();
+    let wasm = Guest::default().wasm();
+    let one = host.prepare(&wasm).expect("accepted");
+    let two = host.prepare(&wasm).expect("accepted");
+    assert!(Arc::ptr_eq(&one, &two));
+}
+
+/// `cargo test --test plugin_host -- --ignored --nocapture ten_thousand`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; run by hand and in the nightly job"]
+async fn ten_thousand_hostile_calls_leave_memory_where_it_was() {
+    let host = host();
+    let mut guests: Vec<BoundPlugin> = hostile().iter().map(|(_, wasm, ..)| load(&host, wasm)).collect();
+    for guest in &mut guests {
+        guest.limits.deadline_ms = 5;
+    }
+    let run = async |rounds: usize| {
+        for _ in 0..rounds {
+            for guest in &guests {
+                assert!(ask(&host, guest.clone()).await.failure.is_some());
+            }
+        }
+    };
+    run(10).await;
+    let before = resident_kib();
+    run(10_000_usize.div_ceil(guests.len())).await;
+    let after = resident_kib();
+    println!("resident before {before} KiB, after 10,000 hostile calls {after} KiB");
+    assert!(after < before + 8 * 1024, "{before} KiB grew to {after} KiB");
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("it is there");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+}
