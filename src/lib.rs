@@ -29,6 +29,7 @@ pub mod entropy;
 pub mod http;
 pub mod keys;
 pub mod limiter;
+pub mod logging;
 pub mod plugin_host;
 pub mod service;
 pub mod store;

@@ -1,0 +1,257 @@
+//! The accept loop: hyper beneath the poem endpoint, with the bounds that keep one client from
+//! using up what all need: connections in all and per address, time for a request's head, for its
+//! body and for reading the answer.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::BoxBody;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use ipnet::IpNet;
+use poem::http::uri::Scheme;
+use poem::web::{LocalAddr, RemoteAddr};
+use poem::{Addr, Endpoint, IntoResponse};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio_io_timeout::TimeoutStream;
+
+use super::client_address::{client_address, is_trusted};
+use crate::config::HttpConfig;
+
+/// Serves until `shutdown`, then lets requests under way end, for at most the configured grace.
+/// Says whether all of them did.
+pub(super) async fn serve<E>(
+    listener: TcpListener,
+    endpoint: Arc<E>,
+    bounds: HttpConfig,
+    trusted: Vec<IpNet>,
+    shutdown: impl Future<Output = ()>,
+) -> bool
+where
+    E: Endpoint + 'static,
+    E::Output: IntoResponse,
+{
+    let places = Arc::new(Semaphore::new(bounds.max_connections));
+    let per_address = PerAddress::new(bounds.max_connections_per_address);
+    let graceful = GracefulShutdown::new();
+    let door = Arc::new(Door {
+        endpoint,
+        bounds,
+        trusted,
+    });
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        // Without a free place nobody is let in: the next ones wait in the kernel's queue.
+        let place = tokio::select! {
+            () = &mut shutdown => break,
+            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+        };
+        let (stream, peer) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    after_accept_error(&error).await;
+                    continue;
+                }
+            },
+        };
+        let address = peer.ip().to_canonical();
+        let seat = if is_trusted(address, &door.trusted) {
+            Some(None)
+        } else {
+            per_address.take(address).map(Some)
+        };
+        let Some(seat) = seat else {
+            tracing::debug!(%address, "connection refused: too many from this address");
+            continue;
+        };
+        let (door, watcher) = (door.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            if let Err(error) = door.connection(stream, peer, watcher).await {
+                // Clients that went away or were too slow are no news.
+                tracing::debug!(%error, "connection ended");
+            }
+            drop((place, seat));
+        });
+    }
+    drop(listener);
+    timeout(door.bounds.shutdown_grace, graceful.shutdown())
+        .await
+        .is_ok()
+}
+
+/// Out of descriptors or memory: wait for some to come back instead of ending or spinning.
+async fn after_accept_error(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        return;
+    }
+    tracing::warn!(%error, "no connection can be accepted, trying again in a second");
+    sleep(Duration::from_secs(1)).await;
+}
+
+struct Door<E> {
+    endpoint: Arc<E>,
+    bounds: HttpConfig,
+    trusted: Vec<IpNet>,
+}
+
+impl<E> Door<E>
+where
+    E: Endpoint + 'static,
+    E::Output: IntoResponse,
+{
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) -> hyper::Result<()> {
+        // Answers are small: waiting for more to send would only make them late.
+        let _ = stream.set_nodelay(true);
+        let local = LocalAddr(
+            stream
+                .local_addr()
+                .map_or_else(|_| Addr::default(), Addr::SocketAddr),
+        );
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.bounds.write_timeout));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.bounds.header_timeout)
+            .max_headers(self.bounds.max_headers);
+        let service = service_fn(move |request| {
+            let (door, local) = (self.clone(), local.clone());
+            async move { Ok::<_, Infallible>(door.request(request, local, peer).await) }
+        });
+        watcher
+            .watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service))
+            .await
+    }
+
+    async fn request(
+        &self,
+        request: hyper::Request<Incoming>,
+        local: LocalAddr,
+        peer: SocketAddr,
+    ) -> hyper::Response<BoxBody<Bytes, io::Error>> {
+        let client = client_address(peer.ip(), request.headers(), &self.trusted);
+        let remote = RemoteAddr(Addr::SocketAddr(SocketAddr::new(client, peer.port())));
+        let has_body = !request.body().is_end_stream();
+        let mut request: poem::Request = (request, local, remote, Scheme::HTTP).into();
+        if has_body {
+            let body: BoxBody<Bytes, io::Error> = request.take_body().into();
+            request.set_body(poem::Body::from(
+                TimedBody::new(body, self.bounds.body_timeout).boxed(),
+            ));
+        }
+        self.endpoint.get_response(request).await.into()
+    }
+}
+
+/// A body that fails with [`io::ErrorKind::TimedOut`] when it isn't there in time as a whole.
+struct TimedBody {
+    body: BoxBody<Bytes, io::Error>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl TimedBody {
+    fn new(body: BoxBody<Bytes, io::Error>, after: Duration) -> Self {
+        Self {
+            body,
+            deadline: Box::pin(sleep_until(Instant::now() + after)),
+        }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        self.deadline
+            .as_mut()
+            .poll(cx)
+            .map(|()| Some(Err(io::ErrorKind::TimedOut.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Counts open connections by address.
+#[derive(Clone)]
+struct PerAddress {
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    most: usize,
+}
+
+/// One open connection; dropped, it gives its place back.
+struct Seat {
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl PerAddress {
+    fn new(most: usize) -> Self {
+        Self {
+            open: Arc::default(),
+            most,
+        }
+    }
+
+    fn take(&self, address: IpAddr) -> Option<Seat> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Seat {
+            open: self.open.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

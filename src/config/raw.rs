@@ -1,0 +1,147 @@
+//! The configuration as typed. `example.toml` beside this file explains each key.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limiter::Limits;
+
+/// The configuration as typed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(
+    missing_docs,
+    reason = "example.toml documents each key, and a test holds it complete"
+)]
+pub struct RawConfig {
+    pub data_dir: PathBuf,
+    pub listen: String,
+    pub public_url: String,
+    pub log: RawLog,
+    pub tokens: RawTokens,
+    pub limits: Limits,
+    pub proxies: RawProxies,
+    pub http: RawHttp,
+    pub plugins: RawPlugins,
+}
+
+/// Text for people or JSON for collectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line each.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTokens {
+    pub access_secs: u32,
+    pub refresh_secs: u32,
+    pub mfa_challenge_secs: u32,
+    pub enrolment_secs: u32,
+    pub issuer: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawProxies {
+    pub trusted: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHttp {
+    pub body_limit_bytes: usize,
+    pub plugin_limit_bytes: usize,
+    pub max_headers: usize,
+    pub header_timeout_secs: u32,
+    pub body_timeout_secs: u32,
+    pub write_timeout_secs: u32,
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub shutdown_grace_secs: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPlugins {
+    pub deadline_ms: u32,
+    pub memory_mib: usize,
+    pub max_concurrent: usize,
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("latchkey-data"),
+            listen: "127.0.0.1:8080".to_owned(),
+            public_url: "http://127.0.0.1:8080".to_owned(),
+            log: RawLog::default(),
+            tokens: RawTokens::default(),
+            limits: Limits::default(),
+            proxies: RawProxies::default(),
+            http: RawHttp::default(),
+            plugins: RawPlugins::default(),
+        }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
+    }
+}
+
+impl Default for RawTokens {
+    fn default() -> Self {
+        Self {
+            access_secs: 15 * 60,
+            refresh_secs: 7 * 24 * 3600,
+            mfa_challenge_secs: 5 * 60,
+            enrolment_secs: 15 * 60,
+            issuer: "Latchkey".to_owned(),
+        }
+    }
+}
+
+impl Default for RawHttp {
+    fn default() -> Self {
+        Self {
+            body_limit_bytes: 64 * 1024,
+            plugin_limit_bytes: 8 * 1024 * 1024,
+            max_headers: 64,
+            header_timeout_secs: 15,
+            body_timeout_secs: 30,
+            write_timeout_secs: 30,
+            max_connections: 1024,
+            max_connections_per_address: 256,
+            shutdown_grace_secs: 20,
+        }
+    }
+}
+
+impl Default for RawPlugins {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 500,
+            memory_mib: 16,
+            max_concurrent: 16,
+            cache_dir: None,
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Where configuration comes from, and how the sources are laid over each other.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use figment::providers::{Format as _, Serialized, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+use super::raw::{LogFormat, RawConfig};
+
+const PREFIX: &str = "LATCHKEY_";
+/// Names the configuration file itself, so it is no key of it.
+const FILE_VARIABLE: &str = "LATCHKEY_CONFIG";
+const PLACES: [&str; 2] = ["latchkey.toml", "/etc/latchkey/latchkey.toml"];
+
+/// Everything that may say something about the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The configuration file, which must be there; otherwise the usual places are looked at.
+    pub file: Option<PathBuf>,
+    /// Environment variables; those that don't begin with `LATCHKEY_` are passed over.
+    pub variables: Vec<(String, String)>,
+    /// Command-line flags.
+    pub flags: Flags,
+    /// Values for what nobody else says anything about, in place of the built-in ones.
+    pub defaults: RawConfig,
+    text: Option<String>,
+}
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--log-format`
+    pub log_format: Option<LogFormat>,
+    /// `--log-level`
+    pub log_level: Option<String>,
+}
+
+impl Sources {
+    /// A configuration file's text alone.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        Self {
+            text: Some(text.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// This process's environment, with what the command line says.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
+    pub fn of_process(file: Option<PathBuf>, flags: Flags) -> Self {
+        // A variable that is no Unicode can't be meant for us, whatever it is called.
+        let variables: Vec<_> = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        let named = variables
+            .iter()
+            .find(|(name, _)| name == FILE_VARIABLE)
+            .map(|(_, file)| PathBuf::from(file));
+        Self {
+            file: file.or(named),
+            variables,
+            flags,
+            ..Self::default()
+        }
+    }
+
+    /// Reads all sources into one configuration, and tells which file was read.
+    pub(super) fn read(&self) -> Result<(RawConfig, Option<PathBuf>)> {
+        let mut figment = Figment::from(Serialized::defaults(&self.defaults));
+        let file = self.find_file()?;
+        if let Some(file) = &file {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("the configuration file {} can't be read", file.display()))?;
+            figment = figment.merge(Named {
+                name: file.display().to_string(),
+                toml: text,
+            });
+        }
+        if let Some(text) = &self.text {
+            figment = figment.merge(Named {
+                name: "the given text".to_owned(),
+                toml: text.clone(),
+            });
+        }
+        for (name, value) in &self.variables {
+            if let Some(key) = name.strip_prefix(PREFIX).filter(|_| name != FILE_VARIABLE) {
+                figment = figment.merge(Variable {
+                    name,
+                    key: key.to_lowercase().replace("__", "."),
+                    value,
+                });
+            }
+        }
+        figment = figment.merge(FlagValues(&self.flags));
+        refuse_unknown(&figment)?;
+        let raw = figment.extract().map_err(|errors| {
+            anyhow!(
+                "the configuration can't be read:\n  {}",
+                errors
+                    .into_iter()
+                    .map(|e| e.to_string())
+                    .collect::<Vec<_>>()
+                    .join("\n  ")
+            )
+        })?;
+        Ok((raw, file))
+    }
+
+    fn find_file(&self) -> Result<Option<PathBuf>> {
+        if self.text.is_some() {
+            return Ok(None);
+        }
+        if let Some(file) = &self.file {
+            if !file.is_file() {
+                bail!("the configuration file {} does not exist", file.display());
+            }
+            return Ok(Some(file.clone()));
+        }
+        Ok(PLACES
+            .iter()
+            .map(Path::new)
+            .find(|place| place.is_file())
+            .map(Path::to_owned))
+    }
+}
+
+/// Refuses every key that [`RawConfig`] doesn't have, each with the nearest one that it has.
+fn refuse_unknown(figment: &Figment) -> Result<()> {
+    let merged: serde_json::Value = figment
+        .extract()
+        .map_err(|e| anyhow!("the configuration can't be read:\n  {e}"))?;
+    let known = serde_json::to_value(RawConfig::default()).expect("the configuration is plain data");
+    let mut unknown = Vec::new();
+    find_unknown(&merged, &known, "", &mut unknown);
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let mut candidates = Vec::new();
+    known_keys(&known, "", &mut candidates);
+    let lines: Vec<_> = unknown
+        .iter()
+        .map(|key| unknown_text(figment, key, &candidates))
+        .collect();
+    bail!("the configuration can't be used:\n  {}", lines.join("\n  "))
+}
+
+fn unknown_text(figment: &Figment, key: &str, candidates: &[String]) -> String {
+    let source = figment
+        .find_metadata(key)
+        .map_or_else(String::new, |metadata| metadata.name.to_string());
+    // For a section, compare with sections: the candidates' own beginnings of the same length.
+    let depth = key.matches('.').count() + 1;
+    let nearest = candidates
+        .iter()
+        .flat_map(|candidate| {
+            let same_depth = candidate.split('.').take(depth).collect::<Vec<_>>().join(".");
+            let leaf = candidate.rsplit('.').next().unwrap_or(candidate);
+            [
+                (strsim::jaro_winkler(key, &same_depth), same_depth.clone()),
+                // Right name in the wrong section.
+                (
+                    strsim::jaro_winkler(key.rsplit('.').next().unwrap_or(key), leaf) - 0.01,
+                    candidate.clone(),
+                ),
+            ]
+        })
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .map(|(_, nearest)| nearest);
+    if let Some(variable) = source.strip_prefix("variable ") {
+        let hint = nearest.map_or_else(String::new, |nearest| {
+            format!(
+                "; did you mean {PREFIX}{}?",
+                nearest.to_uppercase().replace('.', "__")
+            )
+        });
+        return format!("{variable} is unknown{hint}");
+    }
+    let hint = nearest.map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"));
+    format!("{key} is unknown{hint} (in {source})")
+}
+
+fn find_unknown(value: &serde_json::Value, known: &serde_json::Value, path: &str, unknown: &mut Vec<String>) {
+    let (Some(value), Some(known)) = (value.as_object(), known.as_object()) else {
+        return;
+    };
+    for (key, inner) in value {
+        let path = join(path, key);
+        match known.get(key) {
+            Some(known) => find_unknown(inner, known, &path, unknown),
+            None => unknown.push(path),
+        }
+    }
+}
+
+/// The dotted names of all keys.
+pub(super) fn known_keys(known: &serde_json::Value, path: &str, keys: &mut Vec<String>) {
+    match known.as_object() {
+        Some(section) => section
+            .iter()
+            .for_each(|(key, inner)| known_keys(inner, &join(path, key), keys)),
+        None => keys.push(path.to_owned()),
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+type Data = Result<Map<Profile, Dict>, figment::Error>;
+
+/// A TOML text with the name of its file in every message.
+struct Named {
+    name: String,
+    toml: String,
+}
+
+impl Provider for Named {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> Data {
+        Toml::string(&self.toml)
+            .data()
+            .map_err(|e| figment::Error::from(format!("{} is not valid TOML: {}", self.name, e.kind)))
+    }
+}
+
+/// One environment variable: `LATCHKEY_HTTP__MAX_HEADERS` is `http.max_headers`.
+struct Variable<'a> {
+    name: &'a str,
+    key: String,
+    value: &'a str,
+}
+
+impl Provider for Variable<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(format!("variable {}", self.name))
+    }
+
+    fn data(&self) -> Data {
+        let value: Value = self.value.parse().expect("figment reads any text as a value");
+        let nested = figment::util::nest(&self.key, value);
+        Ok(nested.into_dict().unwrap_or_default()).map(|dict| Profile::Default.collect(dict))
+    }
+}
+
+struct FlagValues<'a>(&'a Flags);
+
+impl Provider for FlagValues<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("the command line")
+    }
+
+    fn data(&self) -> Data {
+        let mut dict = Dict::new();
+        let mut log = Dict::new();
+        let text = |value: &str| Value::from(value.to_owned());
+        if let Some(dir) = &self.0.data_dir {
+            dict.insert("data_dir".to_owned(), Value::serialize(dir)?);
+        }
+        if let Some(listen) = &self.0.listen {
+            dict.insert("listen".to_owned(), text(listen));
+        }
+        if let Some(format) = self.0.log_format {
+            log.insert("format".to_owned(), Value::serialize(format)?);
+        }
+        if let Some(level) = &self.0.log_level {
+            log.insert("level".to_owned(), text(level));
+        }
+        if !log.is_empty() {
+            dict.insert("log".to_owned(), log.into());
+        }
+        Ok(Profile::Default.collect(dict))
+    }
+}
