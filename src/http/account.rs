@@ -14,7 +14,7 @@ use super::Tag;
 use super::error::ApiErr;
 use super::error::answers::{BODY, S400, S401, S403, S409, S429, SECURED, WRITES};
 use super::payload::J;
-use super::principal::Caller;
+use super::principal::AnySession;
 use super::schema::Context;
 use crate::domain::account::Role;
 use crate::service::Services;
@@ -225,7 +225,7 @@ impl AuthenticationApi {
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(
         &self,
-        caller: Caller,
+        caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
     ) -> Result<J<MessageBody>, ApiErr<{ SECURED | WRITES }>> {

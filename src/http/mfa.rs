@@ -12,7 +12,7 @@ use super::Tag;
 use super::error::ApiErr;
 use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
 use super::payload::J;
-use super::principal::Caller;
+use super::principal::{AnySession, Caller};
 use super::schema::Context;
 use crate::service::Services;
 use crate::service::enrolment::{self, Confirmation, RecoveryCodes};
@@ -80,7 +80,7 @@ impl MfaApi {
     #[oai(path = "/setup", method = "post", operation_id = "setUpMfa")]
     async fn set_up_mfa(
         &self,
-        caller: Caller,
+        caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
     ) -> Result<J<SetUpBody>, ApiErr<{ SECURED | S409 | S429 | WRITES }>> {
@@ -95,7 +95,7 @@ impl MfaApi {
     #[oai(path = "/setup/confirm", method = "post", operation_id = "confirmMfa")]
     async fn confirm_mfa(
         &self,
-        caller: Caller,
+        caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<ConfirmBody>,

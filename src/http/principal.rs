@@ -1,4 +1,5 @@
-//! Who is calling: bearer token → [`Principal`], or 401.
+//! From the `Authorization` header to a [`Principal`]. The first argument of every secured handler, so
+//! that 401 comes before everything else.
 
 use poem::Request;
 use poem_openapi::SecurityScheme;
@@ -9,14 +10,28 @@ use super::schema::{context, services};
 use crate::domain::account::Principal;
 use crate::service::session;
 
-/// A caller whose access token is good and whose session lives.
-///
-/// What the caller may do is judged by the service: role and session scope are the database's to say.
+/// A caller with a good token, in whatever session. Set-up of MFA and logout take an enrolment-only one;
+/// the reset refuses it itself, so that the refusal is on the record.
 #[derive(SecurityScheme)]
-#[oai(rename = "bearerAuth", ty = "bearer", bearer_format = "JWT", checker = "authenticate")]
+#[oai(rename = "bearerAuth", ty = "bearer", bearer_format = "JWT", checker = "any_session")]
+pub struct AnySession(pub Principal);
+
+/// A caller with a good token, in a full session.
+#[derive(SecurityScheme)]
+#[oai(rename = "bearerAuth", ty = "bearer", bearer_format = "JWT", checker = "full_session")]
 pub struct Caller(pub Principal);
 
-async fn authenticate(request: &Request, bearer: Bearer) -> poem::Result<Principal> {
+async fn any_session(request: &Request, bearer: Bearer) -> poem::Result<Principal> {
+    authenticate(request, &bearer.token)
+}
+
+async fn full_session(request: &Request, bearer: Bearer) -> poem::Result<Principal> {
+    let principal = authenticate(request, &bearer.token)?;
+    principal.full().map_err(Problem)?;
+    Ok(principal)
+}
+
+fn authenticate(request: &Request, token: &str) -> poem::Result<Principal> {
     let at = context(request)?.at;
-    session::authenticate(services(request)?, Some(&bearer.token), at).map_err(|e| Problem(e).into())
+    Ok(session::authenticate(services(request)?, Some(token), at).map_err(Problem)?)
 }

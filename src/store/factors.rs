@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
-use super::row::{column, factor_kind_text, millis, optional};
+use super::row::{column, millis, optional};
 use crate::domain::Result;
 use crate::domain::account::UserId;
-use crate::domain::policy::{FactorFacts, FactorKind};
+use crate::domain::policy::FactorFacts;
 
 /// A TOTP factor as kept.
 #[derive(Clone, Debug)]
@@ -275,6 +275,8 @@ fn facts_from_row(row: &Row<'_>) -> rusqlite::Result<FactorFacts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::policy::FactorKind;
+    use crate::store::row::factor_kind_text;
     use crate::store::testing;
 
     const AT: Timestamp = Timestamp::UNIX_EPOCH;

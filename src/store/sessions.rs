@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::row::{column, factor_kind_text, millis, optional, scope_text};
 use crate::domain::Result;
-use crate::domain::account::{Session, SessionId, SessionScope, UserId};
+use crate::domain::account::{Session, SessionId, UserId};
 use crate::domain::policy::FactorKind;
 
 /// A session as kept.
@@ -310,6 +310,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::account::SessionScope;
     use crate::store::testing;
 
     fn at(second: i64) -> Timestamp {

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{LoginAnswer, Next, RequestContext, Services, login_event, refused};
+use super::{RequestContext, Services, login_event, refused};
 use crate::domain::account::{SessionScope, User};
 use crate::domain::audit::{Event, EventType};
 use crate::domain::credential::OneUseToken;
@@ -10,7 +10,7 @@ use crate::domain::policy::FactorKind;
 use crate::domain::second_factor::{self, Code, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::service::session::{self, Opening};
+use crate::service::session::{self, Opening, Tokens};
 use crate::store::sessions::Purpose;
 use crate::store::{Transaction, accounts, audit, factors, passwords, sessions};
 
@@ -27,7 +27,7 @@ pub async fn verify_mfa(
     challenge: &str,
     code: &str,
     context: &RequestContext,
-) -> Result<LoginAnswer> {
+) -> Result<Tokens> {
     services.limiter.check_address(Bucket::CodeByAddress, context.ip)?;
     let dead = || Error::DeadToken("MFA challenge");
     let token = OneUseToken::decode(challenge).ok_or_else(dead)?;
@@ -73,13 +73,10 @@ pub async fn verify_mfa(
             if let Some(event) = used.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
             }
-            let organization = accounts::find_organization(tx, user.organization_id)?;
-            let organization = organization
-                .ok_or_else(|| Error::Internal(format!("user {} has no organisation", user.id)))?;
-            Ok(Ok((user, organization)))
+            Ok(Ok(()))
         })
         .await?;
-    ended.map(|(user, organization)| LoginAnswer { user, organization, next: Next::Done(tokens) })
+    ended.map(|()| tokens)
 }
 
 fn may_log_in(user: &User) -> bool {
