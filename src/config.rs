@@ -271,6 +271,7 @@ impl Config {
                 enrolment_secs: tokens.enrolment_secs.into(),
                 issuer: tokens.issuer,
                 public_url: public_url.trim_end_matches('/').to_owned(),
+                ..Settings::default()
             },
             limits,
             trusted_proxies,

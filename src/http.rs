@@ -3,12 +3,14 @@
 //! Handlers turn a request into a call of one service function and its answer into a response. They
 //! never see the store, the plugin host or SQL.
 
+pub mod account;
 pub mod administration;
 mod allow;
 mod document;
 mod envelope;
 pub mod error;
 pub mod health;
+pub mod mfa;
 pub mod payload;
 pub mod principal;
 pub mod reset;

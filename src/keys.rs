@@ -65,8 +65,10 @@ pub enum KeyError {
         wanted: u32,
     },
     /// Not what latchkey wrote.
-    #[error("{path} is damaged ({problem}); restore the keys directory from a backup, don't delete it: \
-             enrolled factors can't be read without it")]
+    #[error(
+        "{path} is damaged ({problem}); restore the keys directory from a backup, don't delete it: \
+             enrolled factors can't be read without it"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -164,7 +166,10 @@ impl KeyRing {
     #[must_use]
     pub fn seal(&self, user: UserId, kind: FactorKind, secret: &[u8], nonce: [u8; NONCE_LENGTH]) -> Vec<u8> {
         let aad = associated_data(user, kind);
-        let payload = Payload { msg: secret, aad: &aad };
+        let payload = Payload {
+            msg: secret,
+            aad: &aad,
+        };
         let ciphertext = self
             .seal
             .encrypt(XNonce::from_slice(&nonce), payload)
@@ -181,15 +186,24 @@ impl KeyRing {
     /// # Errors
     /// [`Error::Internal`] when it was sealed with other keys, for somebody else, or was changed.
     pub fn unseal(&self, user: UserId, kind: FactorKind, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-        let unreadable =
-            || Error::Internal(format!("a {kind:?} secret of user {user} was not sealed with these keys"));
+        let unreadable = || {
+            Error::Internal(format!(
+                "a {kind:?} secret of user {user} was not sealed with these keys"
+            ))
+        };
         let Some((&SEAL_VERSION, rest)) = sealed.split_first() else {
             return Err(unreadable());
         };
         let (nonce, ciphertext) = rest.split_at_checked(NONCE_LENGTH).ok_or_else(unreadable)?;
         let aad = associated_data(user, kind);
         self.seal
-            .decrypt(XNonce::from_slice(nonce), Payload { msg: ciphertext, aad: &aad })
+            .decrypt(
+                XNonce::from_slice(nonce),
+                Payload {
+                    msg: ciphertext,
+                    aad: &aad,
+                },
+            )
             .map(Zeroizing::new)
             .map_err(|_| unreadable())
     }
@@ -227,7 +241,7 @@ impl fmt::Debug for KeyRing {
 
 /// HKDF-Expand of one block (RFC 5869 §2.3): the root is uniformly random, so that no Extract is needed.
 fn derive(root: &[u8; 32], label: &str) -> Zeroizing<[u8; 32]> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(root).expect("HMAC takes keys of any length");
+    let mut mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(root).expect("HMAC takes keys of any length");
     mac.update(b"latchkey ");
     mac.update(label.as_bytes());
     mac.update(&[1]);
@@ -282,7 +296,11 @@ fn records_text(records: &[SigningKeyRecord]) -> Zeroizing<String> {
 
 fn write_new(path: &Path, text: &str) -> Result<(), KeyError> {
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
@@ -329,7 +347,10 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyError> {
 }
 
 fn check_mode(path: &Path, wanted: u32) -> Result<(), KeyError> {
-    let mode = std::fs::metadata(path).map_err(|source| io_error(path, source))?.mode() & 0o7777;
+    let mode = std::fs::metadata(path)
+        .map_err(|source| io_error(path, source))?
+        .mode()
+        & 0o7777;
     if mode & 0o077 == 0 {
         return Ok(());
     }
@@ -375,7 +396,11 @@ mod tests {
             files += 1;
         }
         assert_eq!(files, 3);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing unfinished is left"
+        );
     }
 
     #[test]
@@ -412,15 +437,24 @@ mod tests {
         let keys = KeyRing::ephemeral(&Entropy::seeded(1));
         let alice = UserId(Uuid::from_u128(1));
         let sealed = keys.seal(alice, FactorKind::Totp, b"secret", [9; 24]);
-        assert_eq!(*keys.unseal(alice, FactorKind::Totp, &sealed).expect("opens"), b"secret");
-        assert!(keys.unseal(UserId(Uuid::from_u128(2)), FactorKind::Totp, &sealed).is_err());
+        assert_eq!(
+            *keys.unseal(alice, FactorKind::Totp, &sealed).expect("opens"),
+            b"secret"
+        );
+        assert!(
+            keys.unseal(UserId(Uuid::from_u128(2)), FactorKind::Totp, &sealed)
+                .is_err()
+        );
         assert!(keys.unseal(alice, FactorKind::Passkey, &sealed).is_err());
         let others = KeyRing::ephemeral(&Entropy::seeded(2));
         assert!(others.unseal(alice, FactorKind::Totp, &sealed).is_err());
         for i in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[i] ^= 1;
-            assert!(keys.unseal(alice, FactorKind::Totp, &changed).is_err(), "byte {i}");
+            assert!(
+                keys.unseal(alice, FactorKind::Totp, &changed).is_err(),
+                "byte {i}"
+            );
         }
         assert!(keys.unseal(alice, FactorKind::Totp, &[]).is_err());
     }

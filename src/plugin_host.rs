@@ -25,7 +25,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use artefact::Origin;
-pub use cases::{Case, CaseError, CaseHook, CaseReport, base_question, embed as embed_cases, embedded as embedded_cases, merge_patch};
+pub use cases::{
+    Case, CaseError, CaseHook, CaseReport, base_question, embed as embed_cases, embedded as embedded_cases,
+    merge_patch,
+};
 pub use engine::Limits;
 pub use manifest::ConfigError;
 pub use metrics::PluginCounters;

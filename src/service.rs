@@ -28,7 +28,6 @@ use crate::plugin_host::PluginHost;
 use crate::store::Store;
 
 /// What every service needs, built once by `app.rs`.
-#[derive(Debug)]
 pub struct Services {
     /// The database.
     pub store: Store,

@@ -108,7 +108,12 @@ async fn ask(host: &PluginHost, plugin: BoundPlugin) -> Evaluation {
 }
 
 fn cause(evaluation: &Evaluation) -> FailureCause {
-    evaluation.failure.as_ref().expect("the plugin fails").failure.cause
+    evaluation
+        .failure
+        .as_ref()
+        .expect("the plugin fails")
+        .failure
+        .cause
 }
 
 #[tokio::test]
@@ -116,7 +121,10 @@ async fn a_plain_guest_describes_itself_and_lets_the_reset_pass() {
     let host = host();
     let plugin = load(&host, &Guest::default().wasm());
     let manifest = host.describe(&plugin.prepared).await.expect("a manifest");
-    assert_eq!((manifest.name.as_str(), manifest.version.as_str()), ("guest", "1.0.0"));
+    assert_eq!(
+        (manifest.name.as_str(), manifest.version.as_str()),
+        ("guest", "1.0.0")
+    );
     assert_eq!(manifest.hooks, [Hook::BeforeReset, Hook::AfterReset]);
     assert!(host.check_config(&plugin.prepared, &manifest, "{}").await.is_ok());
 
@@ -128,7 +136,10 @@ async fn a_plain_guest_describes_itself_and_lets_the_reset_pass() {
     assert_eq!(record.usage.peak_memory_bytes, 4 << 16);
 
     let evaluation = host.after(&[plugin], &question(), outcome()).await;
-    assert_eq!(evaluation.records[0].end, CallEnd::Answer(Answer::Effects(vec![])));
+    assert_eq!(
+        evaluation.records[0].end,
+        CallEnd::Answer(Answer::Effects(vec![]))
+    );
 }
 
 #[tokio::test]
@@ -148,9 +159,17 @@ async fn a_denial_reaches_the_caller_and_ends_the_round() {
     };
     let (deny, allow) = (load(&host, &deny.wasm()), load(&host, &Guest::default().wasm()));
     let evaluation = host.before(&[allow.clone(), deny, allow], &question()).await;
-    let Decision::Deny(denial) = &evaluation.decision else { panic!("not denied: {evaluation:?}") };
-    assert_eq!((denial.code.as_str(), denial.message.as_str()), ("outside-window", "Too late"));
-    assert_eq!(denial.allowed_from.expect("a time").to_string(), "2026-02-18T09:00:00Z");
+    let Decision::Deny(denial) = &evaluation.decision else {
+        panic!("not denied: {evaluation:?}")
+    };
+    assert_eq!(
+        (denial.code.as_str(), denial.message.as_str()),
+        ("outside-window", "Too late")
+    );
+    assert_eq!(
+        denial.allowed_from.expect("a time").to_string(),
+        "2026-02-18T09:00:00Z"
+    );
     assert_eq!(evaluation.records.len(), 2, "the third plugin is not asked");
 }
 
@@ -169,15 +188,24 @@ async fn effects_need_a_grant_and_monitors_change_nothing() {
     let evaluation = ask(&host, plugin.clone()).await;
     assert_eq!(evaluation.effects, [Effect::LockAccount]);
 
-    let ungranted = BoundPlugin { grants: Grants::of(["notify"]), ..plugin.clone() };
+    let ungranted = BoundPlugin {
+        grants: Grants::of(["notify"]),
+        ..plugin.clone()
+    };
     let evaluation = ask(&host, ungranted).await;
     assert!(evaluation.effects.is_empty());
     assert_eq!(evaluation.records[0].refused[0].effect, Effect::LockAccount);
 
-    let monitored = BoundPlugin { mode: Mode::Monitor, ..plugin };
+    let monitored = BoundPlugin {
+        mode: Mode::Monitor,
+        ..plugin
+    };
     let evaluation = ask(&host, monitored).await;
     assert!(evaluation.effects.is_empty());
-    assert_eq!(evaluation.records[0].end, CallEnd::Answer(Answer::Allow(vec![Effect::LockAccount])));
+    assert_eq!(
+        evaluation.records[0].end,
+        CallEnd::Answer(Answer::Allow(vec![Effect::LockAccount]))
+    );
 }
 
 #[tokio::test]
@@ -187,7 +215,14 @@ async fn after_plugins_see_the_effects_of_those_before_them() {
     // lowered arguments): the outcome follows the question in memory.
     let adds = "(i32.store (i32.const 516) (i32.const 8300)) (i32.store (i32.const 520) (i32.const 1))
                 (i32.store8 (i32.const 8300) (i32.const 3)) (i32.const 512)";
-    let first = load(&host, &Guest { after: adds.into(), ..Guest::default() }.wasm());
+    let first = load(
+        &host,
+        &Guest {
+            after: adds.into(),
+            ..Guest::default()
+        }
+        .wasm(),
+    );
     let second = load(&host, &Guest::default().wasm());
     let evaluation = host.after(&[first, second], &question(), outcome()).await;
     assert_eq!(evaluation.effects, [Effect::LockAccount], "only what was added");
@@ -197,7 +232,14 @@ async fn after_plugins_see_the_effects_of_those_before_them() {
 /// name, guest, expected cause, part of the detail
 fn hostile() -> Vec<(&'static str, Vec<u8>, FailureCause, &'static str)> {
     let guest = Guest::default;
-    let with_items = |items: &str, body: &str| Guest { items: items.into(), before: body.into(), ..guest() }.wasm();
+    let with_items = |items: &str, body: &str| {
+        Guest {
+            items: items.into(),
+            before: body.into(),
+            ..guest()
+        }
+        .wasm()
+    };
     vec![
         ("endless loop", before("(loop $l (br $l)) (unreachable)"), FailureCause::Deadline, "not done after"),
         (
@@ -318,15 +360,26 @@ async fn every_hostile_guest_is_stopped_named_and_survived() {
         let started = Instant::now();
         let evaluation = ask(&host, plugin).await;
         let took = started.elapsed();
-        let failure = evaluation.failure.as_ref().unwrap_or_else(|| panic!("{name} got through: {evaluation:?}"));
+        let failure = evaluation
+            .failure
+            .as_ref()
+            .unwrap_or_else(|| panic!("{name} got through: {evaluation:?}"));
         assert_eq!(failure.failure.cause, expected, "{name}: {failure}");
         assert!(failure.failure.detail.contains(detail), "{name}: {failure}");
         // 50 ms budget, 1 ms tick; the rest is for a busy test machine.
         assert!(took < Duration::from_millis(250), "{name} took {took:?}");
         let log = &evaluation.records[0].log;
         assert!(log.len() <= 50, "{name} logged {} lines", log.len());
-        assert!(ask(&host, plain.clone()).await.failure.is_none(), "a good call after {name}");
-        table += &format!("{name:32} {:>13} {:>8.1} ms  {}\n", expected.as_str(), took.as_secs_f64() * 1e3, failure.failure.detail);
+        assert!(
+            ask(&host, plain.clone()).await.failure.is_none(),
+            "a good call after {name}"
+        );
+        table += &format!(
+            "{name:32} {:>13} {:>8.1} ms  {}\n",
+            expected.as_str(),
+            took.as_secs_f64() * 1e3,
+            failure.failure.detail
+        );
     }
     println!("{table}");
 }
@@ -370,13 +423,19 @@ async fn each_call_gets_a_fresh_instance() {
 #[tokio::test]
 async fn a_failure_means_what_the_binding_says() {
     let host = host();
-    let (trap, plain) = (load(&host, &before("(unreachable)")), load(&host, &Guest::default().wasm()));
+    let (trap, plain) = (
+        load(&host, &before("(unreachable)")),
+        load(&host, &Guest::default().wasm()),
+    );
 
     let evaluation = host.before(&[trap.clone(), plain.clone()], &question()).await;
     assert_eq!(cause(&evaluation), FailureCause::Trap);
     assert_eq!(evaluation.records.len(), 1, "fail closed: nothing else is asked");
 
-    let skipped = BoundPlugin { on_failure: OnFailure::always(FailureAction::Skip), ..trap.clone() };
+    let skipped = BoundPlugin {
+        on_failure: OnFailure::always(FailureAction::Skip),
+        ..trap.clone()
+    };
     let evaluation = host.before(&[skipped, plain.clone()], &question()).await;
     assert!(evaluation.failure.is_none());
     assert_eq!(evaluation.records.len(), 2, "both are recorded");
@@ -385,10 +444,16 @@ async fn a_failure_means_what_the_binding_says() {
         otherwise: FailureAction::Deny,
         causes: vec![(FailureCause::Deadline, FailureAction::Skip)],
     };
-    let by_cause = BoundPlugin { on_failure: only_deadline, ..trap.clone() };
+    let by_cause = BoundPlugin {
+        on_failure: only_deadline,
+        ..trap.clone()
+    };
     assert_eq!(cause(&ask(&host, by_cause).await), FailureCause::Trap);
 
-    let monitored = BoundPlugin { mode: Mode::Monitor, ..trap };
+    let monitored = BoundPlugin {
+        mode: Mode::Monitor,
+        ..trap
+    };
     let evaluation = host.before(&[monitored], &question()).await;
     assert!(evaluation.failure.is_none(), "a monitor stops nothing");
     assert_eq!(evaluation.records[0].failures_in_a_row, 4, "but is counted");
@@ -408,7 +473,9 @@ async fn four_runaways_of_one_organisation_leave_another_alone() {
         let mut took = Vec::with_capacity(rounds);
         for _ in 0..rounds {
             let started = Instant::now();
-            let evaluation = host.before(std::slice::from_ref(&plain), &question_of("other")).await;
+            let evaluation = host
+                .before(std::slice::from_ref(&plain), &question_of("other"))
+                .await;
             assert!(evaluation.failure.is_none());
             took.push(started.elapsed());
             tokio::time::sleep(Duration::from_micros(500)).await;
@@ -427,22 +494,34 @@ async fn four_runaways_of_one_organisation_leave_another_alone() {
     let beside = measure(200).await;
     println!("other organisation's evaluation, quiet p50/p99 {quiet:?}, beside four runaways {beside:?}");
     // A runaway holds a thread for at most a tick; it must never cost another call its whole budget.
-    assert!(beside.1 < Duration::from_millis(50), "quiet {quiet:?}, beside runaways {beside:?}");
+    assert!(
+        beside.1 < Duration::from_millis(50),
+        "quiet {quiet:?}, beside runaways {beside:?}"
+    );
     for runaway in runaways {
         let evaluation = runaway.await.expect("no panic");
-        assert!(matches!(cause(&evaluation), FailureCause::Deadline | FailureCause::Busy));
+        assert!(matches!(
+            cause(&evaluation),
+            FailureCause::Deadline | FailureCause::Busy
+        ));
     }
 }
 
 #[tokio::test]
 async fn a_dropped_call_frees_its_slot_and_instance() {
-    let options = HostOptions { per_organization_concurrency: 1, total_concurrency: 1, ..HostOptions::default() };
+    let options = HostOptions {
+        per_organization_concurrency: 1,
+        total_concurrency: 1,
+        ..HostOptions::default()
+    };
     let host = PluginHost::new(options).expect("a host");
     let mut runaway = load(&host, &before("(loop $l (br $l)) (unreachable)"));
     runaway.limits.deadline_ms = 1_000;
     let plain = load(&host, &Guest::default().wasm());
     for _ in 0..5 {
-        let call = host.before(std::slice::from_ref(&runaway), &question_of("a")).boxed_timeout();
+        let call = host
+            .before(std::slice::from_ref(&runaway), &question_of("a"))
+            .boxed_timeout();
         assert!(call.await, "the client went away in the middle of a call");
         assert!(ask(&host, plain.clone()).await.failure.is_none());
     }
@@ -455,7 +534,9 @@ trait TimesOut {
 
 impl<F: Future> TimesOut for F {
     async fn boxed_timeout(self) -> bool {
-        tokio::time::timeout(Duration::from_millis(10), self).await.is_err()
+        tokio::time::timeout(Duration::from_millis(10), self)
+            .await
+            .is_err()
     }
 }
 
@@ -463,17 +544,29 @@ impl<F: Future> TimesOut for F {
 async fn a_bad_manifest_and_a_bad_configuration_are_refused_precisely() {
     let host = host();
     let bad = Guest {
-        manifest: Manifest { name: "Bad Name", ..Guest::default().manifest },
+        manifest: Manifest {
+            name: "Bad Name",
+            ..Guest::default().manifest
+        },
         ..Guest::default()
     };
     let prepared = host.prepare(&bad.wasm()).expect("it compiles");
     let error = host.describe(&prepared).await.expect_err("refused");
-    assert!(matches!(error, PackageError::Manifest { field: "name", .. }), "{error}");
+    assert!(
+        matches!(error, PackageError::Manifest { field: "name", .. }),
+        "{error}"
+    );
 
-    let looping = Guest { describe: "(loop $l (br $l)) (unreachable)".into(), ..Guest::default() };
+    let looping = Guest {
+        describe: "(loop $l (br $l)) (unreachable)".into(),
+        ..Guest::default()
+    };
     let prepared = host.prepare(&looping.wasm()).expect("it compiles");
     let error = host.describe(&prepared).await.expect_err("refused");
-    assert_eq!(error.to_string(), "its `describe` failed, deadline: not done after 1000 ms");
+    assert_eq!(
+        error.to_string(),
+        "its `describe` failed, deadline: not done after 1000 ms"
+    );
 
     let strict = Guest {
         manifest: Manifest {
@@ -481,18 +574,28 @@ async fn a_bad_manifest_and_a_bad_configuration_are_refused_precisely() {
             ..Guest::default().manifest
         },
         // result err(string): "guest"
-        check_config: "(i32.store8 (i32.const 8192) (i32.const 1)) (i32.store (i32.const 8196) (i32.const 2048))
+        check_config:
+            "(i32.store8 (i32.const 8192) (i32.const 1)) (i32.store (i32.const 8196) (i32.const 2048))
                        (i32.store (i32.const 8200) (i32.const 5)) (i32.const 8192)"
-            .into(),
+                .into(),
         ..Guest::default()
     };
     let prepared = host.prepare(&strict.wasm()).expect("it compiles");
     let manifest = host.describe(&prepared).await.expect("a manifest");
     let refused = async |config: &str| {
-        host.check_config(&prepared, &manifest, config).await.expect_err("refused").to_string()
+        host.check_config(&prepared, &manifest, config)
+            .await
+            .expect_err("refused")
+            .to_string()
     };
-    assert_eq!(refused(r#"{"max":"3"}"#).await, "configuration at /max: \"3\" is not of type \"integer\"");
-    assert_eq!(refused(r#"{"max":3}"#).await, "the plugin refuses this configuration: guest");
+    assert_eq!(
+        refused(r#"{"max":"3"}"#).await,
+        "configuration at /max: \"3\" is not of type \"integer\""
+    );
+    assert_eq!(
+        refused(r#"{"max":3}"#).await,
+        "the plugin refuses this configuration: guest"
+    );
 }
 
 #[test]
@@ -548,6 +651,12 @@ async fn ten_thousand_hostile_calls_leave_memory_where_it_was() {
 
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("it is there");
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .expect("it is there");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .expect("a number")
 }

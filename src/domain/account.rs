@@ -237,7 +237,9 @@ impl Principal {
     /// # Errors
     /// [`Error::StepUpRequired`].
     pub fn stepped_up(&self, at: Timestamp) -> Result<()> {
-        let Some(minutes) = self.organization.settings.step_up_minutes else { return Ok(()) };
+        let Some(minutes) = self.organization.settings.step_up_minutes else {
+            return Ok(());
+        };
         let max_age_secs = u32::from(minutes) * 60;
         let used = self.session.second_factor_at;
         if used.is_some_and(|used| at.duration_since(used).as_secs() <= i64::from(max_age_secs)) {

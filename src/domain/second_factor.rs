@@ -49,7 +49,9 @@ impl TotpSecret {
     /// [`Error::Internal`] when it has another length.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let bytes = bytes.try_into();
-        bytes.map(Self).map_err(|_| Error::Internal("a TOTP secret is not 20 bytes long".to_owned()))
+        bytes
+            .map(Self)
+            .map_err(|_| Error::Internal("a TOTP secret is not 20 bytes long".to_owned()))
     }
 
     /// The bytes, to be encrypted.
@@ -264,7 +266,11 @@ mod tests {
             let code = &code[2..];
             let step = time_step(at(second));
             assert_eq!(rfc_secret().code(step), code, "at {second}");
-            assert_eq!(rfc_secret().matching_step(code, at(second), None), Some(step), "at {second}");
+            assert_eq!(
+                rfc_secret().matching_step(code, at(second), None),
+                Some(step),
+                "at {second}"
+            );
         }
     }
 
@@ -272,7 +278,13 @@ mod tests {
     fn a_code_counts_one_step_early_or_late_and_no_more() {
         let secret = rfc_secret();
         let now = 1000;
-        for (step, accepted) in [(998, false), (999, true), (1000, true), (1001, true), (1002, false)] {
+        for (step, accepted) in [
+            (998, false),
+            (999, true),
+            (1000, true),
+            (1001, true),
+            (1002, false),
+        ] {
             let found = secret.matching_step(&secret.code(step), at(30 * now), None);
             assert_eq!(found.is_some(), accepted, "step {step}");
         }
@@ -299,10 +311,22 @@ mod tests {
 
     #[test]
     fn the_qr_code_is_a_png_of_the_otpauth_address() {
-        let url = rfc_secret().otpauth_url("Latchkey: prod", "dev@example.org").expect("an address");
-        assert!(url.starts_with("otpauth://totp/Latchkey%20%20prod:dev%40example.org?"), "{}", *url);
-        assert!(url.contains("secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"), "{}", *url);
-        let png = rfc_secret().qr_code_png("Latchkey", "dev@example.org").expect("an image");
+        let url = rfc_secret()
+            .otpauth_url("Latchkey: prod", "dev@example.org")
+            .expect("an address");
+        assert!(
+            url.starts_with("otpauth://totp/Latchkey%20%20prod:dev%40example.org?"),
+            "{}",
+            *url
+        );
+        assert!(
+            url.contains("secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"),
+            "{}",
+            *url
+        );
+        let png = rfc_secret()
+            .qr_code_png("Latchkey", "dev@example.org")
+            .expect("an image");
         assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"));
     }
 
@@ -312,7 +336,15 @@ mod tests {
         assert_eq!(Code::parse(" 123 456 "), Some(Code::Totp("123456".into())));
         assert_eq!(Code::parse("abcd-efgh"), Some(Code::Recovery("ABCDEFGH".into())));
         assert_eq!(Code::parse("oIl0-0000"), Some(Code::Recovery("01100000".into())));
-        for nonsense in ["", "12345", "1234567", "abcd-efg", "abcd-efgu", "pässword", &"A".repeat(33)] {
+        for nonsense in [
+            "",
+            "12345",
+            "1234567",
+            "abcd-efg",
+            "abcd-efgu",
+            "pässword",
+            &"A".repeat(33),
+        ] {
             assert_eq!(Code::parse(nonsense), None, "{nonsense}");
         }
     }

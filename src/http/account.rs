@@ -35,7 +35,12 @@ pub struct MessageBody {
 /// Who wants in.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[oai(rename = "LoginRequest", rename_all = "camelCase", deny_unknown_fields, example)]
+#[oai(
+    rename = "LoginRequest",
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    example
+)]
 pub struct LoginRequestBody {
     /// The organisation's slug.
     #[oai(validator(max_length = 64))]
@@ -158,7 +163,11 @@ pub struct RefreshBody {
 /// A new password in place of an expired one.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[oai(rename = "ChangeExpiredPasswordRequest", rename_all = "camelCase", deny_unknown_fields)]
+#[oai(
+    rename = "ChangeExpiredPasswordRequest",
+    rename_all = "camelCase",
+    deny_unknown_fields
+)]
 pub struct ChangeExpiredPasswordBody {
     /// The token of the login.
     #[oai(validator(max_length = 128))]
@@ -230,13 +239,19 @@ impl AuthenticationApi {
         context: Context,
     ) -> Result<J<MessageBody>, ApiErr<{ SECURED | WRITES }>> {
         session::logout(&services, &caller.0, &context.0).await?;
-        Ok(J(MessageBody { message: "Logged out successfully".into() }))
+        Ok(J(MessageBody {
+            message: "Logged out successfully".into(),
+        }))
     }
 
     /// Replace an expired password.
     ///
     /// Ends every session of the user, who then logs in with the new password.
-    #[oai(path = "/change-expired-password", method = "post", operation_id = "changeExpiredPassword")]
+    #[oai(
+        path = "/change-expired-password",
+        method = "post",
+        operation_id = "changeExpiredPassword"
+    )]
     async fn change_expired_password(
         &self,
         services: Data<&Arc<Services>>,
@@ -246,7 +261,9 @@ impl AuthenticationApi {
         let J(body) = body;
         let new = Password(Zeroizing::new(body.new_password));
         login::change_expired_password(&services, &body.password_change_token, new, &context.0).await?;
-        Ok(J(MessageBody { message: "Password changed successfully".into() }))
+        Ok(J(MessageBody {
+            message: "Password changed successfully".into(),
+        }))
     }
 }
 
@@ -289,19 +306,28 @@ impl From<LoginAnswer> for LoginResponseBody {
             user: None,
         };
         match answer.next {
-            Next::Done(tokens) => Self { user: Some(user), ..nothing }.with(tokens),
-            Next::SetUp(tokens) => {
-                Self { mfa_setup_required: true, user: Some(user), ..nothing }.with(tokens)
+            Next::Done(tokens) => Self {
+                user: Some(user),
+                ..nothing
             }
+            .with(tokens),
+            Next::SetUp(tokens) => Self {
+                mfa_setup_required: true,
+                user: Some(user),
+                ..nothing
+            }
+            .with(tokens),
             Next::Challenge { token, expires_in } => Self {
                 mfa_required: true,
                 mfa_challenge_token: Some(token),
                 mfa_challenge_expires_in: Some(expires_in),
                 ..nothing
             },
-            Next::PasswordExpired { token } => {
-                Self { password_expired: true, password_change_token: Some(token), ..nothing }
-            }
+            Next::PasswordExpired { token } => Self {
+                password_expired: true,
+                password_change_token: Some(token),
+                ..nothing
+            },
         }
     }
 }
@@ -327,4 +353,11 @@ macro_rules! prints_no_secret {
         }
     )*};
 }
-prints_no_secret!(LoginRequestBody, LoginResponseBody, VerifyMfaBody, TokenBody, RefreshBody, ChangeExpiredPasswordBody);
+prints_no_secret!(
+    LoginRequestBody,
+    LoginResponseBody,
+    VerifyMfaBody,
+    TokenBody,
+    RefreshBody,
+    ChangeExpiredPasswordBody
+);

@@ -4,10 +4,10 @@
 //! 3.0.0's stricter readers, others 3.1), unsigned integers have a minimum, objects that refuse unknown
 //! fields say so, and every answer names `X-Request-Id`.
 
-use poem::Response;
 use poem::endpoint::{EndpointExt as _, make_sync};
 use poem::http::header;
-use poem_openapi::{LicenseObject, OpenApi};
+use poem::{Response, RouteMethod};
+use poem_openapi::LicenseObject;
 use serde_json::{Map, Value, json};
 
 /// What the document says of the API as a whole.
@@ -111,22 +111,22 @@ fn name_request_id(document: &mut Value) {
     }
 }
 
-fn served(content_type: &'static str, body: String) -> impl poem::Endpoint<Output = Response> {
+fn served(content_type: &'static str, body: String) -> impl poem::Endpoint<Output = Response> + use<> {
     make_sync(move |_| Response::builder().content_type(content_type).body(body.clone()))
 }
 
-pub(super) fn json_endpoint(document: &Value) -> impl poem::IntoEndpoint {
+pub(super) fn json_endpoint(document: &Value) -> RouteMethod {
     let body = serde_json::to_string_pretty(document).expect("a JSON value can be written");
     poem::get(served("application/json", body))
 }
 
-pub(super) fn yaml_endpoint(document: &Value) -> impl poem::IntoEndpoint {
+pub(super) fn yaml_endpoint(document: &Value) -> RouteMethod {
     let body = serde_yaml::to_string(document).expect("every JSON value is a YAML value");
     poem::get(served("application/yaml", body))
 }
 
 /// Swagger UI, whole in the page: it works without internet.
-pub(super) fn explorer_endpoint(document: &Value) -> impl poem::IntoEndpoint {
+pub(super) fn explorer_endpoint(document: &Value) -> RouteMethod {
     let service = super::operations();
     let repaired = serde_json::to_string(document).expect("a JSON value can be written");
     let page = service.swagger_ui_html().replace(&service.spec(), &repaired);

@@ -85,7 +85,10 @@ impl MfaApi {
         context: Context,
     ) -> Result<J<SetUpBody>, ApiErr<{ SECURED | S409 | S429 | WRITES }>> {
         let shown = enrolment::set_up_mfa(&services, &caller.0, &context.0).await?;
-        Ok(J(SetUpBody { qr_code_base64: shown.qr_code_base64.to_string(), secret: shown.secret.to_string() }))
+        Ok(J(SetUpBody {
+            qr_code_base64: shown.qr_code_base64.to_string(),
+            secret: shown.secret.to_string(),
+        }))
     }
 
     /// Confirm the set-up of MFA.
@@ -128,7 +131,11 @@ impl MfaApi {
     /// Replace one's own recovery codes.
     ///
     /// The old ones stop working at once.
-    #[oai(path = "/recovery-codes/regenerate", method = "post", operation_id = "regenerateRecoveryCodes")]
+    #[oai(
+        path = "/recovery-codes/regenerate",
+        method = "post",
+        operation_id = "regenerateRecoveryCodes"
+    )]
     async fn regenerate_recovery_codes(
         &self,
         caller: Caller,
@@ -142,7 +149,9 @@ impl MfaApi {
 
 impl From<RecoveryCodes> for RecoveryCodesBody {
     fn from(codes: RecoveryCodes) -> Self {
-        Self { recovery_codes: codes.0.to_vec() }
+        Self {
+            recovery_codes: codes.0.to_vec(),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl<T: ParseFromJSON + DeserializeOwned> ParsePayload for J<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = Vec::<u8>::from_request(request, body).await?;
+        let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
         parse(&bytes).map(Self).map_err(|error| Problem(error).into())
     }
 }
@@ -130,7 +130,7 @@ impl<T: ParseFromJSON + DeserializeOwned> ParsePayload for Deferred<T> {
     const IS_REQUIRED: bool = false;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = Vec::<u8>::from_request(request, body).await?;
+        let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
         if bytes.is_empty() {
             return Ok(Self(Ok(None)));
         }

@@ -13,12 +13,22 @@ use crate::service::session;
 /// A caller with a good token, in whatever session. Set-up of MFA and logout take an enrolment-only one;
 /// the reset refuses it itself, so that the refusal is on the record.
 #[derive(SecurityScheme)]
-#[oai(rename = "bearerAuth", ty = "bearer", bearer_format = "JWT", checker = "any_session")]
+#[oai(
+    rename = "bearerAuth",
+    ty = "bearer",
+    bearer_format = "JWT",
+    checker = "any_session"
+)]
 pub struct AnySession(pub Principal);
 
 /// A caller with a good token, in a full session.
 #[derive(SecurityScheme)]
-#[oai(rename = "bearerAuth", ty = "bearer", bearer_format = "JWT", checker = "full_session")]
+#[oai(
+    rename = "bearerAuth",
+    ty = "bearer",
+    bearer_format = "JWT",
+    checker = "full_session"
+)]
 pub struct Caller(pub Principal);
 
 async fn any_session(request: &Request, bearer: Bearer) -> poem::Result<Principal> {

@@ -15,7 +15,7 @@ use super::Tag;
 use super::error::ApiErr;
 use super::error::answers::{BODY, S400, S404, S409, S422, S429, SECURED, WRITES};
 use super::payload::{Deferred, J, ok};
-use super::principal::Caller;
+use super::principal::AnySession;
 use super::schema::{Context, WrittenId};
 use crate::service::Services;
 use crate::service::reset::{self, ResetAnswer, ResetBody, ResetRequest};
@@ -95,7 +95,7 @@ impl ResetApi {
     #[oai(path = "/users/:id/reset-mfa", method = "post", operation_id = "resetMfa")]
     async fn reset_mfa(
         &self,
-        caller: Caller,
+        caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
         /// The user's id.

@@ -92,7 +92,12 @@ impl Case {
     /// It is no JSON, or not of a case's form.
     pub fn parse(text: &str) -> Result<Self, CaseError> {
         let case: Self = serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
-        let Some((kind, _)) = case.expect.as_object().filter(|o| o.len() == 1).and_then(|o| o.iter().next()) else {
+        let Some((kind, _)) = case
+            .expect
+            .as_object()
+            .filter(|o| o.len() == 1)
+            .and_then(|o| o.iter().next())
+        else {
             return Err(CaseError::Format("expect is an object with one field".to_owned()));
         };
         let kinds: &[&str] = match case.hook {
@@ -101,7 +106,10 @@ impl Case {
             CaseHook::CheckConfig => &["ok", "error", "failure"],
         };
         if !kinds.contains(&kind.as_str()) {
-            return Err(CaseError::Format(format!("expect is one of {}, not {kind}", kinds.join(", "))));
+            return Err(CaseError::Format(format!(
+                "expect is one of {}, not {kind}",
+                kinds.join(", ")
+            )));
         }
         if case.outcome.is_some() && case.hook != CaseHook::AfterReset {
             return Err(CaseError::Format("only after-reset has an outcome".to_owned()));
@@ -114,7 +122,12 @@ impl Case {
     /// # Errors
     /// What comes out is not a whole question or outcome.
     pub fn resolved(&self, base: &Value) -> Result<Self, CaseError> {
-        let part = |part| move |error: serde_json::Error| CaseError::Part { part, reason: error.to_string() };
+        let part = |part| {
+            move |error: serde_json::Error| CaseError::Part {
+                part,
+                reason: error.to_string(),
+            }
+        };
         let mut question = base.clone();
         merge_patch(&mut question, &self.question);
         let question: Question = serde_json::from_value(question).map_err(part("question"))?;
@@ -127,7 +140,11 @@ impl Case {
             None
         };
         let question = serde_json::to_value(question).map_err(part("question"))?;
-        Ok(Self { question, outcome, ..self.clone() })
+        Ok(Self {
+            question,
+            outcome,
+            ..self.clone()
+        })
     }
 }
 
@@ -148,8 +165,10 @@ pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
         if let Payload::CustomSection(section) = payload
             && section.name() == SECTION
         {
-            let text = std::str::from_utf8(section.data()).map_err(|error| CaseError::Format(error.to_string()))?;
-            let values: Vec<Value> = serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
+            let text =
+                std::str::from_utf8(section.data()).map_err(|error| CaseError::Format(error.to_string()))?;
+            let values: Vec<Value> =
+                serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
             if values.len() > CASES_MAX {
                 return Err(CaseError::Format(format!("more than {CASES_MAX} cases")));
             }
@@ -217,8 +236,18 @@ impl PluginHost {
     ///
     /// # Errors
     /// The case is not resolved.
-    pub async fn run_case(&self, prepared: &Prepared, limits: Limits, case: &Case) -> Result<CaseReport, CaseError> {
-        let part = |part| move |error: serde_json::Error| CaseError::Part { part, reason: error.to_string() };
+    pub async fn run_case(
+        &self,
+        prepared: &Prepared,
+        limits: Limits,
+        case: &Case,
+    ) -> Result<CaseReport, CaseError> {
+        let part = |part| {
+            move |error: serde_json::Error| CaseError::Part {
+                part,
+                reason: error.to_string(),
+            }
+        };
         let config = case.config.to_string();
         let question;
         let outcome;
@@ -241,7 +270,10 @@ impl PluginHost {
             Ok(Reply::Config(Ok(()))) => json!({ "ok": true }),
             Ok(Reply::Config(Err(text))) => json!({ "error": text }),
             Ok(Reply::Manifest(_)) => unreachable!("a case never asks for the manifest"),
-            Err(Failure { cause: FailureCause::HookError, detail }) => json!({ "error": detail }),
+            Err(Failure {
+                cause: FailureCause::HookError,
+                detail,
+            }) => json!({ "error": detail }),
             Err(failure) => json!({ "failure": failure.cause, "detail": failure.detail }),
         };
         let mut differences = Vec::new();
@@ -281,10 +313,18 @@ fn compare(path: &str, expected: &Value, got: &Value, differences: &mut Vec<Stri
     }
     match (expected, got) {
         (Value::Object(want), Value::Object(have)) => {
-            let names = want.keys().chain(have.keys().filter(|name| !want.contains_key(*name)));
+            let names = want
+                .keys()
+                .chain(have.keys().filter(|name| !want.contains_key(*name)));
             for name in names {
-                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                let field = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
+                let at = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                let field = |object: &serde_json::Map<String, Value>| {
+                    object.get(name).cloned().unwrap_or(Value::Null)
+                };
                 compare(&at, &field(want), &field(have), differences);
             }
         }
@@ -343,10 +383,22 @@ mod tests {
 
     #[test]
     fn comparison_is_exact_but_for_null() {
-        assert!(differences(json!({"deny": {"code": "a"}}), json!({"deny": {"code": "a", "allowedFrom": null}})).is_empty());
+        assert!(
+            differences(
+                json!({"deny": {"code": "a"}}),
+                json!({"deny": {"code": "a", "allowedFrom": null}})
+            )
+            .is_empty()
+        );
         assert_eq!(
-            differences(json!({"deny": {"code": "a"}}), json!({"deny": {"code": "b", "because": [1]}})),
-            [r#"deny.code: expected "a", got "b""#, "deny.because: expected nothing, got [1]"]
+            differences(
+                json!({"deny": {"code": "a"}}),
+                json!({"deny": {"code": "b", "because": [1]}})
+            ),
+            [
+                r#"deny.code: expected "a", got "b""#,
+                "deny.because: expected nothing, got [1]"
+            ]
         );
         assert_eq!(
             differences(json!({"allow": [1, 2]}), json!({"allow": [1]})),
@@ -354,7 +406,10 @@ mod tests {
         );
         assert_eq!(
             differences(json!({"allow": []}), json!({"deny": {}})),
-            ["allow: expected [], got nothing", "deny: expected nothing, got {}"]
+            [
+                "allow: expected [], got nothing",
+                "deny: expected nothing, got {}"
+            ]
         );
     }
 
@@ -368,15 +423,23 @@ mod tests {
             (json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"})),
             (json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"})),
             (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
-            (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
+            (
+                json!({"a":{"b":"c"}}),
+                json!({"a":{"b":"d","c":null}}),
+                json!({"a":{"b":"d"}}),
+            ),
             (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
-            (json!(["a","b"]), json!(["c","d"]), json!(["c","d"])),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
             (json!({"a":"b"}), json!(["c"]), json!(["c"])),
             (json!({"a":"foo"}), json!(null), json!(null)),
             (json!({"a":"foo"}), json!("bar"), json!("bar")),
             (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
-            (json!([1,2]), json!({"a":"b","c":null}), json!({"a":"b"})),
-            (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
+            (json!([1, 2]), json!({"a":"b","c":null}), json!({"a":"b"})),
+            (
+                json!({}),
+                json!({"a":{"bb":{"ccc":null}}}),
+                json!({"a":{"bb":{}}}),
+            ),
         ] {
             let mut merged = target;
             merge_patch(&mut merged, &patch);
@@ -388,18 +451,35 @@ mod tests {
     fn a_case_is_read_strictly_and_resolved_over_the_base() {
         let case = |text: &str| Case::parse(text).expect_err("refused").to_string();
         assert!(case("{").contains("not a golden case"));
-        assert!(case(r#"{"description":"","hook":"before-reset","expect":{"effects":[]}}"#).contains("not effects"));
-        assert!(case(r#"{"description":"","hook":"before-reset","outcome":{},"expect":{"allow":[]}}"#).contains("only after"));
-        assert!(case(r#"{"description":"","hook":"before-reset","expect":{"allow":[]},"x":1}"#).contains("unknown field"));
+        assert!(
+            case(r#"{"description":"","hook":"before-reset","expect":{"effects":[]}}"#)
+                .contains("not effects")
+        );
+        assert!(
+            case(r#"{"description":"","hook":"before-reset","outcome":{},"expect":{"allow":[]}}"#)
+                .contains("only after")
+        );
+        assert!(
+            case(r#"{"description":"","hook":"before-reset","expect":{"allow":[]},"x":1}"#)
+                .contains("unknown field")
+        );
 
-        let case = Case::parse(r#"{"description":"d","hook":"after-reset","question":{"actor":{"role":"help-desk"}},
-            "outcome":{"kind":"failed","removed":[]},"expect":{"effects":[]}}"#);
+        let case = Case::parse(
+            r#"{"description":"d","hook":"after-reset","question":{"actor":{"role":"help-desk"}},
+            "outcome":{"kind":"failed","removed":[]},"expect":{"effects":[]}}"#,
+        );
         let resolved = case.expect("a case").resolved(&base_question()).expect("whole");
         assert_eq!(resolved.question["actor"]["role"], "help-desk");
         assert_eq!(resolved.outcome.expect("an outcome")["kind"], "failed");
 
-        let partial = Case::parse(r#"{"description":"d","hook":"before-reset","question":{"actor":null},"expect":{"allow":[]}}"#);
-        let error = partial.expect("a case").resolved(&base_question()).expect_err("refused").to_string();
+        let partial = Case::parse(
+            r#"{"description":"d","hook":"before-reset","question":{"actor":null},"expect":{"allow":[]}}"#,
+        );
+        let error = partial
+            .expect("a case")
+            .resolved(&base_question())
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains("missing field `actor`"), "{error}");
     }
 

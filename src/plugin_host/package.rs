@@ -212,7 +212,10 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
         }
     }
     if let Some(import) = wasi {
-        return Err(PackageError::ImportsWasi { remedy: remedy(&producers), import });
+        return Err(PackageError::ImportsWasi {
+            remedy: remedy(&producers),
+            import,
+        });
     }
     let mut module = Cow::Borrowed(module);
     if !has_contract {

@@ -116,7 +116,7 @@ async fn guest_call(
         )),
         Call::BeforeReset(question, config) => {
             let lent = lower::Question::of(question);
-            match hooks.call_before_reset(store, &lent.lend(), config).await? {
+            match hooks.call_before_reset(store, lent.lend(), config).await? {
                 Ok(verdict) => Ok(Reply::Answer(domain::Verdict::from(verdict).into())),
                 Err(text) => Err(hook_error(&text)),
             }
@@ -124,7 +124,7 @@ async fn guest_call(
         Call::AfterReset(question, outcome, config) => {
             let (lent, end) = (lower::Question::of(question), lower::Outcome::of(outcome));
             match hooks
-                .call_after_reset(store, &lent.lend(), &end.lend(), config)
+                .call_after_reset(store, lent.lend(), end.lend(), config)
                 .await?
             {
                 Ok(effects) => Ok(Reply::Answer(Answer::Effects(

@@ -51,11 +51,22 @@ pub struct RecoveryCodes(pub Zeroizing<Vec<String>>);
 ///
 /// # Errors
 /// [`Error::Conflict`] when MFA is on already; [`Error::RateLimited`].
-pub async fn set_up_mfa(services: &Services, principal: &Principal, context: &RequestContext) -> Result<SetUp> {
+pub async fn set_up_mfa(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+) -> Result<SetUp> {
     let user = &principal.user;
-    services.limiter.check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+    services
+        .limiter
+        .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
     let secret = TotpSecret::new(services.entropy.bytes());
-    let sealed = services.keys.seal(user.id, FactorKind::Totp, secret.as_bytes(), services.entropy.bytes());
+    let sealed = services.keys.seal(
+        user.id,
+        FactorKind::Totp,
+        secret.as_bytes(),
+        services.entropy.bytes(),
+    );
     let png = Zeroizing::new(secret.qr_code_png(&services.settings.issuer, &user.email)?);
     let (id, at) = (user.id, context.at);
     let expires_at = at + SignedDuration::from_secs(services.settings.enrolment_secs);
@@ -66,7 +77,10 @@ pub async fn set_up_mfa(services: &Services, principal: &Principal, context: &Re
             factors::insert_enrolment(tx, id, &sealed, at, expires_at)
         })
         .await?;
-    Ok(SetUp { qr_code_base64: Zeroizing::new(STANDARD.encode(&*png)), secret: secret.base32() })
+    Ok(SetUp {
+        qr_code_base64: Zeroizing::new(STANDARD.encode(&*png)),
+        secret: secret.base32(),
+    })
 }
 
 /// Enrols the secret that was shown, with its first code, and gives the recovery codes.
@@ -82,24 +96,34 @@ pub async fn confirm_mfa(
     context: &RequestContext,
 ) -> Result<RecoveryCodes> {
     let user = &principal.user;
-    services.limiter.check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+    services
+        .limiter
+        .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
     let at = context.at;
     let enrolment = services.store.read(|db| {
         refuse_second_set_up(db, user)?;
         factors::find_enrolment(db, user.id, at)
     })?;
-    let enrolment = enrolment.ok_or(Error::Refused("There is no MFA set-up to confirm. Start it again"))?;
-    let secret = services.keys.unseal(user.id, FactorKind::Totp, &enrolment.sealed)?;
+    let enrolment = enrolment.ok_or(Error::Refused(
+        "There is no MFA set-up to confirm. Start it again",
+    ))?;
+    let secret = services
+        .keys
+        .unseal(user.id, FactorKind::Totp, &enrolment.sealed)?;
     let secret = TotpSecret::from_bytes(&secret)?;
     if !secret.is(&confirmation.secret) {
-        return Err(Error::Refused("The secret is not the one that was shown. Start the set-up again"));
+        return Err(Error::Refused(
+            "The secret is not the one that was shown. Start the set-up again",
+        ));
     }
     let step = match Code::parse(&confirmation.code) {
         Some(Code::Totp(code)) => secret.matching_step(&code, at, None),
         _ => None,
     };
     let step = step.ok_or(WRONG_CODE)?;
-    let shown = confirmation.enrolment_code.map(|code| services.keys.enrolment_code_hash(user.id, &code));
+    let shown = confirmation
+        .enrolment_code
+        .map(|code| services.keys.enrolment_code_hash(user.id, &code));
     let (codes, set, hashes) = new_recovery_codes(services, context).await?;
 
     let factor = services.entropy.uuid(at);
@@ -155,7 +179,9 @@ pub async fn disable_mfa(
     if principal.organization.settings.mfa_required {
         return Err(Error::Refused("Your organization requires MFA"));
     }
-    services.limiter.check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+    services
+        .limiter
+        .check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
     let shown = read_code(services, user, code, context).await?;
     let event = event(principal, EventType::UserMfaDisabled, context);
     let request = context.clone();
@@ -174,7 +200,10 @@ pub async fn disable_mfa(
                 None => None,
             };
             let Some(used) = used else {
-                let event = event.clone().ended(AuditResult::Denied, WRONG_CODE).with("reason", "wrong-code");
+                let event = event
+                    .clone()
+                    .ended(AuditResult::Denied, WRONG_CODE)
+                    .with("reason", "wrong-code");
                 audit::append_entry(tx, at, entry_ids[0], &event)?;
                 return Ok(Err(WRONG_CODE));
             };
@@ -208,7 +237,9 @@ pub async fn regenerate_recovery_codes(
         return Err(Error::NoMfa);
     }
     principal.stepped_up(context.at)?;
-    services.limiter.check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+    services
+        .limiter
+        .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
     let (codes, set, hashes) = new_recovery_codes(services, context).await?;
     let event = event(principal, EventType::UserRecoveryCodesRegenerated, context);
     let (id, at) = (user.id, context.at);
@@ -234,16 +265,21 @@ pub async fn regenerate_recovery_codes(
 /// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
 pub async fn destroy_suspended_factors(services: &Services) -> Result<usize> {
     let before = services.clock.now() - SignedDuration::from_secs(services.settings.suspended_factor_secs);
-    let users = services.store.read_long(move |db| factors::find_suspended(db, before)).await?;
+    let users = services
+        .store
+        .read_long(move |db| factors::find_suspended(db, before))
+        .await?;
     for &user in &users {
-        services.store.write(move |tx| factors::delete_suspended(tx, user, before)).await?;
+        services
+            .store
+            .write(move |tx| factors::delete_suspended(tx, user, before))
+            .await?;
     }
     Ok(users.len())
 }
 
 fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
-    accounts::find_user_anywhere(tx, id)?
-        .ok_or(Error::Token(crate::domain::error::TokenFault::SubjectGone))
+    accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(crate::domain::error::TokenFault::SubjectGone))
 }
 
 fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()> {
@@ -260,19 +296,32 @@ fn check_enrolment_window(
     shown: Option<&[u8; 32]>,
     at: jiff::Timestamp,
 ) -> Result<()> {
-    let Some(due) = &user.enrolment_due else { return Ok(()) };
+    let Some(due) = &user.enrolment_due else {
+        return Ok(());
+    };
     if at >= due.until {
-        return Err(Error::Refused("The time for setting up MFA is over. Ask an administrator"));
+        return Err(Error::Refused(
+            "The time for setting up MFA is over. Ask an administrator",
+        ));
     }
     if !due.code_required {
         return Ok(());
     }
     let shown =
         shown.ok_or_else(|| Error::field("enrolmentCode", "is required: ask the administrator for it"))?;
-    let wrong = || Error::field("enrolmentCode", "is wrong or has expired: ask the administrator for another");
+    let wrong = || {
+        Error::field(
+            "enrolmentCode",
+            "is wrong or has expired: ask the administrator for another",
+        )
+    };
     let (hash, expires_at) = factors::find_enrolment_code(tx, user.id)?.ok_or_else(wrong)?;
     let same: bool = hash.ct_eq(shown).into();
-    if same && at < expires_at { Ok(()) } else { Err(wrong()) }
+    if same && at < expires_at {
+        Ok(())
+    } else {
+        Err(wrong())
+    }
 }
 
 /// New codes, their set and their hashes: eight computations of Argon2id, one after the other.
@@ -284,16 +333,24 @@ async fn new_recovery_codes(
     let codes: Zeroizing<Vec<String>> = Zeroizing::new(
         (0..RECOVERY_CODES)
             .map(|_| {
-                let random = services.entropy.bytes::<{ second_factor::RECOVERY_CODE_MAX_CHARACTERS }>();
+                let random = services
+                    .entropy
+                    .bytes::<{ second_factor::RECOVERY_CODE_MAX_CHARACTERS }>();
                 second_factor::recovery_code(&random[..length])
             })
             .collect(),
     );
-    let set = RecoverySetRow { id: services.entropy.uuid(context.at), salt: services.entropy.bytes() };
+    let set = RecoverySetRow {
+        id: services.entropy.uuid(context.at),
+        salt: services.entropy.bytes(),
+    };
     let (salt, pepper) = (set.salt, *services.keys.pepper());
     let clear = codes.clone();
     let work = move || {
-        clear.iter().map(|code| second_factor::hash_recovery_code(code, &salt, &pepper)).collect::<Vec<_>>()
+        clear
+            .iter()
+            .map(|code| second_factor::hash_recovery_code(code, &salt, &pepper))
+            .collect::<Vec<_>>()
     };
     let hashes = services.hashing.run(work).await?;
     Ok((RecoveryCodes(codes), set, hashes))

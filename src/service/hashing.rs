@@ -85,7 +85,10 @@ mod tests {
         let work = || std::thread::sleep(Duration::from_millis(2));
         let flood: Vec<_> = (0..100).map(|_| hashing.run(work)).collect();
         let answers = futures_util::future::join_all(flood).await;
-        let refused = answers.iter().filter(|a| matches!(a, Err(Error::Busy { .. }))).count();
+        let refused = answers
+            .iter()
+            .filter(|a| matches!(a, Err(Error::Busy { .. })))
+            .count();
         assert_eq!(refused, 100 - hashing.limit);
         assert!(hashing.run(work).await.is_ok(), "places are given back");
     }

@@ -116,7 +116,9 @@ enum Decision {
     PasswordExpired,
     Challenge,
     /// Enrolment only, at most until then.
-    SetUp { until: Timestamp },
+    SetUp {
+        until: Timestamp,
+    },
     Done,
 }
 
@@ -139,7 +141,10 @@ impl Case {
         }
         if set_up {
             let until = at + SignedDuration::from_secs(ENROLMENT_SESSION_SECS);
-            let until = user.enrolment_due.as_ref().map_or(until, |due| due.until.min(until));
+            let until = user
+                .enrolment_due
+                .as_ref()
+                .map_or(until, |due| due.until.min(until));
             return Decision::SetUp { until };
         }
         Decision::Done
@@ -147,9 +152,10 @@ impl Case {
 
     fn password_expired(&self, at: Timestamp) -> bool {
         let days = self.organization.settings.password_expiration_days;
-        days.zip(self.user.password_changed_at).is_some_and(|(days, changed)| {
-            at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
-        })
+        days.zip(self.user.password_changed_at)
+            .is_some_and(|(days, changed)| {
+                at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
+            })
     }
 
     fn still_holds(&self, tx: &crate::store::Transaction<'_>) -> Result<()> {
@@ -166,7 +172,11 @@ impl Case {
 enum Writes {
     Lock(Lock),
     Refuse,
-    Token { hash: [u8; 32], purpose: Purpose, expires_at: Timestamp },
+    Token {
+        hash: [u8; 32],
+        purpose: Purpose,
+        expires_at: Timestamp,
+    },
     Session(Box<SessionRow>),
 }
 
@@ -180,11 +190,19 @@ async fn commit(
     let user = &case.user;
     let event = login_event(user, context);
     let (writes, event, next) = match case.decide(at) {
-        Decision::Locked => (Writes::Refuse, Some(refused(event, "locked")), Err(Error::AccountLocked)),
+        Decision::Locked => (
+            Writes::Refuse,
+            Some(refused(event, "locked")),
+            Err(Error::AccountLocked),
+        ),
         Decision::WindowOver => {
             let reason = "MFA was not set up in time after a reset".to_owned();
             let event = refused(event, "enrolment-window-over").with("accountLocked", true);
-            (Writes::Lock(Lock { at, reason }), Some(event), Err(Error::AccountLocked))
+            (
+                Writes::Lock(Lock { at, reason }),
+                Some(event),
+                Err(Error::AccountLocked),
+            )
         }
         Decision::PasswordExpired => {
             let expires_at = at + SignedDuration::from_secs(PASSWORD_CHANGE_SECS);
@@ -198,16 +216,36 @@ async fn commit(
             (writes, None, Ok(Next::Challenge { token, expires_in }))
         }
         Decision::SetUp { until } => {
-            let opening = Opening { scope: SessionScope::Enrolment, second_factor: None, until: Some(until) };
+            let opening = Opening {
+                scope: SessionScope::Enrolment,
+                second_factor: None,
+                until: Some(until),
+            };
             let (row, tokens) = session::new_session(services, user, opening, context);
-            let event = event.with("sessionId", row.session.id.to_string()).with("scope", "enrolment");
-            (Writes::Session(Box::new(row)), Some(event), Ok(Next::SetUp(tokens)))
+            let event = event
+                .with("sessionId", row.session.id.to_string())
+                .with("scope", "enrolment");
+            (
+                Writes::Session(Box::new(row)),
+                Some(event),
+                Ok(Next::SetUp(tokens)),
+            )
         }
         Decision::Done => {
-            let opening = Opening { scope: SessionScope::Full, second_factor: None, until: None };
+            let opening = Opening {
+                scope: SessionScope::Full,
+                second_factor: None,
+                until: None,
+            };
             let (row, tokens) = session::new_session(services, user, opening, context);
-            let event = event.with("sessionId", row.session.id.to_string()).with("method", "password");
-            (Writes::Session(Box::new(row)), Some(event), Ok(Next::Done(tokens)))
+            let event = event
+                .with("sessionId", row.session.id.to_string())
+                .with("method", "password");
+            (
+                Writes::Session(Box::new(row)),
+                Some(event),
+                Ok(Next::Done(tokens)),
+            )
         }
     };
     let entry_id = services.entropy.uuid(at);
@@ -226,7 +264,11 @@ async fn commit(
                     accounts::update_lock(tx, user.id, Some(lock), at)?;
                     sessions::clear_sessions(tx, user.id)?;
                 }
-                Writes::Token { hash, purpose, expires_at } => {
+                Writes::Token {
+                    hash,
+                    purpose,
+                    expires_at,
+                } => {
                     sessions::insert_challenge(tx, user.id, hash, *purpose, None, at, *expires_at)?;
                 }
                 Writes::Session(row) => {
@@ -241,19 +283,34 @@ async fn commit(
         })
         .await?;
     let Case { user, organization } = case;
-    next.map(|next| LoginAnswer { user, organization, next })
+    next.map(|next| LoginAnswer {
+        user,
+        organization,
+        next,
+    })
 }
 
 fn one_use(services: &Services, user: &User, purpose: Purpose, expires_at: Timestamp) -> (String, Writes) {
     let token = OneUseToken::new(user.id, services.entropy.bytes());
-    (token.encode(), Writes::Token { hash: token.hash(), purpose, expires_at })
+    (
+        token.encode(),
+        Writes::Token {
+            hash: token.hash(),
+            purpose,
+            expires_at,
+        },
+    )
 }
 
 /// A login by somebody who proved to be the user, as far as was asked.
 fn login_event(user: &User, context: &RequestContext) -> Event {
-    Event::new(EventType::UserLogin, Some(user.organization_id), ActorRef::user(user))
-        .on(Resource::user(user))
-        .from_request(&context.request_id, context.ip_text().as_deref())
+    Event::new(
+        EventType::UserLogin,
+        Some(user.organization_id),
+        ActorRef::user(user),
+    )
+    .on(Resource::user(user))
+    .from_request(&context.request_id, context.ip_text().as_deref())
 }
 
 /// The caller may be told less than the trail: `reason` is for the latter.

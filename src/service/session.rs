@@ -3,9 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{RequestContext, Services};
-use crate::domain::account::{
-    Organization, Principal, Session, SessionId, SessionScope, User, UserId,
-};
+use crate::domain::account::{Organization, Principal, Session, SessionId, SessionScope, User, UserId};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::credential::{AUDIENCE, Amr, Claims, RefreshToken};
 use crate::domain::error::{Error, Result, TokenFault};
@@ -34,7 +32,11 @@ pub fn authenticate(services: &Services, bearer: Option<&str>, at: Timestamp) ->
             return Err(gone());
         }
         let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(gone)?;
-        Ok(Principal { user, organization, session })
+        Ok(Principal {
+            user,
+            organization,
+            session,
+        })
     })
 }
 
@@ -71,7 +73,9 @@ pub fn new_session(
 ) -> (SessionRow, Tokens) {
     let at = context.at;
     let lifetime = SignedDuration::from_secs(services.settings.refresh_token_secs);
-    let expires_at = opening.until.map_or(at + lifetime, |until| until.min(at + lifetime));
+    let expires_at = opening
+        .until
+        .map_or(at + lifetime, |until| until.min(at + lifetime));
     let session = Session {
         id: SessionId(services.entropy.uuid(at)),
         user_id: user.id,
@@ -83,7 +87,14 @@ pub fn new_session(
         created_at: at,
         expires_at,
     };
-    let tokens = issue(services, user, &session, 0, services.settings.access_token_secs, at);
+    let tokens = issue(
+        services,
+        user,
+        &session,
+        0,
+        services.settings.access_token_secs,
+        at,
+    );
     (session_row(session, context), tokens)
 }
 
@@ -123,7 +134,11 @@ fn issue(
         nbf: now,
         exp: now + expires_in,
     };
-    let refresh = RefreshToken { user: user.id, session: session.id, generation };
+    let refresh = RefreshToken {
+        user: user.id,
+        session: session.id,
+        generation,
+    };
     Tokens {
         access_token: access.sign(&claims),
         refresh_token: refresh.encode(services.keys.token_mac_key()),
@@ -150,7 +165,9 @@ fn methods(session: &Session) -> Vec<Amr> {
 /// # Errors
 /// [`Error::DeadToken`] for a token that is unknown, ended or was used before; [`Error::RateLimited`].
 pub async fn refresh(services: &Services, token: &str, context: &RequestContext) -> Result<Tokens> {
-    services.limiter.check_address(Bucket::TokenByAddress, context.ip)?;
+    services
+        .limiter
+        .check_address(Bucket::TokenByAddress, context.ip)?;
     let dead = || Error::DeadToken("refresh token");
     let token = RefreshToken::decode(token, services.keys.token_mac_key()).ok_or_else(dead)?;
     let at = context.at;
@@ -160,8 +177,12 @@ pub async fn refresh(services: &Services, token: &str, context: &RequestContext)
     let rotated = services
         .store
         .write(move |tx| {
-            let Some(user) = accounts::find_user_anywhere(tx, token.user)? else { return Ok(None) };
-            let Some(row) = sessions::find_session(tx, user.id, token.session, at)? else { return Ok(None) };
+            let Some(user) = accounts::find_user_anywhere(tx, token.user)? else {
+                return Ok(None);
+            };
+            let Some(row) = sessions::find_session(tx, user.id, token.session, at)? else {
+                return Ok(None);
+            };
             if !user.active || user.locked.is_some() {
                 return Ok(None);
             }
@@ -177,7 +198,14 @@ pub async fn refresh(services: &Services, token: &str, context: &RequestContext)
         })
         .await?;
     let (user, session, generation) = rotated.ok_or_else(dead)?;
-    Ok(issue(services, &user, &session, generation, services.settings.access_token_secs, at))
+    Ok(issue(
+        services,
+        &user,
+        &session,
+        generation,
+        services.settings.access_token_secs,
+        at,
+    ))
 }
 
 /// Until when a session lives after its refresh token was used: as long again, but never longer in all
@@ -194,11 +222,18 @@ fn extended(session: &Session, settings: &super::Settings, at: Timestamp) -> Tim
 }
 
 fn reuse_event(user: &User, row: &SessionRow, context: &RequestContext) -> Event {
-    Event::new(EventType::RefreshTokenReuse, Some(user.organization_id), ActorRef::user(user))
-        .on(Resource::user(user))
-        .from_request(&context.request_id, context.ip_text().as_deref())
-        .ended(AuditResult::Denied, "A refresh token was used twice; the session was ended")
-        .with("sessionId", row.session.id.to_string())
+    Event::new(
+        EventType::RefreshTokenReuse,
+        Some(user.organization_id),
+        ActorRef::user(user),
+    )
+    .on(Resource::user(user))
+    .from_request(&context.request_id, context.ip_text().as_deref())
+    .ended(
+        AuditResult::Denied,
+        "A refresh token was used twice; the session was ended",
+    )
+    .with("sessionId", row.session.id.to_string())
 }
 
 /// Ends the caller's session.
@@ -248,10 +283,14 @@ pub fn mint_token(services: &Services, user: UserId, lifetime: SignedDuration) -
         expires_at: at + lifetime,
     };
     let tokens = issue(services, &user, &session, 0, lifetime.as_secs(), at);
-    let event = Event::new(EventType::TokenMint, Some(user.organization_id), ActorRef::operator())
-        .on(Resource::user(&user))
-        .with("sessionId", session.id.to_string())
-        .with("expiresAt", session.expires_at.to_string());
+    let event = Event::new(
+        EventType::TokenMint,
+        Some(user.organization_id),
+        ActorRef::operator(),
+    )
+    .on(Resource::user(&user))
+    .with("sessionId", session.id.to_string())
+    .with("expiresAt", session.expires_at.to_string());
     let row = SessionRow {
         last_used_at: at,
         session,

@@ -109,7 +109,13 @@ pub fn insert_totp(
         "INSERT INTO factor (user_id, id, kind, secret, last_step, enrolled_at) \
          VALUES (?1, ?2, 'totp', ?3, ?4, ?5)",
     )?
-    .execute(params![user.0.as_bytes(), id.as_bytes(), sealed, step, millis(at)])?;
+    .execute(params![
+        user.0.as_bytes(),
+        id.as_bytes(),
+        sealed,
+        step,
+        millis(at)
+    ])?;
     Ok(())
 }
 
@@ -129,7 +135,12 @@ pub fn insert_recovery_set(
         "INSERT INTO factor (user_id, id, kind, secret, enrolled_at) \
          VALUES (?1, ?2, 'recovery-codes', ?3, ?4)",
     )?
-    .execute(params![user.0.as_bytes(), set.id.as_bytes(), set.salt, millis(at)])?;
+    .execute(params![
+        user.0.as_bytes(),
+        set.id.as_bytes(),
+        set.salt,
+        millis(at)
+    ])?;
     let mut insert =
         tx.prepare_cached("INSERT INTO recovery_code (user_id, factor_id, hash) VALUES (?1, ?2, ?3)")?;
     for hash in hashes {
@@ -284,7 +295,11 @@ mod tests {
     fn insert(tx: &Connection, user: UserId, kind: FactorKind, id: u128) {
         tx.execute(
             "INSERT INTO factor (user_id, id, kind, secret, enrolled_at) VALUES (?1, ?2, ?3, x'00', 0)",
-            params![user.0.as_bytes(), Uuid::from_u128(id).as_bytes(), factor_kind_text(kind)],
+            params![
+                user.0.as_bytes(),
+                Uuid::from_u128(id).as_bytes(),
+                factor_kind_text(kind)
+            ],
         )
         .expect("every kind can be kept");
     }
@@ -309,14 +324,35 @@ mod tests {
     fn recovery_codes_go_with_their_set() {
         let db = testing::database();
         let (alice, _) = testing::two_users(&db);
-        let set = RecoverySetRow { id: Uuid::from_u128(1), salt: [1; 16] };
+        let set = RecoverySetRow {
+            id: Uuid::from_u128(1),
+            salt: [1; 16],
+        };
         insert_recovery_set(&db, alice, &set, &[[1; 32], [2; 32]], AT).unwrap();
-        assert_eq!(take_recovery_code(&db, alice, set.id, &[1; 32], AT).unwrap(), Some(1));
-        assert_eq!(take_recovery_code(&db, alice, set.id, &[1; 32], AT).unwrap(), None, "once");
-        assert_eq!(take_recovery_code(&db, alice, set.id, &[3; 32], AT).unwrap(), None, "unknown");
+        assert_eq!(
+            take_recovery_code(&db, alice, set.id, &[1; 32], AT).unwrap(),
+            Some(1)
+        );
+        assert_eq!(
+            take_recovery_code(&db, alice, set.id, &[1; 32], AT).unwrap(),
+            None,
+            "once"
+        );
+        assert_eq!(
+            take_recovery_code(&db, alice, set.id, &[3; 32], AT).unwrap(),
+            None,
+            "unknown"
+        );
         clear_factors(&db, alice, AT).unwrap();
-        assert_eq!(take_recovery_code(&db, alice, set.id, &[2; 32], AT).unwrap(), None);
-        let codes = || db.query_row("SELECT count(*) FROM recovery_code", [], |row| row.get::<_, u32>(0));
+        assert_eq!(
+            take_recovery_code(&db, alice, set.id, &[2; 32], AT).unwrap(),
+            None
+        );
+        let codes = || {
+            db.query_row("SELECT count(*) FROM recovery_code", [], |row| {
+                row.get::<_, u32>(0)
+            })
+        };
         assert_eq!(codes().unwrap(), 2, "suspended");
         assert_eq!(find_suspended(&db, AT).unwrap(), []);
         let later = Timestamp::from_second(1).unwrap();
@@ -333,7 +369,9 @@ mod tests {
             insert(&db, alice, FactorKind::Totp, id);
             assert_eq!(clear_factors(&db, alice, AT).unwrap().len(), 1);
         }
-        let kept: u32 = db.query_row("SELECT count(*) FROM factor", [], |row| row.get(0)).unwrap();
+        let kept: u32 = db
+            .query_row("SELECT count(*) FROM factor", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(kept, 1);
         assert_eq!(clear_factors(&db, alice, AT).unwrap(), []);
     }
@@ -345,12 +383,22 @@ mod tests {
         let id = Uuid::from_u128(1);
         insert_totp(&db, alice, id, &[0], 100, AT).unwrap();
         for (step, taken) in [(100, false), (101, true), (101, false), (100, false), (102, true)] {
-            assert_eq!(take_totp_step(&db, alice, id, step, AT).unwrap(), taken, "step {step}");
+            assert_eq!(
+                take_totp_step(&db, alice, id, step, AT).unwrap(),
+                taken,
+                "step {step}"
+            );
         }
         clear_factors(&db, alice, AT).unwrap();
-        assert!(!take_totp_step(&db, alice, id, 103, AT).unwrap(), "the factor is gone");
+        assert!(
+            !take_totp_step(&db, alice, id, 103, AT).unwrap(),
+            "the factor is gone"
+        );
         insert_totp(&db, alice, Uuid::from_u128(2), &[0], 50, AT).unwrap();
-        assert!(take_totp_step(&db, alice, Uuid::from_u128(2), 51, AT).unwrap(), "no memory of the old one");
+        assert!(
+            take_totp_step(&db, alice, Uuid::from_u128(2), 51, AT).unwrap(),
+            "no memory of the old one"
+        );
     }
 
     #[test]
@@ -360,7 +408,10 @@ mod tests {
         let later = Timestamp::from_second(60).unwrap();
         insert_enrolment(&db, alice, b"one", AT, later).unwrap();
         insert_enrolment(&db, alice, b"two", AT, later).unwrap();
-        assert_eq!(find_enrolment(&db, alice, AT).unwrap().expect("there").sealed, b"two");
+        assert_eq!(
+            find_enrolment(&db, alice, AT).unwrap().expect("there").sealed,
+            b"two"
+        );
         assert!(find_enrolment(&db, alice, later).unwrap().is_none());
         clear_enrolment(&db, alice).unwrap();
         assert!(find_enrolment(&db, alice, AT).unwrap().is_none());

@@ -10,7 +10,10 @@ use crate::domain::account::UserId;
 /// The user's password hash, if a password is set.
 pub fn find_password_hash(db: &Connection, user: UserId) -> Result<Option<String>> {
     let mut statement = db.prepare_cached("SELECT password_hash FROM user WHERE id = ?1")?;
-    Ok(statement.query_row([user.0.as_bytes()], |row| row.get(0)).optional()?.flatten())
+    Ok(statement
+        .query_row([user.0.as_bytes()], |row| row.get(0))
+        .optional()?
+        .flatten())
 }
 
 /// Sets a new password.

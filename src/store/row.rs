@@ -123,7 +123,11 @@ impl Column for SessionScope {
 }
 
 fn unknown(index: usize, what: &str, text: &str) -> rusqlite::Error {
-    unreadable(index, Type::Text, FromSqlError::Other(format!("{what} {text}").into()))
+    unreadable(
+        index,
+        Type::Text,
+        FromSqlError::Other(format!("{what} {text}").into()),
+    )
 }
 
 /// A stored value that this version can't read.

@@ -51,9 +51,15 @@ const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, 
      second_factor_kind, minted, ip, user_agent, created_at, last_used_at, expires_at FROM session";
 
 /// The session, if it is alive at `at`.
-pub fn find_session(db: &Connection, user: UserId, id: SessionId, at: Timestamp) -> Result<Option<SessionRow>> {
-    let mut statement =
-        db.prepare_cached(&format!("{SESSION} WHERE user_id = ?1 AND id = ?2 AND expires_at > ?3"))?;
+pub fn find_session(
+    db: &Connection,
+    user: UserId,
+    id: SessionId,
+    at: Timestamp,
+) -> Result<Option<SessionRow>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{SESSION} WHERE user_id = ?1 AND id = ?2 AND expires_at > ?3"
+    ))?;
     let row = statement.query_row(
         params![user.0.as_bytes(), id.0.as_bytes(), millis(at)],
         session_from_row,
@@ -271,8 +277,10 @@ pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
 
 fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     for table in ["session", "challenge"] {
-        tx.prepare_cached(&format!("DELETE FROM {table} WHERE user_id = ?1 AND expires_at <= ?2"))?
-            .execute(params![user.0.as_bytes(), millis(at)])?;
+        tx.prepare_cached(&format!(
+            "DELETE FROM {table} WHERE user_id = ?1 AND expires_at <= ?2"
+        ))?
+        .execute(params![user.0.as_bytes(), millis(at)])?;
     }
     Ok(())
 }
@@ -343,14 +351,29 @@ mod tests {
         let (alice, bob) = testing::two_users(&db);
         let kept = row(alice, 1);
         insert_session(&db, &kept).unwrap();
-        assert_eq!(find_session(&db, alice, kept.session.id, at(99)).unwrap(), Some(kept.clone()));
+        assert_eq!(
+            find_session(&db, alice, kept.session.id, at(99)).unwrap(),
+            Some(kept.clone())
+        );
         assert_eq!(find_session(&db, alice, kept.session.id, at(100)).unwrap(), None);
-        assert_eq!(find_session(&db, bob, kept.session.id, at(0)).unwrap(), None, "not another's");
-        assert_eq!((count_sessions(&db, alice, at(99)).unwrap(), count_sessions(&db, alice, at(100)).unwrap()), (1, 0));
+        assert_eq!(
+            find_session(&db, bob, kept.session.id, at(0)).unwrap(),
+            None,
+            "not another's"
+        );
+        assert_eq!(
+            (
+                count_sessions(&db, alice, at(99)).unwrap(),
+                count_sessions(&db, alice, at(100)).unwrap()
+            ),
+            (1, 0)
+        );
         let mut later = row(alice, 2);
         later.session.created_at = at(100);
         insert_session(&db, &later).unwrap();
-        let rows: u32 = db.query_row("SELECT count(*) FROM session", [], |row| row.get(0)).unwrap();
+        let rows: u32 = db
+            .query_row("SELECT count(*) FROM session", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(rows, 1);
     }
 
@@ -373,9 +396,15 @@ mod tests {
         let id = row(alice, 1).session.id;
         insert_session(&db, &row(alice, 1)).unwrap();
         assert!(update_second_factor(&db, alice, id, FactorKind::Totp, at(7), at(50)).unwrap());
-        let session = find_session(&db, alice, id, at(8)).unwrap().expect("there").session;
+        let session = find_session(&db, alice, id, at(8))
+            .unwrap()
+            .expect("there")
+            .session;
         assert_eq!(session.scope, SessionScope::Full);
-        assert_eq!((session.second_factor_at, session.second_factor_kind), (Some(at(7)), Some(FactorKind::Totp)));
+        assert_eq!(
+            (session.second_factor_at, session.second_factor_kind),
+            (Some(at(7)), Some(FactorKind::Totp))
+        );
         assert_eq!(session.expires_at, at(100), "never shortened");
     }
 
@@ -401,11 +430,23 @@ mod tests {
         let db = testing::database();
         let (alice, bob) = testing::two_users(&db);
         let insert = |hash| insert_challenge(&db, alice, hash, Purpose::Mfa, None, at(0), at(100)).unwrap();
-        let found = |hash, second| find_challenge(&db, alice, hash, Purpose::Mfa, at(second)).unwrap().is_some();
+        let found = |hash, second| {
+            find_challenge(&db, alice, hash, Purpose::Mfa, at(second))
+                .unwrap()
+                .is_some()
+        };
         insert(&[1; 32]);
         assert!(found(&[1; 32], 99) && !found(&[1; 32], 100) && !found(&[2; 32], 0));
-        assert!(find_challenge(&db, bob, &[1; 32], Purpose::Mfa, at(0)).unwrap().is_none());
-        assert!(find_challenge(&db, alice, &[1; 32], Purpose::PasswordChange, at(0)).unwrap().is_none());
+        assert!(
+            find_challenge(&db, bob, &[1; 32], Purpose::Mfa, at(0))
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            find_challenge(&db, alice, &[1; 32], Purpose::PasswordChange, at(0))
+                .unwrap()
+                .is_none()
+        );
         assert!(take_challenge(&db, alice, &[1; 32]).unwrap());
         assert!(!take_challenge(&db, alice, &[1; 32]).unwrap());
         insert(&[2; 32]);
@@ -415,16 +456,22 @@ mod tests {
         }
         assert_eq!(update_attempts(&db, alice, &[2; 32], 3).unwrap(), 3);
         assert!(!found(&[2; 32], 0), "the last attempt ends it");
-        assert_eq!(update_attempts(&db, alice, &[2; 32], 3).unwrap(), 3, "gone counts as used up");
+        assert_eq!(
+            update_attempts(&db, alice, &[2; 32], 3).unwrap(),
+            3,
+            "gone counts as used up"
+        );
     }
 
     #[test]
     fn a_reset_ends_logins_under_way_but_not_invitations() {
         let db = testing::database();
         let (alice, _) = testing::two_users(&db);
-        for (hash, purpose) in
-            [([1; 32], Purpose::Mfa), ([2; 32], Purpose::PasswordChange), ([3; 32], Purpose::Invitation)]
-        {
+        for (hash, purpose) in [
+            ([1; 32], Purpose::Mfa),
+            ([2; 32], Purpose::PasswordChange),
+            ([3; 32], Purpose::Invitation),
+        ] {
             insert_challenge(&db, alice, &hash, purpose, Some(b"state"), at(0), at(100)).unwrap();
         }
         assert_eq!(clear_challenges(&db, alice).unwrap(), 2);

@@ -9,7 +9,8 @@ use crate::domain::account::UserId;
 /// An empty database with today's schema.
 pub fn database() -> Connection {
     let mut db = Connection::open_in_memory().expect("in-memory database");
-    db.pragma_update(None, "foreign_keys", true).expect("foreign keys");
+    db.pragma_update(None, "foreign_keys", true)
+        .expect("foreign keys");
     migrations::run(&mut db).expect("migrates");
     db
 }

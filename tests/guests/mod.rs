@@ -3,7 +3,11 @@
 
 /// A guest whose `before-reset` has this body (of type `i32`, the address of the answer).
 pub fn before(body: &str) -> Vec<u8> {
-    Guest { before: body.into(), ..Guest::default() }.wasm()
+    Guest {
+        before: body.into(),
+        ..Guest::default()
+    }
+    .wasm()
 }
 
 /// The parts of a guest that tests vary.
@@ -41,7 +45,11 @@ impl Default for Guest {
             after: "(i32.const 512)".into(),
             realloc: BUMP.into(),
             post_before: String::new(),
-            manifest: Manifest { name: "guest", version: "1.0.0", schema: "{}" },
+            manifest: Manifest {
+                name: "guest",
+                version: "1.0.0",
+                schema: "{}",
+            },
         }
     }
 }
@@ -59,13 +67,34 @@ impl Guest {
     }
 
     fn wat(&self) -> String {
-        let Manifest { name, version, schema } = self.manifest;
-        let word = |n: usize| u32::try_from(n).expect("short").to_le_bytes().map(|b| format!("\\{b:02x}")).concat();
+        let Manifest {
+            name,
+            version,
+            schema,
+        } = self.manifest;
+        let word = |n: usize| {
+            u32::try_from(n)
+                .expect("short")
+                .to_le_bytes()
+                .map(|b| format!("\\{b:02x}"))
+                .concat()
+        };
         let schema_text: String = schema.bytes().map(|b| format!("\\{b:02x}")).collect();
         // record manifest at 1024: name, version, summary, hooks, wants, history-days, config-schema
         let manifest = [
-            word(2048), word(name.len()), word(2200), word(version.len()), word(2048), word(0),
-            word(2300), word(2), word(0), word(0), word(30), word(4096), word(schema.len()),
+            word(2048),
+            word(name.len()),
+            word(2200),
+            word(version.len()),
+            word(2048),
+            word(0),
+            word(2300),
+            word(2),
+            word(0),
+            word(0),
+            word(30),
+            word(4096),
+            word(schema.len()),
         ]
         .concat();
         format!(

@@ -156,7 +156,10 @@ impl AccessKeys {
             return Err(TokenFault::Invalid);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenFault::Invalid)?;
-        let is_access_token = header.typ.as_deref().is_some_and(|t| t.eq_ignore_ascii_case(TOKEN_TYPE));
+        let is_access_token = header
+            .typ
+            .as_deref()
+            .is_some_and(|t| t.eq_ignore_ascii_case(TOKEN_TYPE));
         // `crit` names extensions that must be understood (RFC 7515 §4.1.11), and we have none.
         if !is_access_token || header.crit.is_some() {
             return Err(TokenFault::Invalid);
@@ -187,7 +190,9 @@ impl AccessKeys {
 impl fmt::Debug for AccessKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kids: Vec<_> = self.keys.iter().map(|key| &key.kid).collect();
-        f.debug_struct("AccessKeys").field("kids", &kids).finish_non_exhaustive()
+        f.debug_struct("AccessKeys")
+            .field("kids", &kids)
+            .finish_non_exhaustive()
     }
 }
 
@@ -221,7 +226,10 @@ impl SigningKeyRecord {
     /// A new key from random bytes. Its `kid` follows from it, and tells nothing of it.
     #[must_use]
     pub fn generate(random: [u8; 32], at: Timestamp) -> Self {
-        let digest = Sha256::new().chain_update(b"latchkey kid").chain_update(random).finalize();
+        let digest = Sha256::new()
+            .chain_update(b"latchkey kid")
+            .chain_update(random)
+            .finalize();
         Self {
             kid: URL_SAFE_NO_PAD.encode(&digest[..9]),
             algorithm: TokenAlgorithm::Hs256,
@@ -264,7 +272,9 @@ impl Drop for SigningKeyRecord {
 
 impl fmt::Debug for SigningKeyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKeyRecord").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("SigningKeyRecord")
+            .field("kid", &self.kid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -283,14 +293,19 @@ mod wire_role {
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub fn serialize<S: Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
-        let (_, name) = NAMES.iter().find(|(r, _)| r == role).expect("every role has a name");
+        let (_, name) = NAMES
+            .iter()
+            .find(|(r, _)| r == role)
+            .expect("every role has a name");
         serializer.serialize_str(name)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Role, D::Error> {
         let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         let known = NAMES.iter().find(|(_, n)| *n == name);
-        known.map(|(role, _)| *role).ok_or_else(|| D::Error::custom("unknown role"))
+        known
+            .map(|(role, _)| *role)
+            .ok_or_else(|| D::Error::custom("unknown role"))
     }
 }
 

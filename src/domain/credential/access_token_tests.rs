@@ -62,7 +62,10 @@ fn a_token_says_what_it_was_given() {
     assert_eq!(payload["role"], "ORG_ADMIN");
     assert_eq!(payload["amr"], json!(["pwd", "otp", "mfa"]));
     let header = jsonwebtoken::decode_header(&token).unwrap();
-    assert_eq!((header.typ.as_deref(), header.kid), (Some("at+jwt"), Some(record(1).kid.clone())));
+    assert_eq!(
+        (header.typ.as_deref(), header.kid),
+        (Some("at+jwt"), Some(record(1).kid.clone()))
+    );
 }
 
 #[test]
@@ -77,7 +80,11 @@ fn a_token_is_good_from_nbf_until_before_exp() {
 
 #[test]
 fn the_forging_used_here_makes_good_tokens_otherwise() {
-    let forged = forge(&record(1), &header(&record(1)), &serde_json::to_value(claims()).unwrap());
+    let forged = forge(
+        &record(1),
+        &header(&record(1)),
+        &serde_json::to_value(claims()).unwrap(),
+    );
     assert!(ring(&[record(1)]).verify(&forged, at(1000)).is_ok());
 }
 
@@ -85,7 +92,11 @@ fn the_forging_used_here_makes_good_tokens_otherwise() {
 fn a_token_of_another_key_is_invalid() {
     invalid(&ring(&[record(2)]).sign(&claims()));
     // The right kid on the wrong key.
-    invalid(&forge(&record(2), &header(&record(1)), &serde_json::to_value(claims()).unwrap()));
+    invalid(&forge(
+        &record(2),
+        &header(&record(1)),
+        &serde_json::to_value(claims()).unwrap(),
+    ));
 }
 
 #[test]

@@ -57,7 +57,9 @@ impl RefreshToken {
     }
 
     fn mac(key: &[u8; 32], body: &[u8]) -> Hmac<Sha256> {
-        Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length").chain_update(body)
+        Hmac::<Sha256>::new_from_slice(key)
+            .expect("HMAC takes keys of any length")
+            .chain_update(body)
     }
 }
 
@@ -110,13 +112,17 @@ impl OneUseToken {
 
 impl fmt::Debug for OneUseToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OneUseToken").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("OneUseToken")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
 fn decode<const N: usize>(token: &str, prefix: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    let read = URL_SAFE_NO_PAD.decode_slice(token.strip_prefix(prefix)?, &mut bytes).ok()?;
+    let read = URL_SAFE_NO_PAD
+        .decode_slice(token.strip_prefix(prefix)?, &mut bytes)
+        .ok()?;
     (read == N).then_some(bytes)
 }
 

@@ -41,8 +41,11 @@ pub fn hash_password(password: &str, salt: [u8; 16]) -> String {
 /// Whether it is the password. As slow as [`hash_password`].
 #[must_use]
 pub fn verify_password(password: &str, hash: &str) -> bool {
-    PasswordHash::new(hash)
-        .is_ok_and(|hash| argon2().verify_password(normalized(password).as_bytes(), &hash).is_ok())
+    PasswordHash::new(hash).is_ok_and(|hash| {
+        argon2()
+            .verify_password(normalized(password).as_bytes(), &hash)
+            .is_ok()
+    })
 }
 
 /// Takes as long as a check that fails, for accounts that don't exist (ASVS 6.3.8).
@@ -69,15 +72,30 @@ pub fn password_problems(password: &str, rules: &OrganizationSettings) -> Vec<St
     let length = password.chars().count();
     let mut problems = Vec::new();
     if length < usize::from(rules.password_min_length) {
-        problems.push(format!("must have at least {} characters", rules.password_min_length));
+        problems.push(format!(
+            "must have at least {} characters",
+            rules.password_min_length
+        ));
     }
     if length > PASSWORD_MAX_CHARACTERS {
         problems.push(format!("must have at most {PASSWORD_MAX_CHARACTERS} characters"));
     }
     let demands: [(bool, fn(char) -> bool, &str); 4] = [
-        (rules.password_require_uppercase, char::is_uppercase, "must contain an upper-case letter"),
-        (rules.password_require_lowercase, char::is_lowercase, "must contain a lower-case letter"),
-        (rules.password_require_digit, char::is_numeric, "must contain a digit"),
+        (
+            rules.password_require_uppercase,
+            char::is_uppercase,
+            "must contain an upper-case letter",
+        ),
+        (
+            rules.password_require_lowercase,
+            char::is_lowercase,
+            "must contain a lower-case letter",
+        ),
+        (
+            rules.password_require_digit,
+            char::is_numeric,
+            "must contain a digit",
+        ),
         (
             rules.password_require_special_char,
             |c| !c.is_alphanumeric() && !c.is_whitespace(),
@@ -138,8 +156,15 @@ mod tests {
     #[test]
     fn old_parameters_are_renewed() {
         assert!(!needs_rehash(&hash_password("x", [1; 16])));
-        let weak = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8, 1, 1, None).unwrap());
-        let weak = weak.hash_password(b"x", Salt::from_b64("c29tZSBzYWx0").unwrap()).unwrap().to_string();
+        let weak = Argon2::new(
+            Algorithm::Argon2id,
+            Version::V0x13,
+            Params::new(8, 1, 1, None).unwrap(),
+        );
+        let weak = weak
+            .hash_password(b"x", Salt::from_b64("c29tZSBzYWx0").unwrap())
+            .unwrap()
+            .to_string();
         assert!(needs_rehash(&weak));
         assert!(verify_password("x", &weak), "an old hash still opens");
         assert!(needs_rehash("garbage"));
@@ -148,8 +173,14 @@ mod tests {
     #[test]
     fn every_rule_says_what_is_missing() {
         assert!(password_problems("twelve chars", &rules()).is_empty());
-        assert_eq!(password_problems("short", &rules()), ["must have at least 12 characters"]);
-        assert_eq!(password_problems(&"x".repeat(257), &rules()), ["must have at most 256 characters"]);
+        assert_eq!(
+            password_problems("short", &rules()),
+            ["must have at least 12 characters"]
+        );
+        assert_eq!(
+            password_problems(&"x".repeat(257), &rules()),
+            ["must have at most 256 characters"]
+        );
         let strict = OrganizationSettings {
             password_require_uppercase: true,
             password_require_lowercase: true,
@@ -159,6 +190,9 @@ mod tests {
         };
         assert_eq!(password_problems("            ", &strict).len(), 4);
         assert!(password_problems("Twelve-chars-1", &strict).is_empty());
-        assert!(password_problems("Zwölf-Zeichen-1", &strict).is_empty(), "letters beyond ASCII count");
+        assert!(
+            password_problems("Zwölf-Zeichen-1", &strict).is_empty(),
+            "letters beyond ASCII count"
+        );
     }
 }

@@ -28,7 +28,9 @@ pub async fn verify_mfa(
     code: &str,
     context: &RequestContext,
 ) -> Result<Tokens> {
-    services.limiter.check_address(Bucket::CodeByAddress, context.ip)?;
+    services
+        .limiter
+        .check_address(Bucket::CodeByAddress, context.ip)?;
     let dead = || Error::DeadToken("MFA challenge");
     let token = OneUseToken::decode(challenge).ok_or_else(dead)?;
     let hash = token.hash();
@@ -37,13 +39,20 @@ pub async fn verify_mfa(
     let user = services.store.read(|db| {
         let challenge = sessions::find_challenge(db, token.user, &hash, Purpose::Mfa, at)?;
         let user = accounts::find_user_anywhere(db, token.user)?;
-        user.filter(|user| challenge.is_some() && may_log_in(user)).ok_or_else(dead)
+        user.filter(|user| challenge.is_some() && may_log_in(user))
+            .ok_or_else(dead)
     })?;
-    services.limiter.check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+    services
+        .limiter
+        .check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
 
     let shown = read_code(services, &user, code, context).await?;
     let kind = shown.as_ref().map(Shown::kind);
-    let opening = Opening { scope: SessionScope::Full, second_factor: kind, until: None };
+    let opening = Opening {
+        scope: SessionScope::Full,
+        second_factor: kind,
+        until: None,
+    };
     let (row, tokens) = session::new_session(services, &user, opening, context);
     let request = context.clone();
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
@@ -68,7 +77,9 @@ pub async fn verify_mfa(
             sessions::take_challenge(tx, user.id, &hash)?;
             sessions::insert_session(tx, &row)?;
             passwords::update_last_login(tx, user.id, at)?;
-            let event = event.with("sessionId", row.session.id.to_string()).with("method", used.method());
+            let event = event
+                .with("sessionId", row.session.id.to_string())
+                .with("method", used.method());
             audit::append_entry(tx, at, entry_ids[0], &event)?;
             if let Some(event) = used.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
@@ -125,7 +136,10 @@ pub(in crate::service) async fn read_code(
             Ok(step.map(|step| Shown::Totp { factor: row.id, step }))
         }
         Some(Code::Recovery(code)) => {
-            let Some(set) = services.store.read(|db| factors::find_recovery_set(db, user.id))? else {
+            let Some(set) = services
+                .store
+                .read(|db| factors::find_recovery_set(db, user.id))?
+            else {
                 return Ok(None);
             };
             let pepper = *services.keys.pepper();
@@ -174,7 +188,9 @@ impl Used {
 
     /// The entry of its own that each use of a recovery code leaves.
     pub(in crate::service) fn event(self, user: &User, context: &RequestContext) -> Option<Event> {
-        let Self::Recovery { left } = self else { return None };
+        let Self::Recovery { left } = self else {
+            return None;
+        };
         let mut event = login_event(user, context).with("codesLeft", left);
         event.event_type = EventType::UserRecoveryCodeUsed;
         Some(event)

@@ -19,7 +19,9 @@ pub async fn change_expired_password(
     new: Password,
     context: &RequestContext,
 ) -> Result<()> {
-    services.limiter.check_address(Bucket::TokenByAddress, context.ip)?;
+    services
+        .limiter
+        .check_address(Bucket::TokenByAddress, context.ip)?;
     let dead = || Error::DeadToken("password change token");
     let token = OneUseToken::decode(token).ok_or_else(dead)?;
     let (hash, at) = (token.hash(), context.at);
@@ -42,7 +44,10 @@ pub async fn change_expired_password(
         (!credential::verify_password(&new.0, &shown)).then(|| credential::hash_password(&new.0, salt))
     };
     let Some(new) = services.hashing.run(work).await? else {
-        return Err(Error::field("newPassword", "must differ from the expired password"));
+        return Err(Error::field(
+            "newPassword",
+            "must differ from the expired password",
+        ));
     };
     let mut event = login_event(&user, context).with("reason", "expired");
     event.event_type = EventType::UserPasswordChange;

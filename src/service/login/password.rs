@@ -36,8 +36,14 @@ pub(super) struct Proof {
 /// Counts the attempt. The account is counted by what was typed, so that the limit tells nothing of what
 /// exists.
 pub(super) fn admit(services: &Services, request: &LoginRequest, context: &RequestContext) -> Result<()> {
-    services.limiter.check_address(Bucket::LoginByAddress, context.ip)?;
-    let account = format!("{}\n{}", request.organization_slug, accounts::email_key(&request.email));
+    services
+        .limiter
+        .check_address(Bucket::LoginByAddress, context.ip)?;
+    let account = format!(
+        "{}\n{}",
+        request.organization_slug,
+        accounts::email_key(&request.email)
+    );
     services.limiter.check(Bucket::LoginByAccount, account)
 }
 
@@ -50,7 +56,10 @@ pub(super) fn find_account(services: &Services, request: &LoginRequest) -> Resul
             return Ok(Account::Nobody(Box::new(organization)));
         };
         let hash = passwords::find_password_hash(db, user.id)?;
-        Ok(Account::Somebody { user: Box::new(user), hash })
+        Ok(Account::Somebody {
+            user: Box::new(user),
+            hash,
+        })
     })
 }
 
@@ -125,11 +134,18 @@ fn failure(
 ) -> Option<Event> {
     match account {
         Account::Nowhere => {
-            tracing::info!(ip = context.ip_text(), "a login named an organisation that does not exist");
+            tracing::info!(
+                ip = context.ip_text(),
+                "a login named an organisation that does not exist"
+            );
             None
         }
         Account::Nobody(organization) => {
-            let actor = ActorRef { r#type: ActorType::Anonymous, id: None, email: None };
+            let actor = ActorRef {
+                r#type: ActorType::Anonymous,
+                id: None,
+                email: None,
+            };
             let event = Event::new(EventType::UserLogin, Some(organization.id), actor)
                 .from_request(&context.request_id, context.ip_text().as_deref());
             let event = match written_address(&request.email) {
@@ -141,7 +157,11 @@ fn failure(
         Account::Somebody { user, hash } => {
             // Whoever failed to prove it is not the user.
             let mut event = login_event(user, context);
-            event.actor = ActorRef { r#type: ActorType::Anonymous, id: None, email: None };
+            event.actor = ActorRef {
+                r#type: ActorType::Anonymous,
+                id: None,
+                email: None,
+            };
             Some(refused(
                 event,
                 match (hash, password_right) {
@@ -169,5 +189,8 @@ fn written_address(text: &str) -> Option<&str> {
 async fn record(services: &Services, event: Option<Event>, context: &RequestContext) -> Result<()> {
     let Some(event) = event else { return Ok(()) };
     let (at, id) = (context.at, services.entropy.uuid(context.at));
-    services.store.write(move |tx| audit::append_entry(tx, at, id, &event).map(drop)).await
+    services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop))
+        .await
 }
