@@ -15,6 +15,7 @@ pub mod payload;
 pub mod principal;
 pub mod reset;
 pub mod schema;
+pub mod sessions;
 
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub enum Tag {
     Authentication,
     /// The caller's own second factor.
     Mfa,
+    /// Sessions, seen and ended.
+    Sessions,
     /// Users of the organisation.
     Users,
     /// The organisation's settings.
@@ -86,6 +89,9 @@ pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<
 fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
     let apis = (
         reset::ResetApi,
+        account::AuthenticationApi,
+        mfa::MfaApi,
+        sessions::SessionApi,
         administration::AdministrationApi,
         health::HealthApi,
     );

@@ -112,6 +112,19 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
+    /// An act from the command line, now.
+    #[must_use]
+    pub fn cli(services: &Services) -> Self {
+        let at = services.clock.now();
+        Self {
+            request_id: services.entropy.uuid(at).to_string(),
+            at,
+            ip: None,
+            user_agent: None,
+            channel: Channel::Cli,
+        }
+    }
+
     /// The client's address as text.
     #[must_use]
     pub fn ip_text(&self) -> Option<String> {

@@ -64,6 +64,10 @@ event_types! {
     UserLogout = "USER_LOGOUT",
     /// A refresh token was used twice; its family was ended.
     RefreshTokenReuse = "REFRESH_TOKEN_REUSE",
+    /// Sessions were ended before their time.
+    UserSessionsEnd = "USER_SESSIONS_END",
+    /// A second factor was used once more within a session.
+    UserStepUp = "USER_STEP_UP",
     /// A password was changed.
     UserPasswordChange = "USER_PASSWORD_CHANGE",
     /// A second factor was enrolled.

@@ -12,14 +12,15 @@ use zeroize::Zeroizing;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S403, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED, WRITES};
+use super::mfa::CodeBody;
 use super::payload::J;
-use super::principal::AnySession;
+use super::principal::{AnySession, Caller};
 use super::schema::Context;
 use crate::domain::account::Role;
 use crate::service::Services;
 use crate::service::login::{self, LoginAnswer, LoginRequest, Next, Password};
-use crate::service::session::{self, Tokens};
+use crate::service::session::{self, AccessToken, Tokens};
 
 /// Logging in and out.
 pub struct AuthenticationApi;
@@ -150,6 +151,18 @@ pub struct TokenBody {
     pub expires_in: i64,
 }
 
+/// A further access token.
+#[derive(Clone, Object)]
+#[oai(rename = "AccessTokenResponse", rename_all = "camelCase")]
+pub struct AccessTokenBody {
+    /// For the `Authorization` header.
+    pub access_token: String,
+    /// `Bearer`.
+    pub token_type: String,
+    /// Seconds until the access token expires.
+    pub expires_in: i64,
+}
+
 /// A refresh token.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -244,6 +257,22 @@ impl AuthenticationApi {
         }))
     }
 
+    /// Use the second factor once more.
+    ///
+    /// For calls that answer 401 with `error="insufficient_user_authentication"` (RFC 9470): repeat them
+    /// afterwards with the new access token, or with the old one. The refresh token stays as it is.
+    #[oai(path = "/step-up", method = "post", operation_id = "stepUp")]
+    async fn step_up(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        body: J<CodeBody>,
+    ) -> Result<J<AccessTokenBody>, ApiErr<{ SECURED | S400 | S404 | BODY | S429 | WRITES }>> {
+        let token = login::step_up(&services, &caller.0, &body.0.code, &context.0).await?;
+        Ok(J(token.into()))
+    }
+
     /// Replace an expired password.
     ///
     /// Ends every session of the user, who then logs in with the new password.
@@ -274,6 +303,16 @@ impl From<Tokens> for TokenBody {
             refresh_token: tokens.refresh_token,
             token_type: BEARER.into(),
             expires_in: tokens.expires_in,
+        }
+    }
+}
+
+impl From<AccessToken> for AccessTokenBody {
+    fn from(token: AccessToken) -> Self {
+        Self {
+            access_token: token.access_token,
+            token_type: BEARER.into(),
+            expires_in: token.expires_in,
         }
     }
 }

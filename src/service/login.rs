@@ -6,6 +6,7 @@
 pub(super) mod code;
 mod expired_password;
 mod password;
+mod step_up;
 
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
@@ -21,6 +22,7 @@ use crate::store::{accounts, audit, passwords};
 
 pub use code::verify_mfa;
 pub use expired_password::change_expired_password;
+pub use step_up::step_up;
 
 /// How often a login is judged again when the user was changed meanwhile.
 const ATTEMPTS: usize = 3;

@@ -1,9 +1,11 @@
 //! Who is calling, and sessions as they begin, go on and end.
 
+mod listing;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{RequestContext, Services};
-use crate::domain::account::{Organization, Principal, Session, SessionId, SessionScope, User, UserId};
+use crate::domain::account::{Principal, Session, SessionId, SessionScope, User, UserId};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::credential::{AUDIENCE, Amr, Claims, RefreshToken};
 use crate::domain::error::{Error, Result, TokenFault};
@@ -11,6 +13,8 @@ use crate::domain::policy::FactorKind;
 use crate::limiter::Bucket;
 use crate::store::sessions::{self, SessionRow};
 use crate::store::{accounts, audit};
+
+pub use listing::{end_other_sessions, end_session, end_user_sessions, list_sessions};
 
 /// Who is behind a bearer token, by what the database says now (ASVS 8.3.2): a token outlives neither its
 /// session, nor its user's standing, nor a change of role.
@@ -48,6 +52,15 @@ pub struct Tokens {
     /// For the next access token.
     pub refresh_token: String,
     /// Seconds until the access token expires.
+    pub expires_in: i64,
+}
+
+/// An access token alone.
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    /// For the `Authorization` header.
+    pub access_token: String,
+    /// Seconds until it expires.
     pub expires_in: i64,
 }
 
@@ -108,7 +121,7 @@ fn session_row(session: Session, context: &RequestContext) -> SessionRow {
     }
 }
 
-/// Tokens of a session, for a lifetime of at most the session's own.
+/// Tokens of a session, the access token for at most so many seconds.
 fn issue(
     services: &Services,
     user: &User,
@@ -117,6 +130,35 @@ fn issue(
     lifetime_secs: i64,
     at: Timestamp,
 ) -> Tokens {
+    let AccessToken {
+        access_token,
+        expires_in,
+    } = sign(services, user, session, lifetime_secs, at);
+    let refresh = RefreshToken {
+        user: user.id,
+        session: session.id,
+        generation,
+    };
+    Tokens {
+        access_token,
+        refresh_token: refresh.encode(services.keys.token_mac_key()),
+        expires_in,
+    }
+}
+
+/// A further access token of a session that goes on.
+#[must_use]
+pub fn access_token(services: &Services, user: &User, session: &Session, at: Timestamp) -> AccessToken {
+    sign(services, user, session, services.settings.access_token_secs, at)
+}
+
+fn sign(
+    services: &Services,
+    user: &User,
+    session: &Session,
+    lifetime_secs: i64,
+    at: Timestamp,
+) -> AccessToken {
     let access = services.keys.access();
     let now = at.as_second();
     let expires_in = lifetime_secs.min(session.expires_at.as_second() - now).max(0);
@@ -134,14 +176,8 @@ fn issue(
         nbf: now,
         exp: now + expires_in,
     };
-    let refresh = RefreshToken {
-        user: user.id,
-        session: session.id,
-        generation,
-    };
-    Tokens {
+    AccessToken {
         access_token: access.sign(&claims),
-        refresh_token: refresh.encode(services.keys.token_mac_key()),
         expires_in,
     }
 }
@@ -305,13 +341,4 @@ pub fn mint_token(services: &Services, user: UserId, lifetime: SignedDuration) -
         Ok(())
     })?;
     Ok(tokens.access_token)
-}
-
-/// The organisation and the user that a session is for, as clients are shown them after a login.
-#[derive(Clone, Debug)]
-pub struct LoggedIn {
-    /// The user.
-    pub user: User,
-    /// Their organisation.
-    pub organization: Organization,
 }

@@ -151,7 +151,7 @@ pub(in crate::service) async fn read_code(
 }
 
 impl Shown {
-    fn kind(&self) -> FactorKind {
+    pub(super) fn kind(&self) -> FactorKind {
         match self {
             Self::Totp { .. } => FactorKind::Totp,
             Self::Recovery { .. } => FactorKind::RecoveryCodes,
@@ -179,7 +179,7 @@ impl Shown {
 }
 
 impl Used {
-    fn method(self) -> &'static str {
+    pub(super) fn method(self) -> &'static str {
         match self {
             Self::Totp => "totp",
             Self::Recovery { .. } => "recovery-code",

@@ -1,0 +1,77 @@
+//! Step-up: using the second factor once more within a session (RFC 9470).
+
+use uuid::Uuid;
+
+use super::code::read_code;
+use super::{RequestContext, Services, login_event};
+use crate::domain::account::{Principal, SessionScope};
+use crate::domain::audit::{AuditResult, EventType};
+use crate::domain::error::TokenFault;
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::service::session::{self, AccessToken};
+use crate::store::{accounts, audit, sessions};
+
+const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
+
+/// Notes that the caller's second factor was used now, and gives an access token that says so. The
+/// refresh token of the session stays as it is.
+///
+/// # Errors
+/// [`Error::NoMfa`] when the caller has no second factor; [`Error::Refused`] for a wrong or used code;
+/// [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn step_up(
+    services: &Services,
+    principal: &Principal,
+    code: &str,
+    context: &RequestContext,
+) -> Result<AccessToken> {
+    let user = &principal.full()?.user;
+    if !user.mfa_enabled {
+        return Err(Error::NoMfa);
+    }
+    services
+        .limiter
+        .check_address(Bucket::CodeByAddress, context.ip)?;
+    services
+        .limiter
+        .check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+    let shown = read_code(services, user, code, context).await?;
+    let (id, session, at) = (user.id, principal.session.id, context.at);
+    let request = context.clone();
+    let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
+    let stepped_up = services
+        .store
+        .write(move |tx| {
+            let gone = || Error::Token(TokenFault::SubjectGone);
+            let user = accounts::find_user_anywhere(tx, id)?.ok_or_else(gone)?;
+            let mut event = login_event(&user, &request).with("sessionId", session.to_string());
+            event.event_type = EventType::UserStepUp;
+            let used = match &shown {
+                Some(shown) => shown.take(tx, &user, &request)?,
+                None => None,
+            };
+            let (Some(shown), Some(used)) = (&shown, used) else {
+                let event = event
+                    .ended(AuditResult::Denied, WRONG_CODE)
+                    .with("reason", "wrong-code");
+                audit::append_entry(tx, at, entry_ids[0], &event)?;
+                return Ok(Err(WRONG_CODE));
+            };
+            let Some(row) = sessions::find_session(tx, id, session, at)? else {
+                return Err(Error::Token(TokenFault::Revoked));
+            };
+            let expires_at = row.session.expires_at;
+            sessions::update_second_factor(tx, id, session, shown.kind(), at, expires_at)?;
+            audit::append_entry(tx, at, entry_ids[0], &event.with("method", used.method()))?;
+            if let Some(event) = used.event(&user, &request) {
+                audit::append_entry(tx, at, entry_ids[1], &event)?;
+            }
+            let session = sessions::find_session(tx, id, session, at)?.map(|row| row.session);
+            let session = session.filter(|session| session.scope == SessionScope::Full);
+            Ok(Ok((user, session.ok_or(Error::Token(TokenFault::Revoked))?)))
+        })
+        .await?;
+    let (user, session) = stepped_up?;
+    Ok(session::access_token(services, &user, &session, at))
+}
