@@ -9,15 +9,14 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S400, S404, S429, SECURED, WRITES};
+use super::error::answers::{S404, S429, SECURED, WRITES};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::{Context, Time, WrittenId};
 use crate::domain::account::SessionId;
 use crate::domain::policy::FactorKind;
 use crate::service::Services;
-use crate::service::session;
-use crate::store::sessions::SessionRow;
+use crate::service::session::{self, SessionRow};
 
 /// Sessions, seen and ended.
 pub struct SessionApi;

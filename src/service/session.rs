@@ -11,7 +11,8 @@ use crate::domain::credential::{AUDIENCE, Amr, Claims, RefreshToken};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::domain::policy::FactorKind;
 use crate::limiter::Bucket;
-use crate::store::sessions::{self, SessionRow};
+use crate::store::sessions;
+pub use crate::store::sessions::SessionRow;
 use crate::store::{accounts, audit};
 
 pub use listing::{end_other_sessions, end_session, end_user_sessions, list_sessions};
