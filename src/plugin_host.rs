@@ -38,9 +38,7 @@ pub use record::{
     LogLine, OnFailure, PluginFailure, Usage,
 };
 
-use crate::domain::policy::{
-    Answer, Decision, Effect, Hook, Manifest, Outcome, Question, Vetted, merge_effects, vet,
-};
+use crate::domain::policy::{Decision, Hook, Manifest, Outcome, Question, Vetted, merge_effects, vet};
 use artefact::Artefacts;
 use engine::TickedEngine;
 use metrics::Metrics;
@@ -123,6 +121,12 @@ impl std::fmt::Debug for Prepared {
         f.debug_struct("Prepared")
             .field("digest", &self.digest)
             .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for PluginHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginHost").finish_non_exhaustive()
     }
 }
 
