@@ -4,13 +4,24 @@
 //! Merkle tree (RFC 6962): `audit/leaf.rs` says what a leaf is, `audit/tree.rs` where nodes are kept.
 
 mod canonical;
+pub mod checkpoint;
+mod frontier;
 mod leaf;
+mod record;
+mod removals;
+mod report;
 pub mod tree;
+mod verify;
 
 pub use canonical::object_text;
+pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogKeys, LogSigner};
 pub use leaf::{
     Chain, Hash32, LEAF_FORMAT, Leaf, SALT_BYTES, Salt, actor_part, seal, subject_part, write_time,
 };
+pub use record::{ActorData, Body, Content, Part, Record, SubjectData};
+pub use removals::{Removal, RemovedPart};
+pub use report::{Anchor, FINDINGS_LISTED, Finding, Report, Tampering};
+pub use verify::Verifier;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,12 @@
 //! The trail in SQLite: appended in the transaction of what it records.
 
+pub mod checkpoints;
+mod proofs;
 mod row;
+mod verify;
+
+pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
+pub use verify::{verify, verify_against};
 
 use jiff::Timestamp;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};

@@ -43,3 +43,34 @@ pub fn completed_by(sequence: u64) -> u32 {
 pub fn parent_hash(left: Hash32, right: Hash32) -> Hash32 {
     tlog_tiles::node_hash(tlog_tiles::Hash(left), tlog_tiles::Hash(right)).0
 }
+
+/// The levels of the full subtrees that cover `first..end`, from left to right.
+pub fn subtrees(first: u64, end: u64) -> impl Iterator<Item = u8> {
+    let mut at = first;
+    std::iter::from_fn(move || {
+        let rest = end.checked_sub(at).filter(|rest| *rest > 0)?;
+        let aligned = if at == 0 { 63 } else { at.trailing_zeros() };
+        let level = aligned.min(rest.ilog2()).min(62);
+        at += 1 << level;
+        Some(u8::try_from(level).expect("a level is below 64"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subtrees_cover_a_range_without_overlap() {
+        for first in 0..40_u64 {
+            for end in first..40 {
+                let mut at = first;
+                for level in subtrees(first, end) {
+                    assert_eq!(at % (1 << level), 0, "{first}..{end}");
+                    at += 1 << level;
+                }
+                assert_eq!(at, end);
+            }
+        }
+    }
+}

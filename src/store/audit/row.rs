@@ -1,5 +1,6 @@
 //! How an entry stands in its row.
 
+use jiff::Timestamp;
 use rusqlite::Row;
 use rusqlite::types::{FromSqlError, Type, ValueRef};
 use serde_json::Map;
@@ -7,7 +8,10 @@ use uuid::Uuid;
 
 use super::super::row::{column, optional, unreadable};
 use super::from_column;
-use crate::domain::audit::{ActorRef, ActorType, AuditResult, Entry, Event, EventType, Filter, Resource};
+use crate::domain::audit::{
+    ActorData, ActorRef, ActorType, AuditResult, Body, Chain, Content, Entry, Event, EventType, Filter, Part,
+    Record, Resource, SubjectData,
+};
 
 /// What [`entry`] reads, in order.
 pub(super) const COLUMNS: &str = "sequence, hashes, organization_id, at, id, event_type, result, actor_type, \
@@ -63,6 +67,76 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
             details,
         },
     })
+}
+
+/// What [`record`] reads, in order.
+pub(super) const RECORD_COLUMNS: &str = "sequence, hashes, organization_id, organization_index, \
+     organization_previous, at, id, event_type, result, actor_type, actor_id, resource_type, resource_id, \
+     request_id, actor_seal, actor_email, ip_address, subject_seal, resource_name, error_message, details, \
+     actor_erased_by, subject_erased_by, pruned_by";
+
+/// A place in the trail with everything that is kept of it.
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let content = match row.get::<_, Option<i64>>(23)? {
+        Some(by) => Content::Pruned { by: from_column(by) },
+        None => Content::Whole(Box::new(body(row)?)),
+    };
+    Ok(Record {
+        sequence: from_column(row.get(0)?),
+        organization_id: optional(row, 2)?,
+        chain: Chain {
+            index: from_column(row.get(3)?),
+            previous: row.get::<_, Option<i64>>(4)?.map(from_column),
+        },
+        hashes: row.get(1)?,
+        content,
+    })
+}
+
+fn body(row: &Row<'_>) -> rusqlite::Result<Body> {
+    let resource_type: Option<String> = row.get(11)?;
+    Ok(Body {
+        at: column::<Timestamp>(row, 5)?,
+        id: column(row, 6)?,
+        event_type: row.get(7)?,
+        result: row.get(8)?,
+        actor_type: row.get(9)?,
+        actor_id: optional(row, 10)?,
+        resource: resource_type.zip(compact_id(row, 12)?),
+        request_id: compact_id(row, 13)?,
+        actor: part(row, 14, 21, || {
+            Ok(ActorData {
+                email: row.get(15)?,
+                ip_address: row.get(16)?,
+            })
+        })?,
+        subject: part(row, 17, 22, || {
+            Ok(SubjectData {
+                resource_name: row.get(18)?,
+                error_message: row.get(19)?,
+                details: row.get(20)?,
+            })
+        })?,
+    })
+}
+
+/// A part is there with its salt, or its seal with the entry that erased it.
+fn part<T>(
+    row: &Row<'_>,
+    seal: usize,
+    erased_by: usize,
+    data: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<Part<T>> {
+    match row.get::<_, Option<i64>>(erased_by)? {
+        Some(by) => Ok(Part::Erased {
+            seal: row.get(seal)?,
+            by: from_column(by),
+        }),
+        None => Ok(Part::Kept {
+            salt: row.get(seal)?,
+            data: data()?,
+        }),
+    }
 }
 
 /// An id that is a UUID or text.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::audit::{ActorRef, EventType, Resource};
+use crate::domain::audit::{ActorRef, EventType, LogSigner, Resource, Tampering};
 
 const SCHEMA: &str = include_str!("../schema/0001_initial.sql");
 
@@ -106,4 +106,194 @@ fn rfc_6962(leaves: &[Hash32]) -> Hash32 {
     }
     let k = leaves.len().next_power_of_two() / 2;
     parent_hash(rfc_6962(&leaves[..k]), rfc_6962(&leaves[k..]))
+}
+
+fn findings(trail: &Connection) -> Vec<(Tampering, u64, u64)> {
+    let report = verify(trail).expect("verify");
+    report
+        .findings
+        .iter()
+        .map(|f| (f.kind, f.first, f.last))
+        .collect()
+}
+
+const SEED: [u8; 32] = [7; 32];
+
+fn sign(trail: &Connection) {
+    let signer = LogSigner::new("log.example/audit-log", &SEED);
+    if checkpoints::known_logs(trail).expect("logs").is_empty() {
+        checkpoints::begin_log(trail, &signer.log_key(), 0, at(0)).expect("begin");
+    }
+    let size = size(trail).expect("size");
+    let note = signer.checkpoint(size, root(trail, size).expect("root"));
+    checkpoints::insert_checkpoint(trail, size, &note, at(0)).expect("insert");
+}
+
+/// 40 entries, signed at 20 and 40.
+fn signed_trail() -> Connection {
+    let trail = trail();
+    for n in 0..40 {
+        if n == 20 {
+            sign(&trail);
+        }
+        append(&trail, n);
+    }
+    sign(&trail);
+    trail
+}
+
+/// The findings after `sql`.
+fn after(sql: &str) -> Vec<(Tampering, u64, u64)> {
+    let trail = signed_trail();
+    trail.execute_batch(sql).expect("the tampering is SQL");
+    findings(&trail)
+}
+
+#[test]
+fn an_untouched_trail_is_intact_and_vouched_for() {
+    let trail = signed_trail();
+    append(&trail, 40);
+    let report = verify(&trail).expect("verify");
+    assert_eq!(report.findings, []);
+    assert_eq!((report.entries, report.size, report.vouched_size), (41, 41, 40));
+    assert_eq!(report.checkpoints, 2);
+    let root = root(&trail, 41).expect("root");
+    assert_eq!(report.root, Some(hex::encode(root)));
+}
+
+#[test]
+fn every_column_of_an_entry_is_covered() {
+    for column in [
+        "organization_id = x'00'",
+        "organization_index = organization_index + 1",
+        "organization_previous = 3",
+        "at = at + 1",
+        "id = x'00112233445566778899aabbccddeeff'",
+        "event_type = 'USER_UPDATE'",
+        "result = 'DENIED'",
+        "actor_type = 'USER'",
+        "actor_id = x'00112233445566778899aabbccddeeff'",
+        "resource_type = 'ORGANIZATION'",
+        "resource_id = 'x'",
+        "request_id = 'x'",
+        "actor_seal = zeroblob(16)",
+        "actor_email = 'mallory@example.org'",
+        "ip_address = '192.0.2.2'",
+        "subject_seal = zeroblob(16)",
+        "resource_name = 'Zoe'",
+        "error_message = 'x'",
+        "details = '{\"n\":10}'",
+        "details = NULL",
+    ] {
+        let found = after(&format!("UPDATE audit_entry SET {column} WHERE sequence = 9"));
+        assert!(
+            matches!(found[..], [(Tampering::Edited | Tampering::Unreadable, 9, 9)]),
+            "{column}: {found:?}"
+        );
+    }
+    for (column, removed) in [
+        ("actor_erased_by = 3", 9),
+        (
+            "actor_seal = zeroblob(32), actor_email = NULL, ip_address = NULL, actor_erased_by = 30",
+            9,
+        ),
+        ("pruned_by = 30, id = NULL, at = NULL", 9),
+    ] {
+        let found = after(&format!("UPDATE audit_entry SET {column} WHERE sequence = 9"));
+        assert!(
+            found
+                .iter()
+                .all(|(_, first, last)| (*first, *last) == (removed, removed))
+                && !found.is_empty(),
+            "{column}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_gone_is_named() {
+    assert_eq!(
+        after("DELETE FROM audit_entry WHERE sequence = 9"),
+        [(Tampering::Missing, 9, 9)]
+    );
+    assert_eq!(
+        after("DELETE FROM audit_entry WHERE sequence BETWEEN 10 AND 13 OR sequence = 30"),
+        [(Tampering::Missing, 10, 13), (Tampering::Missing, 30, 30)]
+    );
+    assert_eq!(
+        after("DELETE FROM audit_entry WHERE sequence < 3"),
+        [(Tampering::Missing, 0, 2)]
+    );
+    let found = after("DELETE FROM audit_entry WHERE sequence > 36");
+    assert!(found.contains(&(Tampering::CutOff, 37, 39)), "{found:?}");
+}
+
+#[test]
+fn what_changed_places_is_named() {
+    let swapped = after(
+        "UPDATE audit_entry SET sequence = -1 WHERE sequence = 9;
+         UPDATE audit_entry SET sequence = 9 WHERE sequence = 14;
+         UPDATE audit_entry SET sequence = 14 WHERE sequence = -1;",
+    );
+    let reordered: Vec<_> = swapped.iter().filter(|f| f.0 == Tampering::Reordered).collect();
+    assert_eq!(
+        reordered,
+        [&(Tampering::Reordered, 9, 9), &(Tampering::Reordered, 14, 14)]
+    );
+}
+
+#[test]
+fn a_changed_hash_is_told_from_a_changed_entry() {
+    assert_eq!(
+        after("UPDATE audit_entry SET hashes = zeroblob(32) WHERE sequence = 8"),
+        [(Tampering::HashChanged, 8, 8)]
+    );
+    assert_eq!(
+        after(
+            "UPDATE audit_entry SET hashes = CAST(substr(hashes, 1, 32) || zeroblob(32) || substr(hashes, 97) AS BLOB) WHERE sequence = 11"
+        ),
+        [(Tampering::HashChanged, 11, 11)]
+    );
+}
+
+#[test]
+fn a_trail_made_anew_contradicts_its_checkpoints() {
+    let trail = signed_trail();
+    // Everything from entry 25 on, with all hashes as they must be: what somebody without the key can do.
+    let heads = "DELETE FROM audit_entry WHERE sequence >= 25; DELETE FROM audit_head;
+        INSERT INTO audit_head SELECT organization_id, max(sequence), NULL, count(*) FROM audit_entry GROUP BY 1;
+        UPDATE audit_head SET previous = (SELECT organization_previous FROM audit_entry e WHERE e.sequence = audit_head.sequence);";
+    trail.execute_batch(heads).expect("SQL");
+    for n in 25..40 {
+        append(&trail, n + 1000);
+    }
+    assert_eq!(findings(&trail), [(Tampering::Rewritten, 20, 39)]);
+}
+
+#[test]
+fn a_checkpoint_by_another_key_is_forged() {
+    let trail = signed_trail();
+    let forger = LogSigner::new("log.example/audit-log", &[8; 32]);
+    let note = forger.checkpoint(40, root(&trail, 40).expect("root"));
+    checkpoints::insert_checkpoint(&trail, 40, &note, at(0)).expect("insert");
+    assert_eq!(findings(&trail), [(Tampering::ForgedCheckpoint, 39, 39)]);
+}
+
+#[test]
+fn proofs_convince_the_other_side() {
+    let trail = signed_trail();
+    let tree_root = tlog_tiles::Hash(root(&trail, 40).expect("root"));
+    for sequence in 0..40 {
+        let record = find_record(&trail, sequence).expect("find").expect("is there");
+        let leaf = tlog_tiles::Hash(record.leaf_hash_at(sequence).expect("not pruned"));
+        let proof = inclusion_proof(&trail, sequence, 40).expect("proof");
+        let proof = proof.into_iter().map(tlog_tiles::Hash).collect();
+        tlog_tiles::check_record(&proof, 40, tree_root, sequence, leaf).expect("the proof holds");
+    }
+    for old in 1..=40 {
+        let old_root = tlog_tiles::Hash(root(&trail, old).expect("root"));
+        let proof = consistency_proof(&trail, old, 40).expect("proof");
+        let proof = proof.into_iter().map(tlog_tiles::Hash).collect();
+        tlog_tiles::check_tree(&proof, 40, tree_root, old, old_root).expect("the proof holds");
+    }
 }

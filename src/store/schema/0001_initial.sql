@@ -138,6 +138,24 @@ CREATE TABLE audit_head (
   entries         INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- The names and keys under which checkpoints were signed; the last row is in use. A new one begins when
+-- the key changes or an older database was accepted in place of a newer one.
+CREATE TABLE audit_log (
+  number       INTEGER PRIMARY KEY,
+  origin       TEXT NOT NULL,
+  verifier_key TEXT NOT NULL,                    -- C2SP signed-note: NAME+HASH+BASE64
+  first_size   INTEGER NOT NULL,                 -- entries when it began
+  started_at   INTEGER NOT NULL
+) STRICT;
+-- Signed statements about the first `size` entries (C2SP tlog-checkpoint).
+CREATE TABLE audit_checkpoint (
+  size INTEGER NOT NULL,
+  log  INTEGER NOT NULL REFERENCES audit_log (number),
+  note TEXT NOT NULL,
+  at   INTEGER NOT NULL,
+  PRIMARY KEY (size, log)
+) STRICT, WITHOUT ROWID;
+
 -- Earlier reset calls, for what policies may know of history.
 CREATE TABLE reset_call (
   id              INTEGER PRIMARY KEY,

@@ -1,0 +1,274 @@
+//! Signed statements about the whole trail: C2SP tlog-checkpoint inside a C2SP signed-note, Ed25519.
+
+use std::fmt;
+
+use ed25519_dalek::SigningKey;
+use signed_note::{Note, Signature, Signer, StandardVerifier, Verifier, VerifierList};
+
+use super::leaf::Hash32;
+
+/// The log's name and the key that it signs with.
+#[derive(Clone)]
+pub struct LogSigner {
+    origin: String,
+    key_id: u32,
+    key: SigningKey,
+}
+
+/// A log's name and the key that checks its signatures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogKey {
+    verifier_key: String,
+    origin: String,
+}
+
+/// The keys that somebody trusts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogKeys(Vec<LogKey>);
+
+/// How many entries there were, and the hash over all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log's name.
+    pub origin: String,
+    /// How many entries.
+    pub size: u64,
+    /// The root of the tree over them (RFC 6962 §2.1).
+    pub root: Hash32,
+}
+
+/// Why a text is no checkpoint of a log that is trusted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Not a checkpoint at all.
+    #[error("it is not a checkpoint (C2SP tlog-checkpoint in a signed note)")]
+    Malformed,
+    /// No signature by a trusted key.
+    #[error("no trusted key has signed it")]
+    UnknownKey,
+    /// A trusted key's signature that does not fit.
+    #[error("its signature does not fit: it is forged or was changed")]
+    Forged,
+}
+
+/// Why a text is no verifier key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no verifier key (NAME+HASH+BASE64, as `latchkey audit key` prints it)")]
+pub struct KeyError(pub String);
+
+impl LogSigner {
+    /// The signer of the log `origin`, from the seed of its Ed25519 key.
+    ///
+    /// # Panics
+    /// Never: [`origin_of`] makes names that a key may have.
+    #[must_use]
+    pub fn new(origin: &str, seed: &[u8; 32]) -> Self {
+        let key = SigningKey::from_bytes(seed);
+        let verifier_key = signed_note::new_ed25519_verifier_key(origin, &key.verifying_key());
+        let verifier = StandardVerifier::new(&verifier_key).expect("an origin is a valid key name");
+        Self {
+            origin: origin.to_owned(),
+            key_id: verifier.key_id(),
+            key,
+        }
+    }
+
+    /// The log's name.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// What to hand to those who check.
+    #[must_use]
+    pub fn log_key(&self) -> LogKey {
+        LogKey {
+            verifier_key: signed_note::new_ed25519_verifier_key(&self.origin, &self.key.verifying_key()),
+            origin: self.origin.clone(),
+        }
+    }
+
+    /// A checkpoint over `size` entries, as a signed note.
+    ///
+    /// # Panics
+    /// Never: a name, a number and a hash make a well-formed text.
+    #[must_use]
+    pub fn checkpoint(&self, size: u64, root: Hash32) -> String {
+        let text = tlog_tiles::Checkpoint::new(&self.origin, size, tlog_tiles::Hash(root), "")
+            .expect("an origin is not empty")
+            .to_bytes();
+        self.sign(&text)
+    }
+
+    /// `text` as a signed note.
+    fn sign(&self, text: &[u8]) -> String {
+        let mut note = Note::new(text, &[]).expect("our texts end with a newline");
+        note.add_sigs(&[self]).expect("Ed25519 signs any text");
+        String::from_utf8(note.to_bytes()).expect("a note is text")
+    }
+}
+
+impl Signer for LogSigner {
+    fn name(&self) -> &str {
+        &self.origin
+    }
+
+    fn key_id(&self) -> u32 {
+        self.key_id
+    }
+
+    fn sign(&self, text: &[u8]) -> Result<Vec<u8>, ed25519_dalek::SignatureError> {
+        use ed25519_dalek::Signer as _;
+        self.key.try_sign(text).map(|signature| signature.to_vec())
+    }
+}
+
+impl fmt::Debug for LogSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogSigner")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LogKey {
+    /// Reads `NAME+HASH+BASE64` (C2SP signed-note, "verifier keys").
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let text = text.trim();
+        let verifier = StandardVerifier::new(text).map_err(|_| KeyError(text.to_owned()))?;
+        Ok(Self {
+            verifier_key: text.to_owned(),
+            origin: verifier.name().to_owned(),
+        })
+    }
+
+    /// The log's name.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn verifier(&self) -> StandardVerifier {
+        StandardVerifier::new(&self.verifier_key).expect("it was parsed before")
+    }
+}
+
+impl fmt::Display for LogKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.verifier_key)
+    }
+}
+
+impl LogKeys {
+    /// Those keys.
+    #[must_use]
+    pub fn new(keys: Vec<LogKey>) -> Self {
+        Self(keys)
+    }
+
+    /// No key at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Trusts one more.
+    pub fn add(&mut self, key: LogKey) {
+        if !self.0.contains(&key) {
+            self.0.push(key);
+        }
+    }
+
+    /// The keys.
+    pub fn iter(&self) -> impl Iterator<Item = &LogKey> {
+        self.0.iter()
+    }
+
+    /// Reads a checkpoint and checks that a trusted key of the log that it names has signed it.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub fn open(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
+        let text = self.open_note(note, |text| {
+            let parsed = tlog_tiles::Checkpoint::from_bytes(text).ok()?;
+            let origin = parsed.origin().to_owned();
+            Some((
+                origin.clone(),
+                Checkpoint {
+                    origin,
+                    size: parsed.size(),
+                    root: parsed.hash().0,
+                },
+            ))
+        })?;
+        Ok(text)
+    }
+
+    /// Opens a note whose text names the log that must have signed it.
+    fn open_note<T>(
+        &self,
+        note: &str,
+        read: impl FnOnce(&[u8]) -> Option<(String, T)>,
+    ) -> Result<T, CheckpointError> {
+        let note = Note::from_bytes(note.as_bytes()).map_err(|_| CheckpointError::Malformed)?;
+        let (origin, value) = read(note.text()).ok_or(CheckpointError::Malformed)?;
+        let of_that_log = self
+            .0
+            .iter()
+            .filter(|key| key.origin == origin)
+            .map(|key| Box::new(key.verifier()) as Box<dyn Verifier>)
+            .collect();
+        match note.verify(&VerifierList::new(of_that_log)) {
+            Ok(_) => Ok(value),
+            Err(signed_note::NoteError::InvalidSignature { .. }) => Err(CheckpointError::Forged),
+            Err(_) => Err(CheckpointError::UnknownKey),
+        }
+    }
+}
+
+/// What a note says, unchecked: only for saying which checkpoint it is that fails.
+#[must_use]
+pub fn unchecked(note: &str) -> Option<Checkpoint> {
+    let note = Note::from_bytes(note.as_bytes()).ok()?;
+    let parsed = tlog_tiles::Checkpoint::from_bytes(note.text()).ok()?;
+    Some(Checkpoint {
+        origin: parsed.origin().to_owned(),
+        size: parsed.size(),
+        root: parsed.hash().0,
+    })
+}
+
+/// The log's name for an appliance reached at `public_url`: a URL without its scheme (C2SP
+/// tlog-checkpoint), `mfa.example.org/audit-log`. It is chosen once, at the first checkpoint.
+#[must_use]
+pub fn origin_of(public_url: &str) -> String {
+    let host = public_url.split_once("://").map_or(public_url, |(_, rest)| rest);
+    let host = host.trim_end_matches('/');
+    let host: String = host
+        .chars()
+        .map(|c| {
+            if c.is_whitespace() || c == '+' || c.is_control() {
+                '-'
+            } else {
+                c
+            }
+        })
+        .collect();
+    format!("{}/audit-log", if host.is_empty() { "latchkey" } else { &host })
+}
+
+/// The signatures on a note: whose name, and whether that key is among `keys`.
+#[must_use]
+pub fn signatures(note: &str) -> Vec<String> {
+    let Some((_, lines)) = note.rsplit_once("\n\n") else {
+        return Vec::new();
+    };
+    lines
+        .lines()
+        .filter_map(|line| Signature::from_bytes(line.as_bytes()).ok())
+        .map(|signature| signature.name().to_owned())
+        .collect()
+}

@@ -1,0 +1,151 @@
+//! The whole trail, read once from the first row to the last, and handed to the check.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{checkpoints, from_column, row, to_column};
+use crate::domain::Result;
+use crate::domain::audit::{Anchor, CheckpointError, LogKeys, Report, Tampering, Verifier};
+
+/// Re-checks everything, against the checkpoints and keys in the database itself. That finds whatever
+/// was changed without the signing key; to find what was changed with it, keys and checkpoints must
+/// come from elsewhere: [`verify_against`].
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite can't read the trail at all.
+pub fn verify(connection: &Connection) -> Result<Report> {
+    let keys = checkpoints::known_keys(connection)?;
+    verify_against(connection, &keys, Vec::new(), |_| {})
+}
+
+/// Re-checks everything against `keys`, the checkpoints in the database and `anchors` besides.
+/// `progress` is told the places that were read.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_against(
+    connection: &Connection,
+    keys: &LogKeys,
+    anchors: Vec<Anchor>,
+    mut progress: impl FnMut(u64),
+) -> Result<Report> {
+    let mut verifier = Verifier::new(anchors, true);
+    for (size, note) in checkpoints::notes(connection)? {
+        read_checkpoint(&mut verifier, keys, size, &note);
+    }
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {} FROM audit_entry ORDER BY sequence",
+        row::RECORD_COLUMNS
+    ))?;
+    let mut rows = statement.query([])?;
+    loop {
+        let next = match rows.next() {
+            Ok(next) => next,
+            Err(error) => {
+                // A damaged page: the rest can't be reached, and the checkpoints tell how much that is.
+                verifier.unreadable(verifier.next_sequence(), &error.to_string());
+                break;
+            }
+        };
+        let Some(next) = next else { break };
+        match row::record(next) {
+            Ok(record) => {
+                progress(record.sequence);
+                verifier.record(record);
+            }
+            Err(error) => {
+                let sequence = next.get(0).map(from_column)?;
+                verifier.unreadable(sequence, &error.to_string());
+            }
+        }
+    }
+    check_heads(connection, &mut verifier)?;
+    Ok(verifier.finish())
+}
+
+fn read_checkpoint(verifier: &mut Verifier, keys: &LogKeys, size: u64, note: &str) {
+    match keys.open(note) {
+        Ok(checkpoint) if checkpoint.size == size => verifier.anchor(Anchor {
+            checkpoint,
+            source: "the database".to_owned(),
+        }),
+        Ok(checkpoint) => verifier.finding(
+            Tampering::ForgedCheckpoint,
+            size,
+            size,
+            format!(
+                "the checkpoint kept for {size} entries is over {}",
+                checkpoint.size
+            ),
+        ),
+        // Keys given from outside may be those of one log among several.
+        Err(CheckpointError::UnknownKey) if !keys.is_empty() && !names_known_log(keys, note) => {
+            verifier.note(format!(
+                "the checkpoint over {size} entries is signed by another log's key and was not used"
+            ));
+        }
+        Err(error) => verifier.finding(
+            Tampering::ForgedCheckpoint,
+            size.saturating_sub(1),
+            size.saturating_sub(1),
+            format!("the checkpoint over {size} entries does not count: {error}"),
+        ),
+    }
+}
+
+fn names_known_log(keys: &LogKeys, note: &str) -> bool {
+    note.lines()
+        .next()
+        .is_some_and(|origin| keys.iter().any(|key| key.origin() == origin))
+}
+
+/// The table of newest entries decides what the next entry follows.
+fn check_heads(connection: &Connection, verifier: &mut Verifier) -> Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT organization_id, sequence, previous, entries FROM audit_head ORDER BY organization_id",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut wrong = Vec::new();
+    while let Some(head) = rows.next()? {
+        let key: Vec<u8> = head.get(0)?;
+        let organization = (!key.is_empty()).then_some(key);
+        let sequence: i64 = head.get(1)?;
+        let previous: Option<i64> = head.get(2)?;
+        let entries: i64 = head.get(3)?;
+        let newest: Option<(i64, Option<i64>, i64)> = connection
+            .prepare_cached(
+                "SELECT sequence, organization_previous, organization_index + 1 FROM audit_entry
+                 WHERE sequence = ?1 AND organization_id IS ?2",
+            )?
+            .query_row(params![sequence, organization], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .optional()?;
+        if newest != Some((sequence, previous, entries)) {
+            wrong.push(from_column(sequence));
+        }
+    }
+    let next = to_column(verifier.next_sequence());
+    let newest: i64 = connection.query_row(
+        "SELECT coalesce(max(sequence), -1) + 1 FROM audit_head",
+        [],
+        |row| row.get(0),
+    )?;
+    for sequence in wrong {
+        verifier.finding(
+            Tampering::DerivedDataChanged,
+            sequence,
+            sequence,
+            format!("the table of newest entries (audit_head) is wrong about entry {sequence}"),
+        );
+    }
+    if newest > next {
+        let (first, last) = (from_column(next), from_column(newest - 1));
+        verifier.finding(
+            Tampering::CutOff,
+            first,
+            last,
+            format!("the table of newest entries (audit_head) names entry {last}, the trail ends before entry {first}"),
+        );
+    }
+    Ok(())
+}
