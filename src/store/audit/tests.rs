@@ -250,7 +250,7 @@ fn a_changed_hash_is_told_from_a_changed_entry() {
     );
     assert_eq!(
         after(
-            "UPDATE audit_entry SET hashes = CAST(substr(hashes, 1, 32) || zeroblob(32) || substr(hashes, 97) AS BLOB) WHERE sequence = 11"
+            "UPDATE audit_entry SET hashes = CAST(substr(hashes, 1, 32) || zeroblob(32) || substr(hashes, 65) AS BLOB) WHERE sequence = 11"
         ),
         [(Tampering::HashChanged, 11, 11)]
     );
