@@ -19,6 +19,7 @@ pub struct RawConfig {
     pub public_url: String,
     pub log: RawLog,
     pub tokens: RawTokens,
+    pub factors: RawFactors,
     pub limits: Limits,
     pub proxies: RawProxies,
     pub http: RawHttp,
@@ -46,11 +47,19 @@ pub struct RawLog {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTokens {
-    pub access_secs: u32,
-    pub refresh_secs: u32,
-    pub mfa_challenge_secs: u32,
-    pub enrolment_secs: u32,
+    pub access_secs: u64,
+    pub refresh_secs: u64,
+    pub session_max_secs: u64,
+    pub mfa_challenge_secs: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawFactors {
     pub issuer: String,
+    pub enrolment_secs: u64,
+    pub recovery_code_characters: u64,
+    pub suspended_secs: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -62,23 +71,22 @@ pub struct RawProxies {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawHttp {
-    pub body_limit_bytes: usize,
-    pub plugin_limit_bytes: usize,
-    pub max_headers: usize,
-    pub header_timeout_secs: u32,
-    pub body_timeout_secs: u32,
-    pub write_timeout_secs: u32,
-    pub max_connections: usize,
-    pub max_connections_per_address: usize,
-    pub shutdown_grace_secs: u32,
+    pub body_limit_bytes: u64,
+    pub max_headers: u64,
+    pub header_timeout_secs: u64,
+    pub body_timeout_secs: u64,
+    pub write_timeout_secs: u64,
+    pub max_connections: u64,
+    pub max_connections_per_address: u64,
+    pub shutdown_grace_secs: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPlugins {
-    pub deadline_ms: u32,
-    pub memory_mib: usize,
-    pub max_concurrent: usize,
+    pub total_concurrency: u64,
+    pub per_organization_concurrency: u64,
+    pub slot_wait_ms: u64,
     pub cache_dir: Option<PathBuf>,
 }
 
@@ -90,6 +98,7 @@ impl Default for RawConfig {
             public_url: "http://127.0.0.1:8080".to_owned(),
             log: RawLog::default(),
             tokens: RawTokens::default(),
+            factors: RawFactors::default(),
             limits: Limits::default(),
             proxies: RawProxies::default(),
             http: RawHttp::default(),
@@ -112,9 +121,19 @@ impl Default for RawTokens {
         Self {
             access_secs: 15 * 60,
             refresh_secs: 7 * 24 * 3600,
+            session_max_secs: 30 * 24 * 3600,
             mfa_challenge_secs: 5 * 60,
-            enrolment_secs: 15 * 60,
+        }
+    }
+}
+
+impl Default for RawFactors {
+    fn default() -> Self {
+        Self {
             issuer: "Latchkey".to_owned(),
+            enrolment_secs: 15 * 60,
+            recovery_code_characters: 16,
+            suspended_secs: 7 * 24 * 3600,
         }
     }
 }
@@ -123,7 +142,6 @@ impl Default for RawHttp {
     fn default() -> Self {
         Self {
             body_limit_bytes: 64 * 1024,
-            plugin_limit_bytes: 8 * 1024 * 1024,
             max_headers: 64,
             header_timeout_secs: 15,
             body_timeout_secs: 30,
@@ -138,9 +156,9 @@ impl Default for RawHttp {
 impl Default for RawPlugins {
     fn default() -> Self {
         Self {
-            deadline_ms: 500,
-            memory_mib: 16,
-            max_concurrent: 16,
+            total_concurrency: 32,
+            per_organization_concurrency: 2,
+            slot_wait_ms: 2000,
             cache_dir: None,
         }
     }

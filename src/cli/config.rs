@@ -1,0 +1,96 @@
+//! `latchkey config`: is the configuration right, and what may stand in it?
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Global, output};
+use crate::config::{Config, EXAMPLE};
+
+/// `latchkey config …`
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Say whether the configuration is right, with every problem if it is not.
+    ///
+    /// Reads what `serve` would read: the file, LATCHKEY_… variables and flags. Exit code 3 when
+    /// something is wrong.
+    #[command(
+        after_help = "Examples:\n  latchkey config check\n  latchkey --config new.toml config check --json"
+    )]
+    Check {
+        /// Print the configuration in force as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print an annotated configuration file with every key at its built-in value.
+    #[command(after_help = "Examples:\n  latchkey config example > latchkey.toml")]
+    Example,
+}
+
+impl Command {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::Check { json: false } => {
+                let config = global.load(None)?;
+                let file = config.file.as_ref().map(|file| file.display().to_string());
+                output::line(format_args!(
+                    "{}: no problem found",
+                    file.as_deref().unwrap_or("built-in configuration")
+                ))
+            }
+            Self::Check { json: true } => output::json(&in_force(&global.load(None)?)),
+            Self::Example => output::line(EXAMPLE.trim_end()),
+        }
+    }
+}
+
+fn in_force(config: &Config) -> serde_json::Value {
+    let Config {
+        file,
+        data_dir,
+        listen,
+        log,
+        settings,
+        limits,
+        trusted_proxies,
+        http,
+        plugins,
+    } = config;
+    json!({
+        "file": file,
+        "dataDir": data_dir,
+        "listen": listen,
+        "publicUrl": settings.public_url,
+        "log": { "format": log.format, "level": log.filter },
+        "tokens": {
+            "accessSecs": settings.access_token_secs,
+            "refreshSecs": settings.refresh_token_secs,
+            "sessionMaxSecs": settings.session_max_secs,
+            "mfaChallengeSecs": settings.mfa_challenge_secs,
+        },
+        "factors": {
+            "issuer": settings.issuer,
+            "enrolmentSecs": settings.enrolment_secs,
+            "recoveryCodeCharacters": settings.recovery_code_characters,
+            "suspendedSecs": settings.suspended_factor_secs,
+        },
+        "limits": limits,
+        "trustedProxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "http": {
+            "bodyLimitBytes": http.body_limit_bytes,
+            "maxHeaders": http.max_headers,
+            "headerTimeoutSecs": http.header_timeout.as_secs(),
+            "bodyTimeoutSecs": http.body_timeout.as_secs(),
+            "writeTimeoutSecs": http.write_timeout.as_secs(),
+            "maxConnections": http.max_connections,
+            "maxConnectionsPerAddress": http.max_connections_per_address,
+            "shutdownGraceSecs": http.shutdown_grace.as_secs(),
+        },
+        "plugins": {
+            "totalConcurrency": plugins.total_concurrency,
+            "perOrganizationConcurrency": plugins.per_organization_concurrency,
+            "slotWaitMs": u64::try_from(plugins.slot_wait.as_millis()).unwrap_or(u64::MAX),
+            "cacheDir": plugins.cache_dir,
+        },
+    })
+}

@@ -1,0 +1,120 @@
+use super::*;
+
+fn problems(toml: &str) -> String {
+    Config::load(&Sources::from_text(toml)).unwrap_err().to_string()
+}
+
+#[test]
+fn the_example_is_the_built_in_configuration_with_every_key() {
+    let built_in = serde_json::to_value(RawConfig::default()).unwrap();
+    let (example, _) = Sources::from_text(EXAMPLE).read().unwrap();
+    assert_eq!(serde_json::to_value(example).unwrap(), built_in);
+    let written: toml::Table = EXAMPLE.parse().unwrap();
+    let mut keys = Vec::new();
+    sources::known_keys(&built_in, "", &mut keys);
+    for key in keys {
+        let found = key
+            .split('.')
+            .try_fold(&toml::Value::Table(written.clone()), |value, part| {
+                value.get(part)
+            })
+            .is_some();
+        let commented = EXAMPLE.contains(&format!("#{} = ", key.rsplit('.').next().unwrap()));
+        assert!(found || commented, "{key} is missing in the example");
+    }
+}
+
+#[test]
+fn the_built_in_values_pass() {
+    let config = Config::for_data_dir(Path::new("/tmp/x"));
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.plugins.cache_dir, Path::new("/tmp/x/plugin-cache"));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_name_and_the_nearest() {
+    let text = problems("[http]\nbody_limit_byte = 5\n");
+    assert!(
+        text.contains("http.body_limit_byte is unknown; did you mean http.body_limit_bytes?"),
+        "{text}"
+    );
+    let text = problems("refresh_secs = 5\n");
+    assert!(
+        text.contains("refresh_secs is unknown; did you mean tokens.refresh_secs?"),
+        "{text}"
+    );
+    let text = problems("[limits.reset_by_user]\nrequests = 1\nwindow_secs = 1\n");
+    assert!(text.contains("limits.reset_by_user is unknown"), "{text}");
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let text = problems(
+        "listen = \"8080\"\npublic_url = \"ftp://x\"\n[tokens]\naccess_secs = 5\n[factors]\nissuer = \"a:b\"\n\
+         [proxies]\ntrusted = [\"10.0.0.0/8\", \"nonsense\"]\n[log]\nlevel = \"latchkey=loud\"\n",
+    );
+    for part in [
+        "6 problems",
+        "listen: \"8080\"",
+        "public_url: \"ftp://x\"",
+        "tokens.access_secs: 5 is not between 60 and 86400",
+        "factors.issuer",
+        "proxies.trusted: \"nonsense\"",
+        "log.level",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn a_wrong_type_names_key_and_source() {
+    let text = problems("[http]\nmax_headers = \"many\"\n");
+    assert!(
+        text.contains("http.max_headers") && text.contains("found string \"many\", expected u64"),
+        "{text}"
+    );
+    let text = problems("[http\n");
+    assert!(text.contains("TOML"), "{text}");
+}
+
+#[test]
+fn variables_beat_the_file_and_flags_beat_both() {
+    let mut sources =
+        Sources::from_text("listen = \"127.0.0.1:1\"\ndata_dir = \"file\"\n[log]\nformat = \"json\"\n");
+    sources.variables = [
+        ("LATCHKEY_LISTEN", "127.0.0.1:2"),
+        ("LATCHKEY_LOG__LEVEL", "debug"),
+        ("LATCHKEY_LIMITS__RESET_BY_TARGET__REQUESTS", "7"),
+        ("LATCHKEY_PROXIES__TRUSTED", "[\"10.0.0.0/8\", \"::1\"]"),
+        ("HOME", "/root"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec();
+    sources.flags.listen = Some("127.0.0.1:3".to_owned());
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.listen.port(), 3);
+    assert_eq!(config.data_dir, Path::new("file"));
+    assert_eq!(
+        config.log,
+        LogConfig {
+            format: LogFormat::Json,
+            filter: "debug".to_owned()
+        }
+    );
+    assert_eq!(config.limits.reset_by_target.requests, 7);
+    assert_eq!(config.limits.reset_by_target.window_secs, 3600);
+    assert_eq!(config.trusted_proxies.len(), 2);
+    sources.flags.listen = None;
+    assert_eq!(Config::load(&sources).unwrap().listen.port(), 2);
+}
+
+#[test]
+fn an_unknown_variable_is_refused_by_its_own_name() {
+    let mut sources = Sources::from_text("");
+    sources.variables = vec![("LATCHKEY_LOG__LEVLE".to_owned(), "debug".to_owned())];
+    let text = Config::load(&sources).unwrap_err().to_string();
+    assert!(
+        text.contains("LATCHKEY_LOG__LEVLE is unknown; did you mean LATCHKEY_LOG__LEVEL?"),
+        "{text}"
+    );
+}
