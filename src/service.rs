@@ -12,6 +12,7 @@ pub mod login;
 pub mod notices;
 pub mod plugins;
 pub mod reset;
+pub mod sample;
 pub mod session;
 
 use std::net::IpAddr;

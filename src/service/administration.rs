@@ -375,7 +375,7 @@ pub fn check_settings(settings: &OrganizationSettings) -> Result<()> {
     }
 }
 
-fn check_organization(new: &NewOrganization) -> Result<()> {
+pub(super) fn check_organization(new: &NewOrganization) -> Result<()> {
     let slug_ok = (1..=63).contains(&new.slug.len())
         && new
             .slug
@@ -396,7 +396,7 @@ fn check_organization(new: &NewOrganization) -> Result<()> {
     check_settings(&new.settings)
 }
 
-fn check_user(new: &NewUser) -> Result<()> {
+pub(super) fn check_user(new: &NewUser) -> Result<()> {
     let mut problems = BTreeMap::new();
     if !is_email(new.email.trim()) {
         problems.insert("email".to_owned(), "must be an e-mail address".to_owned());
