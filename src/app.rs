@@ -2,3 +2,137 @@
 
 mod client_address;
 mod listener;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::net::TcpListener;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::entropy::Entropy;
+use crate::http::{self, HttpOptions};
+use crate::keys::KeyRing;
+use crate::limiter::Limiter;
+use crate::plugin_host::{HostOptions, PluginHost};
+use crate::service::Services;
+use crate::service::hashing::Hashing;
+use crate::service::plugins::{self, Bindings};
+use crate::service::reset::{Floods, InFlight, record_floods};
+use crate::store::Store;
+
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// The appliance over one data directory.
+pub struct App {
+    /// What the operator configured.
+    pub config: Config,
+    /// Every part.
+    pub services: Arc<Services>,
+}
+
+impl App {
+    /// Opens the data directory, made if it is missing, and builds every part over it.
+    ///
+    /// # Errors
+    /// [`crate::store::OpenError`] when the database can't be used; otherwise what failed and where.
+    pub fn open(config: Config) -> Result<Self> {
+        make_data_dir(&config.data_dir)?;
+        let clock = Clock::system();
+        let entropy = Entropy::system();
+        let store = Store::open(&config.data_dir)?;
+        let keys = KeyRing::open(&config.data_dir, &entropy)?;
+        let limiter = Limiter::new(&config.limits, &clock);
+        let plugin_host = PluginHost::new(HostOptions {
+            cache_dir: Some(config.plugins.cache_dir.clone()),
+            cache_key: keys.plugin_cache_key(),
+            per_organization_concurrency: config.plugins.per_organization_concurrency,
+            total_concurrency: config.plugins.total_concurrency,
+            slot_wait: config.plugins.slot_wait,
+            ..HostOptions::default()
+        })?;
+        let services = Services {
+            store,
+            plugin_host,
+            limiter,
+            keys,
+            clock,
+            entropy,
+            settings: config.settings.clone(),
+            hashing: Hashing::default(),
+            in_flight: InFlight::default(),
+            floods: Floods::default(),
+            bindings: Bindings::default(),
+        };
+        Ok(Self {
+            config,
+            services: Arc::new(services),
+        })
+    }
+
+    /// Serves until `shutdown`, then lets requests under way end.
+    ///
+    /// # Errors
+    /// When the bound plugins can't be made ready. Once it serves, whatever a request meets ends in its
+    /// answer.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let services = self.services.clone();
+        tokio::task::spawn_blocking(move || plugins::reload(&services))
+            .await
+            .context("the bound plugins")?
+            .context("the bound plugins can't be made ready")?;
+        let options = HttpOptions {
+            body_limit_bytes: self.config.http.body_limit_bytes,
+            ..HttpOptions::default()
+        };
+        let endpoint = Arc::new(http::endpoint(self.services.clone(), options));
+        let sweeper = tokio::spawn(sweep(self.services.clone()));
+        let Config {
+            http: bounds,
+            trusted_proxies,
+            ..
+        } = self.config;
+        let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
+        sweeper.abort();
+        record(&self.services, true).await;
+        if drained {
+            tracing::info!("stopped");
+        } else {
+            tracing::warn!("stopped with requests under way: the grace period is over");
+        }
+        Ok(())
+    }
+}
+
+/// Housekeeping, once a minute.
+async fn sweep(services: Arc<Services>) {
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tick.tick().await;
+        services.limiter.retain();
+        record(&services, false).await;
+    }
+}
+
+/// Puts refusals by rate limit on the record: those of windows that have passed, or all.
+async fn record(services: &Services, all: bool) {
+    if let Err(error) = record_floods(services, all).await {
+        tracing::error!(%error, "refusals by rate limit could not be recorded, trying again later");
+    }
+}
+
+/// Nobody but the service may look in: keys and password hashes live there.
+fn make_data_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if !path.is_dir() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("the data directory {} can't be made", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Exit codes, for scripts.
+
+use std::process::ExitCode;
+
+use crate::domain::Error;
+use crate::store::OpenError;
+
+/// The end of `latchkey --help`.
+pub(super) const HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed: something unexpected, or a check that found something
+  2  the command line can't be understood
+  3  the configuration is wrong
+  4  the data directory can't be used: in use, damaged, or written by a newer version
+  5  refused: no such organisation or user, a rule forbids it, a file is malformed
+
+Each command has examples: latchkey help COMMAND";
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Something unexpected, or a check that found something.
+    Failed = 1,
+    /// The configuration is wrong.
+    Config = 3,
+    /// The data directory can't be used.
+    DataDirectory = 4,
+    /// A rule forbids it, or what it is about isn't there.
+    Refused = 5,
+    /// Whoever read the output has gone.
+    BrokenPipe = 6,
+}
+
+/// The configuration is wrong; the text has every problem.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct BadConfig(pub String);
+
+/// Something that the operator gave can't be used; the text says what and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl Exit {
+    /// The exit code that an error deserves.
+    #[must_use]
+    pub fn of(error: &anyhow::Error) -> Self {
+        for cause in error.chain() {
+            if cause.is::<BadConfig>() {
+                return Self::Config;
+            }
+            if cause.is::<OpenError>() {
+                return Self::DataDirectory;
+            }
+            if cause.is::<Refusal>() {
+                return Self::Refused;
+            }
+            if let Some(error) = cause.downcast_ref::<Error>() {
+                let ours = matches!(
+                    error,
+                    Error::Internal(_) | Error::Busy { .. } | Error::PolicyFailed { .. }
+                );
+                return if ours { Self::Failed } else { Self::Refused };
+            }
+            let pipe = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if pipe == Some(std::io::ErrorKind::BrokenPipe) {
+                return Self::BrokenPipe;
+            }
+        }
+        Self::Failed
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            // As a shell sees a command that SIGPIPE ended: 128 + 13.
+            Exit::BrokenPipe => Self::from(141),
+            other => Self::from(other as u8),
+        }
+    }
+}
