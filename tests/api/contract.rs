@@ -1,0 +1,82 @@
+//! The envelope on every path, and the checked-in OpenAPI document.
+
+use poem::http::Method;
+use serde_json::json;
+
+use crate::support::{DEVELOPER, TestApp, reset_path};
+
+#[tokio::test]
+async fn an_unknown_path_is_404_in_the_envelope() {
+    let app = TestApp::new().await;
+    let answer = app.anonymous().get("/nowhere").await;
+    answer.assert_error(404, "No such path; see /openapi.json");
+    assert_eq!(answer.body["path"], "/nowhere");
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_405_with_allow() {
+    let app = TestApp::new().await;
+    let answer = app
+        .anonymous()
+        .send(Method::DELETE, &reset_path(DEVELOPER), None, &[])
+        .await;
+    answer.assert_error(405, "The method is not allowed for this path");
+    assert_eq!(answer.header("allow"), "POST");
+}
+
+#[tokio::test]
+async fn a_large_body_is_413() {
+    let app = TestApp::new().await;
+    let body = json!({ "reason": "x".repeat(100_000) });
+    let answer = app.admin().await.post(&reset_path(DEVELOPER), body).await;
+    answer.assert_error(413, "The request body is larger than 65536 bytes");
+}
+
+#[tokio::test]
+async fn a_wrong_content_type_is_415() {
+    let app = TestApp::new().await;
+    let login = "/api/v1/auth/login";
+    let answer = app
+        .anonymous()
+        .send(Method::POST, login, None, &[("Content-Type", "text/plain")])
+        .await;
+    answer.assert_error(415, "The content type must be application/json");
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_utf8_or_no_json_is_400() {
+    let app = TestApp::new().await;
+    let answer = app.anonymous().post("/api/v1/auth/login", json!("{")).await;
+    assert_eq!(answer.status.as_u16(), 400, "{}", answer.text);
+    answer.assert_envelope();
+}
+
+#[tokio::test]
+async fn health_answers_without_a_token() {
+    let app = TestApp::new().await;
+    assert_eq!(
+        app.anonymous().get("/health/live").await.assert_ok(),
+        &json!({ "status": "ok" })
+    );
+    assert_eq!(
+        app.anonymous().get("/health/ready").await.assert_ok(),
+        &json!({ "status": "ok" })
+    );
+}
+
+#[tokio::test]
+async fn the_explorer_works_without_internet() {
+    let app = TestApp::new().await;
+    let page = app.anonymous().get("/docs").await;
+    assert_eq!(page.status.as_u16(), 200);
+    for loads in [
+        "src=\"http",
+        "href=\"http",
+        "src='http",
+        "href='http",
+        "@import url(http",
+    ] {
+        assert!(!page.text.contains(loads), "{loads}");
+    }
+    assert!(page.text.contains("resetMfa"));
+}

@@ -1,0 +1,465 @@
+//! The whole app over real SQLite in a temporary folder, with a clock that tests set.
+//!
+//! Callers are values: `app.admin()`, `app.member()`, `app.admin_of_other_org()`, `app.anonymous()`.
+//! When a [`TestApp`] is dropped, the trail must verify, and resets and entries must match one to one.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use jiff::{SignedDuration, Timestamp};
+use latchkey::clock::Clock;
+use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
+use latchkey::domain::audit::ActorRef;
+use latchkey::domain::policy::{FactorKind, Grants, Mode};
+use latchkey::domain::second_factor::{self, TotpSecret};
+use latchkey::entropy::Entropy;
+use latchkey::http::{self, HttpOptions};
+use latchkey::keys::KeyRing;
+use latchkey::limiter::{Limiter, Limits};
+use latchkey::plugin_host::{self, HostOptions, OnFailure, PluginHost};
+use latchkey::service::administration::{self, NewOrganization, NewUser};
+use latchkey::service::plugins::{self, NewBinding};
+use latchkey::service::{Services, Settings, session};
+use latchkey::store::{Store, factors};
+use poem::Endpoint;
+use poem::endpoint::{BoxEndpoint, EndpointExt as _};
+use poem::http::{Method, StatusCode};
+use poem::test::TestClient;
+use serde_json::Value;
+
+pub const PASSWORD: &str = "correct horse battery staple";
+pub const ADMIN: &str = "770e8400-e29b-41d4-a716-446655440003";
+pub const DEVELOPER: &str = "770e8400-e29b-41d4-a716-446655440004";
+
+/// The app under test.
+pub struct TestApp {
+    pub services: Arc<Services>,
+    client: TestClient<BoxEndpoint<'static>>,
+    pub acme: OrganizationId,
+    pub globex: OrganizationId,
+    pub admin: User,
+    pub second_admin: User,
+    pub developer: User,
+    pub developer_totp: TotpSecret,
+    pub member: User,
+    pub other_admin: User,
+    pub other_developer: User,
+    _dir: tempfile::TempDir,
+}
+
+/// How an app differs from the ordinary one.
+pub struct Setup {
+    pub limits: Limits,
+    pub settings: Settings,
+    pub acme: OrganizationSettings,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits::off(),
+            settings: Settings::default(),
+            acme: OrganizationSettings::default(),
+        }
+    }
+}
+
+impl TestApp {
+    /// Two organisations (globex requires MFA), no rate limits, no plugins.
+    pub async fn new() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::set_to("2026-02-18T10:30:00Z".parse().unwrap());
+        let entropy = Entropy::seeded(7);
+        let services = Services {
+            store: Store::open(dir.path()).unwrap(),
+            plugin_host: plugin_host(),
+            limiter: Limiter::new(&setup.limits, &clock),
+            keys: KeyRing::open(dir.path(), &entropy).unwrap(),
+            hashing: latchkey::service::hashing::Hashing::new(2),
+            in_flight: Default::default(),
+            floods: Default::default(),
+            bindings: Default::default(),
+            settings: setup.settings,
+            clock,
+            entropy,
+        };
+        let services = Arc::new(services);
+        let acme = organization(&services, "acme", setup.acme).await;
+        let required = OrganizationSettings {
+            mfa_required: true,
+            ..Default::default()
+        };
+        let globex = organization(&services, "globex", required).await;
+        let (admin, _) = user(&services, acme, ADMIN, "admin@acme.example", Role::OrgAdmin, true).await;
+        let (developer, totp) =
+            user(&services, acme, DEVELOPER, "dev@acme.example", Role::Member, true).await;
+        let (second_admin, _) = user(
+            &services,
+            acme,
+            id(5),
+            "second@acme.example",
+            Role::OrgAdmin,
+            true,
+        )
+        .await;
+        let (member, _) = user(&services, acme, id(6), "member@acme.example", Role::Member, false).await;
+        let (other_admin, _) = user(
+            &services,
+            globex,
+            id(7),
+            "admin@globex.example",
+            Role::OrgAdmin,
+            true,
+        )
+        .await;
+        let (other_developer, _) =
+            user(&services, globex, id(8), "dev@globex.example", Role::Member, true).await;
+        let endpoint = http::endpoint(Arc::clone(&services), HttpOptions::default());
+        let client = TestClient::new(endpoint.map_to_response().boxed());
+        Self {
+            services,
+            client,
+            acme,
+            globex,
+            admin,
+            second_admin,
+            developer,
+            developer_totp: totp.unwrap(),
+            member,
+            other_admin,
+            other_developer,
+            _dir: dir,
+        }
+    }
+
+    /// A caller with a fresh token of that user's.
+    pub async fn caller(&self, user: &User) -> Caller<'_> {
+        let (services, id) = (Arc::clone(&self.services), user.id);
+        let mint = move || session::mint_token(&services, id, SignedDuration::from_hours(12));
+        let token = tokio::task::spawn_blocking(mint).await.unwrap().unwrap();
+        Caller {
+            app: self,
+            token: Some(token),
+        }
+    }
+
+    pub async fn admin(&self) -> Caller<'_> {
+        self.caller(&self.admin).await
+    }
+
+    pub async fn member(&self) -> Caller<'_> {
+        self.caller(&self.member).await
+    }
+
+    pub async fn admin_of_other_org(&self) -> Caller<'_> {
+        self.caller(&self.other_admin).await
+    }
+
+    pub fn anonymous(&self) -> Caller<'_> {
+        Caller {
+            app: self,
+            token: None,
+        }
+    }
+
+    pub fn bearer(&self, token: &str) -> Caller<'_> {
+        Caller {
+            app: self,
+            token: Some(token.to_owned()),
+        }
+    }
+
+    pub fn advance(&self, by: SignedDuration) {
+        self.services.clock.advance(by);
+    }
+
+    /// The code that the developer's authenticator shows now.
+    pub fn developer_code(&self) -> String {
+        self.developer_totp
+            .code(second_factor::time_step(self.services.clock.now()))
+    }
+
+    /// Installs and binds a plugin of `fixtures/plugins` to acme, with every effect granted.
+    pub async fn bind(&self, name: &str, config: Value) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/plugins/{name}.wasm"));
+        self.bind_module(std::fs::read(path).unwrap(), config, OnFailure::default())
+            .await;
+    }
+
+    /// Installs and binds a module to acme.
+    pub async fn bind_module(&self, module: Vec<u8>, config: Value, on_failure: OnFailure) {
+        let plugin = plugins::install_plugin(&self.services, None, module, None, ActorRef::operator(), None)
+            .await
+            .unwrap();
+        let binding = NewBinding {
+            organization_id: Some(self.acme),
+            plugin_digest: plugin.digest,
+            config: config.to_string(),
+            position: 1,
+            mode: Mode::Enforce,
+            on_failure,
+            grants: Grants::all(),
+            limits: plugin_host::Limits::default(),
+        };
+        plugins::bind_plugin(&self.services, binding, ActorRef::operator(), None)
+            .await
+            .unwrap();
+    }
+
+    /// Every entry of the trail, newest first, as the API shows it to the operator's eye.
+    pub fn trail(&self) -> Vec<Value> {
+        self.rows("SELECT event FROM audit_entry ORDER BY sequence DESC")
+            .into_iter()
+            .map(|text| serde_json::from_str(&text).unwrap())
+            .collect()
+    }
+
+    /// The newest entry of the trail.
+    pub fn last_entry(&self) -> Value {
+        self.trail().remove(0)
+    }
+
+    /// Text in the first column of each row.
+    pub fn rows(&self, sql: &str) -> Vec<String> {
+        self.services
+            .store
+            .read(|db| {
+                let mut statement = db.prepare(sql)?;
+                let rows = statement.query_map([], |row| row.get(0))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .unwrap()
+    }
+
+    /// A number.
+    pub fn count(&self, sql: &str) -> i64 {
+        self.services
+            .store
+            .read(|db| Ok(db.query_row(sql, [], |row| row.get(0))?))
+            .unwrap()
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let done = self.count("SELECT count(*) FROM reset_call WHERE outcome = 'done'");
+        let entries = self.count(
+            "SELECT count(*) FROM audit_entry WHERE event_type = 'USER_MFA_RESET' \
+             AND event ->> '$.result' = 'SUCCESS' AND event ->> '$.details.awaitsApproval' IS NULL",
+        );
+        assert_eq!(done, entries, "resets and entries match one to one (invariant 9)");
+    }
+}
+
+/// Somebody who calls the API.
+pub struct Caller<'a> {
+    app: &'a TestApp,
+    token: Option<String>,
+}
+
+impl Caller<'_> {
+    pub fn token(&self) -> &str {
+        self.token.as_deref().unwrap()
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let mut request = self.app.client.request(method, path);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.content_type("application/json").body(body.to_string());
+        }
+        let response = request.send().await.0;
+        let status = response.status();
+        let headers = response.headers().clone();
+        let bytes = response.into_body().into_bytes().await.unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Answer {
+            status,
+            headers,
+            text,
+            body,
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None, &[]).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, Some(body), &[]).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::PATCH, path, Some(body), &[]).await
+    }
+
+    /// The call that the product exists for, without a body.
+    pub async fn reset(&self, user: impl ToString) -> Answer {
+        self.send(Method::POST, &reset_path(user), None, &[]).await
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: poem::http::HeaderMap,
+    pub text: String,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The envelope with this status and message, and nothing else in it.
+    #[track_caller]
+    pub fn assert_error(&self, status: u16, message: &str) -> &Self {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert_eq!(self.body["message"], message, "{}", self.text);
+        self.assert_envelope();
+        self
+    }
+
+    /// The envelope of contract A.
+    #[track_caller]
+    pub fn assert_envelope(&self) -> &Self {
+        let body = self
+            .body
+            .as_object()
+            .unwrap_or_else(|| panic!("no envelope: {}", self.text));
+        assert_eq!(body["status"], self.status.as_u16());
+        assert_eq!(body["error"], self.status.canonical_reason().unwrap());
+        assert!(body["path"].as_str().unwrap().starts_with('/'), "{}", self.text);
+        let timestamp = body["timestamp"].as_str().unwrap();
+        assert!(
+            timestamp.ends_with('Z') && timestamp.parse::<Timestamp>().is_ok(),
+            "{timestamp}"
+        );
+        let known = [
+            "timestamp",
+            "status",
+            "error",
+            "message",
+            "path",
+            "validationErrors",
+            "denial",
+        ];
+        assert!(
+            body.keys().all(|key| known.contains(&key.as_str())),
+            "{}",
+            self.text
+        );
+        assert!(!self.header("x-request-id").is_empty());
+        self
+    }
+
+    #[track_caller]
+    pub fn assert_ok(&self) -> &Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        &self.body
+    }
+}
+
+pub fn reset_path(user: impl ToString) -> String {
+    format!("/api/v1/users/{}/reset-mfa", user.to_string())
+}
+
+/// One host for all tests of this binary: its instance pool is address space, and compiled plugins are
+/// shared.
+fn plugin_host() -> PluginHost {
+    static HOST: OnceLock<PluginHost> = OnceLock::new();
+    HOST.get_or_init(|| PluginHost::new(HostOptions::default()).unwrap())
+        .clone()
+}
+
+fn password_hash() -> String {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| latchkey::domain::credential::hash_password(PASSWORD, *b"salt of the test"))
+        .clone()
+}
+
+fn id(last: u8) -> &'static str {
+    const IDS: [&str; 4] = [
+        "770e8400-e29b-41d4-a716-446655440005",
+        "770e8400-e29b-41d4-a716-446655440006",
+        "770e8400-e29b-41d4-a716-446655440007",
+        "770e8400-e29b-41d4-a716-446655440008",
+    ];
+    IDS[usize::from(last) - 5]
+}
+
+async fn organization(services: &Services, slug: &str, settings: OrganizationSettings) -> OrganizationId {
+    let new = NewOrganization {
+        id: None,
+        slug: slug.into(),
+        name: slug.to_uppercase(),
+        settings,
+    };
+    administration::create_organization(services, new)
+        .await
+        .unwrap()
+        .id
+}
+
+async fn user(
+    services: &Services,
+    organization: OrganizationId,
+    id: &str,
+    email: &str,
+    role: Role,
+    mfa: bool,
+) -> (User, Option<TotpSecret>) {
+    let new = NewUser {
+        id: Some(id.parse().unwrap()),
+        email: email.into(),
+        name: Some(email.split('@').next().unwrap().to_owned()),
+        role,
+        password_hash: Some(password_hash()),
+    };
+    let user = administration::create_user(services, organization, new, ActorRef::operator(), None)
+        .await
+        .unwrap();
+    if !mfa {
+        return (user, None);
+    }
+    let secret = enrol(services, user.id).await;
+    (user, Some(secret))
+}
+
+/// Gives a user a TOTP factor whose codes of the past are used up.
+pub async fn enrol(services: &Services, user: UserId) -> TotpSecret {
+    let secret = TotpSecret::new(services.entropy.bytes());
+    let nonce = services.entropy.bytes();
+    let sealed = services
+        .keys
+        .seal(user, FactorKind::Totp, secret.as_bytes(), nonce);
+    let at = services.clock.now();
+    let factor = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| factors::insert_totp(tx, user, factor, &sealed, 0, at))
+        .await
+        .unwrap();
+    secret
+}
