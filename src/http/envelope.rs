@@ -40,7 +40,7 @@ impl<E: Endpoint> Endpoint for Envelope<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let started = Instant::now();
         let context = self.context(&request);
-        let path = request.original_uri().path().to_owned();
+        let path = request.uri().path().to_owned(); // outermost: nothing has stripped it yet
         let method = request.method().clone();
         let request_id = context.request_id.clone();
         let span = tracing::info_span!("request", id = %request_id);
@@ -81,14 +81,19 @@ impl<E: Endpoint> Envelope<E> {
     /// Bounds the body. A `Transfer-Encoding` is looked at first: with both headers hyper lets it win,
     /// so a small `Content-Length` must not be trusted.
     async fn limited(&self, mut request: Request) -> poem::Result<E::Output> {
-        if request.headers().contains_key(header::TRANSFER_ENCODING) {
-            let bytes = request
-                .take_body()
-                .into_bytes_limit(self.body_limit_bytes)
-                .await?;
-            request.set_body(Body::from(bytes));
-        } else if content_length(&request).is_some_and(|length| length > self.body_limit_bytes) {
-            return Err(SizedLimitError::PayloadTooLarge.into());
+        let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        match content_length(&request) {
+            Some(length) if length > self.body_limit_bytes => {
+                return Err(SizedLimitError::PayloadTooLarge.into());
+            }
+            Some(_) if !chunked => {} // hyper reads no further than this
+            _ => {
+                let bytes = request
+                    .take_body()
+                    .into_bytes_limit(self.body_limit_bytes)
+                    .await?;
+                request.set_body(Body::from(bytes));
+            }
         }
         self.inner.call(request).await
     }

@@ -191,6 +191,10 @@ fn is_json(content_type: &str) -> bool {
 /// Types first, exactly (serde), then the rules that the schema states (poem-openapi's validators).
 fn parse<T: ParseFromJSON + DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("The body is not UTF-8".into()))?;
+    // serde takes an array for a struct; no client means that.
+    if text.trim_start().starts_with(['[', '"']) {
+        return Err(Error::Malformed("The body must be a JSON object".into()));
+    }
     let mut reader = serde_json::Deserializer::from_str(text);
     if let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut reader) {
         return Err(type_problem(&error));

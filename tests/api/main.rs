@@ -2,5 +2,8 @@
 
 mod administration;
 mod contract;
+#[path = "../guests/mod.rs"]
+mod guests;
+mod policies;
 mod reset;
 mod support;

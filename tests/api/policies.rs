@@ -1,0 +1,192 @@
+//! Hooks: real components decide, and what they say commits with the reset or not at all.
+
+use latchkey::domain::account::OrganizationSettings;
+use latchkey::plugin_host::{FailureAction, OnFailure};
+use serde_json::{Value, json};
+
+use crate::guests::before;
+use crate::support::{ADMIN, DEVELOPER, PASSWORD, Setup, TestApp, enrol, reset_path};
+
+#[tokio::test]
+async fn a_budget_denies_with_the_plugins_reason_and_facts() {
+    let app = TestApp::new().await;
+    app.bind("reset-budget", json!({ "perUser": { "max": 1, "days": 30 } }))
+        .await;
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    enrol(&app.services, app.developer.id).await;
+    let denied = admin.reset(DEVELOPER).await;
+    assert_eq!(denied.status.as_u16(), 403, "{}", denied.text);
+    denied.assert_envelope();
+    let denial = &denied.body["denial"];
+    assert_eq!(denial["plugin"], "reset-budget");
+    assert!(
+        denial["code"].is_string() && denial["allowedFrom"].is_string(),
+        "{denial}"
+    );
+    assert!(!denial["because"].as_object().unwrap().is_empty());
+    let entry = app.last_entry();
+    assert_eq!(entry["result"], "DENIED");
+    assert_eq!(entry["errorMessage"], denied.body["message"]);
+    assert_eq!(entry["details"]["deniedBy"], "reset-budget");
+    assert_eq!(
+        app.count("SELECT count(*) FROM reset_call WHERE outcome = 'denied'"),
+        1
+    );
+    assert_eq!(app.count("SELECT count(*) FROM factor WHERE suspended_at IS NULL AND user_id = x'770e8400e29b41d4a716446655440004'"), 1);
+}
+
+#[tokio::test]
+async fn a_budget_is_not_overrun_by_asking_side_by_side() {
+    let app = TestApp::new().await;
+    app.bind("reset-budget", json!({ "perAdmin": { "maxPerDay": 1 } }))
+        .await;
+    let admin = app.admin().await;
+    let (one, two) = tokio::join!(admin.reset(DEVELOPER), admin.reset(app.second_admin.id));
+    let done = [&one, &two].iter().filter(|a| a.status.as_u16() == 200).count();
+    assert!(done <= 1, "{} {}", one.text, two.text);
+    assert_eq!(
+        app.count("SELECT count(*) FROM reset_call WHERE outcome = 'done'"),
+        i64::try_from(done).unwrap()
+    );
+}
+
+#[tokio::test]
+async fn force_reenrollment_commits_with_the_reset() {
+    let app = TestApp::new().await;
+    app.bind("force-reenrollment", json!({ "hours": 8 })).await;
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    let entry = app.last_entry();
+    assert_eq!(
+        entry["details"]["enrolmentDueUntil"], "2026-02-18T18:30:00Z",
+        "{entry}"
+    );
+    let login = json!({ "organizationSlug": "acme", "email": "dev@acme.example", "password": PASSWORD });
+    let answer = app.anonymous().post("/api/v1/auth/login", login).await;
+    assert_eq!(answer.assert_ok()["mfaSetupRequired"], true, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn outside_the_change_window_it_is_denied_with_the_next_opening() {
+    let app = TestApp::new().await; // Wednesday, 10:30 UTC
+    let window =
+        json!({ "timeZone": "Europe/Berlin", "days": ["mon", "tue"], "from": "08:00", "to": "18:00" });
+    app.bind("change-window", window).await;
+    let denied = app.admin().await.reset(DEVELOPER).await;
+    assert_eq!(denied.status.as_u16(), 403, "{}", denied.text);
+    assert_eq!(
+        denied.body["denial"]["allowedFrom"], "2026-02-23T07:00:00.000Z",
+        "{}",
+        denied.text
+    );
+}
+
+#[tokio::test]
+async fn what_was_asked_and_answered_is_kept_for_replay() {
+    let app = TestApp::new().await;
+    app.bind("reset-budget", json!({ "perUser": { "max": 3, "days": 30 } }))
+        .await;
+    app.admin()
+        .await
+        .post(&reset_path(DEVELOPER), json!({ "ticket": "HD-1" }))
+        .await
+        .assert_ok();
+    assert_eq!(app.count("SELECT count(*) FROM question"), 1);
+    assert_eq!(
+        app.count("SELECT count(*) FROM decision WHERE length(plugin_digest) = 32"),
+        1
+    );
+    let question: String = app
+        .services
+        .store
+        .read(|db| Ok(db.query_row("SELECT question FROM question", [], |r| r.get(0))?))
+        .unwrap();
+    let question: Value = serde_json::from_str(&question).unwrap();
+    assert_eq!(question["actor"]["id"], ADMIN);
+    assert_eq!(question["request"]["ticket"], "HD-1");
+    assert!(!question.to_string().contains(PASSWORD));
+}
+
+/// A trap, an endless loop and a memory bomb: 500, nothing changed, an entry, and a server that goes on.
+#[tokio::test]
+async fn a_failing_policy_fails_closed_and_the_server_goes_on() {
+    let trap = before("unreachable");
+    let endless = before("(loop (br 0)) (unreachable)");
+    let bomb = before("(loop (br_if 0 (i32.ne (memory.grow (i32.const 64)) (i32.const -1)))) (unreachable)");
+    for (name, module) in [("trap", trap), ("endless loop", endless), ("memory bomb", bomb)] {
+        let app = TestApp::new().await;
+        app.bind_module(module, json!({}), OnFailure::default()).await;
+        let admin = app.admin().await;
+        let failed = admin.reset(DEVELOPER).await;
+        failed.assert_error(500, "A policy could not be evaluated");
+        let entry = app.last_entry();
+        assert_eq!(entry["result"], "FAILURE", "{name}");
+        assert!(
+            entry["details"]["cause"]
+                .as_str()
+                .unwrap()
+                .contains("guest 1.0.0"),
+            "{name}: {entry}"
+        );
+        let still = admin.get(&format!("/api/v1/users/{DEVELOPER}")).await;
+        assert_eq!(
+            still.assert_ok()["mfaEnabled"],
+            true,
+            "{name}: nothing has been changed"
+        );
+        let elsewhere = app.admin_of_other_org().await.reset(app.other_developer.id).await;
+        elsewhere.assert_ok();
+    }
+}
+
+#[tokio::test]
+async fn a_failing_policy_can_be_skipped_where_the_operator_says_so() {
+    let app = TestApp::new().await;
+    app.bind_module(
+        before("unreachable"),
+        json!({}),
+        OnFailure::always(FailureAction::Skip),
+    )
+    .await;
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    let policies = app.last_entry()["details"]["policies"].clone();
+    assert_eq!(policies[0]["end"]["failure"]["cause"], "trap", "{policies}");
+}
+
+#[tokio::test]
+async fn a_change_of_policy_between_judging_and_committing_judges_again() {
+    let app = TestApp::new().await;
+    app.bind("reset-budget", json!({ "perUser": { "max": 3, "days": 30 } }))
+        .await;
+    // Somebody changes bindings while the set in memory is old: the reset must not commit on it.
+    let sql = "UPDATE policy_revision SET revision = revision + 1";
+    app.services
+        .store
+        .write(move |tx| Ok(tx.execute(sql, [])?))
+        .await
+        .unwrap();
+    let stale = app.admin().await.reset(DEVELOPER).await;
+    assert_eq!(stale.status.as_u16(), 409, "{}", stale.text);
+    assert_eq!(app.count("SELECT count(*) FROM reset_call"), 0);
+}
+
+#[tokio::test]
+async fn an_enrolment_code_is_shown_once_and_only_its_hash_is_kept() {
+    let acme = OrganizationSettings {
+        enrolment_code_required: true,
+        ..Default::default()
+    };
+    let app = TestApp::with(Setup {
+        acme,
+        ..Default::default()
+    })
+    .await;
+    let answer = app.admin().await.reset(DEVELOPER).await;
+    let code = answer.assert_ok()["enrolmentCode"].as_str().unwrap().to_owned();
+    assert!(code.len() >= 8, "{code}");
+    let entry = app.last_entry();
+    assert!(
+        !entry.to_string().contains(&code),
+        "no secret reaches the trail (invariant 7)"
+    );
+}
