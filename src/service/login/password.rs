@@ -3,7 +3,7 @@
 
 use super::{Case, LoginRequest, Password, RequestContext, Services, login_event, refused};
 use crate::domain::account::{Organization, User};
-use crate::domain::audit::{ActorRef, ActorType, Event, EventType, Resource};
+use crate::domain::audit::{ActorRef, ActorType, Event, EventType};
 use crate::domain::credential::{self, PASSWORD_MAX_CHARACTERS};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
@@ -141,27 +141,15 @@ fn failure(
             None
         }
         Account::Nobody(organization) => {
-            let actor = ActorRef {
-                r#type: ActorType::Anonymous,
-                id: None,
-                email: None,
-            };
+            let actor = claimed(written_address(&request.email));
             let event = Event::new(EventType::UserLogin, Some(organization.id), actor)
                 .from_request(&context.request_id, context.ip_text().as_deref());
-            let event = match written_address(&request.email) {
-                Some(address) => event.on(Resource::other("USER", address, None)),
-                None => event,
-            };
             Some(refused(event, "unknown-account"))
         }
         Account::Somebody { user, hash } => {
             // Whoever failed to prove it is not the user.
             let mut event = login_event(user, context);
-            event.actor = ActorRef {
-                r#type: ActorType::Anonymous,
-                id: None,
-                email: None,
-            };
+            event.actor = claimed(Some(&user.email));
             Some(refused(
                 event,
                 match (hash, password_right) {
@@ -171,6 +159,15 @@ fn failure(
                 },
             ))
         }
+    }
+}
+
+/// Somebody who says that they are that.
+fn claimed(address: Option<&str>) -> ActorRef {
+    ActorRef {
+        r#type: ActorType::Anonymous,
+        id: None,
+        email: address.map(str::to_owned),
     }
 }
 

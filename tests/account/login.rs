@@ -1,0 +1,395 @@
+use latchkey::domain::account::OrganizationSettings;
+use latchkey::limiter::{Limit, Limits};
+use serde_json::{Value, json};
+
+use crate::support::{App, PASSWORD, Plan, SECRET, entry};
+
+#[tokio::test]
+async fn a_password_alone_logs_in_where_no_more_is_demanded() {
+    let app = App::new().await;
+    let answer = app.login("new@acme.example").await.ok();
+    let new = app.find("new@acme.example");
+    assert_eq!(answer.body["tokenType"], "Bearer");
+    assert_eq!(answer.body["expiresIn"], 900);
+    for flag in ["mfaRequired", "mfaSetupRequired", "passwordExpired"] {
+        assert_eq!(answer.body[flag], false, "{flag}");
+    }
+    for absent in [
+        "mfaChallengeToken",
+        "mfaChallengeExpiresIn",
+        "passwordChangeToken",
+    ] {
+        assert_eq!(answer.body[absent], Value::Null, "{absent}");
+        assert!(
+            answer.body.as_object().unwrap().contains_key(absent),
+            "{absent} is null, not absent"
+        );
+    }
+    assert_eq!(
+        answer.body["user"],
+        json!({
+            "id": new.id.to_string(), "email": "new@acme.example", "name": "new", "isOrgAdmin": false,
+            "organizationId": new.organization_id.to_string(), "organizationName": "ACME",
+            "organizationSlug": "acme", "mfaEnabled": false,
+        })
+    );
+    assert_eq!(new.last_login_at, Some(app.clock.now()));
+    assert_eq!(app.newest(), entry("USER_LOGIN", "SUCCESS", None));
+    let token = answer.text("accessToken");
+    assert_eq!(
+        app.post("/mfa/setup", Some(&token), Value::Null).await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn an_address_is_found_however_it_is_written() {
+    let app = App::new().await;
+    let body = json!({"organizationSlug": "acme", "email": " NEW@Acme.example ", "password": PASSWORD});
+    app.post("/auth/login", None, body).await.ok();
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_the_answer_is_the_same_and_the_trail_knows_better() {
+    let app = App::new().await;
+    app.sql("UPDATE user SET active = 0 WHERE email = 'new@acme.example'");
+    app.sql("UPDATE user SET password_hash = NULL WHERE email = 'admin@acme.example'");
+    let mut bodies = Vec::new();
+    for (slug, email, password, reason) in [
+        ("nowhere", "dev@acme.example", PASSWORD, None),
+        ("other", "dev@acme.example", PASSWORD, None),
+        ("acme", "nobody@acme.example", PASSWORD, Some("unknown-account")),
+        ("acme", "dev@acme.example", "wrong", Some("wrong-password")),
+        ("acme", "dev@acme.example", "", Some("wrong-password")),
+        ("acme", "new@acme.example", PASSWORD, Some("inactive")),
+        ("acme", "new@acme.example", "wrong", Some("wrong-password")),
+        ("acme", "admin@acme.example", PASSWORD, Some("no-password")),
+    ] {
+        let before = app.entries().len();
+        let body = json!({"organizationSlug": slug, "email": email, "password": password});
+        let answer = app.post("/auth/login", None, body).await;
+        answer.refused(401, "Invalid credentials");
+        assert!(answer.headers.contains_key("www-authenticate"));
+        let mut body = answer.body;
+        body.as_object_mut().unwrap().remove("timestamp");
+        bodies.push(body);
+        if let Some(reason) = reason {
+            assert_eq!(app.entries().len(), before + 1);
+            assert_eq!(app.newest(), entry("USER_LOGIN", "DENIED", Some(reason)));
+            let newest = app.entries().pop().unwrap();
+            assert_eq!(
+                newest["actor"]["type"], "ANONYMOUS",
+                "nobody proved to be the user"
+            );
+        }
+    }
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+}
+
+#[tokio::test]
+async fn a_password_typed_as_an_address_is_not_kept() {
+    let app = App::new().await;
+    for typed in [PASSWORD, "hunter2@", "@hunter2", "my secret@home.example"] {
+        let body = json!({"organizationSlug": "acme", "email": typed, "password": PASSWORD});
+        app.post("/auth/login", None, body)
+            .await
+            .refused(401, "Invalid credentials");
+        let newest = app.entries().pop().unwrap();
+        assert_eq!(newest["actor"]["email"], Value::Null, "{typed}");
+    }
+    let trail = format!("{:?}", app.entries());
+    assert!(
+        !trail.contains("hunter2") && !trail.contains("battery"),
+        "{trail}"
+    );
+}
+
+#[tokio::test]
+async fn only_who_knows_the_password_is_told_that_the_account_is_locked() {
+    let app = App::new().await;
+    app.sql("UPDATE user SET locked_at = 1, locked_reason = 'x' WHERE email = 'new@acme.example'");
+    app.login_as("new@acme.example", "wrong")
+        .await
+        .refused(401, "Invalid credentials");
+    let answer = app.login("new@acme.example").await;
+    answer.refused(403, "The account is locked. Ask an administrator to unlock it");
+    assert_eq!(app.newest(), entry("USER_LOGIN", "DENIED", Some("locked")));
+}
+
+#[tokio::test]
+async fn with_mfa_a_password_opens_a_challenge_and_nothing_else() {
+    let app = App::new().await;
+    let answer = app.login("dev@acme.example").await.ok();
+    assert_eq!(answer.body["mfaRequired"], true);
+    assert_eq!(answer.body["mfaChallengeExpiresIn"], 300);
+    for absent in ["accessToken", "refreshToken", "expiresIn", "tokenType", "user"] {
+        assert_eq!(answer.body[absent], Value::Null, "{absent}");
+    }
+    let challenge = answer.text("mfaChallengeToken");
+    let tokens = app.verify(&challenge, &app.code(SECRET)).await.ok();
+    assert_eq!(tokens.body["tokenType"], "Bearer");
+    assert_eq!(tokens.body["expiresIn"], 900);
+    assert_eq!(tokens.body.as_object().unwrap().len(), 4, "{}", tokens.body);
+    assert_eq!(app.newest(), entry("USER_LOGIN", "SUCCESS", None));
+    assert_eq!(app.find("dev@acme.example").last_login_at, Some(app.clock.now()));
+}
+
+#[tokio::test]
+async fn a_challenge_works_once_and_a_code_works_once() {
+    let app = App::new().await;
+    let challenge = app.challenge("dev@acme.example").await;
+    let code = app.code(SECRET);
+    app.verify(&challenge, &code).await.ok();
+    app.verify(&challenge, &code)
+        .await
+        .refused(401, "The MFA challenge is invalid or has expired");
+    let second = app.challenge("dev@acme.example").await;
+    app.verify(&second, &code).await.refused(401, "Invalid MFA code");
+    assert_eq!(app.newest(), entry("USER_LOGIN", "DENIED", Some("wrong-code")));
+    app.wait(30);
+    app.verify(&second, &code).await.refused(401, "Invalid MFA code");
+    app.verify(&second, &app.code(SECRET)).await.ok();
+}
+
+#[tokio::test]
+async fn of_two_requests_with_the_same_code_at_the_same_time_one_gets_in() {
+    let app = App::new().await;
+    let (first, second) = (
+        app.challenge("dev@acme.example").await,
+        app.challenge("dev@acme.example").await,
+    );
+    let code = app.code(SECRET);
+    let (a, b) = tokio::join!(app.verify(&first, &code), app.verify(&second, &code));
+    let mut statuses = [a.status, b.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401]);
+}
+
+#[tokio::test]
+async fn a_challenge_dies_after_five_minutes_or_five_wrong_codes() {
+    let app = App::new().await;
+    let late = app.challenge("dev@acme.example").await;
+    app.wait(299);
+    let tried = app.challenge("dev@acme.example").await;
+    app.wait(1);
+    let dead = "The MFA challenge is invalid or has expired";
+    app.verify(&late, &app.code(SECRET)).await.refused(401, dead);
+    for _ in 0..5 {
+        app.verify(&tried, "000000")
+            .await
+            .refused(401, "Invalid MFA code");
+    }
+    app.verify(&tried, &app.code(SECRET)).await.refused(401, dead);
+}
+
+#[tokio::test]
+async fn what_is_no_challenge_or_no_code_is_refused() {
+    let app = App::new().await;
+    let dead = "The MFA challenge is invalid or has expired";
+    for nonsense in ["", "x", "lko_", &format!("lko_{}", "A".repeat(64))] {
+        app.verify(nonsense, "123456").await.refused(401, dead);
+    }
+    let challenge = app.challenge("dev@acme.example").await;
+    for nonsense in ["", "12345", "abcdefgh", "１２３４５６"] {
+        app.verify(&challenge, nonsense)
+            .await
+            .refused(401, "Invalid MFA code");
+    }
+    // A token for something else is no challenge.
+    let expired = Plan {
+        organization: OrganizationSettings {
+            password_expiration_days: Some(1),
+            ..Default::default()
+        },
+        ..Plan::default()
+    };
+    let app = App::with(expired).await;
+    app.wait(24 * 3600);
+    let token = app
+        .login("dev@acme.example")
+        .await
+        .ok()
+        .text("passwordChangeToken");
+    app.verify(&token, &app.code(SECRET)).await.refused(401, dead);
+}
+
+#[tokio::test]
+async fn who_was_locked_or_deactivated_meanwhile_does_not_get_in() {
+    for sql in [
+        "UPDATE user SET active = 0",
+        "UPDATE user SET locked_at = 1, locked_reason = 'x'",
+    ] {
+        let app = App::new().await;
+        let challenge = app.challenge("dev@acme.example").await;
+        app.sql(sql);
+        let answer = app.verify(&challenge, &app.code(SECRET)).await;
+        answer.refused(401, "The MFA challenge is invalid or has expired");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_password_is_replaced_before_anything_else() {
+    let organization = OrganizationSettings {
+        password_expiration_days: Some(30),
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..Plan::default()
+    })
+    .await;
+    let old_session = app.token("new@acme.example").await;
+    app.wait(30 * 24 * 3600 - 1);
+    assert_eq!(
+        app.login("new@acme.example").await.ok().body["passwordExpired"],
+        false
+    );
+    app.wait(1);
+    let answer = app.login("new@acme.example").await.ok();
+    assert_eq!(answer.body["passwordExpired"], true);
+    assert_eq!(
+        (&answer.body["accessToken"], &answer.body["user"]),
+        (&Value::Null, &Value::Null)
+    );
+    let token = answer.text("passwordChangeToken");
+    let change = |token: String, new: &'static str| {
+        let app = &app;
+        async move {
+            let body = json!({"passwordChangeToken": token, "newPassword": new});
+            app.post("/auth/change-expired-password", None, body).await
+        }
+    };
+    let short = change(token.clone(), "short").await;
+    short.refused(400, "Validation failed");
+    assert_eq!(
+        short.body["validationErrors"]["newPassword"],
+        "must have at least 12 characters"
+    );
+    let same = change(token.clone(), PASSWORD).await;
+    assert_eq!(
+        same.body["validationErrors"]["newPassword"],
+        "must differ from the expired password"
+    );
+    change(token.clone(), "another good password").await.ok();
+    assert_eq!(
+        app.newest(),
+        entry("USER_PASSWORD_CHANGE", "SUCCESS", Some("expired"))
+    );
+    let again = change(token, "yet another password").await;
+    again.refused(401, "The password change token is invalid or has expired");
+    app.login("new@acme.example")
+        .await
+        .refused(401, "Invalid credentials");
+    let answer = app
+        .login_as("new@acme.example", "another good password")
+        .await
+        .ok();
+    assert_eq!(answer.body["passwordExpired"], false);
+    let old = app.post("/mfa/setup", Some(&old_session), Value::Null).await;
+    assert_eq!(old.status, 401, "old sessions ended");
+}
+
+#[tokio::test]
+async fn an_old_hash_is_renewed_when_its_password_is_shown() {
+    let app = App::new().await;
+    // "x" under m=8, t=1, p=1 (argon2 0.5).
+    let weak = argon2_of("x");
+    app.sql(&format!(
+        "UPDATE user SET password_hash = '{weak}' WHERE email = 'new@acme.example'"
+    ));
+    app.login_as("new@acme.example", "y")
+        .await
+        .refused(401, "Invalid credentials");
+    app.login_as("new@acme.example", "x").await.ok();
+    let id = app.id("new@acme.example");
+    let hash = app
+        .services
+        .store
+        .read(|db| latchkey::store::passwords::find_password_hash(db, id));
+    let hash = hash.unwrap().unwrap();
+    assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+    app.login_as("new@acme.example", "x").await.ok();
+}
+
+fn argon2_of(password: &str) -> String {
+    use argon2::password_hash::{PasswordHasher as _, Salt};
+    let params = argon2::Params::new(8, 1, 1, None).unwrap();
+    let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let salt = Salt::from_b64("c29tZSBzYWx0").unwrap();
+    argon2
+        .hash_password(password.as_bytes(), salt)
+        .unwrap()
+        .to_string()
+}
+
+#[tokio::test]
+async fn passwords_and_codes_are_limited_per_account_and_address() {
+    let limit = Limit {
+        requests: 3,
+        window_secs: 300,
+    };
+    let limits = Limits {
+        login_by_account: limit,
+        code_by_account: limit,
+        ..Limits::off()
+    };
+    let app = App::with(Plan {
+        limits: Some(limits),
+        ..Plan::default()
+    })
+    .await;
+    for email in ["dev@acme.example", "nobody@acme.example"] {
+        for _ in 0..3 {
+            app.login_as(email, "wrong")
+                .await
+                .refused(401, "Invalid credentials");
+        }
+        let before = app.entries().len();
+        let answer = app.login(email).await;
+        assert_eq!(answer.status, 429, "the same for accounts that don't exist");
+        assert_eq!(answer.headers["retry-after"], "100");
+        assert!(
+            answer.headers["ratelimit-policy"]
+                .to_str()
+                .unwrap()
+                .contains("q=3;w=300")
+        );
+        assert_eq!(app.entries().len(), before, "a flood does not fill the trail");
+    }
+    app.login("admin@acme.example").await.ok();
+    app.wait(100);
+    let challenge = app.challenge("dev@acme.example").await;
+    for _ in 0..3 {
+        app.verify(&challenge, "000000")
+            .await
+            .refused(401, "Invalid MFA code");
+    }
+    assert_eq!(app.verify(&challenge, &app.code(SECRET)).await.status, 429);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_the_rules_is_refused() {
+    let app = App::new().await;
+    let good = json!({"organizationSlug": "acme", "email": "dev@acme.example", "password": PASSWORD});
+    for (name, value) in [
+        ("password", json!(7)),
+        ("password", json!("x".repeat(1025))),
+        ("email", json!("x".repeat(255))),
+        ("organizationSlug", Value::Null),
+        ("unknown", json!("x")),
+    ] {
+        let mut body = good.clone();
+        body[name] = value;
+        let answer = app.post("/auth/login", None, body).await;
+        answer.refused(400, "Validation failed");
+        assert!(
+            answer.body["validationErrors"]
+                .as_object()
+                .unwrap()
+                .contains_key(name),
+            "{}",
+            answer.body
+        );
+    }
+}

@@ -1,0 +1,279 @@
+use jiff::SignedDuration;
+use latchkey::domain::account::OrganizationSettings;
+use latchkey::service::Settings;
+use serde_json::{Value, json};
+
+use crate::support::{App, Plan, SECRET, entry};
+
+async fn set_up(app: &App, token: &str) -> String {
+    app.post("/mfa/setup", Some(token), Value::Null)
+        .await
+        .ok()
+        .text("secret")
+}
+
+async fn confirm(app: &App, token: &str, secret: &str, code: &str) -> crate::support::Answer {
+    app.post(
+        "/mfa/setup/confirm",
+        Some(token),
+        json!({"secret": secret, "code": code}),
+    )
+    .await
+}
+
+/// Set up and confirmed; the recovery codes.
+async fn enrol(app: &App, token: &str) -> (String, Vec<String>) {
+    let secret = set_up(app, token).await;
+    let answer = confirm(app, token, &secret, &app.code(&secret)).await.ok();
+    let codes = answer.body["recoveryCodes"].as_array().expect("codes").iter();
+    (
+        secret,
+        codes
+            .map(|code| code.as_str().expect("text").to_owned())
+            .collect(),
+    )
+}
+
+#[tokio::test]
+async fn a_user_sets_mfa_up_and_logs_in_with_it() {
+    let app = App::new().await;
+    let token = app.token("new@acme.example").await;
+    let answer = app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
+    let png = data_encoding::BASE64
+        .decode(answer.text("qrCodeBase64").as_bytes())
+        .expect("base 64");
+    assert!(png.starts_with(b"\x89PNG"));
+    let (secret, codes) = enrol(&app, &token).await;
+    assert_eq!(codes.len(), 8);
+    assert!(
+        codes
+            .iter()
+            .all(|code| code.len() == 19 && code.matches('-').count() == 3),
+        "{codes:?}"
+    );
+    assert!(app.find("new@acme.example").mfa_enabled);
+    assert_eq!(app.newest(), entry("USER_MFA_ENABLED", "SUCCESS", None));
+    app.wait(30);
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, &app.code(&secret)).await.ok();
+}
+
+#[tokio::test]
+async fn the_code_that_confirmed_is_used_up() {
+    let app = App::new().await;
+    let token = app.token("new@acme.example").await;
+    let (secret, _) = enrol(&app, &token).await;
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, &app.code(&secret))
+        .await
+        .refused(401, "Invalid MFA code");
+}
+
+#[tokio::test]
+async fn setting_up_twice_is_a_conflict() {
+    let app = App::new().await;
+    let token = app.log_in_with_code("dev@acme.example").await.text("accessToken");
+    app.post("/mfa/setup", Some(&token), Value::Null)
+        .await
+        .refused(409, "MFA is already enabled");
+    confirm(&app, &token, SECRET, "123456")
+        .await
+        .refused(409, "MFA is already enabled");
+}
+
+#[tokio::test]
+async fn only_the_newest_secret_that_was_shown_can_be_confirmed_in_time_and_with_its_code() {
+    let app = App::new().await;
+    let token = app.token("new@acme.example").await;
+    confirm(&app, &token, SECRET, "123456")
+        .await
+        .refused(400, "There is no MFA set-up to confirm. Start it again");
+    let first = set_up(&app, &token).await;
+    let second = set_up(&app, &token).await;
+    confirm(&app, &token, &first, &app.code(&first)).await.refused(
+        400,
+        "The secret is not the one that was shown. Start the set-up again",
+    );
+    confirm(&app, &token, &second, "000000")
+        .await
+        .refused(400, "Invalid MFA code");
+    confirm(&app, &token, &second, "ABCD-EFGH")
+        .await
+        .refused(400, "Invalid MFA code");
+    app.wait(15 * 60);
+    let token = app.token("new@acme.example").await;
+    confirm(&app, &token, &second, &app.code(&second))
+        .await
+        .refused(400, "There is no MFA set-up to confirm. Start it again");
+    assert!(!app.find("new@acme.example").mfa_enabled);
+}
+
+#[tokio::test]
+async fn of_two_confirmations_at_the_same_time_one_enrols() {
+    let app = App::new().await;
+    let token = app.token("new@acme.example").await;
+    let secret = set_up(&app, &token).await;
+    let code = app.code(&secret);
+    let (a, b) = tokio::join!(
+        confirm(&app, &token, &secret, &code),
+        confirm(&app, &token, &secret, &code)
+    );
+    let mut statuses = [a.status, b.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409]);
+}
+
+#[tokio::test]
+async fn enrolling_ends_the_other_sessions() {
+    let app = App::new().await;
+    let other = app.login("new@acme.example").await.ok();
+    let token = app.token("new@acme.example").await;
+    enrol(&app, &token).await;
+    let answer = app
+        .post("/mfa/setup", Some(&other.text("accessToken")), Value::Null)
+        .await;
+    answer.refused(401, "The access token has been revoked");
+    let refresh = json!({"refreshToken": other.text("refreshToken")});
+    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_recovery_code_works_once_however_it_is_typed_and_each_use_is_an_entry() {
+    let app = App::new().await;
+    let token = app.token("new@acme.example").await;
+    let (_, codes) = enrol(&app, &token).await;
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, &codes[3].to_lowercase().replace('-', " "))
+        .await
+        .ok();
+    assert_eq!(app.newest(), entry("USER_RECOVERY_CODE_USED", "SUCCESS", None));
+    assert_eq!(app.entries().pop().unwrap()["details"]["codesLeft"], 7);
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, &codes[3])
+        .await
+        .refused(401, "Invalid MFA code");
+    app.verify(&challenge, "ABCD-EFGH-JKMN-PQRS")
+        .await
+        .refused(401, "Invalid MFA code");
+    app.verify(&challenge, &codes[4]).await.ok();
+    let trail = format!("{:?}", app.entries());
+    assert!(!codes.iter().any(|code| trail.contains(code.as_str())));
+}
+
+#[tokio::test]
+async fn codes_of_eight_characters_are_a_setting() {
+    let settings = Settings {
+        recovery_code_characters: 8,
+        ..Settings::default()
+    };
+    let app = App::with(Plan {
+        settings,
+        ..Plan::default()
+    })
+    .await;
+    let token = app.token("new@acme.example").await;
+    let (_, codes) = enrol(&app, &token).await;
+    assert!(
+        codes.iter().all(|code| code.replace('-', "").len() == 8),
+        "{codes:?}"
+    );
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, &codes[0].replace('-', "")).await.ok();
+}
+
+#[tokio::test]
+async fn new_recovery_codes_replace_the_old_ones() {
+    let app = App::new().await;
+    let token = app.token("new@acme.example").await;
+    let path = "/mfa/recovery-codes/regenerate";
+    app.post(path, Some(&token), Value::Null)
+        .await
+        .refused(404, "MFA is not enabled");
+    let (_, old) = enrol(&app, &token).await;
+    let answer = app.post(path, Some(&token), Value::Null).await.ok();
+    assert_eq!(
+        app.newest(),
+        entry("USER_RECOVERY_CODES_REGENERATED", "SUCCESS", None)
+    );
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, &old[0])
+        .await
+        .refused(401, "Invalid MFA code");
+    app.verify(&challenge, answer.body["recoveryCodes"][0].as_str().unwrap())
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn a_user_switches_mfa_off_with_a_code() {
+    let app = App::new().await;
+    let token = app.log_in_with_code("dev@acme.example").await.text("accessToken");
+    let disable = |code: String| app.post("/mfa/disable", Some(&token), json!({"code": code}));
+    disable(app.code(SECRET)).await.refused(400, "Invalid MFA code");
+    assert_eq!(
+        app.newest(),
+        entry("USER_MFA_DISABLED", "DENIED", Some("wrong-code"))
+    );
+    app.wait(30);
+    let answer = disable(app.code(SECRET)).await;
+    assert_eq!(
+        (answer.status, answer.body),
+        (200, Value::Null),
+        "a 200 without a body"
+    );
+    assert_eq!(app.newest(), entry("USER_MFA_DISABLED", "SUCCESS", None));
+    assert!(!app.find("dev@acme.example").mfa_enabled);
+    disable(app.code(SECRET)).await.refused(404, "MFA is not enabled");
+    assert_eq!(
+        app.login("dev@acme.example").await.ok().body["mfaRequired"],
+        false
+    );
+}
+
+#[tokio::test]
+async fn mfa_stays_on_while_the_organisation_requires_it() {
+    let organization = OrganizationSettings {
+        mfa_required: true,
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..Plan::default()
+    })
+    .await;
+    let token = app.log_in_with_code("dev@acme.example").await.text("accessToken");
+    app.wait(30);
+    let answer = app
+        .post("/mfa/disable", Some(&token), json!({"code": app.code(SECRET)}))
+        .await;
+    answer.refused(400, "Your organization requires MFA");
+    assert!(app.find("dev@acme.example").mfa_enabled);
+}
+
+#[tokio::test]
+async fn suspended_factors_are_destroyed_after_their_time() {
+    let app = App::new().await;
+    let admin = app.token("admin@acme.example").await;
+    app.reset(&admin, "dev@acme.example").await.ok();
+    let count = || {
+        let id = app.id("dev@acme.example");
+        let after = app.clock.now() + SignedDuration::from_secs(1);
+        let found = app
+            .services
+            .store
+            .read(|db| latchkey::store::factors::find_suspended(db, after));
+        found.expect("read").iter().filter(|user| **user == id).count()
+    };
+    assert_eq!(count(), 1);
+    app.wait(7 * 24 * 3600);
+    assert_eq!(
+        latchkey::service::enrolment::destroy_suspended_factors(&app.services).await,
+        Ok(0)
+    );
+    app.wait(1);
+    assert_eq!(
+        latchkey::service::enrolment::destroy_suspended_factors(&app.services).await,
+        Ok(1)
+    );
+    assert_eq!(count(), 0);
+}

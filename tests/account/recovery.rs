@@ -1,0 +1,291 @@
+//! What a reset means for the user (contract A, 1 to 4; invariant 6).
+
+use latchkey::domain::account::{OrganizationSettings, Role};
+use poem::http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{App, Plan, SECRET, entry};
+
+fn mfa_required() -> Plan {
+    let organization = OrganizationSettings {
+        mfa_required: true,
+        ..Default::default()
+    };
+    Plan {
+        organization,
+        ..Plan::default()
+    }
+}
+
+/// An admin who gets in although MFA is required.
+async fn admin_token(app: &App) -> String {
+    let admin = app.find("admin@acme.example").id;
+    let services = app.services.clone();
+    let lifetime = jiff::SignedDuration::from_hours(12);
+    tokio::task::spawn_blocking(move || latchkey::service::session::mint_token(&services, admin, lifetime))
+        .await
+        .expect("joined")
+        .expect("minted")
+}
+
+#[tokio::test]
+async fn the_whole_story() {
+    let app = App::with(mfa_required()).await;
+    let admin = admin_token(&app).await;
+
+    // Logged in with password and code; then the device is lost. A second login is under way.
+    let before = app.log_in_with_code("dev@acme.example").await;
+    let old_challenge = app.challenge("dev@acme.example").await;
+    app.wait(30);
+
+    let answer = app.reset(&admin, "dev@acme.example").await.ok();
+    assert_eq!(answer.body, json!({"message": "MFA reset successfully"}));
+
+    // Everything old is dead.
+    let old = app
+        .post("/mfa/setup", Some(&before.text("accessToken")), Value::Null)
+        .await;
+    old.refused(401, "The access token has been revoked");
+    let refresh = json!({"refreshToken": before.text("refreshToken")});
+    app.post("/auth/refresh", None, refresh)
+        .await
+        .refused(401, "The refresh token is invalid or has expired");
+    app.verify(&old_challenge, &app.code(SECRET))
+        .await
+        .refused(401, "The MFA challenge is invalid or has expired");
+
+    // The password alone opens set-up and nothing else.
+    let login = app.login("dev@acme.example").await.ok();
+    assert_eq!(login.body["mfaRequired"], false);
+    assert_eq!(login.body["mfaSetupRequired"], true);
+    assert_eq!(login.body["user"]["mfaEnabled"], false);
+    let token = login.text("accessToken");
+    let path = "/account/sessions";
+    let elsewhere = app.call(Method::GET, path, Some(&token), None).await;
+    elsewhere.refused(403, "Set up MFA before anything else");
+
+    // Set up again: the same tokens open everything.
+    let secret = app
+        .post("/mfa/setup", Some(&token), Value::Null)
+        .await
+        .ok()
+        .text("secret");
+    assert_ne!(secret, SECRET);
+    let body = json!({"secret": secret, "code": app.code(&secret)});
+    app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
+    app.call(Method::GET, path, Some(&token), None).await.ok();
+    let refresh = json!({"refreshToken": login.text("refreshToken")});
+    app.post("/auth/refresh", None, refresh).await.ok();
+
+    // The new code logs in, the old secret's does not.
+    app.wait(30);
+    let challenge = app.challenge("dev@acme.example").await;
+    app.verify(&challenge, &app.code(SECRET))
+        .await
+        .refused(401, "Invalid MFA code");
+    app.verify(&challenge, &app.code(&secret)).await.ok();
+    assert!(app.find("dev@acme.example").enrolment_due.is_none());
+}
+
+#[tokio::test]
+async fn old_recovery_codes_are_dead_after_a_reset() {
+    let app = App::new().await;
+    let admin = admin_token(&app).await;
+    let enrol = || async {
+        let token = app.token("new@acme.example").await;
+        let secret = app
+            .post("/mfa/setup", Some(&token), Value::Null)
+            .await
+            .ok()
+            .text("secret");
+        let body = json!({"secret": secret, "code": app.code(&secret)});
+        let answer = app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
+        answer.body["recoveryCodes"][0]
+            .as_str()
+            .expect("a code")
+            .to_owned()
+    };
+    let old = enrol().await;
+    app.reset(&admin, "new@acme.example").await.ok();
+    let new = enrol().await;
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, &old)
+        .await
+        .refused(401, "Invalid MFA code");
+    app.verify(&challenge, &new).await.ok();
+}
+
+#[tokio::test]
+async fn a_set_up_under_way_ends_with_the_reset() {
+    // Only who has MFA can be reset, so the half-done set-up is put there behind the app's back.
+    let app = App::new().await;
+    let admin = admin_token(&app).await;
+    let token = app.token("new@acme.example").await;
+    app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
+    app.sql(
+        "INSERT INTO factor (user_id, id, kind, secret, enrolled_at) \
+         SELECT id, randomblob(16), 'totp', x'00', 0 FROM user WHERE email = 'new@acme.example'",
+    );
+    app.reset(&admin, "new@acme.example").await.ok();
+    let id = app.id("new@acme.example");
+    let at = app.clock.now();
+    let left = app
+        .services
+        .store
+        .read(|db| latchkey::store::factors::find_enrolment(db, id, at));
+    assert!(left.expect("read").is_none());
+}
+
+#[tokio::test]
+async fn where_nothing_is_demanded_the_password_alone_logs_in_after_a_reset() {
+    let app = App::new().await;
+    let admin = admin_token(&app).await;
+    app.reset(&admin, "dev@acme.example").await.ok();
+    let login = app.login("dev@acme.example").await.ok();
+    assert_eq!(
+        (&login.body["mfaRequired"], &login.body["mfaSetupRequired"]),
+        (&json!(false), &json!(false))
+    );
+    app.call(
+        Method::GET,
+        "/account/sessions",
+        Some(&login.text("accessToken")),
+        None,
+    )
+    .await
+    .ok();
+}
+
+#[tokio::test]
+async fn whoever_was_never_enrolled_is_led_to_set_up_where_it_is_demanded() {
+    let app = App::with(mfa_required()).await;
+    app.wait(365 * 24 * 3600);
+    assert_eq!(
+        app.login("new@acme.example").await.ok().body["mfaSetupRequired"],
+        true
+    );
+}
+
+#[tokio::test]
+async fn past_the_window_the_account_is_locked_and_only_the_password_tells() {
+    let app = App::with(mfa_required()).await;
+    let admin = admin_token(&app).await;
+    app.reset(&admin, "dev@acme.example").await.ok();
+    app.wait(24 * 3600 - 60);
+    let login = app.login("dev@acme.example").await.ok();
+    let token = login.text("accessToken");
+    let secret = app
+        .post("/mfa/setup", Some(&token), Value::Null)
+        .await
+        .ok()
+        .text("secret");
+    app.wait(60);
+    // The session ended with the window, and its refresh token with it.
+    let body = json!({"secret": secret, "code": app.code(&secret)});
+    assert_eq!(
+        app.post("/mfa/setup/confirm", Some(&token), body).await.status,
+        401
+    );
+    let refresh = json!({"refreshToken": login.text("refreshToken")});
+    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+
+    app.login_as("dev@acme.example", "wrong")
+        .await
+        .refused(401, "Invalid credentials");
+    assert!(app.find("dev@acme.example").locked.is_none());
+    let locked = "The account is locked. Ask an administrator to unlock it";
+    app.login("dev@acme.example").await.refused(403, locked);
+    assert_eq!(
+        app.newest(),
+        entry("USER_LOGIN", "DENIED", Some("enrolment-window-over"))
+    );
+    assert!(app.find("dev@acme.example").locked.is_some());
+    app.login("dev@acme.example").await.refused(403, locked);
+    assert_eq!(app.newest(), entry("USER_LOGIN", "DENIED", Some("locked")));
+}
+
+#[tokio::test]
+async fn an_enrolment_session_lives_an_hour_at_most() {
+    let app = App::with(mfa_required()).await;
+    let login = app.login("new@acme.example").await.ok();
+    app.wait(15 * 60);
+    let expired = app
+        .post("/mfa/setup", Some(&login.text("accessToken")), Value::Null)
+        .await;
+    expired.refused(401, "The access token has expired");
+    let refresh = json!({"refreshToken": login.text("refreshToken")});
+    let tokens = app.post("/auth/refresh", None, refresh).await.ok();
+    let token = tokens.text("accessToken");
+    app.call(Method::GET, "/account/sessions", Some(&token), None)
+        .await
+        .refused(403, "Set up MFA before anything else");
+    app.wait(45 * 60);
+    let refresh = json!({"refreshToken": tokens.text("refreshToken")});
+    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+}
+
+#[tokio::test]
+async fn set_up_asks_for_the_admins_code_where_it_is_demanded() {
+    let mut plan = mfa_required();
+    plan.organization.enrolment_code_required = true;
+    let app = App::with(plan).await;
+    let admin = admin_token(&app).await;
+    let answer = app.reset(&admin, "dev@acme.example").await.ok();
+    let code = answer.text("enrolmentCode");
+    let token = app.token("dev@acme.example").await;
+    let secret = app
+        .post("/mfa/setup", Some(&token), Value::Null)
+        .await
+        .ok()
+        .text("secret");
+    let confirm = |code: Option<String>| {
+        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
+        app.post("/mfa/setup/confirm", Some(&token), body)
+    };
+    for (code, problem) in [
+        (None, "is required: ask the administrator for it"),
+        (
+            Some(String::new()),
+            "is wrong or has expired: ask the administrator for another",
+        ),
+        (
+            Some("ABCD-EFGH".into()),
+            "is wrong or has expired: ask the administrator for another",
+        ),
+    ] {
+        let answer = confirm(code).await;
+        answer.refused(400, "Validation failed");
+        assert_eq!(answer.body["validationErrors"]["enrolmentCode"], problem);
+    }
+    confirm(Some(code.to_lowercase())).await.ok();
+    let trail = format!("{:?}", app.entries());
+    assert!(!trail.contains(&code));
+}
+
+#[tokio::test]
+async fn an_enrolment_session_opens_set_up_and_logout_alone() {
+    let app = App::with(mfa_required()).await;
+    app.user("acme", "boss", Role::OrgAdmin).await;
+    let token = app.token("boss@acme.example").await;
+    let document = latchkey::http::document();
+    let paths = document["paths"].as_object().expect("paths");
+    let mut refused = 0;
+    for (path, operations) in paths {
+        for (method, operation) in operations.as_object().expect("operations") {
+            let secured = operation["security"].as_array().is_some_and(|s| !s.is_empty());
+            let name = operation["operationId"].as_str().expect("an operation has an id");
+            if !secured || ["setUpMfa", "confirmMfa", "logout"].contains(&name) {
+                continue;
+            }
+            let path = path
+                .trim_start_matches("/api/v1")
+                .replace("{id}", &app.id("dev@acme.example").to_string());
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
+            let body = operation["requestBody"].is_object().then(|| json!({}));
+            let answer = app.call(method, &path, Some(&token), body).await;
+            answer.refused(403, "Set up MFA before anything else");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 8, "{refused} operations");
+}
