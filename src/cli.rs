@@ -2,18 +2,24 @@
 //! output, everything else to standard error, so that scripts can use the one and log the other.
 
 mod config;
+mod demo;
 mod exit;
+mod openapi;
+mod org;
 mod output;
 mod serve;
+mod token;
+mod user;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::app::App;
 use crate::config::{Config, Flags, LogFormat, Sources};
+use crate::{domain, logging};
 pub use exit::Exit;
 pub use output::Progress;
 
@@ -48,9 +54,29 @@ pub struct Global {
 enum Command {
     /// Serve the API.
     Serve(serve::Serve),
+    /// Serve the API with sample organisations, and print what to paste.
+    Demo(demo::Demo),
+    /// Organisations.
+    #[command(subcommand)]
+    Org(org::Command),
+    /// Accounts.
+    #[command(subcommand)]
+    User(user::Command),
+    /// Access tokens without a login.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Print the document that describes the API.
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     /// Check the configuration, or print an annotated example of it.
     #[command(subcommand)]
     Config(config::Command),
+    /// Print a script that completes `latchkey` commands in a shell.
+    #[command(after_help = "Examples:\n  latchkey completions bash > /etc/bash_completion.d/latchkey")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Parses the command line, runs the command and says how it ended.
@@ -75,7 +101,16 @@ impl Cli {
         let Self { global, command } = self;
         match command {
             Command::Serve(serve) => serve.run(&global),
+            Command::Demo(demo) => demo.run(&global),
+            Command::Org(org) => org.run(&global),
+            Command::User(user) => user.run(&global),
+            Command::Token(token) => token.run(&global),
+            Command::OpenApi(openapi) => openapi.run(),
             Command::Config(config) => config.run(&global),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "latchkey", &mut std::io::stdout());
+                Ok(())
+            }
         }
     }
 }
@@ -104,6 +139,20 @@ impl Global {
     /// # Errors
     /// As [`Global::load`] and [`App::open`].
     pub fn open(&self) -> Result<App> {
-        App::open(self.load(None)?)
+        let mut config = self.load(None)?;
+        // A command tells its result itself; only warnings are worth a line besides.
+        if self.log_level.is_none() {
+            "warn".clone_into(&mut config.log.filter);
+        }
+        logging::start(&config.log)?;
+        App::open(config)
     }
+}
+
+/// Runs a service's story to its end, for a command that does nothing else meanwhile.
+fn wait_for<T>(story: impl Future<Output = domain::Result<T>>) -> domain::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .map_err(|e| domain::Error::Internal(format!("the async runtime: {e}")))?
+        .block_on(story)
 }

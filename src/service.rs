@@ -10,6 +10,7 @@ pub mod hashing;
 pub mod health;
 pub mod login;
 pub mod notices;
+pub mod operator;
 pub mod plugins;
 pub mod reset;
 pub mod sample;

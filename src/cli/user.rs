@@ -1,0 +1,205 @@
+//! `latchkey user`: accounts.
+
+use std::fs;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::exit::Refusal;
+use super::{Global, output};
+use crate::domain::account::{Role, User};
+use crate::service::operator::{self, NewAccount};
+
+/// `latchkey user …`
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a user, an organisation's first admin for example.
+    ///
+    /// Without a password option one is generated and printed, this once.
+    #[command(
+        after_help = "Examples:\n  latchkey user create --org acme --email ada@acme.example --admin\n  \
+                            latchkey user create --org acme --email bo@acme.example --password-file - < secret\n  \
+                            latchkey user create --org acme --email cy@acme.example --prompt"
+    )]
+    Create(Create),
+    /// List an organisation's users.
+    List {
+        /// Slug of the organisation.
+        #[arg(long, value_name = "SLUG")]
+        org: String,
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// Slug of the organisation.
+    #[arg(long, value_name = "SLUG")]
+    org: String,
+    /// E-mail address: the name used at login.
+    #[arg(long, value_name = "ADDRESS")]
+    email: String,
+    /// Name shown to people.
+    #[arg(long)]
+    name: Option<String>,
+    /// The same as --role org-admin.
+    #[arg(long, conflicts_with = "role")]
+    admin: bool,
+    /// What the user may do.
+    #[arg(long, value_enum, default_value = "member")]
+    role: RoleName,
+    /// Read the password from a file's first line; - is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    password_file: Option<PathBuf>,
+    /// Ask for the password on the terminal.
+    #[arg(long)]
+    prompt: bool,
+    /// Print the user as JSON, with the generated password.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleName {
+    Member,
+    HelpDesk,
+    OrgAdmin,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Member => Self::Member,
+            RoleName::HelpDesk => Self::HelpDesk,
+            RoleName::OrgAdmin => Self::OrgAdmin,
+        }
+    }
+}
+
+impl Command {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::Create(create) => create.run(global),
+            Self::List { org, json } => {
+                let users = operator::list_users(&global.open()?.services, &org)?;
+                if json {
+                    return output::json(&users.iter().map(in_json).collect::<Vec<_>>());
+                }
+                let rows: Vec<_> = users.into_iter().map(row).collect();
+                output::table(["EMAIL", "ID", "ROLE", "MFA", "STATE", "NAME"], &rows)
+            }
+        }
+    }
+}
+
+impl Create {
+    fn run(self, global: &Global) -> Result<()> {
+        let password = match &self.password_file {
+            Some(file) => Some(password_from(file)?),
+            None if self.prompt => Some(prompt_for_password()?),
+            None => None,
+        };
+        let role = if self.admin {
+            Role::OrgAdmin
+        } else {
+            self.role.into()
+        };
+        let new = NewAccount {
+            slug: self.org,
+            email: self.email,
+            name: self.name,
+            role,
+        };
+        let app = global.open()?;
+        let (user, generated) = super::wait_for(operator::create_account(&app.services, new, password))?;
+        if self.json {
+            let mut value = in_json(&user);
+            if let Some(password) = generated {
+                value["password"] = password.into();
+            }
+            return output::json(&value);
+        }
+        output::line(format_args!("User {} made, id {}", user.email, user.id))?;
+        match generated {
+            Some(password) => output::line(format_args!("Password, shown this once: {password}")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn password_from(file: &Path) -> Result<String> {
+    let text = if file == Path::new("-") {
+        io::read_to_string(io::stdin()).context("the password can't be read from standard input")?
+    } else {
+        fs::read_to_string(file)
+            .with_context(|| format!("the password can't be read from {}", file.display()))?
+    };
+    let first = text.lines().next().unwrap_or_default();
+    if first.is_empty() {
+        return Err(Refusal("the password file's first line is empty".to_owned()).into());
+    }
+    Ok(first.to_owned())
+}
+
+fn prompt_for_password() -> Result<String> {
+    if !io::stdin().is_terminal() {
+        let instead = "there is no terminal to ask for a password on; use --password-file -";
+        return Err(Refusal(instead.to_owned()).into());
+    }
+    let password = rpassword::prompt_password("Password: ").context("the password could not be read")?;
+    let again = rpassword::prompt_password("Once more: ").context("the password could not be read")?;
+    if password != again {
+        return Err(Refusal("the two passwords differ; nothing was done".to_owned()).into());
+    }
+    Ok(password)
+}
+
+fn state(user: &User) -> &'static str {
+    match (user.active, &user.locked, &user.enrolment_due) {
+        (false, ..) => "inactive",
+        (true, Some(_), _) => "locked",
+        (true, None, Some(_)) => "must set MFA up",
+        (true, None, None) => "active",
+    }
+}
+
+fn row(user: User) -> [String; 6] {
+    let state = state(&user).to_owned();
+    let mfa = if user.mfa_enabled { "on" } else { "off" };
+    [
+        user.email,
+        user.id.to_string(),
+        role_name(user.role).to_owned(),
+        mfa.to_owned(),
+        state,
+        user.name.unwrap_or_default(),
+    ]
+}
+
+pub(super) fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Member => "member",
+        Role::HelpDesk => "help-desk",
+        Role::OrgAdmin => "org-admin",
+        Role::Operator => "operator",
+    }
+}
+
+fn in_json(user: &User) -> Value {
+    json!({
+        "id": user.id,
+        "organizationId": user.organization_id,
+        "email": user.email,
+        "name": user.name,
+        "role": role_name(user.role),
+        "state": state(user),
+        "mfaEnabled": user.mfa_enabled,
+        "lastLoginAt": user.last_login_at,
+        "createdAt": user.created_at,
+    })
+}
