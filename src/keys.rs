@@ -133,7 +133,7 @@ impl KeyRing {
 
     /// A code for an admin to give to a user after a reset: 40 bits in two groups, for a day at most.
     #[must_use]
-    pub fn enrolment_code(&self, entropy: &Entropy) -> String {
+    pub fn enrolment_code(entropy: &Entropy) -> String {
         second_factor::recovery_code(&entropy.bytes::<8>())
     }
 
@@ -163,6 +163,9 @@ impl KeyRing {
 
     /// Encrypts a factor's secret for one user (XChaCha20-Poly1305). It opens only as a factor of the
     /// same kind of the same user, so that rows can't be swapped.
+    ///
+    /// # Panics
+    /// Never in practice: a factor's secret is far shorter than 256 GiB.
     #[must_use]
     pub fn seal(&self, user: UserId, kind: FactorKind, secret: &[u8], nonce: [u8; NONCE_LENGTH]) -> Vec<u8> {
         let aad = associated_data(user, kind);
@@ -351,7 +354,8 @@ fn check_mode(path: &Path, wanted: u32) -> Result<(), KeyError> {
         .map_err(|source| io_error(path, source))?
         .mode()
         & 0o7777;
-    if mode & 0o077 == 0 {
+    let for_others = mode & 0o077;
+    if for_others == 0 {
         return Ok(());
     }
     Err(KeyError::Permissions {

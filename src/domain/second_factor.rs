@@ -223,6 +223,9 @@ pub fn hash_recovery_code(code: &str, salt: &[u8; 16], pepper: &[u8; 32]) -> [u8
 
 /// The hash of the code that an admin gives to a user after a reset. Keyed, since the code is short; it
 /// lives for a day at most and works once.
+///
+/// # Panics
+/// Never in practice: HMAC takes keys of any length.
 #[must_use]
 pub fn hash_enrolment_code(user: UserId, code: &str, pepper: &[u8; 32]) -> [u8; 32] {
     let normalized: Zeroizing<String> = Zeroizing::new(match Code::parse(code) {

@@ -31,10 +31,12 @@ pub struct AnySession(pub Principal);
 )]
 pub struct Caller(pub Principal);
 
+#[expect(clippy::unused_async, reason = "the derive calls and awaits it")]
 async fn any_session(request: &Request, bearer: Bearer) -> poem::Result<Principal> {
     authenticate(request, &bearer.token)
 }
 
+#[expect(clippy::unused_async, reason = "the derive calls and awaits it")]
 async fn full_session(request: &Request, bearer: Bearer) -> poem::Result<Principal> {
     let principal = authenticate(request, &bearer.token)?;
     principal.full().map_err(Problem)?;

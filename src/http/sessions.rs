@@ -68,6 +68,7 @@ enum Ended {
 impl SessionApi {
     /// List one's own sessions.
     #[oai(path = "/account/sessions", method = "get", operation_id = "listSessions")]
+    #[expect(clippy::unused_async, reason = "handlers are async")]
     async fn list_sessions(
         &self,
         caller: Caller,

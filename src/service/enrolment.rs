@@ -195,11 +195,11 @@ pub async fn disable_mfa(
             if organization.is_some_and(|organization| organization.settings.mfa_required) {
                 return Err(Error::Refused("Your organization requires MFA"));
             }
-            let used = match &shown {
+            let spent = match &shown {
                 Some(shown) => shown.take(tx, &user, &request)?,
                 None => None,
             };
-            let Some(used) = used else {
+            let Some(spent) = spent else {
                 let event = event
                     .clone()
                     .ended(AuditResult::Denied, WRONG_CODE)
@@ -214,7 +214,7 @@ pub async fn disable_mfa(
             let kinds: Vec<_> = removed.iter().map(|facts| kind_name(facts.kind)).collect();
             let event = event.clone().with("factors", kinds).with("sessionsEnded", ended);
             audit::append_entry(tx, at, entry_ids[0], &event)?;
-            if let Some(event) = used.event(&user, &request) {
+            if let Some(event) = spent.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
             }
             Ok(Ok(()))

@@ -13,12 +13,12 @@ use zeroize::Zeroizing;
 
 use super::session::{self, Opening, Tokens};
 use super::{RequestContext, Services};
-use crate::domain::account::{Lock, Organization, SessionScope, User};
+use crate::domain::account::{Lock, Organization, SessionScope, User, UserId};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::credential::OneUseToken;
 use crate::domain::{Error, Result};
 use crate::store::sessions::{self, Purpose, SessionRow};
-use crate::store::{accounts, audit, passwords};
+use crate::store::{Transaction, accounts, audit, passwords};
 
 pub use code::verify_mfa;
 pub use expired_password::change_expired_password;
@@ -160,7 +160,7 @@ impl Case {
             })
     }
 
-    fn still_holds(&self, tx: &crate::store::Transaction<'_>) -> Result<()> {
+    fn still_holds(&self, tx: &Transaction<'_>) -> Result<()> {
         let user = accounts::find_user_revision(tx, self.user.id)?;
         let organization = accounts::find_organization_revision(tx, self.organization.id)?;
         if (user, organization) == (Some(self.user.revision), Some(self.organization.revision)) {
@@ -170,10 +170,17 @@ impl Case {
     }
 }
 
-/// What a decision writes.
+/// How a login ends: what is written, what the trail says, what the caller is told.
+struct Ending {
+    writes: Writes,
+    event: Option<Event>,
+    answer: Result<Next>,
+}
+
+/// What an ending writes.
 enum Writes {
+    Nothing,
     Lock(Lock),
-    Refuse,
     Token {
         hash: [u8; 32],
         purpose: Purpose,
@@ -189,95 +196,21 @@ async fn commit(
     context: &RequestContext,
 ) -> Result<LoginAnswer> {
     let at = context.at;
-    let user = &case.user;
-    let event = login_event(user, context);
-    let (writes, event, next) = match case.decide(at) {
-        Decision::Locked => (
-            Writes::Refuse,
-            Some(refused(event, "locked")),
-            Err(Error::AccountLocked),
-        ),
-        Decision::WindowOver => {
-            let reason = "MFA was not set up in time after a reset".to_owned();
-            let event = refused(event, "enrolment-window-over").with("accountLocked", true);
-            (
-                Writes::Lock(Lock { at, reason }),
-                Some(event),
-                Err(Error::AccountLocked),
-            )
-        }
-        Decision::PasswordExpired => {
-            let expires_at = at + SignedDuration::from_secs(PASSWORD_CHANGE_SECS);
-            let (token, writes) = one_use(services, user, Purpose::PasswordChange, expires_at);
-            (writes, None, Ok(Next::PasswordExpired { token }))
-        }
-        Decision::Challenge => {
-            let expires_in = services.settings.mfa_challenge_secs;
-            let expires_at = at + SignedDuration::from_secs(expires_in);
-            let (token, writes) = one_use(services, user, Purpose::Mfa, expires_at);
-            (writes, None, Ok(Next::Challenge { token, expires_in }))
-        }
-        Decision::SetUp { until } => {
-            let opening = Opening {
-                scope: SessionScope::Enrolment,
-                second_factor: None,
-                until: Some(until),
-            };
-            let (row, tokens) = session::new_session(services, user, opening, context);
-            let event = event
-                .with("sessionId", row.session.id.to_string())
-                .with("scope", "enrolment");
-            (
-                Writes::Session(Box::new(row)),
-                Some(event),
-                Ok(Next::SetUp(tokens)),
-            )
-        }
-        Decision::Done => {
-            let opening = Opening {
-                scope: SessionScope::Full,
-                second_factor: None,
-                until: None,
-            };
-            let (row, tokens) = session::new_session(services, user, opening, context);
-            let event = event
-                .with("sessionId", row.session.id.to_string())
-                .with("method", "password");
-            (
-                Writes::Session(Box::new(row)),
-                Some(event),
-                Ok(Next::Done(tokens)),
-            )
-        }
-    };
+    let Ending {
+        writes,
+        event,
+        answer,
+    } = Ending::of(services, &case, context);
     let entry_id = services.entropy.uuid(at);
-    let (case_in, rehashed) = (case.clone(), proof.rehashed.clone());
+    let (judged, rehashed) = (case.clone(), proof.rehashed.clone());
     services
         .store
         .write(move |tx| {
-            let user = &case_in.user;
-            case_in.still_holds(tx)?;
+            judged.still_holds(tx)?;
             if let Some((old, new)) = &rehashed {
-                passwords::update_password_hash(tx, user.id, old, new)?;
+                passwords::update_password_hash(tx, judged.user.id, old, new)?;
             }
-            match &writes {
-                Writes::Refuse => {}
-                Writes::Lock(lock) => {
-                    accounts::update_lock(tx, user.id, Some(lock), at)?;
-                    sessions::clear_sessions(tx, user.id)?;
-                }
-                Writes::Token {
-                    hash,
-                    purpose,
-                    expires_at,
-                } => {
-                    sessions::insert_challenge(tx, user.id, hash, *purpose, None, at, *expires_at)?;
-                }
-                Writes::Session(row) => {
-                    sessions::insert_session(tx, row)?;
-                    passwords::update_last_login(tx, user.id, at)?;
-                }
-            }
+            writes.apply(tx, judged.user.id, at)?;
             if let Some(event) = &event {
                 audit::append_entry(tx, at, entry_id, event)?;
             }
@@ -285,23 +218,117 @@ async fn commit(
         })
         .await?;
     let Case { user, organization } = case;
-    next.map(|next| LoginAnswer {
+    answer.map(|next| LoginAnswer {
         user,
         organization,
         next,
     })
 }
 
-fn one_use(services: &Services, user: &User, purpose: Purpose, expires_at: Timestamp) -> (String, Writes) {
+impl Ending {
+    fn of(services: &Services, case: &Case, context: &RequestContext) -> Self {
+        let at = context.at;
+        let user = &case.user;
+        match case.decide(at) {
+            Decision::Locked => Self::refuse(user, context, "locked", Writes::Nothing),
+            Decision::WindowOver => {
+                let reason = "MFA was not set up in time after a reset".to_owned();
+                let lock = Writes::Lock(Lock { at, reason });
+                Self::refuse(user, context, "enrolment-window-over", lock)
+            }
+            Decision::PasswordExpired => {
+                let (token, writes) =
+                    one_use(services, user, Purpose::PasswordChange, PASSWORD_CHANGE_SECS, at);
+                Self::go_on(writes, Next::PasswordExpired { token })
+            }
+            Decision::Challenge => {
+                let expires_in = services.settings.mfa_challenge_secs;
+                let (token, writes) = one_use(services, user, Purpose::Mfa, expires_in, at);
+                Self::go_on(writes, Next::Challenge { token, expires_in })
+            }
+            Decision::SetUp { until } => {
+                Self::let_in(services, user, SessionScope::Enrolment, Some(until), context)
+            }
+            Decision::Done => Self::let_in(services, user, SessionScope::Full, None, context),
+        }
+    }
+
+    fn refuse(user: &User, context: &RequestContext, reason: &str, writes: Writes) -> Self {
+        let event = refused(login_event(user, context), reason);
+        Self {
+            writes,
+            event: Some(event),
+            answer: Err(Error::AccountLocked),
+        }
+    }
+
+    /// One step of several: the last one leaves the entry.
+    fn go_on(writes: Writes, next: Next) -> Self {
+        Self {
+            writes,
+            event: None,
+            answer: Ok(next),
+        }
+    }
+
+    fn let_in(
+        services: &Services,
+        user: &User,
+        scope: SessionScope,
+        until: Option<Timestamp>,
+        context: &RequestContext,
+    ) -> Self {
+        let opening = Opening {
+            scope,
+            second_factor: None,
+            until,
+        };
+        let (row, tokens) = session::new_session(services, user, opening, context);
+        let event = login_event(user, context)
+            .with("sessionId", row.session.id.to_string())
+            .with("method", "password");
+        let (event, next) = match scope {
+            SessionScope::Full => (event, Next::Done(tokens)),
+            SessionScope::Enrolment => (event.with("scope", "enrolment"), Next::SetUp(tokens)),
+        };
+        Self {
+            writes: Writes::Session(Box::new(row)),
+            event: Some(event),
+            answer: Ok(next),
+        }
+    }
+}
+
+impl Writes {
+    fn apply(&self, tx: &Transaction<'_>, user: UserId, at: Timestamp) -> Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Lock(lock) => {
+                accounts::update_lock(tx, user, Some(lock), at)?;
+                sessions::clear_sessions(tx, user)?;
+                Ok(())
+            }
+            Self::Token {
+                hash,
+                purpose,
+                expires_at,
+            } => sessions::insert_challenge(tx, user, hash, *purpose, None, at, *expires_at),
+            Self::Session(row) => {
+                sessions::insert_session(tx, row)?;
+                passwords::update_last_login(tx, user, at)
+            }
+        }
+    }
+}
+
+fn one_use(services: &Services, user: &User, purpose: Purpose, secs: i64, at: Timestamp) -> (String, Writes) {
     let token = OneUseToken::new(user.id, services.entropy.bytes());
-    (
-        token.encode(),
-        Writes::Token {
-            hash: token.hash(),
-            purpose,
-            expires_at,
-        },
-    )
+    let writes = Writes::Token {
+        hash: token.hash(),
+        purpose,
+        expires_at: at + SignedDuration::from_secs(secs),
+    };
+    (token.encode(), writes)
 }
 
 /// A login by somebody who proved to be the user, as far as was asked.

@@ -1,5 +1,10 @@
 //! Sessions (refresh families) and one-use challenges.
 
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+)]
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 

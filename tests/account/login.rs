@@ -314,12 +314,12 @@ async fn an_old_hash_is_renewed_when_its_password_is_shown() {
 
 fn argon2_of(password: &str) -> String {
     use argon2::password_hash::{PasswordHasher as _, Salt};
-    let params = argon2::Params::new(8, 1, 1, None).unwrap();
+    let params = argon2::Params::new(8, 1, 1, None).expect("in range");
     let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let salt = Salt::from_b64("c29tZSBzYWx0").unwrap();
+    let salt = Salt::from_b64("c29tZSBzYWx0").expect("a salt");
     argon2
         .hash_password(password.as_bytes(), salt)
-        .unwrap()
+        .expect("in range")
         .to_string()
 }
 

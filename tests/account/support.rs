@@ -14,6 +14,8 @@ use latchkey::keys::KeyRing;
 use latchkey::limiter::{Limiter, Limits};
 use latchkey::plugin_host::{HostOptions, PluginHost};
 use latchkey::service::administration::{NewOrganization, NewUser, create_organization, create_user};
+use latchkey::service::plugins::Bindings;
+use latchkey::service::reset::{Floods, InFlight};
 use latchkey::service::{Services, Settings, enrolment};
 use latchkey::store::Store;
 use poem::endpoint::{BoxEndpoint, EndpointExt as _};
@@ -95,9 +97,9 @@ impl App {
             entropy,
             settings: plan.settings,
             hashing: latchkey::service::hashing::Hashing::default(),
-            in_flight: Default::default(),
-            floods: Default::default(),
-            bindings: Default::default(),
+            in_flight: InFlight::default(),
+            floods: Floods::default(),
+            bindings: Bindings::default(),
         });
         let client = TestClient::new(endpoint(Arc::clone(&services), HttpOptions::default()).boxed());
         let app = Self {

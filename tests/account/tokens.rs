@@ -44,7 +44,7 @@ async fn a_token_that_was_tampered_with_is_invalid() {
         claims[name] = value;
         token(&header, &claims, &signature)
     };
-    let headed = |name: &str, value: Value, signature: &str| {
+    let with_header = |name: &str, value: Value, signature: &str| {
         let mut header = header.clone();
         header[name] = value;
         token(&header, &claims, signature)
@@ -53,11 +53,11 @@ async fn a_token_that_was_tampered_with_is_invalid() {
         changed("role", json!("ORG_ADMIN")),
         changed("sub", json!(app.id("admin@acme.example"))),
         changed("exp", json!(4_000_000_000_i64)),
-        headed("alg", json!("none"), ""),
-        headed("alg", json!("none"), &signature),
-        headed("alg", json!("RS256"), &signature),
-        headed("alg", json!("HS512"), &signature),
-        headed("kid", json!("other"), &signature),
+        with_header("alg", json!("none"), ""),
+        with_header("alg", json!("none"), &signature),
+        with_header("alg", json!("RS256"), &signature),
+        with_header("alg", json!("HS512"), &signature),
+        with_header("kid", json!("other"), &signature),
         format!("{good}x"),
         good[..good.len() - 1].to_owned(),
         "nonsense".to_owned(),

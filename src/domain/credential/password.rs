@@ -80,33 +80,27 @@ pub fn password_problems(password: &str, rules: &OrganizationSettings) -> Vec<St
     if length > PASSWORD_MAX_CHARACTERS {
         problems.push(format!("must have at most {PASSWORD_MAX_CHARACTERS} characters"));
     }
-    let demands: [(bool, fn(char) -> bool, &str); 4] = [
-        (
-            rules.password_require_uppercase,
-            char::is_uppercase,
-            "must contain an upper-case letter",
-        ),
-        (
-            rules.password_require_lowercase,
-            char::is_lowercase,
-            "must contain a lower-case letter",
-        ),
-        (
-            rules.password_require_digit,
-            char::is_numeric,
-            "must contain a digit",
-        ),
-        (
-            rules.password_require_special_char,
-            |c| !c.is_alphanumeric() && !c.is_whitespace(),
-            "must contain a special character",
-        ),
-    ];
-    for (demanded, is_one, problem) in demands {
+    let mut demand = |demanded: bool, is_one: fn(char) -> bool, what: &str| {
         if demanded && !password.chars().any(is_one) {
-            problems.push(problem.to_owned());
+            problems.push(format!("must contain {what}"));
         }
-    }
+    };
+    demand(
+        rules.password_require_uppercase,
+        char::is_uppercase,
+        "an upper-case letter",
+    );
+    demand(
+        rules.password_require_lowercase,
+        char::is_lowercase,
+        "a lower-case letter",
+    );
+    demand(rules.password_require_digit, char::is_numeric, "a digit");
+    demand(
+        rules.password_require_special_char,
+        |c| !c.is_alphanumeric() && !c.is_whitespace(),
+        "a special character",
+    );
     problems
 }
 

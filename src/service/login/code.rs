@@ -65,11 +65,11 @@ pub async fn verify_mfa(
                 return Ok(Err(Error::DeadToken("MFA challenge")));
             };
             let event = login_event(&user, &request);
-            let used = match &shown {
+            let spent = match &shown {
                 Some(shown) => shown.take(tx, &user, &request)?,
                 None => None,
             };
-            let Some(used) = used else {
+            let Some(spent) = spent else {
                 sessions::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
                 audit::append_entry(tx, at, entry_ids[0], &refused(event, "wrong-code"))?;
                 return Ok(Err(Error::InvalidCode));
@@ -79,9 +79,9 @@ pub async fn verify_mfa(
             passwords::update_last_login(tx, user.id, at)?;
             let event = event
                 .with("sessionId", row.session.id.to_string())
-                .with("method", used.method());
+                .with("method", spent.method());
             audit::append_entry(tx, at, entry_ids[0], &event)?;
-            if let Some(event) = used.event(&user, &request) {
+            if let Some(event) = spent.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
             }
             Ok(Ok(()))

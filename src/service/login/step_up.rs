@@ -47,11 +47,11 @@ pub async fn step_up(
             let user = accounts::find_user_anywhere(tx, id)?.ok_or_else(gone)?;
             let mut event = login_event(&user, &request).with("sessionId", session.to_string());
             event.event_type = EventType::UserStepUp;
-            let used = match &shown {
+            let spent = match &shown {
                 Some(shown) => shown.take(tx, &user, &request)?,
                 None => None,
             };
-            let (Some(shown), Some(used)) = (&shown, used) else {
+            let (Some(shown), Some(spent)) = (&shown, spent) else {
                 let event = event
                     .ended(AuditResult::Denied, WRONG_CODE)
                     .with("reason", "wrong-code");
@@ -63,8 +63,8 @@ pub async fn step_up(
             };
             let expires_at = row.session.expires_at;
             sessions::update_second_factor(tx, id, session, shown.kind(), at, expires_at)?;
-            audit::append_entry(tx, at, entry_ids[0], &event.with("method", used.method()))?;
-            if let Some(event) = used.event(&user, &request) {
+            audit::append_entry(tx, at, entry_ids[0], &event.with("method", spent.method()))?;
+            if let Some(event) = spent.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
             }
             let session = sessions::find_session(tx, id, session, at)?.map(|row| row.session);

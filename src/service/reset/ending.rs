@@ -11,6 +11,7 @@ use crate::domain::account::{OrganizationId, Principal, SessionId, UserId};
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::policy::{Effect, ResultKind};
 use crate::domain::{Error, Result};
+use crate::keys::KeyRing;
 use crate::service::{Services, approvals, notices};
 use crate::store::accounts::{self, AfterReset};
 use crate::store::approvals::{Approval, insert_approval};
@@ -270,7 +271,7 @@ fn after_reset(
         hours
     };
     let until = hours.map(|hours| at + SignedDuration::from_hours(i64::from(hours)));
-    let code = code_wanted.then(|| services.keys.enrolment_code(&services.entropy));
+    let code = code_wanted.then(|| KeyRing::enrolment_code(&services.entropy));
     let code_until = at + SignedDuration::from_hours(ENROLMENT_CODE_HOURS);
     let after = AfterReset {
         enrolment_due_until: until,
