@@ -1,5 +1,6 @@
 //! Tests that speak HTTP to the whole app. `support.rs` has the app and its callers.
 
+mod account;
 mod administration;
 mod contract;
 #[path = "../guests/mod.rs"]

@@ -390,7 +390,8 @@ fn plugin_host() -> PluginHost {
         .clone()
 }
 
-fn password_hash() -> String {
+/// Hashed once for all users of all tests: it takes as long as the rest of a start.
+pub fn password_hash() -> String {
     static HASH: OnceLock<String> = OnceLock::new();
     HASH.get_or_init(|| latchkey::domain::credential::hash_password(PASSWORD, *b"salt of the test"))
         .clone()

@@ -7,7 +7,7 @@ use latchkey::keys::KeyRing;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use crate::support::App;
+use super::app::App;
 
 const INVALID: &str = "The access token is invalid";
 
@@ -28,7 +28,7 @@ fn token(header: &Value, claims: &Value, signature: &str) -> String {
     format!("{}.{}.{signature}", encode(header), encode(claims))
 }
 
-async fn list(app: &App, token: &str) -> crate::support::Answer {
+async fn list(app: &App, token: &str) -> super::app::Answer {
     app.call(Method::GET, "/account/sessions", Some(token), None)
         .await
 }
@@ -51,7 +51,7 @@ async fn a_token_that_was_tampered_with_is_invalid() {
     };
     for bad in [
         changed("role", json!("ORG_ADMIN")),
-        changed("sub", json!(app.id("admin@acme.example"))),
+        changed("sub", json!(app.id("boss@acme.example"))),
         changed("exp", json!(4_000_000_000_i64)),
         with_header("alg", json!("none"), ""),
         with_header("alg", json!("none"), &signature),
@@ -114,18 +114,18 @@ async fn the_database_decides_who_the_caller_is_now() {
     for (sql, message) in [
         ("UPDATE user SET active = 0", gone),
         ("UPDATE user SET locked_at = 1, locked_reason = 'x'", gone),
-        ("DELETE FROM user WHERE email = 'admin@acme.example'", gone),
+        ("DELETE FROM user WHERE email = 'boss@acme.example'", gone),
         ("DELETE FROM session", "The access token has been revoked"),
     ] {
         let app = App::new().await;
-        let token = app.token("admin@acme.example").await;
+        let token = app.token("boss@acme.example").await;
         app.sql(sql);
         list(&app, &token).await.refused(401, message);
     }
     let app = App::new().await;
-    let token = app.token("admin@acme.example").await;
+    let token = app.token("boss@acme.example").await;
     app.sql("UPDATE user SET role = 'member'");
-    app.reset(&token, "dev@acme.example")
+    app.reset_of(&token, "phone@acme.example")
         .await
         .refused(403, "Role ORG_ADMIN is required");
 }
@@ -133,7 +133,7 @@ async fn the_database_decides_who_the_caller_is_now() {
 #[tokio::test]
 async fn a_minted_token_lives_as_long_as_it_was_asked_for_and_no_longer() {
     let app = App::new().await;
-    let admin = app.id("admin@acme.example");
+    let admin = app.id("boss@acme.example");
     let services = app.services.clone();
     let mint =
         move || latchkey::service::session::mint_token(&services, admin, SignedDuration::from_hours(12));
@@ -154,7 +154,7 @@ async fn a_minted_token_lives_as_long_as_it_was_asked_for_and_no_longer() {
         (&json!("ORG_ADMIN"), &json!(["cli"]))
     );
     app.wait(12 * 3600 - 1);
-    app.reset(&token, "dev@acme.example").await.ok();
+    app.reset_of(&token, "phone@acme.example").await.ok();
     app.wait(1);
     list(&app, &token)
         .await
@@ -165,7 +165,7 @@ async fn a_minted_token_lives_as_long_as_it_was_asked_for_and_no_longer() {
 async fn nothing_is_minted_for_who_may_not_log_in() {
     let app = App::new().await;
     app.sql("UPDATE user SET active = 0 WHERE email = 'new@acme.example'");
-    let user = app.user("acme", "fine", Role::Member).await.id;
+    let user = app.user("fine", Role::Member).await.id;
     let inactive = app.id("new@acme.example");
     let services = app.services.clone();
     let outcome = tokio::task::spawn_blocking(move || {

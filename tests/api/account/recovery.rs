@@ -1,10 +1,10 @@
 //! What a reset means for the user (contract A, 1 to 4; invariant 6).
 
-use latchkey::domain::account::{OrganizationSettings, Role};
+use latchkey::domain::account::OrganizationSettings;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{App, Plan, SECRET, entry};
+use super::app::{App, Plan, SECRET, entry};
 
 fn mfa_required() -> Plan {
     let organization = OrganizationSettings {
@@ -19,13 +19,7 @@ fn mfa_required() -> Plan {
 
 /// An admin who gets in although MFA is required.
 async fn admin_token(app: &App) -> String {
-    let admin = app.find("admin@acme.example").id;
-    let services = app.services.clone();
-    let lifetime = jiff::SignedDuration::from_hours(12);
-    tokio::task::spawn_blocking(move || latchkey::service::session::mint_token(&services, admin, lifetime))
-        .await
-        .expect("joined")
-        .expect("minted")
+    app.minted(app.id("boss@acme.example")).await
 }
 
 #[tokio::test]
@@ -34,11 +28,11 @@ async fn the_whole_story() {
     let admin = admin_token(&app).await;
 
     // Logged in with password and code; then the device is lost. A second login is under way.
-    let before = app.log_in_with_code("dev@acme.example").await;
-    let old_challenge = app.challenge("dev@acme.example").await;
+    let before = app.log_in_with_code("phone@acme.example").await;
+    let old_challenge = app.challenge("phone@acme.example").await;
     app.wait(30);
 
-    let answer = app.reset(&admin, "dev@acme.example").await.ok();
+    let answer = app.reset_of(&admin, "phone@acme.example").await.ok();
     assert_eq!(answer.body, json!({"message": "MFA reset successfully"}));
 
     // Everything old is dead.
@@ -55,7 +49,7 @@ async fn the_whole_story() {
         .refused(401, "The MFA challenge is invalid or has expired");
 
     // The password alone opens set-up and nothing else.
-    let login = app.login("dev@acme.example").await.ok();
+    let login = app.login("phone@acme.example").await.ok();
     assert_eq!(login.body["mfaRequired"], false);
     assert_eq!(login.body["mfaSetupRequired"], true);
     assert_eq!(login.body["user"]["mfaEnabled"], false);
@@ -79,12 +73,12 @@ async fn the_whole_story() {
 
     // The new code logs in, the old secret's does not.
     app.wait(30);
-    let challenge = app.challenge("dev@acme.example").await;
+    let challenge = app.challenge("phone@acme.example").await;
     app.verify(&challenge, &app.code(SECRET))
         .await
         .refused(401, "Invalid MFA code");
     app.verify(&challenge, &app.code(&secret)).await.ok();
-    assert!(app.find("dev@acme.example").enrolment_due.is_none());
+    assert!(app.find("phone@acme.example").enrolment_due.is_none());
 }
 
 #[tokio::test]
@@ -106,7 +100,7 @@ async fn old_recovery_codes_are_dead_after_a_reset() {
             .to_owned()
     };
     let old = enrol().await;
-    app.reset(&admin, "new@acme.example").await.ok();
+    app.reset_of(&admin, "new@acme.example").await.ok();
     let new = enrol().await;
     let challenge = app.challenge("new@acme.example").await;
     app.verify(&challenge, &old)
@@ -126,7 +120,7 @@ async fn a_set_up_under_way_ends_with_the_reset() {
         "INSERT INTO factor (user_id, id, kind, secret, enrolled_at) \
          SELECT id, randomblob(16), 'totp', x'00', 0 FROM user WHERE email = 'new@acme.example'",
     );
-    app.reset(&admin, "new@acme.example").await.ok();
+    app.reset_of(&admin, "new@acme.example").await.ok();
     let id = app.id("new@acme.example");
     let at = app.clock.now();
     let left = app
@@ -140,8 +134,8 @@ async fn a_set_up_under_way_ends_with_the_reset() {
 async fn where_nothing_is_demanded_the_password_alone_logs_in_after_a_reset() {
     let app = App::new().await;
     let admin = admin_token(&app).await;
-    app.reset(&admin, "dev@acme.example").await.ok();
-    let login = app.login("dev@acme.example").await.ok();
+    app.reset_of(&admin, "phone@acme.example").await.ok();
+    let login = app.login("phone@acme.example").await.ok();
     assert_eq!(
         (&login.body["mfaRequired"], &login.body["mfaSetupRequired"]),
         (&json!(false), &json!(false))
@@ -170,9 +164,9 @@ async fn whoever_was_never_enrolled_is_led_to_set_up_where_it_is_demanded() {
 async fn past_the_window_the_account_is_locked_and_only_the_password_tells() {
     let app = App::with(mfa_required()).await;
     let admin = admin_token(&app).await;
-    app.reset(&admin, "dev@acme.example").await.ok();
+    app.reset_of(&admin, "phone@acme.example").await.ok();
     app.wait(24 * 3600 - 60);
-    let login = app.login("dev@acme.example").await.ok();
+    let login = app.login("phone@acme.example").await.ok();
     let token = login.text("accessToken");
     let secret = app
         .post("/mfa/setup", Some(&token), Value::Null)
@@ -189,18 +183,18 @@ async fn past_the_window_the_account_is_locked_and_only_the_password_tells() {
     let refresh = json!({"refreshToken": login.text("refreshToken")});
     assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
 
-    app.login_as("dev@acme.example", "wrong")
+    app.login_as("phone@acme.example", "wrong")
         .await
         .refused(401, "Invalid credentials");
-    assert!(app.find("dev@acme.example").locked.is_none());
+    assert!(app.find("phone@acme.example").locked.is_none());
     let locked = "The account is locked. Ask an administrator to unlock it";
-    app.login("dev@acme.example").await.refused(403, locked);
+    app.login("phone@acme.example").await.refused(403, locked);
     assert_eq!(
         app.newest(),
         entry("USER_LOGIN", "DENIED", Some("enrolment-window-over"))
     );
-    assert!(app.find("dev@acme.example").locked.is_some());
-    app.login("dev@acme.example").await.refused(403, locked);
+    assert!(app.find("phone@acme.example").locked.is_some());
+    app.login("phone@acme.example").await.refused(403, locked);
     assert_eq!(app.newest(), entry("USER_LOGIN", "DENIED", Some("locked")));
 }
 
@@ -230,9 +224,9 @@ async fn set_up_asks_for_the_admins_code_where_it_is_demanded() {
     plan.organization.enrolment_code_required = true;
     let app = App::with(plan).await;
     let admin = admin_token(&app).await;
-    let answer = app.reset(&admin, "dev@acme.example").await.ok();
+    let answer = app.reset_of(&admin, "phone@acme.example").await.ok();
     let code = answer.text("enrolmentCode");
-    let token = app.token("dev@acme.example").await;
+    let token = app.token("phone@acme.example").await;
     let secret = app
         .post("/mfa/setup", Some(&token), Value::Null)
         .await
@@ -265,7 +259,6 @@ async fn set_up_asks_for_the_admins_code_where_it_is_demanded() {
 #[tokio::test]
 async fn an_enrolment_session_opens_set_up_and_logout_alone() {
     let app = App::with(mfa_required()).await;
-    app.user("acme", "boss", Role::OrgAdmin).await;
     let token = app.token("boss@acme.example").await;
     let document = latchkey::http::document();
     let paths = document["paths"].as_object().expect("paths");
@@ -279,7 +272,7 @@ async fn an_enrolment_session_opens_set_up_and_logout_alone() {
             }
             let path = path
                 .trim_start_matches("/api/v1")
-                .replace("{id}", &app.id("dev@acme.example").to_string());
+                .replace("{id}", &app.id("phone@acme.example").to_string());
             let method = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
             let body = operation["requestBody"].is_object().then(|| json!({}));
             let answer = app.call(method, &path, Some(&token), body).await;

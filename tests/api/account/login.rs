@@ -2,7 +2,7 @@ use latchkey::domain::account::OrganizationSettings;
 use latchkey::limiter::{Limit, Limits};
 use serde_json::{Value, json};
 
-use crate::support::{App, PASSWORD, Plan, SECRET, entry};
+use super::app::{App, PASSWORD, Plan, SECRET, entry};
 
 #[tokio::test]
 async fn a_password_alone_logs_in_where_no_more_is_demanded() {
@@ -53,17 +53,17 @@ async fn an_address_is_found_however_it_is_written() {
 async fn whatever_is_wrong_the_answer_is_the_same_and_the_trail_knows_better() {
     let app = App::new().await;
     app.sql("UPDATE user SET active = 0 WHERE email = 'new@acme.example'");
-    app.sql("UPDATE user SET password_hash = NULL WHERE email = 'admin@acme.example'");
+    app.sql("UPDATE user SET password_hash = NULL WHERE email = 'boss@acme.example'");
     let mut bodies = Vec::new();
     for (slug, email, password, reason) in [
-        ("nowhere", "dev@acme.example", PASSWORD, None),
-        ("other", "dev@acme.example", PASSWORD, None),
+        ("nowhere", "phone@acme.example", PASSWORD, None),
+        ("globex", "phone@acme.example", PASSWORD, None),
         ("acme", "nobody@acme.example", PASSWORD, Some("unknown-account")),
-        ("acme", "dev@acme.example", "wrong", Some("wrong-password")),
-        ("acme", "dev@acme.example", "", Some("wrong-password")),
+        ("acme", "phone@acme.example", "wrong", Some("wrong-password")),
+        ("acme", "phone@acme.example", "", Some("wrong-password")),
         ("acme", "new@acme.example", PASSWORD, Some("inactive")),
         ("acme", "new@acme.example", "wrong", Some("wrong-password")),
-        ("acme", "admin@acme.example", PASSWORD, Some("no-password")),
+        ("acme", "boss@acme.example", PASSWORD, Some("no-password")),
     ] {
         let before = app.entries().len();
         let body = json!({"organizationSlug": slug, "email": email, "password": password});
@@ -120,7 +120,7 @@ async fn only_who_knows_the_password_is_told_that_the_account_is_locked() {
 #[tokio::test]
 async fn with_mfa_a_password_opens_a_challenge_and_nothing_else() {
     let app = App::new().await;
-    let answer = app.login("dev@acme.example").await.ok();
+    let answer = app.login("phone@acme.example").await.ok();
     assert_eq!(answer.body["mfaRequired"], true);
     assert_eq!(answer.body["mfaChallengeExpiresIn"], 300);
     for absent in ["accessToken", "refreshToken", "expiresIn", "tokenType", "user"] {
@@ -132,19 +132,22 @@ async fn with_mfa_a_password_opens_a_challenge_and_nothing_else() {
     assert_eq!(tokens.body["expiresIn"], 900);
     assert_eq!(tokens.body.as_object().unwrap().len(), 4, "{}", tokens.body);
     assert_eq!(app.newest(), entry("USER_LOGIN", "SUCCESS", None));
-    assert_eq!(app.find("dev@acme.example").last_login_at, Some(app.clock.now()));
+    assert_eq!(
+        app.find("phone@acme.example").last_login_at,
+        Some(app.clock.now())
+    );
 }
 
 #[tokio::test]
 async fn a_challenge_works_once_and_a_code_works_once() {
     let app = App::new().await;
-    let challenge = app.challenge("dev@acme.example").await;
+    let challenge = app.challenge("phone@acme.example").await;
     let code = app.code(SECRET);
     app.verify(&challenge, &code).await.ok();
     app.verify(&challenge, &code)
         .await
         .refused(401, "The MFA challenge is invalid or has expired");
-    let second = app.challenge("dev@acme.example").await;
+    let second = app.challenge("phone@acme.example").await;
     app.verify(&second, &code).await.refused(401, "Invalid MFA code");
     assert_eq!(app.newest(), entry("USER_LOGIN", "DENIED", Some("wrong-code")));
     app.wait(30);
@@ -156,8 +159,8 @@ async fn a_challenge_works_once_and_a_code_works_once() {
 async fn of_two_requests_with_the_same_code_at_the_same_time_one_gets_in() {
     let app = App::new().await;
     let (first, second) = (
-        app.challenge("dev@acme.example").await,
-        app.challenge("dev@acme.example").await,
+        app.challenge("phone@acme.example").await,
+        app.challenge("phone@acme.example").await,
     );
     let code = app.code(SECRET);
     let (a, b) = tokio::join!(app.verify(&first, &code), app.verify(&second, &code));
@@ -169,9 +172,9 @@ async fn of_two_requests_with_the_same_code_at_the_same_time_one_gets_in() {
 #[tokio::test]
 async fn a_challenge_dies_after_five_minutes_or_five_wrong_codes() {
     let app = App::new().await;
-    let late = app.challenge("dev@acme.example").await;
+    let late = app.challenge("phone@acme.example").await;
     app.wait(299);
-    let tried = app.challenge("dev@acme.example").await;
+    let tried = app.challenge("phone@acme.example").await;
     app.wait(1);
     let dead = "The MFA challenge is invalid or has expired";
     app.verify(&late, &app.code(SECRET)).await.refused(401, dead);
@@ -190,7 +193,7 @@ async fn what_is_no_challenge_or_no_code_is_refused() {
     for nonsense in ["", "x", "lko_", &format!("lko_{}", "A".repeat(64))] {
         app.verify(nonsense, "123456").await.refused(401, dead);
     }
-    let challenge = app.challenge("dev@acme.example").await;
+    let challenge = app.challenge("phone@acme.example").await;
     for nonsense in ["", "12345", "abcdefgh", "１２３４５６"] {
         app.verify(&challenge, nonsense)
             .await
@@ -207,7 +210,7 @@ async fn what_is_no_challenge_or_no_code_is_refused() {
     let app = App::with(expired).await;
     app.wait(24 * 3600);
     let token = app
-        .login("dev@acme.example")
+        .login("phone@acme.example")
         .await
         .ok()
         .text("passwordChangeToken");
@@ -221,7 +224,7 @@ async fn who_was_locked_or_deactivated_meanwhile_does_not_get_in() {
         "UPDATE user SET locked_at = 1, locked_reason = 'x'",
     ] {
         let app = App::new().await;
-        let challenge = app.challenge("dev@acme.example").await;
+        let challenge = app.challenge("phone@acme.example").await;
         app.sql(sql);
         let answer = app.verify(&challenge, &app.code(SECRET)).await;
         answer.refused(401, "The MFA challenge is invalid or has expired");
@@ -339,7 +342,7 @@ async fn passwords_and_codes_are_limited_per_account_and_address() {
         ..Plan::default()
     })
     .await;
-    for email in ["dev@acme.example", "nobody@acme.example"] {
+    for email in ["phone@acme.example", "nobody@acme.example"] {
         for _ in 0..3 {
             app.login_as(email, "wrong")
                 .await
@@ -357,9 +360,9 @@ async fn passwords_and_codes_are_limited_per_account_and_address() {
         );
         assert_eq!(app.entries().len(), before, "a flood does not fill the trail");
     }
-    app.login("admin@acme.example").await.ok();
+    app.login("boss@acme.example").await.ok();
     app.wait(100);
-    let challenge = app.challenge("dev@acme.example").await;
+    let challenge = app.challenge("phone@acme.example").await;
     for _ in 0..3 {
         app.verify(&challenge, "000000")
             .await
@@ -371,7 +374,7 @@ async fn passwords_and_codes_are_limited_per_account_and_address() {
 #[tokio::test]
 async fn a_body_that_breaks_the_rules_is_refused() {
     let app = App::new().await;
-    let good = json!({"organizationSlug": "acme", "email": "dev@acme.example", "password": PASSWORD});
+    let good = json!({"organizationSlug": "acme", "email": "phone@acme.example", "password": PASSWORD});
     for (name, value) in [
         ("password", json!(7)),
         ("password", json!("x".repeat(1025))),

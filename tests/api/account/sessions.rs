@@ -3,9 +3,9 @@ use latchkey::service::Settings;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{App, Plan, SECRET, entry};
+use super::app::{App, Plan, SECRET, entry};
 
-async fn refresh(app: &App, token: &str) -> crate::support::Answer {
+async fn refresh(app: &App, token: &str) -> super::app::Answer {
     app.post("/auth/refresh", None, json!({"refreshToken": token}))
         .await
 }
@@ -136,7 +136,7 @@ async fn a_user_sees_and_ends_their_own_sessions() {
     let second = app.token("new@acme.example").await;
     app.wait(1);
     let third = app.token("new@acme.example").await;
-    let foreign = app.token("admin@acme.example").await;
+    let foreign = app.token("boss@acme.example").await;
     let list = |token: String| {
         let app = &app;
         async move {
@@ -186,7 +186,7 @@ async fn a_user_sees_and_ends_their_own_sessions() {
 #[tokio::test]
 async fn an_admin_ends_a_users_sessions_and_nobody_else_does() {
     let app = App::new().await;
-    let admin = app.token("admin@acme.example").await;
+    let admin = app.token("boss@acme.example").await;
     let user = app.token("new@acme.example").await;
     let path = format!("/users/{}/sessions", app.id("new@acme.example"));
     let end = |token: String, path: String| {
@@ -197,7 +197,7 @@ async fn an_admin_ends_a_users_sessions_and_nobody_else_does() {
         .await
         .refused(403, "Role ORG_ADMIN is required");
     assert_eq!(app.newest(), entry("USER_SESSIONS_END", "DENIED", None));
-    let foreign = app.token("admin@other.example").await;
+    let foreign = app.minted(app.other_admin.id).await;
     let id = app.id("new@acme.example");
     end(foreign, path.clone())
         .await
@@ -222,16 +222,16 @@ async fn a_step_up_is_asked_for_done_and_lapses() {
         ..Plan::default()
     })
     .await;
-    let boss = app.user("acme", "boss", Role::OrgAdmin).await;
-    latchkey::service::enrolment::import_totp(&app.services, &boss, SECRET)
+    let head = app.user("head", Role::OrgAdmin).await;
+    latchkey::service::enrolment::import_totp(&app.services, &head, SECRET)
         .await
         .unwrap();
     let token = app
-        .log_in_with_code("boss@acme.example")
+        .log_in_with_code("head@acme.example")
         .await
         .text("accessToken");
     app.wait(301);
-    let answer = app.reset(&token, "dev@acme.example").await;
+    let answer = app.reset_of(&token, "phone@acme.example").await;
     answer.refused(401, "A more recent authentication is required");
     let challenge = answer.headers["www-authenticate"].to_str().unwrap();
     assert!(
@@ -245,7 +245,7 @@ async fn a_step_up_is_asked_for_done_and_lapses() {
     assert_eq!(app.newest(), entry("USER_STEP_UP", "DENIED", Some("wrong-code")));
     let fresh = step_up(app.code(SECRET)).await.ok();
     assert_eq!(app.newest(), entry("USER_STEP_UP", "SUCCESS", None));
-    app.reset(&fresh.text("accessToken"), "dev@acme.example")
+    app.reset_of(&fresh.text("accessToken"), "phone@acme.example")
         .await
         .ok();
 }

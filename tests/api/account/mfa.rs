@@ -3,7 +3,7 @@ use latchkey::domain::account::OrganizationSettings;
 use latchkey::service::Settings;
 use serde_json::{Value, json};
 
-use crate::support::{App, Plan, SECRET, entry};
+use super::app::{App, Plan, SECRET, entry};
 
 async fn set_up(app: &App, token: &str) -> String {
     app.post("/mfa/setup", Some(token), Value::Null)
@@ -12,7 +12,7 @@ async fn set_up(app: &App, token: &str) -> String {
         .text("secret")
 }
 
-async fn confirm(app: &App, token: &str, secret: &str, code: &str) -> crate::support::Answer {
+async fn confirm(app: &App, token: &str, secret: &str, code: &str) -> super::app::Answer {
     app.post(
         "/mfa/setup/confirm",
         Some(token),
@@ -72,7 +72,10 @@ async fn the_code_that_confirmed_is_used_up() {
 #[tokio::test]
 async fn setting_up_twice_is_a_conflict() {
     let app = App::new().await;
-    let token = app.log_in_with_code("dev@acme.example").await.text("accessToken");
+    let token = app
+        .log_in_with_code("phone@acme.example")
+        .await
+        .text("accessToken");
     app.post("/mfa/setup", Some(&token), Value::Null)
         .await
         .refused(409, "MFA is already enabled");
@@ -207,7 +210,10 @@ async fn new_recovery_codes_replace_the_old_ones() {
 #[tokio::test]
 async fn a_user_switches_mfa_off_with_a_code() {
     let app = App::new().await;
-    let token = app.log_in_with_code("dev@acme.example").await.text("accessToken");
+    let token = app
+        .log_in_with_code("phone@acme.example")
+        .await
+        .text("accessToken");
     let disable = |code: String| app.post("/mfa/disable", Some(&token), json!({"code": code}));
     disable(app.code(SECRET)).await.refused(400, "Invalid MFA code");
     assert_eq!(
@@ -222,10 +228,10 @@ async fn a_user_switches_mfa_off_with_a_code() {
         "a 200 without a body"
     );
     assert_eq!(app.newest(), entry("USER_MFA_DISABLED", "SUCCESS", None));
-    assert!(!app.find("dev@acme.example").mfa_enabled);
+    assert!(!app.find("phone@acme.example").mfa_enabled);
     disable(app.code(SECRET)).await.refused(404, "MFA is not enabled");
     assert_eq!(
-        app.login("dev@acme.example").await.ok().body["mfaRequired"],
+        app.login("phone@acme.example").await.ok().body["mfaRequired"],
         false
     );
 }
@@ -241,22 +247,25 @@ async fn mfa_stays_on_while_the_organisation_requires_it() {
         ..Plan::default()
     })
     .await;
-    let token = app.log_in_with_code("dev@acme.example").await.text("accessToken");
+    let token = app
+        .log_in_with_code("phone@acme.example")
+        .await
+        .text("accessToken");
     app.wait(30);
     let answer = app
         .post("/mfa/disable", Some(&token), json!({"code": app.code(SECRET)}))
         .await;
     answer.refused(400, "Your organization requires MFA");
-    assert!(app.find("dev@acme.example").mfa_enabled);
+    assert!(app.find("phone@acme.example").mfa_enabled);
 }
 
 #[tokio::test]
 async fn suspended_factors_are_destroyed_after_their_time() {
     let app = App::new().await;
-    let admin = app.token("admin@acme.example").await;
-    app.reset(&admin, "dev@acme.example").await.ok();
+    let admin = app.token("boss@acme.example").await;
+    app.reset_of(&admin, "phone@acme.example").await.ok();
     let count = || {
-        let id = app.id("dev@acme.example");
+        let id = app.id("phone@acme.example");
         let after = app.clock.now() + SignedDuration::from_secs(1);
         let found = app
             .services

@@ -1,8 +1,0 @@
-//! Accounts over HTTP: logging in, sessions, tokens and the user's own MFA.
-
-mod login;
-mod mfa;
-mod recovery;
-mod sessions;
-mod support;
-mod tokens;

@@ -1,0 +1,8 @@
+//! Accounts: logging in, sessions, tokens and the user's own MFA.
+
+mod app;
+mod login;
+mod mfa;
+mod recovery;
+mod sessions;
+mod tokens;
