@@ -1,0 +1,42 @@
+# Every recipe is a plain command that also works typed by hand; `just` without a name lists them.
+
+_list:
+    @just --list --unsorted
+
+# The appliance with sample organisations, and a curl to paste
+demo *args:
+    cargo run --release -- demo {{args}}
+
+# The appliance over ./latchkey-data
+run *args:
+    cargo run --release -- serve {{args}}
+
+# All tests
+test *args:
+    cargo test {{args}}
+
+# What CI runs: tests, format, lints, documentation, plugins, API checks
+check *steps:
+    .ci/run {{steps}}
+
+# Rebuild the example policies from source into fixtures/plugins
+plugins *names:
+    plugins/build.sh {{names}}
+
+# Write openapi/openapi.json and .yaml anew from the code
+openapi:
+    mkdir -p openapi
+    cargo run -q -- openapi > openapi/openapi.json
+    cargo run -q -- openapi --yaml > openapi/openapi.yaml
+
+# Resets per second and what they cost
+bench *args:
+    cargo bench {{args}}
+
+# The documentation of the code, in a browser
+doc:
+    cargo doc --no-deps --open
+
+# The smallest and fastest binary (several minutes)
+dist:
+    cargo build --profile dist
