@@ -45,7 +45,7 @@ pub struct Global {
     /// How to log.
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// What to log: error, warn, info, debug, or per module "info,latchkey::service=debug".
+    /// What to log: error, warn, info, debug, or per module "info,latchkey=debug".
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -119,7 +119,7 @@ impl Global {
     /// The configuration, checked; `listen` is what the command line says about that.
     ///
     /// # Errors
-    /// [`exit::BadConfig`].
+    /// With every problem in one text; exit code 3.
     pub fn load(&self, listen: Option<String>) -> Result<Config> {
         Config::load(&self.sources(listen)).map_err(|error| exit::BadConfig(format!("{error:#}")).into())
     }

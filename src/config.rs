@@ -195,7 +195,6 @@ impl Config {
                 issuer: factors.issuer,
                 mail: false,
                 public_url: public_url.trim_end_matches('/').to_owned(),
-                ..Settings::default()
             },
             limits,
             trusted_proxies,

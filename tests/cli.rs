@@ -1,5 +1,11 @@
 //! The real binary, as operators and scripts meet it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may fail, and reads the clock"
+)]
+
 mod cli_support;
 
 use std::fs;
@@ -14,9 +20,15 @@ fn the_demo_prints_a_curl_that_resets_and_a_second_run_keeps_the_data() {
     let desk = Desk::new();
     let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
     let curl = demo.line("curl -sS -X POST");
-    assert!(curl.contains("/api/v1/users/770e8400-e29b-41d4-a716-446655440004/reset-mfa"), "{curl}");
+    assert!(
+        curl.contains("/api/v1/users/770e8400-e29b-41d4-a716-446655440004/reset-mfa"),
+        "{curl}"
+    );
     assert_eq!(demo.paste(&curl), RESET_DONE);
-    assert_eq!(demo.message(&demo.paste(&curl)), "MFA is not enabled for this user");
+    assert_eq!(
+        demo.message(&demo.paste(&curl)),
+        "MFA is not enabled for this user"
+    );
     assert!(desk.path("latchkey-demo/latchkey.db").exists());
     demo.stop();
 
@@ -24,12 +36,24 @@ fn the_demo_prints_a_curl_that_resets_and_a_second_run_keeps_the_data() {
     let next = again.line("curl -sS -X POST");
     assert!(next.contains("446655440005"), "the next user with MFA: {next}");
     let first = curl.replace(&demo_url(&curl), &demo_url(&next));
-    assert_eq!(again.message(&again.paste(&first)), "MFA is not enabled for this user", "the reset was kept");
+    assert_eq!(
+        again.message(&again.paste(&first)),
+        "MFA is not enabled for this user",
+        "the reset was kept"
+    );
     assert_eq!(again.paste(&next), RESET_DONE);
     again.stop();
     let organizations = desk.json(&["--data-dir", "latchkey-demo", "org", "list", "--json"]);
-    let users: Vec<_> = organizations.as_array().unwrap().iter().map(|o| (&o["slug"], &o["users"])).collect();
-    assert_eq!(format!("{users:?}"), r#"[(String("harbourside"), Number(5)), (String("juniper"), Number(7))]"#);
+    let users: Vec<_> = organizations
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| (&o["slug"], &o["users"]))
+        .collect();
+    assert_eq!(
+        format!("{users:?}"),
+        r#"[(String("harbourside"), Number(5)), (String("juniper"), Number(7))]"#
+    );
 }
 
 /// `http://127.0.0.1:PORT` in a printed command.
@@ -43,17 +67,61 @@ fn a_malformed_sample_is_refused_and_nothing_is_loaded() {
     let desk = Desk::new();
     let sample = include_str!("../fixtures/sample.toml");
     let cases = [
-        ("no TOML", "[[organization".to_owned(), "is no sample of organisations"),
-        ("unknown field", sample.replacen("slug =", "slugg =", 1), "unknown field `slugg`"),
-        ("no organisation", "organization = []".to_owned(), "organization: there is none"),
-        ("user twice", sample.replacen("446655440005", "446655440004", 1), "user[2].id: is there twice"),
-        ("setting", sample.replacen("timeZone", "timezone", 1), "settings: timezone is unknown"),
-        ("zone", sample.replacen("Europe/London", "Europe/Atlantis", 1), "organization[0]."),
-        ("secret", sample.replacen("NFDMQGXON", "18", 1), "user[0].totp-secret: must be 32 characters"),
-        ("password", sample.replacen("sample-amara-0003", "short", 1), "user[0].password: must have at least"),
-        ("e-mail", sample.replacen("@juniper.example", "", 1), "user[0].email: must be an e-mail address"),
-        ("plugin", sample.replacen("\"reset-budget\"", "\"no-such\"", 1), "no-such can't be read"),
-        ("configuration", sample.replacen("maxPerDay = 25", "maxPerDay = 0", 1), "reset-budget"),
+        (
+            "no TOML",
+            "[[organization".to_owned(),
+            "is no sample of organisations",
+        ),
+        (
+            "unknown field",
+            sample.replacen("slug =", "slugg =", 1),
+            "unknown field `slugg`",
+        ),
+        (
+            "no organisation",
+            "organization = []".to_owned(),
+            "organization: there is none",
+        ),
+        (
+            "user twice",
+            sample.replacen("446655440005", "446655440004", 1),
+            "user[2].id: is there twice",
+        ),
+        (
+            "setting",
+            sample.replacen("timeZone", "timezone", 1),
+            "settings: timezone is unknown",
+        ),
+        (
+            "zone",
+            sample.replacen("Europe/London", "Europe/Atlantis", 1),
+            "organization[0].",
+        ),
+        (
+            "secret",
+            sample.replacen("NFDMQGXON", "18", 1),
+            "user[0].totp-secret: must be 32 characters",
+        ),
+        (
+            "password",
+            sample.replacen("sample-amara-0003", "short", 1),
+            "user[0].password: must have at least",
+        ),
+        (
+            "e-mail",
+            sample.replacen("@juniper.example", "", 1),
+            "user[0].email: must be an e-mail address",
+        ),
+        (
+            "plugin",
+            sample.replacen("\"reset-budget\"", "\"no-such\"", 1),
+            "no-such can't be read",
+        ),
+        (
+            "configuration",
+            sample.replacen("maxPerDay = 25", "maxPerDay = 0", 1),
+            "reset-budget",
+        ),
     ];
     for (name, text, problem) in cases {
         fs::write(desk.path("sample.toml"), text).unwrap();
@@ -80,20 +148,61 @@ fn the_demo_stays_off_other_peoples_data_and_off_the_network() {
 #[test]
 fn a_first_admin_is_made_from_the_command_line_and_is_on_the_record() {
     let desk = Desk::new();
-    desk.ok(&["org", "create", "acme", "--name", "Acme Works", "--time-zone", "Europe/Berlin"]);
-    let admin = desk.json(&["user", "create", "--org", "acme", "--email", "ada@acme.example", "--admin", "--json"]);
+    desk.ok(&[
+        "org",
+        "create",
+        "acme",
+        "--name",
+        "Acme Works",
+        "--time-zone",
+        "Europe/Berlin",
+    ]);
+    let admin = desk.json(&[
+        "user",
+        "create",
+        "--org",
+        "acme",
+        "--email",
+        "ada@acme.example",
+        "--admin",
+        "--json",
+    ]);
     assert_eq!(admin["role"], "org-admin");
     let generated = admin["password"].as_str().unwrap().to_owned();
     assert!(generated.len() >= 24, "{generated}");
     fs::write(desk.path("secret"), "a-long-enough-password\n").unwrap();
-    let bo = ["user", "create", "--org", "acme", "--email", "bo@acme.example", "--password-file", "secret", "--json"];
+    let bo = [
+        "user",
+        "create",
+        "--org",
+        "acme",
+        "--email",
+        "bo@acme.example",
+        "--password-file",
+        "secret",
+        "--json",
+    ];
     let bo = desk.json(&bo);
-    assert_eq!((&bo["role"], &bo["password"]), (&Value::from("member"), &Value::Null));
-    let minted = desk.json(&["token", "mint", "--org", "acme", "--email", "ada@acme.example", "--json"]);
+    assert_eq!(
+        (&bo["role"], &bo["password"]),
+        (&Value::from("member"), &Value::Null)
+    );
+    let minted = desk.json(&[
+        "token",
+        "mint",
+        "--org",
+        "acme",
+        "--email",
+        "ada@acme.example",
+        "--json",
+    ]);
 
     let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
     let users = serving.get("/api/v1/users", minted["accessToken"].as_str().unwrap());
-    assert!(users.contains("ada@acme.example") && users.contains("bo@acme.example"), "{users}");
+    assert!(
+        users.contains("ada@acme.example") && users.contains("bo@acme.example"),
+        "{users}"
+    );
     let login = |email: &str, password: &str| {
         let body = serde_json::json!({ "organizationSlug": "acme", "email": email, "password": password });
         serving.post("/api/v1/auth/login", &body)
@@ -111,24 +220,76 @@ fn what_an_operator_gets_wrong_is_refused_with_its_own_exit_code() {
     let code = |args: &[&str]| desk.run(args).status.code();
     assert_eq!(code(&["org", "create", "acme"]), Some(5), "the slug is taken");
     assert_eq!(code(&["org", "create", "No Slug!"]), Some(5));
-    assert_eq!(code(&["user", "create", "--org", "none", "--email", "a@b.example"]), Some(5));
-    assert_eq!(code(&["user", "create", "--org", "acme", "--email", "nonsense"]), Some(5));
+    assert_eq!(
+        code(&["user", "create", "--org", "none", "--email", "a@b.example"]),
+        Some(5)
+    );
+    assert_eq!(
+        code(&["user", "create", "--org", "acme", "--email", "nonsense"]),
+        Some(5)
+    );
     assert_eq!(code(&["user", "list", "--org", "none"]), Some(5));
-    assert_eq!(code(&["token", "mint", "--org", "acme", "--email", "nobody@acme.example"]), Some(5));
-    assert_eq!(code(&["token", "mint", "--org", "acme", "--email", "x@y.example", "--hours", "0"]), Some(5));
-    assert_eq!(code(&["user", "create", "--org", "acme", "--email", "a@b.example", "--prompt"]), Some(5));
+    assert_eq!(
+        code(&["token", "mint", "--org", "acme", "--email", "nobody@acme.example"]),
+        Some(5)
+    );
+    assert_eq!(
+        code(&[
+            "token",
+            "mint",
+            "--org",
+            "acme",
+            "--email",
+            "x@y.example",
+            "--hours",
+            "0"
+        ]),
+        Some(5)
+    );
+    assert_eq!(
+        code(&[
+            "user",
+            "create",
+            "--org",
+            "acme",
+            "--email",
+            "a@b.example",
+            "--prompt"
+        ]),
+        Some(5)
+    );
     assert_eq!(code(&["no-such-command"]), Some(2));
     fs::write(desk.path("secret"), "short\n").unwrap();
-    let weak = ["user", "create", "--org", "acme", "--email", "a@b.example", "--password-file", "secret"];
-    assert_eq!(code(&weak), Some(5), "the password breaks the organisation's rules");
-    assert_eq!(desk.json(&["user", "list", "--org", "acme", "--json"]), serde_json::json!([]));
+    let weak = [
+        "user",
+        "create",
+        "--org",
+        "acme",
+        "--email",
+        "a@b.example",
+        "--password-file",
+        "secret",
+    ];
+    assert_eq!(
+        code(&weak),
+        Some(5),
+        "the password breaks the organisation's rules"
+    );
+    assert_eq!(
+        desk.json(&["user", "list", "--org", "acme", "--json"]),
+        serde_json::json!([])
+    );
 }
 
 #[test]
 fn a_data_directory_in_use_is_refused() {
     let desk = Desk::new();
     let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
-    for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["org", "create", "acme"], &["org", "list"]] {
+    for args in [
+        &["serve", "--listen", "127.0.0.1:0"][..],
+        &["org", "create", "acme"],
+        &["org", "list"],
+    ] {
         let refused = desk.run(args);
         assert_eq!(refused.status.code(), Some(4), "{args:?}");
         let said = String::from_utf8(refused.stderr).unwrap();
@@ -149,9 +310,14 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
     let refused = desk.run(&["serve", "--listen", "127.0.0.1:0"]);
     assert_eq!(refused.status.code(), Some(4));
     let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains("schema version 999") && said.contains("newer latchkey"), "{said}");
+    assert!(
+        said.contains("schema version 999") && said.contains("newer latchkey"),
+        "{said}"
+    );
     let database = rusqlite::Connection::open(&path).unwrap();
-    let version: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    let version: i64 = database
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
     assert_eq!(version, 999);
 }
 
@@ -159,9 +325,18 @@ fn a_database_of_a_newer_version_is_refused_and_left_alone() {
 fn a_damaged_database_is_refused() {
     let desk = Desk::new();
     fs::create_dir(desk.path("latchkey-data")).unwrap();
-    fs::write(desk.path("latchkey-data/latchkey.db"), "not a database, by any means".repeat(100)).unwrap();
+    fs::write(
+        desk.path("latchkey-data/latchkey.db"),
+        "not a database, by any means".repeat(100),
+    )
+    .unwrap();
     let refused = desk.run(&["org", "list"]);
-    assert_eq!(refused.status.code(), Some(4), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert_eq!(
+        refused.status.code(),
+        Some(4),
+        "{}",
+        String::from_utf8_lossy(&refused.stderr)
+    );
 }
 
 #[test]
@@ -171,10 +346,18 @@ fn keys_and_data_are_for_their_owner_alone() {
     let mode = |path: &str| fs::metadata(desk.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("latchkey-data"), 0o700);
     assert_eq!(mode("latchkey-data/latchkey.db"), 0o600);
-    let keys: Vec<_> = fs::read_dir(desk.path("latchkey-data/keys")).unwrap().map(|e| e.unwrap().path()).collect();
+    let keys: Vec<_> = fs::read_dir(desk.path("latchkey-data/keys"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     assert!(!keys.is_empty());
     for key in keys {
-        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600, "{}", key.display());
+        assert_eq!(
+            fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{}",
+            key.display()
+        );
     }
 }
 
@@ -192,8 +375,14 @@ fn an_unknown_key_is_refused_by_every_command() {
     assert!(!desk.path("latchkey-data").exists(), "nothing was made");
     let example = desk.ok(&["config", "example"]);
     fs::write(desk.path("latchkey.toml"), example).unwrap();
-    assert!(desk.ok(&["config", "check"]).contains("latchkey.toml: no problem found"));
-    assert_eq!(desk.json(&["config", "check", "--json"])["http"]["maxHeaders"], 64);
+    assert!(
+        desk.ok(&["config", "check"])
+            .contains("latchkey.toml: no problem found")
+    );
+    assert_eq!(
+        desk.json(&["config", "check", "--json"])["http"]["maxHeaders"],
+        64
+    );
 }
 
 #[test]
@@ -207,9 +396,15 @@ fn sigterm_drains_and_ends() {
     serving.signal("TERM");
     std::thread::sleep(Duration::from_millis(300));
     assert!(!serving.accepts(), "no new connection is taken");
-    slow.send(&format!("{:70}", r#"{"organizationSlug":"a","email":"a@b.example","password":"x"}"#));
+    slow.send(&format!(
+        "{:70}",
+        r#"{"organizationSlug":"a","email":"a@b.example","password":"x"}"#
+    ));
     let answer = slow.read_all();
-    assert!(answer.contains("Invalid credentials"), "the request under way is answered: {answer}");
+    assert!(
+        answer.contains("Invalid credentials"),
+        "the request under way is answered: {answer}"
+    );
     assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
     assert_eq!(serving.wait(), Some(0));
 }
@@ -219,7 +414,10 @@ fn the_openapi_document_needs_no_server() {
     let desk = Desk::new();
     let document = desk.json(&["openapi"]);
     assert!(document["paths"]["/api/v1/users/{id}/reset-mfa"]["post"].is_object());
-    assert!(desk.ok(&["openapi", "--yaml"]).contains("/api/v1/users/{id}/reset-mfa:"));
+    assert!(
+        desk.ok(&["openapi", "--yaml"])
+            .contains("/api/v1/users/{id}/reset-mfa:")
+    );
 }
 
 #[test]
@@ -235,10 +433,17 @@ fn logs_can_be_json_and_carry_the_request_id() {
     let desk = Desk::new();
     let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
     let (head, _) = serving.exchange("GET", "/health/live", None, "");
-    let id = head.lines().find_map(|line| line.to_lowercase().strip_prefix("x-request-id: ").map(str::to_owned));
+    let id = head.lines().find_map(|line| {
+        line.to_lowercase()
+            .strip_prefix("x-request-id: ")
+            .map(str::to_owned)
+    });
     let id = id.unwrap_or_else(|| panic!("no X-Request-Id in {head}"));
     let log = serving.stop();
-    let line = log.lines().find(|line| line.contains(&id)).unwrap_or_else(|| panic!("no line of {id} in {log}"));
+    let line = log
+        .lines()
+        .find(|line| line.contains(&id))
+        .unwrap_or_else(|| panic!("no line of {id} in {log}"));
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!(line["status"], 200);
 }

@@ -21,7 +21,9 @@ pub struct Desk {
 
 impl Desk {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -30,7 +32,10 @@ impl Desk {
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_latchkey"));
-        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LATCHKEY_") {
                 command.env_remove(name);
@@ -46,7 +51,11 @@ impl Desk {
     /// Standard output of a command that must succeed.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -56,10 +65,20 @@ impl Desk {
 
     /// Starts a server and waits until it says where it listens.
     pub fn serve(&self, args: &[&str]) -> Server {
-        let mut child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (lines, out) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        std::thread::spawn(move || {
+            stdout
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| lines.send(line))
+        });
         let mut stderr = child.stderr.take().unwrap();
         let (done, log) = channel();
         std::thread::spawn(move || {
@@ -67,7 +86,13 @@ impl Desk {
             let _ = stderr.read_to_string(&mut text);
             done.send(text)
         });
-        let server = Server { child: RefCell::new(child), out, said: RefCell::default(), log, address: RefCell::default() };
+        let server = Server {
+            child: RefCell::new(child),
+            out,
+            said: RefCell::default(),
+            log,
+            address: RefCell::default(),
+        };
         let line = server.line("Listening on http://");
         let address = line.trim_start_matches("Listening on http://").parse().unwrap();
         *server.address.borrow_mut() = Some(address);
@@ -96,9 +121,15 @@ impl Server {
             if let Some(line) = self.said.borrow().iter().find(|line| line.starts_with(beginning)) {
                 return line.clone();
             }
-            match self.out.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match self
+                .out
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => self.said.borrow_mut().push(line),
-                Err(_) => panic!("no line {beginning:?}; log: {:?}", self.log.recv_timeout(PATIENCE)),
+                Err(_late) => panic!(
+                    "no line {beginning:?}; log: {:?}",
+                    self.log.recv_timeout(PATIENCE)
+                ),
             }
         }
     }
@@ -119,11 +150,18 @@ impl Server {
         let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         let body = match body {
             "" => "\r\n".to_owned(),
-            body => format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+            body => format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
         };
-        connection.send(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{token}{body}"));
+        connection.send(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{token}{body}"
+        ));
         let answer = connection.read_all();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no answer: {answer:?}"));
         (head.to_owned(), body.to_owned())
     }
 
@@ -140,12 +178,17 @@ impl Server {
     pub fn paste(&self, command: &str) -> String {
         let output = Command::new("sh").args(["-c", command]).output().unwrap();
         if output.status.code() != Some(127) {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             return String::from_utf8(output.stdout).unwrap();
         }
         let path = &command[command.find("/api").unwrap()..];
         let token = command.rsplit_once("Bearer ").unwrap().1.trim_end_matches('\'');
-        self.exchange("POST", path.split_whitespace().next().unwrap(), Some(token), "").1
+        self.exchange("POST", path.split_whitespace().next().unwrap(), Some(token), "")
+            .1
     }
 
     /// The message of an error's envelope.
@@ -157,7 +200,13 @@ impl Server {
 
     pub fn signal(&self, name: &str) {
         let pid = self.child.borrow().id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// The exit code.
