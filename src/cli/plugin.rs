@@ -1,0 +1,211 @@
+//! `latchkey plugin …` for policy authors and their CI: all offline, no data directory, no server.
+
+mod bench;
+mod check;
+//mod new;
+mod pack;
+mod run;
+mod sign;
+mod test;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use indicatif::ProgressBar;
+use rand::TryRngCore as _;
+use serde_json::Value;
+
+use super::exit::Refusal;
+use crate::plugin_host::{HostOptions, PackageError, PluginHost, Prepared};
+
+/// What authors do with plugins.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    //// Write a new plugin project with a test.
+    //New(new::New),
+    /// Say whether an appliance would take a plugin, and what it asks for.
+    Check(check::Check),
+    /// Show what is in a plugin file, without running any of it.
+    Inspect(check::Inspect),
+    /// Ask a plugin one question and show its answer.
+    Run(run::Run),
+    /// Run a folder of golden cases.
+    Test(test::Test),
+    /// Measure a plugin: time, fuel and memory per call.
+    Bench(bench::Bench),
+    /// Put golden cases inside a plugin file, so that every installation runs them.
+    Pack(pack::Pack),
+    /// Make a key pair for signing (minisign format).
+    Keygen(sign::Keygen),
+    /// Sign a plugin (minisign format).
+    Sign(sign::Sign),
+    /// Check a plugin's signature.
+    Verify(sign::Verify),
+}
+
+impl PluginCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What went wrong, or what the command found; see [`super::exit`] for the codes.
+    pub fn run(self) -> Result<()> {
+        match self {
+            //Self::New(command) => command.run(),
+            Self::Check(command) => command.run(),
+            Self::Inspect(command) => command.run(),
+            Self::Run(command) => command.run(),
+            Self::Test(command) => command.run(),
+            Self::Bench(command) => command.run(),
+            Self::Pack(command) => command.run(),
+            Self::Keygen(command) => command.run(),
+            Self::Sign(command) => command.run(),
+            Self::Verify(command) => command.run(),
+        }
+    }
+}
+
+/// A plugin file with a host to run it.
+struct Loaded {
+    host: PluginHost,
+    prepared: Arc<Prepared>,
+    bytes: Vec<u8>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Loaded {
+    /// Reads, judges and compiles the plugin; says so on standard error if that takes a while.
+    fn open(path: &Path, meter_fuel: bool) -> Result<Self> {
+        let bytes = read_plugin(path)?;
+        let cache = AuthorCache::open();
+        let host = PluginHost::new(HostOptions {
+            cache_key: cache.as_ref().map_or([0; 32], |cache| cache.key),
+            cache_dir: cache.map(|cache| cache.folder),
+            meter_fuel,
+            ..HostOptions::default()
+        })?;
+        let spinner = ProgressBar::new_spinner().with_message(format!("compiling {}", path.display()));
+        spinner.enable_steady_tick(Duration::from_millis(120));
+        let prepared = host.prepare(&bytes).map_err(|error| refused(path, &error));
+        spinner.finish_and_clear();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        Ok(Self {
+            host,
+            prepared: prepared?,
+            bytes,
+            runtime,
+        })
+    }
+}
+
+fn read_plugin(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read the plugin {}", path.display()))
+}
+
+fn refused(path: &Path, error: &PackageError) -> anyhow::Error {
+    Refusal(format!("{}: {error} [{}]", path.display(), error.code())).into()
+}
+
+/// Compiled plugins of this user, so that a JavaScript plugin is not compiled for every test run.
+struct AuthorCache {
+    folder: PathBuf,
+    key: [u8; 32],
+}
+
+impl AuthorCache {
+    /// None where there is no place for it; then everything is compiled each time.
+    fn open() -> Option<Self> {
+        let base = match std::env::var_os("XDG_CACHE_HOME") {
+            Some(folder) if Path::new(&folder).is_absolute() => PathBuf::from(folder),
+            _ => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
+        };
+        let folder = base.join("latchkey").join("plugins");
+        let key = Self::key(&folder.join("key")).ok()?;
+        Some(Self { folder, key })
+    }
+
+    /// The key in this file; made if there is none.
+    fn key(path: &Path) -> Result<[u8; 32]> {
+        use std::io::Write as _;
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+
+        if let Ok(bytes) = fs::read(path)
+            && let Ok(key) = bytes.try_into()
+        {
+            return Ok(key);
+        }
+        let folder = path.parent().context("a file has a folder")?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let mut key = [0; 32];
+        rand::rngs::OsRng.try_fill_bytes(&mut key)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(&key)?;
+        Ok(key)
+    }
+}
+
+/// A JSON file.
+fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).map_err(|error| Refusal(format!("{}: {error}", path.display())).into())
+}
+
+/// The nearest `base-question.json` in `folder` or above it; else the built-in question.
+fn base_question(folder: &Path) -> Result<Value> {
+    let folder = folder
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", folder.display()))?;
+    match folder
+        .ancestors()
+        .map(|f| f.join("base-question.json"))
+        .find(|file| file.is_file())
+    {
+        Some(file) => read_json(&file),
+        None => Ok(crate::plugin_host::base_question()),
+    }
+}
+
+/// Microseconds as people read them.
+fn micros(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..1_000_000 => format!("{}.{:02} ms", micros / 1_000, micros % 1_000 / 10),
+        _ => format!("{}.{:02} s", micros / 1_000_000, micros % 1_000_000 / 10_000),
+    }
+}
+
+/// Bytes as people read them.
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..0x400 => format!("{bytes} B"),
+        0x400..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{}.{} MiB", bytes >> 20, (bytes & 0xf_ffff) * 10 >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_for_people() {
+        assert_eq!(
+            [micros(42), micros(1_234), micros(50_400), micros(16_400_000)],
+            ["42 µs", "1.23 ms", "50.40 ms", "16.40 s"]
+        );
+        assert_eq!(
+            [bytes(5), bytes(18_432), bytes(1_153_434)],
+            ["5 B", "18 KiB", "1.1 MiB"]
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! `plugin pack`: golden cases travel inside the plugin file.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::test::{case_files, read_case};
+use super::{Loaded, read_plugin, refused};
+use crate::cli::exit::Refusal;
+use crate::cli::output;
+use crate::plugin_host::{Digest, Limits, embed_cases, read_package};
+
+/// `latchkey plugin pack`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  latchkey plugin pack policy.wasm cases -o policy-packed.wasm\n\nSign after packing: the file changes."
+)]
+pub struct Pack {
+    /// The plugin.
+    #[arg(value_name = "PLUGIN.wasm")]
+    plugin: PathBuf,
+    /// Folder of cases.
+    #[arg(value_name = "CASES")]
+    cases: PathBuf,
+    /// Where to write the packed plugin.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Pack {
+    pub(super) fn run(self) -> Result<()> {
+        let files = case_files(&self.cases)?;
+        let cases = files
+            .iter()
+            .map(|file| read_case(file))
+            .collect::<Result<Vec<_>>>()?;
+        let loaded = Loaded::open(&self.plugin, false)?;
+        for (file, case) in files.iter().zip(&cases) {
+            let report = loaded
+                .host
+                .run_case(&loaded.prepared, Limits::at_installation(), case);
+            let report = loaded.runtime.block_on(report)?;
+            if !report.passed {
+                let text = format!(
+                    "{} fails, so it is not packed: {}",
+                    file.display(),
+                    report.differences.join("; ")
+                );
+                return Err(Refusal(text).into());
+            }
+        }
+        let packed =
+            embed_cases(&read_plugin(&self.plugin)?, &cases).map_err(|error| Refusal(error.to_string()))?;
+        read_package(&packed).map_err(|error| refused(&self.plugin, &error))?;
+        fs::write(&self.output, &packed)
+            .with_context(|| format!("cannot write {}", self.output.display()))?;
+        output::line(format_args!(
+            "{}: {} cases inside, sha256 {}",
+            self.output.display(),
+            cases.len(),
+            Digest::of(&packed)
+        ))
+    }
+}

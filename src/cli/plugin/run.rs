@@ -1,0 +1,189 @@
+//! `plugin run`: one question, one answer.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{Loaded, base_question, bytes, micros, read_json};
+use crate::cli::exit::Refusal;
+use crate::cli::output;
+use crate::domain::policy::{Answer, Grants, Manifest, Mode, vet};
+use crate::plugin_host::{Case, CaseHook, Limits, merge_patch};
+
+/// `latchkey plugin run`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  latchkey plugin run policy.wasm
+  latchkey plugin run policy.wasm --config '{\"maxPer30Days\":2}' --question cases/too-many.json
+  latchkey plugin run policy.wasm --hook after-reset --json
+
+A question is a question, a part of one (merged over base-question.json or the built-in one), or a
+golden case, whose hook, configuration and outcome are then used, too.")]
+pub struct Run {
+    /// The plugin.
+    #[arg(value_name = "PLUGIN.wasm")]
+    plugin: PathBuf,
+    /// Question, part of a question, or golden case (JSON).
+    #[arg(long, value_name = "FILE")]
+    question: Option<PathBuf>,
+    /// Outcome or part of one, for after-reset (JSON).
+    #[arg(long, value_name = "FILE")]
+    outcome: Option<PathBuf>,
+    /// Configuration: JSON, or a file with it.
+    #[arg(long, value_name = "JSON|FILE")]
+    config: Option<String>,
+    /// Which function to call.
+    #[arg(long, value_enum)]
+    hook: Option<HookName>,
+    /// Budget in ms.
+    #[arg(long, value_name = "MS", default_value_t = 1_000)]
+    deadline: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The functions of a plugin that take questions or configurations.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HookName {
+    BeforeReset,
+    AfterReset,
+    CheckConfig,
+}
+
+impl From<HookName> for CaseHook {
+    fn from(name: HookName) -> Self {
+        match name {
+            HookName::BeforeReset => Self::BeforeReset,
+            HookName::AfterReset => Self::AfterReset,
+            HookName::CheckConfig => Self::CheckConfig,
+        }
+    }
+}
+
+impl Run {
+    pub(super) fn run(self) -> Result<()> {
+        let loaded = Loaded::open(&self.plugin, true)?;
+        let case = self.case()?;
+        let limits = Limits {
+            deadline_ms: self.deadline,
+            ..Limits::at_installation()
+        };
+        let report = loaded
+            .runtime
+            .block_on(loaded.host.run_case(&loaded.prepared, limits, &case))?;
+        let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
+        let notes = manifest
+            .map(|manifest| host_notes(&report.answer, &manifest))
+            .unwrap_or_default();
+
+        if self.json {
+            output::json(&json!({
+                "hook": case.hook, "answer": report.answer, "notes": notes,
+                "log": report.log, "usage": report.usage,
+            }))?;
+        } else {
+            output::line(serde_json::to_string_pretty(&report.answer)?)?;
+            for line in &report.log {
+                output::line(format_args!(
+                    "log {:5}  {}",
+                    json!(line.level).as_str().unwrap_or_default(),
+                    line.message
+                ))?;
+            }
+            for note in &notes {
+                output::line(format_args!("note       {note}"))?;
+            }
+            let usage = report.usage;
+            output::line(format_args!(
+                "used       {}, fuel {}, memory {}",
+                micros(usage.elapsed_micros),
+                usage.fuel.unwrap_or_default(),
+                bytes(usage.peak_memory_bytes)
+            ))?;
+        }
+        if let Some(cause) = report.answer.get("failure") {
+            bail!("the plugin failed: {}", cause.as_str().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// What the arguments amount to, as a resolved case.
+    fn case(&self) -> Result<Case> {
+        let given = self
+            .question
+            .as_deref()
+            .map(read_json)
+            .transpose()?
+            .unwrap_or_else(|| json!({}));
+        let folder = self
+            .question
+            .as_deref()
+            .and_then(Path::parent)
+            .filter(|f| !f.as_os_str().is_empty());
+        let base = base_question(folder.unwrap_or(Path::new(".")))?;
+
+        let mut case = if given.get("hook").is_some() {
+            Case::parse(&given.to_string())?
+        } else {
+            let hook = CaseHook::BeforeReset;
+            Case {
+                description: String::new(),
+                hook,
+                config: json!({}),
+                question: given,
+                outcome: None,
+                expect: Value::Null,
+            }
+        };
+        if let Some(hook) = self.hook {
+            case.hook = hook.into();
+        } else if self.outcome.is_some() {
+            case.hook = CaseHook::AfterReset;
+        }
+        if let Some(config) = &self.config {
+            case.config = config_value(config)?;
+        }
+        if let Some(path) = &self.outcome {
+            let mut outcome = case.outcome.take().unwrap_or_else(|| json!({}));
+            merge_patch(&mut outcome, &read_json(path)?);
+            case.outcome = Some(outcome);
+        }
+        Ok(case.resolved(&base)?)
+    }
+}
+
+/// A configuration given as JSON or as the name of a file.
+pub(super) fn config_value(text: &str) -> Result<Value> {
+    if text.trim_start().starts_with(['{', '[', '"']) {
+        return serde_json::from_str(text).map_err(|error| Refusal(format!("--config: {error}")).into());
+    }
+    read_json(Path::new(text))
+}
+
+/// What a host would make of the answer if the operator granted all that the manifest wants.
+pub(super) fn host_notes(answer: &Value, manifest: &Manifest) -> Vec<String> {
+    let Ok(answer) = serde_json::from_value::<Answer>(answer.clone()) else {
+        return vec![];
+    };
+    let vetted = vet(answer, &Grants::of(manifest.wants.iter().cloned()), Mode::Enforce);
+    let refused = vetted.refused.iter().map(|refused| {
+        let name = refused.effect.name();
+        if manifest.wants.iter().any(|want| want == name) {
+            format!("the host would refuse {name}: {}", refused.why)
+        } else {
+            format!("the host would refuse {name}: the manifest's wants does not name it")
+        }
+    });
+    refused
+        .chain(
+            vetted
+                .repaired
+                .iter()
+                .map(|what| format!("the host would put right: {what}")),
+        )
+        .collect()
+}

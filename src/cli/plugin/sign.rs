@@ -1,0 +1,247 @@
+//! `plugin keygen`, `sign` and `verify`, in minisign's format: its own tool reads and makes the same.
+
+use std::fs;
+use std::io::{Cursor, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKeyBox, SignatureBox};
+
+use super::{Loaded, read_plugin, refused};
+use crate::cli::exit::Refusal;
+use crate::cli::output;
+
+/// `latchkey plugin keygen`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  latchkey plugin keygen acme\n  # writes acme.key (keep it secret) and acme.pub (hand it to operators)"
+)]
+pub struct Keygen {
+    /// Path without ending.
+    #[arg(value_name = "NAME")]
+    name: PathBuf,
+    #[command(flatten)]
+    password: Password,
+}
+
+/// Where the secret key's password comes from.
+#[derive(Debug, Args)]
+struct Password {
+    /// File with the password of the secret key [default: ask on the terminal].
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// The secret key has no password (for CI that keeps secrets itself).
+    #[arg(long, conflicts_with = "password_file")]
+    no_password: bool,
+}
+
+impl Password {
+    /// `None`: minisign asks on the terminal.
+    fn read(&self) -> Result<Option<String>> {
+        let Some(path) = &self.password_file else {
+            return Ok(None);
+        };
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
+
+impl Keygen {
+    pub(super) fn run(self) -> Result<()> {
+        let (secret_path, public_path) = (with_ending(&self.name, "key"), with_ending(&self.name, "pub"));
+        let pair = if self.password.no_password {
+            KeyPair::generate_unencrypted_keypair()?
+        } else {
+            KeyPair::generate_encrypted_keypair(self.password.read()?)?
+        };
+        let secret = pair.sk.to_box(Some("latchkey plugin secret key"))?.to_bytes();
+        // Never over an existing key: signatures made with it would be lost for good.
+        let create = |path: &Path, mode: u32, bytes: &[u8]| -> Result<()> {
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(path);
+            file.and_then(|mut file| file.write_all(bytes))
+                .with_context(|| format!("cannot write {}", path.display()))
+        };
+        create(&secret_path, 0o600, &secret)?;
+        create(&public_path, 0o644, &pair.pk.to_box()?.to_bytes())?;
+        output::line(format_args!("secret key  {}", secret_path.display()))?;
+        output::line(format_args!(
+            "public key  {}  {}",
+            public_path.display(),
+            pair.pk.to_base64()
+        ))
+    }
+}
+
+/// `latchkey plugin sign`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  latchkey plugin sign policy.wasm --key acme.key
+  minisign -Vm policy.wasm -p acme.pub          # minisign's own tool agrees")]
+pub struct Sign {
+    /// The plugin.
+    #[arg(value_name = "PLUGIN.wasm")]
+    plugin: PathBuf,
+    /// Secret key (minisign format).
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Where to write the signature [default: PLUGIN.wasm.minisig].
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    password: Password,
+}
+
+impl Sign {
+    pub(super) fn run(self) -> Result<()> {
+        // What an appliance would refuse gets no signature. The trusted comment, which the signature
+        // covers, says what was signed.
+        let loaded = Loaded::open(&self.plugin, false)?;
+        let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
+        let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
+        let comment = format!(
+            "latchkey plugin {} {} sha256:{}",
+            manifest.name,
+            manifest.version,
+            loaded.prepared.digest()
+        );
+
+        let text = fs::read_to_string(&self.key)
+            .with_context(|| format!("cannot read the key {}", self.key.display()))?;
+        let not_a_key = |error: minisign::PError| Refusal(format!("{}: {error}", self.key.display()));
+        let secret = SecretKeyBox::from_string(&text).map_err(not_a_key)?;
+        let secret = if self.password.no_password {
+            secret.into_unencrypted_secret_key()
+        } else {
+            secret.into_secret_key(self.password.read()?)
+        };
+        let secret = secret.map_err(not_a_key)?;
+        let signature = minisign::sign(
+            None,
+            &secret,
+            Cursor::new(&loaded.bytes),
+            Some(&comment),
+            Some("latchkey plugin"),
+        )?;
+
+        let output = self.output.unwrap_or_else(|| signature_path(&self.plugin));
+        fs::write(&output, signature.to_bytes())
+            .with_context(|| format!("cannot write {}", output.display()))?;
+        output::line(format_args!("{}: {comment}", output.display()))
+    }
+}
+
+/// `latchkey plugin verify`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  latchkey plugin verify policy.wasm --public-key acme.pub")]
+pub struct Verify {
+    /// The plugin.
+    #[arg(value_name = "PLUGIN.wasm")]
+    plugin: PathBuf,
+    /// Public key: a file, or its base64 text.
+    #[arg(long, value_name = "KEY|FILE")]
+    public_key: String,
+    /// The signature [default: PLUGIN.wasm.minisig].
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
+}
+
+impl Verify {
+    pub(super) fn run(self) -> Result<()> {
+        let bytes = read_plugin(&self.plugin)?;
+        let path = self.signature.unwrap_or_else(|| signature_path(&self.plugin));
+        let text = fs::read_to_string(&path)
+            .map_err(|error| Refusal(format!("no signature at {}: {error}", path.display())))?;
+        let key = public_key(&self.public_key)?;
+        let comment = verify(&bytes, &text, &key)
+            .map_err(|reason| Refusal(format!("{}: {reason}", self.plugin.display())))?;
+        output::line(format_args!("good signature: {comment}"))
+    }
+}
+
+/// The trusted comment, if `signature` is one over `bytes` by `key`; else why not.
+fn verify(bytes: &[u8], signature: &str, key: &PublicKey) -> Result<String, String> {
+    let signature =
+        SignatureBox::from_string(signature).map_err(|error| format!("not a signature: {error}"))?;
+    if signature.keynum() != key.keynum() {
+        return Err(format!(
+            "signed with the key {}, not with {}",
+            key_id(signature.keynum()),
+            key_id(key.keynum())
+        ));
+    }
+    minisign::verify(key, &signature, Cursor::new(bytes), true, false, false).map_err(|_| {
+        "the signature does not fit this file: the file or the signature was changed".to_owned()
+    })?;
+    signature.trusted_comment().map_err(|error| error.to_string())
+}
+
+/// As minisign shows it: the number, little-endian on disk, in upper-case hex.
+fn key_id(keynum: &[u8]) -> String {
+    hex::encode_upper(keynum.iter().rev().copied().collect::<Vec<_>>())
+}
+
+fn public_key(text: &str) -> Result<PublicKey> {
+    let bad = |error: minisign::PError| Refusal(format!("{text} is not a public key: {error}"));
+    if Path::new(text).is_file() {
+        let content = fs::read_to_string(text).with_context(|| format!("cannot read {text}"))?;
+        return Ok(PublicKeyBox::from_string(&content)
+            .and_then(PublicKeyBox::into_public_key)
+            .map_err(bad)?);
+    }
+    Ok(PublicKey::from_base64(text).map_err(bad)?)
+}
+
+fn signature_path(plugin: &Path) -> PathBuf {
+    with_ending(plugin, "minisig")
+}
+
+/// `path` with `.ending` appended (not put in the place of one it has).
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_signed_bytes_under_the_right_key_verify() {
+        let (pair, other) = (
+            KeyPair::generate_unencrypted_keypair().expect("a key"),
+            KeyPair::generate_unencrypted_keypair().expect("a key"),
+        );
+        let bytes = b"\0asm plugin";
+        let signature = minisign::sign(
+            None,
+            &pair.sk,
+            Cursor::new(bytes),
+            Some("latchkey plugin p 1.0.0"),
+            None,
+        );
+        let signature = signature.expect("signed").into_string();
+        assert_eq!(
+            verify(bytes, &signature, &pair.pk).expect("good"),
+            "latchkey plugin p 1.0.0"
+        );
+        let error = verify(b"\0asm plugin!", &signature, &pair.pk).expect_err("changed");
+        assert!(error.contains("was changed"), "{error}");
+        let error = verify(bytes, &signature, &other.pk).expect_err("another key");
+        assert!(error.starts_with("signed with the key"), "{error}");
+        let forged = signature.replace("plugin p 1.0.0", "plugin p 9.0.0");
+        assert!(
+            verify(bytes, &forged, &pair.pk).is_err(),
+            "the trusted comment is signed, too"
+        );
+        assert!(verify(bytes, "nonsense", &pair.pk).is_err());
+    }
+}
