@@ -14,6 +14,7 @@ mod manifest;
 mod metrics;
 mod package;
 mod record;
+mod signature;
 mod slots;
 mod v1;
 
@@ -37,6 +38,7 @@ pub use record::{
     BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause, LogLevel,
     LogLine, OnFailure, PluginFailure, Usage,
 };
+pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signature};
 
 use crate::domain::policy::{Decision, Hook, Manifest, Outcome, Question, Vetted, merge_effects, vet};
 use artefact::Artefacts;

@@ -4,121 +4,17 @@
 //! A core module with the contract embedded (as wit-bindgen leaves it) is turned into one here, so
 //! authors need no tool beyond their compiler.
 
+mod error;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use semver::Version;
 use wasmparser::{ComponentExternalKind, KnownCustom, Parser, Payload};
 
-use super::record::{Digest, Failure};
+pub use error::PackageError;
 
-/// Why a plugin file is refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PackageError {
-    /// More bytes than a plugin may have.
-    #[error("the file has {size} bytes; a plugin has at most {limit}")]
-    TooLarge {
-        /// Bytes of the file.
-        size: usize,
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// No WebAssembly at all.
-    #[error("this is not WebAssembly: {found}. Give the .wasm file that the build made")]
-    NotWasm {
-        /// What it looks like.
-        found: &'static str,
-    },
-    /// A core module without the contract inside.
-    #[error(
-        "this is a core module without the policy contract inside; build it with wit-bindgen against the world \
-         latchkey:policy/policy, or make a component of it with `wasm-tools component new`"
-    )]
-    NotAComponent,
-    /// A core module with the contract that can't become a component.
-    #[error("this core module does not fit the contract that is embedded in it: {0}")]
-    Componentize(String),
-    /// It wants the system interface.
-    #[error("imports {import}, but policies are pure and get no WASI. {remedy}")]
-    ImportsWasi {
-        /// The first such import.
-        import: String,
-        /// The flag that avoids it, by language.
-        remedy: String,
-    },
-    /// It wants something that a policy does not get.
-    #[error(
-        "imports {import}, which this appliance does not provide (a policy gets latchkey:policy/log and nothing else)"
-    )]
-    ImportNotProvided {
-        /// Name of the import.
-        import: String,
-    },
-    /// Built for another contract.
-    #[error("{interface} is of contract version {found}; this appliance speaks {supported}")]
-    WrongVersion {
-        /// The interface, without its version.
-        interface: String,
-        /// The version found.
-        found: String,
-        /// The newest version spoken here.
-        supported: Version,
-    },
-    /// It does not export what the host calls.
-    #[error("does not export latchkey:policy/hooks@{supported}; it exports {}", list(.found))]
-    MissingExport {
-        /// The newest version spoken here.
-        supported: Version,
-        /// What it exports instead.
-        found: Vec<String>,
-    },
-    /// Broken, or beyond the features and sizes that are allowed.
-    #[error("this component is not valid here: {0}")]
-    Invalid(String),
-    /// The compiler took too long.
-    #[error("compiling it takes more than {limit_secs} s, which is the limit")]
-    CompileTime {
-        /// Seconds allowed.
-        limit_secs: u64,
-    },
-    /// `describe` gave no answer.
-    #[error("its `describe` failed, {0}")]
-    Describe(#[source] Failure),
-    /// What `describe` said is not acceptable.
-    #[error("its manifest is not acceptable: {field}: {reason}")]
-    Manifest {
-        /// Which field.
-        field: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The host itself is in trouble (disk, threads).
-    #[error("the plugin host can't do this now: {0}")]
-    Host(String),
-}
-
-impl PackageError {
-    /// A stable word for programs.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::TooLarge { .. } => "too-large",
-            Self::NotWasm { .. } => "not-wasm",
-            Self::NotAComponent => "not-a-component",
-            Self::Componentize(_) => "contract-mismatch",
-            Self::ImportsWasi { .. } => "imports-wasi",
-            Self::ImportNotProvided { .. } => "import-not-provided",
-            Self::WrongVersion { .. } => "wrong-contract-version",
-            Self::MissingExport { .. } => "missing-export",
-            Self::Invalid(_) => "invalid-component",
-            Self::CompileTime { .. } => "compile-time-exceeded",
-            Self::Describe(_) => "describe-failed",
-            Self::Manifest { .. } => "invalid-manifest",
-            Self::Host(_) => "host-trouble",
-        }
-    }
-}
+use super::record::Digest;
 
 /// A file that may be compiled.
 #[derive(Debug)]
@@ -404,14 +300,6 @@ fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
     PackageError::Invalid(error.to_string())
 }
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "nothing".to_owned()
-    } else {
-        names.join(", ")
-    }
-}
-
 /// The contract as text; what `latchkey plugin new` writes into a project.
 pub const CONTRACT_WIT: &str = include_str!("../../plugins/wit/v1/policy.wit");
 /// How a core module names the exports of the hooks.
@@ -421,116 +309,5 @@ const FILE_BYTES_MAX: usize = 32 << 20;
 const PRODUCERS_KEPT: usize = 32;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn component(wat: &str) -> Vec<u8> {
-        wat::parse_str(wat).expect("the test's text is a component")
-    }
-
-    fn refusal(bytes: &[u8]) -> PackageError {
-        read(bytes).expect_err("this file is refused")
-    }
-
-    #[test]
-    fn what_is_no_webassembly_is_named() {
-        assert_eq!(
-            refusal(b"").to_string(),
-            "this is not WebAssembly: the file is empty. Give the .wasm file that the build made"
-        );
-        for (bytes, word) in [
-            (&b"\x7fELF\x02"[..], "ELF"),
-            (b"PK\x03\x04..", "ZIP"),
-            (b" (component)", "WebAssembly text"),
-            (b"export const hooks", "a text file"),
-            (b"\0asm\x09\0\0\0", "unknown version"),
-            (b"\xff\xfe\0", "unknown bytes"),
-        ] {
-            let text = refusal(bytes).to_string();
-            assert!(text.contains(word), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_file_beyond_the_limit_is_refused_unread() {
-        assert_eq!(refusal(&vec![0; FILE_BYTES_MAX + 1]).code(), "too-large");
-    }
-
-    #[test]
-    fn a_broken_component_is_refused() {
-        let mut bytes = component(r#"(component (import "latchkey:policy/log@1.0.0" (instance)))"#);
-        bytes.truncate(bytes.len() - 3);
-        assert_eq!(refusal(&bytes).code(), "invalid-component");
-    }
-
-    #[test]
-    fn a_core_module_without_the_contract_is_told_so() {
-        assert_eq!(refusal(&component("(module)")).code(), "not-a-component");
-    }
-
-    #[test]
-    fn wasi_is_refused_with_the_flag_that_avoids_it() {
-        let text = refusal(&component(
-            r#"(component (import "wasi:cli/environment@0.2.3" (instance)))"#,
-        ))
-        .to_string();
-        assert!(text.starts_with("imports wasi:cli/environment@0.2.3"), "{text}");
-        for language in ["Rust", "JavaScript", "Python", "C:", "Go"] {
-            assert!(text.contains(language), "{text}");
-        }
-        let core = component(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#);
-        assert_eq!(refusal(&core).code(), "imports-wasi");
-    }
-
-    #[test]
-    fn the_remedy_is_that_of_the_plugins_language() {
-        let of = |names: &[&str]| remedy(&names.iter().map(ToString::to_string).collect());
-        assert!(of(&["Rust", "rustc 1.95.0"]).starts_with("Rust:"));
-        assert!(of(&["C11", "clang 20", "componentize-py 0.25"]).starts_with("Python:"));
-        assert!(of(&["JavaScript", "Rust"]).starts_with("JavaScript:"));
-        assert!(of(&["clang 20"]).starts_with("C:"));
-    }
-
-    #[test]
-    fn an_import_that_is_not_provided_is_named() {
-        let text = refusal(&component(
-            r#"(component (import "acme:http/client@1.0.0" (instance)))"#,
-        ))
-        .to_string();
-        assert!(text.starts_with("imports acme:http/client@1.0.0"), "{text}");
-    }
-
-    #[test]
-    fn only_contract_versions_spoken_here_are_taken() {
-        let with = |version: &str| {
-            component(&format!(
-                r#"(component (instance $h) (export "latchkey:policy/hooks@{version}" (instance $h)))"#
-            ))
-        };
-        for good in ["1.0.0", "1.0.7"] {
-            assert_eq!(read(&with(good)).expect("spoken here").contract.to_string(), good);
-        }
-        for bad in ["2.0.0", "1.1.0", "0.9.0", "1.0.0-draft"] {
-            let text = refusal(&with(bad)).to_string();
-            assert_eq!(
-                text,
-                format!("latchkey:policy/hooks is of contract version {bad}; this appliance speaks 1.0.0")
-            );
-        }
-    }
-
-    #[test]
-    fn a_missing_export_is_named_with_what_is_there() {
-        let bytes = component(r#"(component (instance $i) (export "acme:other/thing@1.0.0" (instance $i)))"#);
-        let text = refusal(&bytes).to_string();
-        assert_eq!(
-            text,
-            "does not export latchkey:policy/hooks@1.0.0; it exports acme:other/thing@1.0.0"
-        );
-        assert!(
-            refusal(&component("(component)"))
-                .to_string()
-                .ends_with("it exports nothing")
-        );
-    }
-}
+#[path = "package_tests.rs"]
+mod tests;

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKeyBox, SignatureBox};
+use minisign::{KeyPair, SecretKeyBox};
 
 use super::{Loaded, read_plugin, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
+use crate::plugin_host::{SignerKey, verify_signature};
 
 /// `latchkey plugin keygen`
 #[derive(Debug, Args)]
@@ -156,46 +157,22 @@ impl Verify {
     pub(super) fn run(self) -> Result<()> {
         let bytes = read_plugin(&self.plugin)?;
         let path = self.signature.unwrap_or_else(|| signature_path(&self.plugin));
-        let text = fs::read_to_string(&path)
+        let signature = fs::read_to_string(&path)
             .map_err(|error| Refusal(format!("no signature at {}: {error}", path.display())))?;
-        let key = public_key(&self.public_key)?;
-        let comment = verify(&bytes, &text, &key)
-            .map_err(|reason| Refusal(format!("{}: {reason}", self.plugin.display())))?;
-        output::line(format_args!("good signature: {comment}"))
+        let key = if Path::new(&self.public_key).is_file() {
+            let path = &self.public_key;
+            SignerKey::parse(&fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?)
+        } else {
+            SignerKey::parse(&self.public_key)
+        };
+        let key = key.map_err(|reason| Refusal(format!("{}: {reason}", self.public_key)))?;
+        let signed = verify_signature(&bytes, &signature, &[key])
+            .map_err(|error| Refusal(format!("{}: {error}", self.plugin.display())))?;
+        output::line(format_args!(
+            "good signature by {}: {}",
+            signed.key_id, signed.comment
+        ))
     }
-}
-
-/// The trusted comment, if `signature` is one over `bytes` by `key`; else why not.
-fn verify(bytes: &[u8], signature: &str, key: &PublicKey) -> Result<String, String> {
-    let signature =
-        SignatureBox::from_string(signature).map_err(|error| format!("not a signature: {error}"))?;
-    if signature.keynum() != key.keynum() {
-        return Err(format!(
-            "signed with the key {}, not with {}",
-            key_id(signature.keynum()),
-            key_id(key.keynum())
-        ));
-    }
-    minisign::verify(key, &signature, Cursor::new(bytes), true, false, false).map_err(|_| {
-        "the signature does not fit this file: the file or the signature was changed".to_owned()
-    })?;
-    signature.trusted_comment().map_err(|error| error.to_string())
-}
-
-/// As minisign shows it: the number, little-endian on disk, in upper-case hex.
-fn key_id(keynum: &[u8]) -> String {
-    hex::encode_upper(keynum.iter().rev().copied().collect::<Vec<_>>())
-}
-
-fn public_key(text: &str) -> Result<PublicKey> {
-    let bad = |error: minisign::PError| Refusal(format!("{text} is not a public key: {error}"));
-    if Path::new(text).is_file() {
-        let content = fs::read_to_string(text).with_context(|| format!("cannot read {text}"))?;
-        return Ok(PublicKeyBox::from_string(&content)
-            .and_then(PublicKeyBox::into_public_key)
-            .map_err(bad)?);
-    }
-    Ok(PublicKey::from_base64(text).map_err(bad)?)
 }
 
 fn signature_path(plugin: &Path) -> PathBuf {
@@ -208,40 +185,4 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
     name.push(".");
     name.push(ending);
     PathBuf::from(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_signed_bytes_under_the_right_key_verify() {
-        let (pair, other) = (
-            KeyPair::generate_unencrypted_keypair().expect("a key"),
-            KeyPair::generate_unencrypted_keypair().expect("a key"),
-        );
-        let bytes = b"\0asm plugin";
-        let signature = minisign::sign(
-            None,
-            &pair.sk,
-            Cursor::new(bytes),
-            Some("latchkey plugin p 1.0.0"),
-            None,
-        );
-        let signature = signature.expect("signed").into_string();
-        assert_eq!(
-            verify(bytes, &signature, &pair.pk).expect("good"),
-            "latchkey plugin p 1.0.0"
-        );
-        let error = verify(b"\0asm plugin!", &signature, &pair.pk).expect_err("changed");
-        assert!(error.contains("was changed"), "{error}");
-        let error = verify(bytes, &signature, &other.pk).expect_err("another key");
-        assert!(error.starts_with("signed with the key"), "{error}");
-        let forged = signature.replace("plugin p 1.0.0", "plugin p 9.0.0");
-        assert!(
-            verify(bytes, &forged, &pair.pk).is_err(),
-            "the trusted comment is signed, too"
-        );
-        assert!(verify(bytes, "nonsense", &pair.pk).is_err());
-    }
 }

@@ -1,0 +1,110 @@
+use super::*;
+use crate::plugin_host::package;
+
+const KEY: [u8; 32] = [7; 32];
+
+fn wasm() -> Vec<u8> {
+    let text = r#"(component
+        (core module (func (export "f") (result i32) i32.const 42))
+        (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#;
+    wat::parse_str(text).expect("the test's text is a component")
+}
+
+fn artefacts(folder: &Path, key: [u8; 32]) -> Artefacts {
+    let engine = Engine::default();
+    Artefacts::new(engine, Some(folder.to_owned()), key, Duration::from_secs(60))
+        .expect("a cache in a temporary folder")
+}
+
+fn origin(artefacts: &Artefacts) -> Origin {
+    let bytes = wasm();
+    artefacts
+        .component(&package::read(&bytes).expect("a plugin"))
+        .expect("it compiles")
+        .1
+}
+
+fn kept(folder: &Path) -> PathBuf {
+    let entry = fs::read_dir(folder)
+        .expect("the folder")
+        .next()
+        .expect("one artefact");
+    entry.expect("an entry").path()
+}
+
+#[test]
+fn compiled_once_then_taken_from_the_cache() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path().join("cache");
+    assert_eq!(origin(&artefacts(&folder, KEY)), Origin::Compiled);
+    assert_eq!(origin(&artefacts(&folder, KEY)), Origin::Cache);
+    let mode = |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    assert_eq!(mode(&kept(&folder)), 0o600);
+}
+
+#[test]
+fn every_single_changed_byte_of_an_artefact_is_noticed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artefacts = artefacts(folder.path(), KEY);
+    origin(&artefacts);
+    let cache = artefacts.cache.as_ref().expect("there is a cache");
+    let digest = Digest::of(&wasm());
+    let path = kept(folder.path());
+    let good = fs::read(&path).expect("the artefact");
+    assert!(cache.load(digest).is_some());
+    for at in (0..HEADER_BYTES).chain((HEADER_BYTES..good.len()).step_by(97)) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, bad).expect("tampering");
+        assert!(cache.load(digest).is_none(), "byte {at}");
+    }
+    for length in [0, 10, HEADER_BYTES - 1, HEADER_BYTES, good.len() - 1] {
+        fs::write(&path, &good[..length]).expect("cutting");
+        assert!(cache.load(digest).is_none(), "cut to {length}");
+    }
+    // And the whole way: refused, compiled, replaced.
+    assert_eq!(origin(&artefacts), Origin::Compiled);
+    assert_eq!(origin(&artefacts), Origin::Cache);
+}
+
+#[test]
+fn an_authentic_artefact_of_another_module_or_another_key_is_not_taken() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artefacts_one = artefacts(folder.path(), KEY);
+    origin(&artefacts_one);
+    let cache = artefacts_one.cache.as_ref().expect("there is a cache");
+    let other = Digest::of(b"another module");
+    fs::copy(kept(folder.path()), cache.path(other)).expect("a swap");
+    assert!(cache.load(other).is_none());
+    assert_eq!(cache.prune(&[Digest::of(&wasm())]).expect("pruned"), 1);
+
+    assert_eq!(origin(&artefacts(folder.path(), [8; 32])), Origin::Compiled);
+}
+
+#[test]
+fn an_artefact_of_other_engine_settings_is_not_taken() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    origin(&artefacts(folder.path(), KEY));
+    let mut config = wasmtime::Config::new();
+    config.consume_fuel(true);
+    let engine = Engine::new(&config).expect("an engine");
+    let metered = Artefacts::new(
+        engine,
+        Some(folder.path().to_owned()),
+        KEY,
+        Duration::from_secs(60),
+    );
+    assert_eq!(origin(&metered.expect("a cache")), Origin::Compiled);
+    assert_eq!(origin(&artefacts(folder.path(), KEY)), Origin::Cache);
+}
+
+#[test]
+fn compilation_has_a_time_limit() {
+    let artefacts = Artefacts::new(Engine::default(), None, KEY, Duration::ZERO).expect("no cache needed");
+    let bytes = wasm();
+    let package = package::read(&bytes).expect("a plugin");
+    // A limit of nothing: whatever the module, the answer is that it takes too long.
+    let error = artefacts.component(&package).err().expect("too slow");
+    assert_eq!(error.code(), "compile-time-exceeded");
+}
