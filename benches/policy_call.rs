@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
+use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use criterion::{Criterion, criterion_group, criterion_main};
 use latchkey::domain::policy::{Grants, Hook, Mode, Outcome, Question, ResultKind};
 use latchkey::plugin_host::{BoundPlugin, Digest, HostOptions, Limits, OnFailure, PluginHost, base_question};
 use uuid::Uuid;
@@ -40,6 +40,10 @@ fn load(host: &PluginHost, path: &Path, config: &str) -> BoundPlugin {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bench has no configuration but the environment"
+)]
 fn policies(criterion: &mut Criterion<ThreadCpu>) {
     let host = PluginHost::new(HostOptions::default()).expect("a host");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -136,9 +140,10 @@ impl Measurement for ThreadCpu {
     }
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().with_measurement(ThreadCpu);
-    targets = policies
+fn main() {
+    let mut criterion = Criterion::default()
+        .with_measurement(ThreadCpu)
+        .configure_from_args();
+    policies(&mut criterion);
+    criterion.final_summary();
 }
-criterion_main!(benches);

@@ -7,6 +7,7 @@ mod exit;
 mod openapi;
 mod org;
 mod output;
+mod plugin;
 mod serve;
 mod token;
 mod user;
@@ -65,6 +66,9 @@ enum Command {
     /// Access tokens without a login.
     #[command(subcommand)]
     Token(token::Command),
+    /// Policy plugins: write, check, test, measure, sign.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     /// Print the document that describes the API.
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -105,6 +109,7 @@ impl Cli {
             Command::Org(org) => org.run(&global),
             Command::User(user) => user.run(&global),
             Command::Token(token) => token.run(&global),
+            Command::Plugin(plugin) => plugin.run(),
             Command::OpenApi(openapi) => openapi.run(),
             Command::Config(config) => config.run(&global),
             Command::Completions { shell } => {

@@ -92,7 +92,7 @@ impl Default for HostOptions {
             total_concurrency: 32,
             slot_wait: Duration::from_secs(2),
             meter_fuel: false,
-            compile_limit: Duration::from_secs(120),
+            compile_limit: Duration::from_mins(2),
         }
     }
 }

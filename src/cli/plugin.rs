@@ -11,7 +11,7 @@ mod test;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
@@ -119,6 +119,10 @@ struct AuthorCache {
 
 impl AuthorCache {
     /// None where there is no place for it; then everything is compiled each time.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "where the user keeps caches is the environment's to say"
+    )]
     fn open() -> Option<Self> {
         let base = match std::env::var_os("XDG_CACHE_HOME") {
             Some(folder) if Path::new(&folder).is_absolute() => PathBuf::from(folder),
@@ -175,6 +179,14 @@ fn base_question(folder: &Path) -> Result<Value> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "these commands measure; there is no appliance and no clock of its"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// Microseconds as people read them.
 fn micros(micros: u64) -> String {
     match micros {
@@ -189,7 +201,7 @@ fn bytes(bytes: u64) -> String {
     match bytes {
         0..0x400 => format!("{bytes} B"),
         0x400..0x10_0000 => format!("{} KiB", bytes >> 10),
-        _ => format!("{}.{} MiB", bytes >> 20, (bytes & 0xf_ffff) * 10 >> 20),
+        _ => format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20),
     }
 }
 

@@ -151,7 +151,7 @@ impl Case {
 /// The question that cases are merged over where no `base-question.json` is found.
 #[must_use]
 pub fn base_question() -> Value {
-    serde_json::from_str(BASE_QUESTION).expect("the built-in question is JSON; a test reads it")
+    serde_json::from_str(BASE_QUESTION).unwrap_or_default()
 }
 
 /// The cases that travel inside a plugin file, resolved. None if there are none.
@@ -355,7 +355,7 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
     if !target.is_object() {
         *target = empty();
     }
-    let object = target.as_object_mut().expect("made an object just now");
+    let Value::Object(object) = target else { return };
     for (name, value) in patch {
         if value.is_null() {
             object.shift_remove(name);

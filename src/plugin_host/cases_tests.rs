@@ -1,8 +1,8 @@
 use super::*;
 
-fn differences(expected: Value, got: Value) -> Vec<String> {
+fn differences(expected: &Value, got: &Value) -> Vec<String> {
     let mut differences = Vec::new();
-    compare("", &expected, &got, &mut differences);
+    compare("", expected, got, &mut differences);
     differences
 }
 
@@ -10,15 +10,15 @@ fn differences(expected: Value, got: Value) -> Vec<String> {
 fn comparison_is_exact_but_for_null() {
     assert!(
         differences(
-            json!({"deny": {"code": "a"}}),
-            json!({"deny": {"code": "a", "allowedFrom": null}})
+            &json!({"deny": {"code": "a"}}),
+            &json!({"deny": {"code": "a", "allowedFrom": null}})
         )
         .is_empty()
     );
     assert_eq!(
         differences(
-            json!({"deny": {"code": "a"}}),
-            json!({"deny": {"code": "b", "because": [1]}})
+            &json!({"deny": {"code": "a"}}),
+            &json!({"deny": {"code": "b", "because": [1]}})
         ),
         [
             r#"deny.code: expected "a", got "b""#,
@@ -26,11 +26,11 @@ fn comparison_is_exact_but_for_null() {
         ]
     );
     assert_eq!(
-        differences(json!({"allow": [1, 2]}), json!({"allow": [1]})),
+        differences(&json!({"allow": [1, 2]}), &json!({"allow": [1]})),
         ["allow[1]: expected 2, got nothing"]
     );
     assert_eq!(
-        differences(json!({"allow": []}), json!({"deny": {}})),
+        differences(&json!({"allow": []}), &json!({"deny": {}})),
         [
             "allow: expected [], got nothing",
             "deny: expected nothing, got {}"

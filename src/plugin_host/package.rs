@@ -296,6 +296,7 @@ fn looks_like(bytes: &[u8]) -> &'static str {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
     PackageError::Invalid(error.to_string())
 }
@@ -304,7 +305,7 @@ fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
 pub const CONTRACT_WIT: &str = include_str!("../../plugins/wit/v1/policy.wit");
 /// How a core module names the exports of the hooks.
 const CORE_HOOKS: &str = "latchkey:policy/hooks@";
-/// SpiderMonkey and Python plugins have 12 and 18 MB.
+/// JavaScript (in `SpiderMonkey`) and Python plugins have 12 and 18 MB.
 const FILE_BYTES_MAX: usize = 32 << 20;
 const PRODUCERS_KEPT: usize = 32;
 

@@ -79,7 +79,11 @@ impl Guest {
                 .map(|b| format!("\\{b:02x}"))
                 .concat()
         };
-        let schema_text: String = schema.bytes().map(|b| format!("\\{b:02x}")).collect();
+        let schema_text = schema
+            .bytes()
+            .map(|b| format!("\\{b:02x}"))
+            .collect::<Vec<_>>()
+            .concat();
         // record manifest at 1024: name, version, summary, hooks, wants, history-days, config-schema
         let manifest = [
             word(2048),

@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 
 use super::run::host_notes;
-use super::{Loaded, base_question, micros, refused};
+use super::{Loaded, base_question, micros, now, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
 use crate::domain::policy::Manifest;
@@ -40,7 +39,7 @@ pub struct Test {
     /// Run only cases whose file name or description contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Write a JUnit report.
+    /// Write a `JUnit` report.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Print JSON.
@@ -62,7 +61,7 @@ impl Test {
         let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
         let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
 
-        let started = Instant::now();
+        let started = now();
         let mut all = Vec::new();
         for file in files {
             let case = read_case(&file)?;

@@ -243,7 +243,7 @@ fn has_control(what: &str, text: &str, allowed: &[char]) -> Option<String> {
 fn repair_denial(mut denial: Denial, repaired: &mut Vec<String>) -> Denial {
     if !is_kebab(&denial.code) {
         repaired.push(format!("code is not kebab-case of 1 to {NAME_CHARS} characters"));
-        denial.code = DENIED.to_owned();
+        DENIED.clone_into(&mut denial.code);
     }
     repair_text(
         "message",

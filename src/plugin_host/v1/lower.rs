@@ -7,7 +7,7 @@ use crate::domain::policy as domain;
 
 /// A question, ready to be lent to a guest: keeps the converted lists alive.
 pub(super) struct Question<'a> {
-    question: &'a domain::Question,
+    asked: &'a domain::Question,
     factors: Vec<wit::Factor>,
     of_target: Vec<wit::PastReset<'a>>,
     by_actor: Vec<wit::PastReset<'a>>,
@@ -17,7 +17,7 @@ pub(super) struct Question<'a> {
 impl<'a> Question<'a> {
     pub(super) fn of(question: &'a domain::Question) -> Self {
         Self {
-            question,
+            asked: question,
             factors: question.target.factors.iter().map(factor).collect(),
             of_target: question.history.of_target.iter().map(past_reset).collect(),
             by_actor: question.history.by_actor.iter().map(past_reset).collect(),
@@ -33,7 +33,7 @@ impl<'a> Question<'a> {
             request,
             history,
             ..
-        } = self.question;
+        } = self.asked;
         wit::Question {
             organization: wit::Organization {
                 id: &organization.id,
