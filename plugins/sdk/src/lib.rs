@@ -140,6 +140,12 @@ pub fn log(level: Level, message: &str) {
     eprintln!("{level:?} {message}");
 }
 
+// A panic ends the call as a trap, which says nothing; its text goes to the log.
+fn report_panics() {
+    #[cfg(target_arch = "wasm32")]
+    std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
+}
+
 /// Makes the module's exports of a [`Policy`]. Once in a crate.
 #[macro_export]
 macro_rules! export {
@@ -172,14 +178,17 @@ impl<P: Policy> bindings::exports::latchkey::policy::hooks::Guest for Adapter<P>
     }
 
     fn check_config(config: String) -> Result<(), String> {
+        report_panics();
         P::check(&parse(&config)?)
     }
 
     fn before_reset(question: Question, config: String) -> Decision {
+        report_panics();
         P::before_reset(&question, &parse(&config)?)
     }
 
     fn after_reset(question: Question, outcome: Outcome, config: String) -> Effects {
+        report_panics();
         P::after_reset(&question, &outcome, &parse(&config)?)
     }
 }

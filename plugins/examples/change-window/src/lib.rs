@@ -100,27 +100,26 @@ impl<'a> Window<'a> {
         Ok(Self { zone, days, from, to, over_midnight: to <= from })
     }
 
-    // `today` is the local date at `now`. The window that is open may have opened yesterday; the
-    // next one opens within a week, or a day later where daylight saving shifts it.
+    // `today` is the local date at `now`.
     fn at(&self, now: Timestamp, today: Date) -> State {
-        let mut next = None;
-        let mut date = today.yesterday().ok();
-        for _ in 0..=9 {
-            let Some(day) = date else { break };
-            date = day.tomorrow().ok();
-            if !self.days.contains(&Day::of(day)) {
-                continue;
-            }
-            let closing_day = if self.over_midnight { date } else { Some(day) };
-            let opens = self.instant(day.to_datetime(self.from));
-            let closes = closing_day.and_then(|day| self.instant(day.to_datetime(self.to)));
-            match (opens, closes) {
-                (Some(opens), Some(closes)) if opens <= now && now < closes => return State::Open,
-                (Some(opens), _) if opens > now && next.is_none() => next = Some(opens),
-                _ => {}
+        // The window that is open may have opened yesterday.
+        for day in [today.yesterday().ok(), Some(today)].into_iter().flatten() {
+            if self.opens(day).is_some_and(|opens| opens <= now) && self.closes(day).is_some_and(|closes| now < closes) {
+                return State::Open;
             }
         }
-        State::Closed { opens: next }
+        // The next one opens within a week, or a day later where a change of clocks shifts it.
+        let mut days = core::iter::successors(Some(today), |day| day.tomorrow().ok()).take(9);
+        State::Closed { opens: days.find_map(|day| self.opens(day).filter(|&opens| opens > now)) }
+    }
+
+    fn opens(&self, day: Date) -> Option<Timestamp> {
+        if self.days.contains(&Day::of(day)) { self.instant(day.to_datetime(self.from)) } else { None }
+    }
+
+    fn closes(&self, opened: Date) -> Option<Timestamp> {
+        let day = if self.over_midnight { opened.tomorrow().ok()? } else { opened };
+        self.instant(day.to_datetime(self.to))
     }
 
     // A local time that a change of clocks skips is moved on by the gap; one that comes twice is the first.
