@@ -3,6 +3,7 @@
 
 mod config;
 mod demo;
+mod doctor;
 mod exit;
 mod openapi;
 mod org;
@@ -72,6 +73,8 @@ enum Command {
     /// Print the document that describes the API.
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
+    /// Say whether this installation is in order.
+    Doctor(doctor::Doctor),
     /// Check the configuration, or print an annotated example of it.
     #[command(subcommand)]
     Config(config::Command),
@@ -111,6 +114,7 @@ impl Cli {
             Command::Token(token) => token.run(&global),
             Command::Plugin(plugin) => plugin.run(),
             Command::OpenApi(openapi) => openapi.run(),
+            Command::Doctor(doctor) => doctor.run(&global),
             Command::Config(config) => config.run(&global),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "latchkey", &mut std::io::stdout());
@@ -139,12 +143,32 @@ impl Global {
         Sources::of_process(self.config.clone(), flags)
     }
 
-    /// The appliance over its data directory, for a command that acts on it while no server runs.
+    /// The appliance over a data directory that must be there, for a command that acts on it while no
+    /// server runs: a mistyped name should not make an empty one.
     ///
     /// # Errors
     /// As [`Global::load`] and [`App::open`].
     pub fn open(&self) -> Result<App> {
-        let mut config = self.load(None)?;
+        let config = self.load(None)?;
+        if !config.data_dir.is_dir() {
+            let place = config.data_dir.display();
+            return Err(exit::NoDataDirectory(format!(
+                "there is no data directory {place}; latchkey org create makes one, or name yours with --data-dir"
+            ))
+            .into());
+        }
+        self.quietly(config)
+    }
+
+    /// The same, and the data directory is made when it isn't there.
+    ///
+    /// # Errors
+    /// As [`Global::open`].
+    pub fn open_or_make(&self) -> Result<App> {
+        self.quietly(self.load(None)?)
+    }
+
+    fn quietly(&self, mut config: Config) -> Result<App> {
         // A command tells its result itself; only warnings are worth a line besides.
         if self.log_level.is_none() {
             "warn".clone_into(&mut config.log.filter);

@@ -9,6 +9,7 @@ pub mod approvals;
 pub mod audit;
 mod checkpointer;
 pub mod factors;
+pub mod integrity;
 mod migrations;
 pub mod passwords;
 pub mod plugins;

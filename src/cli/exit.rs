@@ -12,7 +12,7 @@ Exit codes:
   1  failed: something unexpected, or a check that found something
   2  the command line can't be understood
   3  the configuration is wrong
-  4  the data directory can't be used: in use, damaged, or written by a newer version
+  4  the data directory can't be used: missing, in use, damaged, or of a newer version
   5  refused: no such organisation or user, a rule forbids it, a file is malformed
 
 Each command has examples: latchkey help COMMAND";
@@ -37,6 +37,11 @@ pub enum Exit {
 #[error("{0}")]
 pub(super) struct BadConfig(pub String);
 
+/// There is no data directory where one is needed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NoDataDirectory(pub String);
+
 /// Something that the operator gave can't be used; the text says what and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -50,7 +55,7 @@ impl Exit {
             if cause.is::<BadConfig>() {
                 return Self::Config;
             }
-            if cause.is::<OpenError>() {
+            if cause.is::<OpenError>() || cause.is::<NoDataDirectory>() {
                 return Self::DataDirectory;
             }
             if cause.is::<Refusal>() {

@@ -43,7 +43,10 @@ pub(super) enum Command {
 
 impl Command {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        let app = global.open()?;
+        let app = match self {
+            Self::Create { .. } => global.open_or_make()?,
+            Self::List { .. } => global.open()?,
+        };
         match self {
             Self::Create {
                 slug,

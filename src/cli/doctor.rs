@@ -1,0 +1,97 @@
+//! `latchkey doctor`: is this installation in order?
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::{Global, output};
+use crate::config::Config;
+use crate::service::checkup::{self, Finding, Grade};
+
+/// `latchkey doctor`
+///
+/// Looks at the configuration, the data directory, the keys, the database, the audit trail, the
+/// clock, the policies and the organisations, and changes nothing. Stop the server first. Exit code
+/// 1 when something is broken.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  latchkey doctor --data-dir /var/lib/latchkey\n  latchkey doctor --json")]
+pub(super) struct Doctor {
+    /// Print the findings as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(super) fn run(&self, global: &Global) -> Result<()> {
+        let config = global.load(None)?;
+        let mut findings = exposure(&config);
+        findings.extend(data_directory(&config));
+        let app = global.open()?;
+        findings.push(Finding::fine(
+            "keys",
+            format!("fingerprint {}", app.services.keys.fingerprint()),
+        ));
+        findings.extend(checkup::examine(&app.services));
+        if self.json {
+            let all: Vec<_> = findings
+                .iter()
+                .map(|f| json!({ "grade": grade(f.grade), "what": f.what, "text": f.text }))
+                .collect();
+            output::json(&all)?;
+        } else {
+            let rows: Vec<_> = findings
+                .iter()
+                .map(|f| [grade(f.grade).to_owned(), f.what.to_owned(), f.text.clone()])
+                .collect();
+            output::table(["", "WHAT", "FOUND"], &rows)?;
+        }
+        let broken = findings.iter().filter(|f| f.grade == Grade::Broken).count();
+        if broken > 0 {
+            bail!("{broken} found broken");
+        }
+        Ok(())
+    }
+}
+
+fn grade(grade: Grade) -> &'static str {
+    match grade {
+        Grade::Fine => "ok",
+        Grade::Doubtful => "doubtful",
+        Grade::Broken => "BROKEN",
+    }
+}
+
+/// Who can reach it, and how.
+fn exposure(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let (listen, url) = (config.listen, &config.settings.public_url);
+    if listen.ip().is_loopback() {
+        findings.push(Finding::fine("listen", format!("{listen}, this machine only")));
+    } else {
+        let text = format!(
+            "{listen} speaks plain HTTP to whoever reaches it; keep it behind a proxy that speaks TLS"
+        );
+        findings.push(Finding::doubtful("listen", text));
+    }
+    if url.starts_with("https://") && config.trusted_proxies.is_empty() {
+        let text = format!(
+            "{url} is behind a TLS proxy, but proxies.trusted is empty: every client counts as one address in limits \
+             and in the audit trail"
+        );
+        findings.push(Finding::doubtful("proxies", text));
+    }
+    findings
+}
+
+fn data_directory(config: &Config) -> Option<Finding> {
+    let place = config.data_dir.display();
+    let mode = std::fs::metadata(&config.data_dir).ok()?.permissions().mode() & 0o777;
+    Some(if mode & 0o077 == 0 {
+        Finding::fine("data directory", format!("{place}, for its owner alone"))
+    } else {
+        let text = format!("{place} has mode {mode:03o}, so that others can look in; run: chmod 700 {place}");
+        Finding::doubtful("data directory", text)
+    })
+}

@@ -1,0 +1,212 @@
+//! What could be wrong with an installation, found without changing it.
+
+use jiff::Timestamp;
+
+use super::{Services, plugins};
+use crate::domain::audit::Filter;
+use crate::domain::{Error, Result};
+use crate::store::{accounts, audit, integrity};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// As it should be.
+    Fine,
+    /// Works, but somebody should look at it.
+    Doubtful,
+    /// Must be mended.
+    Broken,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// How bad it is.
+    pub grade: Grade,
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found, and what to do about it.
+    pub text: String,
+}
+
+impl Finding {
+    /// As it should be.
+    pub fn fine(what: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Fine,
+            what,
+            text: text.into(),
+        }
+    }
+
+    /// Works, but somebody should look at it.
+    pub fn doubtful(what: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Doubtful,
+            what,
+            text: text.into(),
+        }
+    }
+
+    /// Must be mended.
+    pub fn broken(what: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Broken,
+            what,
+            text: text.into(),
+        }
+    }
+}
+
+/// Looks at the database, the trail, the clock, the policies and the organisations. Takes as long as
+/// reading the whole database.
+#[must_use]
+pub fn examine(services: &Services) -> Vec<Finding> {
+    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 5] = [
+        ("database", database),
+        ("audit trail", trail),
+        ("clock", clock),
+        ("policies", policies),
+        ("organisations", organizations),
+    ];
+    let mut findings = Vec::new();
+    for (what, check) in checks {
+        findings.extend(check(services).unwrap_or_else(|error| {
+            let cause = match error {
+                // The caller is the operator: here the cause may be told.
+                Error::Internal(cause) => cause,
+                other => other.to_string(),
+            };
+            vec![Finding::broken(what, cause)]
+        }));
+    }
+    findings
+}
+
+fn database(services: &Services) -> Result<Vec<Finding>> {
+    let (damage, orphans) = services
+        .store
+        .read(|db| Ok((integrity::find_damage(db)?, integrity::find_orphans(db)?)))?;
+    let place = services.store.path().display();
+    Ok(match (damage.first(), orphans.first()) {
+        (Some(first), _) => {
+            let text = format!("{place} is damaged ({first}); restore it from a backup");
+            vec![Finding::broken("database", text)]
+        }
+        (None, Some(table)) => {
+            let text =
+                format!("{place} has rows in {table} that belong to nothing; restore it from a backup");
+            vec![Finding::broken("database", text)]
+        }
+        (None, None) => vec![Finding::fine("database", format!("{place} is sound"))],
+    })
+}
+
+fn trail(services: &Services) -> Result<Vec<Finding>> {
+    let report = services.store.read(audit::verify)?;
+    Ok(if report.findings.is_empty() {
+        vec![Finding::fine(
+            "audit trail",
+            format!("{} entries, none edited, moved or missing", report.entries),
+        )]
+    } else {
+        let text = format!(
+            "{} places were tampered with; latchkey audit verify names them",
+            report.findings.len()
+        );
+        vec![Finding::broken("audit trail", text)]
+    })
+}
+
+fn clock(services: &Services) -> Result<Vec<Finding>> {
+    let now = services.clock.now();
+    let newest = services.store.read(newest_entry)?;
+    Ok(match newest {
+        Some(newest) if newest > now => {
+            let text = format!(
+                "it is {now} here, but the newest audit entry is of {newest}; set the host's clock, or tokens and \
+                 codes are judged wrongly"
+            );
+            vec![Finding::broken("clock", text)]
+        }
+        _ => vec![Finding::fine(
+            "clock",
+            format!("{now}; codes need it to be right within half a minute"),
+        )],
+    })
+}
+
+fn newest_entry(db: &crate::store::Connection) -> Result<Option<Timestamp>> {
+    let organizations = accounts::find_organizations(db)?;
+    let mut newest = None;
+    for organization in organizations.iter().map(|o| Some(o.id)).chain([None]) {
+        let page = audit::page_entries(db, organization, &Filter::default(), 0, 1)?;
+        newest = newest.max(page.content.first().map(|entry| entry.at));
+    }
+    Ok(newest)
+}
+
+fn policies(services: &Services) -> Result<Vec<Finding>> {
+    plugins::reload(services)?;
+    let mut findings = Vec::new();
+    for organization in services.store.read(accounts::find_organizations)? {
+        let bound = services.bindings.of(organization.id);
+        if bound.plugins.is_empty() {
+            let text = format!(
+                "{} has none: any of its admins may reset anybody at any time",
+                organization.slug
+            );
+            findings.push(Finding::doubtful("policies", text));
+        } else {
+            let names: Vec<_> = bound.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+            findings.push(Finding::fine(
+                "policies",
+                format!("{}: {}", organization.slug, names.join(", ")),
+            ));
+        }
+    }
+    Ok(findings)
+}
+
+fn organizations(services: &Services) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    services.store.read(|db| {
+        for organization in accounts::find_organizations(db)? {
+            let slug = &organization.slug;
+            let admins = accounts::find_active_admins(db, organization.id)?;
+            let without: Vec<_> = admins
+                .iter()
+                .filter(|admin| !admin.mfa_enabled)
+                .map(|a| a.email.as_str())
+                .collect();
+            if admins.is_empty() {
+                let text = format!(
+                    "{slug} has no active admin, so nobody there can reset anybody; \
+                     latchkey user create --org {slug} --email ADDRESS --admin"
+                );
+                findings.push(Finding::doubtful("organisations", text));
+            } else if admins.len() == 1 {
+                let text = format!(
+                    "{slug} has a single active admin, {}, whom nobody can reset; make a second one",
+                    admins[0].email
+                );
+                findings.push(Finding::doubtful("organisations", text));
+            } else {
+                findings.push(Finding::fine(
+                    "organisations",
+                    format!("{slug} has {} active admins", admins.len()),
+                ));
+            }
+            if !without.is_empty() {
+                let text = format!("{slug} has admins without MFA: {}", without.join(", "));
+                findings.push(Finding::doubtful("organisations", text));
+            }
+        }
+        Ok(())
+    })?;
+    if findings.is_empty() {
+        let text = "there is none yet; latchkey org create SLUG";
+        findings.push(Finding::doubtful("organisations", text));
+    }
+    Ok(findings)
+}

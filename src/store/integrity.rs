@@ -1,0 +1,28 @@
+//! Is the database itself in order?
+
+use rusqlite::Connection;
+
+use crate::domain::Result;
+
+/// What SQLite finds damaged, at most a hundred places; empty when it is sound. Reads the whole file.
+///
+/// # Errors
+/// [`crate::domain::Error::Internal`] when SQLite can't read it at all.
+pub fn find_damage(db: &Connection) -> Result<Vec<String>> {
+    let mut statement = db.prepare("PRAGMA quick_check(100)")?;
+    let found: Vec<String> = statement
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(found.into_iter().filter(|line| line != "ok").collect())
+}
+
+/// Rows whose foreign key names nothing, by table.
+///
+/// # Errors
+/// As [`find_damage`].
+pub fn find_orphans(db: &Connection) -> Result<Vec<String>> {
+    let mut statement = db.prepare("PRAGMA foreign_key_check")?;
+    Ok(statement
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
