@@ -18,13 +18,13 @@ use crate::http::{self, HttpOptions};
 use crate::keys::KeyRing;
 use crate::limiter::Limiter;
 use crate::plugin_host::{HostOptions, PluginHost};
-use crate::service::Services;
 use crate::service::hashing::Hashing;
 use crate::service::plugins::{self, Bindings};
-use crate::service::reset::{Floods, InFlight, record_floods};
+use crate::service::reset::{Floods, InFlight};
+use crate::service::{Services, housekeeping};
 use crate::store::Store;
 
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// The appliance over one data directory.
 pub struct App {
@@ -89,15 +89,15 @@ impl App {
             ..HttpOptions::default()
         };
         let endpoint = Arc::new(http::endpoint(self.services.clone(), options));
-        let sweeper = tokio::spawn(sweep(self.services.clone()));
+        let tidying = tokio::spawn(tidy_now_and_then(self.services.clone()));
         let Config {
             http: bounds,
             trusted_proxies,
             ..
         } = self.config;
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
-        sweeper.abort();
-        record(&self.services, true).await;
+        tidying.abort();
+        housekeeping::wind_up(&self.services).await;
         if drained {
             tracing::info!("stopped");
         } else {
@@ -107,20 +107,13 @@ impl App {
     }
 }
 
-/// Housekeeping, once a minute.
-async fn sweep(services: Arc<Services>) {
-    let mut tick = tokio::time::interval(SWEEP_EVERY);
+async fn tidy_now_and_then(services: Arc<Services>) {
+    let mut tick = tokio::time::interval(TIDY_EVERY);
+    // Where the host slept, once is enough to catch up.
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        services.limiter.retain();
-        record(&services, false).await;
-    }
-}
-
-/// Puts refusals by rate limit on the record: those of windows that have passed, or all.
-async fn record(services: &Services, all: bool) {
-    if let Err(error) = record_floods(services, all).await {
-        tracing::error!(%error, "refusals by rate limit could not be recorded, trying again later");
+        housekeeping::tidy(&services).await;
     }
 }
 

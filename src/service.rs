@@ -5,9 +5,11 @@
 
 pub mod administration;
 pub mod approvals;
+pub mod checkup;
 pub mod enrolment;
 pub mod hashing;
 pub mod health;
+pub mod housekeeping;
 pub mod login;
 pub mod notices;
 pub mod operator;

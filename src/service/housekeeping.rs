@@ -1,0 +1,37 @@
+//! What must be done now and then, whether anybody asks or not.
+
+use super::reset::record_floods;
+use super::{Services, enrolment};
+use crate::domain::Result;
+use crate::store::requests;
+
+/// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
+/// the record), factors whose suspension is over, remembered outcomes. Meant for once a minute; what
+/// fails is logged and done the next time.
+pub async fn tidy(services: &Services) {
+    services.limiter.retain();
+    note("refusals by rate limit", record_floods(services, false).await);
+    note(
+        "suspended factors",
+        enrolment::destroy_suspended_factors(services).await,
+    );
+    let at = services.clock.now();
+    let forgotten = services
+        .store
+        .write(move |tx| requests::clear_lapsed_outcomes(tx, at))
+        .await;
+    note("remembered outcomes", forgotten);
+}
+
+/// Puts on the record what only waits for its window to pass, before the process ends.
+pub async fn wind_up(services: &Services) {
+    note("refusals by rate limit", record_floods(services, true).await);
+}
+
+fn note(what: &'static str, done: Result<usize>) {
+    match done {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(what, count, "tidied"),
+        Err(error) => tracing::error!(what, ?error, "could not be tidied, trying again later"),
+    }
+}
