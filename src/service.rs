@@ -17,6 +17,7 @@ pub mod plugins;
 pub mod reset;
 pub mod sample;
 pub mod session;
+pub mod trail;
 
 use std::net::IpAddr;
 
@@ -81,6 +82,8 @@ pub struct Settings {
     pub mail: bool,
     /// How the appliance is reached from outside, for links in notices: `https://mfa.example.org`.
     pub public_url: String,
+    /// When the trail is signed.
+    pub trail: trail::Settings,
 }
 
 impl Default for Settings {
@@ -96,6 +99,7 @@ impl Default for Settings {
             issuer: "Latchkey".to_owned(),
             mail: false,
             public_url: "http://127.0.0.1:8080".to_owned(),
+            trail: trail::Settings::default(),
         }
     }
 }

@@ -5,8 +5,11 @@
 
 mod canonical;
 pub mod checkpoint;
+pub mod export;
+mod file;
 mod frontier;
 mod leaf;
+mod receipt;
 mod record;
 mod removals;
 mod report;
@@ -15,9 +18,11 @@ mod verify;
 
 pub use canonical::object_text;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogKeys, LogSigner};
+pub use file::{CSV_COLUMNS, FileError, FileVerifier, csv_cells};
 pub use leaf::{
     Chain, Hash32, LEAF_FORMAT, Leaf, SALT_BYTES, Salt, actor_part, seal, subject_part, write_time,
 };
+pub use receipt::{CheckedReceipt, ReceiptError, check_receipt, write_receipt};
 pub use record::{ActorData, Body, Content, Part, Record, SubjectData};
 pub use removals::{Removal, RemovedPart};
 pub use report::{Anchor, FINDINGS_LISTED, Finding, Report, Tampering};
@@ -265,15 +270,6 @@ pub struct Filter {
     pub from: Option<Timestamp>,
     /// Up to and with this time.
     pub to: Option<Timestamp>,
-}
-
-/// One page of entries, newest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EntryPage {
-    /// The entries.
-    pub content: Vec<Entry>,
-    /// How many entries match in all.
-    pub total: u64,
 }
 
 impl ActorRef {

@@ -1,11 +1,15 @@
 //! The trail in SQLite: appended in the transaction of what it records.
 
 pub mod checkpoints;
+mod pages;
 mod proofs;
+mod records;
 mod row;
 mod verify;
 
+pub use pages::{Cursor, EntryPage, entries_after, find_entry, page_entries, page_entries_after};
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
+pub use records::{Range, find_range, for_each_record};
 pub use verify::{verify, verify_against};
 
 use jiff::Timestamp;
@@ -17,7 +21,7 @@ use super::row::millis;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::tree::{Node, completed_by, parent_hash};
 use crate::domain::audit::{
-    Chain, Entry, EntryPage, Event, Filter, Hash32, Leaf, Salt, actor_part, object_text, seal, subject_part,
+    Chain, Entry, Event, Hash32, Leaf, Salt, actor_part, object_text, seal, subject_part,
 };
 use crate::domain::{Error, Result};
 
@@ -107,79 +111,6 @@ pub fn append_entry(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> 
     })
 }
 
-/// The entry of that id, if the organisation has one.
-///
-/// # Errors
-/// [`Error::Internal`] when SQLite fails.
-pub fn find_entry(
-    connection: &Connection,
-    organization_id: Option<OrganizationId>,
-    id: Uuid,
-) -> Result<Option<Entry>> {
-    // The id carries its time, so the index by time finds it.
-    let Some(at) = time_of(id) else {
-        return Ok(None);
-    };
-    Ok(connection
-        .prepare_cached(&format!(
-            "SELECT {} FROM audit_entry WHERE organization_id IS ?1 AND at = ?2 AND id = ?3",
-            row::COLUMNS
-        ))?
-        .query_row(
-            params![organization_key(organization_id.as_ref()), at, id.as_bytes()],
-            row::entry,
-        )
-        .optional()?)
-}
-
-/// A page of an organisation's entries, newest first, counted from 0.
-///
-/// # Errors
-/// [`Error::Internal`] when SQLite fails.
-pub fn page_entries(
-    connection: &Connection,
-    organization_id: Option<OrganizationId>,
-    filter: &Filter,
-    page: u32,
-    size: u32,
-) -> Result<EntryPage> {
-    let conditions = row::conditions(filter);
-    let organization = organization_key(organization_id.as_ref());
-    let from = filter.from.map_or(i64::MIN, millis);
-    let to = filter.to.map_or(i64::MAX, millis);
-    let event_type = filter.event_type.map(|t| t.as_str());
-    let mut parameters: Vec<(&str, &dyn ToSql)> = vec![
-        (":organization_id", &organization),
-        (":from", &from),
-        (":to", &to),
-    ];
-    if event_type.is_some() {
-        parameters.push((":event_type", &event_type));
-    }
-    if filter.actor_email.is_some() {
-        parameters.push((":actor_email", &filter.actor_email));
-    }
-    let total: i64 = connection
-        .prepare_cached(&format!("SELECT count(*) FROM audit_entry WHERE {conditions}"))?
-        .query_row(parameters.as_slice(), |row| row.get(0))?;
-    let limit = i64::from(size);
-    let offset = i64::from(page) * i64::from(size);
-    parameters.push((":limit", &limit));
-    parameters.push((":offset", &offset));
-    let content = connection
-        .prepare_cached(&format!(
-            "SELECT {} FROM audit_entry WHERE {conditions}
-             ORDER BY at DESC, sequence DESC LIMIT :limit OFFSET :offset",
-            row::COLUMNS
-        ))?
-        .query_map(parameters.as_slice(), row::entry)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(EntryPage {
-        content,
-        total: from_column(total),
-    })
-}
-
 /// The newest entry's sequence and the hashes it keeps.
 fn newest_hashes(connection: &Connection) -> Result<Option<(u64, Vec<u8>)>> {
     Ok(connection
@@ -258,10 +189,6 @@ fn find_node(connection: &Connection, node: Node) -> Result<Option<Hash32>> {
         .flatten())
 }
 
-fn organization_key(id: Option<&OrganizationId>) -> Option<&[u8]> {
-    id.map(|id| id.0.as_bytes().as_slice())
-}
-
 /// Two salts.
 #[expect(
     clippy::disallowed_methods,
@@ -277,15 +204,6 @@ fn with_time(id: Uuid, at: Timestamp) -> Uuid {
     random.copy_from_slice(&id.as_bytes()[6..]);
     let millis = u64::try_from(at.as_millisecond()).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
-}
-
-/// The milliseconds that a UUID of version 7 carries.
-fn time_of(id: Uuid) -> Option<i64> {
-    let (secs, nanos) = id
-        .get_timestamp()
-        .filter(|_| id.get_version_num() == 7)?
-        .to_unix();
-    i64::try_from(secs * 1000 + u64::from(nanos / 1_000_000)).ok()
 }
 
 /// An id that takes 16 bytes where it is a UUID in its usual spelling.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ed25519_dalek::SigningKey;
-use signed_note::{Note, Signature, Signer, StandardVerifier, Verifier, VerifierList};
+use signed_note::{Note, Signer, StandardVerifier, Verifier, VerifierList};
 
 use super::leaf::Hash32;
 
@@ -100,6 +100,12 @@ impl LogSigner {
         self.sign(&text)
     }
 
+    /// A statement about the lines of an export, as a signed note.
+    #[must_use]
+    pub fn export_end(&self, lines: u64, sha256: Hash32) -> String {
+        self.sign(export_text(&self.origin, lines, sha256).as_bytes())
+    }
+
     /// `text` as a signed note.
     fn sign(&self, text: &[u8]) -> String {
         let mut note = Note::new(text, &[]).expect("our texts end with a newline");
@@ -192,7 +198,7 @@ impl LogKeys {
     /// # Errors
     /// [`CheckpointError`].
     pub fn open(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
-        let text = self.open_note(note, |text| {
+        self.open_note(note, |text| {
             let parsed = tlog_tiles::Checkpoint::from_bytes(text).ok()?;
             let origin = parsed.origin().to_owned();
             Some((
@@ -203,8 +209,25 @@ impl LogKeys {
                     root: parsed.hash().0,
                 },
             ))
+        })
+    }
+
+    /// Checks that a trusted key has signed this statement about the lines of an export.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; [`CheckpointError::Forged`] also for a statement about other lines.
+    pub fn check_export_end(&self, note: &str, lines: u64, sha256: Hash32) -> Result<(), CheckpointError> {
+        let text = self.open_note(note, |text| {
+            let text = std::str::from_utf8(text).ok()?;
+            let origin = text.lines().nth(1)?.to_owned();
+            Some((origin.clone(), (origin, text.to_owned())))
         })?;
-        Ok(text)
+        let (origin, text) = text;
+        if text == export_text(&origin, lines, sha256) {
+            Ok(())
+        } else {
+            Err(CheckpointError::Forged)
+        }
     }
 
     /// Opens a note whose text names the log that must have signed it.
@@ -227,6 +250,15 @@ impl LogKeys {
             Err(_) => Err(CheckpointError::UnknownKey),
         }
     }
+}
+
+/// Can't be taken for a checkpoint: there, the second line is a number.
+fn export_text(origin: &str, lines: u64, sha256: Hash32) -> String {
+    format!(
+        "{}\n{origin}\n{lines} lines\n{}\n",
+        super::export::EXPORT_FORMAT,
+        hex::encode(sha256)
+    )
 }
 
 /// What a note says, unchecked: only for saying which checkpoint it is that fails.
@@ -258,17 +290,4 @@ pub fn origin_of(public_url: &str) -> String {
         })
         .collect();
     format!("{}/audit-log", if host.is_empty() { "latchkey" } else { &host })
-}
-
-/// The signatures on a note: whose name, and whether that key is among `keys`.
-#[must_use]
-pub fn signatures(note: &str) -> Vec<String> {
-    let Some((_, lines)) = note.rsplit_once("\n\n") else {
-        return Vec::new();
-    };
-    lines
-        .lines()
-        .filter_map(|line| Signature::from_bytes(line.as_bytes()).ok())
-        .map(|signature| signature.name().to_owned())
-        .collect()
 }

@@ -127,6 +127,10 @@ impl Findings {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.further == 0 && self.listed.iter().all(Option::is_none)
+    }
+
     /// Whether something wrong with the entries from `first` to before `end` is known already.
     pub fn concern(&self, first: u64, end: u64) -> bool {
         self.further > 0

@@ -1,16 +1,16 @@
 //! Checks a trail from its first entry to its last in one pass and in constant memory, and says of each
 //! thing that is wrong which entries it concerns and what was done to them.
 
+mod removed;
+
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::EventType;
 use super::frontier::{Doubt, Fit, Frontier, Peak};
 use super::leaf::{Chain, Hash32};
-use super::record::{Body, Content, Record};
-use super::removals::{Removals, RemovedPart};
+use super::record::Record;
+use super::removals::Removals;
 use super::report::{Anchor, Findings, Report, Tampering};
 use super::tree::subtrees;
 
@@ -25,8 +25,8 @@ pub struct Verifier {
     anchors: Vec<Anchor>,
     next_anchor: usize,
     anchor_failed: bool,
-    /// From the first entry on; else the file begins somewhere.
-    whole: bool,
+    /// From the first entry on to the last; else the file begins and ends somewhere.
+    complete: bool,
     /// The newest index and sequence of each chain.
     heads: HashMap<Option<Uuid>, (u64, u64)>,
     /// First and last of each hole, and the finding that it is.
@@ -40,17 +40,17 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A check against these checkpoints. `whole`: of a trail from its first entry on; otherwise of a
-    /// file that may begin later, and then for some organisations only.
+    /// A check against these checkpoints. `complete`: of every entry, of the node or of an organisation;
+    /// otherwise of a part, whose beginning and end need not be the trail's.
     #[must_use]
-    pub fn new(mut anchors: Vec<Anchor>, whole: bool) -> Self {
+    pub fn new(mut anchors: Vec<Anchor>, complete: bool) -> Self {
         anchors.sort_by_key(|anchor| anchor.checkpoint.size);
         Self {
             frontier: Frontier::default(),
             anchors,
             next_anchor: 0,
             anchor_failed: false,
-            whole,
+            complete,
             heads: HashMap::new(),
             holes: BTreeMap::new(),
             removals: Removals::default(),
@@ -84,6 +84,12 @@ impl Verifier {
     /// Something wrong that was found outside, such as a checkpoint that is forged.
     pub fn finding(&mut self, kind: Tampering, first: u64, last: u64, text: String) {
         self.findings.add(kind, first, last, text);
+    }
+
+    /// Nothing wrong so far.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
     }
 
     /// Something worth knowing.
@@ -324,7 +330,7 @@ impl Verifier {
         let before = self.heads.insert(record.organization_id, (index, sequence));
         let expected = match before {
             Some((index, sequence)) => (index + 1, Some(sequence)),
-            None if self.whole => (0, None),
+            None if self.complete => (0, None),
             None => return,
         };
         // What is known to be wrong before explains a chain that does not close.
@@ -346,96 +352,6 @@ impl Verifier {
             last,
             text,
         );
-    }
-
-    /// Counts what was removed, and compares it with what an entry says was removed.
-    fn check_removals(&mut self, record: &Record) {
-        let sequence = record.sequence;
-        let body = match &record.content {
-            Content::Pruned { by } => {
-                self.removals.add(*by, sequence, RemovedPart::All);
-                return;
-            }
-            Content::Whole(body) => body,
-        };
-        let (actor, subject) = (body.actor.erased_by(), body.subject.erased_by());
-        if let Some(by) = actor {
-            self.removals.add(by, sequence, RemovedPart::Actor);
-        }
-        if let Some(by) = subject {
-            self.removals.add(by, sequence, RemovedPart::Subject);
-        }
-        self.report.erased += u64::from(actor.is_some() || subject.is_some());
-        match EventType::from_wire(&body.event_type) {
-            Some(EventType::AuditPrune | EventType::AuditErase) => self.compare_removal(sequence, body),
-            Some(EventType::AuditRollbackAccept) => self.accepted_rollback(sequence, body),
-            _ => {}
-        }
-    }
-
-    fn compare_removal(&mut self, sequence: u64, body: &Body) {
-        let removal = self.removals.take(sequence);
-        let details = details(body).unwrap_or_default();
-        let recorded = details.get("removed").and_then(Value::as_u64);
-        let digest = details.get("digest").and_then(Value::as_str);
-        let count = removal.count();
-        if recorded == Some(count) && digest == Some(hex::encode(removal.digest()).as_str()) {
-            return;
-        }
-        if self.whole {
-            let text = format!(
-                "{count} parts say that they were removed by entry {sequence}, which records {} and others",
-                recorded.unwrap_or_default()
-            );
-            let first = if count == 0 { sequence } else { removal.first() };
-            self.findings
-                .add(Tampering::RemovalNotRecorded, first, sequence, text);
-        } else {
-            // A file that begins later does not have all that was removed.
-            self.note(format!(
-                "entry {sequence} records a removal of which {count} parts are in this file"
-            ));
-        }
-    }
-
-    fn accepted_rollback(&mut self, sequence: u64, body: &Body) {
-        let details = details(body).unwrap_or_default();
-        let Some(origin) = details.get("abandonedOrigin").and_then(Value::as_str) else {
-            return;
-        };
-        let lost = details
-            .get("checkpointSize")
-            .and_then(Value::as_u64)
-            .map_or(0, |size| size.saturating_sub(sequence));
-        self.note(format!(
-            "entry {sequence} of {} records that an older database was put in place on purpose: {lost} newer \
-             entries were given up, and checkpoints of {origin} over more than {sequence} entries no longer count",
-            body.at
-        ));
-        self.abandoned.insert(origin.to_owned(), sequence);
-    }
-
-    fn unrecorded_removals(&mut self) {
-        for (by, removal) in self.removals.drain() {
-            let (first, count) = (removal.first(), removal.count());
-            if by <= first || (self.whole && by < self.frontier.size()) {
-                let text = format!(
-                    "from entry {first} on, {count} parts were removed, and entry {by}, which should record it, does not"
-                );
-                self.findings
-                    .add(Tampering::RemovalNotRecorded, first, first, text);
-            } else if self.whole {
-                let text = format!(
-                    "from entry {first} on, {count} parts were removed, and there is no entry {by} to record it"
-                );
-                self.findings
-                    .add(Tampering::RemovalNotRecorded, first, first, text);
-            } else {
-                self.note(format!(
-                    "{count} parts were removed, as entry {by} records, which is not in this file"
-                ));
-            }
-        }
     }
 
     /// Which edited entries are only at the wrong place.
@@ -466,10 +382,6 @@ fn is_abandoned(abandoned: &HashMap<String, u64>, anchor: &Anchor) -> bool {
     abandoned
         .get(&anchor.checkpoint.origin)
         .is_some_and(|kept| anchor.checkpoint.size > *kept)
-}
-
-fn details(body: &Body) -> Option<serde_json::Map<String, Value>> {
-    serde_json::from_str(body.subject.data()?.details.as_deref()?).ok()
 }
 
 fn weigh(findings: &mut Findings, suspects: &mut Vec<(usize, Record)>, doubt: Doubt) -> usize {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::super::row::{column, optional, unreadable};
 use super::from_column;
 use crate::domain::audit::{
-    ActorData, ActorRef, ActorType, AuditResult, Body, Chain, Content, Entry, Event, EventType, Filter, Part,
+    ActorData, ActorRef, ActorType, AuditResult, Body, Chain, Content, Entry, Event, EventType, Part,
     Record, Resource, SubjectData,
 };
 
@@ -18,25 +18,21 @@ pub(super) const COLUMNS: &str = "sequence, hashes, organization_id, at, id, eve
      actor_id, resource_type, resource_id, request_id, actor_email, ip_address, resource_name, error_message, \
      details, actor_erased_by, subject_erased_by";
 
-/// The condition that a filter is, over named parameters. The bounds on `at` are always there: they are
-/// what the indexes, which leave pruned entries out, ask for.
-pub(super) fn conditions(filter: &Filter) -> String {
-    let mut conditions = String::from("organization_id IS :organization_id AND at BETWEEN :from AND :to");
-    if filter.event_type.is_some() {
-        conditions.push_str(" AND event_type = :event_type");
-    }
-    if filter.actor_email.is_some() {
-        conditions.push_str(" AND actor_email = :actor_email");
-    }
-    conditions
-}
-
 /// An entry that was not pruned.
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let details = match row.get_ref(16)? {
+    let mut details = match row.get_ref(16)? {
         ValueRef::Null => Map::new(),
         text => serde_json::from_str(text.as_str()?).map_err(|e| unreadable(16, Type::Text, e))?,
     };
+    let mut erased = Vec::new();
+    for (column, part) in [(17, "actor"), (18, "subject")] {
+        if row.get_ref(column)? != ValueRef::Null {
+            erased.push(part);
+        }
+    }
+    if !erased.is_empty() {
+        details.insert("erased".to_owned(), erased.into());
+    }
     let resource_type: Option<String> = row.get(9)?;
     let resource = match (resource_type, compact_id(row, 10)?) {
         (Some(r#type), Some(id)) => Some(Resource {

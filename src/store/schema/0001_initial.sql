@@ -135,7 +135,8 @@ CREATE TABLE audit_head (
   organization_id BLOB NOT NULL PRIMARY KEY,
   sequence        INTEGER NOT NULL,
   previous        INTEGER,
-  entries         INTEGER NOT NULL
+  entries         INTEGER NOT NULL,
+  pruned          INTEGER NOT NULL DEFAULT 0     -- of these
 ) STRICT, WITHOUT ROWID;
 
 -- The names and keys under which checkpoints were signed; the last row is in use. A new one begins when

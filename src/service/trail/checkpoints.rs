@@ -1,0 +1,221 @@
+//! Checkpoints: signed when due, kept in the database and beside it.
+//!
+//! Beside it, `<data-dir>/checkpoints/latest` has the newest and `history` every one of them, as lines of
+//! JSON: the memory that an older database put in place does not have. A witness directory, on another
+//! machine if it is to witness anything, gets each as a file of its own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::Services;
+use crate::domain::audit::checkpoint::origin_of;
+use crate::domain::audit::{ActorRef, Event, EventType, LogKey, LogKeys, LogSigner};
+use crate::domain::{Error, Result};
+use crate::store::audit::{self, checkpoints};
+
+/// The directory's name in the data directory.
+pub const CHECKPOINT_DIRECTORY: &str = "checkpoints";
+const LATEST: &str = "latest";
+const HISTORY: &str = "history";
+
+/// When checkpoints are due, and where else they go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// After this many entries.
+    pub checkpoint_entries: u64,
+    /// After this many seconds, if there is a new entry.
+    pub checkpoint_secs: i64,
+    /// A directory that gets a copy of each checkpoint.
+    pub witness_dir: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            checkpoint_entries: 1000,
+            checkpoint_secs: 60,
+            witness_dir: None,
+        }
+    }
+}
+
+/// A checkpoint just signed, or signed before over as many entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// How many entries it is over.
+    pub size: u64,
+    /// The signed note.
+    pub note: String,
+}
+
+/// Signs a checkpoint if enough entries or time have passed since the last one.
+///
+/// # Errors
+/// [`Error::Internal`] when it can't be kept; it will be due again.
+pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
+    let now = services.clock.now();
+    let due = services.store.read(|db| {
+        let size = audit::size(db)?;
+        let newest = checkpoints::find_newest_checkpoint(db)?;
+        let (signed, at) = newest.map_or((0, 0), |(size, at, _)| (size, at));
+        let settings = &services.settings.trail;
+        let age_millis = now.as_millisecond().saturating_sub(at);
+        Ok(size > signed
+            && (size - signed >= settings.checkpoint_entries
+                || age_millis >= settings.checkpoint_secs.saturating_mul(1000)))
+    })?;
+    if due {
+        checkpoint(services).await.map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+/// A checkpoint over every entry so far, kept before it is told.
+///
+/// # Errors
+/// [`Error::Internal`] when it can't be kept.
+pub async fn checkpoint(services: &Services) -> Result<Signed> {
+    let signer = signer(services).await?;
+    let log_key = signer.log_key();
+    let (signed, is_new) = services.store.read(|db| {
+        let size = audit::size(db)?;
+        if let Some((newest, _, note)) = checkpoints::find_newest_checkpoint(db)?
+            && newest == size
+        {
+            return Ok((Signed { size, note }, false));
+        }
+        let root = audit::root(db, size)?;
+        let note = signer.checkpoint(size, root);
+        Ok((Signed { size, note }, true))
+    })?;
+    if is_new {
+        keep(services, &signed, &log_key).await?;
+    }
+    Ok(signed)
+}
+
+/// The keys under which this appliance's log has signed, the one in use last.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub async fn log_keys(services: &Services) -> Result<LogKeys> {
+    signer(services).await?;
+    services.store.read(checkpoints::known_keys)
+}
+
+/// The signer of the log in use. Begins a log where there is none, or where the key was changed.
+pub(super) async fn signer(services: &Services) -> Result<LogSigner> {
+    let seed = services.keys.audit_signing_key();
+    let known = services.store.read(checkpoints::known_logs)?;
+    let origin = match known.last() {
+        Some(log) => log.key.origin().to_owned(),
+        None => origin_of(&services.settings.public_url),
+    };
+    let signer = LogSigner::new(&origin, &seed);
+    let key = signer.log_key();
+    if known.last().map(|log| &log.key) != Some(&key) {
+        begin_log(services, key, known.last().map(|log| log.key.clone())).await?;
+    }
+    Ok(signer)
+}
+
+async fn begin_log(services: &Services, key: LogKey, before: Option<LogKey>) -> Result<()> {
+    let at = services.clock.now();
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            // Another task may have been faster.
+            if checkpoints::known_logs(tx)?.last().map(|log| &log.key) == Some(&key) {
+                return Ok(());
+            }
+            if let Some(before) = &before {
+                let event = Event::new(EventType::AuditKeyChange, None, ActorRef::system())
+                    .with("from", before.to_string())
+                    .with("to", key.to_string());
+                audit::append_entry(tx, at, entry_id, &event)?;
+            }
+            checkpoints::begin_log(tx, &key, audit::size(tx)?, at)
+        })
+        .await
+}
+
+/// In the database first, so that the files are never ahead of it.
+async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> {
+    let at = services.clock.now();
+    let (size, note) = (signed.size, signed.note.clone());
+    services
+        .store
+        .write(move |tx| checkpoints::insert_checkpoint(tx, size, &note, at))
+        .await?;
+    let directory = directory(services);
+    let witness = services.settings.trail.witness_dir.clone();
+    let (signed, origin) = (signed.clone(), key.origin().to_owned());
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = keep_file(&directory, &signed, at) {
+            tracing::error!(%error, directory = %directory.display(), "the checkpoint could not be kept beside the database");
+        }
+        if let Some(witness) = witness
+            && let Err(error) = keep_witness(&witness, &origin, &signed)
+        {
+            tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
+        }
+    })
+    .await
+    .map_err(|e| Error::Internal(format!("keeping a checkpoint ended early: {e}")))
+}
+
+fn keep_file(directory: &Path, signed: &Signed, at: Timestamp) -> io::Result<()> {
+    make_private(directory)?;
+    let line = serde_json::json!({ "at": at, "size": signed.size, "note": signed.note });
+    let mut history = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join(HISTORY))?;
+    writeln!(history, "{line}")?;
+    history.sync_data()?;
+    // Tasks that sign at once end in any order.
+    let ahead = fs::read_to_string(directory.join(LATEST))
+        .ok()
+        .and_then(|note| crate::domain::audit::checkpoint::unchecked(&note))
+        .zip(crate::domain::audit::checkpoint::unchecked(&signed.note))
+        .is_some_and(|(kept, new)| kept.origin == new.origin && kept.size > new.size);
+    if ahead {
+        return Ok(());
+    }
+    replace(&directory.join(LATEST), &signed.note)
+}
+
+fn keep_witness(witness: &Path, origin: &str, signed: &Signed) -> io::Result<()> {
+    let directory = witness.join(origin.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"));
+    fs::create_dir_all(&directory)?;
+    replace(&directory.join(format!("{:020}", signed.size)), &signed.note)
+}
+
+/// Replaces a file's content so that a crash leaves the old or the new one.
+fn replace(path: &Path, content: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent()
+        .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+fn make_private(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+}
+
+/// Where checkpoints are kept beside the database.
+pub(super) fn directory(services: &Services) -> PathBuf {
+    services.store.path().with_file_name(CHECKPOINT_DIRECTORY)
+}

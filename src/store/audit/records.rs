@@ -1,0 +1,105 @@
+//! Entries in the order of the trail, with everything that is kept of them.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use uuid::Uuid;
+
+use super::super::row::millis;
+use super::{from_column, row, to_column};
+use crate::domain::Result;
+
+/// A part of the trail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// Only this organisation's entries.
+    pub organization_id: Option<Uuid>,
+    /// The first place.
+    pub first: u64,
+    /// The first place after it.
+    pub end: u64,
+}
+
+/// The smallest range that holds what an organisation, or everybody, did between two times, among the
+/// first `size` entries.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_range(
+    connection: &Connection,
+    organization_id: Option<Uuid>,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    size: u64,
+) -> Result<Range> {
+    if from.is_none() && to.is_none() {
+        return Ok(Range {
+            organization_id,
+            first: 0,
+            end: size,
+        });
+    }
+    // Without an organisation there is no index to use: one pass over the trail.
+    let of_organization = if organization_id.is_some() {
+        "organization_id = ?4"
+    } else {
+        "?4 IS NULL"
+    };
+    let (first, last) = connection
+        .prepare_cached(&format!(
+            "SELECT min(sequence), max(sequence) FROM audit_entry
+             WHERE {of_organization} AND at BETWEEN ?1 AND ?2 AND sequence < ?3"
+        ))?
+        .query_row(
+            params![
+                from.map_or(i64::MIN, millis),
+                to.map_or(i64::MAX, millis),
+                to_column(size),
+                organization_id.as_ref().map(Uuid::as_bytes)
+            ],
+            |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)),
+        )?;
+    let (first, end) = match (first, last) {
+        (Some(first), Some(last)) => (from_column(first), from_column(last) + 1),
+        _ => (size, size),
+    };
+    Ok(Range {
+        organization_id,
+        first,
+        end,
+    })
+}
+
+/// Hands each record of a range to `with`, in order, one at a time.
+///
+/// # Errors
+/// What `with` returns; [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn for_each_record<E: From<crate::domain::Error>>(
+    connection: &Connection,
+    range: Range,
+    mut with: impl FnMut(crate::domain::audit::Record) -> Result<(), E>,
+) -> Result<(), E> {
+    let internal = |error: rusqlite::Error| E::from(error.into());
+    let of_organization = if range.organization_id.is_some() {
+        "+organization_id = ?3"
+    } else {
+        "?3 IS NULL"
+    };
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT {} FROM audit_entry WHERE sequence >= ?1 AND sequence < ?2 AND {of_organization}
+             ORDER BY sequence",
+            row::RECORD_COLUMNS
+        ))
+        .map_err(internal)?;
+    let mut rows = statement
+        .query(params![
+            to_column(range.first),
+            to_column(range.end),
+            range.organization_id.as_ref().map(Uuid::as_bytes)
+        ])
+        .map_err(internal)?;
+    while let Some(row) = rows.next().map_err(internal)? {
+        with(row::record(row).map_err(internal)?)?;
+    }
+    Ok(())
+}
