@@ -21,10 +21,12 @@ use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
-use crate::service::{Services, housekeeping};
+use crate::service::{Services, housekeeping, trail};
 use crate::store::Store;
 
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether the trail is to be signed.
+const SIGN_EVERY: Duration = Duration::from_secs(1);
 
 /// The appliance over one data directory.
 pub struct App {
@@ -90,6 +92,7 @@ impl App {
         };
         let endpoint = Arc::new(http::endpoint(self.services.clone(), options));
         let tidying = tokio::spawn(tidy_now_and_then(self.services.clone()));
+        let signing = tokio::spawn(sign_when_due(self.services.clone()));
         let Config {
             http: bounds,
             trusted_proxies,
@@ -97,7 +100,11 @@ impl App {
         } = self.config;
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
         tidying.abort();
+        signing.abort();
         housekeeping::wind_up(&self.services).await;
+        if let Err(error) = trail::checkpoint(&self.services).await {
+            tracing::error!(%error, "the trail could not be signed at the end");
+        }
         if drained {
             tracing::info!("stopped");
         } else {
@@ -114,6 +121,17 @@ async fn tidy_now_and_then(services: Arc<Services>) {
     loop {
         tick.tick().await;
         housekeeping::tidy(&services).await;
+    }
+}
+
+async fn sign_when_due(services: Arc<Services>) {
+    let mut tick = tokio::time::interval(SIGN_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = trail::checkpoint_if_due(&services).await {
+            tracing::error!(%error, "the trail could not be signed, trying again");
+        }
     }
 }
 

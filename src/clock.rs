@@ -36,7 +36,10 @@ impl Clock {
 
     /// Now, to the millisecond.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the system's time"
+    )]
     pub fn now(&self) -> Timestamp {
         let ms = match &self.0 {
             Source::System { .. } => Timestamp::now().as_millisecond(),

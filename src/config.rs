@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use ipnet::IpNet;
 
 use crate::limiter::Limits;
-use crate::service::Settings;
+use crate::service::{Settings, trail};
 pub use raw::{LogFormat, RawConfig};
 pub use sources::{Flags, Sources};
 
@@ -129,6 +129,7 @@ impl Config {
             proxies,
             http,
             plugins,
+            audit,
         } = raw;
         let listen_to = listen.parse::<SocketAddr>();
         must(
@@ -195,6 +196,11 @@ impl Config {
                 issuer: factors.issuer,
                 mail: false,
                 public_url: public_url.trim_end_matches('/').to_owned(),
+                trail: trail::Settings {
+                    checkpoint_entries: audit.checkpoint_entries,
+                    checkpoint_secs: whole(audit.checkpoint_secs),
+                    witness_dir: audit.witness_dir,
+                },
             },
             limits,
             trusted_proxies,
@@ -252,6 +258,8 @@ fn out_of_range(raw: &RawConfig) -> Vec<String> {
         plugins.total_concurrency in 1..=256;
         plugins.per_organization_concurrency in 1..=256;
         plugins.slot_wait_ms in 0..=60_000;
+        audit.checkpoint_entries in 1..=1_000_000;
+        audit.checkpoint_secs in 1..=86_400;
     }
     for (name, limit) in raw.limits.entries() {
         if !(1..=86_400).contains(&limit.window_secs) {

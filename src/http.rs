@@ -6,6 +6,7 @@
 pub mod account;
 pub mod administration;
 mod allow;
+pub mod audit;
 mod document;
 mod envelope;
 pub mod error;
@@ -93,6 +94,7 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         mfa::MfaApi,
         sessions::SessionApi,
         administration::AdministrationApi,
+        audit::AuditApi::default(),
         health::HealthApi,
     );
     OpenApiService::new(apis, "Latchkey", env!("CARGO_PKG_VERSION"))

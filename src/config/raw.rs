@@ -24,6 +24,7 @@ pub struct RawConfig {
     pub proxies: RawProxies,
     pub http: RawHttp,
     pub plugins: RawPlugins,
+    pub audit: RawAudit,
 }
 
 /// Text for people or JSON for collectors.
@@ -90,6 +91,14 @@ pub struct RawPlugins {
     pub cache_dir: Option<PathBuf>,
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAudit {
+    pub checkpoint_entries: u64,
+    pub checkpoint_secs: u64,
+    pub witness_dir: Option<PathBuf>,
+}
+
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
@@ -103,6 +112,7 @@ impl Default for RawConfig {
             proxies: RawProxies::default(),
             http: RawHttp::default(),
             plugins: RawPlugins::default(),
+            audit: RawAudit::default(),
         }
     }
 }
@@ -160,6 +170,16 @@ impl Default for RawPlugins {
             per_organization_concurrency: 2,
             slot_wait_ms: 2000,
             cache_dir: None,
+        }
+    }
+}
+
+impl Default for RawAudit {
+    fn default() -> Self {
+        Self {
+            checkpoint_entries: 1000,
+            checkpoint_secs: 60,
+            witness_dir: None,
         }
     }
 }

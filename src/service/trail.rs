@@ -74,7 +74,10 @@ pub async fn list_entries(services: &Services, admin: OrgAdmin<'_>, query: Query
         size,
     } = query;
     if !(1..=PAGE_LIMIT).contains(&size) {
-        return Err(Error::field("size", format!("must be between 1 and {PAGE_LIMIT}")));
+        return Err(Error::field(
+            "size",
+            format!("must be between 1 and {PAGE_LIMIT}"),
+        ));
     }
     if let Some(name) = event_type {
         let known = EventType::from_wire(&name);

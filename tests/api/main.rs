@@ -2,6 +2,7 @@
 
 mod account;
 mod administration;
+mod audit;
 mod contract;
 #[path = "../guests/mod.rs"]
 mod guests;

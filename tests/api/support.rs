@@ -297,6 +297,24 @@ impl Caller<'_> {
         }
     }
 
+    /// What a stream says within that time.
+    pub async fn stream(&self, path: &str, headers: &[(&str, &str)], within: std::time::Duration) -> String {
+        use tokio::io::AsyncReadExt as _;
+        let mut request = self.app.client.request(Method::GET, path);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.0;
+        assert_eq!(response.status(), StatusCode::OK);
+        let mut reader = response.into_body().into_async_read();
+        let mut said = Vec::new();
+        let _ = tokio::time::timeout(within, reader.read_to_end(&mut said)).await;
+        String::from_utf8(said).unwrap()
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, None, &[]).await
     }

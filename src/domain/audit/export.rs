@@ -245,7 +245,10 @@ impl From<&Record> for EntryLine {
                 id: body.id,
                 organization: ChainJson::from(record),
                 request_id: body.request_id.clone(),
-                resource: body.resource.clone().map(|(r#type, id)| ResourceJson { id, r#type }),
+                resource: body
+                    .resource
+                    .clone()
+                    .map(|(r#type, id)| ResourceJson { id, r#type }),
                 result: body.result.clone(),
                 sealed: SealedJson {
                     actor: hex::encode(leaf.actor_seal),

@@ -187,7 +187,11 @@ impl FileVerifier {
                 let intact = record.leaf_hash_at(sequence) == record.kept_leaf_hash();
                 verifier.record(record);
                 if intact && !(seals_fit && shown) {
-                    let what = if shown { "its seals" } else { "the columns beside its record" };
+                    let what = if shown {
+                        "its seals"
+                    } else {
+                        "the columns beside its record"
+                    };
                     let text = format!("entry {sequence} was edited: {what} do not fit what it says");
                     verifier.finding(Tampering::Edited, sequence, sequence, text);
                 }
@@ -224,10 +228,18 @@ impl FileVerifier {
             let text = format!(
                 "the file was changed after it was written: its end is about {} lines, {lines} are here{}",
                 end.lines,
-                if end.lines == lines { ", with another content" } else { "" }
+                if end.lines == lines {
+                    ", with another content"
+                } else {
+                    ""
+                }
             );
             if verifier.is_clean() {
-                let kind = if lines < end.lines { Tampering::Missing } else { Tampering::Edited };
+                let kind = if lines < end.lines {
+                    Tampering::Missing
+                } else {
+                    Tampering::Edited
+                };
                 verifier.finding(kind, 0, next.saturating_sub(1), text);
             } else {
                 // It is known better where.

@@ -134,7 +134,11 @@ impl<W: Write> Lines<W> {
     }
 
     fn write_record(&mut self, record: &Record) -> Result<(), ExportError> {
-        let cells = if self.csv.is_some() { csv_cells(record) } else { Vec::new() };
+        let cells = if self.csv.is_some() {
+            csv_cells(record)
+        } else {
+            Vec::new()
+        };
         self.put(&Line::from(record), cells)
     }
 

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::super::row::{column, optional, unreadable};
 use super::from_column;
 use crate::domain::audit::{
-    ActorData, ActorRef, ActorType, AuditResult, Body, Chain, Content, Entry, Event, EventType, Part,
-    Record, Resource, SubjectData,
+    ActorData, ActorRef, ActorType, AuditResult, Body, Chain, Content, Entry, Event, EventType, Part, Record,
+    Resource, SubjectData,
 };
 
 /// What [`entry`] reads, in order.

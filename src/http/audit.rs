@@ -1,0 +1,396 @@
+//! The trail on the wire (contract B5), and what lets a reader check it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream, Stream};
+use poem::Request;
+use poem::web::Data;
+use poem::web::sse::Event as SseEvent;
+use poem_openapi::param::{Header, Path, Query};
+use poem_openapi::payload::{EventStream, PlainText};
+use poem_openapi::types::{Any, Example, ToJSON as _};
+use poem_openapi::{Object, OpenApi};
+use serde_json::{Map, Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use uuid::Uuid;
+
+use super::Tag;
+use super::error::ApiErr;
+use super::error::answers::{S400, S404, SECURED, WRITES};
+use super::payload::J;
+use super::principal::Caller;
+use super::schema::Time;
+use crate::domain::Error;
+use crate::domain::account::Principal;
+use crate::domain::audit::{Entry, Filter};
+use crate::service::trail::{self, Place, Query as TrailQuery};
+use crate::service::{Services, session};
+
+/// The trail.
+pub struct AuditApi {
+    tails: Arc<Semaphore>,
+}
+
+/// Tails open at a time, in the whole node.
+const TAILS: usize = 64;
+/// How often a tail looks for new entries.
+const TAIL_PAUSE: Duration = Duration::from_millis(500);
+/// A tail ends after this many looks; the reader comes back with `Last-Event-ID`.
+const TAIL_POLLS: u32 = 15 * 60 * 2;
+
+impl Default for AuditApi {
+    fn default() -> Self {
+        Self {
+            tails: Arc::new(Semaphore::new(TAILS)),
+        }
+    }
+}
+
+/// An entry of the trail.
+#[derive(Clone, Debug, Object)]
+#[oai(rename = "AuditLog", rename_all = "camelCase", example)]
+pub struct AuditLogBody {
+    /// Id.
+    pub id: Uuid,
+    /// What happened, upper snake case. New ones come with new versions.
+    pub event_type: String,
+    /// E-mail address of who did it, as it was then.
+    #[oai(nullable)]
+    pub actor_email: Option<String>,
+    /// Kind of who did it: `USER`, `API_KEY`, `OPERATOR`, `SYSTEM` or `ANONYMOUS`.
+    pub actor_type: String,
+    /// Kind of what it was done to: `USER`, `ORGANIZATION`, `PLUGIN`, …
+    #[oai(nullable)]
+    pub resource_type: Option<String>,
+    /// Id of what it was done to; where that doesn't exist, as the caller wrote it.
+    #[oai(nullable)]
+    pub resource_id: Option<String>,
+    /// Name of what it was done to, as it was then.
+    #[oai(nullable)]
+    pub resource_name: Option<String>,
+    /// `SUCCESS`, `DENIED` or `FAILURE`.
+    pub result: String,
+    /// The client's address.
+    #[oai(nullable)]
+    pub ip_address: Option<String>,
+    /// What the caller was told, where it ended badly.
+    #[oai(nullable)]
+    pub error_message: Option<String>,
+    /// What else is known. `erased` names parts whose personal data was erased.
+    pub details: Any<Map<String, Value>>,
+    /// The organisation.
+    pub organization_name: String,
+    /// When: the same instant as the change it records.
+    pub created_at: Time,
+    /// Place in the trail of the node: the id of its event in a tail.
+    #[oai(skip)]
+    sequence: u64,
+}
+
+/// A page of the trail, newest first.
+#[derive(Clone, Debug, Object)]
+#[oai(
+    rename = "AuditLogPage",
+    rename_all = "camelCase",
+    skip_serializing_if_is_none
+)]
+pub struct AuditLogPage {
+    /// The entries.
+    pub content: Vec<AuditLogBody>,
+    /// How many match in all. Absent when asked by cursor: counting would cost more than the page.
+    pub total_elements: Option<u64>,
+    /// How many pages that makes. Absent when asked by cursor.
+    pub total_pages: Option<u64>,
+    /// Which page this is, from 0. Absent when asked by cursor.
+    pub number: Option<u32>,
+    /// Entries in a full page.
+    pub size: u32,
+    /// The `cursor` of the next page, if this one is full.
+    pub next_cursor: Option<String>,
+}
+
+#[OpenApi(prefix_path = "/api/v1", tag = "Tag::Audit")]
+impl AuditApi {
+    /// List audit entries.
+    ///
+    /// The organisation's entries, newest first. By `page` and `size`, or by `cursor`, which costs the
+    /// same however far back it is and does not shift when entries are added. Requires the role
+    /// `ORG_ADMIN`.
+    #[oai(path = "/audit-logs", method = "get", operation_id = "listAuditLogs")]
+    #[expect(clippy::too_many_arguments, reason = "one per parameter on the wire")]
+    async fn list_audit_logs(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        /// Only this event type.
+        #[oai(name = "eventType", validator(max_length = 100))]
+        event_type: Query<Option<String>>,
+        /// Only what this e-mail address did, as it was then.
+        #[oai(name = "actorEmail", validator(max_length = 320))]
+        actor_email: Query<Option<String>>,
+        /// Only from this time on.
+        from: Query<Option<Time>>,
+        /// Only up to this time.
+        to: Query<Option<Time>>,
+        /// Page, from 0.
+        #[oai(default)]
+        page: Query<u32>,
+        /// Entries in a page.
+        #[oai(
+            default = "default_size",
+            validator(minimum(value = "1"), maximum(value = "1000"))
+        )]
+        size: Query<u32>,
+        /// Instead of `page`: the `nextCursor` of the page before, or empty for the first.
+        #[oai(validator(max_length = 100))]
+        cursor: Query<Option<String>>,
+    ) -> Result<J<AuditLogPage>, ApiErr<{ SECURED | S400 }>> {
+        let admin = caller.0.org_admin()?;
+        let query = TrailQuery {
+            filter: Filter {
+                event_type: None,
+                actor_email: actor_email.0,
+                from: from.0.map(|time| time.0),
+                to: to.0.map(|time| time.0),
+            },
+            event_type: event_type.0,
+            place: cursor.0.map_or(Place::Page(page.0), Place::After),
+            size: size.0,
+        };
+        let found = trail::list_entries(&services, admin, query).await?;
+        let name = &admin.organization.name;
+        Ok(J(AuditLogPage {
+            content: found
+                .content
+                .into_iter()
+                .map(|entry| AuditLogBody::new(entry, name))
+                .collect(),
+            total_elements: found.total,
+            total_pages: found.total.map(|total| total.div_ceil(u64::from(size.0))),
+            number: found.total.map(|_| page.0),
+            size: size.0,
+            next_cursor: found.next,
+        }))
+    }
+
+    /// Get an audit entry.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(path = "/audit-logs/:id", method = "get", operation_id = "getAuditLog")]
+    async fn find_audit_log(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        /// The entry's id.
+        id: Path<Uuid>,
+    ) -> Result<J<AuditLogBody>, ApiErr<{ SECURED | S400 | S404 }>> {
+        let admin = caller.0.org_admin()?;
+        let entry = trail::find_entry(&services, admin, id.0)?;
+        Ok(J(AuditLogBody::new(entry, &admin.organization.name)))
+    }
+
+    /// Get the proof of an audit entry.
+    ///
+    /// The entry, the proof that it is in the trail, and a signed checkpoint of the trail, in one text
+    /// (C2SP tlog-proof) that `latchkey audit check-receipt` and other tools check offline, given the
+    /// log's key. Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/audit-logs/:id/proof",
+        method = "get",
+        operation_id = "getAuditLogProof"
+    )]
+    async fn find_proof(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        /// The entry's id.
+        id: Path<Uuid>,
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | WRITES }>> {
+        let admin = caller.0.org_admin()?;
+        Ok(PlainText(trail::find_receipt(&services, admin, id.0).await?))
+    }
+
+    /// Get a checkpoint of the trail.
+    ///
+    /// How many entries there are in the whole node and the hash over all of them, signed (C2SP
+    /// tlog-checkpoint). Keep one, and nothing that came before can be changed unnoticed. Requires the
+    /// role `ORG_ADMIN`.
+    #[oai(
+        path = "/audit-logs/checkpoint",
+        method = "get",
+        operation_id = "getAuditCheckpoint"
+    )]
+    async fn checkpoint(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | WRITES }>> {
+        caller.0.org_admin()?;
+        Ok(PlainText(trail::checkpoint(&services).await?.note))
+    }
+
+    /// Get the keys of the trail.
+    ///
+    /// The public keys under which checkpoints were signed, one a line, the one in use last (C2SP
+    /// signed-note verifier keys). Compare them with what you were given another way. Requires the role
+    /// `ORG_ADMIN`.
+    #[oai(path = "/audit-logs/keys", method = "get", operation_id = "getAuditKeys")]
+    async fn keys(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | WRITES }>> {
+        caller.0.org_admin()?;
+        let keys = trail::log_keys(&services).await?;
+        Ok(PlainText(keys.iter().map(|key| format!("{key}\n")).collect()))
+    }
+
+    /// Follow the trail.
+    ///
+    /// Server-sent events, one for each new entry of the organisation, `data` as in the list. The id of
+    /// an event is its place in the trail; with `Last-Event-ID` the stream goes on after it, so that
+    /// nothing is lost between two connections. It ends with the session, and after a quarter of an
+    /// hour at the latest. Requires the role `ORG_ADMIN`.
+    #[oai(path = "/audit-logs/tail", method = "get", operation_id = "tailAuditLogs")]
+    async fn tail(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        request: &Request,
+        /// The id of the last event that was received; without it, only new entries.
+        #[oai(name = "Last-Event-ID")]
+        last_event_id: Header<Option<u64>>,
+    ) -> Result<EventStream<BoxStream<'static, AuditLogBody>>, ApiErr<{ SECURED | S400 | WRITES }>> {
+        caller.0.org_admin()?;
+        let permit = Arc::clone(&self.tails)
+            .try_acquire_owned()
+            .map_err(|_| Error::Busy { retry_after_secs: 10 })?;
+        let next = match last_event_id.0 {
+            Some(last) => last.saturating_add(1),
+            None => trail::size(&services)?,
+        };
+        let token = request
+            .header("Authorization")
+            .and_then(|value| value.split_once(' '))
+            .map(|(_, token)| token.trim().to_owned());
+        let tail = Tail {
+            services: Arc::clone(&services),
+            principal: caller.0,
+            token,
+            next,
+            ready: VecDeque::new(),
+            polls: 0,
+            _permit: permit,
+        };
+        Ok(EventStream::new(follow(tail).boxed())
+            .keep_alive(Duration::from_secs(15))
+            .to_event(|entry: AuditLogBody| {
+                SseEvent::message(entry.to_json_string())
+                    .id(entry.sequence.to_string())
+                    .event_type("entry")
+            }))
+    }
+}
+
+fn default_size() -> u32 {
+    20
+}
+
+impl AuditLogBody {
+    fn new(entry: Entry, organization_name: &str) -> Self {
+        let event = entry.event;
+        let (resource_type, resource_id, resource_name) = match event.resource {
+            Some(resource) => (Some(resource.r#type), Some(resource.id), resource.name),
+            None => (None, None, None),
+        };
+        Self {
+            id: entry.id,
+            event_type: event.event_type.as_str().to_owned(),
+            actor_email: event.actor.email,
+            actor_type: event.actor.r#type.as_str().to_owned(),
+            resource_type,
+            resource_id,
+            resource_name,
+            result: event.result.as_str().to_owned(),
+            ip_address: event.ip_address,
+            error_message: event.error_message,
+            details: Any(event.details),
+            organization_name: organization_name.to_owned(),
+            created_at: Time(entry.at),
+            sequence: entry.sequence,
+        }
+    }
+}
+
+impl Example for AuditLogBody {
+    fn example() -> Self {
+        let details = json!({ "reason": "Lost phone, identity checked by video", "ticket": "HD-4711" });
+        Self {
+            id: Uuid::from_u128(0x019c_7063_9f40_7cc3_98c4_dc0c_0c07_398f),
+            event_type: "USER_MFA_RESET".into(),
+            actor_email: Some("admin@acme.example".into()),
+            actor_type: "USER".into(),
+            resource_type: Some("USER".into()),
+            resource_id: Some("770e8400-e29b-41d4-a716-446655440004".into()),
+            resource_name: Some("dev@acme.example".into()),
+            result: "SUCCESS".into(),
+            ip_address: Some("192.0.2.17".into()),
+            error_message: None,
+            details: Any(details.as_object().cloned().unwrap_or_default()),
+            organization_name: "Acme Works".into(),
+            created_at: Time(jiff::Timestamp::constant(1_771_410_600, 0)),
+            sequence: 0,
+        }
+    }
+}
+
+/// A tail under way.
+struct Tail {
+    services: Arc<Services>,
+    principal: Principal,
+    token: Option<String>,
+    next: u64,
+    ready: VecDeque<Entry>,
+    polls: u32,
+    _permit: OwnedSemaphorePermit,
+}
+
+fn follow(tail: Tail) -> impl Stream<Item = AuditLogBody> + Send + 'static {
+    stream::unfold(tail, |mut tail| async move {
+        loop {
+            if let Some(entry) = tail.ready.pop_front() {
+                let body = AuditLogBody::new(entry, &tail.principal.organization.name);
+                return Some((body, tail));
+            }
+            if !tail.look().await? {
+                tokio::time::sleep(TAIL_PAUSE).await;
+            }
+        }
+    })
+}
+
+impl Tail {
+    /// Whether there may be more at once; `None` when the tail has to end.
+    async fn look(&mut self) -> Option<bool> {
+        self.polls += 1;
+        if self.polls > TAIL_POLLS {
+            return None;
+        }
+        // The right to read may have been taken away meanwhile (ASVS 8.3.2).
+        let now = self.services.clock.now();
+        let principal = session::authenticate(&self.services, self.token.as_deref(), now).ok()?;
+        principal.org_admin().ok()?;
+        let organization = principal.organization.id;
+        self.principal = principal;
+        let (services, from) = (Arc::clone(&self.services), self.next);
+        let read = move || trail::entries_after(&services, organization, from);
+        let (entries, next) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;
+        let more = next > self.next;
+        self.next = next;
+        self.ready = entries.into();
+        Some(more)
+    }
+}

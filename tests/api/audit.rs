@@ -1,0 +1,274 @@
+//! Contract B5, and what lets a reader check the trail.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use latchkey::domain::audit::{LogKeys, ReceiptError, check_receipt};
+use latchkey::service::trail;
+use latchkey::store::audit;
+use serde_json::json;
+
+use crate::support::{DEVELOPER, TestApp, reset_path};
+
+const LOGS: &str = "/api/v1/audit-logs";
+
+#[tokio::test]
+async fn a_reset_is_listed_with_every_field_of_the_contract() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let body = json!({ "reason": "lost phone", "ticket": "HD-1" });
+    admin.post(&reset_path(DEVELOPER), body).await.assert_ok();
+    let page = admin
+        .get(&format!("{LOGS}?eventType=USER_MFA_RESET&size=5"))
+        .await;
+    let page = page.assert_ok();
+    assert_eq!(page["totalElements"], 1);
+    assert_eq!(page["totalPages"], 1);
+    assert_eq!(page["number"], 0);
+    assert_eq!(page["size"], 5);
+    let entry = page["content"][0].as_object().unwrap();
+    let fields: Vec<_> = entry.keys().map(String::as_str).collect();
+    let contract = [
+        "id",
+        "eventType",
+        "actorEmail",
+        "actorType",
+        "resourceType",
+        "resourceId",
+        "resourceName",
+        "result",
+        "ipAddress",
+        "errorMessage",
+        "details",
+        "organizationName",
+        "createdAt",
+    ];
+    assert_eq!(fields, contract);
+    assert_eq!(entry["actorEmail"], "admin@acme.example");
+    assert_eq!(entry["actorType"], "USER");
+    assert_eq!(entry["resourceType"], "USER");
+    assert_eq!(entry["resourceId"], DEVELOPER);
+    assert_eq!(entry["resourceName"], "dev@acme.example");
+    assert_eq!(entry["result"], "SUCCESS");
+    assert_eq!(entry["errorMessage"], json!(null));
+    assert_eq!(entry["details"]["reason"], "lost phone");
+    assert_eq!(entry["organizationName"], "ACME");
+    assert_eq!(entry["createdAt"], "2026-02-18T10:30:00.000Z");
+    let id = entry["id"].as_str().unwrap();
+    let alone = admin.get(&format!("{LOGS}/{id}")).await;
+    assert_eq!(alone.assert_ok(), &page["content"][0]);
+}
+
+#[tokio::test]
+async fn filters_meet_and_pages_follow_each_other() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    for minute in 0..5 {
+        let refused = admin.reset(&app.member.id).await;
+        refused.assert_error(400, "MFA is not enabled for this user");
+        let second = app.caller(&app.second_admin).await;
+        second.reset(&app.member.id).await;
+        app.advance(SignedDuration::from_mins(1));
+        let _ = minute;
+    }
+    let resets = format!("{LOGS}?eventType=USER_MFA_RESET");
+    assert_eq!(admin.get(&resets).await.assert_ok()["totalElements"], 10);
+    let by_second = format!("{resets}&actorEmail=second@acme.example");
+    assert_eq!(admin.get(&by_second).await.assert_ok()["totalElements"], 5);
+    let window = format!("{by_second}&from=2026-02-18T10:31:00Z&to=2026-02-18T10:33:00Z");
+    assert_eq!(admin.get(&window).await.assert_ok()["totalElements"], 3);
+
+    // By cursor every entry comes once, also when others are written between two pages.
+    let mut cursor = String::new();
+    let mut seen = Vec::new();
+    loop {
+        let page = admin.get(&format!("{resets}&size=3&cursor={cursor}")).await;
+        let page = page.assert_ok().clone();
+        assert!(page.get("totalElements").is_none());
+        seen.extend(
+            page["content"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|e| e["id"].as_str().unwrap().to_owned()),
+        );
+        admin.reset(&app.member.id).await;
+        match page.get("nextCursor") {
+            Some(next) => cursor = next.as_str().unwrap().to_owned(),
+            None => break,
+        }
+    }
+    let mut distinct = seen.clone();
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!((seen.len(), distinct.len()), (10, 10));
+}
+
+#[tokio::test]
+async fn a_bad_query_is_400_and_says_which_field() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let answer = admin.get(&format!("{LOGS}?eventType=USER_MFA_REST")).await;
+    assert_eq!(answer.status.as_u16(), 400);
+    assert_eq!(
+        answer.body["validationErrors"],
+        json!({ "eventType": "is no event type" })
+    );
+    for query in ["from=yesterday", "size=0", "size=1001", "page=-1", "cursor=x.y"] {
+        let answer = admin.get(&format!("{LOGS}?{query}")).await;
+        assert_eq!(answer.status.as_u16(), 400, "{query}: {}", answer.text);
+        answer.assert_envelope();
+    }
+    let huge = admin.get(&format!("{LOGS}?page={}&size=1000", u32::MAX)).await;
+    assert_eq!(huge.assert_ok()["content"], json!([]));
+}
+
+#[tokio::test]
+async fn nobody_reads_the_trail_of_another_organisation() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let newest = admin.get(&format!("{LOGS}?size=1")).await;
+    let id = newest.assert_ok()["content"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let other = app.admin_of_other_org().await;
+    let message = format!("Audit entry not found with id: {id}");
+    other
+        .get(&format!("{LOGS}/{id}"))
+        .await
+        .assert_error(404, &message);
+    other
+        .get(&format!("{LOGS}/{id}/proof"))
+        .await
+        .assert_error(404, &message);
+    let theirs = other.get(LOGS).await;
+    for entry in theirs.assert_ok()["content"].as_array().unwrap() {
+        assert_eq!(entry["organizationName"], "GLOBEX");
+    }
+    for path in [
+        LOGS.to_owned(),
+        format!("{LOGS}/{id}"),
+        format!("{LOGS}/checkpoint"),
+        format!("{LOGS}/keys"),
+    ] {
+        let answer = app.member().await.get(&path).await;
+        answer.assert_error(403, "Role ORG_ADMIN is required");
+        assert_eq!(app.anonymous().get(&path).await.status.as_u16(), 401);
+    }
+}
+
+#[tokio::test]
+async fn a_proof_convinces_whoever_has_the_key_and_nobody_else_can_make_one() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    let newest = admin.get(&format!("{LOGS}?size=1")).await;
+    let id = newest.assert_ok()["content"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let proof = admin.get(&format!("{LOGS}/{id}/proof")).await;
+    assert_eq!(proof.status.as_u16(), 200, "{}", proof.text);
+    assert!(
+        proof.text.starts_with("c2sp.org/tlog-proof@v1\nextra "),
+        "{}",
+        proof.text
+    );
+
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let checked = check_receipt(&proof.text, &keys).unwrap();
+    let latchkey::domain::audit::Content::Whole(body) = checked.record.content else {
+        panic!("a receipt has its entry")
+    };
+    assert_eq!(body.id.to_string(), id);
+    assert_eq!(body.event_type, "USER_MFA_RESET");
+
+    let nobody = LogKeys::default();
+    assert!(matches!(
+        check_receipt(&proof.text, &nobody),
+        Err(ReceiptError::Checkpoint(_))
+    ));
+    let (head, note) = proof.text.split_once("\n\n").unwrap();
+    let shifted = format!("{}\n\n{note}", head.replace("\nindex ", "\nindex 1"));
+    assert_eq!(check_receipt(&shifted, &keys), Err(ReceiptError::NotIncluded));
+}
+
+#[tokio::test]
+async fn the_checkpoint_is_over_everything_so_far() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let checkpoint = admin.get(&format!("{LOGS}/checkpoint")).await;
+    assert_eq!(checkpoint.status.as_u16(), 200, "{}", checkpoint.text);
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let checkpoint = keys.open(&checkpoint.text).unwrap();
+    let (size, root) = app
+        .services
+        .store
+        .read(|db| {
+            let size = audit::size(db)?;
+            Ok((size, audit::root(db, size)?))
+        })
+        .unwrap();
+    assert_eq!((checkpoint.size, checkpoint.root), (size, root));
+    let listed = admin.get(&format!("{LOGS}/keys")).await;
+    assert_eq!(
+        listed.text,
+        keys.iter().map(|key| format!("{key}\n")).collect::<String>()
+    );
+}
+
+#[tokio::test]
+async fn checkpoints_are_signed_when_due_and_only_then() {
+    let app = TestApp::new().await;
+    assert!(trail::checkpoint_if_due(&app.services).await.unwrap().is_some());
+    assert!(trail::checkpoint_if_due(&app.services).await.unwrap().is_none());
+    app.advance(SignedDuration::from_mins(2));
+    assert!(
+        trail::checkpoint_if_due(&app.services).await.unwrap().is_none(),
+        "nothing new"
+    );
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    let signed = trail::checkpoint_if_due(&app.services).await.unwrap().unwrap();
+    let kept = app.services.store.path().with_file_name("checkpoints");
+    assert_eq!(std::fs::read_to_string(kept.join("latest")).unwrap(), signed.note);
+    let history = std::fs::read_to_string(kept.join("history")).unwrap();
+    assert_eq!(history.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn a_tail_tells_what_is_new_and_goes_on_where_it_was_left() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let before = trail::size(&app.services).unwrap();
+    admin.reset(DEVELOPER).await.assert_ok();
+    let path = format!("{LOGS}/tail");
+    let header = (before - 1).to_string();
+    let events = admin
+        .stream(&path, &[("Last-Event-ID", &header)], Duration::from_secs(2))
+        .await;
+    assert!(events.contains("event: entry\n"), "{events}");
+    assert!(events.contains(&format!("id: {before}\n")), "{events}");
+    assert!(events.contains("\"eventType\":\"USER_MFA_RESET\""), "{events}");
+    let header = before.to_string();
+    let nothing = admin
+        .stream(&path, &[("Last-Event-ID", &header)], Duration::from_secs(1))
+        .await;
+    assert!(!nothing.contains("data:"), "{nothing}");
+}
+
+#[tokio::test]
+async fn a_tail_ends_with_the_right_to_read() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let path = format!("{LOGS}/tail");
+    let tail = admin.stream(&path, &[], Duration::from_secs(20));
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        app.advance(SignedDuration::from_hours(13));
+    };
+    let (events, ()) = tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(tail, end) })
+        .await
+        .expect("the tail ends by itself");
+    assert!(!events.contains("data:"), "{events}");
+}
