@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::audit::{ActorRef, EventType, LogSigner, Resource, Tampering};
+use crate::domain::audit::{ActorRef, EventType, Filter, LogSigner, Resource, Tampering};
 
 const SCHEMA: &str = include_str!("../schema/0001_initial.sql");
 
