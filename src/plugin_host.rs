@@ -10,6 +10,7 @@
 mod artefact;
 mod cases;
 mod engine;
+mod evaluation;
 mod manifest;
 mod metrics;
 mod package;
@@ -18,11 +19,13 @@ mod signature;
 mod slots;
 mod v1;
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use artefact::Origin;
@@ -35,17 +38,17 @@ pub use manifest::ConfigError;
 pub use metrics::PluginCounters;
 pub use package::{Package, PackageError, contract_version, read as read_package};
 pub use record::{
-    BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause, LogLevel,
-    LogLine, OnFailure, PluginFailure, Usage,
+    Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
+    LogLevel, LogLine, OnFailure, PluginFailure, PluginVersion, Usage,
 };
 pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signature};
 
-use crate::domain::policy::{Decision, Hook, Manifest, Outcome, Question, Vetted, merge_effects, vet};
+use crate::domain::policy::{Hook, Manifest, Outcome, Question};
 use artefact::Artefacts;
 use engine::TickedEngine;
 use metrics::Metrics;
 use slots::Slots;
-use v1::{Call, Reply};
+use v1::{Call, Ran, Reply};
 
 /// Runs policy plugins. Cheap to clone; all clones are the same host.
 #[derive(Clone)]
@@ -58,6 +61,9 @@ struct Inner {
     /// Modules in use, by digest: a thousand bindings of one plugin share one.
     prepared: Mutex<HashMap<Digest, Weak<Prepared>>>,
     slots: Slots,
+    /// Calls that no reset waits for: at installation, golden cases, replays. They never take an
+    /// instance that a reset needs.
+    aside: Semaphore,
     metrics: Metrics,
 }
 
@@ -101,7 +107,8 @@ impl Default for HostOptions {
 pub struct Prepared {
     digest: Digest,
     origin: Origin,
-    policy: v1::Pre,
+    /// Or why it can't be used.
+    policy: Result<v1::Pre, String>,
 }
 
 impl Prepared {
@@ -109,6 +116,12 @@ impl Prepared {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Why every call of it fails, if it is one that can't be used.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        self.policy.as_ref().err().map(String::as_str)
     }
 
     /// Whether it was compiled now or found in the cache.
@@ -142,7 +155,7 @@ impl PluginHost {
             .tick
             .clamp(Duration::from_millis(1), Duration::from_millis(5));
         let total = options.total_concurrency.clamp(1, 256);
-        let ticked = TickedEngine::new(total, tick, options.meter_fuel)?;
+        let ticked = TickedEngine::new(total + ASIDE, tick, options.meter_fuel)?;
         let engine = ticked.engine.clone();
         let artefacts = Artefacts::new(
             engine.clone(),
@@ -160,6 +173,7 @@ impl PluginHost {
                 total,
                 options.slot_wait,
             ),
+            aside: Semaphore::new(ASIDE as usize),
             metrics: Metrics::default(),
         })))
     }
@@ -176,13 +190,43 @@ impl PluginHost {
         }
         let package = package::read(bytes)?;
         let (component, origin) = self.0.artefacts.component(&package)?;
-        let policy = v1::prepare(&self.0.linker, &component)?;
+        self.keep(digest, origin, &component)
+    }
+
+    /// The module with that digest, if it is in use or in the cache: without its file, so that a start
+    /// reads no megabytes. Blocks for a few ms.
+    #[must_use]
+    pub fn find(&self, digest: Digest) -> Option<Arc<Prepared>> {
+        if let Some(prepared) = self.prepared().get(&digest).and_then(Weak::upgrade) {
+            return Some(prepared);
+        }
+        let component = self.0.artefacts.find(digest)?;
+        self.keep(digest, Origin::Cache, &component).ok()
+    }
+
+    /// Stands for a module that can't be used any more: each call fails as
+    /// [`FailureCause::Instantiation`], so that its bindings fail as their operator said they should,
+    /// and everybody else is served.
+    #[must_use]
+    pub fn unusable(&self, digest: Digest, why: &PackageError) -> Arc<Prepared> {
+        Arc::new(Prepared {
+            digest,
+            origin: Origin::Cache,
+            policy: Err(why.to_string()),
+        })
+    }
+
+    fn keep(
+        &self,
+        digest: Digest,
+        origin: Origin,
+        component: &wasmtime::component::Component,
+    ) -> Result<Arc<Prepared>, PackageError> {
         let prepared = Arc::new(Prepared {
             digest,
             origin,
-            policy,
+            policy: Ok(v1::prepare(&self.0.linker, component)?),
         });
-
         let mut known = self.prepared();
         known.retain(|_, weak| weak.strong_count() > 0);
         known.insert(digest, Arc::downgrade(&prepared));
@@ -194,13 +238,9 @@ impl PluginHost {
     /// # Errors
     /// `describe` failed, or the manifest is not acceptable.
     pub async fn describe(&self, prepared: &Prepared) -> Result<Manifest, PackageError> {
-        let ran = v1::run(
-            &self.0.ticked,
-            &prepared.policy,
-            Limits::at_installation(),
-            Call::Describe,
-        )
-        .await;
+        let ran = self
+            .aside(prepared, Limits::at_installation(), Call::Describe)
+            .await;
         match ran.reply.map_err(PackageError::Describe)? {
             Reply::Manifest(manifest) => manifest::check(manifest),
             Reply::Answer(_) | Reply::Config(_) => unreachable!("describe replies with a manifest"),
@@ -218,13 +258,9 @@ impl PluginHost {
         config: &str,
     ) -> Result<(), ConfigError> {
         manifest::check_config(manifest, config)?;
-        let ran = v1::run(
-            &self.0.ticked,
-            &prepared.policy,
-            Limits::at_installation(),
-            Call::CheckConfig(config),
-        )
-        .await;
+        let ran = self
+            .aside(prepared, Limits::at_installation(), Call::CheckConfig(config))
+            .await;
         match ran.reply.map_err(ConfigError::Failed)? {
             Reply::Config(verdict) => verdict.map_err(ConfigError::Refused),
             Reply::Answer(_) | Reply::Manifest(_) => unreachable!("check-config replies with ok or an error"),
@@ -233,13 +269,18 @@ impl PluginHost {
 
     /// Asks the plugins, in order, whether the reset may happen. The first denial ends it; approvals and
     /// effects add up.
-    pub async fn before(&self, plugins: &[BoundPlugin], question: &Question) -> Evaluation {
+    pub async fn before<P: Borrow<BoundPlugin>>(&self, plugins: &[P], question: &Question) -> Evaluation {
         self.evaluate(plugins, Hook::BeforeReset, question, None).await
     }
 
     /// Shows the plugins how the reset will end, in order, each with the effects so far, and gathers
     /// the effects they add. [`Evaluation::effects`] holds only what was added.
-    pub async fn after(&self, plugins: &[BoundPlugin], question: &Question, outcome: Outcome) -> Evaluation {
+    pub async fn after<P: Borrow<BoundPlugin>>(
+        &self,
+        plugins: &[P],
+        question: &Question,
+        outcome: Outcome,
+    ) -> Evaluation {
         self.evaluate(plugins, Hook::AfterReset, question, Some(outcome))
             .await
     }
@@ -269,119 +310,34 @@ impl PluginHost {
         self.0.artefacts.prune(installed)
     }
 
-    async fn evaluate(
+    /// Puts a recorded question once more: to the module that answered it, or to one that may follow it.
+    /// Nothing is counted.
+    pub async fn ask_again(
         &self,
-        plugins: &[BoundPlugin],
-        hook: Hook,
-        question: &Question,
-        mut outcome: Option<Outcome>,
-    ) -> Evaluation {
-        let mut evaluation = Evaluation {
-            decision: Decision::Allow,
-            effects: vec![],
-            records: vec![],
-            failure: None,
-        };
-        let bound: Vec<&BoundPlugin> = plugins
-            .iter()
-            .filter(|plugin| plugin.hooks.contains(&hook))
-            .collect();
-        if bound.is_empty() {
-            return evaluation;
-        }
-
-        // One slot for the whole evaluation: its plugins run one after the other anyway.
-        let Some(_slot) = self.0.slots.take(&question.organization.id).await else {
-            let failure = Failure {
-                cause: FailureCause::Busy,
-                detail: "the organisation's evaluations are all under way".to_owned(),
-            };
-            // Policies that are only watched stop nothing, not even so.
-            let stopped = bound.iter().find(|plugin| plugin.stops_on(&failure));
-            evaluation.failure = stopped.map(|plugin| plugin.failed(failure));
-            return evaluation;
-        };
-
-        for plugin in bound {
-            let (record, vetted) = self.ask(plugin, hook, question, outcome.as_ref()).await;
-            let end = record.end.clone();
-            evaluation.records.push(record);
-            match (vetted, end) {
-                (Some(vetted), _) => {
-                    if let Some(outcome) = &mut outcome {
-                        // The next plugin sees what this one added.
-                        merge_effects(&mut outcome.effects, vetted.effects.clone());
-                    }
-                    merge_effects(&mut evaluation.effects, vetted.effects);
-                    evaluation.decision = evaluation.decision.and(vetted.decision);
-                    if matches!(evaluation.decision, Decision::Deny(_)) {
-                        break;
-                    }
-                }
-                (None, CallEnd::Failure(failure)) if plugin.stops_on(&failure) => {
-                    evaluation.failure = Some(plugin.failed(failure));
-                    break;
-                }
-                (None, _) => {}
-            }
-        }
-        evaluation
-    }
-
-    /// One call, vetted and recorded.
-    async fn ask(
-        &self,
-        plugin: &BoundPlugin,
-        hook: Hook,
+        prepared: &Prepared,
+        config: &str,
         question: &Question,
         outcome: Option<&Outcome>,
-    ) -> (DecisionRecord, Option<Vetted>) {
+    ) -> CallEnd {
         let call = match outcome {
-            None => Call::BeforeReset(question, &plugin.config),
-            Some(outcome) => Call::AfterReset(question, outcome, &plugin.config),
+            None => Call::BeforeReset(question, config),
+            Some(outcome) => Call::AfterReset(question, outcome, config),
         };
-        let ran = v1::run(
-            &self.0.ticked,
-            &plugin.prepared.policy,
-            plugin.limits.bounded(),
-            call,
-        )
-        .await;
-        let end = match ran.reply {
-            Ok(Reply::Answer(answer)) => CallEnd::Answer(answer),
-            Ok(Reply::Manifest(_) | Reply::Config(_)) => unreachable!("a hook replies with an answer"),
-            Err(failure) => CallEnd::Failure(failure),
-        };
-        let failures_in_a_row = self.0.metrics.note(plugin.binding_id, &end, ran.usage);
-        if let CallEnd::Failure(failure) = &end {
-            tracing::warn!(
-                plugin = %plugin.name, version = %plugin.version, digest = %plugin.prepared.digest,
-                binding = %plugin.binding_id, cause = failure.cause.as_str(), failures_in_a_row,
-                "a policy plugin failed"
-            );
-        }
+        self.aside(prepared, Limits::at_installation(), call)
+            .await
+            .end()
+            .0
+    }
 
-        let vetted = match &end {
-            CallEnd::Answer(answer) => Some(vet(answer.clone(), &plugin.grants, plugin.mode)),
-            CallEnd::Failure(_) => None,
-        };
-        let record = DecisionRecord {
-            binding_id: plugin.binding_id,
-            plugin: plugin.name.clone(),
-            version: plugin.version.clone(),
-            digest: plugin.prepared.digest,
-            config_digest: plugin.config_digest,
-            hook,
-            mode: plugin.mode,
-            refused: vetted.as_ref().map_or_else(Vec::new, |v| v.refused.clone()),
-            repaired: vetted.as_ref().map_or_else(Vec::new, |v| v.repaired.clone()),
-            end,
-            log: ran.log,
-            log_dropped: ran.log_dropped,
-            usage: ran.usage,
-            failures_in_a_row,
-        };
-        (record, vetted)
+    /// A call that no reset waits for.
+    async fn aside(&self, prepared: &Prepared, limits: Limits, call: Call<'_>) -> Ran {
+        let _turn = self
+            .0
+            .aside
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        v1::run(&self.0.ticked, prepared, limits, call).await
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<Prepared>>> {
@@ -389,3 +345,6 @@ impl PluginHost {
         self.0.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Calls at a time that no reset waits for.
+const ASIDE: u32 = 4;

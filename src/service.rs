@@ -78,6 +78,8 @@ pub struct Settings {
     pub recovery_code_characters: usize,
     /// The name that authenticator apps show beside the account (`issuer` of otpauth URIs).
     pub issuer: String,
+    /// What the operator decided about plugins.
+    pub plugins: plugins::PluginSettings,
     /// Whether mail can be sent: without it no mail is owed.
     pub mail: bool,
     /// How the appliance is reached from outside, for links in notices: `https://mfa.example.org`.
@@ -97,6 +99,7 @@ impl Default for Settings {
             suspended_factor_secs: 7 * 24 * 3600,
             recovery_code_characters: second_factor::RECOVERY_CODE_CHARACTERS,
             issuer: "Latchkey".to_owned(),
+            plugins: plugins::PluginSettings::default(),
             mail: false,
             public_url: "http://127.0.0.1:8080".to_owned(),
             trail: trail::Settings::default(),

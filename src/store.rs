@@ -7,7 +7,9 @@
 pub mod accounts;
 pub mod approvals;
 pub mod audit;
+pub mod bindings;
 mod checkpointer;
+pub mod decisions;
 pub mod factors;
 pub mod integrity;
 mod migrations;

@@ -34,6 +34,7 @@ fn bound(prepared: &Arc<Prepared>) -> BoundPlugin {
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),
         limits: Limits::default(),
+        before: None,
     }
 }
 

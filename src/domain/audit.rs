@@ -100,6 +100,8 @@ event_types! {
     TokenMint = "TOKEN_MINT",
     /// A plugin was installed.
     PolicyPluginInstall = "POLICY_PLUGIN_INSTALL",
+    /// A plugin was removed.
+    PolicyPluginRemove = "POLICY_PLUGIN_REMOVE",
     /// A plugin was bound.
     PolicyPluginBind = "POLICY_PLUGIN_BIND",
     /// A binding was removed.

@@ -53,15 +53,8 @@ impl Artefacts {
 
     /// The component, from the cache or compiled. Blocks; never call it on the executor.
     pub(super) fn component(&self, package: &Package<'_>) -> Result<(Component, Origin), PackageError> {
-        if let Some(cache) = &self.cache
-            && let Some(code) = cache.load(package.digest)
-        {
-            match load(&self.engine, &code) {
-                Ok(component) => return Ok((component, Origin::Cache)),
-                Err(error) => {
-                    tracing::warn!(digest = %package.digest, %error, "a kept plugin artefact is stale; compiling anew");
-                }
-            }
+        if let Some(component) = self.find(package.digest) {
+            return Ok((component, Origin::Cache));
         }
         let code = self.compile(package.component.to_vec())?;
         if let Some(cache) = &self.cache
@@ -72,6 +65,16 @@ impl Artefacts {
         }
         let component = load(&self.engine, &code).map_err(|e| PackageError::Host(format!("{e:#}")))?;
         Ok((component, Origin::Compiled))
+    }
+
+    /// The component, if its machine code is kept.
+    pub(super) fn find(&self, digest: Digest) -> Option<Component> {
+        let code = self.cache.as_ref()?.load(digest)?;
+        load(&self.engine, &code)
+            .inspect_err(
+                |error| tracing::warn!(%digest, %error, "a kept plugin artefact is stale; compiling anew"),
+            )
+            .ok()
     }
 
     /// Removes every kept artefact except those of `installed`, as this engine makes them.

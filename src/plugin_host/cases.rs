@@ -10,7 +10,7 @@ use wasmparser::{Parser, Payload};
 
 use super::engine::Limits;
 use super::record::{CallEnd, Failure, FailureCause, LogLine, Usage};
-use super::v1::{self, Call, Reply};
+use super::v1::{Call, Reply};
 use super::{PluginHost, Prepared};
 use crate::domain::policy::{Outcome, Question};
 
@@ -264,7 +264,7 @@ impl PluginHost {
                 Call::AfterReset(&question, &outcome, &config)
             }
         };
-        let ran = v1::run(&self.0.ticked, &prepared.policy, limits.bounded(), call).await;
+        let ran = self.aside(prepared, limits.bounded(), call).await;
         let answer = match ran.reply {
             Ok(Reply::Answer(answer)) => serde_json::to_value(answer).map_err(part("answer"))?,
             Ok(Reply::Config(Ok(()))) => json!({ "ok": true }),

@@ -84,6 +84,23 @@ pub struct BoundPlugin {
     pub on_failure: OnFailure,
     /// What a call may use up.
     pub limits: Limits,
+    /// The version before: for a canary's other share, and where a failure falls back on it.
+    pub before: Option<PluginVersion>,
+}
+
+/// A module with the configuration that it is given.
+#[derive(Clone, Debug)]
+pub struct PluginVersion {
+    /// The plugin's version, from its manifest.
+    pub version: String,
+    /// The compiled module; knows its own digest.
+    pub prepared: Arc<Prepared>,
+    /// The configuration as JSON text, exactly as the plugin gets it.
+    pub config: Arc<str>,
+    /// SHA-256 of `config`.
+    pub config_digest: Digest,
+    /// The hooks for which it is asked.
+    pub hooks: Vec<Hook>,
 }
 
 /// What a plugin's failure means for the reset, by cause.
@@ -131,6 +148,9 @@ pub enum FailureAction {
     Deny,
     /// As if the plugin had not been bound.
     Skip,
+    /// The version before the last switch is asked instead; where there is none, or it fails too, the
+    /// reset does not happen.
+    LastGoodVersion,
 }
 
 /// Why a call gave no usable answer.
@@ -246,6 +266,26 @@ pub struct Usage {
     pub fuel: Option<u64>,
 }
 
+/// Which version of a binding was asked, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Asked {
+    /// The version that is bound.
+    #[default]
+    Current,
+    /// The version before, since the target is not in the canary's share.
+    VersionBefore,
+    /// The version before, since the one that is bound failed.
+    Fallback,
+}
+
+impl Asked {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_current(&self) -> bool {
+        *self == Self::Current
+    }
+}
+
 /// One call, as it is kept with the reset: enough to replay and to explain it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -262,8 +302,18 @@ pub struct DecisionRecord {
     pub config_digest: Digest,
     /// Which hook.
     pub hook: Hook,
-    /// Whether the answer counted.
+    /// Whether the answer counted: enforced or monitored.
     pub mode: Mode,
+    /// Which version of the binding this is.
+    #[serde(default, skip_serializing_if = "Asked::is_current")]
+    pub asked: Asked,
+    /// The canary's share in percent, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<u8>,
+    /// After the reset: the effects so far that it was shown, where they are more than the first
+    /// plugin was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effects_so_far: Option<Vec<Effect>>,
     /// How it ended.
     pub end: CallEnd,
     /// Effects asked for and not given.
@@ -280,7 +330,7 @@ pub struct DecisionRecord {
     pub log_dropped: u32,
     /// What it used up.
     pub usage: Usage,
-    /// Failures of this binding in a row, this one included; 0 after an answer.
+    /// Failures of this version of the binding in a row, this one included; 0 after an answer.
     #[serde(default)]
     pub failures_in_a_row: u32,
 }
@@ -313,22 +363,4 @@ pub struct Evaluation {
     /// Set if a plugin failed and its binding says that the reset must then not happen: answer 500,
     /// change nothing.
     pub failure: Option<PluginFailure>,
-}
-
-impl BoundPlugin {
-    /// The failure of this plugin, as the reset's end.
-    pub(super) fn failed(&self, failure: Failure) -> PluginFailure {
-        PluginFailure {
-            binding_id: self.binding_id,
-            plugin: self.name.clone(),
-            version: self.version.clone(),
-            digest: self.prepared.digest(),
-            failure,
-        }
-    }
-
-    /// Whether this failure ends the reset.
-    pub(super) fn stops_on(&self, failure: &Failure) -> bool {
-        self.mode == Mode::Enforce && self.on_failure.action(failure.cause) == FailureAction::Deny
-    }
 }

@@ -8,7 +8,8 @@ use wasmtime::{Engine, Store};
 
 use super::engine::{CallState, Limits, TickedEngine};
 use super::package::PackageError;
-use super::record::{Failure, FailureCause, LogLevel, LogLine, Usage};
+use super::Prepared;
+use super::record::{CallEnd, Failure, FailureCause, LogLevel, LogLine, Usage};
 use crate::domain::policy::{self as domain, Answer, Manifest, Outcome, Question};
 use bindings::latchkey::policy::{log, types};
 
@@ -86,8 +87,36 @@ pub(super) struct Ran {
     pub(super) log_dropped: u32,
 }
 
+impl Ran {
+    fn unusable(why: &str) -> Self {
+        Self {
+            reply: Err(Failure {
+                cause: FailureCause::Instantiation,
+                detail: shown(&format!("the module can't be used: {why}")),
+            }),
+            usage: Usage::default(),
+            log: Vec::new(),
+            log_dropped: 0,
+        }
+    }
+
+    /// How a call of a hook ended, and what it logged.
+    pub(super) fn end(self) -> (CallEnd, Vec<LogLine>) {
+        let end = match self.reply {
+            Ok(Reply::Answer(answer)) => CallEnd::Answer(answer),
+            Ok(Reply::Manifest(_) | Reply::Config(_)) => unreachable!("a hook replies with an answer"),
+            Err(failure) => CallEnd::Failure(failure),
+        };
+        (end, self.log)
+    }
+}
+
 /// Makes an instance, calls it, and throws it away.
-pub(super) async fn run(ticked: &TickedEngine, pre: &Pre, limits: Limits, call: Call<'_>) -> Ran {
+pub(super) async fn run(ticked: &TickedEngine, prepared: &Prepared, limits: Limits, call: Call<'_>) -> Ran {
+    let pre = match &prepared.policy {
+        Ok(pre) => pre,
+        Err(why) => return Ran::unusable(why),
+    };
     let (mut store, _in_flight) = ticked.store(limits);
     let reply = match pre.instance.instantiate_async(&mut store).await {
         Ok(instance) => match guest_call(pre, &instance, &mut store, call).await {

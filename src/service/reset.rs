@@ -14,7 +14,7 @@ pub use order::{Order, ResetBody, ResetRequest};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{RequestContext, Services};
+use super::{RequestContext, Services, plugins};
 use crate::domain::account::{Principal, Role};
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::error::PolicyDenial;
@@ -85,7 +85,10 @@ pub(super) async fn carry_out(
         let case = facts::gather(services, principal, order)?; // 404, 403, 400
         let judgement = judge(services, &case).await; // before and after hooks
         match ending::commit(services, principal, order, case, judgement).await {
-            Err(Refusal::Unrecorded(Error::Stale)) => {} // what was judged has changed: judge again
+            // What was judged has changed: judge again, by the policies as they are now.
+            Err(Refusal::Unrecorded(Error::Stale)) => {
+                plugins::catch_up(services, Some(principal.organization.id)).await?;
+            }
             ended => return ended,                       // 200, 202, 403 by policy, 500
         }
     }
@@ -144,6 +147,8 @@ struct Judgement {
     ending: Ending,
     effects: Vec<Effect>,
     records: Vec<DecisionRecord>,
+    /// The outcome as the first `after-reset` hook was shown it, where there was one.
+    outcome: Option<Outcome>,
 }
 
 #[derive(Debug)]
@@ -167,6 +172,7 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
         ending,
         effects,
         records: before.records,
+        outcome: None,
     };
     let kind = match &judgement.ending {
         Ending::Done => ResultKind::Done,
@@ -189,8 +195,9 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
     };
     let after = services
         .plugin_host
-        .after(&case.policies.plugins, &case.question, outcome)
+        .after(&case.policies.plugins, &case.question, outcome.clone())
         .await;
+    judgement.outcome = (!after.records.is_empty()).then_some(outcome);
     if let Some(failure) = after.failure {
         judgement.ending = Ending::Failed(failure.to_string());
     }

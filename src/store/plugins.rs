@@ -1,19 +1,19 @@
-//! Installed plugins, their configurations and bindings.
+//! Installed plugins: files by content, and who installed them.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
 
+use super::bindings;
 use super::row::{column, millis, optional, unreadable};
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::{Grants, Manifest, Mode};
+use crate::domain::policy::Manifest;
 use crate::domain::{Error, Result};
 
-/// An installed plugin, without its module.
+/// An installed plugin, without its file.
 #[derive(Clone, Debug)]
 pub struct PluginRow {
-    /// SHA-256 of the module.
+    /// SHA-256 of the file.
     pub digest: [u8; 32],
     /// Whose; absent for the node's own.
     pub organization_id: Option<OrganizationId>,
@@ -21,166 +21,191 @@ pub struct PluginRow {
     pub manifest: Manifest,
     /// minisign signature it came with.
     pub signature: Option<String>,
-    /// Size of the module in bytes.
+    /// Number of the trusted key that made the signature.
+    pub signed_by: Option<String>,
+    /// Size of the file in bytes.
     pub size_bytes: u64,
     /// When it was installed.
     pub installed_at: Timestamp,
-    /// Switched off since when, if it is.
+    /// Since when the operator has it switched off for everybody, if so.
     pub disabled_at: Option<Timestamp>,
 }
 
-/// A plugin bound to an organisation, or to all of them.
-///
-/// `on_failure` and `limits` are kept as JSON: they are the plugin host's words, which the store
-/// does not know.
-#[derive(Clone, Debug)]
-pub struct BindingRow {
-    /// Id.
-    pub id: Uuid,
-    /// Whose; absent for one that the node binds for every organisation.
-    pub organization_id: Option<OrganizationId>,
-    /// Which module.
-    pub plugin_digest: [u8; 32],
-    /// The module before the last switch, for rollback.
-    pub previous_digest: Option<[u8; 32]>,
-    /// SHA-256 of the configuration.
-    pub config_digest: [u8; 32],
-    /// The configuration, JSON.
-    pub config: String,
-    /// Order among the bindings.
-    pub position: i64,
-    /// Whether answers count.
-    pub mode: Mode,
-    /// What a failure means, JSON.
-    pub on_failure: String,
-    /// Effects that are granted.
-    pub grants: Grants,
-    /// What a call may use up, JSON.
-    pub limits: String,
-    /// Switched off since when, if it is.
-    pub disabled_at: Option<Timestamp>,
-    /// When it was made.
-    pub created_at: Timestamp,
-}
-
-/// Keeps a plugin. Says whether it is new: the same module again changes nothing.
-pub fn insert_plugin(tx: &Connection, plugin: &PluginRow, module: &[u8]) -> Result<bool> {
+/// Keeps a plugin and its file. Says whether it is new to its owner: the same file again changes nothing.
+pub fn insert_plugin(tx: &Connection, plugin: &PluginRow, bytes: &[u8]) -> Result<bool> {
+    let new = tx
+        .prepare_cached(
+            "INSERT INTO module (digest, manifest, size_bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![plugin.digest, to_json(&plugin.manifest)?, bytes.len()])?;
+    if new == 1 {
+        tx.prepare_cached("INSERT INTO module_file (digest, bytes) VALUES (?1, ?2)")?
+            .execute(params![plugin.digest, bytes])?;
+    }
     let inserted = tx
         .prepare_cached(
-            "INSERT INTO plugin (digest, organization_id, name, version, manifest, module, signature, \
-             installed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (digest) DO NOTHING",
+            "INSERT INTO plugin (digest, organization_id, signature, signed_by, installed_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (digest, coalesce(organization_id, x'')) DO UPDATE SET \
+             signature = excluded.signature, signed_by = excluded.signed_by, \
+             installed_at = excluded.installed_at, removed_at = NULL WHERE removed_at IS NOT NULL",
         )?
         .execute(params![
             plugin.digest,
             plugin.organization_id.map(|id| id.0.into_bytes()),
-            plugin.manifest.name,
-            plugin.manifest.version,
-            to_json(&plugin.manifest)?,
-            module,
             plugin.signature,
+            plugin.signed_by,
             millis(plugin.installed_at),
         ])?;
     Ok(inserted == 1)
 }
 
-/// Every installed plugin, by name and time.
-pub fn find_plugins(db: &Connection) -> Result<Vec<PluginRow>> {
-    let mut statement = db.prepare_cached(&format!("{PLUGIN} ORDER BY name, installed_at"))?;
+/// What an organisation can bind: its own plugins, then the node's, by name and time. Without an
+/// organisation: every installed plugin.
+pub fn find_plugins(db: &Connection, organization: Option<OrganizationId>) -> Result<Vec<PluginRow>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{PLUGIN} AND (?1 IS NULL OR p.organization_id IS NULL OR p.organization_id = ?1) \
+         ORDER BY p.organization_id IS NULL, m.manifest ->> '$.name', p.installed_at, p.rowid"
+    ))?;
+    let rows = statement.query_map([organization.map(|id| id.0.into_bytes())], plugin_from_row)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The plugin with that digest as its owner installed it: that organisation's, or the node's.
+pub fn find_plugin(
+    db: &Connection,
+    digest: &[u8; 32],
+    owner: Option<OrganizationId>,
+) -> Result<Option<PluginRow>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{PLUGIN} AND p.digest = ?1 AND coalesce(p.organization_id, x'') = coalesce(?2, x'')"
+    ))?;
     Ok(statement
-        .query_map([], plugin_from_row)?
-        .collect::<rusqlite::Result<_>>()?)
+        .query_row(params![digest, owner.map(|id| id.0.into_bytes())], plugin_from_row)
+        .optional()?)
 }
 
-/// The plugin with that digest.
-pub fn find_plugin(db: &Connection, digest: &[u8; 32]) -> Result<Option<PluginRow>> {
-    let mut statement = db.prepare_cached(&format!("{PLUGIN} WHERE digest = ?1"))?;
-    Ok(statement.query_row([digest], plugin_from_row).optional()?)
+/// How many plugins an organisation installed, and their size in bytes; removed ones count until their
+/// decisions have lapsed.
+pub fn count_plugins(db: &Connection, organization: OrganizationId) -> Result<(u64, u64)> {
+    Ok(db
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(m.size_bytes), 0) FROM plugin p \
+             JOIN module m ON m.digest = p.digest WHERE p.organization_id = ?1",
+        )?
+        .query_row([organization.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// A plugin's module.
-pub fn find_module(db: &Connection, digest: &[u8; 32]) -> Result<Option<Vec<u8>>> {
-    let mut statement = db.prepare_cached("SELECT module FROM plugin WHERE digest = ?1")?;
-    Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
-}
-
-/// Switches a plugin off (`Some`) or on again (`None`). Says whether there is one.
-pub fn update_plugin_disabled(tx: &Connection, digest: &[u8; 32], since: Option<Timestamp>) -> Result<bool> {
-    let changed = tx
-        .prepare_cached("UPDATE plugin SET disabled_at = ?2 WHERE digest = ?1")?
-        .execute(params![digest, since.map(millis)])?;
-    bump_policy_revision(tx)?;
-    Ok(changed == 1)
-}
-
-/// Keeps a binding, or replaces the one with its id.
-pub fn put_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO plugin_configuration (digest, config) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-    )?
-    .execute(params![binding.config_digest, binding.config])?;
-    tx.prepare_cached(
-        "INSERT INTO binding (id, organization_id, plugin_digest, previous_digest, config_digest, position, \
-         mode, on_failure, grants, limits, disabled_at, created_at, updated_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12) \
-         ON CONFLICT (id) DO UPDATE SET plugin_digest = excluded.plugin_digest, \
-         previous_digest = excluded.previous_digest, config_digest = excluded.config_digest, \
-         position = excluded.position, mode = excluded.mode, on_failure = excluded.on_failure, \
-         grants = excluded.grants, limits = excluded.limits, disabled_at = excluded.disabled_at, \
-         updated_at = excluded.updated_at, revision = revision + 1",
-    )?
-    .execute(params![
-        binding.id.as_bytes(),
-        binding.organization_id.map(|id| id.0.into_bytes()),
-        binding.plugin_digest,
-        binding.previous_digest,
-        binding.config_digest,
-        binding.position,
-        to_json(&binding.mode)?,
-        binding.on_failure,
-        to_json(&binding.grants)?,
-        binding.limits,
-        binding.disabled_at.map(millis),
-        millis(binding.created_at),
-    ])?;
-    bump_policy_revision(tx)
-}
-
-/// Removes a binding. Says whether there was one.
-pub fn delete_binding(tx: &Connection, id: Uuid) -> Result<bool> {
+/// Removes a plugin of an owner's. The file stays while it may be needed to replay decisions; one that
+/// was never bound goes at once. Says whether there was one.
+///
+/// # Errors
+/// [`Error::Conflict`] while a binding names it.
+pub fn remove_plugin(
+    tx: &Connection,
+    digest: &[u8; 32],
+    owner: Option<OrganizationId>,
+    at: Timestamp,
+) -> Result<bool> {
+    let bound = bindings::count_bindings_of(tx, digest, owner)?;
+    if bound > 0 {
+        return Err(Error::Conflict(format!(
+            "{bound} policy binding(s) use this plugin, now or as the version before; remove them first"
+        )));
+    }
+    let owner = owner.map(|id| id.0.into_bytes());
     let removed = tx
-        .prepare_cached("DELETE FROM binding WHERE id = ?1")?
-        .execute([id.as_bytes()])?;
-    bump_policy_revision(tx)?;
+        .prepare_cached(
+            "UPDATE plugin SET removed_at = ?3 WHERE digest = ?1 AND removed_at IS NULL \
+             AND coalesce(organization_id, x'') = coalesce(?2, x'')",
+        )?
+        .execute(params![digest, owner, millis(at)])?;
+    let ever_bound = tx
+        .prepare_cached("SELECT last_bound_at IS NOT NULL FROM module WHERE digest = ?1")?
+        .query_row([digest], |row| row.get(0))
+        .optional()?;
+    if removed == 1 && ever_bound == Some(false) {
+        tx.prepare_cached(
+            "DELETE FROM plugin WHERE digest = ?1 AND removed_at IS NOT NULL \
+             AND coalesce(organization_id, x'') = coalesce(?2, x'')",
+        )?
+        .execute(params![digest, owner])?;
+        clear_modules(tx)?;
+    }
     Ok(removed == 1)
 }
 
-/// Every binding in the order in which it is asked: the node's first, then each organisation's.
-pub fn find_bindings(db: &Connection) -> Result<Vec<BindingRow>> {
-    let mut statement = db.prepare_cached(
-        "SELECT b.id, b.organization_id, b.plugin_digest, b.previous_digest, b.config_digest, c.config, \
-         b.position, b.mode, b.on_failure, b.grants, b.limits, b.disabled_at, b.created_at \
-         FROM binding b JOIN plugin_configuration c ON c.digest = b.config_digest \
-         ORDER BY b.organization_id, b.position, b.created_at, b.id",
-    )?;
-    Ok(statement
-        .query_map([], binding_from_row)?
-        .collect::<rusqlite::Result<_>>()?)
+/// Forgets plugins removed before `before`, and the files that nobody has any more. Says how many plugins.
+pub fn clear_removed_plugins(tx: &Connection, before: Timestamp) -> Result<usize> {
+    let cleared = tx
+        .prepare_cached("DELETE FROM plugin WHERE removed_at < ?1")?
+        .execute([millis(before)])?;
+    if cleared > 0 {
+        clear_modules(tx)?;
+    }
+    Ok(cleared)
 }
 
-/// The revision of plugins and bindings: grows with every change of either.
-pub fn find_policy_revision(db: &Connection) -> Result<i64> {
-    Ok(db
-        .prepare_cached("SELECT revision FROM policy_revision WHERE only = 1")?
-        .query_row([], |row| row.get(0))?)
-}
-
-fn bump_policy_revision(tx: &Connection) -> Result<()> {
-    tx.prepare_cached("UPDATE policy_revision SET revision = revision + 1 WHERE only = 1")?
+fn clear_modules(tx: &Connection) -> Result<()> {
+    tx.prepare_cached("DELETE FROM module WHERE digest NOT IN (SELECT digest FROM plugin)")?
         .execute([])?;
     Ok(())
 }
 
-const PLUGIN: &str = "SELECT digest, organization_id, manifest, signature, length(module), installed_at, disabled_at FROM plugin";
+/// A plugin's file.
+pub fn find_module(db: &Connection, digest: &[u8; 32]) -> Result<Option<Vec<u8>>> {
+    let mut statement = db.prepare_cached("SELECT bytes FROM module_file WHERE digest = ?1")?;
+    Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
+}
+
+/// What a file says of itself, whoever installed it.
+pub fn find_manifest(db: &Connection, digest: &[u8; 32]) -> Result<Option<Manifest>> {
+    let mut statement = db.prepare_cached("SELECT manifest FROM module WHERE digest = ?1")?;
+    Ok(statement.query_row([digest], |row| json(row, 0)).optional()?)
+}
+
+/// A file as bindings need it: without its bytes.
+#[derive(Clone, Debug)]
+pub struct ModuleRow {
+    /// SHA-256 of the file.
+    pub digest: [u8; 32],
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Since when the operator has it switched off for everybody, if so.
+    pub disabled_at: Option<Timestamp>,
+}
+
+/// The files that bindings name, now or as the version before, without their bytes.
+pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<ModuleRow>> {
+    let (all, organization) = of.parameters();
+    let mut statement = db.prepare_cached(
+        "SELECT digest, manifest, disabled_at FROM module WHERE digest IN \
+         (SELECT plugin_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2 \
+          UNION SELECT previous_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2)",
+    )?;
+    let rows = statement.query_map(params![all, organization], |row| {
+        Ok(ModuleRow {
+            digest: row.get(0)?,
+            manifest: json(row, 1)?,
+            disabled_at: optional(row, 2)?,
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Switches a file off for everybody (`Some`) or on again (`None`). Says whether that changed anything.
+pub fn update_module_disabled(tx: &Connection, digest: &[u8; 32], since: Option<Timestamp>) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE module SET disabled_at = ?2 WHERE digest = ?1 AND (disabled_at IS NULL) <> (?2 IS NULL)",
+        )?
+        .execute(params![digest, since.map(millis)])?;
+    bindings::bump_policy_revision(tx, None)?;
+    Ok(changed == 1)
+}
+
+const PLUGIN: &str = "SELECT p.digest, p.organization_id, m.manifest, p.signature, p.signed_by, \
+    m.size_bytes, p.installed_at, m.disabled_at FROM plugin p JOIN module m ON m.digest = p.digest \
+    WHERE p.removed_at IS NULL";
 
 fn plugin_from_row(row: &Row<'_>) -> rusqlite::Result<PluginRow> {
     Ok(PluginRow {
@@ -188,35 +213,18 @@ fn plugin_from_row(row: &Row<'_>) -> rusqlite::Result<PluginRow> {
         organization_id: optional(row, 1)?,
         manifest: json(row, 2)?,
         signature: row.get(3)?,
-        size_bytes: row.get(4)?,
-        installed_at: column(row, 5)?,
-        disabled_at: optional(row, 6)?,
+        signed_by: row.get(4)?,
+        size_bytes: row.get(5)?,
+        installed_at: column(row, 6)?,
+        disabled_at: optional(row, 7)?,
     })
 }
 
-fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
-    Ok(BindingRow {
-        id: column(row, 0)?,
-        organization_id: optional(row, 1)?,
-        plugin_digest: row.get(2)?,
-        previous_digest: row.get(3)?,
-        config_digest: row.get(4)?,
-        config: row.get(5)?,
-        position: row.get(6)?,
-        mode: json(row, 7)?,
-        on_failure: row.get(8)?,
-        grants: json(row, 9)?,
-        limits: row.get(10)?,
-        disabled_at: optional(row, 11)?,
-        created_at: column(row, 12)?,
-    })
-}
-
-fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(index)?.as_str()?)
         .map_err(|e| unreadable(index, rusqlite::types::Type::Text, e))
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<String> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))
 }

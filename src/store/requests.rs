@@ -1,5 +1,5 @@
-//! What resets leave behind besides the change itself: history, questions and decisions, remembered
-//! outcomes, owed deliveries.
+//! What resets leave behind besides the change itself: history, remembered outcomes, owed deliveries.
+//! Questions and decisions have a file of their own.
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -118,46 +118,6 @@ fn outcome_text(outcome: ResultKind) -> &'static str {
         ResultKind::Denied => "denied",
         ResultKind::Failed => "failed",
     }
-}
-
-/// One hook call as it is kept for replay.
-#[derive(Clone, Debug)]
-pub struct DecisionRow {
-    /// Which binding.
-    pub binding_id: Uuid,
-    /// SHA-256 of the module.
-    pub plugin_digest: [u8; 32],
-    /// SHA-256 of the configuration.
-    pub config_digest: [u8; 32],
-    /// The decision record as JSON.
-    pub record: String,
-}
-
-/// Keeps what the policies were asked and what they answered, under the entry that records the outcome.
-pub fn insert_decisions(
-    tx: &Connection,
-    audit_sequence: u64,
-    question: &str,
-    decisions: &[DecisionRow],
-) -> Result<()> {
-    let sequence = signed(audit_sequence)?;
-    tx.prepare_cached("INSERT INTO question (audit_sequence, question) VALUES (?1, ?2)")?
-        .execute(params![sequence, question])?;
-    let mut statement = tx.prepare_cached(
-        "INSERT INTO decision (audit_sequence, position, binding_id, plugin_digest, config_digest, record) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?;
-    for (position, decision) in (0_i64..).zip(decisions) {
-        statement.execute(params![
-            sequence,
-            position,
-            decision.binding_id.as_bytes(),
-            decision.plugin_digest,
-            decision.config_digest,
-            decision.record,
-        ])?;
-    }
-    Ok(())
 }
 
 /// The outcome remembered for a key, unless it has lapsed.

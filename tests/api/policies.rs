@@ -155,19 +155,21 @@ async fn a_failing_policy_can_be_skipped_where_the_operator_says_so() {
 
 #[tokio::test]
 async fn a_change_of_policy_between_judging_and_committing_judges_again() {
-    let app = TestApp::new().await;
-    app.bind("reset-budget", json!({ "perUser": { "max": 3, "days": 30 } }))
-        .await;
-    // Somebody changes bindings while the set in memory is old: the reset must not commit on it.
-    let sql = "UPDATE policy_revision SET revision = revision + 1";
-    app.services
-        .store
-        .write(move |tx| Ok(tx.execute(sql, [])?))
-        .await
-        .unwrap();
-    let stale = app.admin().await.reset(DEVELOPER).await;
-    assert_eq!(stale.status.as_u16(), 409, "{}", stale.text);
-    assert_eq!(app.count("SELECT count(*) FROM reset_call"), 0);
+    let app = TestApp::new().await; // Wednesday
+    let closed = json!({ "timeZone": "UTC", "days": ["mon"], "from": "08:00", "to": "18:00" });
+    app.bind("change-window", closed).await;
+    // The policy is switched off while the set in memory is old: what that set decides must not be
+    // committed, and the caller must not notice.
+    for sql in [
+        "UPDATE binding SET disabled_at = 1",
+        "UPDATE policy_revision SET revision = revision + 1",
+    ] {
+        let change = move |tx: &latchkey::store::Transaction<'_>| Ok(tx.execute(sql, [])?);
+        app.services.store.write(change).await.unwrap();
+    }
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    assert_eq!(app.last_entry()["details"]["policies"], json!(null));
+    assert_eq!(app.count("SELECT count(*) FROM reset_call"), 1);
 }
 
 #[tokio::test]

@@ -16,9 +16,9 @@ use latchkey::entropy::Entropy;
 use latchkey::http::{self, HttpOptions};
 use latchkey::keys::KeyRing;
 use latchkey::limiter::{Limiter, Limits};
-use latchkey::plugin_host::{self, HostOptions, OnFailure, PluginHost};
+use latchkey::plugin_host::{self, Digest, HostOptions, OnFailure, PluginHost};
 use latchkey::service::administration::{self, NewOrganization, NewUser};
-use latchkey::service::plugins::{self, NewBinding};
+use latchkey::service::plugins::{self, Manager, NewBinding, NewPlugin};
 use latchkey::service::{Services, Settings, session};
 use latchkey::store::{Store, audit, factors};
 use poem::endpoint::{BoxEndpoint, EndpointExt as _};
@@ -189,24 +189,29 @@ impl TestApp {
             .await;
     }
 
-    /// Installs and binds a module to acme.
+    /// Installs a module for the node and binds it to acme, with every effect that it asks for granted.
     pub async fn bind_module(&self, module: Vec<u8>, config: Value, on_failure: OnFailure) {
-        let plugin = plugins::install_plugin(&self.services, None, module, None, ActorRef::operator(), None)
+        let operator = Manager::operator(&self.services);
+        let new = NewPlugin {
+            owner: None,
+            bytes: module.into(),
+            signature: None,
+        };
+        let installed = plugins::install_plugin(&self.services, &operator, new, plugins::unwatched())
             .await
             .unwrap();
         let binding = NewBinding {
-            organization_id: Some(self.acme),
-            plugin_digest: plugin.digest,
-            config: config.to_string(),
-            position: 1,
+            owner: Some(self.acme),
+            plugin_digest: Digest(installed.plugin.digest),
+            config,
+            position: None,
+            hooks: None,
             mode: Mode::Enforce,
             on_failure,
-            grants: Grants::all(),
+            grants: Grants::of(installed.plugin.manifest.wants),
             limits: plugin_host::Limits::default(),
         };
-        plugins::bind_plugin(&self.services, binding, ActorRef::operator(), None)
-            .await
-            .unwrap();
+        plugins::bind_plugin(&self.services, &operator, binding).await.unwrap();
     }
 
     /// Every entry of the trail, newest first.

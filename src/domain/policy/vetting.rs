@@ -43,6 +43,9 @@ pub enum Mode {
     Enforce,
     /// Evaluated and recorded, never applied.
     Monitor,
+    /// Applied to this many in a hundred targets; for the others the version before decides or, where
+    /// there is none, the answer is only recorded.
+    Canary(u8),
 }
 
 /// Names of the effects that an operator granted to a binding.
@@ -156,7 +159,8 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
     refused.truncate(REFUSALS_KEPT);
 
     match mode {
-        Mode::Enforce => Vetted {
+        // Whoever asks for a canary decides first in which share the target is.
+        Mode::Enforce | Mode::Canary(_) => Vetted {
             decision,
             effects,
             refused,

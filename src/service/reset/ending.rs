@@ -15,8 +15,10 @@ use crate::keys::KeyRing;
 use crate::service::{Services, approvals, notices};
 use crate::store::accounts::{self, AfterReset};
 use crate::store::approvals::{Approval, insert_approval};
-use crate::store::requests::{self, DecisionRow, OwedDelivery, ResetCall};
-use crate::store::{Transaction, audit, factors, plugins, sessions};
+use crate::store::bindings::{PolicyRevision, find_policy_revision};
+use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
+use crate::store::requests::{self, OwedDelivery, ResetCall};
+use crate::store::{Transaction, audit, factors, sessions};
 
 /// For how long an enrolment code is good, in hours, within the enrolment window (SP 800-63B-4 §4.2:
 /// issued codes by mail or hand at most 24 h).
@@ -61,7 +63,7 @@ struct Change {
     event: Event,
     entry_id: Uuid,
     call: ResetCall,
-    question: String,
+    asked: AskedRow,
     decisions: Vec<DecisionRow>,
     deliveries: Vec<OwedDelivery>,
     remember: Option<(UserId, Idempotency)>,
@@ -74,7 +76,7 @@ struct Judged {
     actor: (UserId, i64),
     actor_session: SessionId,
     target_revision: i64,
-    policy_revision: i64,
+    policy_revision: PolicyRevision,
 }
 
 enum What {
@@ -141,7 +143,10 @@ impl Change {
                 outcome: kind,
                 ticket: order.body.ticket.clone(),
             },
-            question: to_json(&case.question)?,
+            asked: AskedRow {
+                question: to_json(&case.question)?,
+                outcome: judgement.outcome.as_ref().map(to_json).transpose()?,
+            },
             decisions: judgement
                 .records
                 .iter()
@@ -211,7 +216,7 @@ impl Change {
         if !matches!(self.what, What::AskSecondAdmin(_)) {
             requests::insert_reset_call(tx, &self.call)?;
         }
-        requests::insert_decisions(tx, entry.sequence, &self.question, &self.decisions)?;
+        insert_decisions(tx, entry.sequence, &self.asked, &self.decisions)?;
         for delivery in &self.deliveries {
             requests::insert_delivery(tx, delivery, entry.sequence, self.at)?;
         }
@@ -241,7 +246,7 @@ impl Judged {
         let hold = accounts::find_organization_revision(tx, organization)? == Some(organization_revision)
             && accounts::find_user_revision(tx, actor)? == Some(actor_revision)
             && accounts::find_user_revision(tx, target)? == Some(self.target_revision)
-            && plugins::find_policy_revision(tx)? == self.policy_revision
+            && find_policy_revision(tx, organization)? == self.policy_revision
             && sessions::session_lives(tx, actor, self.actor_session, at)?;
         if hold { Ok(()) } else { Err(Error::Stale) }
     }

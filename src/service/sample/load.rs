@@ -16,8 +16,9 @@ use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::Services;
 use crate::store::factors::RecoverySetRow;
-use crate::store::plugins::{BindingRow, PluginRow};
-use crate::store::{Transaction, accounts, audit, factors, plugins};
+use crate::store::bindings::{BindingRow, VersionRow};
+use crate::store::plugins::PluginRow;
+use crate::store::{Transaction, accounts, audit, bindings, factors, plugins};
 
 /// What a sample becomes, ready to be written.
 #[derive(Clone)]
@@ -26,7 +27,8 @@ pub(super) struct Load {
     organizations: Vec<Organization>,
     users: Vec<LoadUser>,
     plugins: Vec<(PluginRow, Arc<[u8]>)>,
-    bindings: Vec<BindingRow>,
+    /// With their configurations.
+    bindings: Vec<(BindingRow, String)>,
     /// With their ids, in the order of what they tell.
     events: Vec<(Uuid, Event)>,
 }
@@ -200,6 +202,7 @@ impl Load {
                 organization_id: None,
                 manifest: manifest.clone(),
                 signature: None,
+                signed_by: None,
                 size_bytes: module.len() as u64,
                 installed_at: at,
                 disabled_at: None,
@@ -210,25 +213,29 @@ impl Load {
         let binding = BindingRow {
             id: services.entropy.uuid(at),
             organization_id: organization,
-            plugin_digest: digest,
-            previous_digest: None,
-            config_digest: Digest::of(config.as_bytes()).0,
-            config,
+            version: VersionRow {
+                plugin_digest: digest,
+                config_digest: Digest::of(config.as_bytes()).0,
+            },
+            previous: None,
             position,
+            hooks: manifest.hooks.clone(),
             mode: Mode::default(),
             on_failure: text(&json!(OnFailure::default())),
             grants: Grants::of(from.grants.iter().cloned()),
             limits: text(&json!(Limits::default())),
             disabled_at: None,
             created_at: at,
+            updated_at: at,
+            revision: 0,
         };
         let event = Event::new(EventType::PolicyPluginBind, organization, ActorRef::operator())
             .on(resource)
             .with("binding", binding.id.to_string())
             .with("version", manifest.version.as_str())
-            .with("configDigest", hex::encode(binding.config_digest));
+            .with("configDigest", hex::encode(binding.version.config_digest));
         self.record(services, event);
-        self.bindings.push(binding);
+        self.bindings.push((binding, config));
         Ok(())
     }
 
@@ -255,8 +262,9 @@ impl Load {
         for (plugin, module) in &self.plugins {
             plugins::insert_plugin(tx, plugin, module)?;
         }
-        for binding in &self.bindings {
-            plugins::put_binding(tx, binding)?;
+        for (binding, config) in &self.bindings {
+            bindings::insert_configuration(tx, &binding.version.config_digest, config, at)?;
+            bindings::insert_binding(tx, binding)?;
         }
         for (id, event) in &self.events {
             audit::append_entry(tx, at, *id, event)?;

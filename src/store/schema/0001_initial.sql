@@ -174,7 +174,8 @@ CREATE INDEX reset_call_by_target ON reset_call (target_id, at);
 -- What each policy was asked and answered, for replay. One question per reset, one row per hook call.
 CREATE TABLE question (
   audit_sequence INTEGER PRIMARY KEY,
-  question       TEXT NOT NULL
+  question       TEXT NOT NULL,
+  outcome        TEXT                            -- what after-reset was shown first; NULL: nobody was
 ) STRICT;
 CREATE TABLE decision (
   audit_sequence INTEGER NOT NULL,
@@ -186,31 +187,46 @@ CREATE TABLE decision (
   PRIMARY KEY (audit_sequence, position)
 ) STRICT, WITHOUT ROWID;
 
--- Policy plugins: the component itself, so that a backup has everything.
-CREATE TABLE plugin (
-  digest       BLOB NOT NULL PRIMARY KEY CHECK (length(digest) = 32),  -- SHA-256 of the module
-  organization_id BLOB REFERENCES organization (id),                  -- NULL: installed for the node
-  name         TEXT NOT NULL,
-  version      TEXT NOT NULL,
-  manifest     TEXT NOT NULL CHECK (json_valid(manifest)),
-  module       BLOB NOT NULL,
-  signature    TEXT,
-  installed_at INTEGER NOT NULL,
-  disabled_at  INTEGER
+-- Plugin files by content: what ten organisations install is kept once.
+CREATE TABLE module (
+  digest        BLOB NOT NULL PRIMARY KEY CHECK (length(digest) = 32), -- SHA-256 of the file
+  manifest      TEXT NOT NULL CHECK (json_valid(manifest)),
+  size_bytes    INTEGER NOT NULL,
+  disabled_at   INTEGER,                         -- the operator's switch: for everybody
+  last_bound_at INTEGER                          -- when a binding last began or ceased to use it
 ) STRICT;
+-- The file itself, so that a backup has everything. Apart: megabytes must not be rewritten with a flag.
+CREATE TABLE module_file (
+  digest BLOB NOT NULL PRIMARY KEY REFERENCES module (digest) ON DELETE CASCADE,
+  bytes  BLOB NOT NULL
+) STRICT;
+-- Who installed what: only that organisation (or, for the node's, everybody) can bind it.
+CREATE TABLE plugin (
+  digest          BLOB NOT NULL REFERENCES module (digest),
+  organization_id BLOB REFERENCES organization (id),                  -- NULL: installed for the node
+  signature       TEXT,                          -- minisign, as it came
+  signed_by       TEXT,                          -- number of the trusted key that made it
+  installed_at    INTEGER NOT NULL,
+  removed_at      INTEGER                        -- kept for replay until decisions lapse
+) STRICT;
+CREATE UNIQUE INDEX plugin_by_digest ON plugin (digest, coalesce(organization_id, x''));
 CREATE TABLE plugin_configuration (
-  digest BLOB NOT NULL PRIMARY KEY CHECK (length(digest) = 32),        -- SHA-256 of the text
-  config TEXT NOT NULL CHECK (json_valid(config))
-) STRICT, WITHOUT ROWID;
+  digest        BLOB NOT NULL PRIMARY KEY CHECK (length(digest) = 32), -- SHA-256 of the text
+  config        TEXT NOT NULL CHECK (json_valid(config)),
+  last_bound_at INTEGER NOT NULL                 -- when a binding last began or ceased to use it
+) STRICT;
 CREATE TABLE binding (
   id              BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
   organization_id BLOB REFERENCES organization (id),                  -- NULL: for every organisation
-  plugin_digest   BLOB NOT NULL REFERENCES plugin (digest),
-  previous_digest BLOB REFERENCES plugin (digest),
+  plugin_digest   BLOB NOT NULL REFERENCES module (digest),
   config_digest   BLOB NOT NULL REFERENCES plugin_configuration (digest),
+  -- The version before the last switch: for rollback, canaries and failures.
+  previous_digest        BLOB REFERENCES module (digest),
+  previous_config_digest BLOB REFERENCES plugin_configuration (digest),
   position        INTEGER NOT NULL,
-  mode            TEXT NOT NULL,
-  on_failure      TEXT NOT NULL,
+  hooks           TEXT NOT NULL CHECK (json_valid(hooks)),
+  mode            TEXT NOT NULL CHECK (json_valid(mode)),
+  on_failure      TEXT NOT NULL CHECK (json_valid(on_failure)),
   grants          TEXT NOT NULL CHECK (json_valid(grants)),
   limits          TEXT NOT NULL CHECK (json_valid(limits)),
   disabled_at     INTEGER,
@@ -219,12 +235,12 @@ CREATE TABLE binding (
   revision        INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX binding_by_organization ON binding (organization_id, position);
--- One row: grows with every change of plugins or bindings, so that a decision can be re-checked.
+-- Grows with every change of the policies that an organisation's resets are judged by, so that a
+-- decision can be re-checked. The node's has the empty id.
 CREATE TABLE policy_revision (
-  only     INTEGER PRIMARY KEY CHECK (only = 1),
-  revision INTEGER NOT NULL
-) STRICT;
-INSERT INTO policy_revision VALUES (1, 0);
+  organization_id BLOB NOT NULL PRIMARY KEY,
+  revision        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- What must reach the outside world, written with the change that owes it.
 CREATE TABLE delivery (

@@ -1,0 +1,265 @@
+//! One evaluation: which plugins are asked, in which version, and what follows when one fails.
+
+use std::borrow::Borrow;
+
+use sha2::{Digest as _, Sha256};
+
+use super::engine::Limits;
+use super::record::{
+    Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
+    PluginFailure,
+};
+use super::v1::{self, Call};
+use super::{PluginHost, Prepared};
+use crate::domain::policy::{Decision, Effect, Hook, Mode, Outcome, Question, Vetted, merge_effects, vet};
+
+/// A version of a plugin whose turn it is.
+#[derive(Clone, Copy)]
+struct Turn<'a> {
+    plugin: &'a BoundPlugin,
+    version: &'a str,
+    prepared: &'a Prepared,
+    config: &'a str,
+    config_digest: Digest,
+    hooks: &'a [Hook],
+    asked: Asked,
+    /// Enforced or monitored.
+    mode: Mode,
+}
+
+impl PluginHost {
+    pub(super) async fn evaluate<P: Borrow<BoundPlugin>>(
+        &self,
+        plugins: &[P],
+        hook: Hook,
+        question: &Question,
+        mut outcome: Option<Outcome>,
+    ) -> Evaluation {
+        let mut evaluation = Evaluation {
+            decision: Decision::Allow,
+            effects: vec![],
+            records: vec![],
+            failure: None,
+        };
+        let turns: Vec<Turn<'_>> = plugins
+            .iter()
+            .map(|plugin| Turn::of(plugin.borrow(), question))
+            .filter(|turn| turn.hooks.contains(&hook))
+            .collect();
+        if turns.is_empty() {
+            return evaluation;
+        }
+
+        // One slot for the whole evaluation: its plugins run one after the other anyway.
+        let Some(_slot) = self.0.slots.take(&question.organization.id).await else {
+            let failure = Failure {
+                cause: FailureCause::Busy,
+                detail: "the organisation's evaluations are all under way".to_owned(),
+            };
+            // Policies that are only watched stop nothing, not even so.
+            let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
+            evaluation.failure = stopped.map(|turn| turn.failed(failure));
+            return evaluation;
+        };
+
+        let shown_first = outcome.as_ref().map(|outcome| outcome.effects.clone());
+        for turn in turns {
+            let shown = (shown_first.as_deref(), outcome.as_ref());
+            let (turn, vetted) = self
+                .take_turn(turn, hook, question, shown, &mut evaluation.records)
+                .await;
+            match vetted {
+                Ok(Some(vetted)) => {
+                    if let Some(outcome) = &mut outcome {
+                        // The next plugin sees what this one added.
+                        merge_effects(&mut outcome.effects, vetted.effects.clone());
+                    }
+                    merge_effects(&mut evaluation.effects, vetted.effects);
+                    evaluation.decision = evaluation.decision.and(vetted.decision);
+                    if matches!(evaluation.decision, Decision::Deny(_)) {
+                        break;
+                    }
+                }
+                Ok(None) => {}
+                Err(failure) => {
+                    evaluation.failure = Some(turn.failed(failure));
+                    break;
+                }
+            }
+        }
+        evaluation
+    }
+
+    /// One plugin's part: what of its answer counts, nothing where its failure is passed over, or the
+    /// failure that ends the reset.
+    async fn take_turn<'a>(
+        &self,
+        turn: Turn<'a>,
+        hook: Hook,
+        question: &Question,
+        shown: (Option<&[Effect]>, Option<&Outcome>),
+        records: &mut Vec<DecisionRecord>,
+    ) -> (Turn<'a>, Result<Option<Vetted>, Failure>) {
+        let first = self.ask(turn, hook, question, shown, records).await;
+        let Err(failure) = first else {
+            return (turn, first.map(Some));
+        };
+        if turn.mode != Mode::Enforce {
+            return (turn, Ok(None));
+        }
+        let Some(before) = turn.fallback(&failure) else {
+            return (turn, turn.after_failure(failure));
+        };
+        if !before.hooks.contains(&hook) {
+            return (before, Ok(None)); // the version before has no say here
+        }
+        match self.ask(before, hook, question, shown, records).await {
+            Ok(vetted) => (before, Ok(Some(vetted))),
+            Err(failure) => (before, before.after_failure(failure)),
+        }
+    }
+
+    /// One call, vetted and recorded.
+    async fn ask(
+        &self,
+        turn: Turn<'_>,
+        hook: Hook,
+        question: &Question,
+        (shown_first, outcome): (Option<&[Effect]>, Option<&Outcome>),
+        records: &mut Vec<DecisionRecord>,
+    ) -> Result<Vetted, Failure> {
+        let plugin = turn.plugin;
+        let call = match outcome {
+            None => Call::BeforeReset(question, turn.config),
+            Some(outcome) => Call::AfterReset(question, outcome, turn.config),
+        };
+        let limits: Limits = plugin.limits.bounded();
+        let ran = v1::run(&self.0.ticked, turn.prepared, limits, call).await;
+        let (usage, log_dropped) = (ran.usage, ran.log_dropped);
+        let (end, log) = ran.end();
+        let digest = turn.prepared.digest;
+        let failures_in_a_row = self
+            .0
+            .metrics
+            .note(plugin.binding_id, digest, turn.asked, &end, usage);
+        let vetted = match &end {
+            CallEnd::Answer(answer) => Ok(vet(answer.clone(), &plugin.grants, turn.mode)),
+            CallEnd::Failure(failure) => {
+                tracing::warn!(
+                    plugin = %plugin.name, version = %turn.version, %digest, binding = %plugin.binding_id,
+                    cause = failure.cause.as_str(), failures_in_a_row, "a policy plugin failed"
+                );
+                Err(failure.clone())
+            }
+        };
+        let counted = vetted.as_ref().ok();
+        records.push(DecisionRecord {
+            binding_id: plugin.binding_id,
+            plugin: plugin.name.clone(),
+            version: turn.version.to_owned(),
+            digest,
+            config_digest: turn.config_digest,
+            hook,
+            mode: turn.mode,
+            asked: turn.asked,
+            canary: match plugin.mode {
+                Mode::Canary(percent) => Some(percent),
+                Mode::Enforce | Mode::Monitor => None,
+            },
+            effects_so_far: outcome
+                .filter(|outcome| shown_first != Some(&outcome.effects))
+                .map(|outcome| outcome.effects.clone()),
+            refused: counted.map_or_else(Vec::new, |v| v.refused.clone()),
+            repaired: counted.map_or_else(Vec::new, |v| v.repaired.clone()),
+            end,
+            log,
+            log_dropped,
+            usage,
+            failures_in_a_row,
+        });
+        vetted
+    }
+}
+
+impl<'a> Turn<'a> {
+    /// Whose turn it is for this question: of a canary, the version in whose share the target is.
+    fn of(plugin: &'a BoundPlugin, question: &Question) -> Self {
+        let current = Self {
+            plugin,
+            version: &plugin.version,
+            prepared: &plugin.prepared,
+            config: &plugin.config,
+            config_digest: plugin.config_digest,
+            hooks: &plugin.hooks,
+            asked: Asked::Current,
+            mode: plugin.mode,
+        };
+        let Mode::Canary(percent) = plugin.mode else {
+            return current;
+        };
+        if in_share(plugin, &question.target.id, percent) {
+            return Self {
+                mode: Mode::Enforce,
+                ..current
+            };
+        }
+        current.before(Asked::VersionBefore).unwrap_or(Self {
+            mode: Mode::Monitor,
+            ..current
+        })
+    }
+
+    fn before(&self, asked: Asked) -> Option<Self> {
+        let before = self.plugin.before.as_ref()?;
+        Some(Self {
+            plugin: self.plugin,
+            version: &before.version,
+            prepared: &before.prepared,
+            config: &before.config,
+            config_digest: before.config_digest,
+            hooks: &before.hooks,
+            asked,
+            mode: Mode::Enforce,
+        })
+    }
+
+    /// The version before, where this failure falls back on it: a canary's always does.
+    fn fallback(&self, failure: &Failure) -> Option<Self> {
+        let canary = matches!(self.plugin.mode, Mode::Canary(_));
+        let wanted = self.plugin.on_failure.action(failure.cause) == FailureAction::LastGoodVersion;
+        if self.asked == Asked::Current && (canary || wanted) {
+            self.before(Asked::Fallback)
+        } else {
+            None
+        }
+    }
+
+    /// What the operator wants of a failure that nothing replaces.
+    fn after_failure(&self, failure: Failure) -> Result<Option<Vetted>, Failure> {
+        match self.plugin.on_failure.action(failure.cause) {
+            FailureAction::Skip => Ok(None),
+            FailureAction::Deny | FailureAction::LastGoodVersion => Err(failure),
+        }
+    }
+
+    fn failed(&self, failure: Failure) -> PluginFailure {
+        PluginFailure {
+            binding_id: self.plugin.binding_id,
+            plugin: self.plugin.name.clone(),
+            version: self.version.to_owned(),
+            digest: self.prepared.digest,
+            failure,
+        }
+    }
+}
+
+/// Whether a target is in a canary's share. By target, not by request: whoever is denied can't ask
+/// again until the other version answers. Another version or binding has other targets in its share.
+fn in_share(plugin: &BoundPlugin, target: &str, percent: u8) -> bool {
+    let mut hash = Sha256::new();
+    hash.update(plugin.binding_id.as_bytes());
+    hash.update(plugin.prepared.digest.0);
+    hash.update(target.as_bytes());
+    let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
+    u32::from_be_bytes([a, b, c, d]) % 100 < u32::from(percent)
+}

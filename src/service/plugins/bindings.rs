@@ -1,0 +1,340 @@
+//! The bound plugins of every organisation, ready to be called.
+//!
+//! A change is written first and then taken up here, one organisation at a time. A reset that was
+//! judged by the old set in between fails its re-check in the transaction, waits for [`catch_up`] and
+//! is judged again: no reset is ever committed on policies that no longer hold, and none is turned away.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::{blocking, from_json, prepare_blocking};
+use crate::domain::Result;
+use crate::domain::account::OrganizationId;
+use crate::domain::policy::{Hook, Manifest, Mode};
+use crate::plugin_host::{
+    BoundPlugin, Digest, FailureAction, FailureCause, OnFailure, PackageError, PluginHost, PluginVersion,
+    Prepared,
+};
+use crate::service::Services;
+use crate::store::bindings::{self, BindingRow, Of, PolicyRevision, VersionRow};
+use crate::store::plugins::{self, ModuleRow};
+use crate::store::{Connection, Store};
+
+/// Longest look back that a manifest can ask for, in days.
+const HISTORY_DAYS_CAP: u16 = 90;
+
+/// The plugins of every organisation, ready to be called. Calls under way finish on the set they
+/// started with. Cheap to clone; all clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: RwLock<Table>,
+    /// Held by whoever takes up a change: one at a time, so that the newest is never overwritten by an
+    /// older one.
+    taking_up: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    node: Set,
+    /// What the node alone asks, for organisations without policies of their own.
+    node_plugins: Plugins,
+    organizations: HashMap<OrganizationId, (Set, Plugins)>,
+}
+
+type Plugins = Arc<[Arc<BoundPlugin>]>;
+
+/// The bindings of one owner.
+#[derive(Debug, Default)]
+struct Set {
+    revision: i64,
+    plugins: Vec<Arc<BoundPlugin>>,
+    history_days: u16,
+}
+
+/// What one organisation's resets are judged by, at one revision.
+#[derive(Clone, Debug)]
+pub struct BoundSet {
+    /// Revision of plugins and bindings; a reset commits only if it still holds.
+    pub revision: PolicyRevision,
+    /// In the order in which they are asked: the node's first.
+    pub plugins: Plugins,
+    history_days: u16,
+}
+
+impl BoundSet {
+    /// How far back the question's history must reach, in days.
+    #[must_use]
+    pub fn history_days(&self) -> u16 {
+        self.history_days
+    }
+}
+
+impl Bindings {
+    /// The plugins that an organisation's resets are judged by.
+    #[must_use]
+    pub fn of(&self, organization: OrganizationId) -> BoundSet {
+        let table = self.0.table.read().unwrap_or_else(PoisonError::into_inner);
+        let (own, plugins) = match table.organizations.get(&organization) {
+            Some((set, plugins)) => (Some(set), plugins),
+            None => (None, &table.node_plugins),
+        };
+        let own_days = own.map_or(0, |set| set.history_days);
+        BoundSet {
+            revision: PolicyRevision {
+                node: table.node.revision,
+                organization: own.map_or(0, |set| set.revision),
+            },
+            plugins: Arc::clone(plugins),
+            history_days: table.node.history_days.max(own_days).min(HISTORY_DAYS_CAP),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        change(&mut self.0.table.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Table {
+    fn put(&mut self, organization: OrganizationId, set: Set) {
+        let plugins = self.node.plugins.iter().chain(&set.plugins).cloned().collect();
+        self.organizations.insert(organization, (set, plugins));
+    }
+}
+
+/// Reads all bindings and makes their modules ready. Blocks: modules that are not in the cache are
+/// compiled. A module that can't be used any more stops nobody but the organisations that bound it,
+/// whose resets fail as their bindings say.
+///
+/// # Errors
+/// When the store can't be read.
+pub fn reload(services: &Services) -> Result<()> {
+    Reader::of(services).alone(Reader::take_up_all)
+}
+
+/// Takes up what changed in the policies of an organisation (of all, where it is the node's) since they
+/// were read last.
+///
+/// # Errors
+/// When the store can't be read.
+pub async fn catch_up(services: &Services, organization: Option<OrganizationId>) -> Result<()> {
+    let reader = Reader::of(services);
+    blocking(move || {
+        reader.alone(|reader| match organization {
+            Some(organization) => reader.take_up(organization),
+            None => reader.take_up_all(),
+        })
+    })
+    .await?
+}
+
+/// Reads bindings and puts them in place.
+struct Reader {
+    host: PluginHost,
+    store: Store,
+    bindings: Bindings,
+}
+
+impl Reader {
+    fn of(services: &Services) -> Self {
+        Self {
+            host: services.plugin_host.clone(),
+            store: services.store.clone(),
+            bindings: services.bindings.clone(),
+        }
+    }
+
+    fn alone(&self, take_up: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let _turn = self
+            .bindings
+            .0
+            .taking_up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        take_up(self)
+    }
+
+    fn take_up_all(&self) -> Result<()> {
+        let ((node_revision, revisions), rows) = self
+            .store
+            .read(|db| Ok((bindings::find_policy_revisions(db)?, Rows::read(db, Of::All)?)))?;
+        let mut own = self.sets(rows)?;
+        let mut node = own.remove(&None).unwrap_or_default();
+        node.revision = node_revision;
+        let mut table = Table {
+            node_plugins: node.plugins.iter().cloned().collect(),
+            node,
+            organizations: HashMap::with_capacity(revisions.len()),
+        };
+        for (organization, revision) in revisions {
+            let mut set = own.remove(&Some(organization)).unwrap_or_default();
+            set.revision = revision;
+            table.put(organization, set);
+        }
+        self.bindings.change(|now| *now = table);
+        Ok(())
+    }
+
+    fn take_up(&self, organization: OrganizationId) -> Result<()> {
+        let known = self.bindings.of(organization).revision;
+        let changed = self.store.read(|db| {
+            let revision = bindings::find_policy_revision(db, organization)?;
+            Ok(if revision == known {
+                None
+            } else {
+                Some((revision, Rows::read(db, Of::Organization(organization))?))
+            })
+        })?;
+        let Some((revision, rows)) = changed else {
+            return Ok(());
+        };
+        if revision.node != known.node {
+            return self.take_up_all();
+        }
+        let mut set = self
+            .sets(rows)?
+            .remove(&Some(organization))
+            .unwrap_or_default();
+        set.revision = revision.organization;
+        self.bindings.change(|table| table.put(organization, set));
+        Ok(())
+    }
+
+    /// Bindings by owner, ready to be called.
+    fn sets(&self, rows: Rows) -> Result<HashMap<Option<OrganizationId>, Set>> {
+        let mut makers = Maker {
+            reader: self,
+            modules: rows.modules,
+            configurations: rows.configurations,
+            ready: HashMap::new(),
+        };
+        let mut sets: HashMap<_, Set> = HashMap::new();
+        for binding in &rows.bindings {
+            let set = sets.entry(binding.organization_id).or_default();
+            if let Some((bound, history_days)) = makers.make(binding)? {
+                set.plugins.push(Arc::new(bound));
+                set.history_days = set.history_days.max(history_days);
+            }
+        }
+        Ok(sets)
+    }
+}
+
+/// What the store says of bindings.
+struct Rows {
+    bindings: Vec<BindingRow>,
+    modules: HashMap<[u8; 32], ModuleRow>,
+    configurations: HashMap<[u8; 32], Arc<str>>,
+}
+
+impl Rows {
+    fn read(db: &Connection, of: Of) -> Result<Self> {
+        Ok(Self {
+            bindings: bindings::find_bindings(db, of)?,
+            modules: plugins::find_bound_modules(db, of)?
+                .into_iter()
+                .map(|module| (module.digest, module))
+                .collect(),
+            configurations: bindings::find_bound_configurations(db, of)?
+                .into_iter()
+                .map(|(digest, config)| (digest, config.into()))
+                .collect(),
+        })
+    }
+}
+
+/// Makes bindings ready, each module once.
+struct Maker<'a> {
+    reader: &'a Reader,
+    modules: HashMap<[u8; 32], ModuleRow>,
+    configurations: HashMap<[u8; 32], Arc<str>>,
+    ready: HashMap<[u8; 32], Arc<Prepared>>,
+}
+
+impl Maker<'_> {
+    /// The binding, and how far back its questions reach; nothing if it is switched off.
+    fn make(&mut self, binding: &BindingRow) -> Result<Option<(BoundPlugin, u16)>> {
+        if binding.disabled_at.is_some() {
+            return Ok(None);
+        }
+        let Some((manifest, current)) = self.version(&binding.version, &binding.hooks)? else {
+            return Ok(None);
+        };
+        let on_failure: OnFailure = from_json(&binding.on_failure)?;
+        let mut history_days = manifest.history_days;
+        let before = match &binding.previous {
+            Some(previous) if needs_version_before(binding.mode, &on_failure) => self
+                .version(previous, &binding.hooks)?
+                .map(|(manifest, version)| {
+                    history_days = history_days.max(manifest.history_days);
+                    version
+                }),
+            _ => None,
+        };
+        let bound = BoundPlugin {
+            binding_id: binding.id,
+            name: manifest.name,
+            version: current.version,
+            prepared: current.prepared,
+            config: current.config,
+            config_digest: current.config_digest,
+            hooks: current.hooks,
+            grants: binding.grants.clone(),
+            mode: binding.mode,
+            on_failure,
+            limits: from_json(&binding.limits)?,
+            before,
+        };
+        Ok(Some((bound, history_days)))
+    }
+
+    /// A version of a plugin; nothing if the operator has it switched off for everybody.
+    fn version(&mut self, row: &VersionRow, hooks: &[Hook]) -> Result<Option<(Manifest, PluginVersion)>> {
+        let module = self.modules.get(&row.plugin_digest);
+        let module = module.ok_or_else(|| missing("module", &row.plugin_digest))?;
+        if module.disabled_at.is_some() {
+            return Ok(None);
+        }
+        let config = self.configurations.get(&row.config_digest);
+        let config = config.ok_or_else(|| missing("configuration", &row.config_digest))?;
+        let manifest = module.manifest.clone();
+        let version = PluginVersion {
+            version: manifest.version.clone(),
+            prepared: Arc::clone(
+                self.ready
+                    .entry(row.plugin_digest)
+                    .or_insert_with(|| self.reader.ready(&manifest.name, Digest(row.plugin_digest))),
+            ),
+            config: Arc::clone(config),
+            config_digest: Digest(row.config_digest),
+            hooks: manifest
+                .hooks
+                .iter()
+                .filter(|hook| hooks.contains(hook))
+                .copied()
+                .collect(),
+        };
+        Ok(Some((manifest, version)))
+    }
+}
+
+impl Reader {
+    fn ready(&self, name: &str, digest: Digest) -> Arc<Prepared> {
+        prepare_blocking(&self.host, &self.store, digest).unwrap_or_else(|error: PackageError| {
+            tracing::error!(plugin = name, %digest, %error, "a bound plugin can't be used");
+            self.host.unusable(digest, &error)
+        })
+    }
+}
+
+/// Whether a binding may have to ask the version before: otherwise its module need not be in memory.
+fn needs_version_before(mode: Mode, on_failure: &OnFailure) -> bool {
+    let falls_back = |cause: &FailureCause| on_failure.action(*cause) == FailureAction::LastGoodVersion;
+    matches!(mode, Mode::Canary(_)) || FailureCause::ALL.iter().any(falls_back)
+}
+
+fn missing(what: &str, digest: &[u8; 32]) -> crate::domain::Error {
+    crate::domain::Error::Internal(format!("the {what} {} of a binding is missing", hex::encode(digest)))
+}

@@ -1,0 +1,193 @@
+//! What is installed and what is bound, as its managers see it.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Manager, from_json};
+use crate::domain::policy::Manifest;
+use crate::domain::{Error, Result};
+use crate::plugin_host::{Digest, Limits, OnFailure, PluginCounters};
+use crate::service::Services;
+use crate::store::Connection;
+use crate::store::bindings::{self, BindingRow, Of, VersionRow};
+use crate::store::plugins::{self, ModuleRow, PluginRow};
+
+/// Lists what a manager can bind: an admin their organisation's plugins and the node's, the operator all.
+///
+/// # Errors
+/// When the store can't be read.
+pub async fn list_plugins(services: &Services, manager: &Manager) -> Result<Vec<PluginRow>> {
+    let organization = manager.organization();
+    services
+        .store
+        .read_long(move |db| plugins::find_plugins(db, organization))
+        .await
+}
+
+/// Finds an installed plugin: of the manager's organisation, else of the node.
+///
+/// # Errors
+/// [`Error::NotFound`]; a plugin that another organisation installed is no plugin.
+pub fn find_plugin(services: &Services, manager: &Manager, digest: &str) -> Result<PluginRow> {
+    let digest = parse_digest(digest)?;
+    services
+        .store
+        .read(|db| usable_plugin(db, digest, manager.organization()))
+}
+
+/// A plugin that `owner` can bind.
+pub(super) fn usable_plugin(
+    db: &Connection,
+    digest: Digest,
+    owner: Option<crate::domain::account::OrganizationId>,
+) -> Result<PluginRow> {
+    let own = match owner {
+        Some(_) => plugins::find_plugin(db, &digest.0, owner)?,
+        None => None,
+    };
+    match own {
+        Some(own) => Ok(own),
+        None => plugins::find_plugin(db, &digest.0, None)?.ok_or_else(|| unknown_plugin(digest)),
+    }
+}
+
+pub(super) fn unknown_plugin(digest: impl ToString) -> Error {
+    Error::NotFound {
+        what: "Plugin",
+        id: digest.to_string(),
+    }
+}
+
+/// A digest as callers write it: 64 hex digits, with or without `sha256:`.
+pub(super) fn parse_digest(text: &str) -> Result<Digest> {
+    let malformed = || Error::Malformed("A plugin's digest is 64 hexadecimal digits".into());
+    text.strip_prefix("sha256:")
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| malformed())
+}
+
+/// A plugin in a certain version with its configuration.
+#[derive(Clone, Debug)]
+pub struct VersionView {
+    /// SHA-256 of the file.
+    pub digest: Digest,
+    /// What the plugin says of itself.
+    pub manifest: Manifest,
+    /// The configuration.
+    pub config: Value,
+    /// SHA-256 of the configuration's text.
+    pub config_digest: Digest,
+}
+
+/// A binding as its managers see it.
+#[derive(Clone, Debug)]
+pub struct BindingView {
+    /// As it is kept.
+    pub row: BindingRow,
+    /// What is asked.
+    pub version: VersionView,
+    /// What was asked before the last switch.
+    pub previous: Option<VersionView>,
+    /// What a failure means.
+    pub on_failure: OnFailure,
+    /// What a call may use up.
+    pub limits: Limits,
+    /// Whether the operator has the plugin switched off for everybody.
+    pub plugin_disabled: bool,
+    /// What it did since the start of the process.
+    pub counters: PluginCounters,
+}
+
+/// Lists the policies that a manager's resets are judged by, in the order in which they are asked: the
+/// node's first. The operator sees every organisation's.
+///
+/// # Errors
+/// When the store can't be read.
+pub async fn list_bindings(services: &Services, manager: &Manager) -> Result<Vec<BindingView>> {
+    let of = manager.organization().map_or(Of::All, Of::Organization);
+    let rows = services
+        .store
+        .read_long(move |db| Snapshot::read(db, bindings::find_bindings(db, of)?, of))
+        .await?;
+    rows.views(services)
+}
+
+/// Finds a binding.
+///
+/// # Errors
+/// [`Error::NotFound`]; another organisation's binding is none.
+pub fn find_binding(services: &Services, manager: &Manager, id: Uuid) -> Result<BindingView> {
+    let row = services.store.read(|db| bindings::find_binding(db, id))?;
+    let row = row
+        .filter(|row| manager.sees(row.organization_id))
+        .ok_or_else(|| unknown_binding(id))?;
+    view(services, row)
+}
+
+pub(super) fn unknown_binding(id: Uuid) -> Error {
+    Error::NotFound {
+        what: "Policy binding",
+        id: id.to_string(),
+    }
+}
+
+pub(super) fn view(services: &Services, row: BindingRow) -> Result<BindingView> {
+    let of = row.organization_id.map_or(Of::All, Of::Organization);
+    let snapshot = services.store.read(|db| Snapshot::read(db, vec![row], of))?;
+    let mut views = snapshot.views(services)?;
+    views
+        .pop()
+        .ok_or_else(|| Error::Internal("a binding has no view".into()))
+}
+
+struct Snapshot {
+    rows: Vec<BindingRow>,
+    modules: HashMap<[u8; 32], ModuleRow>,
+    configurations: HashMap<[u8; 32], String>,
+}
+
+impl Snapshot {
+    fn read(db: &Connection, rows: Vec<BindingRow>, of: Of) -> Result<Self> {
+        Ok(Self {
+            rows,
+            modules: plugins::find_bound_modules(db, of)?
+                .into_iter()
+                .map(|module| (module.digest, module))
+                .collect(),
+            configurations: bindings::find_bound_configurations(db, of)?.into_iter().collect(),
+        })
+    }
+
+    fn views(self, services: &Services) -> Result<Vec<BindingView>> {
+        let view = |row: &BindingRow| {
+            let (version, plugin_disabled) = self.version(&row.version)?;
+            let previous = row.previous.as_ref().map(|v| self.version(v)).transpose()?;
+            Ok(BindingView {
+                version,
+                previous: previous.map(|(version, _)| version),
+                on_failure: from_json(&row.on_failure)?,
+                limits: from_json(&row.limits)?,
+                plugin_disabled,
+                counters: services.plugin_host.counters(row.id).unwrap_or_default(),
+                row: row.clone(),
+            })
+        };
+        self.rows.iter().map(view).collect()
+    }
+
+    fn version(&self, row: &VersionRow) -> Result<(VersionView, bool)> {
+        let gone = || Error::Stale; // changed between two reads
+        let module = self.modules.get(&row.plugin_digest).ok_or_else(gone)?;
+        let config = self.configurations.get(&row.config_digest).ok_or_else(gone)?;
+        let view = VersionView {
+            digest: Digest(row.plugin_digest),
+            manifest: module.manifest.clone(),
+            config: from_json(config)?,
+            config_digest: Digest(row.config_digest),
+        };
+        Ok((view, module.disabled_at.is_some()))
+    }
+}

@@ -1,0 +1,345 @@
+//! From a file to an installed plugin: judged, compiled and tried before anything is stored.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::bound::{parse_digest, unknown_plugin};
+use super::{Manager, blocking, catch_up, off_the_path, refused};
+use crate::domain::account::OrganizationId;
+use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::policy::Manifest;
+use crate::domain::{Error, Result};
+use crate::plugin_host::{
+    Digest, Limits, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature,
+};
+use crate::service::Services;
+use crate::store::plugins::{self, PluginRow};
+use crate::store::{accounts, audit, bindings};
+
+/// Plugins that an organisation may have installed.
+const PLUGINS_PER_ORGANIZATION: u64 = 64;
+/// Bytes of all plugins of an organisation together.
+const BYTES_PER_ORGANIZATION: u64 = 512 << 20;
+/// Differences of a failed golden case that a refusal shows.
+const DIFFERENCES_SHOWN: usize = 5;
+
+/// A file to install.
+#[derive(Clone)]
+pub struct NewPlugin {
+    /// For whom; absent for the node, and with it for everybody.
+    pub owner: Option<OrganizationId>,
+    /// The file.
+    pub bytes: Arc<[u8]>,
+    /// Its minisign signature.
+    pub signature: Option<String>,
+}
+
+/// What came of an installation.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// The plugin.
+    pub plugin: PluginRow,
+    /// Whether it was not there before.
+    pub new: bool,
+}
+
+/// How far long work has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A step begins.
+    Step(&'static str),
+    /// So many of so many are done.
+    Done(u64, u64),
+}
+
+/// Whoever watches long work.
+pub type Watch = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Nobody watches.
+#[must_use]
+pub fn unwatched() -> Watch {
+    Arc::new(|_| ())
+}
+
+/// Judges, compiles, tries and keeps a plugin. The same file again is no error and changes nothing.
+/// Nobody waits but the caller: it is compiled on a thread of its own.
+///
+/// # Errors
+/// [`Error::PluginRefused`] with what is wrong with the file or its signature, before anything is stored;
+/// [`Error::Conflict`] when the organisation has too many.
+pub async fn install_plugin(
+    services: &Services,
+    manager: &Manager,
+    new: NewPlugin,
+    watch: Watch,
+) -> Result<Installed> {
+    manager.may_change(new.owner)?;
+    manager.admit(services)?;
+    let digest = Digest::of(&new.bytes);
+    match judge(services, &new, digest, watch).await {
+        Ok((manifest, signed)) => keep(services, manager, new, digest, manifest, signed).await,
+        Err(Error::PluginRefused(reason)) => {
+            record_refusal(services, manager, new.owner, digest, &reason).await?;
+            Err(Error::PluginRefused(reason))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn judge(
+    services: &Services,
+    new: &NewPlugin,
+    digest: Digest,
+    watch: Watch,
+) -> Result<(Manifest, Option<Signed>)> {
+    if let Some(organization) = new.owner {
+        within_quota(services, organization, digest, new.bytes.len())?;
+    }
+    let (bytes, signature) = (Arc::clone(&new.bytes), new.signature.clone());
+    let keys = services.settings.plugins.trusted_keys.clone();
+    let signed = blocking(move || trusted(&bytes, signature.as_deref(), &keys)).await??;
+    watch(Progress::Step("compiling"));
+    let (host, bytes) = (services.plugin_host.clone(), Arc::clone(&new.bytes));
+    let prepared = blocking(move || host.prepare(&bytes)).await?.map_err(refused)?;
+    watch(Progress::Step("asking what it is"));
+    let (host, bytes) = (services.plugin_host.clone(), Arc::clone(&new.bytes));
+    let manifest = off_the_path(move || async move {
+        let manifest = host.describe(&prepared).await.map_err(refused)?;
+        run_cases(&host, &prepared, &bytes, &watch).await?;
+        watch(Progress::Step("storing"));
+        Ok::<_, Error>(manifest)
+    })
+    .await??;
+    Ok((manifest, signed))
+}
+
+fn within_quota(
+    services: &Services,
+    organization: OrganizationId,
+    digest: Digest,
+    size: usize,
+) -> Result<()> {
+    let (known, organization_known, (count, bytes)) = services.store.read(|db| {
+        Ok((
+            plugins::find_plugin(db, &digest.0, Some(organization))?.is_some(),
+            accounts::find_organization(db, organization)?.is_some(),
+            plugins::count_plugins(db, organization)?,
+        ))
+    })?;
+    if !organization_known {
+        return Err(Error::NotFound {
+            what: "Organization",
+            id: organization.to_string(),
+        });
+    }
+    if known || (count < PLUGINS_PER_ORGANIZATION && bytes + size as u64 <= BYTES_PER_ORGANIZATION) {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "An organisation has at most {PLUGINS_PER_ORGANIZATION} plugins of {} MiB together, removed ones \
+         included until their decisions have lapsed",
+        BYTES_PER_ORGANIZATION >> 20
+    )))
+}
+
+/// Whether the file may be installed here. Without trusted keys a signature says nothing, so none is
+/// asked for and one that came is kept without a word about it.
+fn trusted(bytes: &[u8], signature: Option<&str>, keys: &[SignerKey]) -> Result<Option<Signed>> {
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let ids = || keys.iter().map(SignerKey::id).collect::<Vec<_>>().join(", ");
+    let Some(signature) = signature else {
+        return Err(Error::PluginRefused(format!(
+            "this appliance takes only signed plugins, and no signature came with this one; trusted keys: {} \
+             [signature-missing]",
+            ids()
+        )));
+    };
+    verify_signature(bytes, signature, keys).map(Some).map_err(|fault| {
+        use crate::plugin_host::SignatureError;
+        let (code, more) = match &fault {
+            SignatureError::Malformed(_) => ("signature-malformed", String::new()),
+            SignatureError::UnknownKey { .. } => ("signature-unknown-key", format!("; trusted keys: {}", ids())),
+            SignatureError::Mismatch => ("signature-mismatch", String::new()),
+        };
+        Error::PluginRefused(format!("{fault}{more} [{code}]"))
+    })
+}
+
+/// Runs the golden cases that travel in the file: a plugin that does not do here what its author saw
+/// is not installed.
+async fn run_cases(host: &PluginHost, prepared: &Prepared, bytes: &[u8], watch: &Watch) -> Result<()> {
+    let broken = |e: &dyn std::fmt::Display| {
+        Error::PluginRefused(format!("its golden cases can't be run: {e} [golden-cases]"))
+    };
+    let cases = embedded_cases(bytes).map_err(|e| broken(&e))?;
+    if cases.is_empty() {
+        return Ok(());
+    }
+    watch(Progress::Step("running its golden cases"));
+    let of = cases.len() as u64;
+    for (done, case) in (1..).zip(&cases) {
+        let report = host
+            .run_case(prepared, Limits::at_installation(), case)
+            .await
+            .map_err(|e| broken(&e))?;
+        if !report.passed {
+            let shown: Vec<_> = report.differences.iter().take(DIFFERENCES_SHOWN).cloned().collect();
+            return Err(Error::PluginRefused(format!(
+                "its golden case \"{}\" fails here: {} [golden-case-failed]",
+                report.description,
+                shown.join("; ")
+            )));
+        }
+        watch(Progress::Done(done, of));
+    }
+    Ok(())
+}
+
+async fn keep(
+    services: &Services,
+    manager: &Manager,
+    new: NewPlugin,
+    digest: Digest,
+    manifest: Manifest,
+    signed: Option<Signed>,
+) -> Result<Installed> {
+    let at = manager.at();
+    let row = PluginRow {
+        digest: digest.0,
+        organization_id: new.owner,
+        manifest,
+        signature: new.signature,
+        signed_by: signed.as_ref().map(|signed| signed.key_id.clone()),
+        size_bytes: new.bytes.len() as u64,
+        installed_at: at,
+        disabled_at: None,
+    };
+    let mut event = manager
+        .event(EventType::PolicyPluginInstall, new.owner)
+        .on(resource(digest, &row.manifest))
+        .with("version", row.manifest.version.as_str())
+        .with("wants", row.manifest.wants.clone());
+    if let Some(signed) = signed {
+        event = event
+            .with("signedBy", signed.key_id)
+            .with("trustedComment", signed.comment);
+    }
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            let inserted = plugins::insert_plugin(tx, &row, &new.bytes)?;
+            if inserted {
+                audit::append_entry(tx, at, entry_id, &event)?;
+            }
+            let plugin = plugins::find_plugin(tx, &row.digest, row.organization_id)?;
+            Ok(Installed {
+                plugin: plugin.ok_or_else(|| unknown_plugin(digest))?,
+                new: inserted,
+            })
+        })
+        .await
+}
+
+/// A refused file leaves a trace: somebody tried to bring it in.
+async fn record_refusal(
+    services: &Services,
+    manager: &Manager,
+    owner: Option<OrganizationId>,
+    digest: Digest,
+    reason: &str,
+) -> Result<()> {
+    let event = manager
+        .event(EventType::PolicyPluginInstall, owner)
+        .on(Resource::other("PLUGIN", digest, None))
+        .ended(AuditResult::Denied, reason);
+    append(services, manager, event).await
+}
+
+async fn append(services: &Services, manager: &Manager, event: Event) -> Result<()> {
+    let (at, entry_id) = (manager.at(), services.entropy.uuid(manager.at()));
+    services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
+        .await
+}
+
+/// A plugin as the trail names it.
+pub(super) fn resource(digest: Digest, manifest: &Manifest) -> Resource {
+    Resource::other("PLUGIN", digest, Some(manifest.name.clone()))
+}
+
+/// Removes a plugin that no binding uses. What it decided can still be replayed until that lapses.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::MayNotAct`] for the node's, [`Error::Conflict`] while it is bound.
+pub async fn remove_plugin(services: &Services, manager: &Manager, digest: &str) -> Result<()> {
+    let plugin = super::find_plugin(services, manager, digest)?;
+    manager.may_change(plugin.organization_id)?;
+    let at = manager.at();
+    let digest = Digest(plugin.digest);
+    let event = manager
+        .event(EventType::PolicyPluginRemove, plugin.organization_id)
+        .on(resource(digest, &plugin.manifest))
+        .with("version", plugin.manifest.version.as_str());
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            if !plugins::remove_plugin(tx, &digest.0, plugin.organization_id, at)? {
+                return Err(unknown_plugin(digest));
+            }
+            audit::append_entry(tx, at, entry_id, &event).map(|_| ())
+        })
+        .await
+}
+
+/// Switches a plugin off for everybody, or on again: the operator's emergency switch. What is off is as
+/// if it were not bound. Says whether that changed anything.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::MayNotAct`] for an admin.
+pub async fn switch_plugin(services: &Services, manager: &Manager, digest: &str, off: bool) -> Result<bool> {
+    manager.may_change(None)?;
+    let digest = parse_digest(digest)?;
+    let manifest = services
+        .store
+        .read(|db| plugins::find_manifest(db, &digest.0))?
+        .ok_or_else(|| unknown_plugin(digest))?;
+    let ready = match off {
+        true => None,
+        // Compiled before anybody depends on it; held until the bindings have it.
+        false => super::prepare(services, digest).await.ok(),
+    };
+    let at = manager.at();
+    let event = move |owner| {
+        manager
+            .event(EventType::PolicyPluginUpdate, owner)
+            .on(resource(digest, &manifest))
+            .with("version", manifest.version.as_str())
+            .with("changes", json!({ "disabled": { "from": !off, "to": off } }))
+    };
+    // The node's trail has it, and the trail of each organisation whose policy it was.
+    let mut owners = vec![None];
+    owners.extend(services.store.read(|db| bindings::find_organizations_bound(db, &digest.0))?.into_iter().map(Some));
+    let entries: Vec<_> = owners
+        .into_iter()
+        .map(|owner| (services.entropy.uuid(at), event(owner)))
+        .collect();
+    let changed = services
+        .store
+        .write(move |tx| {
+            let changed = plugins::update_module_disabled(tx, &digest.0, off.then_some(at))?;
+            for (id, event) in entries.iter().filter(|_| changed) {
+                audit::append_entry(tx, at, *id, event)?;
+            }
+            Ok(changed)
+        })
+        .await?;
+    catch_up(services, None).await?;
+    drop(ready);
+    Ok(changed)
+}

@@ -1,0 +1,347 @@
+//! Plugins bound to organisations, with their configurations, and the revisions of the whole.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use uuid::Uuid;
+
+use super::plugins::{json, to_json};
+use super::row::{column, millis, optional};
+use crate::domain::account::OrganizationId;
+use crate::domain::policy::{Grants, Hook, Mode};
+use crate::domain::{Error, Result};
+
+/// A module with the configuration that it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionRow {
+    /// SHA-256 of the file.
+    pub plugin_digest: [u8; 32],
+    /// SHA-256 of the configuration.
+    pub config_digest: [u8; 32],
+}
+
+/// A plugin bound to an organisation, or to all of them.
+///
+/// `on_failure` and `limits` are kept as JSON: they are the plugin host's words, which the store
+/// does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindingRow {
+    /// Id.
+    pub id: Uuid,
+    /// Whose; absent for one that the node binds for every organisation.
+    pub organization_id: Option<OrganizationId>,
+    /// What is asked.
+    pub version: VersionRow,
+    /// What was asked before the last switch: for rollback, canaries and failures.
+    pub previous: Option<VersionRow>,
+    /// Order among the bindings.
+    pub position: i64,
+    /// When it is asked.
+    pub hooks: Vec<Hook>,
+    /// Whether answers count.
+    pub mode: Mode,
+    /// What a failure means, JSON.
+    pub on_failure: String,
+    /// Effects that are granted.
+    pub grants: Grants,
+    /// What a call may use up, JSON.
+    pub limits: String,
+    /// Switched off since when, if it is.
+    pub disabled_at: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Last change.
+    pub updated_at: Timestamp,
+    /// Grows with every change.
+    pub revision: i64,
+}
+
+/// Keeps a new binding.
+pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, previous_digest, \
+         previous_config_digest, position, hooks, mode, on_failure, grants, limits, disabled_at, created_at, \
+         updated_at, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, 0)",
+    )?
+    .execute(params![
+        binding.id.as_bytes(),
+        binding.organization_id.map(|id| id.0.into_bytes()),
+        binding.version.plugin_digest,
+        binding.version.config_digest,
+        binding.previous.as_ref().map(|v| v.plugin_digest),
+        binding.previous.as_ref().map(|v| v.config_digest),
+        binding.position,
+        to_json(&binding.hooks)?,
+        to_json(&binding.mode)?,
+        binding.on_failure,
+        to_json(&binding.grants)?,
+        binding.limits,
+        binding.disabled_at.map(millis),
+        millis(binding.created_at),
+    ])?;
+    touch(tx, binding.id, binding.created_at)?;
+    bump_policy_revision(tx, binding.organization_id)
+}
+
+/// Changes a binding.
+///
+/// # Errors
+/// [`Error::Stale`] when it is no longer at the revision that `binding` was read at.
+pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> Result<()> {
+    touch(tx, binding.id, at)?;
+    let changed = tx
+        .prepare_cached(
+            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, previous_digest = ?5, \
+             previous_config_digest = ?6, position = ?7, hooks = ?8, mode = ?9, on_failure = ?10, \
+             grants = ?11, limits = ?12, disabled_at = ?13, updated_at = ?14, revision = revision + 1 \
+             WHERE id = ?1 AND revision = ?2",
+        )?
+        .execute(params![
+            binding.id.as_bytes(),
+            binding.revision,
+            binding.version.plugin_digest,
+            binding.version.config_digest,
+            binding.previous.as_ref().map(|v| v.plugin_digest),
+            binding.previous.as_ref().map(|v| v.config_digest),
+            binding.position,
+            to_json(&binding.hooks)?,
+            to_json(&binding.mode)?,
+            binding.on_failure,
+            to_json(&binding.grants)?,
+            binding.limits,
+            binding.disabled_at.map(millis),
+            millis(at),
+        ])?;
+    if changed != 1 {
+        return Err(Error::Stale);
+    }
+    touch(tx, binding.id, at)?;
+    bump_policy_revision(tx, binding.organization_id)
+}
+
+/// Removes a binding at that revision.
+///
+/// # Errors
+/// [`Error::Stale`] when it was changed or removed meanwhile.
+pub fn delete_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> Result<()> {
+    touch(tx, binding.id, at)?;
+    let removed = tx
+        .prepare_cached("DELETE FROM binding WHERE id = ?1 AND revision = ?2")?
+        .execute(params![binding.id.as_bytes(), binding.revision])?;
+    if removed != 1 {
+        return Err(Error::Stale);
+    }
+    bump_policy_revision(tx, binding.organization_id)
+}
+
+/// The binding with that id.
+pub fn find_binding(db: &Connection, id: Uuid) -> Result<Option<BindingRow>> {
+    let mut statement = db.prepare_cached(&format!("{BINDING} WHERE id = ?1"))?;
+    Ok(statement.query_row([id.as_bytes()], binding_from_row).optional()?)
+}
+
+/// Which bindings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Everybody's.
+    All,
+    /// The node's and an organisation's: what its resets are judged by.
+    Organization(OrganizationId),
+}
+
+impl Of {
+    /// Whether all, and else whose besides the node's.
+    pub(super) fn parameters(self) -> (bool, Option<[u8; 16]>) {
+        match self {
+            Self::All => (true, None),
+            Self::Organization(id) => (false, Some(id.0.into_bytes())),
+        }
+    }
+}
+
+/// Bindings in the order in which they are asked: the node's first, then each organisation's.
+pub fn find_bindings(db: &Connection, of: Of) -> Result<Vec<BindingRow>> {
+    let (all, organization) = of.parameters();
+    let mut statement = db.prepare_cached(&format!(
+        "{BINDING} WHERE ?1 OR organization_id IS NULL OR organization_id = ?2 \
+         ORDER BY organization_id, position, created_at, id"
+    ))?;
+    let rows = statement.query_map(params![all, organization], binding_from_row)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The organisations that bound a file, in whatever version and whether switched off or not.
+pub fn find_organizations_bound(db: &Connection, digest: &[u8; 32]) -> Result<Vec<OrganizationId>> {
+    let mut statement = db.prepare_cached(
+        "SELECT DISTINCT organization_id FROM binding \
+         WHERE organization_id IS NOT NULL AND ?1 IN (plugin_digest, previous_digest)",
+    )?;
+    let rows = statement.query_map([digest], |row| column(row, 0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many bindings an owner has.
+pub fn count_bindings(db: &Connection, owner: Option<OrganizationId>) -> Result<usize> {
+    Ok(db
+        .prepare_cached("SELECT count(*) FROM binding WHERE organization_id IS ?1")?
+        .query_row([owner.map(|id| id.0.into_bytes())], |row| row.get(0))?)
+}
+
+/// The place of the last of an owner's bindings.
+pub fn find_last_position(db: &Connection, owner: Option<OrganizationId>) -> Result<Option<i64>> {
+    Ok(db
+        .prepare_cached("SELECT max(position) FROM binding WHERE organization_id IS ?1")?
+        .query_row([owner.map(|id| id.0.into_bytes())], |row| row.get(0))?)
+}
+
+/// How many bindings that `owner`'s installation serves name a file, now or as the version before.
+pub(super) fn count_bindings_of(
+    db: &Connection,
+    digest: &[u8; 32],
+    owner: Option<OrganizationId>,
+) -> Result<u64> {
+    // What the node installed serves those who did not install it themselves.
+    let mut statement = db.prepare_cached(
+        "SELECT count(*) FROM binding b WHERE ?1 IN (b.plugin_digest, b.previous_digest) \
+         AND CASE WHEN ?2 IS NOT NULL THEN b.organization_id = ?2 AND NOT EXISTS (SELECT 1 FROM plugin p \
+             WHERE p.digest = ?1 AND p.organization_id IS NULL AND p.removed_at IS NULL) \
+         ELSE b.organization_id IS NULL OR NOT EXISTS (SELECT 1 FROM plugin p \
+             WHERE p.digest = ?1 AND p.organization_id = b.organization_id AND p.removed_at IS NULL) END",
+    )?;
+    Ok(statement
+        .query_row(params![digest, owner.map(|id| id.0.into_bytes())], |row| row.get(0))?)
+}
+
+/// Keeps a configuration.
+pub fn insert_configuration(tx: &Connection, digest: &[u8; 32], config: &str, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO plugin_configuration (digest, config, last_bound_at) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (digest) DO UPDATE SET last_bound_at = max(last_bound_at, excluded.last_bound_at)",
+    )?
+    .execute(params![digest, config, millis(at)])?;
+    Ok(())
+}
+
+/// A configuration.
+pub fn find_configuration(db: &Connection, digest: &[u8; 32]) -> Result<Option<String>> {
+    let mut statement = db.prepare_cached("SELECT config FROM plugin_configuration WHERE digest = ?1")?;
+    Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
+}
+
+/// The configurations that bindings use, now or as the version before.
+pub fn find_bound_configurations(db: &Connection, of: Of) -> Result<Vec<([u8; 32], String)>> {
+    let (all, organization) = of.parameters();
+    let mut statement = db.prepare_cached(
+        "SELECT digest, config FROM plugin_configuration WHERE digest IN \
+         (SELECT config_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2 \
+          UNION SELECT previous_config_digest FROM binding \
+          WHERE ?1 OR organization_id IS NULL OR organization_id = ?2)",
+    )?;
+    let rows = statement.query_map(params![all, organization], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// What a binding begins or ceases to use is needed to replay its decisions for as long as they are kept.
+fn touch(tx: &Connection, binding: Uuid, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE plugin_configuration SET last_bound_at = ?2 WHERE digest IN \
+         (SELECT config_digest FROM binding WHERE id = ?1 \
+          UNION SELECT previous_config_digest FROM binding WHERE id = ?1)",
+    )?
+    .execute(params![binding.as_bytes(), millis(at)])?;
+    tx.prepare_cached(
+        "UPDATE module SET last_bound_at = ?2 WHERE digest IN \
+         (SELECT plugin_digest FROM binding WHERE id = ?1 \
+          UNION SELECT previous_digest FROM binding WHERE id = ?1)",
+    )?
+    .execute(params![binding.as_bytes(), millis(at)])?;
+    Ok(())
+}
+
+/// Forgets configurations that no binding has used since `before`. Says how many.
+pub fn clear_unbound_configurations(tx: &Connection, before: Timestamp) -> Result<usize> {
+    Ok(tx
+        .prepare_cached(
+            "DELETE FROM plugin_configuration WHERE last_bound_at < ?1 AND digest NOT IN \
+             (SELECT config_digest FROM binding UNION \
+              SELECT previous_config_digest FROM binding WHERE previous_config_digest IS NOT NULL)",
+        )?
+        .execute([millis(before)])?)
+}
+
+/// The state of the policies that an organisation's resets are judged by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyRevision {
+    /// Of the node's bindings and of switched-off plugins.
+    pub node: i64,
+    /// Of the organisation's bindings.
+    pub organization: i64,
+}
+
+/// The revision now.
+pub fn find_policy_revision(db: &Connection, organization: OrganizationId) -> Result<PolicyRevision> {
+    let mut statement =
+        db.prepare_cached("SELECT revision FROM policy_revision WHERE organization_id = ?1")?;
+    let mut of = |id: &[u8]| statement.query_row([id], |row| row.get(0)).optional();
+    Ok(PolicyRevision {
+        node: of(&[])?.unwrap_or(0),
+        organization: of(organization.0.as_bytes())?.unwrap_or(0),
+    })
+}
+
+/// The revisions of the node and of every organisation that ever had a binding.
+pub fn find_policy_revisions(db: &Connection) -> Result<(i64, Vec<(OrganizationId, i64)>)> {
+    let mut statement = db.prepare_cached("SELECT organization_id, revision FROM policy_revision")?;
+    let mut rows = statement.query([])?;
+    let (mut node, mut organizations) = (0, Vec::new());
+    while let Some(row) = rows.next()? {
+        match row.get_ref(0)?.as_blob().map(<[u8]>::is_empty) {
+            Ok(true) => node = row.get(1)?,
+            _ => organizations.push((column(row, 0)?, row.get(1)?)),
+        }
+    }
+    Ok((node, organizations))
+}
+
+/// Says that the policies of an organisation, or of the node, have changed.
+pub(super) fn bump_policy_revision(tx: &Connection, organization: Option<OrganizationId>) -> Result<()> {
+    let id = organization.map_or_else(Vec::new, |id| id.0.as_bytes().to_vec());
+    tx.prepare_cached(
+        "INSERT INTO policy_revision (organization_id, revision) VALUES (?1, 1) \
+         ON CONFLICT (organization_id) DO UPDATE SET revision = revision + 1",
+    )?
+    .execute([id])?;
+    Ok(())
+}
+
+const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, previous_digest, \
+    previous_config_digest, position, hooks, mode, on_failure, grants, limits, disabled_at, created_at, \
+    updated_at, revision FROM binding";
+
+fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
+    let previous = match (row.get(4)?, row.get(5)?) {
+        (Some(plugin_digest), Some(config_digest)) => Some(VersionRow {
+            plugin_digest,
+            config_digest,
+        }),
+        _ => None,
+    };
+    Ok(BindingRow {
+        id: column(row, 0)?,
+        organization_id: optional(row, 1)?,
+        version: VersionRow {
+            plugin_digest: row.get(2)?,
+            config_digest: row.get(3)?,
+        },
+        previous,
+        position: row.get(6)?,
+        hooks: json(row, 7)?,
+        mode: json(row, 8)?,
+        on_failure: row.get(9)?,
+        grants: json(row, 10)?,
+        limits: row.get(11)?,
+        disabled_at: optional(row, 12)?,
+        created_at: column(row, 13)?,
+        updated_at: column(row, 14)?,
+        revision: row.get(15)?,
+    })
+}

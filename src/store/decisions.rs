@@ -1,0 +1,162 @@
+//! What policies were asked and what they answered: kept with each reset, read again for replay.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use uuid::Uuid;
+
+use super::row::{column, millis};
+use crate::domain::account::OrganizationId;
+use crate::domain::audit::EventType;
+use crate::domain::{Error, Result};
+
+/// What the policies were asked at one reset, as JSON.
+#[derive(Clone, Debug)]
+pub struct AskedRow {
+    /// The question.
+    pub question: String,
+    /// The outcome as `after-reset` was shown it first, where that hook was asked.
+    pub outcome: Option<String>,
+}
+
+/// One hook call as it is kept for replay.
+#[derive(Clone, Debug)]
+pub struct DecisionRow {
+    /// Which binding.
+    pub binding_id: Uuid,
+    /// SHA-256 of the module.
+    pub plugin_digest: [u8; 32],
+    /// SHA-256 of the configuration.
+    pub config_digest: [u8; 32],
+    /// The decision record as JSON.
+    pub record: String,
+}
+
+/// A reset as it is kept for replay.
+#[derive(Clone, Debug)]
+pub struct DecidedRow {
+    /// Place in the trail of the entry that records it.
+    pub sequence: u64,
+    /// Id of that entry.
+    pub entry_id: Uuid,
+    /// When.
+    pub at: Timestamp,
+    /// What was asked.
+    pub asked: AskedRow,
+    /// Each call, in order.
+    pub decisions: Vec<DecisionRow>,
+}
+
+/// Keeps what the policies were asked and what they answered, under the entry that records the outcome.
+pub fn insert_decisions(
+    tx: &Connection,
+    audit_sequence: u64,
+    asked: &AskedRow,
+    decisions: &[DecisionRow],
+) -> Result<()> {
+    let sequence = signed(audit_sequence)?;
+    tx.prepare_cached("INSERT INTO question (audit_sequence, question, outcome) VALUES (?1, ?2, ?3)")?
+        .execute(params![sequence, asked.question, asked.outcome])?;
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO decision (audit_sequence, position, binding_id, plugin_digest, config_digest, record) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    for (position, decision) in (0_i64..).zip(decisions) {
+        statement.execute(params![
+            sequence,
+            position,
+            decision.binding_id.as_bytes(),
+            decision.plugin_digest,
+            decision.config_digest,
+            decision.record,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Which resets of an organisation since `since` are kept, newest first, at most `limit`.
+pub fn find_decided_sequences(
+    db: &Connection,
+    organization: OrganizationId,
+    since: Timestamp,
+    limit: u32,
+) -> Result<Vec<u64>> {
+    let mut statement = db.prepare_cached(
+        "SELECT e.sequence FROM audit_entry e JOIN question q ON q.audit_sequence = e.sequence \
+         WHERE e.organization_id = ?1 AND e.event_type = ?2 AND e.at >= ?3 AND e.at IS NOT NULL \
+         ORDER BY e.at DESC, e.sequence DESC LIMIT ?4",
+    )?;
+    let rows = statement.query_map(
+        params![
+            organization.0.as_bytes(),
+            EventType::UserMfaReset.as_str(),
+            millis(since),
+            limit
+        ],
+        |row| row.get(0),
+    )?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A reset with all that was asked and answered, unless it has lapsed.
+pub fn find_decided(db: &Connection, sequence: u64) -> Result<Option<DecidedRow>> {
+    let mut statement = db.prepare_cached(
+        "SELECT e.id, e.at, q.question, q.outcome FROM question q \
+         JOIN audit_entry e ON e.sequence = q.audit_sequence WHERE q.audit_sequence = ?1 AND e.at IS NOT NULL",
+    )?;
+    let asked = statement
+        .query_row([signed(sequence)?], |row| {
+            Ok(DecidedRow {
+                sequence,
+                entry_id: column(row, 0)?,
+                at: column(row, 1)?,
+                asked: AskedRow {
+                    question: row.get(2)?,
+                    outcome: row.get(3)?,
+                },
+                decisions: Vec::new(),
+            })
+        })
+        .optional()?;
+    let Some(mut decided) = asked else {
+        return Ok(None);
+    };
+    let mut statement = db.prepare_cached(
+        "SELECT binding_id, plugin_digest, config_digest, record FROM decision \
+         WHERE audit_sequence = ?1 ORDER BY position",
+    )?;
+    let rows = statement.query_map([signed(sequence)?], |row| {
+        Ok(DecisionRow {
+            binding_id: column(row, 0)?,
+            plugin_digest: row.get(1)?,
+            config_digest: row.get(2)?,
+            record: row.get(3)?,
+        })
+    })?;
+    decided.decisions = rows.collect::<rusqlite::Result<_>>()?;
+    Ok(Some(decided))
+}
+
+/// Forgets what was asked and answered before `before`, and what belongs to pruned entries: the oldest
+/// first, at most `limit` resets. Says how many.
+pub fn clear_lapsed_decisions(tx: &Connection, before: Timestamp, limit: u32) -> Result<usize> {
+    // Entries are in the order of their times, give or take what was under way at once, so the sweep
+    // looks at the oldest only.
+    let mut statement = tx.prepare_cached(
+        "SELECT q.audit_sequence FROM (SELECT audit_sequence FROM question ORDER BY audit_sequence LIMIT ?2) q \
+         LEFT JOIN audit_entry e ON e.sequence = q.audit_sequence WHERE e.at IS NULL OR e.at < ?1",
+    )?;
+    let lapsed = statement
+        .query_map(params![millis(before), limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    for sequence in &lapsed {
+        tx.prepare_cached("DELETE FROM decision WHERE audit_sequence = ?1")?
+            .execute([sequence])?;
+        tx.prepare_cached("DELETE FROM question WHERE audit_sequence = ?1")?
+            .execute([sequence])?;
+    }
+    Ok(lapsed.len())
+}
+
+fn signed(sequence: u64) -> Result<i64> {
+    i64::try_from(sequence).map_err(|_| Error::Internal("the trail is longer than SQLite can count".into()))
+}
