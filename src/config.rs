@@ -14,6 +14,8 @@ use anyhow::{Result, bail};
 use ipnet::IpNet;
 
 use crate::limiter::Limits;
+use crate::plugin_host::SignerKey;
+use crate::service::plugins::PluginSettings;
 use crate::service::{Settings, trail};
 pub use raw::{LogFormat, RawConfig};
 pub use sources::{Flags, Sources};
@@ -166,6 +168,14 @@ impl Config {
             );
         }
 
+        let mut trusted_keys = Vec::new();
+        for key in &plugins.trusted_keys {
+            match SignerKey::parse(key) {
+                Ok(key) => trusted_keys.push(key),
+                Err(error) => must(false, format!("plugins.trusted_keys: {key:?} is {error}")),
+            }
+        }
+
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
             let place = file.map_or_else(String::new, |file| format!(" ({})", file.display()));
             let count = if problems.len() == 1 {
@@ -194,6 +204,12 @@ impl Config {
                 suspended_factor_secs: whole(factors.suspended_secs),
                 recovery_code_characters: whole(factors.recovery_code_characters),
                 issuer: factors.issuer,
+                plugins: PluginSettings {
+                    trusted_keys,
+                    decision_days: whole(plugins.decision_days),
+                    alarm_after: whole(plugins.alarm_after),
+                    recheck_one_in: whole(plugins.recheck_one_in),
+                },
                 mail: false,
                 public_url: public_url.trim_end_matches('/').to_owned(),
                 trail: trail::Settings {
@@ -258,6 +274,9 @@ fn out_of_range(raw: &RawConfig) -> Vec<String> {
         plugins.total_concurrency in 1..=256;
         plugins.per_organization_concurrency in 1..=256;
         plugins.slot_wait_ms in 0..=60_000;
+        plugins.decision_days in 1..=3650;
+        plugins.alarm_after in 1..=1000;
+        plugins.recheck_one_in in 0..=1_000_000;
         audit.checkpoint_entries in 1..=1_000_000;
         audit.checkpoint_secs in 1..=86_400;
     }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::config::{Config, EXAMPLE};
+use crate::plugin_host::SignerKey;
 
 /// `latchkey config …`
 #[derive(Debug, Subcommand)]
@@ -91,6 +92,10 @@ fn in_force(config: &Config) -> serde_json::Value {
             "perOrganizationConcurrency": plugins.per_organization_concurrency,
             "slotWaitMs": u64::try_from(plugins.slot_wait.as_millis()).unwrap_or(u64::MAX),
             "cacheDir": plugins.cache_dir,
+            "trustedKeys": settings.plugins.trusted_keys.iter().map(SignerKey::id).collect::<Vec<_>>(),
+            "decisionDays": settings.plugins.decision_days,
+            "alarmAfter": settings.plugins.alarm_after,
+            "recheckOneIn": settings.plugins.recheck_one_in,
         },
     })
 }

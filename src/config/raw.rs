@@ -89,6 +89,10 @@ pub struct RawPlugins {
     pub per_organization_concurrency: u64,
     pub slot_wait_ms: u64,
     pub cache_dir: Option<PathBuf>,
+    pub trusted_keys: Vec<String>,
+    pub decision_days: u64,
+    pub alarm_after: u64,
+    pub recheck_one_in: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -170,6 +174,10 @@ impl Default for RawPlugins {
             per_organization_concurrency: 2,
             slot_wait_ms: 2000,
             cache_dir: None,
+            trusted_keys: Vec::new(),
+            decision_days: 400,
+            alarm_after: 5,
+            recheck_one_in: 100,
         }
     }
 }

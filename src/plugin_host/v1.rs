@@ -6,9 +6,9 @@ mod lower;
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, Instance, InstancePre};
 use wasmtime::{Engine, Store};
 
+use super::Prepared;
 use super::engine::{CallState, Limits, TickedEngine};
 use super::package::PackageError;
-use super::Prepared;
 use super::record::{CallEnd, Failure, FailureCause, LogLevel, LogLine, Usage};
 use crate::domain::policy::{self as domain, Answer, Manifest, Outcome, Question};
 use bindings::latchkey::policy::{log, types};

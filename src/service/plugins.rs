@@ -9,10 +9,12 @@ mod change;
 mod install;
 mod manager;
 
-pub use bindings::{BoundSet, Bindings, catch_up, reload};
+pub use bindings::{Bindings, BoundSet, catch_up, reload};
 pub use bound::{BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins};
 pub use change::{BindingPatch, NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
-pub use install::{Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched};
+pub use install::{
+    Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
+};
 pub use manager::Manager;
 
 use std::sync::Arc;

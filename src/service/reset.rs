@@ -89,7 +89,7 @@ pub(super) async fn carry_out(
             Err(Refusal::Unrecorded(Error::Stale)) => {
                 plugins::catch_up(services, Some(principal.organization.id)).await?;
             }
-            ended => return ended,                       // 200, 202, 403 by policy, 500
+            ended => return ended, // 200, 202, 403 by policy, 500
         }
     }
     Err(Error::Stale.into())

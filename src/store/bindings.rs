@@ -136,7 +136,9 @@ pub fn delete_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
 /// The binding with that id.
 pub fn find_binding(db: &Connection, id: Uuid) -> Result<Option<BindingRow>> {
     let mut statement = db.prepare_cached(&format!("{BINDING} WHERE id = ?1"))?;
-    Ok(statement.query_row([id.as_bytes()], binding_from_row).optional()?)
+    Ok(statement
+        .query_row([id.as_bytes()], binding_from_row)
+        .optional()?)
 }
 
 /// Which bindings.
@@ -207,8 +209,11 @@ pub(super) fn count_bindings_of(
          ELSE b.organization_id IS NULL OR NOT EXISTS (SELECT 1 FROM plugin p \
              WHERE p.digest = ?1 AND p.organization_id = b.organization_id AND p.removed_at IS NULL) END",
     )?;
-    Ok(statement
-        .query_row(params![digest, owner.map(|id| id.0.into_bytes())], |row| row.get(0))?)
+    Ok(
+        statement.query_row(params![digest, owner.map(|id| id.0.into_bytes())], |row| {
+            row.get(0)
+        })?,
+    )
 }
 
 /// Keeps a configuration.

@@ -80,7 +80,10 @@ pub fn find_plugin(
         "{PLUGIN} AND p.digest = ?1 AND coalesce(p.organization_id, x'') = coalesce(?2, x'')"
     ))?;
     Ok(statement
-        .query_row(params![digest, owner.map(|id| id.0.into_bytes())], plugin_from_row)
+        .query_row(
+            params![digest, owner.map(|id| id.0.into_bytes())],
+            plugin_from_row,
+        )
         .optional()?)
 }
 

@@ -211,7 +211,9 @@ impl TestApp {
             grants: Grants::of(installed.plugin.manifest.wants),
             limits: plugin_host::Limits::default(),
         };
-        plugins::bind_plugin(&self.services, &operator, binding).await.unwrap();
+        plugins::bind_plugin(&self.services, &operator, binding)
+            .await
+            .unwrap();
     }
 
     /// Every entry of the trail, newest first.

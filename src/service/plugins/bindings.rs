@@ -193,10 +193,7 @@ impl Reader {
         if revision.node != known.node {
             return self.take_up_all();
         }
-        let mut set = self
-            .sets(rows)?
-            .remove(&Some(organization))
-            .unwrap_or_default();
+        let mut set = self.sets(rows)?.remove(&Some(organization)).unwrap_or_default();
         set.revision = revision.organization;
         self.bindings.change(|table| table.put(organization, set));
         Ok(())
@@ -336,5 +333,8 @@ fn needs_version_before(mode: Mode, on_failure: &OnFailure) -> bool {
 }
 
 fn missing(what: &str, digest: &[u8; 32]) -> crate::domain::Error {
-    crate::domain::Error::Internal(format!("the {what} {} of a binding is missing", hex::encode(digest)))
+    crate::domain::Error::Internal(format!(
+        "the {what} {} of a binding is missing",
+        hex::encode(digest)
+    ))
 }

@@ -106,7 +106,9 @@ pub async fn bind_plugin(services: &Services, manager: &Manager, new: NewBinding
             config_digest: Digest::of(config.as_bytes()).0,
         },
         previous: None,
-        position: new.position.unwrap_or_else(|| last.map_or(1, |last| last.saturating_add(1))),
+        position: new
+            .position
+            .unwrap_or_else(|| last.map_or(1, |last| last.saturating_add(1))),
         hooks,
         mode: new.mode,
         on_failure: to_json(&new.on_failure)?,
@@ -304,16 +306,32 @@ async fn patched(services: &Services, now: BindingRow, patch: &BindingPatch) -> 
         row.limits = to_json(&limits)?;
     }
     if let Some(disabled) = patch.disabled {
-        row.disabled_at = if disabled { row.disabled_at.or(Some(services.clock.now())) } else { None };
+        row.disabled_at = if disabled {
+            row.disabled_at.or(Some(services.clock.now()))
+        } else {
+            None
+        };
     }
     // What was granted to the version before is not asked about again.
     let asked_for = patch.grants.clone().unwrap_or_default();
     // Nor are hooks that only the version before implements.
     let hooks = match &patch.hooks {
         Some(hooks) => hooks.clone(),
-        None => plugin.manifest.hooks.iter().filter(|h| row.hooks.contains(h)).copied().collect(),
+        None => plugin
+            .manifest
+            .hooks
+            .iter()
+            .filter(|h| row.hooks.contains(h))
+            .copied()
+            .collect(),
     };
-    check_terms(&plugin.manifest, &hooks, row.mode, &asked_for, from_json(&row.limits)?)?;
+    check_terms(
+        &plugin.manifest,
+        &hooks,
+        row.mode,
+        &asked_for,
+        from_json(&row.limits)?,
+    )?;
     let ready = check_config(services, digest, &plugin.manifest, &config).await?;
     Ok(Changed {
         row,
@@ -367,29 +385,47 @@ async fn taken_up(services: &Services, row: BindingRow, ready: Arc<Prepared>) ->
 }
 
 /// Judges everything about a binding but its configuration.
-fn check_terms(manifest: &Manifest, hooks: &[Hook], mode: Mode, grants: &Grants, limits: Limits) -> Result<()> {
+fn check_terms(
+    manifest: &Manifest,
+    hooks: &[Hook],
+    mode: Mode,
+    grants: &Grants,
+    limits: Limits,
+) -> Result<()> {
     let mut problems = BTreeMap::new();
     let mut must = |holds: bool, field: &str, problem: &dyn Fn() -> String| {
         if !holds {
             problems.entry(field.to_owned()).or_insert_with(problem);
         }
     };
-    must(!hooks.is_empty(), "hooks", &|| "names none, so it would never be asked".into());
+    must(!hooks.is_empty(), "hooks", &|| {
+        "names none, so it would never be asked".into()
+    });
     for hook in hooks {
         must(manifest.hooks.contains(hook), "hooks", &|| {
             format!("{} does not implement {}", manifest.name, json!(hook))
         });
     }
     if let Mode::Canary(percent) = mode {
-        must((1..=99).contains(&percent), "canaryPercent", &|| "must be 1 to 99".into());
+        must((1..=99).contains(&percent), "canaryPercent", &|| {
+            "must be 1 to 99".into()
+        });
     }
     for name in grants.iter() {
         must(Effect::NAMES.contains(&name), "grants", &|| {
             format!("{name:?} is no effect; there are {}", Effect::NAMES.join(", "))
         });
-        must(manifest.wants.iter().any(|wanted| wanted == name), "grants", &|| {
-            format!("{} does not ask for {name}; it asks for: {}", manifest.name, listed(&manifest.wants))
-        });
+        must(
+            manifest.wants.iter().any(|wanted| wanted == name),
+            "grants",
+            &|| {
+                format!(
+                    "{} does not ask for {name}; it asks for: {}",
+                    manifest.name,
+                    listed(&manifest.wants)
+                )
+            },
+        );
     }
     if let Some((field, problem)) = out_of_bounds(limits) {
         must(false, &format!("limits.{field}"), &|| problem.clone());
@@ -410,7 +446,12 @@ fn out_of_bounds(limits: Limits) -> Option<(String, String)> {
     let bounded = fields(limits.bounded());
     fields(limits).into_iter().find_map(|(field, value)| {
         let nearest = &bounded[&field];
-        (*nearest != value).then(|| (field, format!("{value} is out of bounds; the nearest allowed is {nearest}")))
+        (*nearest != value).then(|| {
+            (
+                field,
+                format!("{value} is out of bounds; the nearest allowed is {nearest}"),
+            )
+        })
     })
 }
 

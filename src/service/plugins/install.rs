@@ -157,15 +157,19 @@ fn trusted(bytes: &[u8], signature: Option<&str>, keys: &[SignerKey]) -> Result<
             ids()
         )));
     };
-    verify_signature(bytes, signature, keys).map(Some).map_err(|fault| {
-        use crate::plugin_host::SignatureError;
-        let (code, more) = match &fault {
-            SignatureError::Malformed(_) => ("signature-malformed", String::new()),
-            SignatureError::UnknownKey { .. } => ("signature-unknown-key", format!("; trusted keys: {}", ids())),
-            SignatureError::Mismatch => ("signature-mismatch", String::new()),
-        };
-        Error::PluginRefused(format!("{fault}{more} [{code}]"))
-    })
+    verify_signature(bytes, signature, keys)
+        .map(Some)
+        .map_err(|fault| {
+            use crate::plugin_host::SignatureError;
+            let (code, more) = match &fault {
+                SignatureError::Malformed(_) => ("signature-malformed", String::new()),
+                SignatureError::UnknownKey { .. } => {
+                    ("signature-unknown-key", format!("; trusted keys: {}", ids()))
+                }
+                SignatureError::Mismatch => ("signature-mismatch", String::new()),
+            };
+            Error::PluginRefused(format!("{fault}{more} [{code}]"))
+        })
 }
 
 /// Runs the golden cases that travel in the file: a plugin that does not do here what its author saw
@@ -186,7 +190,12 @@ async fn run_cases(host: &PluginHost, prepared: &Prepared, bytes: &[u8], watch: 
             .await
             .map_err(|e| broken(&e))?;
         if !report.passed {
-            let shown: Vec<_> = report.differences.iter().take(DIFFERENCES_SHOWN).cloned().collect();
+            let shown: Vec<_> = report
+                .differences
+                .iter()
+                .take(DIFFERENCES_SHOWN)
+                .cloned()
+                .collect();
             return Err(Error::PluginRefused(format!(
                 "its golden case \"{}\" fails here: {} [golden-case-failed]",
                 report.description,
@@ -324,7 +333,13 @@ pub async fn switch_plugin(services: &Services, manager: &Manager, digest: &str,
     };
     // The node's trail has it, and the trail of each organisation whose policy it was.
     let mut owners = vec![None];
-    owners.extend(services.store.read(|db| bindings::find_organizations_bound(db, &digest.0))?.into_iter().map(Some));
+    owners.extend(
+        services
+            .store
+            .read(|db| bindings::find_organizations_bound(db, &digest.0))?
+            .into_iter()
+            .map(Some),
+    );
     let entries: Vec<_> = owners
         .into_iter()
         .map(|owner| (services.entropy.uuid(at), event(owner)))

@@ -15,8 +15,8 @@ use crate::domain::second_factor;
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::Services;
-use crate::store::factors::RecoverySetRow;
 use crate::store::bindings::{BindingRow, VersionRow};
+use crate::store::factors::RecoverySetRow;
 use crate::store::plugins::PluginRow;
 use crate::store::{Transaction, accounts, audit, bindings, factors, plugins};
 
