@@ -37,6 +37,7 @@ fn load(host: &PluginHost, path: &Path, config: &str) -> BoundPlugin {
             memory_bytes: 256 << 20,
             ..Limits::default()
         },
+        before: None,
     }
 }
 
