@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use indicatif::ProgressBar;
-use rand::TryRngCore as _;
 use serde_json::Value;
 
 use super::exit::Refusal;
+use crate::entropy::Entropy;
 use crate::plugin_host::{HostOptions, PackageError, PluginHost, Prepared};
 
 /// What authors do with plugins.
@@ -145,8 +145,7 @@ impl AuthorCache {
         }
         let folder = path.parent().context("a file has a folder")?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let mut key = [0; 32];
-        rand::rngs::OsRng.try_fill_bytes(&mut key)?;
+        let key = Entropy::system().bytes();
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
