@@ -11,7 +11,7 @@ mod test;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
@@ -176,14 +176,6 @@ fn base_question(folder: &Path) -> Result<Value> {
         Some(file) => read_json(&file),
         None => Ok(crate::plugin_host::base_question()),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "these commands measure; there is no appliance and no clock of its"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// Microseconds as people read them.

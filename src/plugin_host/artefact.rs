@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use hmac::{Hmac, Mac as _};
@@ -18,7 +18,6 @@ use sha2::Sha256;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::engine::now;
 use super::package::{Package, PackageError};
 use super::record::Digest;
 
@@ -147,7 +146,7 @@ fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
         .spawn(move || {
             for job in jobs {
                 if job.reply.send(News::Started).is_ok() {
-                    let started = now();
+                    let started = Instant::now();
                     let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         engine
                             .precompile_component(&job.component)

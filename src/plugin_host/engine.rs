@@ -114,7 +114,7 @@ impl TickedEngine {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut context| {
             let state = context.data_mut();
-            if now() >= state.deadline {
+            if Instant::now() >= state.deadline {
                 state.out_of_time = true;
                 return Ok(UpdateDeadline::Interrupt);
             }
@@ -124,15 +124,6 @@ impl TickedEngine {
         });
         (store, in_flight)
     }
-}
-
-/// A guest's budget is real time, whatever clock a test has set.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place of the plugin host that reads it"
-)]
-pub(super) fn now() -> Instant {
-    Instant::now()
 }
 
 fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
@@ -193,7 +184,7 @@ pub(super) struct CallState {
 
 impl CallState {
     fn new(limits: Limits) -> Self {
-        let started = now();
+        let started = Instant::now();
         Self {
             limits,
             started,

@@ -1,6 +1,7 @@
 //! `plugin bench`: what a call costs.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::run::config_value;
 use super::test::read_case;
-use super::{Loaded, base_question, bytes, micros, now};
+use super::{Loaded, base_question, bytes, micros};
 use crate::cli::output;
 use crate::plugin_host::{Case, CaseHook, CaseReport, Limits};
 
@@ -66,7 +67,7 @@ impl Bench {
         let (mut took, mut peak) = (Vec::with_capacity(self.calls as usize), 0);
         let cpu = cpu_micros();
         for _ in 0..self.calls {
-            let started = now();
+            let started = Instant::now();
             let report = ask(&loaded, &case)?;
             took.push(started.elapsed().as_nanos());
             peak = peak.max(report.usage.peak_memory_bytes);

@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 
 use super::run::host_notes;
-use super::{Loaded, base_question, micros, now, refused};
+use super::{Loaded, base_question, micros, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
 use crate::domain::policy::Manifest;
@@ -61,7 +62,7 @@ impl Test {
         let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
         let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
 
-        let started = now();
+        let started = Instant::now();
         let mut all = Vec::new();
         for file in files {
             let case = read_case(&file)?;
