@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. What a command prints as its result goes to standard
 //! output, everything else to standard error, so that scripts can use the one and log the other.
 
+mod audit;
 mod config;
 mod demo;
 mod doctor;
@@ -70,6 +71,9 @@ enum Command {
     /// Policy plugins: write, check, test, measure, sign.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// The trail: export, check, sign, prove.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Print the document that describes the API.
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -113,6 +117,7 @@ impl Cli {
             Command::User(user) => user.run(&global),
             Command::Token(token) => token.run(&global),
             Command::Plugin(plugin) => plugin.run(),
+            Command::Audit(audit) => audit.run(&global),
             Command::OpenApi(openapi) => openapi.run(),
             Command::Doctor(doctor) => doctor.run(&global),
             Command::Config(config) => config.run(&global),

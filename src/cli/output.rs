@@ -84,6 +84,20 @@ impl Progress {
         self.bar.inc(1);
     }
 
+    /// So many steps are done: for work of millions of steps without names.
+    pub fn reach(&self, done: u64) {
+        let all = self.bar.length().unwrap_or(0).max(1);
+        let before = self.bar.position();
+        // Drawing costs more than a step does.
+        if done < all && done.saturating_sub(before) < all.div_ceil(1000) {
+            return;
+        }
+        self.bar.set_position(done);
+        if self.plain && done * 10 / all > before * 10 / all {
+            eprintln!("{}: {} of {all}", self.bar.prefix(), done);
+        }
+    }
+
     /// All is done.
     pub fn finish(&self) {
         self.bar.finish_and_clear();

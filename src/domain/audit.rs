@@ -363,6 +363,10 @@ impl Event {
 
     /// How the request came in.
     #[must_use]
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "a builder: the event is from that request"
+    )]
     pub fn from_request(mut self, request_id: &str, ip_address: Option<&str>) -> Self {
         self.request_id = Some(request_id.to_owned());
         self.ip_address = ip_address.map(str::to_owned);

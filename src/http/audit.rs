@@ -244,8 +244,7 @@ impl AuditApi {
         services: Data<&Arc<Services>>,
     ) -> Result<PlainText<String>, ApiErr<{ SECURED | WRITES }>> {
         caller.0.org_admin()?;
-        let keys = trail::log_keys(&services).await?;
-        Ok(PlainText(keys.iter().map(|key| format!("{key}\n")).collect()))
+        Ok(PlainText(trail::log_keys(&services).await?.to_string()))
     }
 
     /// Follow the trail.

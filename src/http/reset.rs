@@ -5,7 +5,7 @@ use std::sync::Arc;
 use poem::http::StatusCode;
 use poem::web::Data;
 use poem::{IntoResponse, Response};
-use poem_openapi::param::{Header, Path};
+use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::registry::{MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::{Example, Type as _};
 use poem_openapi::{ApiResponse, Object, OpenApi};
@@ -19,6 +19,7 @@ use super::principal::AnySession;
 use super::schema::{Context, WrittenId};
 use crate::service::Services;
 use crate::service::reset::{self, ResetAnswer, ResetBody, ResetRequest};
+use crate::service::trail;
 
 /// The reset.
 pub struct ResetApi;
@@ -67,6 +68,9 @@ pub struct ResetResponseBody {
     /// Only where the organisation or a policy demands it, and only once: the code that the user is
     /// asked for at enrolment. Hand it over in person or by phone, never by mail.
     pub enrolment_code: Option<String>,
+    /// Only when asked for: the audit entry and the proof that it is in the trail (C2SP tlog-proof), for
+    /// `latchkey audit check-receipt`.
+    pub receipt: Option<String>,
 }
 
 impl Example for ResetResponseBody {
@@ -75,6 +79,7 @@ impl Example for ResetResponseBody {
             message: DONE.into(),
             approval_id: None,
             enrolment_code: None,
+            receipt: None,
         }
     }
 }
@@ -104,6 +109,9 @@ impl ResetApi {
         /// changes nothing: 1 to 255 visible ASCII characters.
         #[oai(name = "Idempotency-Key")]
         idempotency_key: Header<Option<String>>,
+        /// Whether the answer shall carry a receipt.
+        #[oai(default)]
+        receipt: Query<bool>,
         body: Deferred<ResetRequestBody>,
     ) -> Result<ResetReply, Errors> {
         let request = ResetRequest {
@@ -113,7 +121,12 @@ impl ResetApi {
             idempotency_key: idempotency_key.0,
         };
         let answer = reset::reset_mfa(&services, &caller.0, request).await?;
-        Ok(ResetReply(answer))
+        let receipt = if receipt.0 {
+            trail::receipt_of(&services, &caller.0, answer.audit_id).await
+        } else {
+            None
+        };
+        Ok(ResetReply { answer, receipt })
     }
 }
 
@@ -127,15 +140,20 @@ impl From<ResetRequestBody> for ResetBody {
 }
 
 /// 200, or 202 when a second admin has to agree.
-struct ResetReply(ResetAnswer);
+struct ResetReply {
+    answer: ResetAnswer,
+    receipt: Option<String>,
+}
 
 impl IntoResponse for ResetReply {
     fn into_response(self) -> Response {
-        let awaits = self.0.approval_id.is_some();
+        let Self { answer, receipt } = self;
+        let awaits = answer.approval_id.is_some();
         let body = ResetResponseBody {
             message: if awaits { AWAITS_APPROVAL } else { DONE }.into(),
-            approval_id: self.0.approval_id.map(|id| id.to_string()),
-            enrolment_code: self.0.enrolment_code,
+            approval_id: answer.approval_id.map(|id| id.to_string()),
+            enrolment_code: answer.enrolment_code,
+            receipt,
         };
         let status = if awaits {
             StatusCode::ACCEPTED

@@ -6,11 +6,12 @@
 
 mod checkpoints;
 mod export;
+mod verification;
 
 use uuid::Uuid;
 
 use super::Services;
-use crate::domain::account::{OrgAdmin, OrganizationId};
+use crate::domain::account::{OrgAdmin, OrganizationId, Principal};
 use crate::domain::audit::{Entry, EventType, Filter, write_receipt};
 use crate::domain::{Error, Result};
 use crate::store::audit;
@@ -18,6 +19,7 @@ pub use crate::store::audit::Cursor;
 
 pub use checkpoints::{Settings, checkpoint, checkpoint_if_due, log_keys};
 pub use export::{ExportError, Format, Selection, export};
+pub use verification::verify_data_dir;
 
 /// Entries in a page at most.
 pub const PAGE_LIMIT: u32 = 1000;
@@ -131,6 +133,36 @@ pub fn find_entry(services: &Services, admin: OrgAdmin<'_>, id: Uuid) -> Result<
 /// [`Error::NotFound`].
 pub async fn find_receipt(services: &Services, admin: OrgAdmin<'_>, id: Uuid) -> Result<String> {
     let entry = find_entry(services, admin, id)?;
+    receipt(services, entry.sequence).await
+}
+
+/// The receipt of what the caller just did. None, and a line in the log, when it can't be made: what was
+/// done is done, and the receipt can be had later.
+pub async fn receipt_of(services: &Services, principal: &Principal, id: Uuid) -> Option<String> {
+    let organization = principal.organization.id;
+    let find = || {
+        services
+            .store
+            .read(|db| audit::find_entry(db, Some(organization), id))?
+            .ok_or_else(|| no_entry(id))
+    };
+    let made = match find() {
+        Ok(entry) => receipt(services, entry.sequence).await,
+        Err(error) => Err(error),
+    };
+    made.inspect_err(|error| tracing::error!(?error, "a receipt could not be made"))
+        .ok()
+}
+
+/// The receipt of an entry, whosever it is: for the operator.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn find_receipt_anywhere(services: &Services, id: Uuid) -> Result<String> {
+    let entry = services
+        .store
+        .read(|db| audit::find_entry_anywhere(db, id))?
+        .ok_or_else(|| no_entry(id))?;
     receipt(services, entry.sequence).await
 }
 

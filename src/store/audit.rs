@@ -7,10 +7,12 @@ mod records;
 mod row;
 mod verify;
 
-pub use pages::{Cursor, EntryPage, entries_after, find_entry, page_entries, page_entries_after};
+pub use pages::{
+    Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_entries, page_entries_after,
+};
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, find_range, for_each_record};
-pub use verify::{verify, verify_against};
+pub use verify::{VerifyError, verify, verify_against, verify_database};
 
 use jiff::Timestamp;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};

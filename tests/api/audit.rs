@@ -212,10 +212,7 @@ async fn the_checkpoint_is_over_everything_so_far() {
         .unwrap();
     assert_eq!((checkpoint.size, checkpoint.root), (size, root));
     let listed = admin.get(&format!("{LOGS}/keys")).await;
-    assert_eq!(
-        listed.text,
-        keys.iter().map(|key| format!("{key}\n")).collect::<String>()
-    );
+    assert_eq!(listed.text, keys.to_string());
 }
 
 #[tokio::test]
@@ -271,4 +268,18 @@ async fn a_tail_ends_with_the_right_to_read() {
         .await
         .expect("the tail ends by itself");
     assert!(!events.contains("data:"), "{events}");
+}
+
+#[tokio::test]
+async fn a_reset_carries_its_receipt_when_asked() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let path = format!("{}?receipt=true", reset_path(DEVELOPER));
+    let answer = admin.send(poem::http::Method::POST, &path, None, &[]).await;
+    let body = answer.assert_ok();
+    assert_eq!(body["message"], "MFA reset successfully");
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let checked = check_receipt(body["receipt"].as_str().unwrap(), &keys).unwrap();
+    assert_eq!(checked.record.sequence + 1, checked.checkpoint.size);
+    assert_eq!(checked.record.leaf().unwrap().resource, Some(("USER", DEVELOPER)));
 }

@@ -9,3 +9,4 @@ mod guests;
 mod policies;
 mod reset;
 mod support;
+mod trail_file;

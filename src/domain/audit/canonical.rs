@@ -86,7 +86,7 @@ fn write_number(text: &mut String, number: &Number) {
     } else {
         let safe = number
             .as_i64()
-            .map_or(false, |n| n.unsigned_abs() <= MAX_SAFE_INTEGER);
+            .is_some_and(|n| n.unsigned_abs() <= MAX_SAFE_INTEGER);
         if safe {
             write!(text, "{number}").expect("a String takes any text");
         } else {
@@ -110,16 +110,17 @@ fn write_double(text: &mut String, value: f64) {
     if value < 0.0 {
         text.push('-');
     }
+    let place = point.unsigned_abs() as usize;
     if (count..=21).contains(&point) {
         text.push_str(&digits);
-        text.extend(std::iter::repeat_n('0', (point - count) as usize));
+        text.extend(std::iter::repeat_n('0', place - digits.len()));
     } else if (1..=21).contains(&point) {
-        text.push_str(&digits[..point as usize]);
+        text.push_str(&digits[..place]);
         text.push('.');
-        text.push_str(&digits[point as usize..]);
+        text.push_str(&digits[place..]);
     } else if (-5..=0).contains(&point) {
         text.push_str("0.");
-        text.extend(std::iter::repeat_n('0', point.unsigned_abs() as usize));
+        text.extend(std::iter::repeat_n('0', place));
         text.push_str(&digits);
     } else {
         text.push_str(&digits[..1]);

@@ -168,6 +168,13 @@ impl fmt::Display for LogKey {
     }
 }
 
+impl fmt::Display for LogKeys {
+    /// One a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|key| writeln!(f, "{key}"))
+    }
+}
+
 impl LogKeys {
     /// Those keys.
     #[must_use]

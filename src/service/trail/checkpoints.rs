@@ -18,8 +18,8 @@ use crate::store::audit::{self, checkpoints};
 
 /// The directory's name in the data directory.
 pub const CHECKPOINT_DIRECTORY: &str = "checkpoints";
-const LATEST: &str = "latest";
-const HISTORY: &str = "history";
+pub(super) const LATEST: &str = "latest";
+pub(super) const HISTORY: &str = "history";
 
 /// When checkpoints are due, and where else they go.
 #[derive(Clone, Debug, PartialEq, Eq)]

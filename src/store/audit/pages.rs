@@ -7,7 +7,7 @@ use super::super::row::millis;
 use super::{from_column, row, to_column};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
-use crate::domain::audit::{Entry, Filter};
+use crate::domain::audit::{Entry, EventType, Filter};
 
 /// One page of entries, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,24 @@ pub fn find_entry(
             row::entry,
         )
         .optional()?)
+}
+
+/// The entry of that id, whosever it is: for the operator.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_entry_anywhere(connection: &Connection, id: Uuid) -> Result<Option<Entry>> {
+    let organizations = connection
+        .prepare_cached("SELECT organization_id FROM audit_head")?
+        .query_map([], |row| row.get::<_, Vec<u8>>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for key in organizations {
+        let organization = Uuid::from_slice(&key).ok().map(OrganizationId);
+        if let Some(entry) = find_entry(connection, organization, id)? {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
 }
 
 /// A page of an organisation's entries, newest first, counted from 0. The total of a page without a
@@ -163,7 +181,7 @@ impl<'a> Selection<'a> {
             organization: organization_key(organization_id.as_ref()).map(<[u8]>::to_vec),
             from: filter.from.map_or(i64::MIN, millis),
             to: cursor.map_or(to, |cursor| to.min(cursor.at_millis)),
-            event_type: filter.event_type.map(|event_type| event_type.as_str()),
+            event_type: filter.event_type.map(EventType::as_str),
             actor_email: filter.actor_email.as_deref(),
             before: cursor.map(|cursor| (cursor.at_millis, to_column(cursor.sequence))),
         }

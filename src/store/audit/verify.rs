@@ -1,6 +1,8 @@
 //! The whole trail, read once from the first row to the last, and handed to the check.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::{checkpoints, from_column, row, to_column};
 use crate::domain::Result;
@@ -26,9 +28,91 @@ pub fn verify_against(
     connection: &Connection,
     keys: &LogKeys,
     anchors: Vec<Anchor>,
+    progress: impl FnMut(u64),
+) -> Result<Report> {
+    run(connection, keys, Verifier::new(anchors, true), progress)
+}
+
+/// Why a database can't be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// It can't be opened as one.
+    #[error("{path} can't be read as a database: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// It has no trail that can be read.
+    #[error("the trail can't be read: {0}")]
+    Trail(String),
+}
+
+/// Re-checks the trail in a database file, without taking its lock and without changing it. `prepare`
+/// adds what is known besides, given the keys that are trusted: `keys`, or those in the database.
+///
+/// # Errors
+/// [`VerifyError`].
+pub fn verify_database(
+    path: &Path,
+    keys: &LogKeys,
+    mut progress: impl FnMut(u64, u64),
+    prepare: impl FnOnce(&LogKeys, &mut Verifier),
+) -> Result<Report, VerifyError> {
+    let database = |source| VerifyError::Database {
+        path: path.to_owned(),
+        source,
+    };
+    let trail = |error: crate::domain::Error| VerifyError::Trail(format!("{error:?}"));
+    let connection = open_to_read(path).map_err(database)?;
+    // One snapshot, however long it takes.
+    let snapshot = connection.unchecked_transaction().map_err(database)?;
+    let size = super::size(&snapshot).map_err(trail)?;
+    let mut verifier = Verifier::new(Vec::new(), true);
+    let keys = if keys.is_empty() {
+        verifier.note(
+            "no key was given: the keys in the database were believed, which finds what was changed without the \
+             signing key"
+                .to_owned(),
+        );
+        checkpoints::known_keys(&snapshot).map_err(trail)?
+    } else {
+        keys.clone()
+    };
+    prepare(&keys, &mut verifier);
+    run(&snapshot, &keys, verifier, |sequence| progress(sequence, size)).map_err(trail)
+}
+
+/// Beside a running server through its WAL; a copy on a medium that can't be written, as it is.
+fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    let readable = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    });
+    if readable.is_ok() {
+        return Ok(connection);
+    }
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte))
+            }
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
+}
+
+fn run(
+    connection: &Connection,
+    keys: &LogKeys,
+    mut verifier: Verifier,
     mut progress: impl FnMut(u64),
 ) -> Result<Report> {
-    let mut verifier = Verifier::new(anchors, true);
     for (size, note) in checkpoints::notes(connection)? {
         read_checkpoint(&mut verifier, keys, size, &note);
     }

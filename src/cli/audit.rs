@@ -1,0 +1,362 @@
+//! `latchkey audit`: the trail as files that anyone can check, and the check.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Subcommand, ValueEnum};
+use jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::exit::Refusal;
+use super::{Global, Progress, output};
+use crate::domain::audit::export::EntryLine;
+use crate::domain::audit::{
+    Anchor, CSV_COLUMNS, FileVerifier, LogKey, LogKeys, Record, Report, Tampering, check_receipt,
+};
+use crate::service::operator;
+use crate::service::trail::{self, Format, Selection};
+
+/// `latchkey audit …`
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Write the trail to a file that proves itself.
+    #[command(after_help = "Examples:\n  latchkey audit export --out trail.ndjson\n  \
+                      latchkey audit export --org acme --from 2026-01-01T00:00:00Z --format csv --out acme.csv")]
+    Export {
+        /// Where to [default: standard output].
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// One JSON object per line, or a table.
+        #[arg(long, value_enum, default_value_t = FormatArg::Ndjson)]
+        format: FormatArg,
+        /// Only this organisation's entries.
+        #[arg(long, value_name = "SLUG")]
+        org: Option<String>,
+        /// Only entries from this time on (RFC 3339).
+        #[arg(long, value_name = "TIME")]
+        from: Option<Timestamp>,
+        /// Only entries up to this time (RFC 3339).
+        #[arg(long, value_name = "TIME")]
+        to: Option<Timestamp>,
+    },
+    /// Check a file or a data directory: edited, missing, reordered or cut-off entries are named.
+    ///
+    /// Needs nothing but the file and the key. A data directory may be in use meanwhile. Ends with 0
+    /// when all is intact and with 1 when something was found.
+    #[command(
+        after_help = "Examples:\n  latchkey audit verify trail.ndjson --key mfa.example.org/audit-log+1a2b3c4d+AT…\n  \
+                      latchkey audit verify /var/lib/latchkey --key key.txt --checkpoint march.checkpoint --json"
+    )]
+    Verify {
+        /// An export, `-` for standard input, or a data directory.
+        target: PathBuf,
+        /// The log's key, or a file with keys, one a line. Get it another way than the trail.
+        #[arg(long = "key", value_name = "KEY|FILE")]
+        keys: Vec<String>,
+        /// A checkpoint that you kept: finds what was rewritten even with the signing key.
+        #[arg(long = "checkpoint", value_name = "FILE")]
+        checkpoints: Vec<PathBuf>,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sign the trail as it is now, and print the checkpoint. Keep it somewhere else.
+    #[command(after_help = "Example:\n  latchkey audit checkpoint > \"$(date +%F).checkpoint\"")]
+    Checkpoint,
+    /// Print the receipt of an entry: the entry, and the proof that it is in the trail.
+    #[command(
+        after_help = "Example:\n  latchkey audit prove 019c7063-9f40-7cc3-98c4-dc0c0c07398f > reset.tlog-proof"
+    )]
+    Prove {
+        /// The entry's id.
+        id: Uuid,
+    },
+    /// Check a receipt, without the trail.
+    #[command(after_help = "Example:\n  latchkey audit check-receipt reset.tlog-proof --key key.txt")]
+    CheckReceipt {
+        /// The receipt, or `-` for standard input.
+        file: PathBuf,
+        /// The log's key, or a file with keys, one a line.
+        #[arg(long = "key", value_name = "KEY|FILE", required = true)]
+        keys: Vec<String>,
+        /// Print what it proves as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the public keys under which the trail was signed, the one in use last.
+    Key,
+}
+
+/// How to write an export.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatArg {
+    /// One JSON object per line.
+    Ndjson,
+    /// A table to read, with the JSON object in its last column.
+    Csv,
+}
+
+impl AuditCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What failed; for the checks also that something was found.
+    pub fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::Export {
+                out,
+                format,
+                org,
+                from,
+                to,
+            } => export(global, out.as_deref(), format, org.as_deref(), from, to),
+            Self::Verify {
+                target,
+                keys,
+                checkpoints,
+                json,
+            } => verify(&target, &keys, &checkpoints, json),
+            Self::Checkpoint => {
+                let app = global.open()?;
+                let signed = super::wait_for(trail::checkpoint(&app.services))?;
+                print(&signed.note)
+            }
+            Self::Prove { id } => {
+                let app = global.open()?;
+                print(&super::wait_for(trail::find_receipt_anywhere(&app.services, id))?)
+            }
+            Self::CheckReceipt { file, keys, json } => check(&file, &keys, json),
+            Self::Key => {
+                let app = global.open()?;
+                let keys = super::wait_for(trail::log_keys(&app.services))?;
+                keys.iter().try_for_each(output::line)
+            }
+        }
+    }
+}
+
+fn export(
+    global: &Global,
+    out: Option<&Path>,
+    format: FormatArg,
+    org: Option<&str>,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> Result<()> {
+    let app = global.open()?;
+    let organization_id = org
+        .map(|slug| operator::find_organization(&app.services, slug))
+        .transpose()?
+        .map(|organization| organization.id);
+    let selection = Selection {
+        organization_id,
+        from,
+        to,
+    };
+    let format = match format {
+        FormatArg::Ndjson => Format::Ndjson,
+        FormatArg::Csv => Format::Csv,
+    };
+    let file: Box<dyn io::Write> = match out {
+        Some(path) => Box::new(BufWriter::new(
+            File::create_new(path).with_context(|| format!("{}", path.display()))?,
+        )),
+        None => Box::new(BufWriter::new(io::stdout().lock())),
+    };
+    let progress = Progress::new("export", trail::size(&app.services)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let written = runtime.block_on(trail::export(
+        &app.services,
+        &selection,
+        format,
+        file,
+        |done, _| progress.reach(done),
+    ))?;
+    progress.finish();
+    eprintln!("{written} entries written");
+    Ok(())
+}
+
+fn verify(target: &Path, keys: &[String], checkpoints: &[PathBuf], as_json: bool) -> Result<()> {
+    let keys = read_keys(keys)?;
+    let mut anchors = Vec::new();
+    for path in checkpoints {
+        let note = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+        if keys.is_empty() {
+            bail!(Refusal(
+                "--checkpoint needs --key: a checkpoint without its key says nothing".into()
+            ));
+        }
+        let checkpoint = keys
+            .open(&note)
+            .map_err(|e| Refusal(format!("{}: {e}", path.display())))?;
+        anchors.push(Anchor {
+            checkpoint,
+            source: path.display().to_string(),
+        });
+    }
+    let report = if target.is_dir() {
+        let mut bar = None;
+        let report = trail::verify_data_dir(target, &keys, anchors, |done, all| {
+            bar.get_or_insert_with(|| Progress::new("verify", all))
+                .reach(done);
+        })?;
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+        report
+    } else {
+        verify_file(target, keys, anchors)?
+    };
+    tell(&report, as_json)
+}
+
+fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Report> {
+    let mut file = open(path)?;
+    let mut verifier = FileVerifier::new(keys, anchors);
+    let mut bar: Option<Progress> = None;
+    let mut progress = |verifier: &FileVerifier| {
+        bar.get_or_insert_with(|| Progress::new("verify", verifier.size()))
+            .reach(verifier.position());
+    };
+    let is_csv = file.fill_buf()?.starts_with(CSV_COLUMNS[0].as_bytes());
+    let refused = |error: crate::domain::audit::FileError| Refusal(format!("{}: {error}", path.display()));
+    if is_csv {
+        let mut rows = csv::ReaderBuilder::new().flexible(true).from_reader(file);
+        for row in rows.records() {
+            let row = row.map_err(|e| Refusal(format!("{}: {e}", path.display())))?;
+            let cells: Vec<_> = row.iter().collect();
+            verifier
+                .line(cells.last().copied().unwrap_or_default(), Some(&cells))
+                .map_err(refused)?;
+            progress(&verifier);
+        }
+    } else {
+        let mut line = Vec::new();
+        while file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
+            verifier.line(&text, None).map_err(refused)?;
+            progress(&verifier);
+            line.clear();
+        }
+    }
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    Ok(verifier.finish().map_err(refused)?)
+}
+
+/// Longer lines are none that an export has: a file of one endless line must not fill the memory.
+const MAX_LINE: u64 = 16 * 1024 * 1024;
+
+fn tell(report: &Report, as_json: bool) -> Result<()> {
+    if as_json {
+        let verdict = if report.is_intact() { "intact" } else { "tampered" };
+        let mut value = serde_json::to_value(report)?;
+        value["verdict"] = json!(verdict);
+        output::json(&value)?;
+    } else {
+        for note in &report.notes {
+            output::line(format_args!("note: {note}"))?;
+        }
+        for finding in &report.findings {
+            output::line(format_args!("{}: {}", name(finding.kind), finding.text))?;
+        }
+        if report.is_intact() {
+            let removed = match (report.pruned, report.erased) {
+                (0, 0) => String::new(),
+                (pruned, erased) => format!(", {pruned} pruned, {erased} with erased data"),
+            };
+            output::line(format_args!("intact: {} entries{removed}", report.entries))?;
+            output::line(match report.size - report.vouched_size.min(report.size) {
+                0 => format!("signed: all of them, by {} checkpoints", report.checkpoints),
+                rest => format!(
+                    "signed: the first {}, by {} checkpoints; the newest {rest} are not signed yet",
+                    report.vouched_size, report.checkpoints
+                ),
+            })?;
+        }
+    }
+    if !report.is_intact() {
+        let count = report.findings.len() as u64 + report.further_findings;
+        let what = if count == 1 { "thing is" } else { "things are" };
+        bail!("the trail was tampered with: {count} {what} wrong");
+    }
+    Ok(())
+}
+
+fn check(file: &Path, keys: &[String], as_json: bool) -> Result<()> {
+    let keys = read_keys(keys)?;
+    let mut text = String::new();
+    open(file)?.take(MAX_LINE).read_to_string(&mut text)?;
+    let checked = check_receipt(&text, &keys).with_context(|| format!("{}", file.display()))?;
+    let entry = serde_json::to_value(EntryLine::from(&checked.record))?;
+    let size = checked.checkpoint.size;
+    if as_json {
+        return output::json(&json!({
+            "verdict": "proven",
+            "entry": entry,
+            "log": checked.checkpoint.origin,
+            "size": size,
+        }));
+    }
+    output::line(format_args!(
+        "proven: entry {} is among the first {size} of {}",
+        checked.record.sequence, checked.checkpoint.origin
+    ))?;
+    output::line(serde_json::to_string_pretty(&shown(&checked.record, &entry))?)
+}
+
+/// What a reader wants to see of an entry.
+fn shown(record: &Record, entry: &serde_json::Value) -> serde_json::Value {
+    let leaf = &entry["leaf"];
+    json!({
+        "id": leaf["id"],
+        "at": leaf["at"],
+        "eventType": leaf["eventType"],
+        "result": leaf["result"],
+        "actor": { "type": leaf["actor"]["type"], "id": leaf["actor"]["id"], "data": entry["actor"] },
+        "resource": leaf["resource"],
+        "subject": entry["subject"],
+        "organizationId": record.organization_id,
+    })
+}
+
+fn read_keys(given: &[String]) -> Result<LogKeys> {
+    let mut keys = LogKeys::default();
+    for given in given {
+        let text = if Path::new(given).is_file() {
+            std::fs::read_to_string(given).with_context(|| given.clone())?
+        } else {
+            given.clone()
+        };
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            keys.add(LogKey::parse(line).map_err(|e| Refusal(e.to_string()))?);
+        }
+    }
+    Ok(keys)
+}
+
+fn open(path: &Path) -> Result<Box<dyn io::BufRead>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let file = File::open(path).with_context(|| format!("{}", path.display()))?;
+    Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
+}
+
+fn print(text: &str) -> Result<()> {
+    Ok(io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+fn name(kind: Tampering) -> String {
+    serde_json::to_value(kind)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}

@@ -1,0 +1,285 @@
+//! The exported trail: intact as it is, and whatever is done to it is found and named.
+
+use jiff::SignedDuration;
+use latchkey::domain::audit::{
+    ActorRef, Event, EventType, FileVerifier, LogKeys, LogSigner, Report, Resource, Tampering,
+};
+use latchkey::service::trail::{self, Format, Selection};
+use latchkey::store::audit;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+
+/// An app whose trail has a few dozen entries of two organisations, signed on the way.
+async fn app() -> TestApp {
+    let app = TestApp::new().await;
+    for n in 0..24_i64 {
+        let organization = if n % 3 == 0 { app.globex } else { app.acme };
+        let event = Event::new(EventType::UserLogin, Some(organization), ActorRef::operator())
+            .on(Resource::other(
+                "USER",
+                format!("user {n}"),
+                Some("=SUM(A1)".into()),
+            ))
+            .from_request("request", Some("192.0.2.1"))
+            .with("n", n)
+            .with("share", 0.1 + 0.2);
+        let at = app.services.clock.now();
+        let id = app.services.entropy.uuid(at);
+        app.services
+            .store
+            .write(move |tx| audit::append_entry(tx, at, id, &event))
+            .await
+            .unwrap();
+        app.advance(SignedDuration::from_secs(1));
+        if n % 7 == 0 {
+            trail::checkpoint(&app.services).await.unwrap();
+        }
+    }
+    app
+}
+
+async fn export(app: &TestApp, selection: Selection, format: Format) -> String {
+    let mut file = Vec::new();
+    trail::export(&app.services, &selection, format, &mut file, |_, _| {})
+        .await
+        .unwrap();
+    String::from_utf8(file).unwrap()
+}
+
+fn check(file: &str, keys: &LogKeys) -> Report {
+    let mut verifier = FileVerifier::new(keys.clone(), Vec::new());
+    for line in file.lines() {
+        verifier.line(line, None).unwrap();
+    }
+    verifier.finish().unwrap()
+}
+
+fn check_csv(file: &str, keys: &LogKeys) -> Report {
+    let mut verifier = FileVerifier::new(keys.clone(), Vec::new());
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .from_reader(file.as_bytes());
+    for row in reader.records() {
+        let row = row.unwrap();
+        let cells: Vec<_> = row.iter().collect();
+        verifier.line(cells.last().unwrap(), Some(&cells)).unwrap();
+    }
+    verifier.finish().unwrap()
+}
+
+#[tokio::test]
+async fn every_kind_of_export_is_intact() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let time = |text: &str| Some(text.parse().unwrap());
+    for selection in [
+        Selection::default(),
+        Selection {
+            organization_id: Some(app.acme),
+            ..Selection::default()
+        },
+        Selection {
+            organization_id: Some(app.globex),
+            from: time("2026-02-18T10:30:05Z"),
+            to: time("2026-02-18T10:30:15Z"),
+        },
+        Selection {
+            from: time("2026-02-18T10:30:05Z"),
+            ..Selection::default()
+        },
+        Selection {
+            to: time("2020-01-01T00:00:00Z"),
+            ..Selection::default()
+        },
+    ] {
+        let report = check(&export(&app, selection.clone(), Format::Ndjson).await, &keys);
+        assert_eq!(report.findings, [], "{selection:?}");
+        assert_eq!(report.vouched_size, report.size, "{selection:?}");
+        let report = check_csv(&export(&app, selection.clone(), Format::Csv).await, &keys);
+        assert_eq!(report.findings, [], "{selection:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_organisations_export_holds_nothing_of_others_and_misses_nothing() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let selection = Selection {
+        organization_id: Some(app.acme),
+        ..Selection::default()
+    };
+    let file = export(&app, selection, Format::Ndjson).await;
+    assert!(!file.contains(&app.globex.to_string()));
+    // Even the log itself can't leave an entry out: the organisation's chain would not close.
+    let lines: Vec<&str> = file.lines().collect();
+    let left_out = lines
+        .iter()
+        .position(|line| line.contains("\"n\":10,"))
+        .or_else(|| lines.iter().position(|line| line.contains("\"n\":10}")))
+        .unwrap_or_else(|| {
+            lines
+                .iter()
+                .rposition(|line| line.starts_with("{\"kind\":\"entry\""))
+                .unwrap()
+                - 3
+        });
+    let without: Vec<_> = lines
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| *at != left_out)
+        .map(|(_, line)| *line)
+        .collect();
+    let report = check(&without.join("\n"), &keys);
+    assert!(
+        report.findings.iter().any(|f| f.kind == Tampering::Missing),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_formula_in_a_cell_is_harmless_and_a_changed_cell_is_found() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let file = export(&app, Selection::default(), Format::Csv).await;
+    assert!(file.contains(",'=SUM(A1),"), "{file}");
+    let changed = file.replacen(",'=SUM(A1),", ",somebody else,", 1);
+    let report = check_csv(&changed, &keys);
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+    assert_eq!(report.findings[0].kind, Tampering::Edited);
+}
+
+#[tokio::test]
+async fn a_file_without_a_trusted_key_proves_nothing() {
+    let app = app().await;
+    let file = export(&app, Selection::default(), Format::Ndjson).await;
+    let stranger = LogSigner::new("127.0.0.1:8080/audit-log", &[9; 32]).log_key();
+    let report = check(&file, &LogKeys::new(vec![stranger]));
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|f| f.kind == Tampering::ForgedCheckpoint)
+    );
+    assert!(!report.is_intact());
+    let believed = check(&file, &LogKeys::default());
+    assert!(believed.is_intact() && !believed.notes.is_empty());
+}
+
+/// What a forger without the key may try.
+#[derive(Clone, Debug)]
+enum Attack {
+    Edit(prop::sample::Index, String),
+    Drop(prop::sample::Index),
+    Swap(prop::sample::Index, prop::sample::Index),
+    Repeat(prop::sample::Index),
+    CutOff(prop::sample::Index),
+    Flip(prop::sample::Index, prop::sample::Index),
+    ForgeCheckpoint,
+}
+
+fn attack() -> impl Strategy<Value = Attack> {
+    let at = any::<prop::sample::Index>;
+    prop_oneof![
+        (at(), "[a-z]{1,8}").prop_map(|(at, text)| Attack::Edit(at, text)),
+        at().prop_map(Attack::Drop),
+        (at(), at()).prop_map(|(a, b)| Attack::Swap(a, b)),
+        at().prop_map(Attack::Repeat),
+        at().prop_map(Attack::CutOff),
+        (at(), at()).prop_map(|(line, byte)| Attack::Flip(line, byte)),
+        Just(Attack::ForgeCheckpoint),
+    ]
+}
+
+/// The file after the attack, and the entry that must be named, if the attack is about one.
+fn carry_out(attack: &Attack, file: &str) -> Option<(String, Option<u64>)> {
+    let mut lines: Vec<String> = file.lines().map(str::to_owned).collect();
+    let entries: Vec<usize> = (0..lines.len())
+        .filter(|at| lines[*at].starts_with("{\"kind\":\"entry\""))
+        .collect();
+    let sequence = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["leaf"]["sequence"].as_u64()
+    };
+    let mut named = None;
+    match attack {
+        Attack::Edit(at, text) => {
+            let at = *at.get(&entries);
+            named = sequence(&lines[at]);
+            let mut line: Value = serde_json::from_str(&lines[at]).unwrap();
+            line["subject"]["resourceName"] = json!(text);
+            lines[at] = line.to_string();
+        }
+        Attack::Drop(at) => {
+            let at = *at.get(&entries);
+            named = sequence(&lines[at]);
+            lines.remove(at);
+        }
+        Attack::Swap(a, b) => {
+            let (a, b) = (*a.get(&entries), *b.get(&entries));
+            if a == b {
+                return None;
+            }
+            named = sequence(&lines[a.max(b)]).map(|_| sequence(&lines[a.min(b)]).unwrap());
+            lines.swap(a, b);
+        }
+        Attack::Repeat(at) => {
+            let at = *at.get(&entries);
+            named = sequence(&lines[at]);
+            lines.insert(at, lines[at].clone());
+        }
+        Attack::CutOff(at) => {
+            lines.truncate(*at.get(&entries) + 1);
+        }
+        Attack::Flip(line, byte) => {
+            // Not the header: what it says is said by the other lines too, or by the end.
+            let at = 1 + line.index(lines.len() - 1);
+            let at_byte = byte.index(lines[at].len());
+            let mut bytes = lines[at].clone().into_bytes();
+            bytes[at_byte] ^= 1;
+            lines[at] = String::from_utf8_lossy(&bytes).into_owned();
+        }
+        Attack::ForgeCheckpoint => {
+            let forger = LogSigner::new("127.0.0.1:8080/audit-log", &[9; 32]);
+            let mut header: Value = serde_json::from_str(&lines[0]).unwrap();
+            let note = header["checkpoint"].as_str().unwrap();
+            let told = latchkey::domain::audit::checkpoint::unchecked(note).unwrap();
+            header["checkpoint"] = json!(forger.checkpoint(told.size, [7; 32]));
+            lines[0] = header.to_string();
+        }
+    }
+    Some((lines.join("\n"), named))
+}
+
+#[tokio::test]
+async fn any_edit_drop_swap_repetition_cut_or_forgery_is_found_and_the_entry_named() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let file = export(&app, Selection::default(), Format::Ndjson).await;
+    let config = ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    runner
+        .run(&attack(), |attack| {
+            let Some((changed, named)) = carry_out(&attack, &file) else {
+                return Ok(());
+            };
+            let report = check(&changed, &keys);
+            prop_assert!(!report.is_intact(), "{attack:?} was not found");
+            if let Some(named) = named {
+                prop_assert!(
+                    report
+                        .findings
+                        .iter()
+                        .any(|f| f.first <= named && named <= f.last),
+                    "{attack:?}: entry {named} is not named: {report:?}"
+                );
+            }
+            Ok(())
+        })
+        .unwrap();
+}
