@@ -1,0 +1,238 @@
+//! Starts the server and drives it with wrk.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use super::seed::Seeded;
+
+/// The real binary, serving.
+pub struct Server {
+    child: Child,
+    /// `http://127.0.0.1:PORT`.
+    pub url: String,
+    /// From the start of the process to its first answer, ms.
+    pub start_millis: f64,
+}
+
+/// What to ask for.
+pub enum Load {
+    /// Resets of users from `offset` on, by the first `admins` admins in turn.
+    Resets { offset: usize, admins: usize },
+    /// One user at a time.
+    User,
+    /// The newest page of the trail.
+    Trail,
+}
+
+/// What came of it.
+pub struct Run {
+    pub requests: u64,
+    pub per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+    /// CPU time of the server per request, user and system, µs.
+    pub cpu_micros: f64,
+}
+
+pub fn has_wrk() -> bool {
+    Command::new("wrk")
+        .arg("-v")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+}
+
+impl Server {
+    pub fn start(dir: &Path) -> Self {
+        let started = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_latchkey"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .arg(dir.join("latchkey.toml"))
+            .arg("--data-dir")
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let stdout = child.stdout.take().expect("its output is piped");
+        let url = BufReader::new(stdout)
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| {
+                let at = line.find("http://")?;
+                Some(
+                    line[at..]
+                        .split_whitespace()
+                        .next()?
+                        .trim_end_matches('/')
+                        .to_owned(),
+                )
+            })
+            .expect("the server prints its address");
+        let address = url.trim_start_matches("http://").to_owned();
+        while !answers(&address) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Self {
+            child,
+            url,
+            start_millis: started.elapsed().as_secs_f64() * 1e3,
+        }
+    }
+
+    /// Resident memory, bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kb| kb.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The measurements are done; nothing of the data directory is kept.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn answers(address: &str) -> bool {
+    use std::io::{Read as _, Write as _};
+    let Ok(mut stream) = std::net::TcpStream::connect(address) else {
+        return false;
+    };
+    let request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    stream.write_all(request.as_bytes()).is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.starts_with("HTTP/1.1 200")
+}
+
+/// CPU time of a process so far, user and system, seconds.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let ticks = |n: usize| fields.get(n).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+pub fn run(
+    server: &Server,
+    seeded: &Seeded,
+    dir: &Path,
+    load: Load,
+    connections: usize,
+    seconds: u64,
+) -> Run {
+    let script = dir.join("load.lua");
+    std::fs::write(&script, lua(seeded, &load)).expect("the script is written");
+    wrk(
+        &server.url,
+        server.child.id(),
+        Some(&script),
+        connections,
+        seconds,
+    )
+}
+
+pub fn wrk(url: &str, pid: u32, script: Option<&Path>, connections: usize, seconds: u64) -> Run {
+    let before = cpu_seconds(pid);
+    let mut command = Command::new("wrk");
+    command
+        .args(["-t1", "--latency", "--timeout", "30s"])
+        .arg(format!("-c{connections}"))
+        .arg(format!("-d{seconds}s"));
+    if let Some(script) = script {
+        command.arg("-s").arg(script);
+    }
+    let output = command.arg(url).output().expect("wrk runs");
+    let cpu = cpu_seconds(pid) - before;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("figures "))
+        .unwrap_or_else(|| panic!("wrk said: {text}"));
+    let n: Vec<f64> = line.split(' ').map(|n| n.parse().expect("a number")).collect();
+    assert!(n[2] < 0.5, "{} answers were no 2xx: {text}", n[2]);
+    Run {
+        requests: n[0] as u64,
+        per_second: n[0] / (n[1] / 1e6),
+        p50_ms: n[3] / 1e3,
+        p99_ms: n[4] / 1e3,
+        p999_ms: n[5] / 1e3,
+        cpu_micros: cpu * 1e6 / n[0],
+    }
+}
+
+impl Run {
+    pub fn print(&self, name: &str) {
+        println!(
+            "{name:<44} {:>9.0} {:>9.0} {:>8.2} {:>8.2} {:>8.2}",
+            self.per_second, self.cpu_micros, self.p50_ms, self.p99_ms, self.p999_ms
+        );
+    }
+}
+
+/// Prints what [`wrk`] reads.
+pub const FIGURES: &str = r#"
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format("figures %d %d %d %d %d %d\n", summary.requests, summary.duration,
+    e.status + e.connect + e.read + e.write + e.timeout,
+    latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+end
+"#;
+
+fn lua(seeded: &Seeded, load: &Load) -> String {
+    let mut text = String::from("local tokens = {\n");
+    let admins = if let Load::Resets { admins, .. } = load {
+        *admins
+    } else {
+        seeded.admins.len()
+    };
+    for token in &seeded.admins[..admins] {
+        writeln!(text, "  {{ [\"Authorization\"] = \"Bearer {token}\" }},").expect("a string takes text");
+    }
+    text.push_str("}\nlocal paths = {\n");
+    match load {
+        Load::Resets { offset, .. } => {
+            for id in seeded.users.iter().skip(*offset) {
+                writeln!(text, "  \"/api/v1/users/{id}/reset-mfa\",").expect("a string takes text");
+            }
+        }
+        Load::User => {
+            for id in seeded.users.iter().rev().take(1_000) {
+                writeln!(text, "  \"/api/v1/users/{id}\",").expect("a string takes text");
+            }
+        }
+        Load::Trail => text.push_str("  \"/api/v1/audit-logs?size=20\",\n"),
+    }
+    let method = if matches!(load, Load::Resets { .. }) {
+        "POST"
+    } else {
+        "GET"
+    };
+    writeln!(
+        text,
+        "}}\nlocal n = 0\nrequest = function()\n  n = n + 1\n  \
+         return wrk.format(\"{method}\", paths[(n - 1) % #paths + 1], tokens[(n - 1) % #tokens + 1])\nend"
+    )
+    .expect("a string takes text");
+    text + FIGURES
+}

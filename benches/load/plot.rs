@@ -1,0 +1,54 @@
+//! Latency against load, as SVG.
+
+use std::error::Error;
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use super::drive::Run;
+
+/// Draws p50 and p99 over resets per second, one point for each number of connections.
+pub fn latency_against_load(path: &Path, curve: &[(usize, Run)]) -> Result<(), Box<dyn Error>> {
+    let most = |value: fn(&Run) -> f64| curve.iter().map(|(_, run)| value(run)).fold(0.0, f64::max) * 1.15;
+    let root = SVGBackend::new(path, (800, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("Latency against load", ("sans-serif", 22))
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d(0.0..most(|run| run.per_second), 0.0..most(|run| run.p99_ms))?;
+    chart
+        .configure_mesh()
+        .x_desc("resets per second")
+        .y_desc("ms")
+        .draw()?;
+    let lines: [(&str, RGBColor, fn(&Run) -> f64); 2] =
+        [("p50", BLUE, |run| run.p50_ms), ("p99", RED, |run| run.p99_ms)];
+    for (name, colour, value) in lines {
+        let points: Vec<(f64, f64)> = curve
+            .iter()
+            .map(|(_, run)| (run.per_second, value(run)))
+            .collect();
+        chart
+            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+    }
+    let labels = curve.iter().map(|(connections, run)| {
+        Text::new(
+            format!("{connections}"),
+            (run.per_second, run.p99_ms),
+            ("sans-serif", 13),
+        )
+    });
+    chart.draw_series(labels)?;
+    chart
+        .configure_series_labels()
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
+    root.present()?;
+    Ok(())
+}

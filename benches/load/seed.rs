@@ -1,0 +1,204 @@
+//! Fills a data directory: one organisation, admins with tokens, users with a second factor and a
+//! session, two Rust plugins bound so that both hooks are on.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use jiff::{SignedDuration, Timestamp};
+use latchkey::clock::Clock;
+use latchkey::domain::account::{
+    OrganizationId, OrganizationSettings, Role, Session, SessionId, SessionScope, User, UserId,
+};
+use latchkey::domain::audit::ActorRef;
+use latchkey::domain::policy::{FactorKind, Grants, Mode};
+use latchkey::entropy::Entropy;
+use latchkey::keys::KeyRing;
+use latchkey::limiter::{Limiter, Limits};
+use latchkey::plugin_host::{HostOptions, Limits as CallLimits, OnFailure, PluginHost};
+use latchkey::service::administration::{self, NewOrganization, NewUser};
+use latchkey::service::plugins::{self, NewBinding};
+use latchkey::service::{Services, Settings, hashing::Hashing, session};
+use latchkey::store::sessions::{self, SessionRow};
+use latchkey::store::{Store, accounts, factors};
+use uuid::Uuid;
+
+const ADMINS: usize = 64;
+
+/// What was put there.
+pub struct Seeded {
+    /// Tokens of admins.
+    pub admins: Vec<String>,
+    /// Ids of users with a second factor.
+    pub users: Vec<Uuid>,
+}
+
+pub fn seed(dir: &Path, users: usize) -> Seeded {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let services = services(dir);
+    let organization = runtime.block_on(organization(&services));
+    runtime.block_on(bind(&services, organization));
+    let admins = (0..ADMINS)
+        .map(|n| {
+            let new = NewUser {
+                id: None,
+                email: format!("admin{n}@load.example"),
+                name: None,
+                role: Role::OrgAdmin,
+                password_hash: None,
+            };
+            let created =
+                administration::create_user(&services, organization, new, ActorRef::operator(), None);
+            let user = runtime.block_on(created).expect("an admin");
+            session::mint_token(&services, user.id, SignedDuration::from_hours(12)).expect("a token")
+        })
+        .collect();
+    let ids: Vec<Uuid> = (0..users)
+        .map(|_| Uuid::from_bytes(services.entropy.bytes()))
+        .collect();
+    for chunk in ids.chunks(5_000) {
+        insert(&services, organization, chunk.to_vec());
+    }
+    write_config(dir);
+    Seeded { admins, users: ids }
+}
+
+fn services(dir: &Path) -> Services {
+    let (clock, entropy) = (Clock::system(), Entropy::system());
+    let keys = KeyRing::open(dir, &entropy).expect("keys");
+    let options = HostOptions {
+        cache_dir: Some(dir.join("plugin-cache")),
+        cache_key: keys.plugin_cache_key(),
+        ..HostOptions::default()
+    };
+    Services {
+        store: Store::open(dir).expect("a store"),
+        plugin_host: PluginHost::new(options).expect("a plugin host"),
+        limiter: Limiter::new(&Limits::off(), &clock),
+        keys,
+        hashing: Hashing::default(),
+        in_flight: Default::default(),
+        floods: Default::default(),
+        bindings: Default::default(),
+        settings: Settings::default(),
+        clock,
+        entropy,
+    }
+}
+
+async fn organization(services: &Services) -> OrganizationId {
+    let new = NewOrganization {
+        id: None,
+        slug: "load".into(),
+        name: "Load".into(),
+        settings: OrganizationSettings::default(),
+    };
+    administration::create_organization(services, new)
+        .await
+        .expect("an organisation")
+        .id
+}
+
+async fn bind(services: &Services, organization: OrganizationId) {
+    let budget = serde_json::json!({ "perUser": { "max": 1000, "days": 30 } });
+    for (position, (name, config)) in [
+        ("reset-budget", budget),
+        ("force-reenrollment", serde_json::json!({ "hours": 8 })),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/plugins/{name}.wasm"));
+        let module = std::fs::read(path).expect("a fixture");
+        let plugin = plugins::install_plugin(services, None, module, None, ActorRef::operator(), None)
+            .await
+            .expect("a plugin");
+        let binding = NewBinding {
+            organization_id: Some(organization),
+            plugin_digest: plugin.digest,
+            config: config.to_string(),
+            position: i64::try_from(position).expect("two plugins"),
+            mode: Mode::Enforce,
+            on_failure: OnFailure::default(),
+            grants: Grants::all(),
+            limits: CallLimits::default(),
+        };
+        plugins::bind_plugin(services, binding, ActorRef::operator(), None)
+            .await
+            .expect("a binding");
+    }
+}
+
+fn insert(services: &Services, organization: OrganizationId, ids: Vec<Uuid>) {
+    let at = services.clock.now();
+    let rows: Vec<_> = ids
+        .into_iter()
+        .map(|id| {
+            let secret: [u8; 20] = services.entropy.bytes();
+            let sealed = services
+                .keys
+                .seal(UserId(id), FactorKind::Totp, &secret, services.entropy.bytes());
+            (id, sealed, services.entropy.uuid(at), services.entropy.uuid(at))
+        })
+        .collect();
+    services
+        .store
+        .write_blocking(move |tx| {
+            for (id, sealed, factor, session) in &rows {
+                accounts::insert_user(tx, &user(organization, *id, at), None)?;
+                factors::insert_totp(tx, UserId(*id), *factor, sealed, 0, at)?;
+                sessions::insert_session(tx, &session_row(UserId(*id), *session, at))?;
+            }
+            Ok(())
+        })
+        .expect("users are kept");
+}
+
+fn user(organization: OrganizationId, id: Uuid, at: Timestamp) -> User {
+    User {
+        id: UserId(id),
+        organization_id: organization,
+        email: format!("{}@load.example", id.simple()),
+        name: Some("A user".into()),
+        role: Role::Member,
+        active: true,
+        mfa_enabled: true,
+        locked: None,
+        enrolment_due: None,
+        last_login_at: None,
+        password_changed_at: None,
+        created_at: at,
+        updated_at: at,
+        revision: 0,
+    }
+}
+
+fn session_row(user_id: UserId, id: Uuid, at: Timestamp) -> SessionRow {
+    SessionRow {
+        session: Session {
+            id: SessionId(id),
+            user_id,
+            scope: SessionScope::Full,
+            authenticated_at: at,
+            second_factor_at: Some(at),
+            second_factor_kind: Some(FactorKind::Totp),
+            minted: false,
+            created_at: at,
+            expires_at: at + SignedDuration::from_hours(24),
+        },
+        generation: 0,
+        ip: Some("192.0.2.7".into()),
+        user_agent: Some("load".into()),
+        last_used_at: at,
+    }
+}
+
+/// No rate limits, as many connections as are asked for, no log line per request.
+fn write_config(dir: &Path) {
+    let mut text = String::from(
+        "[log]\nlevel = \"warn\"\n[http]\nmax_connections = 4096\nmax_connections_per_address = 4096\n[limits]\n",
+    );
+    for (name, _) in Limits::default().entries() {
+        writeln!(text, "{name} = {{ requests = 0, window_secs = 1 }}").expect("a string takes text");
+    }
+    std::fs::write(dir.join("latchkey.toml"), text).expect("the configuration is written");
+}
