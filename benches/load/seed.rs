@@ -99,7 +99,7 @@ async fn organization(services: &Services) -> OrganizationId {
 }
 
 async fn bind(services: &Services, organization: OrganizationId) {
-    let budget = serde_json::json!({ "perUser": { "max": 1000, "days": 30 } });
+    let budget = serde_json::json!({ "perUser": { "max": 100, "days": 30 } });
     for (position, (name, config)) in [
         ("reset-budget", budget),
         ("force-reenrollment", serde_json::json!({ "hours": 8 })),
