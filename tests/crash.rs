@@ -25,7 +25,10 @@ const USERS_PER_ROUND: usize = 400;
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_is_half_done() {
-    let rounds = std::env::var("LATCHKEY_CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let rounds = std::env::var("LATCHKEY_CRASH_ROUNDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(3);
     let dir = tempfile::tempdir().unwrap();
     let seeded = seed::seed(dir.path(), USERS_PER_ROUND * rounds);
     let mut acknowledged = HashSet::new();
@@ -46,7 +49,10 @@ fn nothing_acknowledged_is_lost_and_nothing_is_half_done() {
         "{rounds} kills ({interrupted} under load): {} resets acknowledged and found, {cut_off} requests cut off",
         acknowledged.len()
     );
-    assert!(!acknowledged.is_empty(), "the server answered before it was killed");
+    assert!(
+        !acknowledged.is_empty(),
+        "the server answered before it was killed"
+    );
 }
 
 struct Ended {
@@ -64,7 +70,9 @@ fn reset_until_killed(mut server: Child, address: &str, admins: &[String], users
             let (next, killed, acknowledged, unanswered) = (&next, &killed, &acknowledged, &unanswered);
             scope.spawn(move || {
                 while !killed.load(Ordering::SeqCst) {
-                    let Some(user) = users.get(next.fetch_add(1, Ordering::SeqCst)) else { return };
+                    let Some(user) = users.get(next.fetch_add(1, Ordering::SeqCst)) else {
+                        return;
+                    };
                     match reset(address, &admins[client], *user) {
                         Some(200) => {
                             acknowledged.lock().unwrap().insert(*user);
@@ -83,7 +91,11 @@ fn reset_until_killed(mut server: Child, address: &str, admins: &[String], users
     });
     server.wait().unwrap();
     let interrupted = next.into_inner() < users.len();
-    Ended { acknowledged: acknowledged.into_inner().unwrap(), unanswered: unanswered.into_inner(), interrupted }
+    Ended {
+        acknowledged: acknowledged.into_inner().unwrap(),
+        unanswered: unanswered.into_inner(),
+        interrupted,
+    }
 }
 
 fn check(dir: &Path, acknowledged: &HashSet<Uuid>, round: usize) {
@@ -94,11 +106,23 @@ fn check(dir: &Path, acknowledged: &HashSet<Uuid>, round: usize) {
             assert!(report.is_intact(), "round {round}: {report:?}");
             let number = |sql: &str| -> i64 { db.query_row(sql, [], |row| row.get(0)).unwrap() };
             let calls = number("SELECT count(*) FROM reset_call WHERE outcome = 'done'");
-            let entries =
-                number("SELECT count(*) FROM audit_entry WHERE event_type = 'USER_MFA_RESET' AND result = 'SUCCESS'");
-            assert_eq!(calls, entries, "round {round}: resets and entries match one to one");
-            assert_eq!(calls, number("SELECT count(DISTINCT target_id) FROM reset_call"), "round {round}");
-            assert_eq!(calls, number("SELECT count(*) FROM question"), "round {round}: what was asked is kept");
+            let entries = number(
+                "SELECT count(*) FROM audit_entry WHERE event_type = 'USER_MFA_RESET' AND result = 'SUCCESS'",
+            );
+            assert_eq!(
+                calls, entries,
+                "round {round}: resets and entries match one to one"
+            );
+            assert_eq!(
+                calls,
+                number("SELECT count(DISTINCT target_id) FROM reset_call"),
+                "round {round}"
+            );
+            assert_eq!(
+                calls,
+                number("SELECT count(*) FROM question"),
+                "round {round}: what was asked is kept"
+            );
             // A factor is gone exactly where an entry says so, and no session outlives it.
             let half_done = "SELECT count(*) FROM user u WHERE role = 'member' AND \
                  (EXISTS (SELECT 1 FROM reset_call c WHERE c.target_id = u.id) \
@@ -110,7 +134,10 @@ fn check(dir: &Path, acknowledged: &HashSet<Uuid>, round: usize) {
             assert_eq!(number(half_done), 0, "round {round}: half done");
             let mut found = db.prepare("SELECT 1 FROM reset_call WHERE target_id = ?1")?;
             for user in acknowledged {
-                assert!(found.exists([user.as_bytes()])?, "round {round}: {user} was acknowledged and is lost");
+                assert!(
+                    found.exists([user.as_bytes()])?,
+                    "round {round}: {user} was acknowledged and is lost"
+                );
             }
             Ok(())
         })
@@ -126,9 +153,19 @@ fn start(dir: &Path) -> (Child, String) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     let address = lines
-        .filter_map(|line| Some(line.split_once("http://")?.1.split_whitespace().next()?.to_owned()))
+        .filter_map(|line| {
+            Some(
+                line.split_once("http://")?
+                    .1
+                    .split_whitespace()
+                    .next()?
+                    .to_owned(),
+            )
+        })
         .next()
         .expect("the server prints its address");
     (child, address)

@@ -10,10 +10,10 @@ use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::policy::{History, PastReset, ResultKind};
 use crate::domain::{Error, Result};
 
-/// Counts stop here: no policy needs to tell more apart, and no count may grow dear with use.
-pub const COUNT_CAP: u32 = 1_000;
-/// Longest list of earlier resets in a question.
-pub const HISTORY_CAP: u32 = 100;
+/// Longest list of earlier resets of the target in a question: a budget counts them.
+const OF_TARGET_CAP: u32 = 100;
+/// Longest list of earlier resets by the actor: each costs every policy call of a busy admin.
+const BY_ACTOR_CAP: u32 = 20;
 
 /// A reset call as history keeps it.
 #[derive(Clone, Debug)]
@@ -34,16 +34,27 @@ pub struct ResetCall {
 
 /// Keeps a reset call.
 pub fn insert_reset_call(tx: &Connection, call: &ResetCall) -> Result<()> {
+    let last_at: Option<i64> = tx
+        .prepare_cached("SELECT at FROM reset_call ORDER BY id DESC LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    // A clock that was set back must not hide what was done: windows then reach further, never less far.
+    let at = last_at.map_or(millis(call.at), |last| last.max(millis(call.at)));
+    let done = i64::from(call.outcome == ResultKind::Done);
+    let before = |of: Of, id: Uuid| done_until(tx, of, id, None);
     tx.prepare_cached(
-        "INSERT INTO reset_call (organization_id, actor_id, target_id, at, outcome, ticket) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO reset_call (organization_id, actor_id, target_id, at, outcome, organization_done, \
+         actor_done, target_done, ticket) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         call.organization_id.0.as_bytes(),
         call.actor_id.0.as_bytes(),
         call.target_id.0.as_bytes(),
-        millis(call.at),
+        at,
         outcome_text(call.outcome),
+        before(Of::Organization, call.organization_id.0)? + done,
+        before(Of::Actor, call.actor_id.0)? + done,
+        before(Of::Target, call.target_id.0)? + done,
         call.ticket,
     ])?;
     Ok(())
@@ -58,44 +69,94 @@ pub fn find_history(
     at: Timestamp,
     days: u16,
 ) -> Result<History> {
-    let hour = at - SignedDuration::from_hours(1);
-    let day = at - SignedDuration::from_hours(24);
-    let month = at - SignedDuration::from_hours(24 * 30);
-    let since = at - SignedDuration::from_hours(24 * i64::from(days));
-    let (organization, actor, target) = (organization.0, actor.0, target.0);
+    const HOUR: i64 = 1;
+    const DAY: i64 = 24;
+    const MONTH: i64 = 30 * 24;
+    let since = at - SignedDuration::from_hours(DAY * i64::from(days));
+    let lists = days > 0;
+    let [target_day, target_month] = done_within(db, Of::Target, target.0, at, [DAY, MONTH])?;
+    let [actor_hour, actor_day] = done_within(db, Of::Actor, actor.0, at, [HOUR, DAY])?;
+    let [organization_hour, organization_day] =
+        done_within(db, Of::Organization, organization.0, at, [HOUR, DAY])?;
     Ok(History {
-        of_target: past_resets(db, "target_id", target, since, days)?,
-        by_actor: past_resets(db, "actor_id", actor, since, days)?,
-        target_resets_last_day: count_done(db, "target_id", target, day)?,
-        target_resets_last_30_days: count_done(db, "target_id", target, month)?,
-        actor_resets_last_hour: count_done(db, "actor_id", actor, hour)?,
-        actor_resets_last_day: count_done(db, "actor_id", actor, day)?,
-        organization_resets_last_hour: count_done(db, "organization_id", organization, hour)?,
-        organization_resets_last_day: count_done(db, "organization_id", organization, day)?,
+        of_target: if lists {
+            past_resets(db, Of::Target, target.0, since, OF_TARGET_CAP)?
+        } else {
+            vec![]
+        },
+        by_actor: if lists {
+            past_resets(db, Of::Actor, actor.0, since, BY_ACTOR_CAP)?
+        } else {
+            vec![]
+        },
+        target_resets_last_day: target_day,
+        target_resets_last_30_days: target_month,
+        actor_resets_last_hour: actor_hour,
+        actor_resets_last_day: actor_day,
+        organization_resets_last_hour: organization_hour,
+        organization_resets_last_day: organization_day,
     })
 }
 
-fn past_resets(db: &Connection, of: &str, id: Uuid, since: Timestamp, days: u16) -> Result<Vec<PastReset>> {
-    if days == 0 {
-        return Ok(Vec::new());
-    }
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT at, actor_id, target_id, outcome, ticket FROM reset_call \
-         WHERE {of} = ?1 AND at > ?2 ORDER BY at DESC LIMIT ?3"
-    ))?;
-    let rows = statement.query_map(
-        params![id.as_bytes(), millis(since), HISTORY_CAP],
-        past_reset_from_row,
-    )?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+/// Whose resets are counted.
+#[derive(Clone, Copy)]
+enum Of {
+    Organization,
+    Actor,
+    Target,
 }
 
-fn count_done(db: &Connection, of: &str, id: Uuid, since: Timestamp) -> Result<u32> {
+impl Of {
+    fn columns(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Organization => ("organization_id", "organization_done"),
+            Self::Actor => ("actor_id", "actor_done"),
+            Self::Target => ("target_id", "target_done"),
+        }
+    }
+}
+
+/// Resets done in each of the last so many hours.
+fn done_within<const N: usize>(
+    db: &Connection,
+    of: Of,
+    id: Uuid,
+    at: Timestamp,
+    hours: [i64; N],
+) -> Result<[u32; N]> {
+    let all = done_until(db, of, id, None)?;
+    let mut counts = [0; N];
+    if all == 0 {
+        return Ok(counts);
+    }
+    for (count, hours) in counts.iter_mut().zip(hours) {
+        let before = done_until(db, of, id, Some(at - SignedDuration::from_hours(hours)))?;
+        *count = u32::try_from(all - before).unwrap_or(u32::MAX);
+    }
+    Ok(counts)
+}
+
+/// Resets done until then, or ever: one seek in an index.
+fn done_until(db: &Connection, of: Of, id: Uuid, until: Option<Timestamp>) -> Result<i64> {
+    let (column, done) = of.columns();
     let mut statement = db.prepare_cached(&format!(
-        "SELECT count(*) FROM (SELECT 1 FROM reset_call \
-         WHERE {of} = ?1 AND at > ?2 AND outcome = 'done' LIMIT ?3)"
+        "SELECT {done} FROM reset_call WHERE {column} = ?1 AND at <= ?2 ORDER BY at DESC, id DESC LIMIT 1"
     ))?;
-    Ok(statement.query_row(params![id.as_bytes(), millis(since), COUNT_CAP], |row| row.get(0))?)
+    let until = until.map_or(i64::MAX, millis);
+    Ok(statement
+        .query_row(params![id.as_bytes(), until], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0))
+}
+
+fn past_resets(db: &Connection, of: Of, id: Uuid, since: Timestamp, most: u32) -> Result<Vec<PastReset>> {
+    let (of, _) = of.columns();
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT at, actor_id, target_id, outcome, ticket FROM reset_call \
+         WHERE {of} = ?1 AND at > ?2 ORDER BY at DESC, id DESC LIMIT ?3"
+    ))?;
+    let rows = statement.query_map(params![id.as_bytes(), millis(since), most], past_reset_from_row)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn past_reset_from_row(row: &Row<'_>) -> rusqlite::Result<PastReset> {

@@ -192,3 +192,48 @@ async fn an_enrolment_code_is_shown_once_and_only_its_hash_is_kept() {
         "no secret reaches the trail (invariant 7)"
     );
 }
+
+/// Counts are differences of running totals: exact, whatever lies between, and a clock that was set back
+/// hides nothing.
+#[tokio::test]
+async fn history_counts_what_was_done_in_each_window() {
+    use jiff::SignedDuration;
+    use latchkey::domain::policy::ResultKind;
+    use latchkey::store::requests::{ResetCall, find_history, insert_reset_call};
+
+    let app = TestApp::new().await;
+    let (organization, actor, target) = (app.acme, app.admin.id, app.developer.id);
+    let now = app.services.clock.now();
+    let ago = |hours: i64, outcome| ResetCall {
+        organization_id: organization,
+        actor_id: actor,
+        target_id: target,
+        at: now - SignedDuration::from_hours(hours),
+        outcome,
+        ticket: None,
+    };
+    let calls = [
+        ago(800, ResultKind::Done),
+        ago(700, ResultKind::Done),
+        ago(30, ResultKind::Done),
+        ago(5, ResultKind::Denied),
+        ago(3, ResultKind::Done),
+        ago(0, ResultKind::Done),
+        ago(100, ResultKind::Done), // the clock was set back: it counts as now
+    ];
+    let keep = move |tx: &_| calls.iter().try_for_each(|call| insert_reset_call(tx, call));
+    app.services.store.write(move |tx| keep(tx)).await.unwrap();
+    let read = |db: &_| find_history(db, organization, actor, target, now, 30);
+    let history = app.services.store.read(read).unwrap();
+    assert_eq!(history.actor_resets_last_hour, 2);
+    assert_eq!(history.actor_resets_last_day, 3);
+    assert_eq!(history.target_resets_last_30_days, 5);
+    assert_eq!(history.of_target.len(), 6);
+    assert_eq!(history.organization_resets_last_day, 3);
+    // Nothing of this happened over HTTP: leave no resets without entries behind.
+    app.services
+        .store
+        .write(|tx| Ok(tx.execute("DELETE FROM reset_call", [])?))
+        .await
+        .unwrap();
+}

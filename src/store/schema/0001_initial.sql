@@ -159,13 +159,18 @@ CREATE TABLE audit_checkpoint (
 
 -- Earlier reset calls, for what policies may know of history.
 CREATE TABLE reset_call (
-  id              INTEGER PRIMARY KEY,
-  organization_id BLOB NOT NULL,
-  actor_id        BLOB NOT NULL,
-  target_id       BLOB NOT NULL,
-  at              INTEGER NOT NULL,
-  outcome         TEXT NOT NULL CHECK (outcome IN ('done', 'denied', 'failed')),
-  ticket          TEXT
+  id                INTEGER PRIMARY KEY,
+  organization_id   BLOB NOT NULL,
+  actor_id          BLOB NOT NULL,
+  target_id         BLOB NOT NULL,
+  at                INTEGER NOT NULL,             -- never less than the row's before, whatever the clock does
+  outcome           TEXT NOT NULL CHECK (outcome IN ('done', 'denied', 'failed')),
+  -- Resets done so far, this one included: a window's count is a difference of two rows, however many
+  -- lie between them.
+  organization_done INTEGER NOT NULL,
+  actor_done        INTEGER NOT NULL,
+  target_done       INTEGER NOT NULL,
+  ticket            TEXT
 ) STRICT;
 CREATE INDEX reset_call_by_organization ON reset_call (organization_id, at);
 CREATE INDEX reset_call_by_actor ON reset_call (actor_id, at);
