@@ -75,6 +75,10 @@ impl Server {
             .expect("the server prints its address");
         let address = url.trim_start_matches("http://").to_owned();
         while !answers(&address) {
+            assert!(
+                child.try_wait().expect("its state").is_none(),
+                "the server ended before it answered"
+            );
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         Self {

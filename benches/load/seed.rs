@@ -14,9 +14,9 @@ use latchkey::domain::policy::{FactorKind, Grants, Mode};
 use latchkey::entropy::Entropy;
 use latchkey::keys::KeyRing;
 use latchkey::limiter::{Limiter, Limits};
-use latchkey::plugin_host::{HostOptions, Limits as CallLimits, OnFailure, PluginHost};
+use latchkey::plugin_host::{Digest, HostOptions, Limits as CallLimits, OnFailure, PluginHost};
 use latchkey::service::administration::{self, NewOrganization, NewUser};
-use latchkey::service::plugins::{self, NewBinding};
+use latchkey::service::plugins::{self, Manager, NewBinding, NewPlugin};
 use latchkey::service::{Services, Settings, hashing::Hashing, session};
 use latchkey::store::sessions::{self, SessionRow};
 use latchkey::store::{Store, accounts, factors};
@@ -100,29 +100,33 @@ async fn organization(services: &Services) -> OrganizationId {
 
 async fn bind(services: &Services, organization: OrganizationId) {
     let budget = serde_json::json!({ "perUser": { "max": 100, "days": 30 } });
-    for (position, (name, config)) in [
+    for (name, config) in [
         ("reset-budget", budget),
         ("force-reenrollment", serde_json::json!({ "hours": 8 })),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/plugins/{name}.wasm"));
         let module = std::fs::read(path).expect("a fixture");
-        let plugin = plugins::install_plugin(services, None, module, None, ActorRef::operator(), None)
+        let operator = Manager::operator(services);
+        let new = NewPlugin {
+            owner: None,
+            bytes: module.into(),
+            signature: None,
+        };
+        let installed = plugins::install_plugin(services, &operator, new, plugins::unwatched())
             .await
             .expect("a plugin");
         let binding = NewBinding {
-            organization_id: Some(organization),
-            plugin_digest: plugin.digest,
-            config: config.to_string(),
-            position: i64::try_from(position).expect("two plugins"),
+            owner: Some(organization),
+            plugin_digest: Digest(installed.plugin.digest),
+            config,
+            position: None,
+            hooks: None,
             mode: Mode::Enforce,
             on_failure: OnFailure::default(),
             grants: Grants::all(),
             limits: CallLimits::default(),
         };
-        plugins::bind_plugin(services, binding, ActorRef::operator(), None)
+        plugins::bind_plugin(services, &operator, binding)
             .await
             .expect("a binding");
     }
