@@ -21,7 +21,7 @@ use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
-use crate::service::{Services, housekeeping, trail};
+use crate::service::{ExternalIssuer, Services, housekeeping, trail};
 use crate::store::Store;
 
 const TIDY_EVERY: Duration = Duration::from_secs(60);
@@ -47,6 +47,11 @@ impl App {
         let entropy = Entropy::system();
         let store = Store::open(&config.data_dir)?;
         let keys = KeyRing::open(&config.data_dir, &entropy)?;
+        let external = config.external_issuer.clone();
+        let external_issuer = external
+            .map(|external| ExternalIssuer::new(external.rules, &external.jwks))
+            .transpose()
+            .map_err(|problem| anyhow::anyhow!("external_issuer.jwks_file: {problem}"))?;
         let limiter = Limiter::new(&config.limits, &clock);
         let plugin_host = PluginHost::new(HostOptions {
             cache_dir: Some(config.plugins.cache_dir.clone()),
@@ -61,6 +66,7 @@ impl App {
             plugin_host,
             limiter,
             keys,
+            external_issuer,
             clock,
             entropy,
             settings: config.settings.clone(),

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod doctor;
 mod exit;
+mod keys;
 mod openapi;
 mod org;
 mod output;
@@ -74,6 +75,9 @@ enum Command {
     /// The trail: export, check, sign, prove.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// The keys that sign access tokens.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Print the document that describes the API.
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -115,6 +119,7 @@ impl Cli {
             Command::Demo(demo) => demo.run(&global),
             Command::Org(org) => org.run(&global),
             Command::User(user) => user.run(&global),
+            Command::Keys(command) => command.run(&global),
             Command::Token(token) => token.run(&global),
             Command::Plugin(plugin) => plugin.run(),
             Command::Audit(audit) => audit.run(&global),

@@ -3,6 +3,7 @@
 //! Sources, the later the stronger: built-in values, the configuration file, `LATCHKEY_…` variables,
 //! command-line flags. Every problem is reported at once, with the place it comes from.
 
+mod external;
 mod raw;
 mod sources;
 
@@ -17,6 +18,7 @@ use crate::limiter::Limits;
 use crate::plugin_host::SignerKey;
 use crate::service::plugins::PluginSettings;
 use crate::service::{Settings, trail};
+pub use external::ExternalConfig;
 pub use raw::{LogFormat, RawConfig};
 pub use sources::{Flags, Sources};
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// Networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Another issuer whose access tokens count here.
+    pub external_issuer: Option<ExternalConfig>,
     /// Bounds on connections and requests.
     pub http: HttpConfig,
     /// Bounds on plugins.
@@ -126,6 +130,7 @@ impl Config {
             public_url,
             log,
             tokens,
+            external_issuer,
             factors,
             limits,
             proxies,
@@ -176,6 +181,7 @@ impl Config {
             }
         }
 
+        let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
             let place = file.map_or_else(String::new, |file| format!(" ({})", file.display()));
             let count = if problems.len() == 1 {
@@ -198,6 +204,8 @@ impl Config {
             settings: Settings {
                 access_token_secs: whole(tokens.access_secs),
                 refresh_token_secs: whole(tokens.refresh_secs),
+                token_algorithm: tokens.algorithm,
+                key_rotation_days: whole(tokens.key_rotation_days),
                 session_max_secs: whole(tokens.session_max_secs),
                 mfa_challenge_secs: whole(tokens.mfa_challenge_secs),
                 enrolment_secs: whole(factors.enrolment_secs),
@@ -218,6 +226,7 @@ impl Config {
                     witness_dir: audit.witness_dir,
                 },
             },
+            external_issuer,
             limits,
             trusted_proxies,
             http: HttpConfig {
@@ -260,6 +269,7 @@ fn out_of_range(raw: &RawConfig) -> Vec<String> {
         tokens.refresh_secs in 300..=7_776_000;
         tokens.session_max_secs in 300..=31_536_000;
         tokens.mfa_challenge_secs in 30..=3600;
+        tokens.key_rotation_days in 0..=3650;
         factors.enrolment_secs in 60..=86_400;
         factors.suspended_secs in 0..=7_776_000;
         factors.recovery_code_characters in 8..=32;

@@ -11,6 +11,7 @@ mod document;
 mod envelope;
 pub mod error;
 pub mod health;
+pub mod jwks;
 pub mod mfa;
 pub mod payload;
 pub mod principal;
@@ -93,6 +94,7 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         account::AuthenticationApi,
         mfa::MfaApi,
         sessions::SessionApi,
+        jwks::JwksApi,
         administration::AdministrationApi,
         audit::AuditApi::default(),
         health::HealthApi,

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::account::UserId;
-use crate::domain::credential::{AccessKeys, SigningKeyRecord};
+use crate::domain::credential::{AccessKeys, SigningKeyRecord, TokenAlgorithm};
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result, second_factor};
 use crate::entropy::Entropy;
@@ -48,7 +48,13 @@ pub struct KeyRing {
     pepper: Zeroizing<[u8; 32]>,
     plugin_cache: Zeroizing<[u8; 32]>,
     fingerprint: String,
-    access: RwLock<Arc<AccessKeys>>,
+    issuer: String,
+    access: RwLock<Access>,
+}
+
+struct Access {
+    records: Vec<SigningKeyRecord>,
+    keys: Arc<AccessKeys>,
 }
 
 /// Why the keys can't be used; each says what to do.
@@ -102,21 +108,57 @@ impl KeyRing {
         let root = read_key(&directory.join(ROOT_FILE))?;
         let audit_seed = read_key(&directory.join(AUDIT_FILE))?;
         let records = read_records(&directory.join(TOKENS_FILE))?;
-        Ok(Self::assemble(Some(directory), &root, audit_seed, &records))
+        Ok(Self::assemble(Some(directory), &root, audit_seed, records))
     }
 
     /// Keys that end with the process, for tests and for commands that only describe the API.
     #[must_use]
     pub fn ephemeral(entropy: &Entropy) -> Self {
-        let records = [SigningKeyRecord::generate(entropy.bytes(), Timestamp::UNIX_EPOCH)];
+        let records = vec![first_record(entropy, Timestamp::UNIX_EPOCH)];
         let root = Zeroizing::new(entropy.bytes());
-        Self::assemble(None, &root, Zeroizing::new(entropy.bytes()), &records)
+        Self::assemble(None, &root, Zeroizing::new(entropy.bytes()), records)
     }
 
     /// The keys that sign and check access tokens.
     #[must_use]
     pub fn access(&self) -> Arc<AccessKeys> {
-        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner).keys)
+    }
+
+    /// When the key that signs now was made.
+    #[must_use]
+    pub fn signing_since(&self) -> Timestamp {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).records[0].created_at
+    }
+
+    /// Lets a new key sign from now on, and says its `kid`. The old ones check tokens until `lapse`; those
+    /// that have lapsed are forgotten.
+    ///
+    /// # Errors
+    /// [`KeyError::Io`]; then the old key goes on signing.
+    pub fn rotate(
+        &self,
+        algorithm: TokenAlgorithm,
+        entropy: &Entropy,
+        at: Timestamp,
+        lapse: Timestamp,
+    ) -> Result<String, KeyError> {
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        let new = SigningKeyRecord::generate(algorithm, entropy.bytes(), at);
+        let kid = new.kid.clone();
+        let mut records = vec![new];
+        for record in &access.records {
+            let mut old = record.clone();
+            old.lapses_at.get_or_insert(lapse);
+            records.push(old);
+        }
+        records.retain(|record| record.lapses_at.is_none_or(|lapse| at < lapse));
+        if let Some(directory) = &self.directory {
+            replace(&directory.join(TOKENS_FILE), &records_text(&records), entropy)?;
+        }
+        access.keys = Arc::new(AccessKeys::new(self.issuer.clone(), &records));
+        access.records = records;
+        Ok(kid)
     }
 
     /// The key under refresh tokens.
@@ -215,11 +257,14 @@ impl KeyRing {
         directory: Option<PathBuf>,
         root: &[u8; 32],
         audit_seed: Zeroizing<[u8; 32]>,
-        records: &[SigningKeyRecord],
+        records: Vec<SigningKeyRecord>,
     ) -> Self {
         // The issuer is the set of keys, not an address: a token minted on the command line is good
         // whatever address the server listens on, and one of another installation never is.
-        let issuer = Builder::from_custom_bytes(derive16(root, "issuer")).into_uuid();
+        let issuer = Builder::from_custom_bytes(derive16(root, "issuer"))
+            .into_uuid()
+            .urn()
+            .to_string();
         Self {
             directory,
             audit_seed,
@@ -228,7 +273,11 @@ impl KeyRing {
             pepper: derive(root, "recovery-code pepper"),
             plugin_cache: derive(root, "plugin cache"),
             fingerprint: hex::encode(derive16(root, "fingerprint")),
-            access: RwLock::new(Arc::new(AccessKeys::new(issuer.urn().to_string(), records))),
+            access: RwLock::new(Access {
+                keys: Arc::new(AccessKeys::new(issuer.clone(), &records)),
+                records,
+            }),
+            issuer,
         }
     }
 }
@@ -276,13 +325,25 @@ fn make(directory: &Path, entropy: &Entropy, at: Timestamp) -> Result<(), KeyErr
         .map_err(|source| io_error(&unfinished, source))?;
     let root = Zeroizing::new(entropy.bytes::<32>());
     let audit_seed = Zeroizing::new(entropy.bytes::<32>());
-    let records = [SigningKeyRecord::generate(entropy.bytes(), at)];
+    let records = [first_record(entropy, at)];
     write_new(&unfinished.join(ROOT_FILE), &hex_line(&root))?;
     write_new(&unfinished.join(AUDIT_FILE), &hex_line(&audit_seed))?;
     write_new(&unfinished.join(TOKENS_FILE), &records_text(&records))?;
     sync_directory(&unfinished)?;
     std::fs::rename(&unfinished, directory).map_err(|source| io_error(directory, source))?;
     sync_directory(directory.parent().unwrap_or(Path::new(".")))
+}
+
+fn first_record(entropy: &Entropy, at: Timestamp) -> SigningKeyRecord {
+    SigningKeyRecord::generate(TokenAlgorithm::default(), entropy.bytes(), at)
+}
+
+/// Writes beside the file and renames, so that a crash leaves the old or the new one.
+fn replace(path: &Path, text: &str, entropy: &Entropy) -> Result<(), KeyError> {
+    let unfinished = path.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
+    write_new(&unfinished, text)?;
+    std::fs::rename(&unfinished, path).map_err(|source| io_error(path, source))?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn hex_line(key: &[u8; 32]) -> Zeroizing<String> {
@@ -434,6 +495,33 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert!(matches!(open(dir.path()), Err(KeyError::Incomplete(_))));
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn rotation_keeps_old_keys_until_they_lapse_and_survives_a_restart() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let entropy = Entropy::seeded(3);
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let keys = open(dir.path()).expect("made");
+        let first = keys.access().kids();
+        let second = keys
+            .rotate(TokenAlgorithm::EdDsa, &entropy, at(100), at(200))
+            .expect("rotated");
+        assert_eq!(keys.access().kids(), [second.as_str(), first[0].as_str()]);
+        assert_eq!(keys.access().algorithm(), TokenAlgorithm::EdDsa);
+        assert_eq!(keys.signing_since(), at(100));
+        let again = open(dir.path()).expect("read");
+        assert_eq!(again.access().kids(), keys.access().kids());
+        let third = again
+            .rotate(TokenAlgorithm::Hs256, &entropy, at(200), at(300))
+            .expect("rotated");
+        assert_eq!(again.access().kids(), [third, second], "the first has lapsed");
+        let file = dir.path().join(KEY_DIRECTORY).join(TOKENS_FILE);
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join(KEY_DIRECTORY)).unwrap().count(),
+            3
+        );
     }
 
     #[test]

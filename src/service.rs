@@ -17,6 +17,7 @@ pub mod plugins;
 pub mod reset;
 pub mod sample;
 pub mod session;
+pub mod token_keys;
 pub mod trail;
 
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
+pub use crate::domain::credential::{ExternalIssuer, ExternalRules, TokenAlgorithm, role_by_name};
 use crate::domain::policy::Channel;
 use crate::domain::second_factor;
 use crate::entropy::Entropy;
@@ -42,6 +44,8 @@ pub struct Services {
     pub limiter: Limiter,
     /// Token keys, encryption keys and hash keys.
     pub keys: KeyRing,
+    /// Another issuer whose access tokens count here, where one is configured.
+    pub external_issuer: Option<ExternalIssuer>,
     /// The time.
     pub clock: Clock,
     /// Randomness.
@@ -65,6 +69,10 @@ pub struct Settings {
     pub access_token_secs: i64,
     /// Refresh tokens and sessions live this long, in seconds.
     pub refresh_token_secs: i64,
+    /// What access tokens are signed with.
+    pub token_algorithm: TokenAlgorithm,
+    /// A new key signs access tokens after so many days; never when 0.
+    pub key_rotation_days: u32,
     /// A session ends this long after its login, however often it is refreshed, in seconds.
     pub session_max_secs: i64,
     /// A login waits this long for its MFA code, in seconds.
@@ -93,6 +101,8 @@ impl Default for Settings {
         Self {
             access_token_secs: 15 * 60,
             refresh_token_secs: 7 * 24 * 3600,
+            token_algorithm: TokenAlgorithm::Hs256,
+            key_rotation_days: 0,
             session_max_secs: 30 * 24 * 3600,
             mfa_challenge_secs: 5 * 60,
             enrolment_secs: 15 * 60,

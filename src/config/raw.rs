@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::limiter::Limits;
+use crate::service::TokenAlgorithm;
 
 /// The configuration as typed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +20,7 @@ pub struct RawConfig {
     pub public_url: String,
     pub log: RawLog,
     pub tokens: RawTokens,
+    pub external_issuer: RawExternalIssuer,
     pub factors: RawFactors,
     pub limits: Limits,
     pub proxies: RawProxies,
@@ -52,6 +54,20 @@ pub struct RawTokens {
     pub refresh_secs: u64,
     pub session_max_secs: u64,
     pub mfa_challenge_secs: u64,
+    pub algorithm: TokenAlgorithm,
+    pub key_rotation_days: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawExternalIssuer {
+    pub issuer: String,
+    pub audience: String,
+    pub jwks_file: PathBuf,
+    pub organization_claim: String,
+    pub user_claim: String,
+    pub role_claim: String,
+    pub roles: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,6 +127,7 @@ impl Default for RawConfig {
             public_url: "http://127.0.0.1:8080".to_owned(),
             log: RawLog::default(),
             tokens: RawTokens::default(),
+            external_issuer: RawExternalIssuer::default(),
             factors: RawFactors::default(),
             limits: Limits::default(),
             proxies: RawProxies::default(),
@@ -137,6 +154,22 @@ impl Default for RawTokens {
             refresh_secs: 7 * 24 * 3600,
             session_max_secs: 30 * 24 * 3600,
             mfa_challenge_secs: 5 * 60,
+            algorithm: TokenAlgorithm::default(),
+            key_rotation_days: 0,
+        }
+    }
+}
+
+impl Default for RawExternalIssuer {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: "latchkey".to_owned(),
+            jwks_file: PathBuf::new(),
+            organization_claim: "organization".to_owned(),
+            user_claim: "email".to_owned(),
+            role_claim: "roles".to_owned(),
+            roles: Vec::new(),
         }
     }
 }

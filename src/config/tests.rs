@@ -118,3 +118,43 @@ fn an_unknown_variable_is_refused_by_its_own_name() {
         "{text}"
     );
 }
+
+#[test]
+fn another_issuer_is_checked_with_its_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("jwks.json");
+    let text = |issuer: &str| {
+        format!(
+            "[external_issuer]\nissuer = {issuer:?}\njwks_file = {:?}\nuser_claim = \"\"\n\
+             roles = [\"it=ROOT\"]\n",
+            file.display().to_string()
+        )
+    };
+    assert!(
+        Config::load(&Sources::from_text(&text(""))).is_ok(),
+        "off without an issuer"
+    );
+    let on = text("https://login.example.org");
+    let missing = problems(&on);
+    for part in [
+        "user_claim: is empty",
+        "\"it=ROOT\" is not a role",
+        "No such file",
+    ] {
+        assert!(missing.contains(part), "{part} in {missing}");
+    }
+    std::fs::write(&file, r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#).unwrap();
+    assert!(problems(&on).contains("only public keys"));
+    let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"; // RFC 8037, appendix A.2
+    std::fs::write(
+        &file,
+        format!(r#"{{"keys": [{{"kty": "OKP", "crv": "Ed25519", "x": "{x}"}}]}}"#),
+    )
+    .unwrap();
+    let good = on.replace("user_claim = \"\"\n", "").replace("ROOT", "ORG_ADMIN");
+    let external = Config::load(&Sources::from_text(&good))
+        .unwrap()
+        .external_issuer
+        .unwrap();
+    assert_eq!(external.rules.user_claim, "email");
+}

@@ -184,6 +184,18 @@ pub enum SessionScope {
     Enrolment,
 }
 
+/// How a session came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionOrigin {
+    /// The user logged in here.
+    Login,
+    /// An operator minted a token on the command line: nobody proved anything.
+    Minted,
+    /// Another issuer vouches for the user. Such a session is known from its token alone.
+    External,
+}
+
 /// A live session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -199,8 +211,8 @@ pub struct Session {
     pub second_factor_at: Option<Timestamp>,
     /// Which kind of factor that was.
     pub second_factor_kind: Option<FactorKind>,
-    /// Whether an operator minted it on the command line: nobody proved anything.
-    pub minted: bool,
+    /// How it came about.
+    pub origin: SessionOrigin,
     /// When it was opened.
     pub created_at: Timestamp,
     /// When it ends by itself.

@@ -98,6 +98,8 @@ event_types! {
     UserRecoveryCodeUsed = "USER_RECOVERY_CODE_USED",
     /// A token was minted from the command line.
     TokenMint = "TOKEN_MINT",
+    /// A new key signs access tokens.
+    TokenKeyRotate = "TOKEN_KEY_ROTATE",
     /// A plugin was installed.
     PolicyPluginInstall = "POLICY_PLUGIN_INSTALL",
     /// A plugin was removed.

@@ -2,10 +2,14 @@
 //! randomness are arguments.
 
 mod access_token;
+mod external_token;
 mod opaque_token;
 mod password;
 
-pub use access_token::{AUDIENCE, AccessKeys, Amr, Claims, SigningKeyRecord, TokenAlgorithm};
+pub use access_token::{
+    AUDIENCE, AccessKeys, Amr, Claims, PublicKey, SigningKeyRecord, TokenAlgorithm, role_by_name,
+};
+pub use external_token::{ExternalClaims, ExternalIssuer, ExternalRules};
 pub use opaque_token::{OneUseToken, RefreshToken};
 pub use password::{
     PASSWORD_MAX_CHARACTERS, absorb_time, hash_password, needs_rehash, password_problems, verify_password,

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::login::code::read_code;
 use super::{RequestContext, Services};
-use crate::domain::account::{Principal, User};
+use crate::domain::account::{Principal, SessionOrigin, User};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::policy::FactorKind;
 use crate::domain::second_factor::{self, Code, RECOVERY_CODES, TotpSecret};
@@ -129,6 +129,7 @@ pub async fn confirm_mfa(
     let factor = services.entropy.uuid(at);
     let entry_id = services.entropy.uuid(at);
     let session = principal.session.id;
+    let external = principal.session.origin == SessionOrigin::External;
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
     let event = event(principal, EventType::UserMfaEnabled, context)
         .with("factors", vec!["totp", "recovery-codes"])
@@ -149,7 +150,8 @@ pub async fn confirm_mfa(
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::clear_enrolment_due(tx, id)?;
             factors::touch_user(tx, id, at)?;
-            if !sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)? {
+            let updated = sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
+            if !updated && !external {
                 return Err(Error::Token(crate::domain::error::TokenFault::Revoked));
             }
             let ended = sessions::clear_other_sessions(tx, id, session)?;

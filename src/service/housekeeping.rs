@@ -1,12 +1,13 @@
 //! What must be done now and then, whether anybody asks or not.
 
 use super::reset::record_floods;
-use super::{Services, enrolment};
+use super::{Services, enrolment, session, token_keys};
 use crate::domain::Result;
 use crate::store::requests;
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
-/// the record), factors whose suspension is over, remembered outcomes. Meant for once a minute; what
+/// the record), sessions, factors whose suspension is over, remembered outcomes. Rotates token keys that
+/// are due. Meant for once a minute; what
 /// fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
@@ -15,6 +16,8 @@ pub async fn tidy(services: &Services) {
         "suspended factors",
         enrolment::destroy_suspended_factors(services).await,
     );
+    note("lapsed sessions", session::clear_lapsed(services).await);
+    note("token keys", token_keys::rotate_keys_when_due(services).await);
     let at = services.clock.now();
     let forgotten = services
         .store

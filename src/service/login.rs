@@ -305,7 +305,7 @@ impl Writes {
             Self::Nothing => Ok(()),
             Self::Lock(lock) => {
                 accounts::update_lock(tx, user, Some(lock), at)?;
-                sessions::clear_sessions(tx, user)?;
+                sessions::clear_sessions(tx, user, at)?;
                 Ok(())
             }
             Self::Token {

@@ -5,9 +5,11 @@ mod listing;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{RequestContext, Services};
-use crate::domain::account::{Principal, Session, SessionId, SessionScope, User, UserId};
+use crate::domain::account::{
+    OrganizationId, Principal, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
+};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
-use crate::domain::credential::{AUDIENCE, Amr, Claims, RefreshToken};
+use crate::domain::credential::{AUDIENCE, Amr, Claims, ExternalClaims, RefreshToken};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::domain::policy::FactorKind;
 use crate::limiter::Bucket;
@@ -24,19 +26,58 @@ pub use listing::{end_other_sessions, end_session, end_user_sessions, list_sessi
 /// [`Error::Token`] with the class of what is wrong.
 pub fn authenticate(services: &Services, bearer: Option<&str>, at: Timestamp) -> Result<Principal> {
     let token = bearer.ok_or(Error::Token(TokenFault::Missing))?;
-    let claims = services.keys.access().verify(token, at).map_err(Error::Token)?;
+    match (
+        services.keys.access().verify(token, at),
+        &services.external_issuer,
+    ) {
+        (Ok(claims), _) => by_own_token(services, &claims, at),
+        (Err(TokenFault::Invalid), Some(issuer)) => {
+            let claims = issuer.verify(token, at).map_err(Error::Token)?;
+            by_external_token(services, &claims, at)
+        }
+        (Err(fault), _) => Err(Error::Token(fault)),
+    }
+}
+
+const GONE: Error = Error::Token(TokenFault::SubjectGone);
+
+fn by_own_token(services: &Services, claims: &Claims, at: Timestamp) -> Result<Principal> {
     services.store.read(|db| {
-        let gone = || Error::Token(TokenFault::SubjectGone);
-        let user = accounts::find_user_anywhere(db, claims.sub)?.ok_or_else(gone)?;
+        let user = accounts::find_user_anywhere(db, claims.sub)?.ok_or(GONE)?;
         if !user.active || user.organization_id != claims.org {
-            return Err(gone());
+            return Err(GONE);
         }
         let row = sessions::find_session(db, user.id, claims.sid, at)?;
         let session = row.ok_or(Error::Token(TokenFault::Revoked))?.session;
         if user.locked.is_some() {
-            return Err(gone());
+            return Err(GONE);
         }
-        let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(gone)?;
+        let organization = accounts::find_organization(db, user.organization_id)?.ok_or(GONE)?;
+        Ok(Principal {
+            user,
+            organization,
+            session,
+        })
+    })
+}
+
+/// The role is the lower one of the token's and the database's.
+fn by_external_token(services: &Services, claims: &ExternalClaims, at: Timestamp) -> Result<Principal> {
+    services.store.read(|db| {
+        let organization = match claims.organization.parse() {
+            Ok(id) => accounts::find_organization(db, OrganizationId(id))?,
+            Err(_) => accounts::find_organization_by_slug(db, &claims.organization)?,
+        };
+        let organization = organization.ok_or(GONE)?;
+        let user = accounts::find_user_by_email(db, organization.id, &claims.email)?;
+        let mut user = user
+            .filter(|user| user.active && user.locked.is_none())
+            .ok_or(GONE)?;
+        let session = claims.session(user.id);
+        if !sessions::session_lives(db, &session, at)? {
+            return Err(Error::Token(TokenFault::Revoked));
+        }
+        user.role = user.role.min(claims.role);
         Ok(Principal {
             user,
             organization,
@@ -97,7 +138,7 @@ pub fn new_session(
         authenticated_at: at,
         second_factor_at: opening.second_factor.map(|_| at),
         second_factor_kind: opening.second_factor,
-        minted: false,
+        origin: SessionOrigin::Login,
         created_at: at,
         expires_at,
     };
@@ -184,7 +225,7 @@ fn sign(
 }
 
 fn methods(session: &Session) -> Vec<Amr> {
-    if session.minted {
+    if session.origin == SessionOrigin::Minted {
         return vec![Amr::Cli];
     }
     match session.second_factor_kind {
@@ -273,6 +314,25 @@ fn reuse_event(user: &User, row: &SessionRow, context: &RequestContext) -> Event
     .with("sessionId", row.session.id.to_string())
 }
 
+/// Forgets sessions, one-use tokens and enrolments that have lapsed, and says of how many users.
+///
+/// # Errors
+/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
+pub async fn clear_lapsed(services: &Services) -> Result<usize> {
+    let at = services.clock.now();
+    let users = services
+        .store
+        .read_long(move |db| sessions::find_lapsed(db, at))
+        .await?;
+    for &user in &users {
+        services
+            .store
+            .write(move |tx| sessions::clear_lapsed(tx, user, at))
+            .await?;
+    }
+    Ok(users.len())
+}
+
 /// Ends the caller's session.
 ///
 /// # Errors
@@ -315,7 +375,7 @@ pub fn mint_token(services: &Services, user: UserId, lifetime: SignedDuration) -
         authenticated_at: at,
         second_factor_at: None,
         second_factor_kind: None,
-        minted: true,
+        origin: SessionOrigin::Minted,
         created_at: at,
         expires_at: at + lifetime,
     };

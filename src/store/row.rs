@@ -5,7 +5,7 @@ use rusqlite::Row;
 use rusqlite::types::{FromSqlError, Type};
 use uuid::Uuid;
 
-use crate::domain::account::{OrganizationId, Role, SessionId, SessionScope, UserId};
+use crate::domain::account::{OrganizationId, Role, SessionId, SessionOrigin, SessionScope, UserId};
 use crate::domain::policy::FactorKind;
 
 /// A column that holds a domain type. For `Option`s use [`optional`].
@@ -55,6 +55,15 @@ pub(super) fn scope_text(scope: SessionScope) -> &'static str {
     match scope {
         SessionScope::Full => "full",
         SessionScope::Enrolment => "enrolment",
+    }
+}
+
+/// A session's origin as it stands in a column.
+pub(super) fn origin_text(origin: SessionOrigin) -> &'static str {
+    match origin {
+        SessionOrigin::Login => "login",
+        SessionOrigin::Minted => "minted",
+        SessionOrigin::External => "external",
     }
 }
 
@@ -118,6 +127,16 @@ impl Column for SessionScope {
             "full" => Ok(Self::Full),
             "enrolment" => Ok(Self::Enrolment),
             other => Err(unknown(index, "scope", other)),
+        }
+    }
+}
+
+impl Column for SessionOrigin {
+    fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self> {
+        match row.get_ref(index)?.as_str()? {
+            "login" => Ok(Self::Login),
+            "minted" => Ok(Self::Minted),
+            other => Err(unknown(index, "origin", other)),
         }
     }
 }

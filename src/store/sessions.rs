@@ -8,9 +8,9 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::row::{column, factor_kind_text, millis, optional, scope_text};
+use super::row::{column, factor_kind_text, millis, optional, origin_text, scope_text};
 use crate::domain::Result;
-use crate::domain::account::{Session, SessionId, UserId};
+use crate::domain::account::{Session, SessionId, SessionOrigin, UserId};
 use crate::domain::policy::FactorKind;
 
 /// A session as kept.
@@ -52,8 +52,10 @@ pub struct ChallengeRow {
     pub expires_at: Timestamp,
 }
 
+/// Sessions that a user can have at once; a further one ends that which was used longest ago.
+pub const SESSIONS_PER_USER: u32 = 100;
 const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, second_factor_at, \
-     second_factor_kind, minted, ip, user_agent, created_at, last_used_at, expires_at FROM session";
+     second_factor_kind, origin, ip, user_agent, created_at, last_used_at, expires_at FROM session";
 
 /// The session, if it is alive at `at`.
 pub fn find_session(
@@ -72,11 +74,19 @@ pub fn find_session(
     Ok(row.optional()?)
 }
 
-/// Whether the session is alive at `at`.
-pub fn session_lives(db: &Connection, user: UserId, id: SessionId, at: Timestamp) -> Result<bool> {
+/// Whether the session is alive at `at`. One that another issuer vouches for lives as long as its token
+/// says, unless the user's sessions were ended since.
+pub fn session_lives(db: &Connection, session: &Session, at: Timestamp) -> Result<bool> {
+    let user = session.user_id.0.as_bytes();
+    if session.origin == SessionOrigin::External {
+        let mut statement =
+            db.prepare_cached("SELECT 1 FROM user WHERE id = ?1 AND coalesce(sessions_ended_at, -1) < ?2")?;
+        let not_ended = statement.exists(params![user, millis(session.created_at)])?;
+        return Ok(not_ended && at < session.expires_at);
+    }
     let mut statement =
         db.prepare_cached("SELECT 1 FROM session WHERE user_id = ?1 AND id = ?2 AND expires_at > ?3")?;
-    Ok(statement.exists(params![user.0.as_bytes(), id.0.as_bytes(), millis(at)])?)
+    Ok(statement.exists(params![user, session.id.0.as_bytes(), millis(at)])?)
 }
 
 /// The user's live sessions, newest first.
@@ -96,13 +106,20 @@ pub fn count_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<u3
     Ok(statement.query_row(params![user.0.as_bytes(), millis(at)], |row| row.get(0))?)
 }
 
+/// When the last of the tokens expires that were minted on the command line.
+pub fn find_last_minted_expiry(db: &Connection) -> Result<Option<Timestamp>> {
+    let mut statement = db.prepare_cached("SELECT max(expires_at) FROM session WHERE origin = 'minted'")?;
+    Ok(statement.query_row([], |row| optional(row, 0))?)
+}
+
 /// Keeps a new session, and forgets what of the user's has lapsed.
 pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
     clear_lapsed(tx, session.user_id, session.created_at)?;
+    clear_oldest(tx, session.user_id, SESSIONS_PER_USER - 1)?;
     tx.prepare_cached(
         "INSERT INTO session (user_id, id, scope, generation, authenticated_at, second_factor_at, \
-         second_factor_kind, minted, ip, user_agent, created_at, last_used_at, expires_at) \
+         second_factor_kind, origin, ip, user_agent, created_at, last_used_at, expires_at) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
@@ -113,7 +130,7 @@ pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
         millis(session.authenticated_at),
         session.second_factor_at.map(millis),
         session.second_factor_kind.map(factor_kind_text),
-        session.minted,
+        origin_text(session.origin),
         row.ip,
         row.user_agent,
         millis(session.created_at),
@@ -179,8 +196,11 @@ pub fn clear_session(tx: &Connection, user: UserId, id: SessionId) -> Result<boo
     Ok(removed == 1)
 }
 
-/// Ends every session of the user, and says how many there were.
-pub fn clear_sessions(tx: &Connection, user: UserId) -> Result<u32> {
+/// Ends every session of the user, and says how many were known here. Tokens of another issuer that were
+/// issued up to now are dead from now on.
+pub fn clear_sessions(tx: &Connection, user: UserId, at: Timestamp) -> Result<u32> {
+    tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
+        .execute(params![user.0.as_bytes(), millis(at)])?;
     let removed = tx
         .prepare_cached("DELETE FROM session WHERE user_id = ?1")?
         .execute([user.0.as_bytes()])?;
@@ -280,13 +300,35 @@ pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
 }
 
-fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
-    for table in ["session", "challenge"] {
+/// Users who have sessions, one-use tokens or enrolments that have lapsed.
+pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<UserId>> {
+    let mut statement = db.prepare_cached(
+        "SELECT user_id FROM session WHERE expires_at <= ?1 \
+         UNION SELECT user_id FROM challenge WHERE expires_at <= ?1 \
+         UNION SELECT user_id FROM enrolment WHERE expires_at <= ?1",
+    )?;
+    Ok(statement
+        .query_map([millis(at)], |row| column(row, 0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Forgets what of the user's has lapsed.
+pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    for table in ["session", "challenge", "enrolment"] {
         tx.prepare_cached(&format!(
             "DELETE FROM {table} WHERE user_id = ?1 AND expires_at <= ?2"
         ))?
         .execute(params![user.0.as_bytes(), millis(at)])?;
     }
+    Ok(())
+}
+
+fn clear_oldest(tx: &Connection, user: UserId, kept: u32) -> Result<()> {
+    tx.prepare_cached(
+        "DELETE FROM session WHERE user_id = ?1 AND id IN \
+         (SELECT id FROM session WHERE user_id = ?1 ORDER BY last_used_at DESC, id DESC LIMIT -1 OFFSET ?2)",
+    )?
+    .execute(params![user.0.as_bytes(), kept])?;
     Ok(())
 }
 
@@ -307,7 +349,7 @@ fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
             authenticated_at: column(row, 4)?,
             second_factor_at: optional(row, 5)?,
             second_factor_kind: optional(row, 6)?,
-            minted: row.get(7)?,
+            origin: column(row, 7)?,
             created_at: column(row, 10)?,
             expires_at: column(row, 12)?,
         },
@@ -339,7 +381,7 @@ mod tests {
                 authenticated_at: at(0),
                 second_factor_at: None,
                 second_factor_kind: None,
-                minted: false,
+                origin: SessionOrigin::Login,
                 created_at: at(0),
                 expires_at: at(100),
             },
@@ -383,6 +425,22 @@ mod tests {
     }
 
     #[test]
+    fn a_user_has_so_many_sessions_and_the_one_used_longest_ago_ends() {
+        let db = testing::database();
+        let (alice, bob) = testing::two_users(&db);
+        insert_session(&db, &row(bob, 1)).unwrap();
+        for id in 1..=u128::from(SESSIONS_PER_USER) + 2 {
+            let mut newer = row(alice, id);
+            newer.last_used_at = Timestamp::from_millisecond(i64::try_from(id).unwrap()).unwrap();
+            insert_session(&db, &newer).unwrap();
+        }
+        assert_eq!(count_sessions(&db, alice, at(1)).unwrap(), SESSIONS_PER_USER);
+        assert!(!session_lives(&db, &row(alice, 2).session, at(1)).unwrap());
+        assert!(session_lives(&db, &row(alice, 3).session, at(1)).unwrap());
+        assert!(session_lives(&db, &row(bob, 1).session, at(1)).unwrap());
+    }
+
+    #[test]
     fn a_generation_is_rotated_once() {
         let db = testing::database();
         let (alice, _) = testing::two_users(&db);
@@ -423,11 +481,32 @@ mod tests {
         insert_session(&db, &row(bob, 9)).unwrap();
         let first = row(alice, 1).session.id;
         assert_eq!(clear_other_sessions(&db, alice, first).unwrap(), 2);
-        assert!(session_lives(&db, alice, first, at(0)).unwrap());
+        assert!(session_lives(&db, &row(alice, 1).session, at(0)).unwrap());
         assert!(clear_session(&db, alice, first).unwrap());
         assert!(!clear_session(&db, alice, first).unwrap());
-        assert!(!session_lives(&db, alice, first, at(0)).unwrap());
-        assert_eq!(clear_sessions(&db, bob).unwrap(), 1);
+        assert!(!session_lives(&db, &row(alice, 1).session, at(0)).unwrap());
+        assert_eq!(clear_sessions(&db, bob, at(0)).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_session_of_another_issuer_lives_by_its_token_until_the_users_sessions_are_ended() {
+        let db = testing::database();
+        let (alice, bob) = testing::two_users(&db);
+        let external = |user| Session {
+            origin: SessionOrigin::External,
+            created_at: at(10),
+            ..row(user, 7).session
+        };
+        assert!(session_lives(&db, &external(alice), at(99)).unwrap());
+        assert!(!session_lives(&db, &external(alice), at(100)).unwrap());
+        clear_sessions(&db, alice, at(9)).unwrap();
+        assert!(
+            session_lives(&db, &external(alice), at(11)).unwrap(),
+            "issued afterwards"
+        );
+        clear_sessions(&db, alice, at(10)).unwrap();
+        assert!(!session_lives(&db, &external(alice), at(11)).unwrap());
+        assert!(session_lives(&db, &external(bob), at(11)).unwrap());
     }
 
     #[test]

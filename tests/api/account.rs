@@ -1,6 +1,7 @@
 //! Accounts: logging in, sessions, tokens and the user's own MFA.
 
 mod app;
+mod keys;
 mod login;
 mod mfa;
 mod recovery;

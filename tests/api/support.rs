@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use latchkey::clock::Clock;
 use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
 use latchkey::domain::audit::{ActorRef, Filter};
+use latchkey::domain::credential::ExternalIssuer;
 use latchkey::domain::policy::{FactorKind, Grants, Mode};
 use latchkey::domain::second_factor::{self, TotpSecret};
 use latchkey::entropy::Entropy;
@@ -51,6 +52,7 @@ pub struct Setup {
     pub limits: Limits,
     pub settings: Settings,
     pub acme: OrganizationSettings,
+    pub external_issuer: Option<ExternalIssuer>,
 }
 
 impl Default for Setup {
@@ -59,6 +61,7 @@ impl Default for Setup {
             limits: Limits::off(),
             settings: Settings::default(),
             acme: OrganizationSettings::default(),
+            external_issuer: None,
         }
     }
 }
@@ -82,6 +85,7 @@ impl TestApp {
             in_flight: Default::default(),
             floods: Default::default(),
             bindings: Default::default(),
+            external_issuer: setup.external_issuer,
             settings: setup.settings,
             clock,
             entropy,

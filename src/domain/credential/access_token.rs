@@ -7,12 +7,14 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::EncodePrivateKey as _;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::domain::account::{OrganizationId, Role, SessionId, UserId};
 use crate::domain::error::TokenFault;
@@ -79,6 +81,20 @@ pub enum TokenAlgorithm {
     #[default]
     #[serde(rename = "HS256")]
     Hs256,
+    /// Ed25519 (RFC 8037 §3.1): others can check tokens with the public key, and can't make them.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl TokenAlgorithm {
+    /// Its name in a token's header (RFC 7518 §3.1).
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
 }
 
 /// A signing key as it is kept in the key directory. The first one of a list signs.
@@ -98,6 +114,15 @@ pub struct SigningKeyRecord {
     pub lapses_at: Option<Timestamp>,
 }
 
+/// A public key for others to check tokens with (RFC 7517, RFC 8037 §2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PublicKey {
+    /// Names the key in a token's header.
+    pub kid: String,
+    /// The key, 32 bytes, base64url.
+    pub x: String,
+}
+
 /// The ring: one key signs, all check.
 pub struct AccessKeys {
     issuer: String,
@@ -111,6 +136,7 @@ struct Key {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    public: Option<PublicKey>,
 }
 
 impl AccessKeys {
@@ -134,6 +160,31 @@ impl AccessKeys {
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// The names of the keys, that which signs first.
+    #[must_use]
+    pub fn kids(&self) -> Vec<String> {
+        self.keys.iter().map(|key| key.kid.clone()).collect()
+    }
+
+    /// What the tokens are signed with now.
+    #[must_use]
+    pub fn algorithm(&self) -> TokenAlgorithm {
+        match self.keys[0].header.alg {
+            Algorithm::EdDSA => TokenAlgorithm::EdDsa,
+            _ => TokenAlgorithm::Hs256,
+        }
+    }
+
+    /// The public keys that check tokens at `at`; none for HS256, whose keys are secret.
+    #[must_use]
+    pub fn public_keys(&self, at: Timestamp) -> Vec<PublicKey> {
+        let alive = self
+            .keys
+            .iter()
+            .filter(|key| key.lapses_at.is_none_or(|lapse| at < lapse));
+        alive.filter_map(|key| key.public.clone()).collect()
     }
 
     /// The signed token.
@@ -199,40 +250,64 @@ impl fmt::Debug for AccessKeys {
 impl Key {
     fn new(record: &SigningKeyRecord) -> Self {
         let secret = record.decode().expect("the records were checked");
-        let algorithm = match record.algorithm {
-            TokenAlgorithm::Hs256 => Algorithm::HS256,
+        let (algorithm, encoding, decoding, public) = match record.algorithm {
+            TokenAlgorithm::Hs256 => (
+                Algorithm::HS256,
+                EncodingKey::from_secret(&*secret),
+                DecodingKey::from_secret(&*secret),
+                None,
+            ),
+            TokenAlgorithm::EdDsa => {
+                let pair = SigningKey::from_bytes(&secret);
+                let der = pair.to_pkcs8_der().expect("a key of 32 bytes has a PKCS #8 form");
+                let public = pair.verifying_key().to_bytes();
+                (
+                    Algorithm::EdDSA,
+                    EncodingKey::from_ed_der(der.as_bytes()),
+                    DecodingKey::from_ed_der(&public),
+                    Some(PublicKey {
+                        kid: record.kid.clone(),
+                        x: URL_SAFE_NO_PAD.encode(public),
+                    }),
+                )
+            }
         };
         let mut header = Header::new(algorithm);
         header.typ = Some(TOKEN_TYPE.to_owned());
         header.kid = Some(record.kid.clone());
-        // Signature and algorithm alone: times are judged by the given instant, issuer and audience
-        // beside them, and that every claim is there by `Claims` itself.
-        let mut validation = Validation::new(algorithm);
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_aud = false;
         Self {
             kid: record.kid.clone(),
             lapses_at: record.lapses_at,
             header,
-            encoding: EncodingKey::from_secret(&secret),
-            decoding: DecodingKey::from_secret(&secret),
-            validation,
+            encoding,
+            decoding,
+            validation: signature_only(algorithm),
+            public,
         }
     }
+}
+
+/// Checks signature and algorithm alone: times are judged by the given instant, issuer and audience beside
+/// them, and that every claim is there by the type of the claims.
+pub(super) fn signature_only(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation
 }
 
 impl SigningKeyRecord {
     /// A new key from random bytes. Its `kid` follows from it, and tells nothing of it.
     #[must_use]
-    pub fn generate(random: [u8; 32], at: Timestamp) -> Self {
+    pub fn generate(algorithm: TokenAlgorithm, random: [u8; 32], at: Timestamp) -> Self {
         let digest = Sha256::new()
             .chain_update(b"latchkey kid")
             .chain_update(random)
             .finalize();
         Self {
             kid: URL_SAFE_NO_PAD.encode(&digest[..9]),
-            algorithm: TokenAlgorithm::Hs256,
+            algorithm,
             secret: URL_SAFE_NO_PAD.encode(random),
             created_at: at,
             lapses_at: None,
@@ -258,9 +333,12 @@ impl SigningKeyRecord {
         Ok(())
     }
 
-    fn decode(&self) -> Option<zeroize::Zeroizing<Vec<u8>>> {
-        let bytes = zeroize::Zeroizing::new(URL_SAFE_NO_PAD.decode(&self.secret).ok()?);
-        (bytes.len() == 32).then_some(bytes)
+    fn decode(&self) -> Option<Zeroizing<[u8; 32]>> {
+        let mut key = Zeroizing::new([0; 32]);
+        let length = URL_SAFE_NO_PAD
+            .decode_slice(&self.secret, key.as_mut_slice())
+            .ok()?;
+        (length == key.len()).then_some(key)
     }
 }
 
@@ -278,18 +356,25 @@ impl fmt::Debug for SigningKeyRecord {
     }
 }
 
-/// Roles as the contract writes them: `ORG_ADMIN`.
+/// Roles as the contract writes them.
+const ROLE_NAMES: [(Role, &str); 4] = [
+    (Role::Member, "MEMBER"),
+    (Role::HelpDesk, "HELP_DESK"),
+    (Role::OrgAdmin, "ORG_ADMIN"),
+    (Role::Operator, "OPERATOR"),
+];
+
+/// The role that the contract calls so, of those that an account can have: `ORG_ADMIN`.
+#[must_use]
+pub fn role_by_name(name: &str) -> Option<Role> {
+    let known = ROLE_NAMES.iter().find(|(_, known)| *known == name);
+    known.map(|(role, _)| *role).filter(|role| *role < Role::Operator)
+}
+
 mod wire_role {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    use super::Role;
-
-    const NAMES: [(Role, &str); 4] = [
-        (Role::Member, "MEMBER"),
-        (Role::HelpDesk, "HELP_DESK"),
-        (Role::OrgAdmin, "ORG_ADMIN"),
-        (Role::Operator, "OPERATOR"),
-    ];
+    use super::{ROLE_NAMES as NAMES, Role, role_by_name};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub fn serialize<S: Serializer>(role: &Role, serializer: S) -> Result<S::Ok, S::Error> {
@@ -302,10 +387,7 @@ mod wire_role {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Role, D::Error> {
         let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let known = NAMES.iter().find(|(_, n)| *n == name);
-        known
-            .map(|(role, _)| *role)
-            .ok_or_else(|| D::Error::custom("unknown role"))
+        role_by_name(&name).ok_or_else(|| D::Error::custom("unknown role"))
     }
 }
 

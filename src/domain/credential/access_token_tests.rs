@@ -7,7 +7,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn record(seed: u8) -> SigningKeyRecord {
-    SigningKeyRecord::generate([seed; 32], at(0))
+    SigningKeyRecord::generate(TokenAlgorithm::Hs256, [seed; 32], at(0))
 }
 
 fn ring(records: &[SigningKeyRecord]) -> AccessKeys {
@@ -38,7 +38,7 @@ fn forge(record: &SigningKeyRecord, header: &serde_json::Value, claims: &serde_j
         URL_SAFE_NO_PAD.encode(header.to_string()),
         URL_SAFE_NO_PAD.encode(claims.to_string())
     );
-    let key = EncodingKey::from_secret(&record.decode().unwrap());
+    let key = EncodingKey::from_secret(&*record.decode().unwrap());
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
     format!("{message}.{signature}")
 }
@@ -180,6 +180,59 @@ fn an_old_key_checks_until_it_lapses() {
     assert_eq!(rotated.verify(&token, at(1500)), Err(TokenFault::Invalid));
     let new = jsonwebtoken::decode_header(rotated.sign(&claims())).unwrap();
     assert_eq!(new.kid, Some(record(2).kid.clone()), "the first key signs");
+}
+
+fn ed_record(seed: u8) -> SigningKeyRecord {
+    SigningKeyRecord::generate(TokenAlgorithm::EdDsa, [seed; 32], at(0))
+}
+
+#[test]
+fn eddsa_signs_and_checks_beside_hs256() {
+    let keys = ring(&[ed_record(1), record(2)]);
+    assert_eq!(keys.algorithm(), TokenAlgorithm::EdDsa);
+    let token = keys.sign(&claims());
+    assert_eq!(jsonwebtoken::decode_header(&token).unwrap().alg, Algorithm::EdDSA);
+    assert_eq!(keys.verify(&token, at(1000)), Ok(claims()));
+    assert!(keys.verify(&ring(&[record(2)]).sign(&claims()), at(1000)).is_ok());
+    let other = ring(&[ed_record(3)]).sign(&claims());
+    assert_eq!(keys.verify(&other, at(1000)), Err(TokenFault::Invalid));
+}
+
+#[test]
+fn a_public_key_can_be_told_and_signs_nothing() {
+    let keys = ring(&[ed_record(1), record(2)]);
+    let public = keys.public_keys(at(0));
+    assert_eq!(public.len(), 1, "HS256 has none");
+    let x = URL_SAFE_NO_PAD.decode(&public[0].x).unwrap();
+    let by_others = DecodingKey::from_ed_components(&public[0].x).unwrap();
+    let checked = jsonwebtoken::decode::<Claims>(
+        keys.sign(&claims()),
+        &by_others,
+        &signature_only(Algorithm::EdDSA),
+    );
+    assert_eq!(checked.unwrap().claims, claims());
+    // The classic confusion: the public key as an HMAC secret under the Ed25519 key's kid.
+    let header = json!({"alg": "HS256", "typ": "at+jwt", "kid": ed_record(1).kid});
+    let message = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header.to_string()),
+        URL_SAFE_NO_PAD.encode(serde_json::to_string(&claims()).unwrap())
+    );
+    let key = EncodingKey::from_secret(&x);
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    let forged = format!("{message}.{signature}");
+    assert_eq!(keys.verify(&forged, at(1000)), Err(TokenFault::Invalid));
+}
+
+#[test]
+fn a_lapsed_public_key_is_no_longer_told() {
+    let mut old = ed_record(1);
+    old.lapses_at = Some(at(50));
+    let keys = ring(&[ed_record(2), old]);
+    assert_eq!(
+        (keys.public_keys(at(49)).len(), keys.public_keys(at(50)).len()),
+        (2, 1)
+    );
 }
 
 #[test]

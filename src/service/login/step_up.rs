@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::code::read_code;
 use super::{RequestContext, Services, login_event};
-use crate::domain::account::{Principal, SessionScope};
+use crate::domain::account::{Principal, SessionOrigin, SessionScope};
 use crate::domain::audit::{AuditResult, EventType};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
@@ -27,6 +27,9 @@ pub async fn step_up(
     context: &RequestContext,
 ) -> Result<AccessToken> {
     let user = &principal.full()?.user;
+    if principal.session.origin == SessionOrigin::External {
+        return Err(Error::Refused("Step up with the issuer of your access token"));
+    }
     if !user.mfa_enabled {
         return Err(Error::NoMfa);
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::facts::Case;
 use super::order::Idempotency;
 use super::{Ending, Judgement, Order, Refusal, ResetAnswer};
-use crate::domain::account::{OrganizationId, Principal, SessionId, UserId};
+use crate::domain::account::{OrganizationId, Principal, Session, UserId};
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::policy::{Effect, ResultKind};
 use crate::domain::{Error, Result};
@@ -74,7 +74,7 @@ struct Change {
 struct Judged {
     organization: (OrganizationId, i64),
     actor: (UserId, i64),
-    actor_session: SessionId,
+    actor_session: Session,
     target_revision: i64,
     policy_revision: PolicyRevision,
 }
@@ -128,7 +128,7 @@ impl Change {
             judged: Judged {
                 organization: (case.organization.id, case.organization.revision),
                 actor: (case.actor.id, case.actor.revision),
-                actor_session: principal.session.id,
+                actor_session: principal.session.clone(),
                 target_revision: case.target.revision,
                 policy_revision: case.policies.revision,
             },
@@ -183,7 +183,7 @@ impl Change {
                 let removed = factors::clear_factors(tx, self.target, self.at)?;
                 factors::clear_enrolment(tx, self.target)?;
                 sessions::clear_challenges(tx, self.target)?;
-                let ended = sessions::clear_sessions(tx, self.target)?;
+                let ended = sessions::clear_sessions(tx, self.target, self.at)?;
                 event = event
                     .with(
                         "removedFactors",
@@ -196,7 +196,10 @@ impl Change {
                 lock_reason,
             } => {
                 if *end_sessions {
-                    event = event.with("sessionsEnded", sessions::clear_sessions(tx, self.target)?);
+                    event = event.with(
+                        "sessionsEnded",
+                        sessions::clear_sessions(tx, self.target, self.at)?,
+                    );
                 }
                 if let Some(reason) = lock_reason {
                     let lock = crate::domain::account::Lock {
@@ -247,7 +250,7 @@ impl Judged {
             && accounts::find_user_revision(tx, actor)? == Some(actor_revision)
             && accounts::find_user_revision(tx, target)? == Some(self.target_revision)
             && find_policy_revision(tx, organization)? == self.policy_revision
-            && sessions::session_lives(tx, actor, self.actor_session, at)?;
+            && sessions::session_lives(tx, &self.actor_session, at)?;
         if hold { Ok(()) } else { Err(Error::Stale) }
     }
 }

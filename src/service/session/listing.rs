@@ -118,7 +118,7 @@ pub async fn end_user_sessions(
             })();
             match judged {
                 Ok(target) => {
-                    let ended = sessions::clear_sessions(tx, target.id)?;
+                    let ended = sessions::clear_sessions(tx, target.id, at)?;
                     sessions::clear_challenges(tx, target.id)?;
                     let event = event
                         .clone()

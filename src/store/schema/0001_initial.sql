@@ -28,6 +28,7 @@ CREATE TABLE user (
   enrolment_code_hash BLOB,
   enrolment_code_expires_at INTEGER,
   last_login_at       INTEGER,
+  sessions_ended_at   INTEGER,                   -- tokens of another issuer from before are dead
   created_at          INTEGER NOT NULL,
   updated_at          INTEGER NOT NULL,
   revision            INTEGER NOT NULL DEFAULT 0
@@ -88,7 +89,7 @@ CREATE TABLE session (
   authenticated_at INTEGER NOT NULL,
   second_factor_at INTEGER,
   second_factor_kind TEXT CHECK (second_factor_kind IN ('totp', 'passkey', 'recovery-codes')),
-  minted           INTEGER NOT NULL DEFAULT 0 CHECK (minted IN (0, 1)),  -- by an operator, not by a login
+  origin           TEXT NOT NULL CHECK (origin IN ('login', 'minted')),
   ip               TEXT,
   user_agent       TEXT,
   created_at       INTEGER NOT NULL,

@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use latchkey::clock::Clock;
 use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
 use latchkey::domain::audit::ActorRef;
+use latchkey::domain::credential::ExternalIssuer;
 use latchkey::domain::second_factor::{TotpSecret, time_step};
 use latchkey::limiter::Limits;
 use latchkey::service::administration::{NewUser, create_user};
@@ -74,6 +75,7 @@ pub struct Plan {
     pub settings: Settings,
     pub organization: OrganizationSettings,
     pub limits: Option<Limits>,
+    pub external_issuer: Option<ExternalIssuer>,
 }
 
 impl App {
@@ -86,6 +88,7 @@ impl App {
             limits: plan.limits.unwrap_or_else(Limits::off),
             settings: plan.settings,
             acme: plan.organization,
+            external_issuer: plan.external_issuer,
         })
         .await;
         let clock = app.services.clock.clone();

@@ -1,0 +1,253 @@
+//! Signing keys, and tokens of another issuer.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::EncodePrivateKey as _;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use latchkey::domain::account::{OrganizationSettings, Role};
+use latchkey::domain::audit::ActorRef;
+use latchkey::domain::credential::{ExternalIssuer, ExternalRules, TokenAlgorithm};
+use latchkey::service::housekeeping::tidy;
+use latchkey::service::{Settings, token_keys};
+use poem::http::Method;
+use serde_json::{Value, json};
+
+use super::app::{App, Plan, entry};
+
+async fn list(app: &App, token: &str) -> super::app::Answer {
+    app.call(Method::GET, "/account/sessions", Some(token), None)
+        .await
+}
+
+async fn rotate(app: &App, algorithm: TokenAlgorithm) -> token_keys::Rotation {
+    let services = app.services.clone();
+    tokio::task::spawn_blocking(move || token_keys::rotate_keys(&services, algorithm, ActorRef::operator()))
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+async fn jwks(app: &App) -> Value {
+    let answer = app.anonymous().get("/.well-known/jwks.json").await;
+    answer.assert_ok()["keys"].clone()
+}
+
+#[tokio::test]
+async fn a_rotation_logs_nobody_out_and_old_tokens_end_in_time() {
+    let app = App::new().await;
+    let minted = app.minted(app.id("boss@acme.example")).await;
+    let before = app.token("new@acme.example").await;
+    let done = rotate(&app, TokenAlgorithm::EdDsa).await;
+    assert_eq!(app.newest(), entry("TOKEN_KEY_ROTATE", "SUCCESS", None));
+    let after = app.token("new@acme.example").await;
+    for token in [&minted, &before, &after] {
+        list(&app, token).await.ok();
+    }
+    let header = jsonwebtoken::decode_header(&after).unwrap();
+    assert_eq!(
+        (header.alg, header.kid),
+        (Algorithm::EdDSA, Some(done.kid.clone()))
+    );
+    // The minted token is the one that lives longest.
+    let twelve_hours = jiff::SignedDuration::from_hours(12);
+    assert_eq!(done.old_until, app.clock.now() + twelve_hours);
+    app.wait(12 * 3600 - 1);
+    list(&app, &minted).await.ok();
+}
+
+#[tokio::test]
+async fn public_keys_are_told_for_eddsa_and_never_for_hs256() {
+    let app = App::new().await;
+    assert_eq!(jwks(&app).await, json!([]));
+    let done = rotate(&app, TokenAlgorithm::EdDsa).await;
+    let keys = jwks(&app).await;
+    assert_eq!(keys.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (
+            &keys[0]["kty"],
+            &keys[0]["crv"],
+            &keys[0]["alg"],
+            &keys[0]["use"],
+            &keys[0]["kid"]
+        ),
+        (
+            &json!("OKP"),
+            &json!("Ed25519"),
+            &json!("EdDSA"),
+            &json!("sig"),
+            &json!(done.kid)
+        )
+    );
+    // Whoever reads it can check our tokens with any library.
+    let token = app.token("new@acme.example").await;
+    let key = jsonwebtoken::DecodingKey::from_ed_components(keys[0]["x"].as_str().unwrap()).unwrap();
+    let mut rules = jsonwebtoken::Validation::new(Algorithm::EdDSA);
+    rules.set_audience(&["latchkey"]);
+    rules.validate_exp = false;
+    assert!(jsonwebtoken::decode::<Value>(&token, &key, &rules).is_ok());
+}
+
+#[tokio::test]
+async fn keys_rotate_by_configuration_and_by_age() {
+    let settings = Settings {
+        token_algorithm: TokenAlgorithm::EdDsa,
+        key_rotation_days: 30,
+        ..Settings::default()
+    };
+    let app = App::with(Plan {
+        settings,
+        ..Plan::default()
+    })
+    .await;
+    let kids = || app.services.keys.access().kids();
+    let first = kids();
+    tidy(&app.services).await;
+    assert_eq!(app.services.keys.access().algorithm(), TokenAlgorithm::EdDsa);
+    assert_eq!(kids()[1..], first);
+    let second = kids();
+    tidy(&app.services).await;
+    assert_eq!(kids(), second, "once is enough");
+    app.wait(30 * 24 * 3600);
+    tidy(&app.services).await;
+    assert_eq!(kids().len(), 2, "a new one, the last one; the first has lapsed");
+    assert_ne!(kids()[0], second[0]);
+}
+
+const ISSUER: &str = "https://login.example.org";
+
+fn pair() -> SigningKey {
+    SigningKey::from_bytes(&[5; 32])
+}
+
+fn external() -> Plan {
+    let x = data_encoding::BASE64URL_NOPAD.encode(&pair().verifying_key().to_bytes());
+    let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "x", "x": x}]});
+    let rules = ExternalRules {
+        issuer: ISSUER.into(),
+        audience: "latchkey".into(),
+        organization_claim: "tenant".into(),
+        user_claim: "email".into(),
+        role_claim: "roles".into(),
+        roles: BTreeMap::from([("it".into(), Role::OrgAdmin)]),
+    };
+    Plan {
+        external_issuer: Some(ExternalIssuer::new(rules, &jwks.to_string()).unwrap()),
+        ..Plan::default()
+    }
+}
+
+fn claims(app: &App, email: &str) -> Value {
+    let now = app.clock.now().as_second();
+    json!({
+        "iss": ISSUER, "aud": "latchkey", "sub": email, "iat": now, "exp": now + 3600, "sid": "s",
+        "tenant": "acme", "email": email, "roles": ["it"], "amr": ["pwd", "otp"],
+    })
+}
+
+fn sign(claims: &Value) -> String {
+    let mut header = Header::new(Algorithm::EdDSA);
+    header.kid = Some("x".into());
+    let der = pair().to_pkcs8_der().unwrap();
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_ed_der(der.as_bytes())).unwrap()
+}
+
+#[tokio::test]
+async fn an_admin_resets_with_a_token_of_another_issuer() {
+    let app = App::with(external()).await;
+    let token = sign(&claims(&app, "boss@acme.example"));
+    app.reset_of(&token, "phone@acme.example").await.ok();
+    let reset = app.entries().pop().unwrap();
+    assert_eq!(
+        (&reset["eventType"], &reset["actor"]["email"]),
+        (&json!("USER_MFA_RESET"), &json!("boss@acme.example"))
+    );
+    let own = app.token("boss@acme.example").await;
+    list(&app, &own).await.ok();
+}
+
+#[tokio::test]
+async fn another_issuers_token_takes_power_away_and_gives_none() {
+    let app = App::with(external()).await;
+    // An admin there, a member here.
+    let token = sign(&claims(&app, "new@acme.example"));
+    app.reset_of(&token, "phone@acme.example")
+        .await
+        .refused(403, "Role ORG_ADMIN is required");
+    // An admin here, a member there.
+    let mut narrow = claims(&app, "boss@acme.example");
+    narrow["roles"] = json!(["staff"]);
+    app.reset_of(&sign(&narrow), "phone@acme.example")
+        .await
+        .refused(403, "Role ORG_ADMIN is required");
+}
+
+#[tokio::test]
+async fn another_issuers_token_ends_with_what_ends_sessions_here() {
+    let app = App::with(external()).await;
+    let phone = sign(&claims(&app, "phone@acme.example"));
+    list(&app, &phone).await.ok();
+    let boss = app.token("boss@acme.example").await;
+    app.wait(1);
+    app.reset_of(&boss, "phone@acme.example").await.ok();
+    list(&app, &phone)
+        .await
+        .refused(401, "The access token has been revoked");
+    app.wait(1);
+    let fresh = sign(&claims(&app, "phone@acme.example"));
+    list(&app, &fresh).await.ok();
+    app.sql("UPDATE user SET active = 0 WHERE email = 'phone@acme.example'");
+    list(&app, &fresh)
+        .await
+        .refused(401, "The access token's subject is gone or inactive");
+}
+
+#[tokio::test]
+async fn another_issuers_token_names_somebody_who_exists_here() {
+    let app = App::with(external()).await;
+    let gone = "The access token's subject is gone or inactive";
+    list(&app, &sign(&claims(&app, "nobody@acme.example")))
+        .await
+        .refused(401, gone);
+    let mut elsewhere = claims(&app, "boss@acme.example");
+    elsewhere["tenant"] = json!("globex");
+    list(&app, &sign(&elsewhere)).await.refused(401, gone);
+    elsewhere["tenant"] = json!("nowhere");
+    list(&app, &sign(&elsewhere)).await.refused(401, gone);
+    let mut by_id = claims(&app, "boss@acme.example");
+    by_id["tenant"] = json!(app.acme.to_string());
+    list(&app, &sign(&by_id)).await.ok();
+    let mut foreign = claims(&app, "boss@acme.example");
+    foreign["iss"] = json!("https://evil.example.org");
+    list(&app, &sign(&foreign))
+        .await
+        .refused(401, "The access token is invalid");
+    let mut late = claims(&app, "boss@acme.example");
+    late["exp"] = json!(app.clock.now().as_second());
+    list(&app, &sign(&late))
+        .await
+        .refused(401, "The access token has expired");
+}
+
+#[tokio::test]
+async fn a_step_up_at_the_other_issuer_counts_and_none_can_be_had_here() {
+    let organization = OrganizationSettings {
+        step_up_minutes: Some(5),
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..external()
+    })
+    .await;
+    let mut password_only = claims(&app, "boss@acme.example");
+    password_only["amr"] = json!(["pwd"]);
+    app.reset_of(&sign(&password_only), "phone@acme.example")
+        .await
+        .refused(401, "A more recent authentication is required");
+    let token = sign(&claims(&app, "boss@acme.example"));
+    app.post("/auth/step-up", Some(&token), json!({"code": "123456"}))
+        .await
+        .refused(400, "Step up with the issuer of your access token");
+    app.reset_of(&token, "phone@acme.example").await.ok();
+}
