@@ -7,7 +7,7 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 use latchkey::clock::Clock;
 use latchkey::domain::account::{
-    OrganizationId, OrganizationSettings, Role, Session, SessionId, SessionScope, User, UserId,
+    OrganizationId, OrganizationSettings, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
 };
 use latchkey::domain::audit::ActorRef;
 use latchkey::domain::policy::{FactorKind, Grants, Mode};
@@ -79,6 +79,7 @@ fn services(dir: &Path) -> Services {
         in_flight: Default::default(),
         floods: Default::default(),
         bindings: Default::default(),
+        external_issuer: None,
         settings: Settings::default(),
         clock,
         entropy,
@@ -185,7 +186,7 @@ fn session_row(user_id: UserId, id: Uuid, at: Timestamp) -> SessionRow {
             authenticated_at: at,
             second_factor_at: Some(at),
             second_factor_kind: Some(FactorKind::Totp),
-            minted: false,
+            origin: SessionOrigin::Login,
             created_at: at,
             expires_at: at + SignedDuration::from_hours(24),
         },
