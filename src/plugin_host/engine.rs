@@ -83,6 +83,7 @@ impl Limits {
 pub(super) struct TickedEngine {
     pub(super) engine: Engine,
     pub(super) meter_fuel: bool,
+    tick: Duration,
     ticker: Ticker,
 }
 
@@ -97,6 +98,7 @@ impl TickedEngine {
         Ok(Self {
             engine,
             meter_fuel,
+            tick,
             ticker,
         })
     }
@@ -104,7 +106,7 @@ impl TickedEngine {
     /// A store for one call, its clock running.
     pub(super) fn store(&self, limits: Limits) -> (Store<CallState>, InFlight<'_>) {
         let in_flight = self.ticker.begin();
-        let mut store = Store::new(&self.engine, CallState::new(limits));
+        let mut store = Store::new(&self.engine, CallState::new(limits, self.tick));
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.answer_bytes as usize);
         if self.meter_fuel {
@@ -113,9 +115,7 @@ impl TickedEngine {
         }
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut context| {
-            let state = context.data_mut();
-            if Instant::now() >= state.deadline {
-                state.out_of_time = true;
+            if context.data_mut().budget_spent(Instant::now()) {
                 return Ok(UpdateDeadline::Interrupt);
             }
             // tokio's own yield lets the executor look at its sockets before it comes back here; a
@@ -171,6 +171,12 @@ pub(super) struct CallState {
     limits: Limits,
     started: Instant,
     deadline: Instant,
+    /// Even a guest that hardly got to run ends here.
+    last_deadline: Instant,
+    /// Ticks at which the guest was found running.
+    slices: u32,
+    /// So many before the deadline counts.
+    fair_slices: u32,
     memory_bytes: u64,
     table_elements: u64,
     /// The clock ran out.
@@ -183,12 +189,17 @@ pub(super) struct CallState {
 }
 
 impl CallState {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, tick: Duration) -> Self {
         let started = Instant::now();
+        let budget = Duration::from_millis(limits.deadline_ms.into());
+        let ticks = budget.as_micros() / tick.as_micros().max(1);
         Self {
             limits,
             started,
-            deadline: started + Duration::from_millis(limits.deadline_ms.into()),
+            deadline: started + budget,
+            last_deadline: started + budget * 4,
+            slices: 0,
+            fair_slices: u32::try_from(ticks / 5).unwrap_or(u32::MAX).max(1),
             memory_bytes: 0,
             table_elements: 0,
             out_of_time: false,
@@ -197,6 +208,16 @@ impl CallState {
             log_bytes: 0,
             log_dropped: 0,
         }
+    }
+
+    /// Called at each tick that finds the guest running. The budget is wall clock, but a guest that the
+    /// machine left waiting for most of it is not to blame: it may run for a fifth of its budget, and
+    /// until four times the budget has passed. A runaway has run that fifth long before.
+    fn budget_spent(&mut self, now: Instant) -> bool {
+        self.slices = self.slices.saturating_add(1);
+        self.out_of_time =
+            now >= self.deadline && (self.slices >= self.fair_slices || now >= self.last_deadline);
+        self.out_of_time
     }
 
     pub(super) fn limits(&self) -> Limits {
