@@ -6,16 +6,9 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use poem::listener::TcpListener;
-use poem::middleware::AddData;
 use poem::{EndpointExt as _, Route, Server, get, handler};
-use poem_openapi::auth::Bearer;
-use poem_openapi::param::Path as PathParam;
-use poem_openapi::payload::Json;
-use poem_openapi::{OpenApi, OpenApiService, SecurityScheme};
 use rusqlite::{Connection, params};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Options;
@@ -145,58 +138,10 @@ fn hello() -> &'static str {
 
 /// A bare poem route, in this process.
 pub fn bare_route(options: &Options) -> Run {
-    serve(Route::new().at("/", get(hello)).boxed(), "/", None, options)
+    serve(Route::new().at("/", get(hello)).boxed(), options)
 }
 
-#[derive(Serialize, Deserialize)]
-struct Claims {
-    sub: Uuid,
-    exp: i64,
-}
-
-#[derive(SecurityScheme)]
-#[oai(ty = "bearer", checker = "check")]
-struct Auth(#[expect(dead_code, reason = "the check is what is measured")] Claims);
-
-async fn check(request: &poem::Request, bearer: Bearer) -> Option<Claims> {
-    let key = request.data::<DecodingKey>()?;
-    jsonwebtoken::decode(&bearer.token, key, &Validation::new(Algorithm::HS256))
-        .ok()
-        .map(|t| t.claims)
-}
-
-struct Api;
-
-#[OpenApi]
-impl Api {
-    #[oai(path = "/users/:id", method = "get")]
-    async fn user(&self, _caller: Auth, id: PathParam<Uuid>) -> Json<Uuid> {
-        Json(id.0)
-    }
-}
-
-/// A poem-openapi route with a UUID in its path and an HS256 check.
-pub fn jwt_route(options: &Options) -> Run {
-    let secret = [7_u8; 32];
-    let claims = Claims {
-        sub: Uuid::nil(),
-        exp: 4_000_000_000,
-    };
-    let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(&secret))
-        .expect("a token");
-    let api = Route::new()
-        .nest("/", OpenApiService::new(Api, "floor", "1"))
-        .with(AddData::new(DecodingKey::from_secret(&secret)))
-        .boxed();
-    serve(api, &format!("/users/{}", Uuid::nil()), Some(&token), options)
-}
-
-fn serve(
-    endpoint: poem::endpoint::BoxEndpoint<'static>,
-    path: &str,
-    token: Option<&str>,
-    options: &Options,
-) -> Run {
+fn serve(endpoint: poem::endpoint::BoxEndpoint<'static>, options: &Options) -> Run {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|l| l.local_addr())
@@ -209,11 +154,8 @@ fn serve(
     }
     let dir = tempfile::tempdir().expect("a temporary folder");
     let script = dir.path().join("floor.lua");
-    let header = token.map_or_else(String::new, |t| {
-        format!("wrk.headers[\"Authorization\"] = \"Bearer {t}\"\n")
-    });
-    std::fs::write(&script, header + drive::FIGURES).expect("the script is written");
-    let url = format!("http://{address}{path}");
+    std::fs::write(&script, drive::FIGURES).expect("the script is written");
+    let url = format!("http://{address}/");
     let run = drive::wrk(&url, std::process::id(), Some(&script), 64, options.seconds);
     runtime.shutdown_background();
     run

@@ -76,8 +76,6 @@ fn main() -> ExitCode {
             }
         }
     }
-    let floor = floor::jwt_route(&options);
-    floor.print("floor: poem-openapi route with a JWT, 64 connections");
     for (name, load) in [
         ("one user", drive::Load::User),
         ("a page of the trail", drive::Load::Trail),
@@ -86,8 +84,8 @@ fn main() -> ExitCode {
         run.print(&format!("reads: {name}, 64 connections"));
         println!(
             "{:<44} {:>8.0}%",
-            "  of its floor",
-            100.0 * run.per_second / floor.per_second
+            "  of the bare route",
+            100.0 * run.per_second / route.per_second
         );
     }
     println!("after the load {:.1} MB", server.resident_bytes() as f64 / 1e6);

@@ -124,7 +124,7 @@ async fn bind(services: &Services, organization: OrganizationId) {
             hooks: None,
             mode: Mode::Enforce,
             on_failure: OnFailure::default(),
-            grants: Grants::all(),
+            grants: Grants::of(installed.plugin.manifest.wants),
             limits: CallLimits::default(),
         };
         plugins::bind_plugin(services, &operator, binding)

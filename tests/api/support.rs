@@ -213,7 +213,11 @@ impl TestApp {
             mode: Mode::Enforce,
             on_failure,
             grants: Grants::of(installed.plugin.manifest.wants),
-            limits: plugin_host::Limits::default(),
+            // A busy test machine must not look like a runaway.
+            limits: plugin_host::Limits {
+                deadline_ms: 1_000,
+                ..plugin_host::Limits::default()
+            },
         };
         plugins::bind_plugin(&self.services, &operator, binding)
             .await
@@ -273,10 +277,6 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    pub fn token(&self) -> &str {
-        self.token.as_deref().unwrap()
-    }
-
     pub async fn send(
         &self,
         method: Method,
