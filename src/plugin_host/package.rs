@@ -101,7 +101,11 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
             }
             Payload::ExportSection(exports) => {
                 for export in exports {
-                    names_hooks |= export.map_err(invalid)?.name.starts_with(CORE_HOOKS);
+                    let name = export.map_err(invalid)?.name;
+                    if let Some((version, _)) = name.strip_prefix(CORE_HOOKS).and_then(|n| n.split_once('#')) {
+                        spoken("latchkey:policy/hooks", version)?;
+                        names_hooks = true;
+                    }
                 }
             }
             _ => {}

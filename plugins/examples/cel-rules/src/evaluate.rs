@@ -14,10 +14,7 @@ use latchkey_policy::{
     types::{Outcome, Question},
 };
 
-use crate::rule::Rule;
-
-// What an expression may name; `outcome` only after a reset.
-const VARIABLES: [&str; 4] = ["question", "hour", "minute", "weekday"];
+use crate::{names::Names, rule::Rule};
 
 pub struct Evaluator {
     context: Context<'static, 'static>,
@@ -58,16 +55,7 @@ impl Evaluator {
 
 // What can be told about an expression without a question.
 pub fn check(when: &str, with_outcome: bool) -> Result<(), String> {
-    let expression = parse(when)?;
-    let references = expression.references();
-    let known = |name: &&str| VARIABLES.contains(name) || (with_outcome && *name == "outcome");
-    let mut unknown: Vec<_> = references.variables().into_iter().filter(|name| !known(name)).collect();
-    unknown.sort_unstable();
-    match unknown.first() {
-        None => Ok(()),
-        Some(&"outcome") => Err("only effects may look at the outcome: it is not known before the reset".into()),
-        Some(name) => Err(format!("there is no variable {name}; there are {}", VARIABLES.join(", "))),
-    }
+    Names::check(&parse(when)?, with_outcome)
 }
 
 fn parse(when: &str) -> Result<IdedExpr, String> {

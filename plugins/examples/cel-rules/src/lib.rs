@@ -4,6 +4,7 @@
 //! After one that was done, each rule that holds and names an effect asks for it.
 
 mod evaluate;
+mod names;
 mod rule;
 
 use evaluate::Evaluator;
