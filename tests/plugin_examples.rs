@@ -46,20 +46,32 @@ fn cases_of(plugin: &str) -> Vec<PathBuf> {
 /// `LATCHKEY_PLUGINS=DIR cargo test --test plugin_examples` takes other builds of the same plugins.
 #[tokio::test]
 async fn every_plugin_that_ships_passes_its_golden_cases() {
-    let folder = std::env::var("LATCHKEY_PLUGINS").unwrap_or_else(|_| "fixtures/plugins".to_owned());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a choice of whoever runs the test, no configuration"
+    )]
+    let chosen = std::env::var("LATCHKEY_PLUGINS");
+    let folder = chosen.unwrap_or_else(|_| "fixtures/plugins".to_owned());
     let plugins = files(&folder, "wasm");
     assert!(!plugins.is_empty(), "{folder} has no plugin");
     let host = host();
     let base = base_question();
     // The deadline of tests elsewhere is that of a quiet machine.
-    let limits = Limits { deadline_ms: 1_000, ..Limits::default() };
+    let limits = Limits {
+        deadline_ms: 1_000,
+        ..Limits::default()
+    };
     let mut failures = Vec::new();
     for plugin in &plugins {
         let wasm = fs::read(plugin).expect("the file can be read");
         let prepared = host.prepare(&wasm).expect("the plugin is accepted");
         let manifest = host.describe(&prepared).await.expect("a good manifest");
         let name = stem(plugin);
-        assert!(name.starts_with(&manifest.name), "{name} calls itself {}", manifest.name);
+        assert!(
+            name.starts_with(&manifest.name),
+            "{name} calls itself {}",
+            manifest.name
+        );
 
         let cases = cases_of(name);
         assert!(cases.len() >= 5, "{name} has {} golden cases", cases.len());
@@ -69,18 +81,36 @@ async fn every_plugin_that_ships_passes_its_golden_cases() {
             let case = written
                 .resolved(&base)
                 .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            let run = async || host.run_case(&prepared, limits, &case).await.expect("it is resolved");
+            let run = async || {
+                host.run_case(&prepared, limits, &case)
+                    .await
+                    .expect("it is resolved")
+            };
             let report = run().await;
             if !report.passed {
-                failures.push(format!("{name}: {}: {}", file.display(), report.differences.join("; ")));
+                failures.push(format!(
+                    "{name}: {}: {}",
+                    file.display(),
+                    report.differences.join("; ")
+                ));
             }
-            assert_eq!(run().await.answer, report.answer, "{name} is not pure: {}", file.display());
+            assert_eq!(
+                run().await.answer,
+                report.answer,
+                "{name} is not pure: {}",
+                file.display()
+            );
 
             // The schema must let pass what the plugin takes, and a mistake must not pass both.
             let config = written.config.to_string();
             let checked = host.check_config(&prepared, &manifest, &config).await;
             let mistaken = stem(file).starts_with("config-") && written.expect.get("error").is_some();
-            assert_eq!(checked.is_err(), mistaken, "{name}: {}: {checked:?}", file.display());
+            assert_eq!(
+                checked.is_err(),
+                mistaken,
+                "{name}: {}: {checked:?}",
+                file.display()
+            );
         }
         println!("{name}: {} golden cases", cases.len());
     }
@@ -121,7 +151,11 @@ async fn every_guest_does_what_it_says_and_no_more() {
         let prepared = match host.prepare(&wasm) {
             Ok(prepared) => prepared,
             Err(refusal) => {
-                assert_eq!(format!("refused {}", refusal.code()), expected, "{name}: {refusal}");
+                assert_eq!(
+                    format!("refused {}", refusal.code()),
+                    expected,
+                    "{name}: {refusal}"
+                );
                 table += &format!("{name:22} {expected:32} {refusal}\n");
                 continue;
             }
@@ -148,8 +182,6 @@ async fn every_guest_does_what_it_says_and_no_more() {
 
 #[test]
 fn a_plugin_that_is_too_large_is_refused_before_it_is_read() {
-    let error = host()
-        .prepare(&vec![0; (32 << 20) + 1])
-        .expect_err("refused");
+    let error = host().prepare(&vec![0; (32 << 20) + 1]).expect_err("refused");
     assert_eq!(error.code(), "too-large");
 }
