@@ -130,6 +130,7 @@ fn bound(prepared: std::sync::Arc<latchkey::plugin_host::Prepared>) -> BoundPlug
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),
         limits: Limits::default(),
+        before: None,
     }
 }
 
