@@ -14,6 +14,7 @@ pub mod health;
 pub mod jwks;
 pub mod mfa;
 pub mod payload;
+pub mod plugins;
 pub mod principal;
 pub mod reset;
 pub mod schema;
@@ -44,6 +45,8 @@ pub enum Tag {
     Users,
     /// The organisation's settings.
     Organization,
+    /// The organisation's own code, and when it is asked.
+    Policies,
     /// The trail.
     Audit,
     /// Is it up?
@@ -96,6 +99,7 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         sessions::SessionApi,
         jwks::JwksApi,
         administration::AdministrationApi,
+        plugins::PluginApi::default(),
         audit::AuditApi::default(),
         health::HealthApi,
     );

@@ -36,7 +36,7 @@ pub use cases::{
 pub use engine::Limits;
 pub use manifest::ConfigError;
 pub use metrics::PluginCounters;
-pub use package::{Package, PackageError, contract_version, read as read_package};
+pub use package::{FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package};
 pub use record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
     LogLevel, LogLine, OnFailure, PluginFailure, PluginVersion, Usage,

@@ -112,6 +112,10 @@ pub enum Error {
         limit_bytes: usize,
     },
 
+    /// The body is of another media type than the operation takes.
+    #[error("The content type must be {0}")]
+    WrongContentType(&'static str),
+
     /// Too many requests.
     #[error("Too many requests. Try again in {retry_after_secs} s")]
     RateLimited {

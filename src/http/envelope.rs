@@ -81,6 +81,9 @@ impl<E: Endpoint> Envelope<E> {
     /// Bounds the body. A `Transfer-Encoding` is looked at first: with both headers hyper lets it win,
     /// so a small `Content-Length` must not be trusted.
     async fn limited(&self, mut request: Request) -> poem::Result<E::Output> {
+        if super::plugins::is_upload(request.method(), request.uri().path()) {
+            return self.inner.call(request).await; // larger, and bounded where it is read
+        }
         let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
         match content_length(&request) {
             Some(length) if length > self.body_limit_bytes => {

@@ -98,6 +98,7 @@ pub fn status(error: &Error) -> StatusCode {
         Error::Conflict(_) | Error::Stale => StatusCode::CONFLICT,
         Error::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::WrongContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Error::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Error::PolicyFailed { .. } | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -246,7 +247,7 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
         (S404, 404, "Not found in the caller's organisation", vec![]),
         (S409, 409, "The state does not allow it", vec![]),
         (BODY, 413, "The body is too large", vec![]),
-        (BODY, 415, "The content type is not application/json", vec![]),
+        (BODY, 415, "The content type is not one that the operation takes", vec![]),
         (
             S422,
             422,

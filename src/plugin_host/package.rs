@@ -310,7 +310,8 @@ pub const CONTRACT_WIT: &str = include_str!("../../plugins/wit/v1/policy.wit");
 /// How a core module names the exports of the hooks.
 const CORE_HOOKS: &str = "latchkey:policy/hooks@";
 /// JavaScript (in `SpiderMonkey`) and Python plugins have 12 and 18 MB.
-const FILE_BYTES_MAX: usize = 32 << 20;
+/// Largest plugin file, in bytes.
+pub const FILE_BYTES_MAX: usize = 32 << 20;
 const PRODUCERS_KEPT: usize = 32;
 
 #[cfg(test)]

@@ -10,18 +10,26 @@ mod install;
 mod manager;
 
 pub use bindings::{Bindings, BoundSet, catch_up, reload};
-pub use bound::{BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins};
+pub use bound::{
+    BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
+};
 pub use change::{BindingPatch, NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
 pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
 pub use manager::Manager;
 
+/// What managers of plugins handle, named from here by whoever must not know the plugin host or the store.
+pub use crate::plugin_host::{
+    Digest, FILE_BYTES_MAX, FailureAction, FailureCause, Limits, OnFailure, PluginCounters,
+};
+pub use crate::store::plugins::PluginRow;
+
 use std::sync::Arc;
 
 use super::Services;
 use crate::domain::{Error, Result};
-use crate::plugin_host::{Digest, PackageError, PluginHost, Prepared, SignerKey};
+use crate::plugin_host::{PackageError, PluginHost, Prepared, SignerKey};
 use crate::store::{Store, plugins};
 
 /// What the operator decided about plugins.

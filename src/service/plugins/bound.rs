@@ -61,7 +61,10 @@ pub(super) fn unknown_plugin(digest: impl ToString) -> Error {
 }
 
 /// A digest as callers write it: 64 hex digits, with or without `sha256:`.
-pub(super) fn parse_digest(text: &str) -> Result<Digest> {
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn parse_digest(text: &str) -> Result<Digest> {
     let malformed = || Error::Malformed("A plugin's digest is 64 hexadecimal digits".into());
     text.strip_prefix("sha256:")
         .unwrap_or(text)

@@ -1,0 +1,287 @@
+//! Policy plugins and their bindings, for the admins of an organisation. What the node's operator
+//! installed and bound is shown and can't be changed here.
+
+mod bodies;
+mod upload;
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::param::{Header, Path};
+use poem_openapi::{ApiResponse, OpenApi};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::Tag;
+use super::error::ApiErr;
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
+use super::payload::J;
+use super::principal::Caller;
+use super::schema::Context;
+use crate::domain::account::Principal;
+use crate::domain::{Error, Result};
+use crate::service::plugins::{self, Manager, NewPlugin};
+use crate::service::{RequestContext, Services};
+use bodies::{BindingBody, BindingPatchBody, BindingRequest, PluginBody};
+pub use upload::is_upload;
+use upload::{Upload, signature_text};
+
+/// Files that are taken in at a time: bounds the memory that uploads can hold.
+const UPLOADS: usize = 4;
+
+/// Policies.
+pub struct PluginApi {
+    uploads: Semaphore,
+}
+
+impl Default for PluginApi {
+    fn default() -> Self {
+        Self {
+            uploads: Semaphore::new(UPLOADS),
+        }
+    }
+}
+
+/// What installing ended in.
+#[derive(ApiResponse)]
+enum InstallReply {
+    /// The plugin is installed.
+    #[oai(status = 201)]
+    New(J<PluginBody>),
+    /// It was installed already; nothing has been changed.
+    #[oai(status = 200)]
+    There(J<PluginBody>),
+}
+
+#[derive(ApiResponse)]
+enum BoundReply {
+    /// The plugin is bound: from the next reset on it is asked.
+    #[oai(status = 201)]
+    Bound(J<BindingBody>),
+}
+
+#[derive(ApiResponse)]
+enum Gone {
+    /// It is removed.
+    #[oai(status = 204)]
+    Done,
+}
+
+type ReadErrors = ApiErr<{ SECURED | S400 | S404 }>;
+type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY | WRITES }>;
+
+#[OpenApi(prefix_path = "/api/v1", tag = "Tag::Policies")]
+impl PluginApi {
+    /// Install a plugin for the organisation.
+    ///
+    /// The body is the plugin file: a WebAssembly component, or a core module that holds the contract.
+    /// It is judged, compiled (seconds for a large one) and its golden cases are run before anything is
+    /// stored; a refusal says what is wrong and ends in a stable word in brackets. The same file again
+    /// changes nothing. Requires the role `ORG_ADMIN`.
+    #[oai(path = "/plugins", method = "post", operation_id = "installPlugin")]
+    async fn install_plugin(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The file's minisign signature (the `.minisig` file), base64. Required where the operator
+        /// configured trusted keys.
+        #[oai(name = "X-Plugin-Signature", validator(max_length = 4096))]
+        signature: Header<Option<String>>,
+        upload: Upload,
+    ) -> Result<InstallReply, Errors> {
+        let manager = change(&caller.0, &context.0)?;
+        let signature = signature.0.as_deref().map(signature_text).transpose()?;
+        let _turn = self
+            .uploads
+            .try_acquire()
+            .map_err(|_| Error::Busy { retry_after_secs: 5 })?;
+        let new = NewPlugin {
+            owner: Some(caller.0.organization.id),
+            bytes: upload.read().await?.into(),
+            signature,
+        };
+        // A task of its own: a caller who hangs up does not stop what a second call then finds done.
+        let services = Arc::clone(&services);
+        let install =
+            async move { plugins::install_plugin(&services, &manager, new, plugins::unwatched()).await };
+        let installed = tokio::spawn(install)
+            .await
+            .map_err(|e| Error::Internal(format!("an installation ended early: {e}")))??;
+        let body = J(PluginBody::from(installed.plugin));
+        Ok(if installed.new {
+            InstallReply::New(body)
+        } else {
+            InstallReply::There(body)
+        })
+    }
+
+    /// List the plugins that can be bound: the organisation's and the node's.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(path = "/plugins", method = "get", operation_id = "listPlugins")]
+    async fn list_plugins(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+    ) -> Result<J<Vec<PluginBody>>, ApiErr<{ SECURED }>> {
+        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
+        let found = plugins::list_plugins(&services, &manager).await?;
+        Ok(J(found.into_iter().map(PluginBody::from).collect()))
+    }
+
+    /// Get an installed plugin.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(path = "/plugins/:digest", method = "get", operation_id = "getPlugin")]
+    #[expect(clippy::unused_async, reason = "handlers are async")]
+    async fn find_plugin(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// SHA-256 of the file, hexadecimal.
+        digest: Path<String>,
+    ) -> Result<J<PluginBody>, ReadErrors> {
+        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
+        Ok(J(plugins::find_plugin(&services, &manager, &digest.0)?.into()))
+    }
+
+    /// Remove one of the organisation's plugins.
+    ///
+    /// Refused while a binding uses it, now or as the version before. Requires the role `ORG_ADMIN`.
+    #[oai(path = "/plugins/:digest", method = "delete", operation_id = "removePlugin")]
+    async fn remove_plugin(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// SHA-256 of the file, hexadecimal.
+        digest: Path<String>,
+    ) -> Result<Gone, Errors> {
+        let manager = change(&caller.0, &context.0)?;
+        plugins::remove_plugin(&services, &manager, &digest.0).await?;
+        Ok(Gone::Done)
+    }
+
+    /// List the policies that resets are judged by, in the order in which they are asked.
+    ///
+    /// The node's come first and can't be changed here. Requires the role `ORG_ADMIN`.
+    #[oai(path = "/policy-bindings", method = "get", operation_id = "listPolicyBindings")]
+    async fn list_bindings(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+    ) -> Result<J<Vec<BindingBody>>, ApiErr<{ SECURED | S409 }>> {
+        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
+        let found = plugins::list_bindings(&services, &manager).await?;
+        Ok(J(found.into_iter().map(BindingBody::from).collect()))
+    }
+
+    /// Get a policy binding.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(path = "/policy-bindings/:id", method = "get", operation_id = "getPolicyBinding")]
+    #[expect(clippy::unused_async, reason = "handlers are async")]
+    async fn find_binding(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The binding's id.
+        id: Path<Uuid>,
+    ) -> Result<J<BindingBody>, ApiErr<{ SECURED | S400 | S404 | S409 }>> {
+        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
+        Ok(J(plugins::find_binding(&services, &manager, id.0)?.into()))
+    }
+
+    /// Bind a plugin: from the next reset on it is asked.
+    ///
+    /// The configuration is judged by the plugin's JSON Schema and by the plugin itself. Effects that are
+    /// not granted are refused and recorded. Requires the role `ORG_ADMIN`.
+    #[oai(path = "/policy-bindings", method = "post", operation_id = "bindPlugin")]
+    async fn bind_plugin(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        binding: J<BindingRequest>,
+    ) -> Result<BoundReply, Errors> {
+        let manager = change(&caller.0, &context.0)?;
+        let new = binding.0.into_new(caller.0.organization.id)?;
+        let bound = plugins::bind_plugin(&services, &manager, new).await?;
+        Ok(BoundReply::Bound(J(bound.into())))
+    }
+
+    /// Change a policy binding.
+    ///
+    /// What is absent stays as it is. Another `pluginDigest` switches the version, atomically and without
+    /// a restart; the one before stays at hand for rollback. Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/policy-bindings/:id",
+        method = "patch",
+        operation_id = "updatePolicyBinding"
+    )]
+    async fn update_binding(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The binding's id.
+        id: Path<Uuid>,
+        patch: J<BindingPatchBody>,
+    ) -> Result<J<BindingBody>, Errors> {
+        let manager = change(&caller.0, &context.0)?;
+        let patch = patch.0.into_patch()?;
+        let changed = plugins::update_binding(&services, &manager, id.0, patch).await?;
+        Ok(J(changed.into()))
+    }
+
+    /// Remove a policy binding.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(path = "/policy-bindings/:id", method = "delete", operation_id = "unbindPlugin")]
+    async fn unbind_plugin(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The binding's id.
+        id: Path<Uuid>,
+    ) -> Result<Gone, Errors> {
+        let manager = change(&caller.0, &context.0)?;
+        plugins::unbind_plugin(&services, &manager, id.0).await?;
+        Ok(Gone::Done)
+    }
+
+    /// Go back to the version before, with the configuration that it had.
+    ///
+    /// Once more undoes that. Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/policy-bindings/:id/rollback",
+        method = "post",
+        operation_id = "rollBackPolicyBinding"
+    )]
+    async fn roll_back_binding(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The binding's id.
+        id: Path<Uuid>,
+    ) -> Result<J<BindingBody>, Errors> {
+        let manager = change(&caller.0, &context.0)?;
+        let back = plugins::roll_back_binding(&services, &manager, id.0).await?;
+        Ok(J(back.into()))
+    }
+}
+
+/// An admin about to change policies: whoever can do that can open the door to a reset, so it takes the
+/// same fresh second factor.
+fn change(principal: &Principal, context: &RequestContext) -> Result<Manager> {
+    let admin = principal.org_admin()?;
+    principal.stepped_up(context.at)?;
+    Ok(Manager::admin(admin, context))
+}
