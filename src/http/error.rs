@@ -247,7 +247,12 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
         (S404, 404, "Not found in the caller's organisation", vec![]),
         (S409, 409, "The state does not allow it", vec![]),
         (BODY, 413, "The body is too large", vec![]),
-        (BODY, 415, "The content type is not one that the operation takes", vec![]),
+        (
+            BODY,
+            415,
+            "The content type is not one that the operation takes",
+            vec![],
+        ),
         (
             S422,
             422,

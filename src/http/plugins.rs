@@ -168,7 +168,11 @@ impl PluginApi {
     /// List the policies that resets are judged by, in the order in which they are asked.
     ///
     /// The node's come first and can't be changed here. Requires the role `ORG_ADMIN`.
-    #[oai(path = "/policy-bindings", method = "get", operation_id = "listPolicyBindings")]
+    #[oai(
+        path = "/policy-bindings",
+        method = "get",
+        operation_id = "listPolicyBindings"
+    )]
     async fn list_bindings(
         &self,
         caller: Caller,
@@ -183,7 +187,11 @@ impl PluginApi {
     /// Get a policy binding.
     ///
     /// Requires the role `ORG_ADMIN`.
-    #[oai(path = "/policy-bindings/:id", method = "get", operation_id = "getPolicyBinding")]
+    #[oai(
+        path = "/policy-bindings/:id",
+        method = "get",
+        operation_id = "getPolicyBinding"
+    )]
     #[expect(clippy::unused_async, reason = "handlers are async")]
     async fn find_binding(
         &self,
@@ -242,7 +250,11 @@ impl PluginApi {
     /// Remove a policy binding.
     ///
     /// Requires the role `ORG_ADMIN`.
-    #[oai(path = "/policy-bindings/:id", method = "delete", operation_id = "unbindPlugin")]
+    #[oai(
+        path = "/policy-bindings/:id",
+        method = "delete",
+        operation_id = "unbindPlugin"
+    )]
     async fn unbind_plugin(
         &self,
         caller: Caller,

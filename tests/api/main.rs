@@ -6,6 +6,7 @@ mod audit;
 mod contract;
 #[path = "../guests/mod.rs"]
 mod guests;
+mod plugins;
 mod policies;
 mod reset;
 mod support;

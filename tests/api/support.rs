@@ -195,6 +195,22 @@ impl TestApp {
 
     /// Installs a module for the node and binds it to acme, with every effect that it asks for granted.
     pub async fn bind_module(&self, module: Vec<u8>, config: Value, on_failure: OnFailure) {
+        self.bind_for(Some(self.acme), module, config, on_failure).await;
+    }
+
+    /// Installs a module for the node and binds it for everybody.
+    pub async fn bind_for_node(&self, module: Vec<u8>) {
+        self.bind_for(None, module, serde_json::json!({}), OnFailure::default())
+            .await;
+    }
+
+    async fn bind_for(
+        &self,
+        owner: Option<OrganizationId>,
+        module: Vec<u8>,
+        config: Value,
+        on_failure: OnFailure,
+    ) {
         let operator = Manager::operator(&self.services);
         let new = NewPlugin {
             owner: None,
@@ -205,7 +221,7 @@ impl TestApp {
             .await
             .unwrap();
         let binding = NewBinding {
-            owner: Some(self.acme),
+            owner,
             plugin_digest: Digest(installed.plugin.digest),
             config,
             position: None,
@@ -294,18 +310,29 @@ impl Caller<'_> {
         if let Some(body) = body {
             request = request.content_type("application/json").body(body.to_string());
         }
-        let response = request.send().await.0;
-        let status = response.status();
-        let headers = response.headers().clone();
-        let bytes = response.into_body().into_bytes().await.unwrap();
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Answer {
-            status,
-            headers,
-            text,
-            body,
+        Answer::of(request.send().await.0).await
+    }
+
+    /// Uploads a file.
+    pub async fn upload(&self, path: &str, bytes: Vec<u8>, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.app.client.post(path);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
         }
+        let given = headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        if !given {
+            request = request.content_type("application/wasm");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::of(request.body(bytes).send().await.0).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, None, &[]).await
     }
 
     /// What a stream says within that time.
@@ -354,6 +381,20 @@ pub struct Answer {
 }
 
 impl Answer {
+    async fn of(response: poem::Response) -> Self {
+        let status = response.status();
+        let headers = response.headers().clone();
+        let bytes = response.into_body().into_bytes().await.unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self {
+            status,
+            headers,
+            text,
+            body,
+        }
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }

@@ -10,6 +10,25 @@ pub fn before(body: &str) -> Vec<u8> {
     .wasm()
 }
 
+/// A guest of this version that denies every reset with this code.
+#[allow(dead_code, reason = "not every test binary that shares this file needs it")]
+pub fn denying(version: &'static str, code: &str) -> Vec<u8> {
+    let length = u8::try_from(code.len()).expect("short");
+    let text = format!("\\b8\\0b\\00\\00\\{length:02x}\\00\\00\\00"); // at 3000
+    Guest {
+        // ok(deny({ code, message: code, allowed-from: none, because: [] })) at 512
+        items: format!(
+            r#"(data (i32.const 520) "\01") (data (i32.const 528) "{text}{text}") (data (i32.const 3000) "{code}")"#
+        ),
+        manifest: Manifest {
+            version,
+            ..Guest::default().manifest
+        },
+        ..Guest::default()
+    }
+    .wasm()
+}
+
 /// The parts of a guest that tests vary.
 pub struct Guest {
     /// `(memory …)` without the parentheses' name.

@@ -139,7 +139,12 @@ pub struct OnFailureBody {
 /// What one call may use up. What is absent has its default.
 #[derive(Clone, Copy, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[oai(rename = "PolicyLimits", rename_all = "camelCase", deny_unknown_fields, default)]
+#[oai(
+    rename = "PolicyLimits",
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    default
+)]
 pub struct LimitsBody {
     /// Wall clock in milliseconds, 5 to 1000.
     pub deadline_ms: u32,
