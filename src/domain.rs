@@ -1,6 +1,7 @@
 //! Rules only: no I/O, no clock, no randomness, no async.
 
 pub mod account;
+pub mod approval;
 pub mod audit;
 pub mod credential;
 pub mod error;

@@ -6,12 +6,14 @@
 pub mod account;
 pub mod administration;
 mod allow;
+pub mod approvals;
 pub mod audit;
 mod document;
 mod envelope;
 pub mod error;
 pub mod health;
 pub mod jwks;
+pub mod invitations;
 pub mod mfa;
 pub mod payload;
 pub mod plugins;
@@ -19,6 +21,7 @@ pub mod principal;
 pub mod reset;
 pub mod schema;
 pub mod sessions;
+pub mod users;
 
 use std::sync::Arc;
 
@@ -43,6 +46,8 @@ pub enum Tag {
     Sessions,
     /// Users of the organisation.
     Users,
+    /// What a further admin has to agree to.
+    Approvals,
     /// The organisation's settings.
     Organization,
     /// The organisation's own code, and when it is asked.
@@ -79,6 +84,7 @@ pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<
         .at("/openapi.json", document::json_endpoint(&document))
         .at("/openapi.yaml", document::yaml_endpoint(&document))
         .at("/docs", document::explorer_endpoint(&document))
+        .at("/invitation", invitations::page())
         .nest("/", operations())
         .data(Arc::clone(&services));
     envelope::Envelope {
@@ -98,6 +104,9 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         mfa::MfaApi,
         sessions::SessionApi,
         jwks::JwksApi,
+        invitations::InvitationApi,
+        users::UserApi,
+        approvals::ApprovalApi,
         administration::AdministrationApi,
         plugins::PluginApi::default(),
         audit::AuditApi::default(),

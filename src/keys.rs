@@ -44,6 +44,7 @@ pub struct KeyRing {
     directory: Option<PathBuf>,
     audit_seed: Zeroizing<[u8; 32]>,
     seal: XChaCha20Poly1305,
+    texts: XChaCha20Poly1305,
     token_mac: Zeroizing<[u8; 32]>,
     pepper: Zeroizing<[u8; 32]>,
     plugin_cache: Zeroizing<[u8; 32]>,
@@ -226,6 +227,47 @@ impl KeyRing {
         sealed
     }
 
+    /// Encrypts a text that must be kept for a while, a mail with a link in it for example. `label` says
+    /// what for: it opens as nothing else.
+    ///
+    /// # Panics
+    /// Never in practice: the text is far shorter than 256 GiB.
+    #[must_use]
+    pub fn seal_text(&self, label: &str, text: &[u8], nonce: [u8; NONCE_LENGTH]) -> Vec<u8> {
+        let payload = Payload {
+            msg: text,
+            aad: label.as_bytes(),
+        };
+        let ciphertext = self
+            .texts
+            .encrypt(XNonce::from_slice(&nonce), payload)
+            .expect("a text is far shorter than the cipher's limit of 256 GiB");
+        let mut sealed = vec![SEAL_VERSION];
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(&ciphertext);
+        sealed
+    }
+
+    /// Decrypts what [`KeyRing::seal_text`] gave for the same label.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it was sealed with other keys, for something else, or was changed.
+    pub fn open_text(&self, label: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        let unreadable = || Error::Internal(format!("a {label} was not sealed with these keys"));
+        let Some((&SEAL_VERSION, rest)) = sealed.split_first() else {
+            return Err(unreadable());
+        };
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LENGTH).ok_or_else(unreadable)?;
+        let payload = Payload {
+            msg: ciphertext,
+            aad: label.as_bytes(),
+        };
+        self.texts
+            .decrypt(XNonce::from_slice(nonce), payload)
+            .map(Zeroizing::new)
+            .map_err(|_| unreadable())
+    }
+
     /// Decrypts what [`KeyRing::seal`] gave for the same user and kind.
     ///
     /// # Errors
@@ -269,6 +311,7 @@ impl KeyRing {
             directory,
             audit_seed,
             seal: XChaCha20Poly1305::new((&*derive(root, "factor secrets")).into()),
+            texts: XChaCha20Poly1305::new((&*derive(root, "owed texts")).into()),
             token_mac: derive(root, "refresh tokens"),
             pepper: derive(root, "recovery-code pepper"),
             plugin_cache: derive(root, "plugin cache"),
@@ -549,6 +592,21 @@ mod tests {
             );
         }
         assert!(keys.unseal(alice, FactorKind::Totp, &[]).is_err());
+    }
+
+    #[test]
+    fn a_sealed_text_opens_only_as_what_it_is_and_with_its_keys() {
+        let keys = KeyRing::ephemeral(&Entropy::seeded(1));
+        let sealed = keys.seal_text("mail body", b"a link", [9; 24]);
+        assert_eq!(*keys.open_text("mail body", &sealed).expect("opens"), b"a link");
+        assert!(keys.open_text("something else", &sealed).is_err());
+        let others = KeyRing::ephemeral(&Entropy::seeded(2));
+        assert!(others.open_text("mail body", &sealed).is_err());
+        for i in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[i] ^= 1;
+            assert!(keys.open_text("mail body", &changed).is_err(), "byte {i}");
+        }
     }
 
     #[test]

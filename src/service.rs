@@ -11,14 +11,17 @@ pub mod hashing;
 pub mod health;
 pub mod housekeeping;
 pub mod login;
+mod mandate;
 pub mod notices;
 pub mod operator;
 pub mod plugins;
+mod refusals;
 pub mod reset;
 pub mod sample;
 pub mod session;
 pub mod token_keys;
 pub mod trail;
+pub mod users;
 
 use std::net::IpAddr;
 

@@ -5,6 +5,7 @@
 //! and change rows live in the files named after what they keep, and take the connection first.
 
 pub mod accounts;
+pub mod api_keys;
 pub mod approvals;
 pub mod audit;
 pub mod bindings;

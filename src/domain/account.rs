@@ -1,5 +1,7 @@
 //! Organisations, users, who is calling, and who may act on whom.
 
+mod may_act;
+
 use std::fmt;
 
 use jiff::Timestamp;
@@ -9,6 +11,7 @@ use uuid::Uuid;
 use super::error::{Error, Result};
 use super::policy::FactorKind;
 pub use super::policy::Role;
+pub use may_act::{Asked, May, Verb, may_act, may_approve, may_create, may_loosen};
 
 /// Makes a UUID newtype, so that an organisation's id can't be passed for a user's.
 macro_rules! id {
@@ -39,8 +42,9 @@ id!(
     SessionId
 );
 
-/// Whether an admin may reset another admin of the same organisation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether an admin may take hold of another admin's account in the same organisation: from the loosest
+/// to the strictest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdminOnAdmin {
     /// Yes.
@@ -76,7 +80,7 @@ pub struct OrganizationSettings {
     pub enrolment_window_hours: u16,
     /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
     pub enrolment_code_required: bool,
-    /// Whether the role HELP_DESK exists here.
+    /// Whether the role `HELP_DESK` exists here.
     pub help_desk_enabled: bool,
     /// Admins resetting admins.
     pub admin_on_admin: AdminOnAdmin,
@@ -282,65 +286,4 @@ impl std::ops::Deref for OrgAdmin<'_> {
     fn deref(&self) -> &Principal {
         self.0
     }
-}
-
-/// A verb on somebody's credentials or standing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Reset the second factors.
-    ResetMfa,
-    /// Send a password reset.
-    ResetPassword,
-    /// End sessions.
-    EndSessions,
-    /// Activate, deactivate, lock, unlock or delete.
-    ChangeStanding,
-    /// Give or take a role.
-    ChangeRole,
-    /// Restore suspended factors.
-    RestoreFactors,
-}
-
-/// What the rule of who may act on whom answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum May {
-    /// Go on.
-    Yes,
-    /// Go on if a second admin agrees.
-    WithSecondAdmin,
-}
-
-/// Whether `actor` may do `verb` to `target`. Every credential verb, over HTTP and from the command
-/// line, asks here and nowhere else (Keycloak's CVEs of 2026 came from a second door; ASVS 8.2.2).
-///
-/// # Errors
-/// [`Error::NotOrgAdmin`] without the role, [`Error::MayNotAct`] with the rule that forbids it.
-/// A target of another organisation must have ended as "not found" before.
-pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target: &User) -> Result<May> {
-    match actor.role {
-        Role::Operator => return Ok(May::Yes),
-        Role::OrgAdmin => {}
-        Role::HelpDesk if settings.help_desk_enabled && verb == Verb::ResetMfa => {}
-        Role::HelpDesk | Role::Member => return Err(Error::NotOrgAdmin),
-    }
-    if actor.id == target.id && matches!(verb, Verb::ResetMfa | Verb::ResetPassword | Verb::RestoreFactors) {
-        return Err(Error::MayNotAct(
-            "You cannot do this to your own account; another administrator can",
-        ));
-    }
-    if target.role > actor.role || (actor.role == Role::HelpDesk && target.role >= Role::HelpDesk) {
-        return Err(Error::MayNotAct(
-            "You cannot do this to an account with a higher role",
-        ));
-    }
-    if verb == Verb::ResetMfa && target.role == Role::OrgAdmin {
-        return match settings.admin_on_admin {
-            AdminOnAdmin::Allowed => Ok(May::Yes),
-            AdminOnAdmin::SecondAdmin => Ok(May::WithSecondAdmin),
-            AdminOnAdmin::Refused => Err(Error::MayNotAct(
-                "This organisation does not let administrators reset administrators",
-            )),
-        };
-    }
-    Ok(May::Yes)
 }

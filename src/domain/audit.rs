@@ -86,6 +86,21 @@ event_types! {
     UserStepUp = "USER_STEP_UP",
     /// A password was changed.
     UserPasswordChange = "USER_PASSWORD_CHANGE",
+    /// An admin sent a user a link to set a new password, in place of the old one.
+    UserPasswordReset = "USER_PASSWORD_RESET",
+    /// Something was asked for that waits for a further admin. A reset is `USER_MFA_RESET` with
+    /// `awaitsApproval` instead.
+    ApprovalRequest = "APPROVAL_REQUEST",
+    /// A further admin agreed, or tried to.
+    ApprovalAgree = "APPROVAL_AGREE",
+    /// A further admin said no, or tried to.
+    ApprovalReject = "APPROVAL_REJECT",
+    /// Nobody agreed in time.
+    ApprovalExpire = "APPROVAL_EXPIRE",
+    /// An API key was made.
+    ApiKeyCreate = "API_KEY_CREATE",
+    /// An API key was revoked.
+    ApiKeyRevoke = "API_KEY_REVOKE",
     /// A second factor was enrolled.
     UserMfaEnabled = "USER_MFA_ENABLED",
     /// A user switched their own MFA off.

@@ -1,85 +1,24 @@
-//! Users and settings of the caller's organisation (contract B3, B4).
+//! Settings of the caller's organisation (contract B4).
 
 use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::param::{Path, Query};
-use poem_openapi::types::{Example, MaybeUndefined};
+use poem_openapi::types::MaybeUndefined;
 use poem_openapi::{Enum, Object, OpenApi};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, SECURED, WRITES};
-use super::payload::{J, Listed};
+use super::error::answers::{BODY, S400, S404, S429, SECURED, WRITES};
+use super::payload::J;
 use super::principal::Caller;
-use super::schema::{Context, Time};
-use crate::domain::account::{AdminOnAdmin, OrganizationSettings, Role, User, UserId};
+use super::schema::Context;
+use crate::domain::account::{AdminOnAdmin, OrganizationSettings};
 use crate::service::Services;
-use crate::service::administration::{self, SettingsPatch, UserFilter};
+use crate::service::administration::{self, SettingsPatch};
 
-/// Users and settings.
+/// Settings of the organisation.
 pub struct AdministrationApi;
-
-/// A user as admins see them.
-#[derive(Clone, Debug, Object)]
-#[oai(rename = "User", rename_all = "camelCase", example)]
-pub struct UserBody {
-    /// Id.
-    pub id: Uuid,
-    /// E-mail address.
-    pub email: String,
-    /// Name shown to people.
-    #[oai(nullable)]
-    pub name: Option<String>,
-    /// Whether the user has the role `ORG_ADMIN`.
-    pub is_org_admin: bool,
-    /// Whether the account may be used.
-    pub is_active: bool,
-    /// Whether a second factor is enrolled.
-    pub mfa_enabled: bool,
-    /// Last complete login.
-    #[oai(nullable)]
-    pub last_login_at: Option<Time>,
-    /// When the account was made.
-    pub created_at: Time,
-    /// Last change.
-    pub updated_at: Time,
-}
-
-impl From<User> for UserBody {
-    fn from(user: User) -> Self {
-        Self {
-            id: user.id.0,
-            email: user.email,
-            name: user.name,
-            is_org_admin: user.role >= Role::OrgAdmin,
-            is_active: user.active,
-            mfa_enabled: user.mfa_enabled,
-            last_login_at: user.last_login_at.map(Time),
-            created_at: Time(user.created_at),
-            updated_at: Time(user.updated_at),
-        }
-    }
-}
-
-impl Example for UserBody {
-    fn example() -> Self {
-        let at = Time(jiff::Timestamp::constant(1_771_410_600, 0));
-        Self {
-            id: Uuid::from_u128(0x770e_8400_e29b_41d4_a716_4466_5544_0004),
-            email: "dev@acme.example".into(),
-            name: Some("Dana Developer".into()),
-            is_org_admin: false,
-            is_active: true,
-            mfa_enabled: true,
-            last_login_at: Some(at),
-            created_at: at,
-            updated_at: at,
-        }
-    }
-}
 
 /// Whether admins may reset admins.
 #[derive(Clone, Copy, Debug, Enum, Deserialize)]
@@ -121,7 +60,7 @@ pub struct SettingsBody {
     pub enrolment_window_hours: u16,
     /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
     pub enrolment_code_required: bool,
-    /// Whether the role HELP_DESK exists here.
+    /// Whether the role `HELP_DESK` exists here.
     pub help_desk_enabled: bool,
     /// Whether admins may reset admins.
     pub admin_on_admin: AdminOnAdminBody,
@@ -167,7 +106,7 @@ pub struct SettingsPatchBody {
     pub enrolment_window_hours: Option<u16>,
     /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
     pub enrolment_code_required: Option<bool>,
-    /// Whether the role HELP_DESK exists here.
+    /// Whether the role `HELP_DESK` exists here.
     pub help_desk_enabled: Option<bool>,
     /// Whether admins may reset admins.
     pub admin_on_admin: Option<AdminOnAdminBody>,
@@ -183,61 +122,6 @@ pub struct SettingsPatchBody {
 
 #[OpenApi(prefix_path = "/api/v1")]
 impl AdministrationApi {
-    /// List users.
-    ///
-    /// The users of the caller's organisation by e-mail address. Without `page` and `size`, all of
-    /// them. `X-Total-Count` has how many match in all. Requires the role `ORG_ADMIN`.
-    #[oai(
-        path = "/users",
-        method = "get",
-        operation_id = "listUsers",
-        tag = "Tag::Users"
-    )]
-    async fn list_users(
-        &self,
-        caller: Caller,
-        services: Data<&Arc<Services>>,
-        /// Part of an e-mail address or name.
-        #[oai(validator(max_length = 320))]
-        query: Query<Option<String>>,
-        /// Page, from 0.
-        page: Query<Option<u32>>,
-        /// Users in a page.
-        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
-        size: Query<Option<u32>>,
-    ) -> Result<Listed<Vec<UserBody>>, ApiErr<{ SECURED | S400 }>> {
-        let filter = UserFilter {
-            query: query.0,
-            page: page.0.map(u64::from),
-            size: size.0.map(u64::from),
-        };
-        let (users, total) = administration::list_users(&services, caller.0.org_admin()?, filter).await?;
-        Ok(Listed {
-            items: users.into_iter().map(UserBody::from).collect(),
-            total,
-        })
-    }
-
-    /// Get a user.
-    ///
-    /// Requires the role `ORG_ADMIN`.
-    #[oai(
-        path = "/users/:id",
-        method = "get",
-        operation_id = "getUser",
-        tag = "Tag::Users"
-    )]
-    async fn find_user(
-        &self,
-        caller: Caller,
-        services: Data<&Arc<Services>>,
-        /// The user's id.
-        id: Path<Uuid>,
-    ) -> Result<J<UserBody>, ApiErr<{ SECURED | S400 | S404 }>> {
-        let user = administration::find_user(&services, caller.0.org_admin()?, UserId(id.0))?;
-        Ok(J(user.into()))
-    }
-
     /// Get the organisation's settings.
     ///
     /// Requires the role `ORG_ADMIN`.
@@ -247,13 +131,19 @@ impl AdministrationApi {
         operation_id = "getOrganizationSettings",
         tag = "Tag::Organization"
     )]
-    async fn find_settings(&self, caller: Caller) -> Result<J<SettingsBody>, ApiErr<{ SECURED }>> {
-        Ok(J(caller.0.org_admin()?.organization.settings.clone().into()))
+    async fn find_settings(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+    ) -> Result<J<SettingsBody>, ApiErr<{ SECURED | S429 }>> {
+        let settings = administration::find_settings(&services, &caller.0)?;
+        Ok(J(settings.into()))
     }
 
     /// Change the organisation's settings.
     ///
-    /// What is absent stays as it is. Requires the role `ORG_ADMIN`.
+    /// What is absent stays as it is. `adminOnAdmin` can only be made stricter: loosening it is the
+    /// operator's, at the command line. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/organization/settings",
         method = "patch",
@@ -266,9 +156,9 @@ impl AdministrationApi {
         services: Data<&Arc<Services>>,
         context: Context,
         patch: J<SettingsPatchBody>,
-    ) -> Result<J<SettingsBody>, ApiErr<{ SECURED | S400 | S404 | BODY | WRITES }>> {
-        let admin = caller.0.org_admin()?;
-        let settings = administration::update_settings(&services, admin, &context.0, patch.0.into()).await?;
+    ) -> Result<J<SettingsBody>, ApiErr<{ SECURED | S400 | S404 | S429 | BODY | WRITES }>> {
+        let settings =
+            administration::update_settings(&services, &caller.0, &context.0, patch.0.into()).await?;
         Ok(J(settings.into()))
     }
 }

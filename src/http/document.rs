@@ -130,6 +130,11 @@ pub(super) fn explorer_endpoint(document: &Value) -> RouteMethod {
     let service = super::operations();
     let repaired = serde_json::to_string(document).expect("a JSON value can be written");
     let page = service.swagger_ui_html().replace(&service.spec(), &repaired);
+    page_endpoint(page)
+}
+
+/// A page that is whole in itself: it loads nothing and calls nobody but us.
+pub(super) fn page_endpoint(page: String) -> RouteMethod {
     let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                   img-src data:; connect-src 'self'; frame-ancestors 'none'";
     poem::get(

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S404, S429, SECURED, WRITES};
+use super::error::answers::{S400, S404, S409, S429, SECURED, WRITES};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::{Context, Time, WrittenId};
@@ -17,6 +17,7 @@ use crate::domain::account::SessionId;
 use crate::domain::policy::FactorKind;
 use crate::service::Services;
 use crate::service::session::{self, SessionRow};
+use crate::service::users;
 
 /// Sessions, seen and ended.
 pub struct SessionApi;
@@ -129,8 +130,8 @@ impl SessionApi {
         context: Context,
         /// The user's id.
         id: Path<WrittenId>,
-    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED | S404 | S429 | WRITES }>> {
-        let sessions_ended = session::end_user_sessions(&services, &caller.0, &id.0.0, &context.0).await?;
+    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | WRITES }>> {
+        let sessions_ended = users::end_user_sessions(&services, &caller.0, &context.0, &id.0.0).await?;
         Ok(J(SessionsEndedBody { sessions_ended }))
     }
 }

@@ -1,15 +1,18 @@
 //! Organisations, users and settings, as their admins and the command line change them.
 
+mod settings;
+
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
+pub use settings::{SettingsPatch, check_settings, find_settings, update_settings, utc_offset_minutes};
+
+use super::refusals::admit_reader;
 use super::{RequestContext, Services};
 use crate::domain::account::{
-    OrgAdmin, Organization, OrganizationId, OrganizationSettings, Role, User, UserId,
+    Organization, OrganizationId, OrganizationSettings, Principal, Role, User, UserId,
 };
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::{Error, Result};
@@ -146,12 +149,13 @@ pub struct UserFilter {
 /// and size: all of them.
 ///
 /// # Errors
-/// [`Error::Validation`] for a page or size out of range.
+/// [`Error::NotOrgAdmin`], [`Error::RateLimited`], [`Error::Validation`] for a page or size out of range.
 pub async fn list_users(
     services: &Services,
-    admin: OrgAdmin<'_>,
+    principal: &Principal,
     filter: UserFilter,
 ) -> Result<(Vec<User>, u64)> {
+    let admin = admit_reader(services, principal)?;
     let paged = filter.page.is_some() || filter.size.is_some();
     let size = filter
         .size
@@ -178,201 +182,14 @@ pub async fn list_users(
 /// One user of the admin's organisation.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], the same for a user of another organisation.
-pub fn find_user(services: &Services, admin: OrgAdmin<'_>, id: UserId) -> Result<User> {
+/// [`Error::NotOrgAdmin`], [`Error::RateLimited`]; [`Error::UserNotFound`], the same for a user of another
+/// organisation.
+pub fn find_user(services: &Services, principal: &Principal, id: UserId) -> Result<User> {
+    let admin = admit_reader(services, principal)?;
     services
         .store
         .read(|db| accounts::find_user(db, admin.organization.id, id))?
         .ok_or_else(|| Error::UserNotFound(id.to_string()))
-}
-
-/// Changes to settings: only what is `Some` changes.
-#[derive(Clone, Debug, Default)]
-pub struct SettingsPatch {
-    /// As in [`OrganizationSettings`].
-    pub mfa_required: Option<bool>,
-    /// As in [`OrganizationSettings`].
-    pub password_min_length: Option<u16>,
-    /// As in [`OrganizationSettings`].
-    pub password_require_uppercase: Option<bool>,
-    /// As in [`OrganizationSettings`].
-    pub password_require_lowercase: Option<bool>,
-    /// As in [`OrganizationSettings`].
-    pub password_require_digit: Option<bool>,
-    /// As in [`OrganizationSettings`].
-    pub password_require_special_char: Option<bool>,
-    /// As in [`OrganizationSettings`]; `Some(None)` switches expiry off.
-    pub password_expiration_days: Option<Option<u16>>,
-    /// As in [`OrganizationSettings`].
-    pub time_zone: Option<String>,
-    /// As in [`OrganizationSettings`].
-    pub enrolment_window_hours: Option<u16>,
-    /// As in [`OrganizationSettings`].
-    pub enrolment_code_required: Option<bool>,
-    /// As in [`OrganizationSettings`].
-    pub help_desk_enabled: Option<bool>,
-    /// As in [`OrganizationSettings`].
-    pub admin_on_admin: Option<crate::domain::account::AdminOnAdmin>,
-    /// As in [`OrganizationSettings`]; `Some(None)` switches step-up off.
-    pub step_up_minutes: Option<Option<u16>>,
-    /// As in [`OrganizationSettings`]; `Some(None)` removes it.
-    pub security_contact: Option<Option<String>>,
-}
-
-/// Changes the organisation's settings and records what changed.
-///
-/// # Errors
-/// [`Error::Validation`], with nothing changed.
-pub async fn update_settings(
-    services: &Services,
-    admin: OrgAdmin<'_>,
-    context: &RequestContext,
-    patch: SettingsPatch,
-) -> Result<OrganizationSettings> {
-    let (id, at) = (admin.organization.id, context.at);
-    let event = Event::by(&admin, EventType::OrganizationSettingsUpdate)
-        .on(Resource::other(
-            "ORGANIZATION",
-            id,
-            Some(admin.organization.slug.clone()),
-        ))
-        .from_request(&context.request_id, context.ip_text().as_deref());
-    let entry_id = services.entropy.uuid(at);
-    services
-        .store
-        .write(move |tx| {
-            // Read in the transaction: two admins who change different fields both get their way.
-            let organization = accounts::find_organization(tx, id)?.ok_or_else(|| Error::NotFound {
-                what: "Organization",
-                id: id.to_string(),
-            })?;
-            let settings = patched(organization.settings.clone(), &patch);
-            check_settings(&settings)?;
-            let changes = differences(&organization.settings, &settings)?;
-            if !changes.is_empty() {
-                accounts::update_settings(tx, id, &settings, at)?;
-                let event = event.clone().with("changes", Value::Object(changes));
-                audit::append_entry(tx, at, entry_id, &event)?;
-            }
-            Ok(settings)
-        })
-        .await
-}
-
-fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> OrganizationSettings {
-    fn set<T: Clone>(field: &mut T, value: Option<&T>) {
-        if let Some(value) = value {
-            field.clone_from(value);
-        }
-    }
-    set(&mut settings.mfa_required, patch.mfa_required.as_ref());
-    set(
-        &mut settings.password_min_length,
-        patch.password_min_length.as_ref(),
-    );
-    set(
-        &mut settings.password_require_uppercase,
-        patch.password_require_uppercase.as_ref(),
-    );
-    set(
-        &mut settings.password_require_lowercase,
-        patch.password_require_lowercase.as_ref(),
-    );
-    set(
-        &mut settings.password_require_digit,
-        patch.password_require_digit.as_ref(),
-    );
-    set(
-        &mut settings.password_require_special_char,
-        patch.password_require_special_char.as_ref(),
-    );
-    set(
-        &mut settings.password_expiration_days,
-        patch.password_expiration_days.as_ref(),
-    );
-    set(&mut settings.time_zone, patch.time_zone.as_ref());
-    set(
-        &mut settings.enrolment_window_hours,
-        patch.enrolment_window_hours.as_ref(),
-    );
-    set(
-        &mut settings.enrolment_code_required,
-        patch.enrolment_code_required.as_ref(),
-    );
-    set(&mut settings.help_desk_enabled, patch.help_desk_enabled.as_ref());
-    set(&mut settings.admin_on_admin, patch.admin_on_admin.as_ref());
-    set(&mut settings.step_up_minutes, patch.step_up_minutes.as_ref());
-    set(&mut settings.security_contact, patch.security_contact.as_ref());
-    settings
-}
-
-/// Field → `{from, to}` for each setting that changes.
-fn differences(before: &OrganizationSettings, after: &OrganizationSettings) -> Result<Map<String, Value>> {
-    let object = |settings: &OrganizationSettings| match serde_json::to_value(settings) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        other => Err(Error::Internal(format!("settings are no object: {other:?}"))),
-    };
-    let (before, after) = (object(before)?, object(after)?);
-    Ok(after
-        .into_iter()
-        .filter(|(field, to)| before.get(field) != Some(to))
-        .map(|(field, to)| {
-            let from = before.get(&field).cloned().unwrap_or_default();
-            (field, json!({ "from": from, "to": to }))
-        })
-        .collect())
-}
-
-/// What settings must satisfy, for every door they come in by.
-///
-/// # Errors
-/// [`Error::Validation`] with every field that breaks a rule.
-pub fn check_settings(settings: &OrganizationSettings) -> Result<()> {
-    let mut problems = BTreeMap::new();
-    let mut require = |ok: bool, field: &str, rule: &str| {
-        if !ok {
-            problems.insert(field.to_owned(), rule.to_owned());
-        }
-    };
-    require(
-        (8..=128).contains(&settings.password_min_length),
-        "passwordMinLength",
-        "must be between 8 and 128",
-    );
-    require(
-        settings
-            .password_expiration_days
-            .is_none_or(|days| (1..=365).contains(&days)),
-        "passwordExpirationDays",
-        "must be between 1 and 365, or null",
-    );
-    require(
-        TimeZone::get(&settings.time_zone).is_ok(),
-        "timeZone",
-        "must be an IANA time zone such as Europe/Berlin",
-    );
-    require(
-        (1..=720).contains(&settings.enrolment_window_hours),
-        "enrolmentWindowHours",
-        "must be between 1 and 720",
-    );
-    require(
-        settings
-            .step_up_minutes
-            .is_none_or(|minutes| (1..=1440).contains(&minutes)),
-        "stepUpMinutes",
-        "must be between 1 and 1440, or null",
-    );
-    require(
-        settings.security_contact.as_deref().is_none_or(is_email),
-        "securityContact",
-        "must be an e-mail address, or null",
-    );
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Validation(problems))
-    }
 }
 
 pub(super) fn check_organization(new: &NewOrganization) -> Result<()> {
@@ -422,11 +239,4 @@ pub(super) fn check_user(new: &NewUser) -> Result<()> {
 #[must_use]
 pub fn is_email(text: &str) -> bool {
     text.len() <= TEXT_LIMIT && text.contains('@') && text.parse::<lettre::Address>().is_ok()
-}
-
-/// The organisation's local time zone; settings were checked when they were saved.
-#[must_use]
-pub fn utc_offset_minutes(settings: &OrganizationSettings, at: Timestamp) -> i16 {
-    let zone = TimeZone::get(&settings.time_zone).unwrap_or(TimeZone::UTC);
-    i16::try_from(zone.to_offset(at).seconds() / 60).unwrap_or(0)
 }

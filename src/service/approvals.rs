@@ -1,32 +1,390 @@
-//! Resets that a policy lets pass only when a second admin agrees.
+//! What a further admin has to agree to: listed, agreed to, rejected, lapsed.
+//!
+//! Agreeing carries out what was asked for, when it was the last agreement missing. Everything is judged
+//! again then, policies included: the requester must still be an active admin who may act on the target,
+//! and what must live is the session of the one who agrees.
 
-use jiff::SignedDuration;
+mod asking;
 
-use super::Services;
-use super::reset::Order;
-use crate::domain::account::Principal;
-use crate::domain::policy;
-use crate::store::approvals::Approval;
+use jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
 
-/// The approval that `wanted` asks for, open from now on.
-#[must_use]
-pub fn new_approval(
+pub(super) use asking::{agreed, asked_notices, ids, of_act, of_reset};
+
+use super::mandate::{Agreement, Mandate};
+use super::refusals::{admit_admin, admit_reader, clipped, record_refusal};
+use super::reset::{self, Order, Refusal};
+use super::users::{self, Act, Change, Shown};
+use super::{RequestContext, Services};
+use crate::domain::account::{OrgAdmin, Principal, User, UserId, may_approve};
+use crate::domain::approval::{Approval, ApprovalState, Wanted};
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::error::TokenFault;
+use crate::domain::{Error, Result};
+use crate::store::approvals::{find_approval, find_lapsed, page_approvals, update_state};
+use crate::store::{Connection, accounts, audit};
+
+/// How often an agreement is judged again when another admin was faster.
+const ATTEMPTS: usize = 3;
+/// Approvals in a page when none is asked for.
+const PAGE_SIZE: u64 = 50;
+/// Approvals in a page at most.
+const PAGE_LIMIT: u64 = 1_000;
+
+/// An approval with the people in it.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// The approval.
+    pub approval: Approval,
+    /// Where it stands now.
+    pub state: ApprovalState,
+    /// Who asked.
+    pub requester: User,
+    /// On whom.
+    pub target: User,
+    /// Who agreed; without those who were deleted since.
+    pub approved_by: Vec<User>,
+}
+
+/// Which approvals to list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ApprovalFilter {
+    /// Those in that state.
+    pub state: Option<ApprovalState>,
+    /// Page, from 0.
+    pub page: u64,
+    /// Approvals in a page, 1–1,000.
+    pub size: Option<u64>,
+}
+
+/// What came of an agreement.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    /// What was agreed to.
+    pub wanted: Wanted,
+    /// Set when still further admins have to agree.
+    pub awaits: Option<Uuid>,
+    /// The code that the user's enrolment will ask for. Shown once.
+    pub enrolment_code: Option<String>,
+    /// The link to set a password, where it could not be mailed.
+    pub invitation: Option<Shown>,
+}
+
+/// The approvals of the admin's organisation, newest first, and how many match in all.
+///
+/// # Errors
+/// [`Error::NotOrgAdmin`], [`Error::Validation`], [`Error::RateLimited`].
+pub fn list_approvals(
     services: &Services,
     principal: &Principal,
-    order: &Order,
-    wanted: &policy::Approval,
-) -> Approval {
-    let at = order.context.at;
-    Approval {
-        id: services.entropy.uuid(at),
-        organization_id: principal.organization.id,
-        requester_id: principal.user.id,
-        target_id: order.target,
-        reason: order.body.reason.clone(),
-        ticket: order.body.ticket.clone(),
-        asked_because: wanted.reason.clone(),
-        needed: wanted.approvals,
-        created_at: at,
-        expires_at: at + SignedDuration::from_secs(i64::from(wanted.expires_secs)),
+    context: &RequestContext,
+    filter: ApprovalFilter,
+) -> Result<(Vec<Described>, u64)> {
+    let admin = admit_reader(services, principal)?;
+    let (organization, at) = (admin.organization.id, context.at);
+    let size = filter.size.unwrap_or(PAGE_SIZE);
+    if !(1..=PAGE_LIMIT).contains(&size) {
+        return Err(Error::field(
+            "size",
+            format!("must be between 1 and {PAGE_LIMIT}"),
+        ));
+    }
+    let offset = filter
+        .page
+        .checked_mul(size)
+        .filter(|offset| i64::try_from(*offset).is_ok())
+        .ok_or_else(|| Error::field("page", "is too large"))?;
+    services.store.read(|db| {
+        let (page, total) = page_approvals(db, organization, filter.state, at, offset, size)?;
+        let described = page.into_iter().map(|approval| describe(db, approval, at));
+        Ok((described.collect::<Result<_>>()?, total))
+    })
+}
+
+/// One approval of the admin's organisation.
+///
+/// # Errors
+/// [`Error::NotOrgAdmin`], [`Error::NotFound`], [`Error::RateLimited`].
+pub fn get_approval(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    written_id: &str,
+) -> Result<Described> {
+    let admin = admit_reader(services, principal)?;
+    let id = read_id(written_id)?;
+    services.store.read(|db| {
+        let found = find_approval(db, admin.organization.id, id)?;
+        describe(db, found.ok_or_else(|| not_found(written_id))?, context.at)
+    })
+}
+
+fn describe(db: &Connection, approval: Approval, at: Timestamp) -> Result<Described> {
+    let find = |id| accounts::find_user(db, approval.organization_id, id);
+    let somebody = |id: UserId| {
+        find(id)?.ok_or_else(|| Error::Internal(format!("approval of {id}, who is gone without it")))
+    };
+    let approved_by = approval.approved_by.iter().filter_map(|id| find(*id).transpose());
+    Ok(Described {
+        state: approval.state_at(at),
+        requester: somebody(approval.requester_id)?,
+        target: somebody(approval.target_id)?,
+        approved_by: approved_by.collect::<Result<_>>()?,
+        approval,
+    })
+}
+
+/// Agrees, and carries out what was asked for when nobody's agreement is missing any more.
+///
+/// # Errors
+/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::NotFound`], [`Error::MayNotAct`] for who
+/// asked and on whom, [`Error::Conflict`] when it is closed, lapsed, agreed to by this admin before, or no
+/// longer makes sense; [`Error::Denied`] when a policy says no now. Each is an entry.
+pub async fn approve(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    written_id: &str,
+) -> Result<Agreed> {
+    match agree(services, principal, context, written_id).await {
+        Ok(agreed) => Ok(agreed),
+        Err(Refusal::Recorded(error)) => Err(error),
+        Err(Refusal::Unrecorded(error)) => {
+            let (event_type, resource) = (EventType::ApprovalAgree, written_approval(written_id));
+            Err(record_refusal(services, principal, context, event_type, resource, error).await)
+        }
+    }
+}
+
+async fn agree(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    written_id: &str,
+) -> Result<Agreed, Refusal> {
+    let admin = admit_admin(services, principal, context)?;
+    for _ in 0..ATTEMPTS {
+        let approval = open_approval(services, admin, context, written_id)?;
+        match carry_out(services, principal, context, approval.clone()).await {
+            Err(Refusal::Unrecorded(Error::Stale)) => {} // another admin was faster: look again
+            Err(Refusal::Unrecorded(error)) => match moot(&error) {
+                Some(why) => return close(services, principal, context, approval, why).await,
+                None => return Err(error.into()),
+            },
+            ended => return ended,
+        }
+    }
+    Err(Error::Stale.into())
+}
+
+/// The approval, if this admin's word counts on it now.
+fn open_approval(
+    services: &Services,
+    admin: OrgAdmin<'_>,
+    context: &RequestContext,
+    written_id: &str,
+) -> Result<Approval> {
+    let id = read_id(written_id)?;
+    let (approval, since) = services.store.read(|db| {
+        let approval = find_approval(db, admin.organization.id, id)?;
+        Ok((approval, accounts::find_role_since(db, admin.user.id)?))
+    })?;
+    let approval = approval.ok_or_else(|| not_found(written_id))?;
+    match approval.state_at(context.at) {
+        ApprovalState::Open => {}
+        ApprovalState::Expired => return Err(Error::Conflict("This has expired; ask for it again".into())),
+        closed => {
+            return Err(Error::Conflict(format!(
+                "This is closed already: {}",
+                closed.as_str()
+            )));
+        }
+    }
+    may_approve(&admin.user, since.ok_or(Error::NotOrgAdmin)?, approval.asked())?;
+    if approval.approved_by.contains(&admin.user.id) {
+        return Err(Error::Conflict("You agreed to this already".into()));
+    }
+    Ok(approval)
+}
+
+async fn carry_out(
+    services: &Services,
+    approver: &Principal,
+    context: &RequestContext,
+    approval: Approval,
+) -> Result<Agreed, Refusal> {
+    let wanted = approval.wanted.clone();
+    let change = match &wanted {
+        Wanted::ResetMfa => {
+            let order = Order::agreed(approval, approver, context);
+            let answer = reset::carry_out(services, &order).await?;
+            return Ok(Agreed {
+                wanted,
+                awaits: answer.approval_id,
+                enrolment_code: answer.enrolment_code,
+                invitation: None,
+            });
+        }
+        Wanted::ResetPassword => Change::ResetPassword,
+        Wanted::UpdateUser(patch) => Change::Update(patch.clone()),
+        Wanted::DeleteUser => Change::Delete,
+    };
+    let act = Act {
+        context: context.clone(),
+        target: approval.target_id,
+        change,
+        mandate: Mandate::agreed(approval, approver),
+    };
+    let outcome = users::carry_out(services, &act).await?;
+    Ok(Agreed {
+        wanted,
+        awaits: outcome.approval_id,
+        enrolment_code: outcome.enrolment_code,
+        invitation: outcome.invitation,
+    })
+}
+
+/// Why something that was agreed to no longer makes sense; `None` where it may still be tried again.
+fn moot(error: &Error) -> Option<String> {
+    match error {
+        Error::MfaNotEnabled => Some("The user has no second factor any more".into()),
+        Error::NotOrgAdmin | Error::MayNotAct(_) | Error::Token(TokenFault::SubjectGone) => {
+            Some("Whoever asked for this may no longer do it".into())
+        }
+        Error::Conflict(why) => Some(why.clone()),
+        Error::Refused(why) => Some((*why).to_owned()),
+        Error::Validation(_) => Some("What was asked for is no longer possible".into()),
+        _ => None,
+    }
+}
+
+/// Ends what no longer makes sense, with the entry of the agreement that found out.
+async fn close(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    approval: Approval,
+    why: String,
+) -> Result<Agreed, Refusal> {
+    let error = Error::Conflict(why);
+    let event = about(&approval, EventType::ApprovalAgree, principal, context)
+        .ended(AuditResult::Denied, &error)
+        .with("closed", true);
+    let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
+    services
+        .store
+        .write(move |tx| {
+            update_state(tx, &approval, ApprovalState::Denied, &approval.approved_by, at)?;
+            audit::append_entry(tx, at, entry_id, &event).map(drop)
+        })
+        .await?;
+    Err(Refusal::Recorded(error))
+}
+
+/// Says no: what was asked for is not done.
+///
+/// # Errors
+/// As [`approve`].
+pub async fn reject(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    written_id: &str,
+    reason: Result<Option<String>>,
+) -> Result<()> {
+    let attempt = async {
+        let admin = admit_admin(services, principal, context)?;
+        let reason = reason?;
+        let approval = open_approval(services, admin, context, written_id)?;
+        let mut event = about(&approval, EventType::ApprovalReject, principal, context);
+        if let Some(reason) = reason {
+            event = event.with("reason", reason);
+        }
+        let mandate = Mandate::agreed(approval, principal);
+        let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
+        services
+            .store
+            .write(move |tx| {
+                mandate.still_holds(tx, at)?;
+                let Agreement { approval, .. } = mandate.agreement.as_ref().ok_or(Error::Stale)?;
+                update_state(tx, approval, ApprovalState::Rejected, &approval.approved_by, at)?;
+                audit::append_entry(tx, at, entry_id, &event).map(drop)
+            })
+            .await
+    };
+    match attempt.await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let (event_type, resource) = (EventType::ApprovalReject, written_approval(written_id));
+            Err(record_refusal(services, principal, context, event_type, resource, error).await)
+        }
+    }
+}
+
+/// Ends what nobody agreed to in time, with an entry each. Says how many.
+///
+/// # Errors
+/// When the store fails.
+pub async fn expire_approvals(services: &Services) -> Result<usize> {
+    let at = services.clock.now();
+    let lapsed = services.store.read(|db| find_lapsed(db, at))?;
+    let count = lapsed.len();
+    for approval in lapsed {
+        let event = Event::new(
+            EventType::ApprovalExpire,
+            Some(approval.organization_id),
+            ActorRef::system(),
+        )
+        .on(Resource::other("APPROVAL", approval.id, None))
+        .with("targetId", approval.target_id.to_string())
+        .with("approvedBy", ids(&approval.approved_by))
+        .with("needed", approval.needed);
+        let entry_id = services.entropy.uuid(at);
+        let ended = services
+            .store
+            .write(move |tx| {
+                update_state(tx, &approval, ApprovalState::Expired, &approval.approved_by, at)?;
+                audit::append_entry(tx, at, entry_id, &event).map(drop)
+            })
+            .await;
+        // Somebody was faster: it is ended all the same.
+        match ended {
+            Ok(()) | Err(Error::Stale) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+fn about(
+    approval: &Approval,
+    event_type: EventType,
+    principal: &Principal,
+    context: &RequestContext,
+) -> Event {
+    Event::by(principal, event_type)
+        .on(Resource::other("APPROVAL", approval.id, None))
+        .from_request(&context.request_id, context.ip_text().as_deref())
+        .with("requesterId", approval.requester_id.to_string())
+        .with("targetId", approval.target_id.to_string())
+        .with("wanted", json!(approval.wanted))
+}
+
+fn written_approval(id: &str) -> Resource {
+    Resource::other("APPROVAL", clipped(id), None)
+}
+
+fn read_id(written: &str) -> Result<Uuid> {
+    Uuid::try_parse(written)
+        .ok()
+        .filter(|_| written.len() == 36)
+        .ok_or_else(|| Error::Malformed("The approval id must be a UUID".into()))
+}
+
+fn not_found(written: &str) -> Error {
+    Error::NotFound {
+        what: "Approval",
+        id: written.to_owned(),
     }
 }

@@ -1,13 +1,13 @@
 //! What must be done now and then, whether anybody asks or not.
 
 use super::reset::record_floods;
-use super::{Services, enrolment, session, token_keys};
+use super::{Services, approvals, enrolment, session, token_keys};
 use crate::domain::Result;
 use crate::store::requests;
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
-/// the record), sessions, factors whose suspension is over, remembered outcomes. Rotates token keys that
-/// are due. Meant for once a minute; what
+/// the record), sessions, factors whose suspension is over, lapsed approvals, remembered outcomes. Rotates
+/// token keys that are due. Meant for once a minute; what
 /// fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
@@ -18,6 +18,7 @@ pub async fn tidy(services: &Services) {
     );
     note("lapsed sessions", session::clear_lapsed(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
+    note("lapsed approvals", approvals::expire_approvals(services).await);
     let at = services.clock.now();
     let forgotten = services
         .store

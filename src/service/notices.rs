@@ -1,16 +1,35 @@
-//! What people are told of a reset: owed in the reset's transaction, sent after it.
+//! What people are told: owed in the transaction of what they are told of, sent after it.
+//!
+//! A mail's payload is `{to, subject, body}`, or `{to, subject, sealedBody}` where the body holds a link
+//! that opens something: a copy of the database alone must not. [`read_mail`] reads both.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Services;
 use super::reset::{Case, Order};
+use crate::domain::account::{Organization, User};
 use crate::domain::policy::{Audience, Effect, Notice};
+use crate::domain::{Error, Result};
+use crate::keys::KeyRing;
 use crate::store::requests::OwedDelivery;
+
+/// A mail as it is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mail {
+    /// Address.
+    pub to: String,
+    /// Subject line.
+    pub subject: String,
+    /// Text.
+    pub body: String,
+}
 
 /// What a reset owes: the notice to the user that ASVS 6.3.7 requires, and what policies want sent.
 #[must_use]
 pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effect]) -> Vec<OwedDelivery> {
-    let admin = case.actor.name.as_deref().unwrap_or(&case.actor.email);
     let from = order
         .context
         .ip_text()
@@ -19,9 +38,11 @@ pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effe
         to: Audience::Target,
         subject: format!("Your second factor for {} was reset", case.organization.name),
         body: format!(
-            "{admin} ({}) reset the second factor of your account {} on {:.0} from {from}.\n\n\
+            "{} reset the second factor of your account {} on {:.0} from {from}.\n\n\
              All your sessions were ended. If you did not ask for this, tell your administrators at once.\n",
-            case.actor.email, case.target.email, order.context.at,
+            called(&case.actor),
+            case.target.email,
+            order.context.at,
         ),
     };
     let mut owed = of_effects(services, case, effects);
@@ -42,10 +63,106 @@ pub fn of_effects(services: &Services, case: &Case, effects: &[Effect]) -> Vec<O
         .collect()
 }
 
-fn mails(services: &Services, case: &Case, notice: &Notice) -> Vec<OwedDelivery> {
-    if !services.settings.mail {
-        return Vec::new();
+/// A new admin is what somebody wants who has taken over another one's account: all of them are told.
+#[must_use]
+pub fn of_new_admin(
+    services: &Services,
+    organization: &Organization,
+    actor: &User,
+    target: &User,
+    admin_emails: &[String],
+) -> Vec<OwedDelivery> {
+    let subject = format!("{} has a new administrator", organization.name);
+    let body = format!(
+        "{} made {} an administrator of {}.\n\nIf that is not right, take the role away at once.\n",
+        called(actor),
+        called(target),
+        organization.name,
+    );
+    let contact = organization.settings.security_contact.iter();
+    let to = admin_emails
+        .iter()
+        .chain(contact)
+        .filter(|to| **to != target.email);
+    to.filter_map(|to| mail(services, organization, to, &subject, &body))
+        .collect()
+}
+
+/// A mail, where mail can be sent at all.
+#[must_use]
+pub fn mail(
+    services: &Services,
+    organization: &Organization,
+    to: &str,
+    subject: &str,
+    body: &str,
+) -> Option<OwedDelivery> {
+    let payload = json!({ "to": to, "subject": subject, "body": body });
+    services.settings.mail.then(|| owed(organization, &payload))
+}
+
+/// A mail whose text holds a secret, where mail can be sent at all.
+#[must_use]
+pub fn sealed_mail(
+    services: &Services,
+    organization: &Organization,
+    to: &str,
+    subject: &str,
+    body: &str,
+) -> Option<OwedDelivery> {
+    services.settings.mail.then(|| {
+        let sealed = services
+            .keys
+            .seal_text(MAIL, body.as_bytes(), services.entropy.bytes());
+        let payload = json!({ "to": to, "subject": subject, "sealedBody": STANDARD.encode(sealed) });
+        owed(organization, &payload)
+    })
+}
+
+/// What a seal is for.
+const MAIL: &str = "mail body";
+
+/// The mail of a payload, its body opened.
+///
+/// # Errors
+/// [`Error::Internal`] when it is no mail, or was sealed with other keys.
+pub fn read_mail(keys: &KeyRing, payload: &str) -> Result<Mail> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Payload {
+        to: String,
+        subject: String,
+        body: Option<String>,
+        sealed_body: Option<String>,
     }
+    let unreadable = || Error::Internal("an owed mail can't be read".into());
+    let read: Payload = serde_json::from_str(payload).map_err(|_| unreadable())?;
+    let body = match (read.body, read.sealed_body) {
+        (Some(body), None) => body,
+        (None, Some(sealed)) => {
+            let sealed = STANDARD.decode(sealed).map_err(|_| unreadable())?;
+            let body = keys.open_text(MAIL, &sealed)?;
+            String::from_utf8(body.to_vec()).map_err(|_| unreadable())?
+        }
+        _ => return Err(unreadable()),
+    };
+    Ok(Mail {
+        to: read.to,
+        subject: read.subject,
+        body,
+    })
+}
+
+/// How a person is called in a text: `Ada Lovelace (ada@acme.example)`.
+#[must_use]
+pub fn called(user: &User) -> String {
+    match &user.name {
+        Some(name) => format!("{name} ({})", user.email),
+        None => user.email.clone(),
+    }
+}
+
+fn mails(services: &Services, case: &Case, notice: &Notice) -> Vec<OwedDelivery> {
     let to = match notice.to {
         Audience::Target => vec![case.target.email.clone()],
         Audience::Actor => vec![case.actor.email.clone()],
@@ -58,11 +175,15 @@ fn mails(services: &Services, case: &Case, notice: &Notice) -> Vec<OwedDelivery>
             .cloned()
             .collect(),
     };
-    to.into_iter()
-        .map(|to| OwedDelivery {
-            organization_id: Some(case.organization.id),
-            channel: "mail",
-            payload: json!({ "to": to, "subject": notice.subject, "body": notice.body }).to_string(),
-        })
+    to.iter()
+        .filter_map(|to| mail(services, &case.organization, to, &notice.subject, &notice.body))
         .collect()
+}
+
+fn owed(organization: &Organization, payload: &serde_json::Value) -> OwedDelivery {
+    OwedDelivery {
+        organization_id: Some(organization.id),
+        channel: "mail",
+        payload: payload.to_string(),
+    }
 }

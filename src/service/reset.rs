@@ -9,20 +9,20 @@ mod order;
 pub use facts::Case;
 pub use floods::{Floods, record_floods};
 pub use in_flight::InFlight;
-pub use order::{Order, ResetBody, ResetRequest};
+pub use order::{Order, ResetBody, ResetRequest, read_user_id};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::refusals::{record_refusal, written_user};
 use super::{RequestContext, Services, plugins};
 use crate::domain::account::{Principal, Role};
-use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::audit::EventType;
 use crate::domain::error::PolicyDenial;
 use crate::domain::policy::{Answer, Approval, Decision, Effect, Outcome, ResultKind, merge_effects};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::plugin_host::{CallEnd, DecisionRecord, Evaluation};
-use crate::store::audit;
 
 /// How often a reset is judged again when what was judged changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -53,7 +53,10 @@ pub async fn reset_mfa(
     match attempt(services, principal, &request).await {
         Ok(answer) => Ok(answer),
         Err(Refusal::Recorded(error)) => Err(error),
-        Err(Refusal::Unrecorded(error)) => Err(record_refusal(services, principal, &request, error).await),
+        Err(Refusal::Unrecorded(error)) => {
+            let (event_type, target) = (EventType::UserMfaReset, written_user(&request.target));
+            Err(record_refusal(services, principal, &request.context, event_type, target, error).await)
+        }
     }
 }
 
@@ -64,30 +67,26 @@ async fn attempt(
 ) -> Result<ResetAnswer, Refusal> {
     admit(services, principal, request)?; // 429, before anything is read
     may_call(principal, &request.context)?; // 403; 401 where a step-up is due
-    let order = Order::from_request(request)?; // 400
-    carry_out(services, principal, &order).await
+    let order = Order::from_request(principal, request)?; // 400
+    carry_out(services, &order).await
 }
 
 /// Judges and carries out an order whose caller was admitted: also how an approval is executed.
 ///
 /// # Errors
 /// As [`reset_mfa`]; [`Refusal`] says whether the trail has it already.
-pub(super) async fn carry_out(
-    services: &Services,
-    principal: &Principal,
-    order: &Order,
-) -> Result<ResetAnswer, Refusal> {
-    let _under_way = services.in_flight.enter(principal, order.target);
+pub(super) async fn carry_out(services: &Services, order: &Order) -> Result<ResetAnswer, Refusal> {
+    let _under_way = services.in_flight.enter(&order.mandate, order.target);
     for _ in 0..ATTEMPTS {
-        if let Some(answer) = order.remembered(services, principal)? {
+        if let Some(answer) = order.remembered(services)? {
             return Ok(answer); // a repeat with the same Idempotency-Key changes nothing
         }
-        let case = facts::gather(services, principal, order)?; // 404, 403, 400
+        let case = facts::gather(services, order)?; // 404, 403, 400
         let judgement = judge(services, &case).await; // before and after hooks
-        match ending::commit(services, principal, order, case, judgement).await {
+        match ending::commit(services, order, case, judgement).await {
             // What was judged has changed: judge again, by the policies as they are now.
             Err(Refusal::Unrecorded(Error::Stale)) => {
-                plugins::catch_up(services, Some(principal.organization.id)).await?;
+                plugins::catch_up(services, Some(order.mandate.organization)).await?;
             }
             ended => return ended, // 200, 202, 403 by policy, 500
         }
@@ -131,14 +130,7 @@ fn may_call(principal: &Principal, context: &RequestContext) -> Result<()> {
         Role::HelpDesk if settings.help_desk_enabled => {}
         Role::HelpDesk | Role::Member => return Err(Error::NotOrgAdmin),
     }
-    if let Some(minutes) = settings.step_up_minutes {
-        let max_age_secs = u32::from(minutes) * 60;
-        let used = principal.session.second_factor_at;
-        if used.is_none_or(|at| context.at.duration_since(at).as_secs() > i64::from(max_age_secs)) {
-            return Err(Error::StepUpRequired { max_age_secs });
-        }
-    }
-    Ok(())
+    principal.stepped_up(context.at)
 }
 
 /// How the policies want a case to end, with everything they said.
@@ -241,44 +233,4 @@ fn denying_plugin(records: &[DecisionRecord]) -> String {
         .rfind(|record| denied(&record.end))
         .map(|record| record.plugin.clone())
         .unwrap_or_default()
-}
-
-/// Turns every refusal that left nothing behind into one entry, in this one place.
-async fn record_refusal(
-    services: &Services,
-    principal: &Principal,
-    request: &ResetRequest,
-    error: Error,
-) -> Error {
-    if let Error::RateLimited { quota, .. } = &error {
-        services.floods.count(principal, &request.context, quota.name);
-        return error;
-    }
-    let result = match &error {
-        Error::Internal(_) | Error::Busy { .. } | Error::Stale => AuditResult::Failure,
-        _ => AuditResult::Denied,
-    };
-    // The message as the caller sees it: an internal error's text is for the log alone.
-    let event = Event::by(principal, EventType::UserMfaReset)
-        .on(Resource::other("USER", clipped(&request.target), None))
-        .from_request(&request.context.request_id, request.context.ip_text().as_deref())
-        .ended(result, error.to_string());
-    let (at, entry_id) = (request.context.at, services.entropy.uuid(request.context.at));
-    let recorded = services
-        .store
-        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
-        .await;
-    match recorded {
-        Ok(()) => error,
-        // No entry, no answer that pretends there is one (ASVS 16.5.3).
-        Err(failed) => {
-            tracing::error!(%failed, refused = %error, "a refusal could not be recorded");
-            failed
-        }
-    }
-}
-
-/// An id as a caller may have written it, short enough to keep.
-fn clipped(target: &str) -> String {
-    target.chars().filter(|c| !c.is_control()).take(100).collect()
 }

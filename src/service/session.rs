@@ -17,7 +17,7 @@ use crate::store::sessions;
 pub use crate::store::sessions::SessionRow;
 use crate::store::{accounts, audit};
 
-pub use listing::{end_other_sessions, end_session, end_user_sessions, list_sessions};
+pub use listing::{end_other_sessions, end_session, list_sessions};
 
 /// Who is behind a bearer token, by what the database says now (ASVS 8.3.2): a token outlives neither its
 /// session, nor its user's standing, nor a change of role.

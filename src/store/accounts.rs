@@ -140,13 +140,13 @@ pub fn page_users(
     Ok((users, total))
 }
 
-/// How many active admins an organisation has.
-pub fn count_active_admins(db: &Connection, organization: OrganizationId) -> Result<u64> {
-    Ok(db
-        .prepare_cached(
-            "SELECT count(*) FROM user WHERE organization_id = ?1 AND role = 'org-admin' AND active = 1",
-        )?
-        .query_row([organization.0.as_bytes()], |row| row.get(0))?)
+/// Whether an organisation has an admin who can act, besides that user.
+pub fn other_admin_exists(db: &Connection, organization: OrganizationId, besides: UserId) -> Result<bool> {
+    let mut statement = db.prepare_cached(
+        "SELECT 1 FROM user WHERE organization_id = ?1 AND role = 'org-admin' AND active = 1 \
+         AND locked_at IS NULL AND id <> ?2",
+    )?;
+    Ok(statement.exists(params![organization.0.as_bytes(), besides.0.as_bytes()])?)
 }
 
 /// The active admins of an organisation.
@@ -165,7 +165,8 @@ pub fn find_active_admins(db: &Connection, organization: OrganizationId) -> Resu
 pub fn insert_user(tx: &Connection, user: &User, password_hash: Option<&str>) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO user (id, organization_id, email, email_key, name, role, active, password_hash, \
-         password_changed_at, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+         password_changed_at, created_at, updated_at, role_since) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10)",
     )?
     .execute(params![
         user.id.0.as_bytes(),
@@ -194,8 +195,8 @@ pub fn update_user(
     at: Timestamp,
 ) -> Result<()> {
     tx.prepare_cached(
-        "UPDATE user SET name = ?2, role = ?3, active = ?4, updated_at = ?5, revision = revision + 1 \
-         WHERE id = ?1",
+        "UPDATE user SET name = ?2, role = ?3, active = ?4, updated_at = ?5, revision = revision + 1, \
+         role_since = CASE WHEN role = ?3 THEN role_since ELSE ?5 END WHERE id = ?1",
     )?
     .execute(params![
         id.0.as_bytes(),
@@ -203,6 +204,40 @@ pub fn update_user(
         role_text(role),
         active,
         millis(at)
+    ])?;
+    Ok(())
+}
+
+/// Since when a user has their role.
+pub fn find_role_since(db: &Connection, id: UserId) -> Result<Option<Timestamp>> {
+    let mut statement = db.prepare_cached("SELECT role_since FROM user WHERE id = ?1")?;
+    Ok(statement
+        .query_row([id.0.as_bytes()], |row| column(row, 0))
+        .optional()?)
+}
+
+/// Unlocks an account. A window for enrolment that is over opens again until `due_until`, with a new
+/// code where one is asked for: else the next login would lock the account again.
+pub fn update_unlocked(
+    tx: &Connection,
+    id: UserId,
+    due_until: Option<Timestamp>,
+    code: Option<([u8; 32], Timestamp)>,
+    at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE user SET locked_at = NULL, locked_reason = NULL, \
+         enrolment_due_until = coalesce(?2, enrolment_due_until), \
+         enrolment_code_hash = coalesce(?3, enrolment_code_hash), \
+         enrolment_code_expires_at = coalesce(?4, enrolment_code_expires_at), \
+         updated_at = ?5, revision = revision + 1 WHERE id = ?1",
+    )?
+    .execute(params![
+        id.0.as_bytes(),
+        due_until.map(millis),
+        code.map(|(hash, _)| hash),
+        code.map(|(_, until)| millis(until)),
+        millis(at),
     ])?;
     Ok(())
 }

@@ -1,55 +1,175 @@
-//! Resets that wait for further admins.
+//! What waits, or waited, for further admins.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::types::{FromSqlError, Type};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::row::millis;
-use crate::domain::Result;
+use super::row::{column, millis, optional, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
+use crate::domain::approval::{Approval, ApprovalState};
+use crate::domain::{Error, Result};
 
-/// A reset that waits for further admins.
-#[derive(Clone, Debug)]
-pub struct Approval {
-    /// Id on the wire.
-    pub id: Uuid,
-    /// Where.
-    pub organization_id: OrganizationId,
-    /// Who asked.
-    pub requester_id: UserId,
-    /// On whom.
-    pub target_id: UserId,
-    /// The requester's reason.
-    pub reason: Option<String>,
-    /// The requester's ticket.
-    pub ticket: Option<String>,
-    /// Why a second admin is wanted.
-    pub asked_because: String,
-    /// How many further admins.
-    pub needed: u8,
-    /// When it was asked for.
-    pub created_at: Timestamp,
-    /// When it lapses.
-    pub expires_at: Timestamp,
-}
+const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wanted, reason, ticket, \
+     asked_because, authenticated_at, second_factor_used, needed, approved_by, state, created_at, expires_at, \
+     ended_at FROM approval";
 
 /// Keeps an approval.
 pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     tx.prepare_cached(
-        "INSERT INTO approval (id, organization_id, requester_id, target_id, reason, ticket, asked_because, \
-         needed, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO approval (id, organization_id, requester_id, target_id, wanted, reason, ticket, \
+         asked_because, authenticated_at, second_factor_used, needed, created_at, expires_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         approval.id.as_bytes(),
         approval.organization_id.0.as_bytes(),
         approval.requester_id.0.as_bytes(),
         approval.target_id.0.as_bytes(),
+        to_json(&approval.wanted)?,
         approval.reason,
         approval.ticket,
         approval.asked_because,
+        millis(approval.authenticated_at),
+        approval.second_factor_used,
         approval.needed,
         millis(approval.created_at),
         millis(approval.expires_at),
     ])?;
     Ok(())
+}
+
+/// The approval of that id in that organisation.
+pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) -> Result<Option<Approval>> {
+    let mut statement = db.prepare_cached(&format!("{APPROVAL} WHERE id = ?1 AND organization_id = ?2"))?;
+    Ok(statement
+        .query_row(params![id.as_bytes(), organization.0.as_bytes()], from_row)
+        .optional()?)
+}
+
+/// An organisation's approvals, newest first, and how many there are in all; with a state, those that
+/// are in it at `at`.
+pub fn page_approvals(
+    db: &Connection,
+    organization: OrganizationId,
+    state: Option<ApprovalState>,
+    at: Timestamp,
+    offset: u64,
+    limit: u64,
+) -> Result<(Vec<Approval>, u64)> {
+    let filter = "organization_id = ?1 AND (?2 IS NULL OR ?2 = \
+         CASE WHEN state = 'open' AND expires_at <= ?3 THEN 'expired' ELSE state END)";
+    let state = state.map(ApprovalState::as_str);
+    let total = db
+        .prepare_cached(&format!("SELECT count(*) FROM approval WHERE {filter}"))?
+        .query_row(params![organization.0.as_bytes(), state, millis(at)], |row| {
+            row.get::<_, u64>(0)
+        })?;
+    let approvals = db
+        .prepare_cached(&format!(
+            "{APPROVAL} WHERE {filter} ORDER BY created_at DESC, id DESC LIMIT ?4 OFFSET ?5"
+        ))?
+        .query_map(
+            params![organization.0.as_bytes(), state, millis(at), limit, offset],
+            from_row,
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok((approvals, total))
+}
+
+/// Open approvals that have lapsed at `at`, some at a time.
+pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<Approval>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{APPROVAL} WHERE state = 'open' AND expires_at <= ?1 ORDER BY expires_at LIMIT 100"
+    ))?;
+    Ok(statement
+        .query_map([millis(at)], from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Notes who agreed and how many are needed, if it is still as it was read.
+///
+/// # Errors
+/// [`Error::Stale`] when it was changed since.
+pub fn update_agreement(tx: &Connection, read: &Approval, approved_by: &[UserId], needed: u8) -> Result<()> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE approval SET approved_by = ?3, needed = ?4 \
+             WHERE id = ?1 AND approved_by = ?2 AND state = 'open'",
+        )?
+        .execute(params![
+            read.id.as_bytes(),
+            to_json(&read.approved_by)?,
+            to_json(&approved_by)?,
+            needed
+        ])?;
+    if changed == 1 { Ok(()) } else { Err(Error::Stale) }
+}
+
+/// Ends an approval, if it is still as it was read.
+///
+/// # Errors
+/// [`Error::Stale`] when it was changed since.
+pub fn update_state(
+    tx: &Connection,
+    read: &Approval,
+    state: ApprovalState,
+    approved_by: &[UserId],
+    at: Timestamp,
+) -> Result<()> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE approval SET state = ?3, approved_by = ?4, ended_at = ?5 \
+             WHERE id = ?1 AND approved_by = ?2 AND state = 'open'",
+        )?
+        .execute(params![
+            read.id.as_bytes(),
+            to_json(&read.approved_by)?,
+            state.as_str(),
+            to_json(&approved_by)?,
+            millis(at)
+        ])?;
+    if changed == 1 { Ok(()) } else { Err(Error::Stale) }
+}
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<Approval> {
+    Ok(Approval {
+        id: column(row, 0)?,
+        organization_id: column(row, 1)?,
+        requester_id: column(row, 2)?,
+        target_id: column(row, 3)?,
+        wanted: from_json(row, 4)?,
+        reason: row.get(5)?,
+        ticket: row.get(6)?,
+        asked_because: row.get(7)?,
+        authenticated_at: column(row, 8)?,
+        second_factor_used: row.get(9)?,
+        needed: row.get(10)?,
+        approved_by: from_json(row, 11)?,
+        state: state(row, 12)?,
+        created_at: column(row, 13)?,
+        expires_at: column(row, 14)?,
+        ended_at: optional(row, 15)?,
+    })
+}
+
+fn state(row: &Row<'_>, index: usize) -> rusqlite::Result<ApprovalState> {
+    let text = row.get_ref(index)?.as_str()?;
+    let known = ApprovalState::ALL
+        .into_iter()
+        .find(|state| state.as_str() == text);
+    known.ok_or_else(|| {
+        let problem = FromSqlError::Other(format!("state {text}").into());
+        unreadable(index, Type::Text, problem)
+    })
+}
+
+fn from_json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(index)?.as_str()?).map_err(|e| unreadable(index, Type::Text, e))
+}
+
+fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))
 }

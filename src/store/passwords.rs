@@ -31,6 +31,16 @@ pub fn update_password(tx: &Connection, user: UserId, hash: &str, at: Timestamp)
     Ok(())
 }
 
+/// Takes the password away: the old one opens nothing from here on.
+pub fn clear_password(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE user SET password_hash = NULL, password_changed_at = NULL, updated_at = ?2, \
+         revision = revision + 1 WHERE id = ?1",
+    )?
+    .execute(params![user.0.as_bytes(), millis(at)])?;
+    Ok(())
+}
+
 /// Replaces the hash of a password by another of the same one, with newer parameters.
 pub fn update_password_hash(tx: &Connection, user: UserId, old: &str, new: &str) -> Result<()> {
     tx.prepare_cached("UPDATE user SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2")?

@@ -312,6 +312,13 @@ pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<UserId>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
+/// Ends every invitation of the user: a newer one takes their place, or the account is not to be used.
+pub fn clear_invitations(tx: &Connection, user: UserId) -> Result<()> {
+    tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND purpose = 'invitation'")?
+        .execute([user.0.as_bytes()])?;
+    Ok(())
+}
+
 /// Forgets what of the user's has lapsed.
 pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     for table in ["session", "challenge", "enrolment"] {

@@ -1,5 +1,7 @@
 //! Tests that speak HTTP to the whole app. `support.rs` has the app and its callers.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
+
 mod account;
 mod administration;
 mod audit;
@@ -7,6 +9,7 @@ mod contract;
 #[path = "../guests/mod.rs"]
 mod guests;
 mod plugins;
+mod people;
 mod policies;
 mod reset;
 mod support;

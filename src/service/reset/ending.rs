@@ -7,14 +7,16 @@ use uuid::Uuid;
 use super::facts::Case;
 use super::order::Idempotency;
 use super::{Ending, Judgement, Order, Refusal, ResetAnswer};
-use crate::domain::account::{OrganizationId, Principal, Session, UserId};
-use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::account::{Lock, OrganizationId, UserId};
+use crate::domain::approval::{Approval, ApprovalState};
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::policy::{Effect, ResultKind};
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
+use crate::service::mandate::Mandate;
 use crate::service::{Services, approvals, notices};
 use crate::store::accounts::{self, AfterReset};
-use crate::store::approvals::{Approval, insert_approval};
+use crate::store::approvals::{insert_approval, update_agreement, update_state};
 use crate::store::bindings::{PolicyRevision, find_policy_revision};
 use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
 use crate::store::requests::{self, OwedDelivery, ResetCall};
@@ -31,7 +33,6 @@ const ENROLMENT_CODE_HOURS: i64 = 24;
 /// [`Error::PolicyFailed`] (recorded) when that is the ending.
 pub(super) async fn commit(
     services: &Services,
-    principal: &Principal,
     order: &Order,
     case: Case,
     judgement: Judgement,
@@ -41,16 +42,14 @@ pub(super) async fn commit(
         Ending::Failed(cause) => Some(Error::PolicyFailed { cause: cause.clone() }),
         Ending::Done | Ending::AwaitsApproval(_) => None,
     };
-    let change = Change::prepare(services, principal, order, case, judgement)?;
+    let change = Change::prepare(services, order, case, judgement)?;
     let enrolment_code = change.enrolment_code.clone();
     let mut answer = services.store.write(move |tx| change.run(tx)).await?;
-    match refusal {
-        Some(error) => Err(Refusal::Recorded(error)),
-        None => {
-            answer.enrolment_code = enrolment_code;
-            Ok(answer)
-        }
+    if let Some(error) = refusal {
+        return Err(Refusal::Recorded(error));
     }
+    answer.enrolment_code = enrolment_code;
+    Ok(answer)
 }
 
 /// Everything the transaction needs, prepared outside of it: no hashing, no serialising and no
@@ -62,6 +61,8 @@ struct Change {
     what: What,
     event: Event,
     entry_id: Uuid,
+    /// The entry of the agreement that this call gave, before the entry of the reset.
+    agreed: Option<(Uuid, Event)>,
     call: ResetCall,
     asked: AskedRow,
     decisions: Vec<DecisionRow>,
@@ -74,7 +75,7 @@ struct Change {
 struct Judged {
     organization: (OrganizationId, i64),
     actor: (UserId, i64),
-    actor_session: Session,
+    mandate: Mandate,
     target_revision: i64,
     policy_revision: PolicyRevision,
 }
@@ -87,17 +88,17 @@ enum What {
         lock_reason: Option<String>,
     },
     AskSecondAdmin(Box<Approval>),
+    /// One more agreement, and still not enough.
+    AskFurtherAdmin {
+        needed: u8,
+    },
 }
 
 impl Change {
-    fn prepare(
-        services: &Services,
-        principal: &Principal,
-        order: &Order,
-        case: Case,
-        judgement: Judgement,
-    ) -> Result<Self> {
+    fn prepare(services: &Services, order: &Order, case: Case, judgement: Judgement) -> Result<Self> {
         let at = order.context.at;
+        let agreed =
+            agreement_event(order, &case, &judgement).map(|event| (services.entropy.uuid(at), event));
         let entry_id = services.entropy.uuid(at);
         let (after, enrolment_code) = after_reset(services, &case, &judgement.effects, at);
         let (result, kind) = match &judgement.ending {
@@ -115,12 +116,23 @@ impl Change {
                 end_sessions: false,
                 lock_reason: None,
             },
-            Ending::AwaitsApproval(approval) => What::AskSecondAdmin(Box::new(approvals::new_approval(
-                services, principal, order, approval,
-            ))),
+            Ending::AwaitsApproval(wanted) => match &order.mandate.agreement {
+                None => What::AskSecondAdmin(Box::new(approvals::of_reset(services, order, wanted))),
+                Some(agreement) => What::AskFurtherAdmin {
+                    needed: wanted.approvals.max(agreement.approval.needed),
+                },
+            },
         };
-        let deliveries = match &judgement.ending {
-            Ending::Done => notices::of_reset(services, &case, order, &judgement.effects),
+        let deliveries = match (&judgement.ending, &what) {
+            (Ending::Done, _) => notices::of_reset(services, &case, order, &judgement.effects),
+            (_, What::AskSecondAdmin(approval)) => approvals::asked_notices(
+                services,
+                &case.organization,
+                &case.actor,
+                &case.target,
+                &case.admin_emails,
+                approval,
+            ),
             _ => notices::of_effects(services, &case, &judgement.effects),
         };
         Ok(Self {
@@ -128,13 +140,14 @@ impl Change {
             judged: Judged {
                 organization: (case.organization.id, case.organization.revision),
                 actor: (case.actor.id, case.actor.revision),
-                actor_session: principal.session.clone(),
+                mandate: order.mandate.clone(),
                 target_revision: case.target.revision,
                 policy_revision: case.policies.revision,
             },
             target: case.target.id,
-            event: event(principal, order, &case, &judgement, &after, result),
+            event: event(order, &case, &judgement, &after, result),
             entry_id,
+            agreed,
             call: ResetCall {
                 organization_id: case.organization.id,
                 actor_id: case.actor.id,
@@ -156,7 +169,7 @@ impl Change {
             remember: order
                 .idempotency
                 .filter(|_| matches!(judgement.ending, Ending::Done | Ending::AwaitsApproval(_)))
-                .map(|idempotency| (principal.user.id, idempotency)),
+                .map(|idempotency| (order.mandate.actor, idempotency)),
             enrolment_code: if matches!(what, What::Reset(_)) {
                 enrolment_code
             } else {
@@ -202,7 +215,7 @@ impl Change {
                     );
                 }
                 if let Some(reason) = lock_reason {
-                    let lock = crate::domain::account::Lock {
+                    let lock = Lock {
                         at: self.at,
                         reason: reason.clone(),
                     };
@@ -214,9 +227,23 @@ impl Change {
                 approval_id = Some(approval.id);
                 event = event.with("approvalId", approval.id.to_string());
             }
+            What::AskFurtherAdmin { .. } => {
+                approval_id = self.judged.mandate.agreement.as_ref().map(|a| a.approval.id);
+            }
         }
-        let entry = audit::append_entry(tx, self.at, self.entry_id, &event)?;
-        if !matches!(self.what, What::AskSecondAdmin(_)) {
+        self.end_approval(tx)?;
+        let entry = match (&self.what, &self.agreed) {
+            (What::AskFurtherAdmin { .. }, Some((id, agreed))) => {
+                audit::append_entry(tx, self.at, *id, agreed)?
+            }
+            (_, agreed) => {
+                if let Some((id, agreed)) = agreed {
+                    audit::append_entry(tx, self.at, *id, agreed)?;
+                }
+                audit::append_entry(tx, self.at, self.entry_id, &event)?
+            }
+        };
+        if matches!(self.what, What::Reset(_) | What::Refuse { .. }) {
             requests::insert_reset_call(tx, &self.call)?;
         }
         insert_decisions(tx, entry.sequence, &self.asked, &self.decisions)?;
@@ -240,6 +267,21 @@ impl Change {
         }
         Ok(answer)
     }
+
+    /// What becomes of the approval that this call agreed to. A policy that failed leaves it as it was, so
+    /// that the approver can try again.
+    fn end_approval(&self, tx: &Transaction<'_>) -> Result<()> {
+        let Some(agreement) = &self.judged.mandate.agreement else {
+            return Ok(());
+        };
+        let (approval, all) = (&agreement.approval, agreement.all());
+        match (&self.what, self.call.outcome) {
+            (What::AskFurtherAdmin { needed }, _) => update_agreement(tx, approval, &all, *needed),
+            (_, ResultKind::Done) => update_state(tx, approval, ApprovalState::Done, &all, self.at),
+            (_, ResultKind::Denied) => update_state(tx, approval, ApprovalState::Denied, &all, self.at),
+            (_, ResultKind::Failed) => Ok(()),
+        }
+    }
 }
 
 impl Judged {
@@ -249,9 +291,11 @@ impl Judged {
         let hold = accounts::find_organization_revision(tx, organization)? == Some(organization_revision)
             && accounts::find_user_revision(tx, actor)? == Some(actor_revision)
             && accounts::find_user_revision(tx, target)? == Some(self.target_revision)
-            && find_policy_revision(tx, organization)? == self.policy_revision
-            && sessions::session_lives(tx, &self.actor_session, at)?;
-        if hold { Ok(()) } else { Err(Error::Stale) }
+            && find_policy_revision(tx, organization)? == self.policy_revision;
+        if !hold {
+            return Err(Error::Stale);
+        }
+        self.mandate.still_holds(tx, at)
     }
 }
 
@@ -297,17 +341,26 @@ fn after_reset(
 }
 
 fn event(
-    principal: &Principal,
     order: &Order,
     case: &Case,
     judgement: &Judgement,
     after: &AfterReset,
     result: AuditResult,
 ) -> Event {
-    let mut event = Event::by(principal, EventType::UserMfaReset)
-        .on(Resource::user(&case.target))
-        .from_request(&order.context.request_id, order.context.ip_text().as_deref())
-        .with("channel", json!(order.context.channel));
+    let mut event = Event::new(
+        EventType::UserMfaReset,
+        Some(case.organization.id),
+        ActorRef::user(&case.actor),
+    )
+    .on(Resource::user(&case.target))
+    .with("channel", json!(order.context.channel));
+    event = match &order.mandate.agreement {
+        None => event.from_request(&order.context.request_id, order.context.ip_text().as_deref()),
+        // The address is the approver's, and stands in the entry of the agreement.
+        Some(agreement) => event
+            .from_request(&order.context.request_id, None)
+            .with("approvalId", agreement.approval.id.to_string()),
+    };
     for (name, value) in [("reason", &order.body.reason), ("ticket", &order.body.ticket)] {
         if let Some(value) = value {
             event = event.with(name, value.as_str());
@@ -342,6 +395,20 @@ fn event(
             .ended(result, "A policy could not be evaluated")
             .with("cause", cause.as_str()),
     }
+}
+
+/// The entry of the agreement that this call gives, unless a failing policy keeps it from counting.
+fn agreement_event(order: &Order, case: &Case, judgement: &Judgement) -> Option<Event> {
+    let agreement = order.mandate.agreement.as_ref()?;
+    if matches!(judgement.ending, Ending::Failed(_)) {
+        return None;
+    }
+    let needed = match &judgement.ending {
+        Ending::AwaitsApproval(wanted) => wanted.approvals.max(agreement.approval.needed),
+        _ => agreement.approval.needed,
+    };
+    let event = approvals::agreed(agreement, &case.target, needed);
+    Some(event.from_request(&order.context.request_id, order.context.ip_text().as_deref()))
 }
 
 /// Which version decided, in the entry itself: the whole record is kept beside it for replay.

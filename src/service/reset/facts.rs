@@ -1,6 +1,7 @@
 //! What a reset rests on: the state it judges and the question the policies are asked.
 
-use crate::domain::account::{May, Organization, Principal, User, Verb, may_act};
+use crate::domain::account::{May, Organization, User, Verb, may_act};
+use crate::domain::error::TokenFault;
 use crate::domain::policy::{Actor, Approval, OrganizationFacts, Question, RequestFacts, Target};
 use crate::domain::{Error, Result};
 use crate::service::Services;
@@ -35,15 +36,17 @@ pub struct Case {
 /// # Errors
 /// [`Error::UserNotFound`], [`Error::MayNotAct`], [`Error::NotOrgAdmin`] (the database says so now),
 /// [`Error::MfaNotEnabled`].
-pub(super) fn gather(services: &Services, principal: &Principal, order: &Order) -> Result<Case> {
+pub(super) fn gather(services: &Services, order: &Order) -> Result<Case> {
     let at = order.context.at;
-    let policies = services.bindings.of(principal.organization.id);
-    let others = services.in_flight.others(principal, order.target);
+    let mandate = &order.mandate;
+    let policies = services.bindings.of(mandate.organization);
+    let others = services.in_flight.others(mandate, order.target);
     services.store.read(|db| {
-        let organization = accounts::find_organization(db, principal.organization.id)?
+        let organization = accounts::find_organization(db, mandate.organization)?
             .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
-        let actor = accounts::find_user(db, organization.id, principal.user.id)?
-            .ok_or(Error::Token(crate::domain::error::TokenFault::SubjectGone))?;
+        let actor = accounts::find_user(db, organization.id, mandate.actor)?
+            .filter(|actor| actor.active && actor.locked.is_none())
+            .ok_or(Error::Token(TokenFault::SubjectGone))?;
         let target = accounts::find_user(db, organization.id, order.target)?
             .ok_or_else(|| Error::UserNotFound(order.written_target.clone()))?;
         let may = may_act(&actor, &organization.settings, Verb::ResetMfa, &target)?;
@@ -51,15 +54,23 @@ pub(super) fn gather(services: &Services, principal: &Principal, order: &Order) 
         if !target.mfa_enabled {
             return Err(Error::MfaNotEnabled);
         }
+        if let Some(agreement) = &mandate.agreement
+            && enrolled
+                .iter()
+                .any(|f| f.enrolled_at > agreement.approval.created_at)
+        {
+            return Err(Error::Conflict(
+                "The user has enrolled a factor since this was asked for".into(),
+            ));
+        }
         let days = policies.history_days();
         let mut history = requests::find_history(db, organization.id, actor.id, target.id, at, days)?;
         others.add_to(&mut history);
-        let admin_emails = match services.settings.mail {
-            true => accounts::find_active_admins(db, organization.id)?
-                .into_iter()
-                .map(|a| a.email)
-                .collect(),
-            false => Vec::new(),
+        let admin_emails = if services.settings.mail {
+            let admins = accounts::find_active_admins(db, organization.id)?;
+            admins.into_iter().map(|admin| admin.email).collect()
+        } else {
+            Vec::new()
         };
         let active_sessions = sessions::count_sessions(db, target.id, at)?;
         let question = Question {
@@ -74,8 +85,8 @@ pub(super) fn gather(services: &Services, principal: &Principal, order: &Order) 
                 email: actor.email.clone(),
                 name: actor.name.clone(),
                 role: actor.role,
-                second_factor_used: principal.session.second_factor_at.is_some(),
-                authenticated_secs_ago: seconds_since(principal, order),
+                second_factor_used: mandate.second_factor_used,
+                authenticated_secs_ago: seconds_since(order),
             },
             target: Target {
                 id: target.id.to_string(),
@@ -108,7 +119,7 @@ pub(super) fn gather(services: &Services, principal: &Principal, order: &Order) 
             target,
             question,
             needs_second_admin: may == May::WithSecondAdmin,
-            approved_by: order.approved_by.iter().map(ToString::to_string).collect(),
+            approved_by: mandate.approved_by().iter().map(ToString::to_string).collect(),
             policies,
             admin_emails,
         })
@@ -124,10 +135,7 @@ pub(super) fn second_admin() -> Approval {
     }
 }
 
-fn seconds_since(principal: &Principal, order: &Order) -> u32 {
-    let elapsed = order
-        .context
-        .at
-        .duration_since(principal.session.authenticated_at);
+fn seconds_since(order: &Order) -> u32 {
+    let elapsed = order.context.at.duration_since(order.mandate.authenticated_at);
     u32::try_from(elapsed.as_secs().max(0)).unwrap_or(u32::MAX)
 }

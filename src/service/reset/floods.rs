@@ -16,9 +16,9 @@ use crate::store::audit;
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
 /// Refusals by rate limit that are not recorded yet. Only authenticated callers get here, so there
-/// are at most as many as users.
+/// are at most as many as users and verbs.
 #[derive(Debug, Default)]
-pub struct Floods(Mutex<HashMap<UserId, Flood>>);
+pub struct Floods(Mutex<HashMap<(UserId, EventType), Flood>>);
 
 #[derive(Clone, Debug)]
 struct Flood {
@@ -29,16 +29,18 @@ struct Flood {
 
 impl Floods {
     /// Counts a refusal.
-    pub fn count(&self, principal: &Principal, context: &RequestContext, quota: &str) {
+    pub fn count(&self, principal: &Principal, context: &RequestContext, event_type: EventType, quota: &str) {
         let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let flood = floods.entry(principal.user.id).or_insert_with(|| Flood {
-            since: context.at,
-            refused: 0,
-            event: Event::by(principal, EventType::UserMfaReset)
-                .from_request(&context.request_id, context.ip_text().as_deref())
-                .ended(AuditResult::Denied, "Too many requests")
-                .with("quota", quota),
-        });
+        let flood = floods
+            .entry((principal.user.id, event_type))
+            .or_insert_with(|| Flood {
+                since: context.at,
+                refused: 0,
+                event: Event::by(principal, event_type)
+                    .from_request(&context.request_id, context.ip_text().as_deref())
+                    .ended(AuditResult::Denied, "Too many requests")
+                    .with("quota", quota),
+            });
         flood.refused += 1;
     }
 

@@ -6,8 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::domain::account::{Principal, UserId};
+use crate::domain::account::UserId;
 use crate::domain::policy::History;
+use crate::service::mandate::Mandate;
 
 /// Counts resets under way by actor, target and organisation. Memory is bounded by the requests
 /// being served.
@@ -30,11 +31,11 @@ pub struct UnderWay<'a> {
 
 impl InFlight {
     /// Counts a reset as under way until the value is dropped.
-    pub fn enter(&self, principal: &Principal, target: UserId) -> UnderWay<'_> {
+    pub fn enter(&self, mandate: &Mandate, target: UserId) -> UnderWay<'_> {
         let keys = [
-            Key::Actor(principal.user.id.0),
+            Key::Actor(mandate.actor.0),
             Key::Target(target.0),
-            Key::Organization(principal.organization.id.0),
+            Key::Organization(mandate.organization.0),
         ];
         let mut counts = self.counts();
         for key in keys {
@@ -49,13 +50,13 @@ impl InFlight {
 
     /// Adds what others have under way. Read this before the store: a reset that commits in between
     /// is then counted twice, never missed.
-    pub fn others(&self, principal: &Principal, target: UserId) -> Others {
+    pub fn others(&self, mandate: &Mandate, target: UserId) -> Others {
         let counts = self.counts();
         let others = |key| counts.get(&key).map_or(0, |n| n.saturating_sub(1));
         Others {
             of_target: others(Key::Target(target.0)),
-            by_actor: others(Key::Actor(principal.user.id.0)),
-            in_organization: others(Key::Organization(principal.organization.id.0)),
+            by_actor: others(Key::Actor(mandate.actor.0)),
+            in_organization: others(Key::Organization(mandate.organization.0)),
         }
     }
 

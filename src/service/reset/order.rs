@@ -5,7 +5,9 @@ use uuid::Uuid;
 
 use super::ResetAnswer;
 use crate::domain::account::{Principal, UserId};
+use crate::domain::approval::Approval;
 use crate::domain::{Error, Result};
+use crate::service::mandate::Mandate;
 use crate::service::{RequestContext, Services};
 use crate::store::requests;
 
@@ -47,8 +49,8 @@ pub struct Order {
     pub body: ResetBody,
     /// What makes a repeat a repeat.
     pub idempotency: Option<Idempotency>,
-    /// Admins who agreed already.
-    pub approved_by: Vec<UserId>,
+    /// Who wants it, and with what right.
+    pub mandate: Mandate,
 }
 
 /// A key and the fingerprint of the request it came with, both as SHA-256.
@@ -65,12 +67,8 @@ impl Order {
     ///
     /// # Errors
     /// [`Error::Malformed`] or [`Error::Validation`].
-    pub fn from_request(request: &ResetRequest) -> Result<Self> {
-        let target = Uuid::try_parse(&request.target)
-            .ok()
-            // Only the canonical form: the same user must not have several names in logs and limits.
-            .filter(|id| request.target.len() == 36 && !id.is_nil())
-            .ok_or_else(|| Error::Malformed("The user id must be a UUID".into()))?;
+    pub fn from_request(principal: &Principal, request: &ResetRequest) -> Result<Self> {
+        let UserId(target) = read_user_id(&request.target)?;
         let body = request.body.clone()?;
         let idempotency = match &request.idempotency_key {
             Some(key) => Some(Idempotency::new(key, target, &body)?),
@@ -82,19 +80,31 @@ impl Order {
             written_target: request.target.clone(),
             body,
             idempotency,
-            approved_by: Vec::new(),
+            mandate: Mandate::of(principal),
         })
+    }
+
+    /// The order that an approval was waiting to carry out.
+    #[must_use]
+    pub fn agreed(approval: Approval, approver: &Principal, context: &RequestContext) -> Self {
+        Self {
+            context: context.clone(),
+            target: approval.target_id,
+            written_target: approval.target_id.to_string(),
+            body: ResetBody {
+                reason: approval.reason.clone(),
+                ticket: approval.ticket.clone(),
+            },
+            idempotency: None,
+            mandate: Mandate::agreed(approval, approver),
+        }
     }
 
     /// The answer that the same request got before.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyReused`] when the key came with another request.
-    pub(super) fn remembered(
-        &self,
-        services: &Services,
-        principal: &Principal,
-    ) -> Result<Option<ResetAnswer>> {
+    pub(super) fn remembered(&self, services: &Services) -> Result<Option<ResetAnswer>> {
         let Some(Idempotency {
             key_hash,
             fingerprint,
@@ -103,7 +113,7 @@ impl Order {
             return Ok(None);
         };
         let outcome = services.store.read(|db| {
-            requests::find_remembered(db, principal.user.id, key_hash, fingerprint, self.context.at)
+            requests::find_remembered(db, self.mandate.actor, key_hash, fingerprint, self.context.at)
         })?;
         outcome
             .map(|text| {
@@ -111,6 +121,19 @@ impl Order {
             })
             .transpose()
     }
+}
+
+/// A user's id as a caller wrote it. Only the canonical form: the same user must not have several names in
+/// logs and limits.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn read_user_id(written: &str) -> Result<UserId> {
+    Uuid::try_parse(written)
+        .ok()
+        .filter(|id| written.len() == 36 && !id.is_nil())
+        .map(UserId)
+        .ok_or_else(|| Error::Malformed("The user id must be a UUID".into()))
 }
 
 impl Idempotency {

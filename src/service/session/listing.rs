@@ -1,14 +1,13 @@
-//! The sessions of a user: seen and ended by themselves, or ended by an admin.
+//! The sessions of a user, seen and ended by themselves.
 
 use uuid::Uuid;
 
 use super::{RequestContext, Services};
-use crate::domain::account::{Principal, SessionId, User, UserId, Verb, may_act};
-use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::account::{Principal, SessionId};
+use crate::domain::audit::{Event, EventType, Resource};
 use crate::domain::{Error, Result};
-use crate::limiter::Bucket;
+use crate::store::audit;
 use crate::store::sessions::{self, SessionRow};
-use crate::store::{accounts, audit};
 
 /// The caller's live sessions, the one used last first.
 ///
@@ -78,67 +77,6 @@ pub async fn end_other_sessions(
             Ok(ended)
         })
         .await
-}
-
-/// Ends every session of a user of the caller's organisation, logins under way included (ASVS 7.4.5).
-///
-/// # Errors
-/// [`Error::NotOrgAdmin`] without the role; [`Error::UserNotFound`], the same for a user of another
-/// organisation; [`Error::MayNotAct`] on somebody above. Each refusal of an authenticated caller is an
-/// entry.
-pub async fn end_user_sessions(
-    services: &Services,
-    principal: &Principal,
-    written_id: &str,
-    context: &RequestContext,
-) -> Result<u32> {
-    services
-        .limiter
-        .check(Bucket::AdminByCaller, principal.user.id.0.as_bytes())?;
-    let (caller, organization, at) = (principal.user.id, principal.organization.id, context.at);
-    let not_found = Error::UserNotFound(written_id.to_owned());
-    let id = written_id
-        .parse::<Uuid>()
-        .map(UserId)
-        .map_err(|_| not_found.clone());
-    let event = Event::by(principal, EventType::UserSessionsEnd)
-        .from_request(&context.request_id, context.ip_text().as_deref());
-    let written = Resource::other("USER", written_id, None);
-    let entry_id = services.entropy.uuid(at);
-    services
-        .store
-        .write(move |tx| {
-            let find = |id: UserId| accounts::find_user(tx, organization, id);
-            let judged = (|| {
-                let target = find(id.clone()?)?.ok_or_else(|| not_found.clone())?;
-                let actor = find(caller)?.ok_or(Error::NotOrgAdmin)?;
-                let settings = accounts::find_organization(tx, organization)?.map(|o| o.settings);
-                may_act(&actor, &settings.unwrap_or_default(), Verb::EndSessions, &target)?;
-                Ok::<User, Error>(target)
-            })();
-            match judged {
-                Ok(target) => {
-                    let ended = sessions::clear_sessions(tx, target.id, at)?;
-                    sessions::clear_challenges(tx, target.id)?;
-                    let event = event
-                        .clone()
-                        .on(Resource::user(&target))
-                        .with("sessionsEnded", ended);
-                    audit::append_entry(tx, at, entry_id, &event)?;
-                    Ok(Ok(ended))
-                }
-                Err(error @ Error::Internal(_)) => Err(error),
-                Err(error) => {
-                    let event = event
-                        .clone()
-                        .on(written.clone())
-                        .ended(AuditResult::Denied, &error);
-                    audit::append_entry(tx, at, entry_id, &event)?;
-                    Ok(Err(error))
-                }
-            }
-        })
-        .await?
 }
 
 fn own_event(principal: &Principal, context: &RequestContext) -> Event {

@@ -18,6 +18,7 @@ CREATE TABLE user (
   email_key           TEXT NOT NULL,             -- lower case, NFKC: what is unique
   name                TEXT,
   role                TEXT NOT NULL CHECK (role IN ('member', 'help-desk', 'org-admin')),
+  role_since          INTEGER NOT NULL DEFAULT 0,
   active              INTEGER NOT NULL DEFAULT 1 CHECK (active IN (0, 1)),
   password_hash       TEXT,                      -- Argon2id, PHC string; NULL until one is set
   password_changed_at INTEGER,
@@ -263,22 +264,46 @@ CREATE TABLE delivery (
 ) STRICT;
 CREATE INDEX delivery_owed ON delivery (next_attempt_at) WHERE state = 'owed';
 
--- Resets that wait for further admins.
+-- What waits, or waited, for further admins. Deleting who asked or on whom ends it; the trail stays.
 CREATE TABLE approval (
   id              BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
   organization_id BLOB NOT NULL REFERENCES organization (id),
   requester_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
   target_id       BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  wanted          TEXT NOT NULL CHECK (json_valid(wanted)),  -- what is to be done to the target
   reason          TEXT,                          -- the requester's
   ticket          TEXT,
-  asked_because   TEXT NOT NULL,                 -- the policy's
+  asked_because   TEXT NOT NULL,                 -- the policy's, or the rule's
+  authenticated_at   INTEGER NOT NULL,           -- how the requester had proved who they are
+  second_factor_used INTEGER NOT NULL CHECK (second_factor_used IN (0, 1)),
   needed          INTEGER NOT NULL CHECK (needed > 0),
   approved_by     TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(approved_by)),
   state           TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'rejected', 'expired', 'denied')),
   created_at      INTEGER NOT NULL,
-  expires_at      INTEGER NOT NULL
+  expires_at      INTEGER NOT NULL,
+  ended_at        INTEGER
 ) STRICT;
 CREATE INDEX approval_by_organization ON approval (organization_id, created_at);
+CREATE INDEX approval_by_requester ON approval (requester_id);
+CREATE INDEX approval_by_target ON approval (target_id);
+CREATE INDEX approval_open ON approval (expires_at) WHERE state = 'open';
+
+-- Keys for machines that read. A key is good as long as whoever made it is an active admin.
+CREATE TABLE api_key (
+  id              BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+  organization_id BLOB NOT NULL REFERENCES organization (id),
+  created_by      BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  name            TEXT NOT NULL,
+  hash            BLOB NOT NULL CHECK (length(hash) = 32),
+  prefix          TEXT NOT NULL,                 -- the key's first characters, to tell keys apart
+  scopes          TEXT NOT NULL CHECK (json_valid(scopes)),
+  created_at      INTEGER NOT NULL,
+  expires_at      INTEGER NOT NULL,
+  last_used_at    INTEGER,
+  revoked_at      INTEGER
+) STRICT;
+CREATE INDEX api_key_by_organization ON api_key (organization_id, created_at);
+CREATE INDEX api_key_by_creator ON api_key (created_by);
 
 -- Outcomes remembered for an Idempotency-Key, for 24 hours.
 CREATE TABLE remembered_outcome (

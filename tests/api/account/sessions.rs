@@ -204,7 +204,7 @@ async fn an_admin_ends_a_users_sessions_and_nobody_else_does() {
         .refused(404, &format!("User not found with id: {id}"));
     end(admin.clone(), "/users/nonsense/sessions".into())
         .await
-        .refused(404, "User not found with id: nonsense");
+        .refused(400, "The user id must be a UUID");
     let answer = end(admin.clone(), path).await.ok();
     assert_eq!(answer.body, json!({"sessionsEnded": 1}));
     assert_eq!(app.newest(), entry("USER_SESSIONS_END", "SUCCESS", None));

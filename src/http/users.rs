@@ -1,0 +1,285 @@
+//! Users of the caller's organisation (contract B3).
+
+mod body;
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::types::MaybeUndefined;
+use poem_openapi::{ApiResponse, OpenApi};
+use uuid::Uuid;
+
+use super::Tag;
+use super::error::ApiErr;
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
+use super::payload::{J, Listed};
+use super::principal::Caller;
+use super::schema::{Context, Time, WrittenId};
+use crate::domain::account::{Role, UserId};
+use crate::domain::approval::UserPatch;
+use crate::domain::{Error, Result as Checked};
+use crate::service::Services;
+use crate::service::administration::{self, UserFilter};
+use crate::service::users::{self, NewPerson, Outcome, Shown};
+
+pub use body::{
+    AwaitsApprovalBody, ChangedUserBody, CreateUserBody, CreatedUserBody, ResetPasswordBody, RoleBody,
+    UserBody, UserPatchBody,
+};
+
+/// Users of the organisation.
+pub struct UserApi;
+
+#[derive(ApiResponse)]
+enum Created {
+    /// The user is made and recorded.
+    #[oai(status = 201)]
+    Done(J<CreatedUserBody>),
+}
+
+#[derive(ApiResponse)]
+enum Changed {
+    /// The change is made and recorded.
+    #[oai(status = 200)]
+    Done(J<ChangedUserBody>),
+    /// Another admin has to agree; nothing has been changed.
+    #[oai(status = 202)]
+    Awaits(J<ChangedUserBody>),
+}
+
+#[derive(ApiResponse)]
+enum Deleted {
+    /// The user is deleted.
+    #[oai(status = 204)]
+    Done,
+    /// Another admin has to agree; nothing has been changed.
+    #[oai(status = 202)]
+    Awaits(J<AwaitsApprovalBody>),
+}
+
+#[derive(ApiResponse)]
+enum PasswordReset {
+    /// The old password is gone and the link is on its way, or in the answer.
+    #[oai(status = 200)]
+    Done(J<ResetPasswordBody>),
+    /// Another admin has to agree; nothing has been changed.
+    #[oai(status = 202)]
+    Awaits(J<ResetPasswordBody>),
+}
+
+type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | WRITES }>;
+type ErrorsWithBody = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY | WRITES }>;
+
+#[OpenApi(prefix_path = "/api/v1", tag = "Tag::Users")]
+impl UserApi {
+    /// List users.
+    ///
+    /// The users of the caller's organisation by e-mail address. Without `page` and `size`, all of
+    /// them. `X-Total-Count` has how many match in all. Requires the role `ORG_ADMIN`.
+    #[oai(path = "/users", method = "get", operation_id = "listUsers")]
+    async fn list_users(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        /// Part of an e-mail address or name.
+        #[oai(validator(max_length = 320))]
+        query: Query<Option<String>>,
+        /// Page, from 0.
+        page: Query<Option<u32>>,
+        /// Users in a page.
+        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+        size: Query<Option<u32>>,
+    ) -> Result<Listed<Vec<UserBody>>, ApiErr<{ SECURED | S400 | S429 }>> {
+        let filter = UserFilter {
+            query: query.0,
+            page: page.0.map(u64::from),
+            size: size.0.map(u64::from),
+        };
+        let (users, total) = administration::list_users(&services, &caller.0, filter).await?;
+        Ok(Listed {
+            items: users.into_iter().map(UserBody::from).collect(),
+            total,
+        })
+    }
+
+    /// Get a user.
+    ///
+    /// Requires the role `ORG_ADMIN`.
+    #[oai(path = "/users/:id", method = "get", operation_id = "getUser")]
+    async fn find_user(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        /// The user's id.
+        id: Path<Uuid>,
+    ) -> Result<J<UserBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
+        let user = administration::find_user(&services, &caller.0, UserId(id.0))?;
+        Ok(J(user.into()))
+    }
+
+    /// Make a user.
+    ///
+    /// The user gets a link to set a password, good once for seven days: by mail where the appliance
+    /// sends mail, otherwise in this answer. Nobody else ever chooses the password. Requires the role
+    /// `ORG_ADMIN`.
+    #[oai(path = "/users", method = "post", operation_id = "createUser")]
+    async fn create_user(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        body: J<CreateUserBody>,
+    ) -> Result<Created, ErrorsWithBody> {
+        let (user, shown) = users::create_user(&services, &caller.0, &context.0, new_person(body.0)).await?;
+        let (invitation_link, invitation_expires_at) = link(shown);
+        Ok(Created::Done(J(CreatedUserBody {
+            user: user.into(),
+            invitation_link,
+            invitation_expires_at,
+        })))
+    }
+
+    /// Change a user.
+    ///
+    /// What is absent stays as it is. A new role and deactivation end the user's sessions at once. Where
+    /// the organisation lets administrators change administrators only with a second one, that waits for
+    /// approval (202). Requires the role `ORG_ADMIN`.
+    #[oai(path = "/users/:id", method = "patch", operation_id = "updateUser")]
+    async fn update_user(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The user's id.
+        id: Path<WrittenId>,
+        body: J<UserPatchBody>,
+    ) -> Result<Changed, ErrorsWithBody> {
+        let outcome = users::update_user(&services, &caller.0, &context.0, &id.0.0, patch(body.0)).await?;
+        let awaits = outcome.approval_id.is_some();
+        let body = J(changed(outcome));
+        Ok(if awaits {
+            Changed::Awaits(body)
+        } else {
+            Changed::Done(body)
+        })
+    }
+
+    /// Delete a user.
+    ///
+    /// With all that belongs to them; the audit trail stays. Requires the role `ORG_ADMIN`.
+    #[oai(path = "/users/:id", method = "delete", operation_id = "deleteUser")]
+    async fn delete_user(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The user's id.
+        id: Path<WrittenId>,
+    ) -> Result<Deleted, Errors> {
+        let outcome = users::delete_user(&services, &caller.0, &context.0, &id.0.0).await?;
+        Ok(match outcome.approval_id {
+            None => Deleted::Done,
+            Some(id) => Deleted::Awaits(J(AwaitsApprovalBody {
+                message: "Deletion awaits approval".into(),
+                approval_id: id.to_string(),
+            })),
+        })
+    }
+
+    /// Reset a user's password.
+    ///
+    /// The old password no longer works, sessions end, and the user gets a link to set a new one, good
+    /// once for seven days: by mail where the appliance sends mail, otherwise in this answer. Second
+    /// factors stay. Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/users/:id/reset-password",
+        method = "post",
+        operation_id = "resetPassword"
+    )]
+    async fn reset_password(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// The user's id.
+        id: Path<WrittenId>,
+    ) -> Result<PasswordReset, Errors> {
+        let outcome = users::reset_password(&services, &caller.0, &context.0, &id.0.0).await?;
+        let awaits = outcome.approval_id.is_some();
+        let (invitation_link, invitation_expires_at) = link(outcome.invitation);
+        let body = J(ResetPasswordBody {
+            message: if awaits {
+                "Password reset awaits approval".into()
+            } else {
+                "Password reset successfully".into()
+            },
+            approval_id: outcome.approval_id.map(|id| id.to_string()),
+            invitation_link,
+            invitation_expires_at,
+        });
+        Ok(if awaits {
+            PasswordReset::Awaits(body)
+        } else {
+            PasswordReset::Done(body)
+        })
+    }
+}
+
+fn changed(outcome: Outcome) -> ChangedUserBody {
+    ChangedUserBody {
+        user: outcome.user.into(),
+        approval_id: outcome.approval_id.map(|id| id.to_string()),
+        enrolment_code: outcome.enrolment_code,
+    }
+}
+
+/// The link to set a password and its end, where it has to be shown.
+pub(super) fn link(shown: Option<Shown>) -> (Option<String>, Option<Time>) {
+    shown.map(|shown| (shown.link, Time(shown.expires_at))).unzip()
+}
+
+fn new_person(body: CreateUserBody) -> Checked<NewPerson> {
+    Ok(NewPerson {
+        role: role(body.role, body.is_org_admin)?.unwrap_or(Role::Member),
+        email: body.email,
+        name: body.name,
+    })
+}
+
+fn patch(body: UserPatchBody) -> Checked<UserPatch> {
+    if body.locked == Some(true) {
+        return Err(Error::field(
+            "locked",
+            "can only be false; to lock somebody out, set isActive to false",
+        ));
+    }
+    Ok(UserPatch {
+        name: match body.name {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(String::new()),
+            MaybeUndefined::Value(name) => Some(name),
+        },
+        role: role(body.role, body.is_org_admin)?,
+        no_admin: body.is_org_admin == Some(false),
+        active: body.is_active,
+        unlock: body.locked == Some(false),
+    })
+}
+
+/// The role that two fields name; they must not contradict each other.
+fn role(role: Option<RoleBody>, is_org_admin: Option<bool>) -> Checked<Option<Role>> {
+    let named = role.map(|role| match role {
+        RoleBody::Member => Role::Member,
+        RoleBody::HelpDesk => Role::HelpDesk,
+        RoleBody::OrgAdmin => Role::OrgAdmin,
+    });
+    match (named, is_org_admin) {
+        (Some(role), Some(admin)) if admin != (role == Role::OrgAdmin) => {
+            Err(Error::field("role", "contradicts isOrgAdmin"))
+        }
+        (Some(role), _) => Ok(Some(role)),
+        (None, Some(true)) => Ok(Some(Role::OrgAdmin)),
+        (None, _) => Ok(None),
+    }
+}

@@ -1,0 +1,142 @@
+//! Asking for a further admin, and what the trail and the admins are told of it.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::domain::account::{Organization, User, UserId};
+use crate::domain::approval::{Approval, ApprovalState, Wanted};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
+use crate::domain::{Result, policy};
+use crate::service::mandate::{Agreement, Mandate};
+use crate::service::reset::Order;
+use crate::service::users::Act;
+use crate::service::{Services, notices};
+use crate::store::requests::OwedDelivery;
+
+/// How long the rule between admins waits for a second one, in hours.
+const RULE_HOURS: i64 = 24;
+
+/// The approval that a policy, or the rule between admins, asks for before a reset.
+#[must_use]
+pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -> Approval {
+    let at = order.context.at;
+    Approval {
+        reason: order.body.reason.clone(),
+        ticket: order.body.ticket.clone(),
+        needed: wanted.approvals,
+        expires_at: at + SignedDuration::from_secs(i64::from(wanted.expires_secs)),
+        ..new(
+            services,
+            &order.mandate,
+            order.target,
+            Wanted::ResetMfa,
+            &wanted.reason,
+            at,
+        )
+    }
+}
+
+/// The approval that the rule between admins asks for before another verb.
+///
+/// # Errors
+/// [`Error::Internal`] for a verb that waits for nobody.
+pub fn of_act(services: &Services, act: &Act) -> Result<Approval> {
+    let because = "This organisation lets administrators do this to administrators only with a second one";
+    let at = act.context.at;
+    Ok(new(
+        services,
+        &act.mandate,
+        act.target,
+        act.change.wanted()?,
+        because,
+        at,
+    ))
+}
+
+fn new(
+    services: &Services,
+    mandate: &Mandate,
+    target: UserId,
+    wanted: Wanted,
+    because: &str,
+    at: Timestamp,
+) -> Approval {
+    Approval {
+        id: services.entropy.uuid(at),
+        organization_id: mandate.organization,
+        requester_id: mandate.actor,
+        target_id: target,
+        wanted,
+        reason: None,
+        ticket: None,
+        asked_because: because.to_owned(),
+        authenticated_at: mandate.authenticated_at,
+        second_factor_used: mandate.second_factor_used,
+        needed: 1,
+        approved_by: Vec::new(),
+        state: ApprovalState::Open,
+        created_at: at,
+        expires_at: at + SignedDuration::from_hours(RULE_HOURS),
+        ended_at: None,
+    }
+}
+
+/// The entry of an agreement, the last of those in it.
+#[must_use]
+pub fn agreed(agreement: &Agreement, target: &User, needed: u8) -> Event {
+    let Agreement { approval, approver } = agreement;
+    Event::new(
+        EventType::ApprovalAgree,
+        Some(approval.organization_id),
+        ActorRef::user(approver),
+    )
+    .on(Resource::other(
+        "APPROVAL",
+        approval.id,
+        Some(target.email.clone()),
+    ))
+    .with("targetId", target.id.to_string())
+    .with("wanted", json!(approval.wanted))
+    .with("agreed", agreement.all().len())
+    .with("needed", needed)
+}
+
+/// A word to the admins who can agree.
+#[must_use]
+pub fn asked_notices(
+    services: &Services,
+    organization: &Organization,
+    actor: &User,
+    target: &User,
+    admin_emails: &[String],
+    approval: &Approval,
+) -> Vec<OwedDelivery> {
+    let what = match &approval.wanted {
+        Wanted::ResetMfa => "a reset of the second factor",
+        Wanted::ResetPassword => "a reset of the password",
+        Wanted::UpdateUser(_) => "a change of the account",
+        Wanted::DeleteUser => "the deletion of the account",
+    };
+    let body = format!(
+        "{} asked for {what} of {} on {:.0}. {}.\n\n\
+         Check with them before you agree. Open approvals are listed at {}/api/v1/approvals\n",
+        notices::called(actor),
+        notices::called(target),
+        approval.created_at,
+        approval.asked_because,
+        services.settings.public_url,
+    );
+    let subject = "Something awaits your approval";
+    let others = admin_emails
+        .iter()
+        .filter(|email| **email != actor.email && **email != target.email);
+    others
+        .filter_map(|to| notices::mail(services, organization, to, subject, &body))
+        .collect()
+}
+
+/// Ids as the trail keeps them.
+#[must_use]
+pub fn ids(users: &[UserId]) -> Vec<String> {
+    users.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,122 @@
+//! On whose behalf a verb is carried out, and whose call carries it out: the same person, or a further
+//! admin whose agreement was the last one missing.
+
+use jiff::Timestamp;
+
+use crate::domain::account::{OrganizationId, Principal, Role, SessionId, User, UserId};
+use crate::domain::approval::{Approval, ApprovalState};
+use crate::domain::error::{Error, Result, TokenFault};
+use crate::store::{Transaction, accounts, approvals, sessions};
+
+/// Who wants something done to a user of their organisation, and with what right.
+#[derive(Clone, Debug)]
+pub struct Mandate {
+    /// Where.
+    pub organization: OrganizationId,
+    /// Who wants it: judged as they are now, actor of the question and of the entry.
+    pub actor: UserId,
+    /// When the actor had last proved who they are, as of asking.
+    pub authenticated_at: Timestamp,
+    /// Whether with a second factor.
+    pub second_factor_used: bool,
+    /// Who agreed, where somebody had to.
+    pub agreement: Option<Agreement>,
+    /// The session of the call: it must still live at the commit.
+    session: (UserId, SessionId),
+}
+
+/// The last agreement that was missing.
+#[derive(Clone, Debug)]
+pub struct Agreement {
+    /// What it is about, as it was read.
+    pub approval: Approval,
+    /// Who agrees with this call, as they were read.
+    pub approver: User,
+}
+
+impl Mandate {
+    /// The caller's own.
+    #[must_use]
+    pub fn of(principal: &Principal) -> Self {
+        Self {
+            organization: principal.organization.id,
+            actor: principal.user.id,
+            authenticated_at: principal.session.authenticated_at,
+            second_factor_used: principal.session.second_factor_at.is_some(),
+            agreement: None,
+            session: (principal.user.id, principal.session.id),
+        }
+    }
+
+    /// The requester's of an approval, now that `approver` agrees.
+    #[must_use]
+    pub fn agreed(approval: Approval, approver: &Principal) -> Self {
+        Self {
+            organization: approval.organization_id,
+            actor: approval.requester_id,
+            authenticated_at: approval.authenticated_at,
+            second_factor_used: approval.second_factor_used,
+            session: (approver.user.id, approver.session.id),
+            agreement: Some(Agreement {
+                approver: approver.user.clone(),
+                approval,
+            }),
+        }
+    }
+
+    /// Who agreed so far, the approver of this call included.
+    #[must_use]
+    pub fn approved_by(&self) -> Vec<UserId> {
+        self.agreement.as_ref().map(Agreement::all).unwrap_or_default()
+    }
+
+    /// Checks in the transaction what the right rests on.
+    ///
+    /// # Errors
+    /// [`Error::Token`] when the call's session has ended; [`Error::Stale`] when an approver or what
+    /// they agreed to was changed.
+    pub fn still_holds(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
+        let (user, session) = self.session;
+        if !sessions::session_lives(tx, user, session, at)? {
+            return Err(Error::Token(TokenFault::Revoked));
+        }
+        match &self.agreement {
+            Some(agreement) => agreement.still_holds(tx, at),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Agreement {
+    /// Everybody who agreed, the approver of this call last.
+    #[must_use]
+    pub fn all(&self) -> Vec<UserId> {
+        let mut all = self.approval.approved_by.clone();
+        all.push(self.approver.id);
+        all
+    }
+
+    fn still_holds(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
+        let now = approvals::find_approval(tx, self.approval.organization_id, self.approval.id)?;
+        let open = now.is_some_and(|now| {
+            now.state_at(at) == ApprovalState::Open && now.approved_by == self.approval.approved_by
+        });
+        if !open || accounts::find_user_revision(tx, self.approver.id)? != Some(self.approver.revision) {
+            return Err(Error::Stale);
+        }
+        for earlier in &self.approval.approved_by {
+            let user = accounts::find_user(tx, self.approval.organization_id, *earlier)?;
+            if !user.is_some_and(|user| counts(&user)) {
+                return Err(Error::Conflict(
+                    "An administrator who agreed before no longer counts; ask for it again".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether somebody's agreement still counts.
+fn counts(user: &User) -> bool {
+    user.active && user.locked.is_none() && user.role >= Role::OrgAdmin
+}

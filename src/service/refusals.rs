@@ -1,0 +1,81 @@
+//! Refusals on the record: every refused verb is one entry, in one place; what the limiter refuses is one
+//! entry per caller, verb and window.
+
+use super::{RequestContext, Services};
+use crate::domain::account::{OrgAdmin, Principal};
+use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::store::audit;
+
+/// Admits a verb of an admin: the limiter first, then the role, then how lately they proved who they are.
+///
+/// # Errors
+/// [`Error::RateLimited`], [`Error::EnrolmentOnly`], [`Error::NotOrgAdmin`], [`Error::StepUpRequired`].
+pub fn admit_admin<'a>(
+    services: &Services,
+    principal: &'a Principal,
+    context: &RequestContext,
+) -> Result<OrgAdmin<'a>> {
+    let admin = admit_reader(services, principal)?;
+    admin.stepped_up(context.at)?;
+    Ok(admin)
+}
+
+/// Admits a read of an admin: the limiter first, then the role.
+///
+/// # Errors
+/// [`Error::RateLimited`], [`Error::EnrolmentOnly`], [`Error::NotOrgAdmin`].
+pub fn admit_reader<'a>(services: &Services, principal: &'a Principal) -> Result<OrgAdmin<'a>> {
+    services
+        .limiter
+        .check(Bucket::AdminByCaller, principal.user.id.0.as_bytes())?;
+    principal.org_admin()
+}
+
+/// Records how a verb was refused and gives the refusal back; or why it could not be recorded: no entry,
+/// no answer that pretends there is one (ASVS 16.5.3).
+pub async fn record_refusal(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    event_type: EventType,
+    resource: Resource,
+    error: Error,
+) -> Error {
+    if let Error::RateLimited { quota, .. } = &error {
+        services.floods.count(principal, context, event_type, quota.name);
+        return error;
+    }
+    let result = match &error {
+        Error::Internal(_) | Error::Busy { .. } | Error::Stale => AuditResult::Failure,
+        _ => AuditResult::Denied,
+    };
+    // The message as the caller sees it: an internal error's text is for the log alone.
+    let event = Event::by(principal, event_type)
+        .on(resource)
+        .from_request(&context.request_id, context.ip_text().as_deref())
+        .ended(result, error.to_string());
+    let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
+    let recorded = services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
+        .await;
+    match recorded {
+        Ok(()) => error,
+        Err(failed) => {
+            tracing::error!(%failed, refused = %error, "a refusal could not be recorded");
+            failed
+        }
+    }
+}
+
+/// A user as a caller named them, who may not exist.
+pub fn written_user(id: &str) -> Resource {
+    Resource::other("USER", clipped(id), None)
+}
+
+/// An id as a caller may have written it, short enough to keep.
+pub fn clipped(id: &str) -> String {
+    id.chars().filter(|c| !c.is_control()).take(100).collect()
+}

@@ -1,0 +1,366 @@
+//! A verb on a user: read and judged on one snapshot, carried out in one transaction if that still holds.
+
+use jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::Change;
+use super::change::Effects;
+use super::invitation::{Invitation, Shown};
+use crate::domain::account::{May, Organization, Role, User, UserId, Verb, may_act};
+use crate::domain::approval::{Approval, ApprovalState};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
+use crate::domain::error::TokenFault;
+use crate::domain::{Error, Result};
+use crate::service::mandate::Mandate;
+use crate::service::{RequestContext, Services, approvals};
+use crate::store::approvals::{insert_approval, update_state};
+use crate::store::requests::{self, OwedDelivery};
+use crate::store::{Transaction, accounts, api_keys, audit, passwords, sessions};
+
+/// How often a verb is judged again when what was judged changed meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// A verb on a user, as it was asked for.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// How the call came in.
+    pub context: RequestContext,
+    /// On whom.
+    pub target: UserId,
+    /// What.
+    pub change: Change,
+    /// Who wants it, and with what right.
+    pub mandate: Mandate,
+}
+
+/// How a verb ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The user afterwards; as before where they were deleted or a further admin has to agree.
+    pub user: User,
+    /// Set when a further admin has to agree; nothing has been changed yet.
+    pub approval_id: Option<Uuid>,
+    /// The link to set a password, where it could not be mailed.
+    pub invitation: Option<Shown>,
+    /// The code that enrolment will ask for, where unlocking opened the window again. Shown once.
+    pub enrolment_code: Option<String>,
+    /// How many sessions were ended.
+    pub sessions_ended: u32,
+}
+
+/// What a verb rests on.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    pub organization: Organization,
+    pub actor: User,
+    pub target: User,
+    pub may: May,
+    pub admin_emails: Vec<String>,
+}
+
+pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome> {
+    for _ in 0..ATTEMPTS {
+        let case = gather(services, act)?; // 404, 403
+        let Some(plan) = Plan::of(services, act, case)? else {
+            return unchanged(services, act);
+        };
+        let shown = (plan.invitation(), plan.enrolment_code());
+        match services.store.write(move |tx| plan.run(tx)).await {
+            Err(Error::Stale) => {} // what was judged has changed: judge again
+            Err(error) => return Err(error),
+            Ok(mut outcome) => {
+                if outcome.approval_id.is_none() {
+                    (outcome.invitation, outcome.enrolment_code) = shown;
+                }
+                return Ok(outcome);
+            }
+        }
+    }
+    Err(Error::Stale)
+}
+
+fn gather(services: &Services, act: &Act) -> Result<Case> {
+    let mandate = &act.mandate;
+    services.store.read(|db| {
+        let organization = accounts::find_organization(db, mandate.organization)?
+            .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
+        let actor = accounts::find_user(db, organization.id, mandate.actor)?
+            .filter(|actor| actor.active && actor.locked.is_none())
+            .ok_or(Error::Token(TokenFault::SubjectGone))?;
+        let target = accounts::find_user(db, organization.id, act.target)?
+            .ok_or_else(|| Error::UserNotFound(act.target.to_string()))?;
+        let mut may = May::Yes;
+        for verb in verbs(&act.change, &target) {
+            may = may.max(may_act(&actor, &organization.settings, verb, &target)?);
+        }
+        let admins = accounts::find_active_admins(db, organization.id)?;
+        Ok(Case {
+            admin_emails: admins.into_iter().map(|admin| admin.email).collect(),
+            organization,
+            actor,
+            target,
+            may,
+        })
+    })
+}
+
+/// What a change amounts to, for who it is done to.
+fn verbs(change: &Change, target: &User) -> Vec<Verb> {
+    let patch = match change {
+        Change::Delete => return vec![Verb::Delete],
+        Change::ResetPassword => return vec![Verb::ResetPassword],
+        Change::EndSessions => return vec![Verb::EndSessions],
+        Change::Update(patch) => patch,
+    };
+    // Even a change of nothing asks whether this actor may touch this user.
+    let mut verbs = vec![Verb::Rename];
+    let role = patch.role_after(target.role);
+    if role != target.role {
+        verbs.push(Verb::GiveRole(role));
+    }
+    if patch.active.is_some_and(|active| active != target.active) || patch.unlock {
+        verbs.push(Verb::ChangeStanding);
+    }
+    verbs
+}
+
+/// Nothing is to be changed: the user as they are.
+fn unchanged(services: &Services, act: &Act) -> Result<Outcome> {
+    let found = services
+        .store
+        .read(|db| accounts::find_user(db, act.mandate.organization, act.target))?;
+    let user = found.ok_or_else(|| Error::UserNotFound(act.target.to_string()))?;
+    Ok(Outcome {
+        user,
+        approval_id: None,
+        invitation: None,
+        enrolment_code: None,
+        sessions_ended: 0,
+    })
+}
+
+/// Everything the transaction needs, prepared outside of it.
+struct Plan {
+    at: Timestamp,
+    mandate: Mandate,
+    case: Case,
+    what: What,
+    event: Event,
+    entry_id: Uuid,
+    /// The entry of the agreement that this call gave.
+    agreed: Option<(Uuid, Event)>,
+    deliveries: Vec<OwedDelivery>,
+}
+
+enum What {
+    Update(Effects),
+    Delete,
+    ResetPassword(Invitation),
+    EndSessions,
+    AskSecondAdmin(Box<Approval>),
+}
+
+impl Plan {
+    /// `None` when there is nothing to change.
+    fn of(services: &Services, act: &Act, case: Case) -> Result<Option<Self>> {
+        let at = act.context.at;
+        let mut deliveries = Vec::new();
+        let asks = case.may == May::WithSecondAdmin && act.mandate.agreement.is_none();
+        let what = match &act.change {
+            Change::Update(patch) => {
+                let Some(effects) = Effects::of(services, &case, patch, at)? else {
+                    return Ok(None);
+                };
+                deliveries = effects.notices(services, &case);
+                What::Update(effects)
+            }
+            Change::Delete => What::Delete,
+            Change::ResetPassword => {
+                let invitation = Invitation::new(services, &case.target, at);
+                deliveries.extend(invitation.reset_mail(
+                    services,
+                    &case.organization,
+                    &case.actor,
+                    &case.target,
+                ));
+                What::ResetPassword(invitation)
+            }
+            Change::EndSessions => What::EndSessions,
+        };
+        let mut event = Event::new(
+            act.change.event_type(),
+            Some(case.organization.id),
+            ActorRef::user(&case.actor),
+        )
+        .on(Resource::user(&case.target))
+        .from_request(&act.context.request_id, act.context.ip_text().as_deref());
+        let mut agreed = None;
+        if let Some(agreement) = &act.mandate.agreement {
+            let given = approvals::agreed(agreement, &case.target, agreement.approval.needed)
+                .from_request(&act.context.request_id, act.context.ip_text().as_deref());
+            agreed = Some((services.entropy.uuid(at), given));
+            // The address is the approver's, and stands in the entry of the agreement.
+            event.ip_address = None;
+            event = event
+                .with("approvalId", agreement.approval.id.to_string())
+                .with("approvedBy", approvals::ids(&agreement.all()));
+        }
+        let what = if asks {
+            let approval = approvals::of_act(services, act)?;
+            deliveries = approvals::asked_notices(
+                services,
+                &case.organization,
+                &case.actor,
+                &case.target,
+                &case.admin_emails,
+                &approval,
+            );
+            event.event_type = EventType::ApprovalRequest;
+            event = event
+                .with("approvalId", approval.id.to_string())
+                .with("wanted", json!(approval.wanted));
+            What::AskSecondAdmin(Box::new(approval))
+        } else {
+            what
+        };
+        Ok(Some(Self {
+            at,
+            mandate: act.mandate.clone(),
+            event: what.describe(event),
+            what,
+            entry_id: services.entropy.uuid(at),
+            agreed,
+            deliveries,
+            case,
+        }))
+    }
+
+    fn invitation(&self) -> Option<Shown> {
+        match &self.what {
+            What::ResetPassword(invitation) => invitation.shown.clone(),
+            _ => None,
+        }
+    }
+
+    fn enrolment_code(&self) -> Option<String> {
+        match &self.what {
+            What::Update(effects) => effects.enrolment_code(),
+            _ => None,
+        }
+    }
+
+    /// The transaction. A failure at any line undoes every line.
+    fn run(&self, tx: &Transaction<'_>) -> Result<Outcome> {
+        self.still_holds(tx)?;
+        let (target, at) = (&self.case.target, self.at);
+        let mut event = self.event.clone();
+        let mut sessions_ended = 0;
+        let mut approval_id = None;
+        match &self.what {
+            What::Update(effects) => {
+                effects.guard_last_admin(tx, &self.case)?;
+                effects.write(tx, target, at)?;
+                if effects.ends_sessions {
+                    sessions_ended = end_sessions(tx, target.id)?;
+                    event = event.with("sessionsEnded", sessions_ended);
+                }
+                if effects.ends_admin.is_some() {
+                    let revoked = api_keys::revoke_made_by(tx, target.id, at)?;
+                    event = with_keys(event, revoked);
+                }
+                if !effects.active {
+                    sessions::clear_invitations(tx, target.id)?;
+                }
+            }
+            What::Delete => {
+                guard_last_admin(tx, &self.case, "Cannot delete the last organization admin")?;
+                let revoked = api_keys::revoke_made_by(tx, target.id, at)?;
+                event = with_keys(event, revoked);
+                accounts::delete_user(tx, target.id)?;
+            }
+            What::ResetPassword(invitation) => {
+                passwords::clear_password(tx, target.id, at)?;
+                sessions_ended = end_sessions(tx, target.id)?;
+                event = event.with("sessionsEnded", sessions_ended);
+                invitation.keep(tx)?;
+            }
+            What::EndSessions => {
+                sessions_ended = end_sessions(tx, target.id)?;
+                event = event.with("sessionsEnded", sessions_ended);
+            }
+            What::AskSecondAdmin(approval) => {
+                insert_approval(tx, approval)?;
+                approval_id = Some(approval.id);
+            }
+        }
+        if let (Some(agreement), Some((id, agreed))) = (&self.mandate.agreement, &self.agreed) {
+            // Deleting the target deleted the approval with it.
+            if !matches!(self.what, What::Delete) {
+                update_state(tx, &agreement.approval, ApprovalState::Done, &agreement.all(), at)?;
+            }
+            audit::append_entry(tx, at, *id, agreed)?;
+        }
+        let entry = audit::append_entry(tx, at, self.entry_id, &event)?;
+        for delivery in &self.deliveries {
+            requests::insert_delivery(tx, delivery, entry.sequence, at)?;
+        }
+        let now = accounts::find_user(tx, self.case.organization.id, target.id)?;
+        Ok(Outcome {
+            user: now.unwrap_or_else(|| target.clone()),
+            approval_id,
+            invitation: None,
+            enrolment_code: None,
+            sessions_ended,
+        })
+    }
+
+    fn still_holds(&self, tx: &Transaction<'_>) -> Result<()> {
+        let Case {
+            organization,
+            actor,
+            target,
+            ..
+        } = &self.case;
+        let hold = accounts::find_organization_revision(tx, organization.id)? == Some(organization.revision)
+            && accounts::find_user_revision(tx, actor.id)? == Some(actor.revision)
+            && accounts::find_user_revision(tx, target.id)? == Some(target.revision);
+        if !hold {
+            return Err(Error::Stale);
+        }
+        self.mandate.still_holds(tx, self.at)
+    }
+}
+
+impl What {
+    fn describe(&self, event: Event) -> Event {
+        match self {
+            Self::Update(effects) => event.with("changes", effects.changes.clone()),
+            Self::ResetPassword(invitation) => invitation.describe(event),
+            Self::Delete | Self::EndSessions | Self::AskSecondAdmin(_) => event,
+        }
+    }
+}
+
+/// An organisation keeps an admin who can act. Asked in the transaction: two admins who demote each other
+/// at once must not both succeed.
+pub(super) fn guard_last_admin(tx: &Transaction<'_>, case: &Case, refusal: &'static str) -> Result<()> {
+    if case.target.role < Role::OrgAdmin
+        || accounts::other_admin_exists(tx, case.organization.id, case.target.id)?
+    {
+        return Ok(());
+    }
+    Err(Error::Refused(refusal))
+}
+
+fn end_sessions(tx: &Transaction<'_>, user: UserId) -> Result<u32> {
+    sessions::clear_challenges(tx, user)?;
+    sessions::clear_sessions(tx, user)
+}
+
+fn with_keys(event: Event, revoked: usize) -> Event {
+    if revoked == 0 {
+        return event;
+    }
+    event.with("apiKeysRevoked", revoked)
+}

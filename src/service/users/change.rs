@@ -1,0 +1,198 @@
+//! What a change of a user amounts to.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+
+use super::act::{Case, guard_last_admin};
+use crate::domain::account::{Role, User};
+use crate::domain::approval::UserPatch;
+use crate::domain::{Error, Result};
+use crate::keys::KeyRing;
+use crate::service::{Services, notices};
+use crate::store::requests::OwedDelivery;
+use crate::store::{Transaction, accounts};
+
+/// Longest name, in characters.
+const NAME_LIMIT: usize = 320;
+/// For how long a code for enrolment is good at most, in hours.
+const CODE_HOURS: i64 = 24;
+
+/// The user as they are to be, and what follows from the difference.
+#[derive(Clone, Debug)]
+pub(super) struct Effects {
+    name: Option<String>,
+    role: Role,
+    pub active: bool,
+    unlock: Option<Unlock>,
+    /// Field → `{from, to}`; a name is personal, so that only the fact is told.
+    pub changes: Map<String, Value>,
+    /// The role or the standing changed: no session outlives that.
+    pub ends_sessions: bool,
+    /// The user can no longer act as an admin; what the last one is told.
+    pub ends_admin: Option<&'static str>,
+}
+
+/// An account opens again, and with it the window for enrolment, if that is what closed it.
+#[derive(Clone, Debug)]
+struct Unlock {
+    due_until: Option<Timestamp>,
+    code: Option<(String, [u8; 32], Timestamp)>,
+}
+
+impl Effects {
+    /// `None` when nothing changes.
+    pub fn of(services: &Services, case: &Case, patch: &UserPatch, at: Timestamp) -> Result<Option<Self>> {
+        let target = &case.target;
+        if patch
+            .name
+            .as_ref()
+            .is_some_and(|n| n.chars().count() > NAME_LIMIT)
+        {
+            return Err(Error::field(
+                "name",
+                format!("must have at most {NAME_LIMIT} characters"),
+            ));
+        }
+        let role = patch.role_after(target.role);
+        if role == Role::HelpDesk && role != target.role && !case.organization.settings.help_desk_enabled {
+            return Err(Error::field(
+                "role",
+                "HELP_DESK is not enabled in this organisation",
+            ));
+        }
+        let name = match &patch.name {
+            Some(name) => Some(name.trim().to_owned()).filter(|name| !name.is_empty()),
+            None => target.name.clone(),
+        };
+        let active = patch.active.unwrap_or(target.active);
+        let mut changes = Map::new();
+        if name != target.name {
+            changes.insert("name".into(), "changed".into());
+        }
+        if role != target.role {
+            changes.insert("role".into(), json!({ "from": target.role, "to": role }));
+        }
+        if active != target.active {
+            changes.insert("isActive".into(), json!({ "from": target.active, "to": active }));
+        }
+        let unlock = match &target.locked {
+            Some(lock) if patch.unlock => {
+                changes.insert("locked".into(), json!({ "from": lock.reason, "to": null }));
+                Some(Unlock::of(services, case, at))
+            }
+            _ => None,
+        };
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let deactivates = target.active && !active;
+        let was_admin = target.role >= Role::OrgAdmin;
+        let ends_admin = if was_admin && role < Role::OrgAdmin {
+            Some("Cannot demote the last organization admin")
+        } else if was_admin && deactivates {
+            Some("Cannot deactivate the last organization admin")
+        } else {
+            None
+        };
+        Ok(Some(Self {
+            ends_sessions: role != target.role || deactivates,
+            ends_admin,
+            name,
+            role,
+            active,
+            unlock,
+            changes,
+        }))
+    }
+
+    pub fn enrolment_code(&self) -> Option<String> {
+        let code = self.unlock.as_ref()?.code.as_ref()?;
+        Some(code.0.clone())
+    }
+
+    pub fn guard_last_admin(&self, tx: &Transaction<'_>, case: &Case) -> Result<()> {
+        match self.ends_admin {
+            Some(refusal) => guard_last_admin(tx, case, refusal),
+            None => Ok(()),
+        }
+    }
+
+    pub fn write(&self, tx: &Transaction<'_>, target: &User, at: Timestamp) -> Result<()> {
+        accounts::update_user(tx, target.id, self.name.as_deref(), self.role, self.active, at)?;
+        if let Some(unlock) = &self.unlock {
+            let code = unlock.code.as_ref().map(|(_, hash, until)| (*hash, *until));
+            accounts::update_unlocked(tx, target.id, unlock.due_until, code, at)?;
+        }
+        Ok(())
+    }
+
+    /// The user is told what was changed of their account; the admins, that there is one more of them.
+    pub fn notices(&self, services: &Services, case: &Case) -> Vec<OwedDelivery> {
+        let (organization, target) = (&case.organization, &case.target);
+        let mut facts = Vec::new();
+        if self.role != target.role {
+            facts.push(format!("Your role is now {}.", role_name(self.role)));
+        }
+        if self.active != target.active {
+            facts.push(if self.active {
+                "Your account can be used again.".to_owned()
+            } else {
+                "Your account was deactivated.".to_owned()
+            });
+        }
+        if self.unlock.is_some() {
+            facts.push("Your account was unlocked.".to_owned());
+        }
+        if facts.is_empty() {
+            return Vec::new();
+        }
+        let subject = format!("Your account for {} was changed", organization.name);
+        let body = format!(
+            "{} changed your account {}.\n\n{}\n\nIf you don't know why, ask your administrators.\n",
+            notices::called(&case.actor),
+            target.email,
+            facts.join("\n"),
+        );
+        let mut owed: Vec<_> = notices::mail(services, organization, &target.email, &subject, &body)
+            .into_iter()
+            .collect();
+        if self.role >= Role::OrgAdmin && target.role < Role::OrgAdmin {
+            owed.extend(notices::of_new_admin(
+                services,
+                organization,
+                &case.actor,
+                target,
+                &case.admin_emails,
+            ));
+        }
+        owed
+    }
+}
+
+impl Unlock {
+    fn of(services: &Services, case: &Case, at: Timestamp) -> Self {
+        let settings = &case.organization.settings;
+        let due = case.target.enrolment_due.as_ref().filter(|due| due.until <= at);
+        let due_until =
+            due.map(|_| at + SignedDuration::from_hours(i64::from(settings.enrolment_window_hours)));
+        let code = due.zip(due_until).filter(|(due, _)| due.code_required);
+        Self {
+            due_until,
+            code: code.map(|(_, until)| {
+                let code = KeyRing::enrolment_code(&services.entropy);
+                let hash = services.keys.enrolment_code_hash(case.target.id, &code);
+                (code, hash, until.min(at + SignedDuration::from_hours(CODE_HOURS)))
+            }),
+        }
+    }
+}
+
+/// A role as people know it.
+pub(super) fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Member => "member",
+        Role::HelpDesk => "help desk",
+        Role::OrgAdmin => "administrator",
+        Role::Operator => "operator",
+    }
+}

@@ -1,0 +1,205 @@
+//! A link to set a password: for a new account, or in place of a password that an admin took away. Good
+//! once, for seven days. Nobody but its holder ever chooses the password.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::domain::account::{Organization, User};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
+use crate::domain::credential::{self, OneUseToken};
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::service::login::Password;
+use crate::service::{RequestContext, Services, notices};
+use crate::store::requests::OwedDelivery;
+use crate::store::sessions::Purpose;
+use crate::store::{Transaction, accounts, audit, passwords, sessions};
+
+/// How long a link is good, in hours (contract B3).
+const HOURS: i64 = 7 * 24;
+
+/// A link that could not be mailed, for the admin to hand over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The link, with the token in its fragment: browsers don't send that to any server.
+    pub link: String,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+}
+
+/// A link to set a password, still to be kept.
+#[derive(Clone, Debug)]
+pub struct Invitation {
+    user: crate::domain::account::UserId,
+    hash: [u8; 32],
+    at: Timestamp,
+    expires_at: Timestamp,
+    link: String,
+    /// The link, where it can't be mailed.
+    pub shown: Option<Shown>,
+}
+
+impl Invitation {
+    /// A new link for a user.
+    #[must_use]
+    pub fn new(services: &Services, user: &User, at: Timestamp) -> Self {
+        let token = OneUseToken::new(user.id, services.entropy.bytes());
+        let expires_at = at + SignedDuration::from_hours(HOURS);
+        let link = format!("{}/invitation#{}", services.settings.public_url, token.encode());
+        Self {
+            user: user.id,
+            hash: token.hash(),
+            at,
+            expires_at,
+            shown: (!services.settings.mail).then(|| Shown {
+                link: link.clone(),
+                expires_at,
+            }),
+            link,
+        }
+    }
+
+    /// Keeps it in place of earlier ones.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the store fails.
+    pub fn keep(&self, tx: &Transaction<'_>) -> Result<()> {
+        sessions::clear_invitations(tx, self.user)?;
+        sessions::insert_challenge(
+            tx,
+            self.user,
+            &self.hash,
+            Purpose::Invitation,
+            None,
+            self.at,
+            self.expires_at,
+        )
+    }
+
+    /// What the trail says of it.
+    #[must_use]
+    pub fn describe(&self, event: Event) -> Event {
+        let how = if self.shown.is_some() {
+            "shown to the admin"
+        } else {
+            "mailed"
+        };
+        event
+            .with("invitation", how)
+            .with("invitationExpiresAt", self.expires_at.to_string())
+    }
+
+    /// The mail to a new user.
+    #[must_use]
+    pub fn welcome_mail(
+        &self,
+        services: &Services,
+        organization: &Organization,
+        by: &str,
+        user: &User,
+    ) -> Option<OwedDelivery> {
+        let subject = format!("Your account for {}", organization.name);
+        let made = format!("{by} made an account for you at {}.", organization.name);
+        self.mail(services, organization, user, &subject, &made)
+    }
+
+    /// The mail to a user whose password was taken away.
+    #[must_use]
+    pub fn reset_mail(
+        &self,
+        services: &Services,
+        organization: &Organization,
+        by: &User,
+        user: &User,
+    ) -> Option<OwedDelivery> {
+        let subject = format!("Set a new password for {}", organization.name);
+        let made = format!(
+            "{} reset the password of your account at {}. The old one no longer works, and your sessions were \
+             ended.",
+            notices::called(by),
+            organization.name,
+        );
+        self.mail(services, organization, user, &subject, &made)
+    }
+
+    fn mail(
+        &self,
+        services: &Services,
+        organization: &Organization,
+        user: &User,
+        subject: &str,
+        why: &str,
+    ) -> Option<OwedDelivery> {
+        let body = format!(
+            "{why}\n\nSet your password here. The link works once, until {:.0}:\n\n{}\n\n\
+             You then log in with the organisation {} and the address {}.\n\n\
+             If you don't know why you got this, tell the administrators of {} and don't use the link.\n",
+            self.expires_at, self.link, organization.slug, user.email, organization.name,
+        );
+        notices::sealed_mail(services, organization, &user.email, subject, &body)
+    }
+}
+
+/// Sets the password that a link was sent for, and ends every session. The user logs in with it; their
+/// second factor, where they have one, is asked for then.
+///
+/// # Errors
+/// [`Error::DeadToken`] for a link that is unknown, used or expired; [`Error::Validation`] for a password
+/// that breaks the organisation's rules; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn accept_invitation(
+    services: &Services,
+    token: &str,
+    new: Password,
+    context: &RequestContext,
+) -> Result<()> {
+    services
+        .limiter
+        .check_address(Bucket::TokenByAddress, context.ip)?;
+    let dead = || Error::DeadToken("invitation");
+    let token = OneUseToken::decode(token).ok_or_else(dead)?;
+    let (hash, at) = (token.hash(), context.at);
+    let (user, organization) = services.store.read(|db| {
+        let challenge = sessions::find_challenge(db, token.user, &hash, Purpose::Invitation, at)?;
+        let user = accounts::find_user_anywhere(db, token.user)?;
+        let user = user.filter(|user| challenge.is_some() && usable(user));
+        let user = user.ok_or_else(dead)?;
+        let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(dead)?;
+        Ok((user, organization))
+    })?;
+    let problems = credential::password_problems(&new.0, &organization.settings);
+    if !problems.is_empty() {
+        return Err(Error::field("password", problems.join("; ")));
+    }
+    let salt = services.entropy.bytes();
+    let new = services
+        .hashing
+        .run(move || credential::hash_password(&new.0, salt))
+        .await?;
+    let event = Event::new(
+        EventType::UserPasswordChange,
+        Some(user.organization_id),
+        ActorRef::user(&user),
+    )
+    .on(Resource::user(&user))
+    .from_request(&context.request_id, context.ip_text().as_deref())
+    .with("reason", "invitation");
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            let usable = accounts::find_user_anywhere(tx, user.id)?.is_some_and(|user| usable(&user));
+            if !usable || !sessions::take_challenge(tx, user.id, &hash)? {
+                return Err(dead());
+            }
+            passwords::update_password(tx, user.id, &new, at)?;
+            sessions::clear_invitations(tx, user.id)?;
+            sessions::clear_challenges(tx, user.id)?;
+            let ended = sessions::clear_sessions(tx, user.id)?;
+            audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            Ok(())
+        })
+        .await
+}
+
+fn usable(user: &User) -> bool {
+    user.active && user.locked.is_none()
+}
