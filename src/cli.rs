@@ -11,6 +11,7 @@ mod openapi;
 mod org;
 mod output;
 mod plugin;
+mod policy;
 mod serve;
 mod token;
 mod user;
@@ -42,7 +43,7 @@ pub struct Cli {
 pub struct Global {
     /// Configuration file [default: ./latchkey.toml, then /etc/latchkey/latchkey.toml, if there].
     #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
+    config_file: Option<PathBuf>,
     /// Where the database and the keys live.
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -69,9 +70,9 @@ enum Command {
     /// Access tokens without a login.
     #[command(subcommand)]
     Token(token::Command),
-    /// Policy plugins: write, check, test, measure, sign.
+    /// Policy plugins: write, check, test, measure, sign; install, bind, switch off.
     #[command(subcommand)]
-    Plugin(plugin::PluginCommand),
+    Plugin(PluginCommands),
     /// The trail: export, check, sign, prove.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -92,6 +93,15 @@ enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// Authors need no data directory, operators do.
+#[derive(Debug, Subcommand)]
+enum PluginCommands {
+    #[command(flatten)]
+    Author(plugin::PluginCommand),
+    #[command(flatten)]
+    Operator(policy::PolicyCommand),
 }
 
 /// Parses the command line, runs the command and says how it ended.
@@ -121,7 +131,8 @@ impl Cli {
             Command::User(user) => user.run(&global),
             Command::Keys(command) => command.run(&global),
             Command::Token(token) => token.run(&global),
-            Command::Plugin(plugin) => plugin.run(),
+            Command::Plugin(PluginCommands::Author(command)) => command.run(),
+            Command::Plugin(PluginCommands::Operator(command)) => command.run(&global),
             Command::Audit(audit) => audit.run(&global),
             Command::OpenApi(openapi) => openapi.run(),
             Command::Doctor(doctor) => doctor.run(&global),
@@ -150,7 +161,7 @@ impl Global {
             log_format: self.log_format,
             log_level: self.log_level.clone(),
         };
-        Sources::of_process(self.config.clone(), flags)
+        Sources::of_process(self.config_file.clone(), flags)
     }
 
     /// The appliance over a data directory that must be there, for a command that acts on it while no
@@ -194,4 +205,14 @@ fn wait_for<T>(story: impl Future<Output = domain::Result<T>>) -> domain::Result
     runtime
         .map_err(|e| domain::Error::Internal(format!("the async runtime: {e}")))?
         .block_on(story)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

@@ -216,6 +216,56 @@ fn a_first_admin_is_made_from_the_command_line_and_is_on_the_record() {
 }
 
 #[test]
+fn an_operator_installs_binds_and_switches_off_a_policy() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/plugins/change-window.wasm");
+    let installed = desk.json(&["plugin", "install", file, "--json"]);
+    assert_eq!(installed["name"], "change-window");
+    let bind = |config: &str| {
+        desk.run(&[
+            "plugin",
+            "bind",
+            "change-window",
+            "--org",
+            "acme",
+            "--config",
+            config,
+            "--json",
+        ])
+    };
+    let refused = bind(r#"{"timeZone":"Europe/Atlantis","days":["mon"],"from":"08:00","to":"18:00"}"#);
+    assert_eq!(refused.status.code(), Some(5), "the plugin refuses the time zone");
+    assert_eq!(bind("no JSON").status.code(), Some(5));
+    let bound = bind(r#"{"timeZone":"Europe/Berlin","days":["mon"],"from":"08:00","to":"18:00"}"#);
+    let bound: Value = serde_json::from_slice(&bound.stdout).unwrap();
+    let id = bound["binding"].as_str().unwrap();
+
+    let only_binding = || desk.json(&["plugin", "list", "--json"])["bindings"][0].clone();
+    assert_eq!(only_binding()["organization"], "acme");
+    assert_eq!(only_binding()["disabled"], false);
+    desk.ok(&["plugin", "disable", id]);
+    assert_eq!(only_binding()["disabled"], true);
+    desk.ok(&["plugin", "enable", id]);
+    assert_eq!(only_binding()["disabled"], false);
+    assert!(desk.ok(&["plugin", "list"]).contains("change-window"));
+    desk.ok(&["plugin", "unbind", id]);
+    assert_eq!(only_binding(), Value::Null);
+    assert_eq!(desk.run(&["plugin", "unbind", id]).status.code(), Some(5));
+    fs::write(desk.path("nonsense.wasm"), b"\0asm nonsense").unwrap();
+    assert_eq!(
+        desk.run(&["plugin", "install", "nonsense.wasm"]).status.code(),
+        Some(5)
+    );
+    assert_eq!(
+        desk.run(&["plugin", "bind", "none", "--org", "acme"])
+            .status
+            .code(),
+        Some(5)
+    );
+}
+
+#[test]
 fn what_an_operator_gets_wrong_is_refused_with_its_own_exit_code() {
     let desk = Desk::new();
     desk.ok(&["org", "create", "acme"]);

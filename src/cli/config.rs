@@ -16,7 +16,7 @@ pub(super) enum Command {
     /// Reads what `serve` would read: the file, LATCHKEY_… variables and flags. Exit code 3 when
     /// something is wrong.
     #[command(
-        after_help = "Examples:\n  latchkey config check\n  latchkey --config new.toml config check --json"
+        after_help = "Examples:\n  latchkey config check\n  latchkey --config-file new.toml config check --json"
     )]
     Check {
         /// Print the configuration in force as JSON.

@@ -11,7 +11,7 @@ use super::raw::{LogFormat, RawConfig};
 
 const PREFIX: &str = "LATCHKEY_";
 /// Names the configuration file itself, so it is no key of it.
-const FILE_VARIABLE: &str = "LATCHKEY_CONFIG";
+const FILE_VARIABLE: &str = "LATCHKEY_CONFIG_FILE";
 const PLACES: [&str; 2] = ["latchkey.toml", "/etc/latchkey/latchkey.toml"];
 
 /// Everything that may say something about the configuration.
