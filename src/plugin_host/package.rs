@@ -102,7 +102,8 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
             Payload::ExportSection(exports) => {
                 for export in exports {
                     let name = export.map_err(invalid)?.name;
-                    if let Some((version, _)) = name.strip_prefix(CORE_HOOKS).and_then(|n| n.split_once('#')) {
+                    if let Some((version, _)) = name.strip_prefix(CORE_HOOKS).and_then(|n| n.split_once('#'))
+                    {
                         spoken("latchkey:policy/hooks", version)?;
                         names_hooks = true;
                     }

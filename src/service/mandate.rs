@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use crate::domain::account::{OrganizationId, Principal, Role, SessionId, User, UserId};
+use crate::domain::account::{OrganizationId, Principal, Role, Session, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::store::{Transaction, accounts, approvals, sessions};
@@ -22,7 +22,7 @@ pub struct Mandate {
     /// Who agreed, where somebody had to.
     pub agreement: Option<Agreement>,
     /// The session of the call: it must still live at the commit.
-    session: (UserId, SessionId),
+    session: Session,
 }
 
 /// The last agreement that was missing.
@@ -44,7 +44,7 @@ impl Mandate {
             authenticated_at: principal.session.authenticated_at,
             second_factor_used: principal.session.second_factor_at.is_some(),
             agreement: None,
-            session: (principal.user.id, principal.session.id),
+            session: principal.session.clone(),
         }
     }
 
@@ -56,7 +56,7 @@ impl Mandate {
             actor: approval.requester_id,
             authenticated_at: approval.authenticated_at,
             second_factor_used: approval.second_factor_used,
-            session: (approver.user.id, approver.session.id),
+            session: approver.session.clone(),
             agreement: Some(Agreement {
                 approver: approver.user.clone(),
                 approval,
@@ -76,8 +76,7 @@ impl Mandate {
     /// [`Error::Token`] when the call's session has ended; [`Error::Stale`] when an approver or what
     /// they agreed to was changed.
     pub fn still_holds(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
-        let (user, session) = self.session;
-        if !sessions::session_lives(tx, user, session, at)? {
+        if !sessions::session_lives(tx, &self.session, at)? {
             return Err(Error::Token(TokenFault::Revoked));
         }
         match &self.agreement {

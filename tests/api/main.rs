@@ -8,8 +8,8 @@ mod audit;
 mod contract;
 #[path = "../guests/mod.rs"]
 mod guests;
-mod plugins;
 mod people;
+mod plugins;
 mod policies;
 mod reset;
 mod support;

@@ -104,10 +104,6 @@ impl TestApp {
 }
 
 impl Caller<'_> {
-    pub async fn delete(&self, path: &str) -> Answer {
-        self.send(Method::DELETE, path, None, &[]).await
-    }
-
     /// A POST without a body.
     pub async fn call(&self, path: &str) -> Answer {
         self.send(Method::POST, path, None, &[]).await

@@ -90,7 +90,7 @@ async fn change_settings(
     patch: SettingsPatch,
 ) -> Result<OrganizationSettings> {
     let (id, at) = (admin.organization.id, context.at);
-    let (caller, session) = (admin.user.id, admin.session.id);
+    let (caller, session) = (admin.user.id, admin.session.clone());
     let event = Event::by(&admin, EventType::OrganizationSettingsUpdate)
         .on(Resource::other(
             "ORGANIZATION",
@@ -102,7 +102,7 @@ async fn change_settings(
     services
         .store
         .write(move |tx| {
-            if !sessions::session_lives(tx, caller, session, at)? {
+            if !sessions::session_lives(tx, &session, at)? {
                 return Err(Error::Token(TokenFault::Revoked));
             }
             // Read in the transaction: two admins who change different fields both get their way.

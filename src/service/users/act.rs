@@ -262,7 +262,7 @@ impl Plan {
                 effects.guard_last_admin(tx, &self.case)?;
                 effects.write(tx, target, at)?;
                 if effects.ends_sessions {
-                    sessions_ended = end_sessions(tx, target.id)?;
+                    sessions_ended = end_sessions(tx, target.id, at)?;
                     event = event.with("sessionsEnded", sessions_ended);
                 }
                 if effects.ends_admin.is_some() {
@@ -281,12 +281,12 @@ impl Plan {
             }
             What::ResetPassword(invitation) => {
                 passwords::clear_password(tx, target.id, at)?;
-                sessions_ended = end_sessions(tx, target.id)?;
+                sessions_ended = end_sessions(tx, target.id, at)?;
                 event = event.with("sessionsEnded", sessions_ended);
                 invitation.keep(tx)?;
             }
             What::EndSessions => {
-                sessions_ended = end_sessions(tx, target.id)?;
+                sessions_ended = end_sessions(tx, target.id, at)?;
                 event = event.with("sessionsEnded", sessions_ended);
             }
             What::AskSecondAdmin(approval) => {
@@ -353,9 +353,9 @@ pub(super) fn guard_last_admin(tx: &Transaction<'_>, case: &Case, refusal: &'sta
     Err(Error::Refused(refusal))
 }
 
-fn end_sessions(tx: &Transaction<'_>, user: UserId) -> Result<u32> {
+fn end_sessions(tx: &Transaction<'_>, user: UserId, at: Timestamp) -> Result<u32> {
     sessions::clear_challenges(tx, user)?;
-    sessions::clear_sessions(tx, user)
+    sessions::clear_sessions(tx, user, at)
 }
 
 fn with_keys(event: Event, revoked: usize) -> Event {

@@ -125,11 +125,11 @@ async fn insert(
     .with("role", json!(user.role));
     let event = invitation.describe(event);
     let entry_id = services.entropy.uuid(at);
-    let (organization, caller, session) = (organization.id, admin.user.id, admin.session.id);
+    let (organization, caller, session) = (organization.id, admin.user.id, admin.session.clone());
     let made = services
         .store
         .write(move |tx| {
-            if !sessions::session_lives(tx, caller, session, at)? {
+            if !sessions::session_lives(tx, &session, at)? {
                 return Err(Error::Token(TokenFault::Revoked));
             }
             let actor = accounts::find_user(tx, organization, caller)?.ok_or(Error::NotOrgAdmin)?;

@@ -193,7 +193,7 @@ pub async fn accept_invitation(
             passwords::update_password(tx, user.id, &new, at)?;
             sessions::clear_invitations(tx, user.id)?;
             sessions::clear_challenges(tx, user.id)?;
-            let ended = sessions::clear_sessions(tx, user.id)?;
+            let ended = sessions::clear_sessions(tx, user.id, at)?;
             audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             Ok(())
         })
