@@ -146,7 +146,7 @@ fn check(dir: &Path, acknowledged: &HashSet<Uuid>, round: usize) {
 
 fn start(dir: &Path) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_latchkey"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--config-file"])
         .arg(dir.join("latchkey.toml"))
         .arg("--data-dir")
         .arg(dir)

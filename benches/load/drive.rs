@@ -51,7 +51,7 @@ impl Server {
     pub fn start(dir: &Path) -> Self {
         let started = Instant::now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_latchkey"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--config-file"])
             .arg(dir.join("latchkey.toml"))
             .arg("--data-dir")
             .arg(dir)

@@ -80,3 +80,20 @@ async fn the_explorer_works_without_internet() {
     }
     assert!(page.text.contains("resetMfa"));
 }
+
+/// Client developers generate from the checked-in document: it is what the server serves.
+#[test]
+fn the_checked_in_document_is_what_the_code_generates() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let kept = std::fs::read_to_string(root.join("openapi/openapi.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    assert!(
+        kept == latchkey::http::document(),
+        "run: cargo run -- openapi > openapi/openapi.json; cargo run -- openapi --yaml > openapi/openapi.yaml"
+    );
+    let yaml = std::fs::read_to_string(root.join("openapi/openapi.yaml")).unwrap();
+    assert!(
+        yaml == latchkey::http::document_yaml(),
+        "openapi/openapi.yaml is older than the code"
+    );
+}

@@ -262,7 +262,7 @@ fn a_trail_made_anew_contradicts_its_checkpoints() {
     let trail = signed_trail();
     // Everything from entry 25 on, with all hashes as they must be: what somebody without the key can do.
     let heads = "DELETE FROM audit_entry WHERE sequence >= 25; DELETE FROM audit_head;
-        INSERT INTO audit_head SELECT organization_id, max(sequence), NULL, count(*) FROM audit_entry GROUP BY 1;
+        INSERT INTO audit_head (organization_id, sequence, previous, entries) SELECT organization_id, max(sequence), NULL, count(*) FROM audit_entry GROUP BY 1;
         UPDATE audit_head SET previous = (SELECT organization_previous FROM audit_entry e WHERE e.sequence = audit_head.sequence);";
     trail.execute_batch(heads).expect("SQL");
     for n in 25..40 {
