@@ -14,7 +14,7 @@ use crate::service::plugins::FILE_BYTES_MAX;
 
 const TYPES: [&str; 2] = ["application/wasm", "application/octet-stream"];
 
-/// Whether a request brings a plugin file: its body has a limit of its own, kept by [`Upload::read`].
+/// Whether a request brings a plugin file: its body has a limit of its own, kept by `Upload::read`.
 #[must_use]
 pub fn is_upload(method: &Method, path: &str) -> bool {
     *method == Method::POST && path == "/api/v1/plugins"
