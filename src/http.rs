@@ -79,11 +79,8 @@ impl Default for HttpOptions {
 /// Everything the appliance answers, ready to be served.
 pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<Output = Response> {
     let document = document();
-    let allowed = allow::AllowedMethods::from_document(&document);
-    let api = Route::new()
-        .at("/openapi.json", document::json_endpoint(&document))
-        .at("/openapi.yaml", document::yaml_endpoint(&document))
-        .at("/docs", document::explorer_endpoint(&document))
+    let allowed = allow::AllowedMethods::new(&document, &document::PATHS);
+    let api = document::add_pages(Route::new(), &document)
         .at("/invitation", invitations::page())
         .nest("/", operations())
         .data(Arc::clone(&services));
@@ -114,5 +111,6 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
     );
     OpenApiService::new(apis, "Latchkey", env!("CARGO_PKG_VERSION"))
         .description(document::DESCRIPTION)
+        .contact(document::contact())
         .license(document::license())
 }

@@ -76,6 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("poem", &["http", "app"]),
     ("poem_openapi", &["http"]),
+    ("flate2", &["http"]),
     ("hyper", &["app", "config"]),
     ("hyper_util", &["app"]),
     ("rusqlite", &["store"]),

@@ -244,6 +244,8 @@ impl AuthenticationApi {
     }
 
     /// End the session of the access token.
+    ///
+    /// Its access and refresh tokens open nothing from then on.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(
         &self,

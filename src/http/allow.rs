@@ -8,15 +8,18 @@ use serde_json::Value;
 pub struct AllowedMethods(Vec<(Vec<String>, HeaderValue)>);
 
 impl AllowedMethods {
-    /// Reads them off the OpenAPI document.
+    /// Reads them off the OpenAPI document; `pages` are the read-only paths that it does not describe.
     #[must_use]
-    pub fn from_document(document: &Value) -> Self {
+    pub fn new(document: &Value, pages: &[&str]) -> Self {
         let paths = document["paths"].as_object();
+        let operations = paths.into_iter().flatten();
+        let pages = pages
+            .iter()
+            .map(|page| (split(page), HeaderValue::from_static("GET, HEAD")));
         Self(
-            paths
-                .into_iter()
-                .flatten()
+            operations
                 .map(|(path, item)| (split(path), allow(item)))
+                .chain(pages)
                 .collect(),
         )
     }

@@ -1,19 +1,24 @@
-//! The OpenAPI document and its explorer page.
+//! The OpenAPI document: what poem-openapi writes, made true, complete and pleasant to generate from.
 //!
-//! poem-openapi's document is served after a few repairs: its version is 3.0.3 (some generators refuse
-//! 3.0.0's stricter readers, others 3.1), unsigned integers have a minimum, objects that refuse unknown
-//! fields say so, and every answer names `X-Request-Id`.
+//! [`document`] tells the steps. The same value is served as JSON and YAML, shown by the explorer page,
+//! printed by `latchkey openapi` and checked in under `openapi/`.
 
-use poem::endpoint::{EndpointExt as _, make_sync};
-use poem::http::header;
-use poem::{Response, RouteMethod};
-use poem_openapi::LicenseObject;
+mod examples;
+mod explorer;
+mod repairs;
+mod served;
+mod shared;
+mod transport;
+
+use poem_openapi::{ContactObject, LicenseObject};
 use serde_json::{Map, Value, json};
+
+pub(super) use explorer::{PATHS, add_pages};
 
 /// What the document says of the API as a whole.
 pub const DESCRIPTION: &str = "An organisation's admin resets the MFA of a user who lost their device: decided by \
 the organisation's own policies, wholly or not at all, on a record that anyone can check.\n\n\
-Every error has one body, `Error`. Times are RFC 3339 in UTC. Ids are UUIDs. Every answer carries \
+Every error has one body, `ApiError`. Times are RFC 3339 in UTC. Ids are UUIDs. Every answer carries \
 `X-Request-Id`, which is also in the log and in the audit entry.";
 
 /// MIT OR Apache-2.0.
@@ -21,19 +26,26 @@ pub(super) fn license() -> LicenseObject {
     LicenseObject::new("MIT OR Apache-2.0").url("https://spdx.org/licenses/MIT.html")
 }
 
+/// Who answers for the document.
+pub(super) fn contact() -> ContactObject {
+    ContactObject::new().name("The Latchkey authors")
+}
+
 /// The OpenAPI document.
 ///
 /// # Panics
-/// Never: poem-openapi writes valid JSON.
+/// Never: poem-openapi writes valid JSON, and a test reads the examples.
 #[must_use]
 pub fn document() -> Value {
     let mut document: Value =
         serde_json::from_str(&super::operations().spec()).expect("poem-openapi writes valid JSON");
+    // Every generator and linter reads 3.0.3; some refuse 3.1.
     document["openapi"] = json!("3.0.3");
     document["servers"] = json!([{ "url": "/", "description": "This appliance" }]);
-    repair(&mut document);
-    refuse_unknown_fields(&mut document);
-    name_request_id(&mut document);
+    repairs::apply(&mut document);
+    transport::describe(&mut document);
+    examples::add(&mut document);
+    shared::hoist(&mut document);
     document
 }
 
@@ -43,109 +55,48 @@ pub fn document() -> Value {
 /// Never: every JSON value is a YAML value.
 #[must_use]
 pub fn document_yaml() -> String {
-    serde_yaml::to_string(&document()).expect("every JSON value is a YAML value")
+    yaml(&document())
 }
 
-/// Unsigned integers start at zero, and integers are written as such (`20`, not `20.0`).
-fn repair(value: &mut Value) {
-    match value {
-        Value::Object(object) => {
-            let unsigned = object
-                .get("format")
-                .and_then(Value::as_str)
-                .is_some_and(|f| f.starts_with("uint"));
-            if unsigned && !object.contains_key("minimum") {
-                object.insert("minimum".into(), json!(0));
-            }
-            object.values_mut().for_each(repair);
-        }
-        Value::Array(items) => items.iter_mut().for_each(repair),
-        Value::Number(number) => {
-            if let Some(float) = number.as_f64()
-                && number.is_f64()
-                && float.fract() == 0.0
-                && float.abs() < 9e15
-            {
-                #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^53")]
-                let whole = float as i64;
-                *value = json!(whole);
-            }
-        }
-        _ => {}
-    }
+fn yaml(document: &Value) -> String {
+    serde_yaml::to_string(document).expect("every JSON value is a YAML value")
 }
 
-/// Request bodies are parsed with `deny_unknown_fields`.
-fn refuse_unknown_fields(document: &mut Value) {
-    let Some(schemas) = document
-        .pointer_mut("/components/schemas")
-        .and_then(Value::as_object_mut)
-    else {
-        return;
-    };
-    for (name, schema) in schemas {
-        if (name.ends_with("Request") || name.ends_with("Patch")) && schema["type"] == "object" {
-            schema["additionalProperties"] = json!(false);
-        }
-    }
+/// Every operation of the document.
+fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
+    operations_by_path(document).map(|(_, operation)| operation)
 }
 
-fn name_request_id(document: &mut Value) {
-    let header = json!({
-        "description": "Id of the request, also in the log and in the audit entry",
-        "schema": { "type": "string", "format": "uuid" }
-    });
-    let paths = document["paths"]
+/// The same, with the path that each is at.
+fn operations_by_path(document: &mut Value) -> impl Iterator<Item = (&str, &mut Map<String, Value>)> {
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    paths.flat_map(|(path, item)| {
+        let operations = item.as_object_mut().into_iter().flat_map(Map::values_mut);
+        operations.filter_map(move |operation| Some((path.as_str(), operation.as_object_mut()?)))
+    })
+}
+
+/// Every response of an operation, with its status.
+fn responses(operation: &mut Map<String, Value>) -> impl Iterator<Item = (&str, &mut Value)> {
+    operation["responses"]
         .as_object_mut()
         .into_iter()
-        .flat_map(Map::values_mut);
-    let operations = paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut);
-    for operation in operations {
-        let responses = operation["responses"]
-            .as_object_mut()
-            .into_iter()
-            .flat_map(Map::values_mut);
-        for response in responses {
-            response["headers"]["X-Request-Id"] = header.clone();
-        }
-    }
-}
-
-fn served(content_type: &'static str, body: String) -> impl poem::Endpoint<Output = Response> + use<> {
-    make_sync(move |_| Response::builder().content_type(content_type).body(body.clone()))
-}
-
-pub(super) fn json_endpoint(document: &Value) -> RouteMethod {
-    let body = serde_json::to_string_pretty(document).expect("a JSON value can be written");
-    poem::get(served("application/json", body))
-}
-
-pub(super) fn yaml_endpoint(document: &Value) -> RouteMethod {
-    let body = serde_yaml::to_string(document).expect("every JSON value is a YAML value");
-    poem::get(served("application/yaml", body))
-}
-
-/// Swagger UI, whole in the page: it works without internet.
-pub(super) fn explorer_endpoint(document: &Value) -> RouteMethod {
-    let service = super::operations();
-    let repaired = serde_json::to_string(document).expect("a JSON value can be written");
-    let page = service.swagger_ui_html().replace(&service.spec(), &repaired);
-    page_endpoint(page)
+        .flatten()
+        .map(|(status, response)| (status.as_str(), response))
 }
 
 /// A page that is whole in itself: it loads nothing and calls nobody but us.
-pub(super) fn page_endpoint(page: String) -> RouteMethod {
+pub(super) fn page_endpoint(page: String) -> poem::RouteMethod {
     let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                   img-src data:; connect-src 'self'; frame-ancestors 'none'";
-    poem::get(
-        served("text/html; charset=utf-8", page).after(move |answer| async move {
-            answer.map(|mut response: Response| {
-                let policy = header::HeaderValue::from_static(policy);
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_SECURITY_POLICY, policy);
-                response
-            })
-        }),
-    )
+    poem::get(poem::endpoint::make_sync(move |_| {
+        poem::Response::builder()
+            .content_type("text/html; charset=utf-8")
+            .header("Content-Security-Policy", policy)
+            .body(page.clone())
+    }))
+}
+/// The name in `#/components/schemas/NAME`.
+fn referenced(schema: &Value) -> Option<&str> {
+    schema["$ref"].as_str()?.strip_prefix("#/components/schemas/")
 }

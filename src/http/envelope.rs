@@ -258,7 +258,7 @@ impl From<&crate::domain::error::PolicyDenial> for DenialBody {
         Self {
             plugin: denied.plugin.clone(),
             code: denied.code.clone(),
-            allowed_from: denied.allowed_from.map(super::schema::rfc3339),
+            allowed_from: denied.allowed_from.map(super::schema::Time),
             because: denied
                 .because
                 .iter()

@@ -5,19 +5,19 @@ use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaRespon
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, Object};
 
+use super::schema::Time;
 use crate::domain::error::{Error, TokenFault};
 
 /// The one error body.
 #[derive(Clone, Debug, Object)]
 #[oai(
-    rename = "Error",
+    rename = "ApiError",
     rename_all = "camelCase",
     skip_serializing_if_is_none,
     example
 )]
 pub struct ErrorBody {
     /// When, RFC 3339, UTC.
-    #[oai(validator(max_length = 40))]
     pub timestamp: String,
     /// HTTP status.
     pub status: u16,
@@ -43,7 +43,7 @@ pub struct DenialBody {
     /// Stable word for programs, kebab-case.
     pub code: String,
     /// From when on the same request would be allowed, RFC 3339, UTC.
-    pub allowed_from: Option<String>,
+    pub allowed_from: Option<Time>,
     /// The facts that decided.
     pub because: std::collections::HashMap<String, String>,
 }

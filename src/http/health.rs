@@ -25,6 +25,8 @@ pub struct HealthBody {
 #[OpenApi(prefix_path = "/health", tag = "Tag::Health")]
 impl HealthApi {
     /// Is the process up?
+    ///
+    /// Answers 200 as long as the process takes requests, whatever state the database is in.
     #[oai(path = "/live", method = "get", operation_id = "getLiveness")]
     async fn live(&self) -> Result<J<HealthBody>, ApiErr<0>> {
         Ok(J(HealthBody { status: "ok".into() }))

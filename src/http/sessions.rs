@@ -68,6 +68,8 @@ enum Ended {
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Sessions")]
 impl SessionApi {
     /// List one's own sessions.
+    ///
+    /// Those that can still be used, the one that asks among them.
     #[oai(path = "/account/sessions", method = "get", operation_id = "listSessions")]
     #[expect(clippy::unused_async, reason = "handlers are async")]
     async fn list_sessions(
@@ -82,6 +84,8 @@ impl SessionApi {
     }
 
     /// End one of one's own sessions.
+    ///
+    /// Its access and refresh tokens open nothing from then on. The one that asks can be ended, too.
     #[oai(
         path = "/account/sessions/:id",
         method = "delete",
@@ -100,6 +104,8 @@ impl SessionApi {
     }
 
     /// End all of one's own sessions but this one.
+    ///
+    /// For somebody who sees a session in the list that is not theirs.
     #[oai(
         path = "/account/sessions",
         method = "delete",

@@ -1,0 +1,1 @@
+"$CLIENT_WORK/venv/bin/python" -m pytest -q -s tests

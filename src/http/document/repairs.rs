@@ -1,0 +1,278 @@
+//! What poem-openapi says wrong, or says in a way that generators stumble over.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::{operations, referenced};
+
+pub(super) fn apply(document: &mut Value) {
+    clean(document);
+    drop_titles(document);
+    flatten_references(document);
+    for operation in operations(document) {
+        clean_parameters(operation);
+        // No name: nobody but the caller may be asked for credentials that the operation doesn't take.
+        operation.entry("security").or_insert(json!([]));
+    }
+    let sent = reachable(document, "requestBody");
+    let answered = reachable(document, "responses");
+    for (name, schema) in schemas(document) {
+        if sent.contains(name) {
+            refuse_unknown_fields(schema);
+        } else if answered.contains(name) {
+            require_nullable_fields(schema);
+        }
+    }
+}
+
+/// Numbers, integer formats and prose, wherever they are.
+fn clean(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            standard_integer(object);
+            if object.get("deprecated") == Some(&Value::Bool(false)) {
+                object.shift_remove("deprecated");
+            }
+            for key in ["description", "summary"] {
+                if let Some(Value::String(text)) = object.get_mut(key) {
+                    *text = reflow(text);
+                }
+            }
+            object.values_mut().for_each(clean);
+        }
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|_| number.is_f64()).and_then(whole) {
+                *value = json!(whole);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `20`, not `20.0`.
+fn whole(float: f64) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^53")]
+    (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64)
+}
+
+/// `uint16` and its like are no formats of OpenAPI's: Java reads them as 32 bits, signed. The bounds say
+/// what the format meant.
+fn standard_integer(schema: &mut Map<String, Value>) {
+    let (format, maximum) = match schema.get("format").and_then(Value::as_str) {
+        Some("uint8") => ("int32", Some(u64::from(u8::MAX))),
+        Some("uint16") => ("int32", Some(u64::from(u16::MAX))),
+        Some("uint32") => ("int64", Some(u64::from(u32::MAX))),
+        Some("uint64" | "uint") => ("int64", None),
+        _ => return,
+    };
+    schema.insert("format".into(), json!(format));
+    schema.entry("minimum").or_insert(json!(0));
+    if let Some(maximum) = maximum {
+        schema.entry("maximum").or_insert(json!(maximum));
+    }
+}
+
+/// Doc comments break lines at the editor's margin; prose in generated code has its own.
+fn reflow(text: &str) -> String {
+    let mut lines = String::new();
+    for line in text.lines() {
+        let starts_anew = lines.is_empty()
+            || lines.ends_with('\n')
+            || line.trim().is_empty()
+            || line.starts_with(['-', '*', '|', ' ', '#']);
+        lines.push_str(match (starts_anew, lines.is_empty()) {
+            (_, true) => "",
+            (true, _) => "\n",
+            (false, _) => " ",
+        });
+        lines.push_str(line);
+    }
+    lines
+}
+
+/// A title that repeats the name becomes a comment that says nothing.
+fn drop_titles(document: &mut Value) {
+    for (name, schema) in schemas(document) {
+        if schema.get("title").and_then(Value::as_str) == Some(name) {
+            schema.shift_remove("title");
+        }
+    }
+}
+
+/// `allOf: [{$ref}, {description}]`: the second part says again what is beside `allOf`. A nullable one
+/// has its type beside it (OpenAPI 3.0.3 gives `nullable` no meaning without one).
+fn flatten_references(document: &mut Value) {
+    let types: Vec<(String, Value)> = schemas(document)
+        .map(|(name, schema)| (name.to_owned(), schema.get("type").cloned().unwrap_or_default()))
+        .collect();
+    flatten(document, &types);
+}
+
+fn flatten(value: &mut Value, types: &[(String, Value)]) {
+    match value {
+        Value::Object(object) => {
+            flatten_one(object, types);
+            object.values_mut().for_each(|inner| flatten(inner, types));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|inner| flatten(inner, types)),
+        _ => {}
+    }
+}
+
+fn flatten_one(schema: &mut Map<String, Value>, types: &[(String, Value)]) {
+    let Some([reference, beside]) = schema.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else {
+        return;
+    };
+    let Some(name) = referenced(reference) else { return };
+    let Some(beside) = beside.as_object() else { return };
+    if beside
+        .keys()
+        .any(|key| !["description", "nullable", "example", "default"].contains(&key.as_str()))
+    {
+        return;
+    }
+    let (reference, beside) = (reference.clone(), beside.clone());
+    let of_type = types
+        .iter()
+        .find(|(other, _)| other == name)
+        .map(|(_, t)| t.clone());
+    for (key, value) in beside {
+        schema.entry(key).or_insert(value);
+    }
+    if let (Some(true), Some(of_type)) = (schema.get("nullable").and_then(Value::as_bool), of_type) {
+        schema.insert("type".into(), of_type);
+    }
+    schema.insert("allOf".into(), json!([reference]));
+}
+
+/// `explode` means something for lists in a query only.
+fn clean_parameters(operation: &mut Map<String, Value>) {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if parameter["schema"]["type"] != "array" {
+            parameter.shift_remove("explode");
+        }
+    }
+}
+
+/// Request bodies are parsed with `deny_unknown_fields` (`payload::J`).
+fn refuse_unknown_fields(schema: &mut Map<String, Value>) {
+    if schema.contains_key("properties") {
+        schema.entry("additionalProperties").or_insert(json!(false));
+    }
+}
+
+/// A nullable field of an answer is always there: generated types then have one absence, not two. Not so
+/// a reference: strict validators let `allOf` forbid the null that `nullable` allows.
+fn require_nullable_fields(schema: &mut Map<String, Value>) {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return;
+    };
+    let mut required: BTreeSet<String> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .collect();
+    let nullable = properties
+        .iter()
+        .filter(|(_, property)| property["nullable"] == true && property.get("allOf").is_none())
+        .map(|(name, _)| name.clone());
+    required.extend(nullable);
+    // In the order of the fields.
+    let required: Vec<_> = properties
+        .keys()
+        .filter(|name| required.contains(*name))
+        .collect();
+    if !required.is_empty() {
+        let required = json!(required);
+        schema.insert("required".into(), required);
+    }
+}
+
+/// The schemas that are reached from this part of any operation.
+fn reachable(document: &mut Value, part: &str) -> BTreeSet<String> {
+    let mut open: Vec<String> = Vec::new();
+    for operation in operations(document) {
+        collect_references(operation.get(part).unwrap_or(&Value::Null), &mut open);
+    }
+    let mut reached = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        if reached.insert(name.clone()) {
+            collect_references(&document["components"]["schemas"][&name], &mut open);
+        }
+    }
+    reached
+}
+
+fn collect_references(value: &Value, into: &mut Vec<String>) {
+    into.extend(referenced(value).map(str::to_owned));
+    match value {
+        Value::Object(object) => object.values().for_each(|inner| collect_references(inner, into)),
+        Value::Array(items) => items.iter().for_each(|inner| collect_references(inner, into)),
+        _ => {}
+    }
+}
+
+fn schemas(document: &mut Value) -> impl Iterator<Item = (&str, &mut Map<String, Value>)> {
+    document["components"]["schemas"]
+        .as_object_mut()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, schema)| Some((name.as_str(), schema.as_object_mut()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_flows_and_paragraphs_and_lists_stay() {
+        assert_eq!(
+            reflow("one\ntwo\n\nthree\n- four\n- five"),
+            "one two\n\nthree\n- four\n- five"
+        );
+    }
+
+    #[test]
+    fn integers_get_formats_that_openapi_knows() {
+        let mut document = json!({ "schema": { "type": "integer", "format": "uint32", "maximum": 20.0 } });
+        clean(&mut document);
+        let schema = &document["schema"];
+        assert_eq!(
+            schema,
+            &json!({ "type": "integer", "format": "int64", "maximum": 20, "minimum": 0 })
+        );
+    }
+
+    #[test]
+    fn a_nullable_reference_has_its_type_beside_it() {
+        let mut document = json!({
+            "components": { "schemas": { "User": { "type": "object" } } },
+            "field": {
+                "description": "who", "nullable": true,
+                "allOf": [{ "$ref": "#/components/schemas/User" }, { "description": "who", "nullable": true }],
+            },
+        });
+        flatten_references(&mut document);
+        let reference = json!({ "$ref": "#/components/schemas/User" });
+        assert_eq!(
+            document["field"],
+            json!({ "description": "who", "nullable": true, "allOf": [reference], "type": "object" })
+        );
+    }
+
+    #[test]
+    fn what_may_be_null_in_an_answer_is_always_there() {
+        let mut schema = json!({
+            "required": ["b"],
+            "properties": { "a": { "nullable": true }, "b": {}, "c": {} },
+        });
+        let schema = schema.as_object_mut().unwrap();
+        require_nullable_fields(schema);
+        assert_eq!(schema["required"], json!(["a", "b"]));
+    }
+}

@@ -1,0 +1,172 @@
+//! The OpenAPI document as checked in and as served, and the page that shows it.
+
+use std::path::PathBuf;
+
+use latchkey::http;
+use latchkey::limiter::{Limit, Limits};
+use poem::http::Method;
+use serde_json::Value;
+
+use crate::support::{Answer, Setup, TestApp};
+
+/// Write the files anew: UPDATE_OPENAPI=1 cargo test --test api -- checked_in, or `just openapi`.
+#[test]
+fn the_document_that_is_checked_in_is_the_one_that_the_code_makes() {
+    let json = serde_json::to_string_pretty(&http::document()).unwrap() + "\n";
+    let yaml = http::document_yaml();
+    for (name, made) in [("openapi.json", json), ("openapi.yaml", yaml)] {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("openapi")
+            .join(name);
+        if std::env::var_os("UPDATE_OPENAPI").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        let checked_in = std::fs::read_to_string(&path).unwrap_or_default();
+        let differs = made.lines().zip(checked_in.lines()).find(|(a, b)| a != b);
+        assert!(
+            made == checked_in,
+            "openapi/{name} is not what the code makes (first difference: {differs:?}). \
+             If the change is meant: `just openapi`, or UPDATE_OPENAPI=1 cargo test --test api -- checked_in"
+        );
+    }
+}
+
+#[test]
+fn the_documents_version_is_the_crates() {
+    assert_eq!(http::document()["info"]["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn every_error_has_the_one_body_and_every_answer_the_request_id() {
+    let document = http::document();
+    for (name, operation) in operations(&document) {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let response = resolve(&document, response);
+            assert!(response["headers"]["X-Request-Id"].is_object(), "{name} {status}");
+            if !status.starts_with('2') {
+                let schema = &response["content"]["application/json"]["schema"];
+                assert_eq!(schema["$ref"], "#/components/schemas/ApiError", "{name} {status}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_operation_says_what_it_is_and_shows_examples() {
+    let document = http::document();
+    for (name, operation) in operations(&document) {
+        for word in ["summary", "description", "operationId"] {
+            assert!(
+                operation[word].as_str().is_some_and(|t| !t.is_empty()),
+                "{name} has no {word}: write it in the handler's doc comment"
+            );
+        }
+        assert!(operation["security"].is_array(), "{name}");
+        let mut bodies: Vec<_> = operation["responses"].as_object().unwrap().values().collect();
+        bodies.extend(operation.get("requestBody"));
+        for body in bodies {
+            let body = resolve(&document, body);
+            let Some(content) = body.pointer("/content/application~1json") else {
+                continue;
+            };
+            assert!(
+                content.get("example").or(content.get("examples")).is_some(),
+                "{name}: {content}"
+            );
+        }
+    }
+    // What `examples.rs` puts where it knows nothing better.
+    let placeholder = document.to_string().matches(r#":"text""#).count();
+    assert_eq!(
+        placeholder, 0,
+        "a field has no value in src/http/document/examples.yaml; look for \"text\""
+    );
+}
+
+#[tokio::test]
+async fn the_explorer_works_without_internet() {
+    let app = TestApp::new().await;
+    let page = app.anonymous().get("/docs").await;
+    assert_eq!(page.status.as_u16(), 200);
+    assert!(
+        page.header("content-security-policy")
+            .contains("script-src 'self';")
+    );
+    for loaded in page.text.split(['"', '\'']).filter(|text| text.contains("://")) {
+        panic!("{loaded} is elsewhere");
+    }
+    for part in [
+        "/docs/swagger-ui.css",
+        "/docs/explorer.css",
+        "/docs/swagger-ui.js",
+        "/docs/explorer.js",
+    ] {
+        assert!(page.text.contains(part), "{part}");
+        assert_eq!(app.anonymous().get(part).await.status.as_u16(), 200, "{part}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_has_is_not_sent_again_and_the_rest_is_compressed() {
+    let app = TestApp::new().await;
+    let path = "/docs/swagger-ui.js";
+    let plain = app.anonymous().get(path).await;
+    assert_eq!(plain.header("content-encoding"), "");
+    let gzip = get(&app, path, &[("Accept-Encoding", "br, gzip;q=0.8")]).await;
+    assert_eq!(gzip.header("content-encoding"), "gzip");
+    assert_eq!(gzip.header("vary"), "Accept-Encoding");
+    let refused = get(&app, path, &[("Accept-Encoding", "gzip;q=0")]).await;
+    assert_eq!(refused.text.len(), plain.text.len());
+    let had = get(&app, path, &[("If-None-Match", plain.header("etag"))]).await;
+    assert_eq!((had.status.as_u16(), had.text.as_str()), (304, ""));
+    let other = get(&app, path, &[("If-None-Match", "\"other\"")]).await;
+    assert_eq!(other.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn pages_are_read_only_and_limited_by_address() {
+    let limits = Limits {
+        document_by_address: Limit {
+            requests: 2,
+            window_secs: 60,
+        },
+        ..Limits::off()
+    };
+    let app = TestApp::with(Setup {
+        limits,
+        ..Setup::default()
+    })
+    .await;
+    let answer = app.anonymous().send(Method::POST, "/docs", None, &[]).await;
+    answer.assert_error(405, "The method is not allowed for this path");
+    assert_eq!(answer.header("allow"), "GET, HEAD");
+    for _ in 0..2 {
+        assert_eq!(app.anonymous().get("/openapi.json").await.status.as_u16(), 200);
+    }
+    let limited = app.anonymous().get("/openapi.yaml").await;
+    assert_eq!(limited.status.as_u16(), 429, "{}", limited.text);
+    assert_eq!(
+        limited.header("ratelimit-policy"),
+        "\"document-by-address\";q=2;w=60"
+    );
+}
+
+async fn get(app: &TestApp, path: &str, headers: &[(&str, &str)]) -> Answer {
+    app.anonymous().send(Method::GET, path, None, headers).await
+}
+
+fn operations(document: &Value) -> Vec<(String, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    let each = paths.iter().flat_map(|(path, item)| {
+        let operations = item.as_object().unwrap().iter();
+        operations.map(move |(method, operation)| (format!("{method} {path}"), operation))
+    });
+    each.collect()
+}
+
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => value,
+    }
+}
