@@ -12,12 +12,13 @@ pub(super) fn apply(document: &mut Value) {
     flatten_references(document);
     for operation in operations(document) {
         clean_parameters(operation);
-        // No name: nobody but the caller may be asked for credentials that the operation doesn't take.
+        // That nothing is needed is said, not left open.
         operation.entry("security").or_insert(json!([]));
     }
     let sent = reachable(document, "requestBody");
     let answered = reachable(document, "responses");
     for (name, schema) in schemas(document) {
+        drop_false_nulls(schema);
         if sent.contains(name) {
             refuse_unknown_fields(schema);
         } else if answered.contains(name) {
@@ -154,6 +155,14 @@ fn clean_parameters(operation: &mut Map<String, Value>) {
         if parameter["schema"]["type"] != "array" {
             parameter.shift_remove("explode");
         }
+    }
+}
+
+/// An example in code writes `None` as null, also where a field is absent instead.
+fn drop_false_nulls(schema: &mut Map<String, Value>) {
+    let properties = schema.get("properties").cloned().unwrap_or_default();
+    if let Some(example) = schema.get_mut("example").and_then(Value::as_object_mut) {
+        example.retain(|field, value| !value.is_null() || properties[field]["nullable"] == true);
     }
 }
 
