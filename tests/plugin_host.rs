@@ -422,6 +422,29 @@ async fn each_call_gets_a_fresh_instance() {
 }
 
 #[tokio::test]
+async fn every_page_of_a_fresh_memory_is_empty() {
+    let host = host();
+    // Writes to every page of 4 MiB, more than an unused slot keeps; traps where an earlier call did.
+    let guest = Guest {
+        memory: "64".into(),
+        before: "(local $at i32) (local.set $at (i32.const 131072))
+                 (loop $next
+                   (if (i32.load (local.get $at)) (then (unreachable)))
+                   (i32.store (local.get $at) (i32.const -1))
+                   (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+                   (br_if $next (i32.lt_u (local.get $at) (i32.const 4194304))))
+                 (i32.const 512)"
+            .into(),
+        ..Guest::default()
+    };
+    let plugin = load(&host, &guest.wasm());
+    for _ in 0..100 {
+        let evaluation = ask(&host, plugin.clone()).await;
+        assert!(evaluation.failure.is_none(), "{:?}", evaluation.failure);
+    }
+}
+
+#[tokio::test]
 async fn a_failure_means_what_the_binding_says() {
     let host = host();
     let trap = load(&host, &before("(unreachable)"));
