@@ -40,8 +40,19 @@ impl App {
     /// Opens the data directory, made if it is missing, and builds every part over it.
     ///
     /// # Errors
-    /// [`crate::store::OpenError`] when the database can't be used; otherwise what failed and where.
+    /// [`crate::store::OpenError`] when the database can't be used; [`trail::RolledBack`] when it is older
+    /// than it was; otherwise what failed and where.
     pub fn open(config: Config) -> Result<Self> {
+        let app = Self::open_unchecked(config)?;
+        trail::check_rollback(&app.services)?;
+        Ok(app)
+    }
+
+    /// The same over a database that may be older than it was: for accepting it.
+    ///
+    /// # Errors
+    /// As [`App::open`], but for [`trail::RolledBack`].
+    pub fn open_unchecked(config: Config) -> Result<Self> {
         make_data_dir(&config.data_dir)?;
         let clock = Clock::system();
         let entropy = Entropy::system();

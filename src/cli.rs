@@ -189,6 +189,16 @@ impl Global {
         self.quietly(self.load(None)?)
     }
 
+    /// As [`Global::open`], over a database that may be older than it was: for accepting it.
+    ///
+    /// # Errors
+    /// As [`Global::open`].
+    pub fn open_unchecked(&self) -> Result<App> {
+        let config = self.load(None)?;
+        logging::start(&config.log)?;
+        App::open_unchecked(config)
+    }
+
     fn quietly(&self, mut config: Config) -> Result<App> {
         // A command tells its result itself; only warnings are worth a line besides.
         if self.log_level.is_none() {

@@ -86,6 +86,19 @@ pub enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Accept a database that is older than it was, after a backup was restored on purpose.
+    ///
+    /// Ends every session, records it, and goes on signing under a new name and key, which readers have to
+    /// be given: the entries that are missing stay evident to whoever kept a checkpoint.
+    #[command(after_help = "Example:\n  latchkey audit accept-rollback --replaced latchkey.db.broken --yes")]
+    AcceptRollback {
+        /// The newer database, if it is still there: tells exactly which sessions and factors are back.
+        #[arg(long, value_name = "FILE")]
+        replaced: Option<PathBuf>,
+        /// Do it; without, only say what is wrong.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Print the public keys under which the trail was signed, the one in use last.
     Key,
 }
@@ -129,6 +142,7 @@ impl AuditCommand {
                 print(&super::wait_for(trail::find_receipt_anywhere(&app.services, id))?)
             }
             Self::CheckReceipt { file, keys, json } => check(&file, &keys, json),
+            Self::AcceptRollback { replaced, yes } => accept(global, replaced.as_deref(), yes),
             Self::Key => {
                 let app = global.open()?;
                 let keys = super::wait_for(trail::log_keys(&app.services))?;
@@ -325,6 +339,41 @@ fn shown(record: &Record, entry: &serde_json::Value) -> serde_json::Value {
         "subject": entry["subject"],
         "organizationId": record.organization_id,
     })
+}
+
+fn accept(global: &Global, replaced: Option<&Path>, yes: bool) -> Result<()> {
+    let app = global.open_unchecked()?;
+    if !yes {
+        return match trail::check_rollback(&app.services) {
+            Ok(()) => {
+                output::line("the database is the one that was signed last; there is nothing to accept")
+            }
+            Err(found) => bail!(Refusal(format!(
+                "{found}. Nothing was changed; add --yes to do it"
+            ))),
+        };
+    }
+    let accepted = super::wait_for(trail::accept_rollback(&app.services, replaced))?;
+    output::line(format_args!(
+        "accepted: the database has {} entries, {} had been signed",
+        accepted.found, accepted.signed
+    ))?;
+    output::line(format_args!("{} sessions ended", accepted.sessions_ended))?;
+    let heading = if replaced.is_some() {
+        "back"
+    } else {
+        "possibly back"
+    };
+    for revived in accepted.revived {
+        output::line(format_args!(
+            "{heading}: {} of {}, there since {:.0}{}",
+            revived.kind,
+            revived.email,
+            revived.since,
+            if revived.kind == "session" { ", ended" } else { "" }
+        ))?;
+    }
+    output::line(format_args!("the trail's key from here on: {}", accepted.key))
 }
 
 fn read_keys(given: &[String]) -> Result<LogKeys> {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::domain::Error;
+use crate::service::trail::RolledBack;
 use crate::store::OpenError;
 
 /// The end of `latchkey --help`.
@@ -55,7 +56,7 @@ impl Exit {
             if cause.is::<BadConfig>() {
                 return Self::Config;
             }
-            if cause.is::<OpenError>() || cause.is::<NoDataDirectory>() {
+            if cause.is::<OpenError>() || cause.is::<RolledBack>() || cause.is::<NoDataDirectory>() {
                 return Self::DataDirectory;
             }
             if cause.is::<Refusal>() {

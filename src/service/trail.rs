@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod export;
+mod rollback;
 mod verification;
 
 use uuid::Uuid;
@@ -19,6 +20,7 @@ pub use crate::store::audit::Cursor;
 
 pub use checkpoints::{Settings, checkpoint, checkpoint_if_due, log_keys};
 pub use export::{ExportError, Format, Selection, export};
+pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
 pub use verification::verify_data_dir;
 
 /// Entries in a page at most.

@@ -4,6 +4,7 @@ pub mod checkpoints;
 mod pages;
 mod proofs;
 mod records;
+mod rollback;
 mod row;
 mod verify;
 
@@ -12,6 +13,7 @@ pub use pages::{
 };
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, find_range, for_each_record};
+pub use rollback::{Revived, clear_every_session, find_revived};
 pub use verify::{VerifyError, verify, verify_against, verify_database};
 
 use jiff::Timestamp;

@@ -13,5 +13,6 @@ mod people;
 mod plugins;
 mod policies;
 mod reset;
+mod rollback;
 mod support;
 mod trail_file;

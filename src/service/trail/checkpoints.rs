@@ -191,9 +191,14 @@ fn keep_file(directory: &Path, signed: &Signed, at: Timestamp) -> io::Result<()>
 }
 
 fn keep_witness(witness: &Path, origin: &str, signed: &Signed) -> io::Result<()> {
-    let directory = witness.join(origin.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"));
+    let directory = witness_directory(witness, origin);
     fs::create_dir_all(&directory)?;
     replace(&directory.join(format!("{:020}", signed.size)), &signed.note)
+}
+
+/// Where the witness keeps a log's checkpoints, named by their size.
+pub(super) fn witness_directory(witness: &Path, origin: &str) -> PathBuf {
+    witness.join(origin.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"))
 }
 
 /// Replaces a file's content so that a crash leaves the old or the new one.

@@ -85,7 +85,7 @@ pub fn verify_database(
 }
 
 /// Beside a running server through its WAL; a copy on a medium that can't be written, as it is.
-fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     let readable = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
