@@ -94,16 +94,18 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     if readable.is_ok() {
         return Ok(connection);
     }
-    let mut uri = String::from("file:");
-    for byte in path.as_os_str().as_encoded_bytes() {
-        match byte {
+    let escaped: Vec<String> = path
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                uri.push(char::from(*byte));
+                char::from(*byte).to_string()
             }
-            _ => uri.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    uri.push_str("?immutable=1");
+            _ => format!("%{byte:02X}"),
+        })
+        .collect();
+    let uri = format!("file:{}?immutable=1", escaped.concat());
     Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
 }
 
