@@ -153,8 +153,9 @@ macro_rules! export {
         #[cfg(target_arch = "wasm32")]
         mod latchkey_policy_exports {
             use super::*;
-            type Plugin = $crate::Adapter<$policy>;
-            $crate::bindings::__export!(Plugin with_types_in $crate::bindings);
+            // A name that an author's type will not have: it would be taken for itself.
+            type LatchkeyPolicyAdapter = $crate::Adapter<$policy>;
+            $crate::bindings::__export!(LatchkeyPolicyAdapter with_types_in $crate::bindings);
         }
     };
 }
