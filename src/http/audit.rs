@@ -120,7 +120,6 @@ impl AuditApi {
     /// same however far back it is and does not shift when entries are added. Requires the role
     /// `ORG_ADMIN`.
     #[oai(path = "/audit-logs", method = "get", operation_id = "listAuditLogs")]
-    #[expect(clippy::too_many_arguments, reason = "one per parameter on the wire")]
     async fn list_audit_logs(
         &self,
         caller: Caller,

@@ -98,7 +98,6 @@ impl ResetApi {
     /// Requires the role `ORG_ADMIN`. Errors are judged in this order: 401, 429, 403 (role), 400
     /// (malformed id, header or body), 404, 403 (who may act on whom), 400 (no MFA), 403 (policy).
     #[oai(path = "/users/:id/reset-mfa", method = "post", operation_id = "resetMfa")]
-    #[expect(clippy::too_many_arguments, reason = "one per parameter on the wire")]
     async fn reset_mfa(
         &self,
         caller: AnySession,

@@ -14,5 +14,6 @@ mod plugins;
 mod policies;
 mod reset;
 mod rollback;
+mod second_opinion;
 mod support;
 mod trail_file;
