@@ -93,7 +93,8 @@ impl Progress {
             return;
         }
         self.bar.set_position(done);
-        if self.plain && done * 10 / all > before * 10 / all {
+        // What takes a moment needs no lines.
+        if self.plain && all >= 100_000 && done * 10 / all > before * 10 / all {
             eprintln!("{}: {} of {all}", self.bar.prefix(), done);
         }
     }

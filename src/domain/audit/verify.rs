@@ -258,7 +258,9 @@ impl Verifier {
             }
             match fit {
                 Fit::Yes | Fit::IfHashWasWrong(_) => {
-                    self.report.checkpoints += 1;
+                    // The same one may be kept in several places.
+                    let another = self.report.checkpoints == 0 || self.report.vouched_size != size;
+                    self.report.checkpoints += u64::from(another);
                     self.report.vouched_size = size;
                 }
                 Fit::No if !is_abandoned(&self.abandoned, anchor) => {
