@@ -29,6 +29,18 @@ openapi:
     cargo run -q -- openapi > openapi/openapi.json
     cargo run -q -- openapi --yaml > openapi/openapi.yaml
 
+# Lint the document: no error, no warning
+openapi-lint:
+    openapi/checks/lint.sh
+
+# Compare the document with the last release's
+openapi-compatible:
+    openapi/checks/compatible.sh
+
+# Generate each client and let it live through the story of a lost device
+clients *names:
+    openapi/clients/run.sh {{names}}
+
 # Resets per second and what they cost
 bench *args:
     cargo bench {{args}}

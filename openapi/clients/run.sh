@@ -17,6 +17,7 @@ trap '[ -n "$server" ] && kill "$server" 2>/dev/null' EXIT
 
 # A server of its own for each client: the story can be lived once.
 start() {
+  unset LATCHKEY_URL # the server refuses variables that are no configuration
   local data; data=$(mktemp -d "$WORK/data.XXXXXX")
   "$latchkey" --log-level warn --data-dir "$data" demo --sample "$here/story.toml" --listen 127.0.0.1:0 \
     > "$data/out" 2> "$data/log" &

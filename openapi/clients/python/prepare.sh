@@ -9,4 +9,5 @@ PATH=$venv/bin:$PATH
 rm -rf latchkey_client
 openapi-python-client generate --path "$OPENAPI" --config generator.yaml --output-path latchkey_client --meta none \
   --fail-on-warning
-mypy --no-error-summary latchkey.py reset_mfa.py tests
+# The generated code is checked where ours meets it, not for itself.
+mypy --no-error-summary --follow-imports=silent latchkey.py reset_mfa.py tests

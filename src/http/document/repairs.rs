@@ -8,10 +8,10 @@ use super::{operations, referenced};
 
 pub(super) fn apply(document: &mut Value) {
     clean(document);
-    drop_titles(document);
     flatten_references(document);
     for operation in operations(document) {
         clean_parameters(operation);
+        keep_one_binary_type(operation);
         // That nothing is needed is said, not left open.
         operation.entry("security").or_insert(json!([]));
     }
@@ -32,6 +32,10 @@ fn clean(value: &mut Value) {
     match value {
         Value::Object(object) => {
             standard_integer(object);
+            // A default of no known type: Java's generator writes it as code that does not compile.
+            if object.get("default") == Some(&json!({})) && !object.contains_key("type") {
+                object.shift_remove("default");
+            }
             if object.get("deprecated") == Some(&Value::Bool(false)) {
                 object.shift_remove("deprecated");
             }
@@ -93,59 +97,76 @@ fn reflow(text: &str) -> String {
     lines
 }
 
-/// A title that repeats the name becomes a comment that says nothing.
-fn drop_titles(document: &mut Value) {
-    for (name, schema) in schemas(document) {
-        if schema.get("title").and_then(Value::as_str) == Some(name) {
-            schema.shift_remove("title");
-        }
-    }
-}
-
-/// `allOf: [{$ref}, {description}]`: the second part says again what is beside `allOf`. A nullable one
-/// has its type beside it (OpenAPI 3.0.3 gives `nullable` no meaning without one).
+/// `allOf: [{$ref}, {description}]`: the second part says again what is beside `allOf`. A nullable one is
+/// written out in its place: OpenAPI 3.0.3 gives `nullable` no meaning beside a reference, and what
+/// generators and validators make of it differs.
 fn flatten_references(document: &mut Value) {
-    let types: Vec<(String, Value)> = schemas(document)
-        .map(|(name, schema)| (name.to_owned(), schema.get("type").cloned().unwrap_or_default()))
-        .collect();
-    flatten(document, &types);
+    let known = document["components"]["schemas"].clone();
+    flatten(document, &known);
+    let mut left = Vec::new();
+    collect_references(document, &mut left);
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.retain(|name, _| left.contains(name));
+    }
+    drop_titles(document, &left);
 }
 
-fn flatten(value: &mut Value, types: &[(String, Value)]) {
+fn flatten(value: &mut Value, known: &Value) {
     match value {
         Value::Object(object) => {
-            flatten_one(object, types);
-            object.values_mut().for_each(|inner| flatten(inner, types));
+            flatten_one(object, known);
+            object.values_mut().for_each(|inner| flatten(inner, known));
         }
-        Value::Array(items) => items.iter_mut().for_each(|inner| flatten(inner, types)),
+        Value::Array(items) => items.iter_mut().for_each(|inner| flatten(inner, known)),
         _ => {}
     }
 }
 
-fn flatten_one(schema: &mut Map<String, Value>, types: &[(String, Value)]) {
-    let Some([reference, beside]) = schema.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else {
+fn flatten_one(schema: &mut Map<String, Value>, known: &Value) {
+    const BESIDE: [&str; 4] = ["description", "nullable", "example", "default"];
+    let parts = schema.get("allOf").and_then(Value::as_array);
+    let Some([reference, beside]) = parts.map(Vec::as_slice) else {
         return;
     };
-    let Some(name) = referenced(reference) else { return };
-    let Some(beside) = beside.as_object() else { return };
-    if beside
-        .keys()
-        .any(|key| !["description", "nullable", "example", "default"].contains(&key.as_str()))
-    {
+    let (Some(name), Some(beside)) = (referenced(reference), beside.as_object()) else {
+        return;
+    };
+    if !beside.keys().all(|key| BESIDE.contains(&key.as_str())) {
         return;
     }
     let (reference, beside) = (reference.clone(), beside.clone());
-    let of_type = types
-        .iter()
-        .find(|(other, _)| other == name)
-        .map(|(_, t)| t.clone());
+    let written_out = known[name]
+        .as_object()
+        .filter(|_| schema.get("nullable") == Some(&json!(true)));
+    if let Some(written_out) = written_out {
+        let title = json!(name);
+        schema.shift_remove("allOf");
+        for (key, value) in written_out {
+            schema.entry(key).or_insert_with(|| value.clone());
+        }
+        // Generators take it for the type's name.
+        schema.insert("title".into(), title);
+    } else {
+        schema.insert("allOf".into(), json!([reference]));
+    }
     for (key, value) in beside {
         schema.entry(key).or_insert(value);
     }
-    if let (Some(true), Some(of_type)) = (schema.get("nullable").and_then(Value::as_bool), of_type) {
-        schema.insert("type".into(), of_type);
+}
+
+/// A title that repeats a schema's name says nothing there, and elsewhere makes a second type of that name.
+fn drop_titles(value: &mut Value, names: &[String]) {
+    match value {
+        Value::Object(object) => {
+            let repeats = |title: &Value| title.as_str().is_some_and(|t| names.iter().any(|n| n == t));
+            if object.get("title").is_some_and(repeats) {
+                object.shift_remove("title");
+            }
+            object.values_mut().for_each(|inner| drop_titles(inner, names));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|inner| drop_titles(inner, names)),
+        _ => {}
     }
-    schema.insert("allOf".into(), json!([reference]));
 }
 
 /// `explode` means something for lists in a query only.
@@ -155,6 +176,18 @@ fn clean_parameters(operation: &mut Map<String, Value>) {
         if parameter["schema"]["type"] != "array" {
             parameter.shift_remove("explode");
         }
+    }
+}
+
+/// A file may come under several media types; most generators know one per body, and octets of the rest
+/// only this one.
+fn keep_one_binary_type(operation: &mut Map<String, Value>) {
+    const BINARY: &str = "application/octet-stream";
+    let body = operation.get_mut("requestBody").map(|body| &mut body["content"]);
+    if let Some(content) = body.and_then(Value::as_object_mut)
+        && content.contains_key(BINARY)
+    {
+        content.retain(|media_type, _| media_type == BINARY);
     }
 }
 
@@ -173,8 +206,7 @@ fn refuse_unknown_fields(schema: &mut Map<String, Value>) {
     }
 }
 
-/// A nullable field of an answer is always there: generated types then have one absence, not two. Not so
-/// a reference: strict validators let `allOf` forbid the null that `nullable` allows.
+/// A nullable field of an answer is always there: generated types then have one absence, not two.
 fn require_nullable_fields(schema: &mut Map<String, Value>) {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
         return;
@@ -188,7 +220,7 @@ fn require_nullable_fields(schema: &mut Map<String, Value>) {
         .collect();
     let nullable = properties
         .iter()
-        .filter(|(_, property)| property["nullable"] == true && property.get("allOf").is_none())
+        .filter(|(_, property)| property["nullable"] == true)
         .map(|(name, _)| name.clone());
     required.extend(nullable);
     // In the order of the fields.
@@ -258,20 +290,28 @@ mod tests {
     }
 
     #[test]
-    fn a_nullable_reference_has_its_type_beside_it() {
-        let mut document = json!({
-            "components": { "schemas": { "User": { "type": "object" } } },
-            "field": {
-                "description": "who", "nullable": true,
-                "allOf": [{ "$ref": "#/components/schemas/User" }, { "description": "who", "nullable": true }],
-            },
-        });
-        flatten_references(&mut document);
+    fn a_nullable_reference_is_written_out_and_another_one_stays() {
+        let user =
+            json!({ "title": "User", "type": "object", "properties": { "name": { "type": "string" } } });
         let reference = json!({ "$ref": "#/components/schemas/User" });
-        assert_eq!(
-            document["field"],
-            json!({ "description": "who", "nullable": true, "allOf": [reference], "type": "object" })
-        );
+        let field = |nullable: bool| {
+            let beside = if nullable {
+                json!({ "nullable": true })
+            } else {
+                json!({ "description": "who" })
+            };
+            json!({ "description": "who", "nullable": nullable, "allOf": [reference, beside] })
+        };
+        let mut document = json!({ "components": { "schemas": { "User": user } }, "maybe": field(true) });
+        let mut both = document.clone();
+        both["always"] = field(false);
+        flatten_references(&mut document);
+        assert_eq!(document["maybe"]["title"], "User");
+        assert_eq!(document["maybe"]["properties"]["name"]["type"], "string");
+        assert_eq!(document["components"]["schemas"], json!({}));
+        flatten_references(&mut both);
+        assert_eq!(both["always"]["allOf"], json!([reference]));
+        assert_eq!(both["maybe"].get("title"), None);
     }
 
     #[test]
