@@ -4,6 +4,12 @@
 //! Three rounds in the ordinary suite; `LATCHKEY_CRASH_ROUNDS=300 cargo test --test crash -- --nocapture`
 //! for the long run.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that can't go on says where; instants are random, and rounds are asked of the developer"
+)]
+
 #[path = "../benches/load/seed.rs"]
 mod seed;
 
@@ -66,14 +72,14 @@ fn reset_until_killed(mut server: Child, address: &str, admins: &[String], users
     let killed = AtomicBool::new(false);
     let (acknowledged, unanswered) = (Mutex::new(HashSet::new()), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        for client in 0..CLIENTS {
+        for admin in admins.iter().take(CLIENTS) {
             let (next, killed, acknowledged, unanswered) = (&next, &killed, &acknowledged, &unanswered);
             scope.spawn(move || {
                 while !killed.load(Ordering::SeqCst) {
                     let Some(user) = users.get(next.fetch_add(1, Ordering::SeqCst)) else {
                         return;
                     };
-                    match reset(address, &admins[client], *user) {
+                    match reset(address, admin, *user) {
                         Some(200) => {
                             acknowledged.lock().unwrap().insert(*user);
                         }
@@ -153,11 +159,11 @@ fn start(dir: &Path) -> (Child, String) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap())
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok);
     let address = lines
-        .filter_map(|line| {
+        .find_map(|line| {
             Some(
                 line.split_once("http://")?
                     .1
@@ -166,7 +172,6 @@ fn start(dir: &Path) -> (Child, String) {
                     .to_owned(),
             )
         })
-        .next()
         .expect("the server prints its address");
     (child, address)
 }

@@ -1,6 +1,7 @@
 //! The plugin host against plain and hostile guests: each ends within its budget plus a tick, is named
 //! for what it did, and disturbs nobody else.
 
+#[expect(dead_code, reason = "the file is shared with other tests")]
 mod guests;
 
 use std::sync::Arc;

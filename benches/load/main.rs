@@ -5,6 +5,14 @@
 //! numbers belong to the machine; the ratios and the CPU per request are what to compare.
 //! Options, after `--`: `--users N --seconds N --connections 1,8,32,64 --svg FILE`.
 
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    reason = "figures are rounded for people, and the floor's rows have random ids"
+)]
+
 mod drive;
 mod floor;
 mod plot;

@@ -275,7 +275,7 @@ impl Drop for TestApp {
         if std::thread::panicking() {
             return;
         }
-        let report = self.services.store.read(|db| audit::verify(db)).unwrap();
+        let report = self.services.store.read(audit::verify).unwrap();
         assert!(report.is_intact(), "the trail verifies: {report:?}");
         let done = self.count("SELECT count(*) FROM reset_call WHERE outcome = 'done'");
         let entries = self.count(

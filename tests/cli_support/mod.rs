@@ -126,8 +126,8 @@ impl Server {
                 .recv_timeout(until.saturating_duration_since(Instant::now()))
             {
                 Ok(line) => self.said.borrow_mut().push(line),
-                Err(_late) => panic!(
-                    "no line {beginning:?}; log: {:?}",
+                Err(late) => panic!(
+                    "no line {beginning:?} ({late}); log: {:?}",
                     self.log.recv_timeout(PATIENCE)
                 ),
             }

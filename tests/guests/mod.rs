@@ -11,7 +11,6 @@ pub fn before(body: &str) -> Vec<u8> {
 }
 
 /// A guest of this version that denies every reset with this code.
-#[allow(dead_code, reason = "not every test binary that shares this file needs it")]
 pub fn denying(version: &'static str, code: &str) -> Vec<u8> {
     let length = u8::try_from(code.len()).expect("short");
     let text = format!("\\b8\\0b\\00\\00\\{length:02x}\\00\\00\\00"); // at 3000
