@@ -11,7 +11,10 @@ use crate::support::{Answer, Setup, TestApp};
 
 /// Write the files anew: `UPDATE_OPENAPI=1 cargo test --test api -- checked_in`, or `just openapi`.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "whether to write the files anew is asked of the developer")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "whether to write the files anew is asked of the developer"
+)]
 fn the_document_that_is_checked_in_is_the_one_that_the_code_makes() {
     let json = serde_json::to_string_pretty(&http::document()).unwrap() + "\n";
     let yaml = http::document_yaml();
