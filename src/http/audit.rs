@@ -267,7 +267,7 @@ impl AuditApi {
             .try_acquire_owned()
             .map_err(|_| Error::Busy { retry_after_secs: 10 })?;
         let next = match last_event_id.0 {
-            Some(last) => last.saturating_add(1),
+            Some(last) => after(last)?,
             None => trail::size(&services)?,
         };
         let token = request
@@ -291,6 +291,13 @@ impl AuditApi {
                     .event_type("entry")
             }))
     }
+}
+
+/// The place after that of an event. None lies beyond 2^63: the document says `int64`.
+fn after(last: u64) -> Result<u64, Error> {
+    let last = i64::try_from(last)
+        .map_err(|_| Error::Malformed("The parameter 'Last-Event-ID' is malformed".into()))?;
+    Ok(last.saturating_add(1).unsigned_abs())
 }
 
 fn default_size() -> u32 {

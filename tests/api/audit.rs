@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use latchkey::domain::audit::{LogKeys, ReceiptError, check_receipt};
 use latchkey::service::trail;
 use latchkey::store::audit;
+use poem::http::Method;
 use serde_json::json;
 
 use crate::support::{DEVELOPER, TestApp, reset_path};
@@ -252,6 +253,28 @@ async fn a_tail_tells_what_is_new_and_goes_on_where_it_was_left() {
         .stream(&path, &[("Last-Event-ID", &header)], Duration::from_secs(1))
         .await;
     assert!(!nothing.contains("data:"), "{nothing}");
+}
+
+#[tokio::test]
+async fn a_tail_from_beyond_any_entry_is_refused_or_waits() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let path = format!("{LOGS}/tail");
+    for beyond in ["9223372036854775808", "18446744073709551615"] {
+        let headers = [("Last-Event-ID", beyond)];
+        let refused = tokio::time::timeout(
+            Duration::from_secs(5),
+            admin.send(Method::GET, &path, None, &headers),
+        )
+        .await
+        .expect("an answer, not a stream");
+        refused.assert_error(400, "The parameter 'Last-Event-ID' is malformed");
+    }
+    let last = [("Last-Event-ID", "9223372036854775807")];
+    let waiting = tokio::time::timeout(Duration::from_millis(1500), async {
+        admin.stream(&path, &last, Duration::from_secs(20)).await
+    });
+    assert!(waiting.await.is_err(), "the stream stays open");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ pub(super) fn describe(document: &mut Value) {
     for operation in operations(document) {
         add_statuses(operation);
         for (_, response) in responses(operation) {
+            describe_events(response);
             // poem-openapi's own payloads say nothing of their answer.
             if response["description"] == "" {
                 response["description"] = json!("Success");
@@ -21,6 +22,22 @@ pub(super) fn describe(document: &mut Value) {
             });
         }
         sort_statuses(operation);
+    }
+}
+
+/// OpenAPI 3.0 has no word for a stream of events; this is what tools take for one event.
+fn describe_events(response: &mut Value) {
+    if let Some(stream) = response.pointer_mut("/content/text~1event-stream") {
+        stream["schema"] = json!({
+            "type": "object",
+            "description": "One event (Server-sent events, WHATWG HTML §9.2)",
+            "required": ["id", "event", "data"],
+            "properties": {
+                "id": { "type": "string", "description": "For `Last-Event-ID`" },
+                "event": { "type": "string", "description": "Kind of event" },
+                "data": { "type": "string", "description": "JSON, as in the list" },
+            },
+        });
     }
 }
 
