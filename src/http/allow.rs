@@ -24,13 +24,15 @@ impl AllowedMethods {
         )
     }
 
-    /// The `Allow` header of the template that fits `path`.
+    /// The `Allow` header of the template that fits `path`, as the router sees it: a literal segment
+    /// before a parameter.
     #[must_use]
     pub fn of(&self, path: &str) -> Option<HeaderValue> {
         let asked = split(path);
         self.0
             .iter()
-            .find(|(template, _)| fits(template, &asked))
+            .filter(|(template, _)| fits(template, &asked))
+            .min_by_key(|(template, _)| template.iter().filter(|part| part.starts_with('{')).count())
             .map(|(_, allow)| allow.clone())
     }
 }
@@ -58,4 +60,22 @@ fn allow(item: &Value) -> HeaderValue {
         methods.push("HEAD".into());
     }
     HeaderValue::from_str(&methods.join(", ")).expect("methods are ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_segment_comes_before_a_parameter() {
+        let document = serde_json::json!({ "paths": {
+            "/users/{id}": { "get": {}, "delete": {} },
+            "/users/import": { "post": {} },
+        }});
+        let allowed = AllowedMethods::new(&document, &["/docs"]);
+        assert_eq!(allowed.of("/users/import").unwrap(), "POST");
+        assert_eq!(allowed.of("/users/4711").unwrap(), "GET, DELETE, HEAD");
+        assert_eq!(allowed.of("/docs").unwrap(), "GET, HEAD");
+        assert_eq!(allowed.of("/users"), None);
+    }
 }

@@ -298,7 +298,7 @@ async fn a_reset_carries_its_receipt_when_asked() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
     let path = format!("{}?receipt=true", reset_path(DEVELOPER));
-    let answer = admin.send(poem::http::Method::POST, &path, None, &[]).await;
+    let answer = admin.send(Method::POST, &path, None, &[]).await;
     let body = answer.assert_ok();
     assert_eq!(body["message"], "MFA reset successfully");
     let keys = trail::log_keys(&app.services).await.unwrap();

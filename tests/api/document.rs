@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use latchkey::http;
 use latchkey::limiter::{Limit, Limits};
 use poem::http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Answer, Setup, TestApp};
 
@@ -85,6 +85,116 @@ fn every_operation_says_what_it_is_and_shows_examples() {
         placeholder, 0,
         "a field has no value in src/http/document/examples.yaml; look for \"text\""
     );
+}
+
+/// Status, and the headers that a client may count on with it.
+const HEADERS: [(&str, &[&str]); 3] = [
+    ("401", &["WWW-Authenticate"]),
+    ("429", &["Retry-After", "RateLimit", "RateLimit-Policy"]),
+    ("503", &["Retry-After"]),
+];
+
+#[test]
+fn every_operation_says_how_it_can_end_and_what_comes_with_it() {
+    let document = http::document();
+    for (name, operation) in operations(&document) {
+        let responses = operation["responses"].as_object().unwrap();
+        let mut expected = vec!["400", "413", "500"];
+        if operation["security"] != json!([]) {
+            expected.extend(["401", "403"]);
+        }
+        if name.contains('{') {
+            expected.push("404");
+        }
+        if !name.starts_with("get ") {
+            expected.push("503");
+        }
+        if parameter(operation, "Idempotency-Key").is_some() {
+            expected.extend(["409", "422"]);
+        }
+        for status in expected {
+            assert!(responses.contains_key(status), "{name} doesn't describe {status}");
+        }
+        let takes_body = operation.get("requestBody").is_some();
+        assert_eq!(responses.contains_key("415"), takes_body, "{name}: 415");
+        for (status, response) in responses {
+            let response = resolve(&document, response);
+            let said = response["description"].as_str().unwrap_or_default();
+            assert!(!said.is_empty(), "{name} {status}");
+            let (_, with_it) = HEADERS.iter().find(|(of, _)| of == status).unwrap_or(&("", &[]));
+            for header in with_it.iter().chain(&["X-Request-Id"]) {
+                let header = resolve(&document, &response["headers"][header]);
+                assert_eq!(header["required"], true, "{name} {status}: {header}");
+            }
+            for (header, described) in response["headers"].as_object().unwrap() {
+                let described = resolve(&document, described);
+                for word in ["description", "schema", "example"] {
+                    assert!(
+                        described.get(word).is_some(),
+                        "{name} {status}: {header} has no {word}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Generators make one type of a call's result.
+#[test]
+fn every_operation_has_one_type_of_success() {
+    let document = http::document();
+    for (name, operation) in operations(&document) {
+        let responses = operation["responses"].as_object().unwrap();
+        let mut types: Vec<_> = responses
+            .iter()
+            .filter(|(status, _)| status.starts_with('2'))
+            .filter_map(|(_, response)| response["content"].as_object())
+            .map(|content| content.values().map(|body| &body["schema"]).collect::<Vec<_>>())
+            .collect();
+        types.dedup();
+        assert!(types.len() <= 1, "{name}: {types:?}");
+    }
+}
+
+#[test]
+fn every_operation_says_who_may_call_and_what_its_parameters_mean() {
+    let document = http::document();
+    let schemes = document["components"]["securitySchemes"].as_object().unwrap();
+    let mut open = Vec::new();
+    for (name, operation) in operations(&document) {
+        let security = operation["security"].as_array().unwrap();
+        if security.is_empty() {
+            open.push(name.clone());
+        }
+        for way in security.iter().flat_map(|way| way.as_object().unwrap().keys()) {
+            assert!(schemes.contains_key(way), "{name}: {way}");
+        }
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            for word in ["description", "schema", "example"] {
+                assert!(parameter.get(word).is_some(), "{name}: {parameter} has no {word}");
+            }
+        }
+    }
+    open.sort();
+    // Whoever opens one more to everybody writes it down here.
+    assert_eq!(
+        open,
+        [
+            "get /.well-known/jwks.json",
+            "get /health/live",
+            "get /health/ready",
+            "post /api/v1/auth/accept-invitation",
+            "post /api/v1/auth/change-expired-password",
+            "post /api/v1/auth/login",
+            "post /api/v1/auth/refresh",
+            "post /api/v1/auth/verify-mfa",
+        ]
+    );
+}
+
+fn parameter<'a>(operation: &'a Value, name: &str) -> Option<&'a Value> {
+    let parameters = operation["parameters"].as_array()?;
+    parameters.iter().find(|parameter| parameter["name"] == name)
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod account;
 mod administration;
 mod audit;
 mod contract;
+mod described;
 mod document;
 #[path = "../guests/mod.rs"]
 mod guests;

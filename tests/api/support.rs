@@ -27,6 +27,8 @@ use poem::http::{Method, StatusCode};
 use poem::test::TestClient;
 use serde_json::Value;
 
+use crate::described;
+
 pub const PASSWORD: &str = "correct horse battery staple";
 pub const ADMIN: &str = "770e8400-e29b-41d4-a716-446655440003";
 pub const DEVELOPER: &str = "770e8400-e29b-41d4-a716-446655440004";
@@ -300,7 +302,7 @@ impl Caller<'_> {
         body: Option<Value>,
         headers: &[(&str, &str)],
     ) -> Answer {
-        let mut request = self.app.client.request(method, path);
+        let mut request = self.app.client.request(method.clone(), path);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -310,7 +312,7 @@ impl Caller<'_> {
         if let Some(body) = body {
             request = request.content_type("application/json").body(body.to_string());
         }
-        Answer::of(request.send().await.0).await
+        Answer::of(&method, path, request.send().await.0).await
     }
 
     /// Uploads a file.
@@ -328,7 +330,7 @@ impl Caller<'_> {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Answer::of(request.body(bytes).send().await.0).await
+        Answer::of(&Method::POST, path, request.body(bytes).send().await.0).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {
@@ -347,6 +349,7 @@ impl Caller<'_> {
         }
         let response = request.send().await.0;
         assert_eq!(response.status(), StatusCode::OK);
+        described::check(&Method::GET, path, response.status(), response.headers(), None);
         let mut reader = response.into_body().into_async_read();
         let mut said = Vec::new();
         let _ = tokio::time::timeout(within, reader.read_to_end(&mut said)).await;
@@ -381,11 +384,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn of(response: poem::Response) -> Self {
+    /// The answer, once it is one that the document describes.
+    async fn of(method: &Method, path: &str, response: poem::Response) -> Self {
         let status = response.status();
         let headers = response.headers().clone();
         let bytes = response.into_body().into_bytes().await.unwrap();
         let text = String::from_utf8_lossy(&bytes).into_owned();
+        described::check(method, path, status, &headers, Some(&text));
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
         Self {
             status,

@@ -9,6 +9,7 @@ pub(super) fn describe(document: &mut Value) {
     document["components"]["schemas"]["ApiError"]["properties"]["timestamp"]["format"] = json!("date-time");
     for operation in operations(document) {
         add_statuses(operation);
+        drop_content_type_error(operation);
         for (_, response) in responses(operation) {
             describe_events(response);
             // poem-openapi's own payloads say nothing of their answer.
@@ -52,6 +53,15 @@ fn add_statuses(operation: &mut Map<String, Value>) {
         if operation["responses"].get(status).is_none() {
             operation["responses"][status] = json!({ "description": description, "content": content });
         }
+    }
+}
+
+/// Nothing can be of the wrong type where nothing is read.
+fn drop_content_type_error(operation: &mut Map<String, Value>) {
+    if !operation.contains_key("requestBody")
+        && let Some(by_status) = operation["responses"].as_object_mut()
+    {
+        by_status.shift_remove("415");
     }
 }
 
