@@ -37,6 +37,22 @@ openapi-lint:
 openapi-compatible:
     openapi/checks/compatible.sh
 
+# Schemathesis against a running server as admin, member and nobody; `just schemathesis 300` takes minutes
+schemathesis *examples:
+    openapi/schemathesis/run.sh {{examples}}
+
+# The explorer page in headless Chromium, without internet
+explorer:
+    openapi/explorer/run.sh
+
+# Run every block of openapi/README.md
+openapi-readme *languages:
+    python3 openapi/checks/readme.py {{languages}}
+
+# Keep the document as that of a release: what later ones are compared with
+openapi-release:
+    openapi/checks/release.sh
+
 # Generate each client and let it live through the story of a lost device
 clients *names:
     openapi/clients/run.sh {{names}}

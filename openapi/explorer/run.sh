@@ -13,7 +13,7 @@ if [ -z "$CHROMIUM" ] && [ -n "${CI:-}" ] && apt-get update -q >/dev/null 2>&1; 
   CHROMIUM=$(command -v chromium)
 fi
 [ -n "$CHROMIUM" ] || { echo "there is no Chromium (apt-get install chromium, or CHROMIUM=path)"; exit 77; }
-npm ci --silent --no-fund --no-audit --ignore-scripts || { echo "playwright-core can't be had"; exit 77; }
+[ -n "${ALONE:-}" ] || npm ci --silent --no-fund --no-audit --ignore-scripts || { echo "playwright-core can't be had"; exit 77; }
 latchkey=${LATCHKEY:-$root/target/debug/latchkey}
 [ -x "$latchkey" ] || (cd "$root" && cargo build --locked) || exit 1
 export CHROMIUM SCREENSHOTS=${SCREENSHOTS:-$root/target/explorer}
@@ -23,7 +23,7 @@ if [ -z "${ALONE:-}" ] && unshare -rn ip link set lo up 2>/dev/null; then
   exec env ALONE=1 LATCHKEY="$latchkey" unshare -rn bash -c 'ip link set lo up && exec bash ./run.sh'
 fi
 work=$(mktemp -d) server=
-trap '[ -n "$server" ] && kill "$server" 2>/dev/null; rm -rf "$work"' EXIT
+trap '[ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server"; rm -rf "$work"' EXIT
 env -u LATCHKEY "$latchkey" --log-level warn --data-dir "$work/data" \
   demo --sample ../clients/story.toml --listen 127.0.0.1:0 > "$work/out" 2> "$work/log" &
 server=$!
