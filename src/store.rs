@@ -301,6 +301,8 @@ fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection
         connection.pragma_update(None, "synchronous", "FULL")?;
         // The checkpointer does it, so that no writer waits for it.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        // What was deleted, a secret or somebody's address, is overwritten.
+        connection.pragma_update(None, "secure_delete", true)?;
     }
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "mmap_size", 256 * 1024 * 1024)?;

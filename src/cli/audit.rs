@@ -1,10 +1,13 @@
 //! `latchkey audit`: the trail as files that anyone can check, and the check.
 
+mod change;
+mod verify;
+
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::json;
@@ -12,10 +15,9 @@ use uuid::Uuid;
 
 use super::exit::Refusal;
 use super::{Global, Progress, output};
+use crate::domain::account::UserId;
 use crate::domain::audit::export::EntryLine;
-use crate::domain::audit::{
-    Anchor, CSV_COLUMNS, FileVerifier, LogKey, LogKeys, Record, Report, Tampering, check_receipt,
-};
+use crate::domain::audit::{LogKey, LogKeys, Record, check_receipt};
 use crate::service::operator;
 use crate::service::trail::{self, Format, Selection};
 
@@ -99,6 +101,23 @@ pub enum AuditCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Erase what the trail knows of a user personally: addresses, names, details. Proofs keep working.
+    ///
+    /// For a request to be forgotten, best after the account was deleted. Which entries were erased is
+    /// itself an entry. Backups and exports made before are not changed.
+    #[command(
+        after_help = "Example:\n  latchkey audit erase --org acme 770e8400-e29b-41d4-a716-446655440004 --yes"
+    )]
+    Erase {
+        /// The organisation.
+        #[arg(long, value_name = "SLUG")]
+        org: String,
+        /// The user's id.
+        user: Uuid,
+        /// Do it: it can't be undone.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Print the public keys under which the trail was signed, the one in use last.
     Key,
 }
@@ -131,7 +150,7 @@ impl AuditCommand {
                 keys,
                 checkpoints,
                 json,
-            } => verify(&target, &keys, &checkpoints, json),
+            } => verify::verify(&target, &keys, &checkpoints, json),
             Self::Checkpoint => {
                 let app = global.open()?;
                 let signed = super::wait_for(trail::checkpoint(&app.services))?;
@@ -142,7 +161,10 @@ impl AuditCommand {
                 print(&super::wait_for(trail::find_receipt_anywhere(&app.services, id))?)
             }
             Self::CheckReceipt { file, keys, json } => check(&file, &keys, json),
-            Self::AcceptRollback { replaced, yes } => accept(global, replaced.as_deref(), yes),
+            Self::AcceptRollback { replaced, yes } => {
+                change::accept_rollback(global, replaced.as_deref(), yes)
+            }
+            Self::Erase { org, user, yes } => change::erase(global, &org, UserId(user), yes),
             Self::Key => {
                 let app = global.open()?;
                 let keys = super::wait_for(trail::log_keys(&app.services))?;
@@ -196,113 +218,8 @@ fn export(
     Ok(())
 }
 
-fn verify(target: &Path, keys: &[String], checkpoints: &[PathBuf], as_json: bool) -> Result<()> {
-    let keys = read_keys(keys)?;
-    let mut anchors = Vec::new();
-    for path in checkpoints {
-        let note = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
-        if keys.is_empty() {
-            bail!(Refusal(
-                "--checkpoint needs --key: a checkpoint without its key says nothing".into()
-            ));
-        }
-        let checkpoint = keys
-            .open(&note)
-            .map_err(|e| Refusal(format!("{}: {e}", path.display())))?;
-        anchors.push(Anchor {
-            checkpoint,
-            source: path.display().to_string(),
-        });
-    }
-    let report = if target.is_dir() {
-        let mut bar = None;
-        let report = trail::verify_data_dir(target, &keys, anchors, |done, all| {
-            bar.get_or_insert_with(|| Progress::new("verify", all))
-                .reach(done);
-        })?;
-        if let Some(bar) = bar {
-            bar.finish();
-        }
-        report
-    } else {
-        verify_file(target, keys, anchors)?
-    };
-    tell(&report, as_json)
-}
-
-fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Report> {
-    let mut file = open(path)?;
-    let mut verifier = FileVerifier::new(keys, anchors);
-    let mut bar: Option<Progress> = None;
-    let mut progress = |verifier: &FileVerifier| {
-        bar.get_or_insert_with(|| Progress::new("verify", verifier.size()))
-            .reach(verifier.position());
-    };
-    let is_csv = file.fill_buf()?.starts_with(CSV_COLUMNS[0].as_bytes());
-    let refused = |error: crate::domain::audit::FileError| Refusal(format!("{}: {error}", path.display()));
-    if is_csv {
-        let mut rows = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-        for row in rows.records() {
-            let row = row.map_err(|e| Refusal(format!("{}: {e}", path.display())))?;
-            let cells: Vec<_> = row.iter().collect();
-            verifier
-                .line(cells.last().copied().unwrap_or_default(), Some(&cells))
-                .map_err(refused)?;
-            progress(&verifier);
-        }
-    } else {
-        let mut line = Vec::new();
-        while file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
-            let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
-            verifier.line(&text, None).map_err(refused)?;
-            progress(&verifier);
-            line.clear();
-        }
-    }
-    if let Some(bar) = bar {
-        bar.finish();
-    }
-    Ok(verifier.finish().map_err(refused)?)
-}
-
 /// Longer lines are none that an export has: a file of one endless line must not fill the memory.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
-
-fn tell(report: &Report, as_json: bool) -> Result<()> {
-    if as_json {
-        let verdict = if report.is_intact() { "intact" } else { "tampered" };
-        let mut value = serde_json::to_value(report)?;
-        value["verdict"] = json!(verdict);
-        output::json(&value)?;
-    } else {
-        for note in &report.notes {
-            output::line(format_args!("note: {note}"))?;
-        }
-        for finding in &report.findings {
-            output::line(format_args!("{}: {}", name(finding.kind), finding.text))?;
-        }
-        if report.is_intact() {
-            let removed = match (report.pruned, report.erased) {
-                (0, 0) => String::new(),
-                (pruned, erased) => format!(", {pruned} pruned, {erased} with erased data"),
-            };
-            output::line(format_args!("intact: {} entries{removed}", report.entries))?;
-            output::line(match report.size - report.vouched_size.min(report.size) {
-                0 => format!("signed: all of them, by {} checkpoints", report.checkpoints),
-                rest => format!(
-                    "signed: the first {}, by {} checkpoints; the newest {rest} are not signed yet",
-                    report.vouched_size, report.checkpoints
-                ),
-            })?;
-        }
-    }
-    if !report.is_intact() {
-        let count = report.findings.len() as u64 + report.further_findings;
-        let what = if count == 1 { "thing is" } else { "things are" };
-        bail!("the trail was tampered with: {count} {what} wrong");
-    }
-    Ok(())
-}
 
 fn check(file: &Path, keys: &[String], as_json: bool) -> Result<()> {
     let keys = read_keys(keys)?;
@@ -341,41 +258,6 @@ fn shown(record: &Record, entry: &serde_json::Value) -> serde_json::Value {
     })
 }
 
-fn accept(global: &Global, replaced: Option<&Path>, yes: bool) -> Result<()> {
-    let app = global.open_unchecked()?;
-    if !yes {
-        return match trail::check_rollback(&app.services) {
-            Ok(()) => {
-                output::line("the database is the one that was signed last; there is nothing to accept")
-            }
-            Err(found) => bail!(Refusal(format!(
-                "{found}. Nothing was changed; add --yes to do it"
-            ))),
-        };
-    }
-    let accepted = super::wait_for(trail::accept_rollback(&app.services, replaced))?;
-    output::line(format_args!(
-        "accepted: the database has {} entries, {} had been signed",
-        accepted.found, accepted.signed
-    ))?;
-    output::line(format_args!("{} sessions ended", accepted.sessions_ended))?;
-    let heading = if replaced.is_some() {
-        "back"
-    } else {
-        "possibly back"
-    };
-    for revived in accepted.revived {
-        output::line(format_args!(
-            "{heading}: {} of {}, there since {:.0}{}",
-            revived.kind,
-            revived.email,
-            revived.since,
-            if revived.kind == "session" { ", ended" } else { "" }
-        ))?;
-    }
-    output::line(format_args!("the trail's key from here on: {}", accepted.key))
-}
-
 fn read_keys(given: &[String]) -> Result<LogKeys> {
     let mut keys = LogKeys::default();
     for given in given {
@@ -401,11 +283,4 @@ fn open(path: &Path) -> Result<Box<dyn io::BufRead>> {
 
 fn print(text: &str) -> Result<()> {
     Ok(io::stdout().lock().write_all(text.as_bytes())?)
-}
-
-fn name(kind: Tampering) -> String {
-    serde_json::to_value(kind)
-        .ok()
-        .and_then(|name| name.as_str().map(str::to_owned))
-        .unwrap_or_default()
 }

@@ -88,6 +88,8 @@ pub struct OrganizationSettings {
     pub step_up_minutes: Option<u16>,
     /// Where security notices go besides the admins.
     pub security_contact: Option<String>,
+    /// Audit entries older than this many days (30–36500) are pruned to their hashes; kept when absent.
+    pub audit_retention_days: Option<u16>,
 }
 
 impl Default for OrganizationSettings {
@@ -107,6 +109,7 @@ impl Default for OrganizationSettings {
             admin_on_admin: AdminOnAdmin::Allowed,
             step_up_minutes: None,
             security_contact: None,
+            audit_retention_days: None,
         }
     }
 }

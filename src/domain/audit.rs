@@ -9,6 +9,7 @@ pub mod export;
 mod file;
 mod frontier;
 mod leaf;
+mod mention;
 mod receipt;
 mod record;
 mod removals;
@@ -22,6 +23,7 @@ pub use file::{CSV_COLUMNS, FileError, FileVerifier, csv_cells};
 pub use leaf::{
     Chain, Hash32, LEAF_FORMAT, Leaf, SALT_BYTES, Salt, actor_part, seal, subject_part, write_time,
 };
+pub use mention::mentions;
 pub use receipt::{CheckedReceipt, ReceiptError, check_receipt, write_receipt};
 pub use record::{ActorData, Body, Content, Part, Record, SubjectData};
 pub use removals::{Removal, RemovedPart};

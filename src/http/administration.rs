@@ -70,6 +70,9 @@ pub struct SettingsBody {
     /// Where security notices go besides the admins.
     #[oai(nullable)]
     pub security_contact: Option<String>,
+    /// Days after which audit entries are pruned to their hashes; null: never.
+    #[oai(nullable)]
+    pub audit_retention_days: Option<u16>,
 }
 
 /// Changes to the settings: what is absent stays as it is.
@@ -118,6 +121,10 @@ pub struct SettingsPatchBody {
     #[serde(default)]
     #[oai(nullable)]
     pub security_contact: MaybeUndefined<String>,
+    /// Days after which audit entries are pruned to their hashes, 30 to 36500; null: never.
+    #[serde(default)]
+    #[oai(nullable)]
+    pub audit_retention_days: MaybeUndefined<u16>,
 }
 
 #[OpenApi(prefix_path = "/api/v1")]
@@ -180,6 +187,7 @@ impl From<OrganizationSettings> for SettingsBody {
             admin_on_admin: settings.admin_on_admin.into(),
             step_up_minutes: settings.step_up_minutes,
             security_contact: settings.security_contact,
+            audit_retention_days: settings.audit_retention_days,
         }
     }
 }
@@ -201,6 +209,7 @@ impl From<SettingsPatchBody> for SettingsPatch {
             admin_on_admin: patch.admin_on_admin.map(AdminOnAdmin::from),
             step_up_minutes: nullable(patch.step_up_minutes),
             security_contact: nullable(patch.security_contact),
+            audit_retention_days: nullable(patch.audit_retention_days),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! What must be done now and then, whether anybody asks or not.
 
 use super::reset::record_floods;
-use super::{Services, approvals, enrolment, session, token_keys};
+use super::{Services, approvals, enrolment, session, token_keys, trail};
 use crate::domain::Result;
 use crate::store::requests;
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
-/// the record), sessions, factors whose suspension is over, lapsed approvals, remembered outcomes. Rotates
-/// token keys that are due. Meant for once a minute; what
+/// the record), sessions, factors whose suspension is over, lapsed approvals, remembered outcomes. Prunes the
+/// trail where it is older than its organisation keeps it, erases what is to be erased, rotates token keys. Meant for once a minute; what
 /// fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
@@ -18,6 +18,14 @@ pub async fn tidy(services: &Services) {
     );
     note("lapsed sessions", session::clear_lapsed(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
+    note(
+        "entries past their retention",
+        trail::prune_expired(services).await,
+    );
+    note(
+        "personal data to be erased",
+        trail::carry_on_erasures(services).await,
+    );
     note("lapsed approvals", approvals::expire_approvals(services).await);
     let at = services.clock.now();
     let forgotten = services

@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod export;
+mod keeping;
 mod rollback;
 mod verification;
 
@@ -20,6 +21,7 @@ pub use crate::store::audit::Cursor;
 
 pub use checkpoints::{Settings, checkpoint, checkpoint_if_due, log_keys};
 pub use export::{ExportError, Format, Selection, export};
+pub use keeping::{carry_on_erasures, erase_user, prune_expired};
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
 pub use verification::verify_data_dir;
 

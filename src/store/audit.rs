@@ -2,8 +2,10 @@
 
 pub mod checkpoints;
 mod pages;
+mod personal;
 mod proofs;
 mod records;
+mod removal;
 mod rollback;
 mod row;
 mod verify;
@@ -11,8 +13,13 @@ mod verify;
 pub use pages::{
     Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_entries, page_entries_after,
 };
+pub use personal::{
+    Erasure, Personal, PersonalPart, clear_erasure, find_addresses, find_erasure, find_personal,
+    insert_erasure, update_erasure,
+};
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, find_range, for_each_record};
+pub use removal::{erase_parts, prune_entries};
 pub use rollback::{Revived, clear_every_session, find_revived};
 pub use verify::{VerifyError, verify, verify_against, verify_database};
 

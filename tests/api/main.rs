@@ -10,6 +10,7 @@ mod described;
 mod document;
 #[path = "../guests/mod.rs"]
 mod guests;
+mod keeping;
 mod people;
 mod plugins;
 mod policies;

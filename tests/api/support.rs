@@ -284,7 +284,11 @@ impl Drop for TestApp {
             "SELECT count(*) FROM audit_entry WHERE event_type = 'USER_MFA_RESET' \
              AND result = 'SUCCESS' AND details ->> '$.awaitsApproval' IS NULL",
         );
-        assert_eq!(done, entries, "resets and entries match one to one (invariant 9)");
+        if report.pruned == 0 {
+            assert_eq!(done, entries, "resets and entries match one to one (invariant 9)");
+        } else {
+            assert!(entries <= done, "no entry without its reset");
+        }
     }
 }
 

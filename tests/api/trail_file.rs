@@ -40,7 +40,7 @@ async fn app() -> TestApp {
     app
 }
 
-async fn export(app: &TestApp, selection: Selection, format: Format) -> String {
+pub async fn export(app: &TestApp, selection: Selection, format: Format) -> String {
     let mut file = Vec::new();
     trail::export(&app.services, &selection, format, &mut file, |_, _| {})
         .await
@@ -48,7 +48,7 @@ async fn export(app: &TestApp, selection: Selection, format: Format) -> String {
     String::from_utf8(file).unwrap()
 }
 
-fn check(file: &str, keys: &LogKeys) -> Report {
+pub fn check(file: &str, keys: &LogKeys) -> Report {
     let mut verifier = FileVerifier::new(keys.clone(), Vec::new());
     for line in file.lines() {
         verifier.line(line, None).unwrap();

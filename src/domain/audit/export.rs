@@ -110,6 +110,12 @@ pub struct PrunedLine {
     pub organization: ChainJson,
     /// The entry that records the pruning.
     pub pruned_by: u64,
+    /// The entry that had recorded the erasure of the actor's data before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_erased_by: Option<u64>,
+    /// The same of the subject's data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject_erased_by: Option<u64>,
     /// As in an entry.
     pub hashes: Vec<String>,
 }
@@ -211,10 +217,16 @@ impl From<&Record> for Line {
     fn from(record: &Record) -> Self {
         match record.content {
             Content::Whole(_) => Self::Entry(Box::new(EntryLine::from(record))),
-            Content::Pruned { by } => Self::Pruned(PrunedLine {
+            Content::Pruned {
+                by,
+                actor_erased_by,
+                subject_erased_by,
+            } => Self::Pruned(PrunedLine {
                 sequence: record.sequence,
                 organization: ChainJson::from(record),
                 pruned_by: by,
+                actor_erased_by,
+                subject_erased_by,
                 hashes: to_base64(&record.hashes),
             }),
         }
@@ -351,7 +363,11 @@ impl TryFrom<PrunedLine> for Record {
             organization_id: line.organization.id,
             chain: line.organization.chain(),
             hashes: from_base64(&line.hashes)?,
-            content: Content::Pruned { by: line.pruned_by },
+            content: Content::Pruned {
+                by: line.pruned_by,
+                actor_erased_by: line.actor_erased_by,
+                subject_erased_by: line.subject_erased_by,
+            },
         })
     }
 }

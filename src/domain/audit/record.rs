@@ -29,6 +29,10 @@ pub enum Content {
     Pruned {
         /// The `AUDIT_PRUNE` entry.
         by: u64,
+        /// The `AUDIT_ERASE` entry of the actor's data, if that had gone before.
+        actor_erased_by: Option<u64>,
+        /// The same of the subject's.
+        subject_erased_by: Option<u64>,
     },
 }
 

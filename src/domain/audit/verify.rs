@@ -86,6 +86,12 @@ impl Verifier {
         self.findings.add(kind, first, last, text);
     }
 
+    /// Entries so far of which only the hashes are left.
+    #[must_use]
+    pub fn pruned(&self) -> u64 {
+        self.report.pruned
+    }
+
     /// Nothing wrong so far.
     #[must_use]
     pub fn is_clean(&self) -> bool {

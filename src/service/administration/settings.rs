@@ -46,6 +46,8 @@ pub struct SettingsPatch {
     pub step_up_minutes: Option<Option<u16>>,
     /// As in [`OrganizationSettings`]; `Some(None)` removes it.
     pub security_contact: Option<Option<String>>,
+    /// As in [`OrganizationSettings`]; `Some(None)` keeps everything.
+    pub audit_retention_days: Option<Option<u16>>,
 }
 
 /// The settings of the admin's organisation.
@@ -178,6 +180,10 @@ fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> Organiz
     set(&mut settings.admin_on_admin, patch.admin_on_admin.as_ref());
     set(&mut settings.step_up_minutes, patch.step_up_minutes.as_ref());
     set(&mut settings.security_contact, patch.security_contact.as_ref());
+    set(
+        &mut settings.audit_retention_days,
+        patch.audit_retention_days.as_ref(),
+    );
     settings
 }
 
@@ -237,6 +243,13 @@ pub fn check_settings(settings: &OrganizationSettings) -> Result<()> {
             .is_none_or(|minutes| (1..=1440).contains(&minutes)),
         "stepUpMinutes",
         "must be between 1 and 1440, or null",
+    );
+    require(
+        settings
+            .audit_retention_days
+            .is_none_or(|days| (30..=36_500).contains(&days)),
+        "auditRetentionDays",
+        "must be between 30 and 36500, or null",
     );
     require(
         settings.security_contact.as_deref().is_none_or(is_email),

@@ -74,7 +74,11 @@ pub(super) const RECORD_COLUMNS: &str = "sequence, hashes, organization_id, orga
 /// A place in the trail with everything that is kept of it.
 pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let content = match row.get::<_, Option<i64>>(23)? {
-        Some(by) => Content::Pruned { by: from_column(by) },
+        Some(by) => Content::Pruned {
+            by: from_column(by),
+            actor_erased_by: row.get::<_, Option<i64>>(21)?.map(from_column),
+            subject_erased_by: row.get::<_, Option<i64>>(22)?.map(from_column),
+        },
         None => Content::Whole(Box::new(body(row)?)),
     };
     Ok(Record {

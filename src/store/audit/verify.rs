@@ -224,6 +224,20 @@ fn check_heads(connection: &Connection, verifier: &mut Verifier) -> Result<()> {
             format!("the table of newest entries (audit_head) is wrong about entry {sequence}"),
         );
     }
+    let pruned: i64 = connection.query_row("SELECT coalesce(sum(pruned), 0) FROM audit_head", [], |row| {
+        row.get(0)
+    })?;
+    if from_column(pruned) != verifier.pruned() && verifier.is_clean() {
+        verifier.finding(
+            Tampering::DerivedDataChanged,
+            0,
+            from_column(next - 1),
+            format!(
+                "the table of newest entries (audit_head) counts {pruned} pruned entries, {} are",
+                verifier.pruned()
+            ),
+        );
+    }
     if newest > next {
         let (first, last) = (from_column(next), from_column(newest - 1));
         verifier.finding(

@@ -159,6 +159,17 @@ CREATE TABLE audit_checkpoint (
   PRIMARY KEY (size, log)
 ) STRICT, WITHOUT ROWID;
 
+-- Erasures of what the trail knows of a user that are owed: they go on where they were left.
+CREATE TABLE erasure (
+  organization_id BLOB NOT NULL,
+  user_id         BLOB NOT NULL,
+  actor           TEXT NOT NULL CHECK (json_valid(actor)),      -- who wanted it
+  addresses       TEXT NOT NULL CHECK (json_valid(addresses)),  -- by which the user is known
+  next            INTEGER,                       -- place to go on from; NULL: addresses not collected yet
+  created_at      INTEGER NOT NULL,
+  PRIMARY KEY (organization_id, user_id)
+) STRICT, WITHOUT ROWID;
+
 -- Earlier reset calls, for what policies may know of history.
 CREATE TABLE reset_call (
   id                INTEGER PRIMARY KEY,

@@ -12,20 +12,24 @@ impl Verifier {
     /// Counts what was removed, and compares it with what an entry says was removed.
     pub(super) fn check_removals(&mut self, record: &Record) {
         let sequence = record.sequence;
-        let body = match &record.content {
-            Content::Pruned { by } => {
+        let (body, actor, subject) = match &record.content {
+            Content::Pruned {
+                by,
+                actor_erased_by,
+                subject_erased_by,
+            } => {
                 self.removals.add(*by, sequence, RemovedPart::All);
-                return;
+                (None, *actor_erased_by, *subject_erased_by)
             }
-            Content::Whole(body) => body,
+            Content::Whole(body) => (Some(body), body.actor.erased_by(), body.subject.erased_by()),
         };
-        let (actor, subject) = (body.actor.erased_by(), body.subject.erased_by());
         if let Some(by) = actor {
             self.removals.add(by, sequence, RemovedPart::Actor);
         }
         if let Some(by) = subject {
             self.removals.add(by, sequence, RemovedPart::Subject);
         }
+        let Some(body) = body else { return };
         self.report.erased += u64::from(actor.is_some() || subject.is_some());
         match EventType::from_wire(&body.event_type) {
             Some(EventType::AuditPrune | EventType::AuditErase) => self.compare_removal(sequence, body),

@@ -1,0 +1,70 @@
+//! What an operator does to the trail itself: accepting an older one, erasing what is personal.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::super::exit::Refusal;
+use super::super::{Global, Progress, output, wait_for};
+use crate::domain::account::UserId;
+use crate::domain::audit::ActorRef;
+use crate::service::{operator, trail};
+
+pub(super) fn accept_rollback(global: &Global, replaced: Option<&Path>, yes: bool) -> Result<()> {
+    let app = global.open_unchecked()?;
+    if !yes {
+        return match trail::check_rollback(&app.services) {
+            Ok(()) => {
+                output::line("the database is the one that was signed last; there is nothing to accept")
+            }
+            Err(found) => bail!(Refusal(format!(
+                "{found}. Nothing was changed; add --yes to do it"
+            ))),
+        };
+    }
+    let accepted = wait_for(trail::accept_rollback(&app.services, replaced))?;
+    output::line(format_args!(
+        "accepted: the database has {} entries, {} had been signed",
+        accepted.found, accepted.signed
+    ))?;
+    output::line(format_args!("{} sessions ended", accepted.sessions_ended))?;
+    let heading = if replaced.is_some() {
+        "back"
+    } else {
+        "possibly back"
+    };
+    for revived in accepted.revived {
+        output::line(format_args!(
+            "{heading}: {} of {}, there since {:.0}{}",
+            revived.kind,
+            revived.email,
+            revived.since,
+            if revived.kind == "session" { ", ended" } else { "" }
+        ))?;
+    }
+    output::line(format_args!("the trail's key from here on: {}", accepted.key))
+}
+
+pub(super) fn erase(global: &Global, org: &str, user: UserId, yes: bool) -> Result<()> {
+    let app = global.open()?;
+    let organization = operator::find_organization(&app.services, org)?;
+    if !yes {
+        bail!(Refusal(
+            "erasing can't be undone; nothing was changed; add --yes to do it".into()
+        ));
+    }
+    let mut bar = None;
+    let erased = wait_for(trail::erase_user(
+        &app.services,
+        organization.id,
+        user,
+        ActorRef::operator(),
+        |done, all| {
+            bar.get_or_insert_with(|| Progress::new("erase", all)).reach(done);
+        },
+    ))?;
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    output::line(format_args!("{erased} parts of entries erased"))
+}

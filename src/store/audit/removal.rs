@@ -1,0 +1,172 @@
+//! Pruning and erasing: columns are blanked, hashes stay, and an entry records exactly what went.
+//!
+//! The writer's connection overwrites deleted bytes (`PRAGMA secure_delete`), so that what went is gone
+//! from the database file too, once the WAL was moved into it.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use uuid::Uuid;
+
+use super::super::row::millis;
+use super::personal::PersonalPart;
+use super::{append_entry, from_column, to_column};
+use crate::domain::Result;
+use crate::domain::account::OrganizationId;
+use crate::domain::audit::{ActorRef, Content, Event, EventType, Part, Record, Removal, RemovedPart};
+
+/// Entries that tell what was done to the trail itself are kept for ever: without them the rest could
+/// not be checked.
+pub(super) const KEPT: [EventType; 4] = [
+    EventType::AuditPrune,
+    EventType::AuditErase,
+    EventType::AuditRollbackAccept,
+    EventType::AuditKeyChange,
+];
+
+/// Prunes up to `limit` of an organisation's entries from before `before` to their hashes, oldest first,
+/// forgets what policies were asked and answered in them, and records it. Says how many.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn prune_entries(
+    tx: &Connection,
+    organization: OrganizationId,
+    before: Timestamp,
+    limit: u32,
+    at: Timestamp,
+    entry_id: Uuid,
+) -> Result<usize> {
+    let kept = KEPT.map(|kept| format!("'{}'", kept.as_str())).join(", ");
+    let mut sequences = tx
+        .prepare_cached(&format!(
+            "SELECT sequence FROM audit_entry WHERE organization_id = ?1 AND at < ?2 AND event_type NOT IN ({kept})
+             ORDER BY at LIMIT ?3"
+        ))?
+        .query_map(
+            params![organization.0.as_bytes(), millis(before), limit],
+            |row| row.get(0),
+        )?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    if sequences.is_empty() {
+        return Ok(0);
+    }
+    sequences.sort_unstable();
+    let mut removal = Removal::default();
+    for sequence in &sequences {
+        removal.add(from_column(*sequence), RemovedPart::All);
+    }
+    let event = recorded(EventType::AuditPrune, organization, ActorRef::system(), &removal)
+        .with("before", before.to_string());
+    let by = append_entry(tx, at, entry_id, &event)?.sequence;
+    let mut prune = tx.prepare_cached(
+        "UPDATE audit_entry SET at = NULL, id = NULL, event_type = NULL, result = NULL, actor_type = NULL,
+           actor_id = NULL, resource_type = NULL, resource_id = NULL, request_id = NULL, actor_seal = NULL,
+           actor_email = NULL, ip_address = NULL, subject_seal = NULL, resource_name = NULL,
+           error_message = NULL, details = NULL, pruned_by = ?2
+         WHERE sequence = ?1",
+    )?;
+    for sequence in &sequences {
+        prune.execute(params![sequence, to_column(by)])?;
+        forget_decisions(tx, *sequence)?;
+    }
+    tx.prepare_cached("UPDATE audit_head SET pruned = pruned + ?2 WHERE organization_id = ?1")?
+        .execute(params![
+            organization.0.as_bytes(),
+            i64::try_from(sequences.len()).unwrap_or(i64::MAX)
+        ])?;
+    Ok(sequences.len())
+}
+
+/// Erases those of these parts that are still there, given in the order of the trail, and what policies
+/// were asked and answered in their entries and in those of `decided`; deliveries about them that are no
+/// longer owed go too. Records what went, on `user`, by `actor`. Says how many parts.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn erase_parts(
+    tx: &Connection,
+    event: &Event,
+    parts: &[PersonalPart],
+    decided: &[u64],
+    at: Timestamp,
+    entry_id: Uuid,
+) -> Result<usize> {
+    let Some(organization) = event.organization_id else {
+        return Ok(0);
+    };
+    let mut removal = Removal::default();
+    let mut sealed = Vec::with_capacity(parts.len());
+    for PersonalPart { sequence, part } in parts {
+        // What was pruned or erased meanwhile is gone already.
+        let seal = super::find_record(tx, *sequence)?.and_then(|record| seal_of(&record, *part));
+        if let Some(seal) = seal {
+            removal.add(*sequence, *part);
+            sealed.push((*sequence, *part, seal));
+        }
+    }
+    if sealed.is_empty() && decided.is_empty() {
+        return Ok(0);
+    }
+    let recorded = Event {
+        resource: event.resource.clone(),
+        ..recorded(EventType::AuditErase, organization, event.actor.clone(), &removal)
+            .with("decisions", decided.len())
+    };
+    let by = append_entry(tx, at, entry_id, &recorded)?.sequence;
+    for (sequence, part, seal) in &sealed {
+        let statement = match part {
+            RemovedPart::Actor => {
+                "UPDATE audit_entry SET actor_seal = ?2, actor_email = NULL, ip_address = NULL,
+                   actor_erased_by = ?3 WHERE sequence = ?1"
+            }
+            RemovedPart::Subject | RemovedPart::All => {
+                "UPDATE audit_entry SET subject_seal = ?2, resource_name = NULL, error_message = NULL,
+                   details = NULL, subject_erased_by = ?3 WHERE sequence = ?1"
+            }
+        };
+        tx.prepare_cached(statement)?
+            .execute(params![to_column(*sequence), seal, to_column(by)])?;
+    }
+    let about: Vec<u64> = sealed.iter().map(|(sequence, ..)| *sequence).collect();
+    for sequence in about.iter().chain(decided) {
+        forget_decisions(tx, to_column(*sequence))?;
+    }
+    tx.prepare_cached(
+        "DELETE FROM delivery WHERE state <> 'owed' AND audit_sequence IN (SELECT value FROM json_each(?1))",
+    )?
+    .execute([serde_json::json!(about).to_string()])?;
+    Ok(sealed.len())
+}
+
+/// The seal that stays when this part goes; `None` when it has gone before.
+fn seal_of(record: &Record, part: RemovedPart) -> Option<[u8; 32]> {
+    let Content::Whole(body) = &record.content else {
+        return None;
+    };
+    match part {
+        RemovedPart::Actor => matches!(body.actor, Part::Kept { .. }).then(|| body.actor.seal()),
+        RemovedPart::Subject => matches!(body.subject, Part::Kept { .. }).then(|| body.subject.seal()),
+        RemovedPart::All => None,
+    }
+}
+
+/// What policies were asked and answered names people too.
+fn forget_decisions(tx: &Connection, sequence: i64) -> Result<()> {
+    tx.prepare_cached("DELETE FROM decision WHERE audit_sequence = ?1")?
+        .execute([sequence])?;
+    tx.prepare_cached("DELETE FROM question WHERE audit_sequence = ?1")?
+        .execute([sequence])?;
+    Ok(())
+}
+
+fn recorded(
+    event_type: EventType,
+    organization: OrganizationId,
+    actor: ActorRef,
+    removal: &Removal,
+) -> Event {
+    Event::new(event_type, Some(organization), actor)
+        .with("removed", removal.count())
+        .with("first", removal.first())
+        .with("digest", hex::encode(removal.digest()))
+}

@@ -1,0 +1,446 @@
+//! How long the trail keeps what: pruned entries and erased data leave every proof as it was.
+
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+use latchkey::domain::audit::{ActorRef, Content, Event, EventType, Report, Resource, check_receipt};
+use latchkey::service::trail::{self, Format, Selection};
+use latchkey::service::{Services, housekeeping};
+use latchkey::store::audit;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use serde_json::{Value, json};
+
+use crate::support::{DEVELOPER, TestApp, reset_path};
+use crate::trail_file::{check, export};
+
+const SETTINGS: &str = "/api/v1/organization/settings";
+const LOGS: &str = "/api/v1/audit-logs";
+const DEVELOPERS_ADDRESS: &str = "dev@acme.example";
+
+fn verified(services: &Services) -> Report {
+    services.store.read(audit::verify).unwrap()
+}
+
+/// A receipt of the newest entry.
+async fn receipt_of_newest(app: &TestApp) -> String {
+    let sequence = trail::size(&app.services).unwrap() - 1;
+    trail::receipt(&app.services, sequence).await.unwrap()
+}
+
+async fn keep_days(app: &TestApp, days: Value) -> crate::support::Answer {
+    let patch = json!({ "auditRetentionDays": days });
+    app.admin().await.patch(SETTINGS, patch).await
+}
+
+#[tokio::test]
+async fn entries_past_the_limit_are_pruned_and_every_proof_still_holds() {
+    let app = TestApp::new().await;
+    app.bind("reset-budget", json!({ "perAdmin": { "maxPerDay": 5 } }))
+        .await;
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    assert_eq!(app.count("SELECT count(*) FROM question"), 1);
+    let old_receipt = receipt_of_newest(&app).await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let before = trail::checkpoint(&app.services).await.unwrap();
+    keep_days(&app, json!(30)).await.assert_ok();
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(verified(&app.services).pruned, 0, "nothing is old enough");
+
+    app.advance(SignedDuration::from_hours(31 * 24));
+    app.admin().await.reset(&app.member.id).await;
+    housekeeping::tidy(&app.services).await;
+    let report = verified(&app.services);
+    assert_eq!(report.findings, []);
+    let of_acme = "SELECT count(*) FROM audit_entry e JOIN organization o ON o.id = e.organization_id \
+                   WHERE o.slug = 'acme'";
+    assert_eq!(
+        app.count(&format!("{of_acme} AND pruned_by IS NULL")),
+        3,
+        "what is young (a token, a refusal), and the entry of the pruning"
+    );
+    assert_eq!(
+        app.count("SELECT count(*) FROM audit_entry WHERE pruned_by IS NOT NULL"),
+        i64::try_from(report.pruned).unwrap()
+    );
+    let globex = "SELECT count(*) FROM audit_entry e JOIN organization o ON o.id = e.organization_id \
+                  WHERE o.slug = 'globex' AND pruned_by IS NOT NULL";
+    assert_eq!(app.count(globex), 0, "only where a limit is set");
+    assert_eq!(
+        app.count("SELECT count(*) FROM question"),
+        0,
+        "nor what policies were told"
+    );
+    let entry = app.last_entry();
+    assert_eq!(entry["eventType"], "AUDIT_PRUNE");
+    assert_eq!(entry["actor"]["type"], "SYSTEM");
+    assert_eq!(entry["details"]["removed"], report.pruned);
+
+    // What was proven before is proven still, and the tree is the one that was signed.
+    check_receipt(&old_receipt, &keys).unwrap();
+    check_receipt(&receipt_of_newest(&app).await, &keys).unwrap();
+    let told = keys.open(&before.note).unwrap();
+    let root = app.services.store.read(|db| audit::root(db, told.size)).unwrap();
+    assert_eq!(root, told.root);
+    let listed = app.admin().await.get(&format!("{LOGS}?size=100")).await;
+    assert_eq!(listed.assert_ok()["totalElements"], 4, "these, and the new token");
+
+    // Every kind of export of it is intact.
+    for selection in [
+        Selection::default(),
+        Selection {
+            organization_id: Some(app.acme),
+            ..Selection::default()
+        },
+    ] {
+        let file = export(&app, selection, Format::Ndjson).await;
+        assert!(file.contains("{\"kind\":\"pruned\""), "{file}");
+        assert!(!file.contains(DEVELOPERS_ADDRESS));
+        let report = check(&file, &keys);
+        assert_eq!(report.findings, []);
+        assert!(report.pruned > 0);
+    }
+    let size = trail::size(&app.services).unwrap();
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(
+        trail::size(&app.services).unwrap(),
+        size,
+        "nothing is pruned twice"
+    );
+}
+
+#[tokio::test]
+async fn pruning_goes_on_in_batches_each_on_the_record() {
+    let app = TestApp::new().await;
+    let (at, id, acme) = (
+        app.services.clock.now(),
+        app.services.entropy.uuid(app.services.clock.now()),
+        app.acme,
+    );
+    let append = app.services.store.write(move |tx| {
+        for n in 0..1_100 {
+            let event = Event::new(EventType::UserLogin, Some(acme), ActorRef::operator()).with("n", n);
+            audit::append_entry(tx, at, id, &event)?;
+        }
+        Ok(())
+    });
+    append.await.unwrap();
+    keep_days(&app, json!(30)).await.assert_ok();
+    app.advance(SignedDuration::from_hours(31 * 24));
+    housekeeping::tidy(&app.services).await;
+    let entries: Vec<_> = app
+        .trail()
+        .into_iter()
+        .filter(|entry| entry["eventType"] == "AUDIT_PRUNE")
+        .map(|entry| entry["details"]["removed"].as_u64().unwrap())
+        .collect();
+    assert!(
+        entries.len() >= 3 && entries.iter().all(|count| *count <= 500),
+        "{entries:?}"
+    );
+    let report = verified(&app.services);
+    assert_eq!(report.findings, []);
+    assert_eq!(report.pruned, entries.iter().sum::<u64>());
+}
+
+#[tokio::test]
+async fn the_limit_has_bounds_and_is_the_admins_to_set() {
+    let app = TestApp::new().await;
+    for days in [json!(0), json!(29), json!(36_501)] {
+        let refused = keep_days(&app, days.clone()).await;
+        assert_eq!(refused.status.as_u16(), 400, "{days}: {}", refused.text);
+        assert_eq!(
+            refused.body["validationErrors"]["auditRetentionDays"],
+            "must be between 30 and 36500, or null"
+        );
+    }
+    let member = app.member().await;
+    let refused = member.patch(SETTINGS, json!({ "auditRetentionDays": 30 })).await;
+    refused.assert_error(403, "Role ORG_ADMIN is required");
+    assert_eq!(
+        keep_days(&app, json!(400)).await.assert_ok()["auditRetentionDays"],
+        400
+    );
+    let entry = app.last_entry();
+    assert_eq!(entry["details"]["changes"]["auditRetentionDays"]["to"], 400);
+    let kept = keep_days(&app, json!(null)).await;
+    assert_eq!(kept.assert_ok()["auditRetentionDays"], json!(null));
+}
+
+#[tokio::test]
+async fn erasing_a_user_leaves_no_trace_of_who_they_were_and_every_proof_as_it_was() {
+    let app = TestApp::new().await;
+    app.bind("reset-budget", json!({ "perAdmin": { "maxPerDay": 5 } }))
+        .await;
+    let admin = app.admin().await;
+    let body = json!({ "reason": "Dev called from +49 170 0000000", "ticket": "HD-1" });
+    admin.post(&reset_path(DEVELOPER), body).await.assert_ok();
+    let receipt = receipt_of_newest(&app).await;
+    let login =
+        json!({ "organizationSlug": "acme", "email": "Dev@ACME.example", "password": "wrong wrong wrong" });
+    let failed = app.anonymous().post("/api/v1/auth/login", login).await;
+    assert_eq!(failed.status.as_u16(), 401);
+    // Somebody else's entry, which stays.
+    admin.reset(&app.member.id).await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let before = trail::checkpoint(&app.services).await.unwrap();
+    assert_eq!(app.count("SELECT count(*) FROM question"), 1);
+
+    let mut told = Vec::new();
+    let erased = trail::erase_user(
+        &app.services,
+        app.acme,
+        app.developer.id,
+        ActorRef::operator(),
+        |done, all| told.push((done, all)),
+    );
+    let erased = erased.await.unwrap();
+    assert!(erased >= 3, "{erased}");
+    let (done, all) = told.last().unwrap();
+    assert_eq!(done, all);
+    assert_eq!(app.count("SELECT count(*) FROM erasure"), 0, "it is done");
+
+    let report = verified(&app.services);
+    assert_eq!(report.findings, []);
+    assert!(report.erased > 0);
+    assert_eq!(app.count("SELECT count(*) FROM question"), 0);
+    assert_eq!(app.count("SELECT count(*) FROM decision"), 0);
+    let everything = serde_json::to_string(&app.trail()).unwrap();
+    assert!(
+        !everything.to_lowercase().contains(DEVELOPERS_ADDRESS),
+        "{everything}"
+    );
+    assert!(!everything.contains("+49 170"), "{everything}");
+    assert!(everything.contains("member@acme.example"));
+    assert!(everything.contains("admin@acme.example"));
+    let entry = app.last_entry();
+    assert_eq!(entry["eventType"], "AUDIT_ERASE");
+    assert_eq!(entry["actor"]["type"], "OPERATOR");
+    assert_eq!(
+        entry["resource"],
+        json!({ "type": "USER", "id": DEVELOPER, "name": null })
+    );
+    assert_eq!(entry["details"]["removed"], erased);
+
+    let page = app
+        .admin()
+        .await
+        .get(&format!("{LOGS}?eventType=USER_MFA_RESET"))
+        .await;
+    let entry = &page.assert_ok()["content"][1];
+    assert_eq!(entry["resourceId"], DEVELOPER);
+    assert_eq!(entry["resourceName"], json!(null));
+    assert_eq!(entry["details"], json!({ "erased": ["subject"] }));
+    assert_eq!(entry["actorEmail"], "admin@acme.example");
+    // A receipt from before proves the entry still; a new one proves it without the data.
+    let checked = check_receipt(&receipt, &keys).unwrap();
+    let again = trail::receipt(&app.services, checked.record.sequence)
+        .await
+        .unwrap();
+    let again = check_receipt(&again, &keys).unwrap();
+    assert_eq!(again.record.leaf(), checked.record.leaf());
+    let Content::Whole(body) = &again.record.content else {
+        panic!("an erased entry is not pruned")
+    };
+    assert_eq!(body.subject.data(), None);
+    let told = keys.open(&before.note).unwrap();
+    let root = app.services.store.read(|db| audit::root(db, told.size)).unwrap();
+    assert_eq!(root, told.root);
+    for format in [Format::Ndjson, Format::Csv] {
+        let file = export(&app, Selection::default(), format).await;
+        assert!(!file.to_lowercase().contains(DEVELOPERS_ADDRESS));
+    }
+    let file = export(&app, Selection::default(), Format::Ndjson).await;
+    assert_eq!(check(&file, &keys).findings, []);
+}
+
+#[tokio::test]
+async fn erasing_nobody_changes_nothing_and_other_organisations_are_not_touched() {
+    let app = TestApp::new().await;
+    let size = trail::size(&app.services).unwrap();
+    let nobody = app.services.entropy.uuid(app.services.clock.now());
+    for user in [latchkey::domain::account::UserId(nobody), app.other_admin.id] {
+        let erased = trail::erase_user(&app.services, app.acme, user, ActorRef::operator(), |_, _| {});
+        assert!(erased.await.is_err());
+    }
+    assert_eq!(trail::size(&app.services).unwrap(), size);
+    assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
+    trail::erase_user(
+        &app.services,
+        app.globex,
+        app.other_admin.id,
+        ActorRef::operator(),
+        |_, _| {},
+    )
+    .await
+    .unwrap();
+    let everything = serde_json::to_string(&app.trail()).unwrap();
+    assert!(!everything.contains("admin@globex.example"));
+    assert!(everything.contains("admin@acme.example"));
+}
+
+/// An erasure that a crash interrupted is in the table; housekeeping goes on with it.
+#[tokio::test]
+async fn an_interrupted_erasure_is_gone_on_with() {
+    let app = TestApp::new().await;
+    let at = app.services.clock.now();
+    let owed = audit::Erasure {
+        organization: app.acme,
+        user: app.developer.id,
+        actor: ActorRef::system(),
+        addresses: vec!["former@acme.example".into()],
+        next: None,
+    };
+    let event = Event::new(EventType::UserUpdate, Some(app.acme), ActorRef::operator())
+        .on(Resource::user(&app.member))
+        .with("note", "was former@acme.example");
+    let id = app.services.entropy.uuid(at);
+    let write = app.services.store.write(move |tx| {
+        audit::append_entry(tx, at, id, &event)?;
+        audit::insert_erasure(tx, &owed, at)
+    });
+    write.await.unwrap();
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
+    let everything = serde_json::to_string(&app.trail()).unwrap();
+    assert!(!everything.contains(DEVELOPERS_ADDRESS), "{everything}");
+    assert!(!everything.contains("former@acme.example"), "{everything}");
+    assert_eq!(verified(&app.services).findings, []);
+}
+
+/// What is done to the trail, in any order.
+#[derive(Clone, Debug)]
+enum Step {
+    Act(u8),
+    Wait(u8),
+    Prune,
+    Erase(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3_u8).prop_map(Step::Act),
+        2 => (1..20_u8).prop_map(Step::Wait),
+        1 => Just(Step::Prune),
+        1 => (0..3_u8).prop_map(Step::Erase),
+    ]
+}
+
+/// Somebody acted on somebody.
+async fn act(app: &TestApp, actor: u8, n: usize) {
+    let users = [&app.admin, &app.developer, &app.member];
+    let (actor, subject) = (users[usize::from(actor)], users[n % 3]);
+    let event = Event::new(EventType::UserUpdate, Some(app.acme), ActorRef::user(actor))
+        .on(Resource::user(subject))
+        .from_request("request", Some("192.0.2.9"))
+        .with("n", n);
+    let at = app.services.clock.now();
+    let id = app.services.entropy.uuid(at);
+    let append = app
+        .services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop));
+    append.await.unwrap();
+}
+
+/// In whatever order entries are added, pruned and erased: the trail verifies, its exports too, every
+/// checkpoint and receipt from before holds, and nothing erased is left.
+#[tokio::test]
+async fn any_order_of_pruning_and_erasing_keeps_every_proof() {
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let cases = prop::collection::vec(step(), 1..30);
+    for _ in 0..10 {
+        let steps = cases.new_tree(&mut runner).unwrap().current();
+        let app = TestApp::new().await;
+        keep_days(&app, json!(30)).await.assert_ok();
+        let keys = trail::log_keys(&app.services).await.unwrap();
+        let (mut notes, mut receipts, mut erased) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for (n, step) in steps.iter().enumerate() {
+            match step {
+                Step::Act(actor) => {
+                    act(&app, *actor, n).await;
+                    for user in [usize::from(*actor), n % 3] {
+                        erased.remove(&user);
+                    }
+                    receipts.push(receipt_of_newest(&app).await);
+                }
+                Step::Wait(days) => app.advance(SignedDuration::from_hours(24 * i64::from(*days))),
+                Step::Prune => {
+                    trail::prune_expired(&app.services).await.unwrap();
+                }
+                Step::Erase(user) => {
+                    let id = [&app.admin, &app.developer, &app.member][usize::from(*user)].id;
+                    let done = trail::erase_user(&app.services, app.acme, id, ActorRef::system(), |_, _| {});
+                    done.await.unwrap();
+                    erased.insert(usize::from(*user));
+                }
+            }
+            notes.push(trail::checkpoint(&app.services).await.unwrap().note);
+        }
+        let report = verified(&app.services);
+        assert_eq!(report.findings, [], "{steps:?}");
+        let file = export(&app, Selection::default(), Format::Ndjson).await;
+        assert_eq!(check(&file, &keys).findings, [], "{steps:?}");
+        for note in notes {
+            let told = keys.open(&note).unwrap();
+            let root = app.services.store.read(|db| audit::root(db, told.size)).unwrap();
+            assert_eq!(root, told.root, "{steps:?}");
+        }
+        for receipt in receipts {
+            check_receipt(&receipt, &keys).unwrap();
+        }
+        for user in erased {
+            let address = &[&app.admin, &app.developer, &app.member][user].email;
+            assert!(!file.contains(address.as_str()), "{steps:?}: {address} in {file}");
+        }
+    }
+}
+
+/// Whatever is removed without an entry that says so is found.
+#[tokio::test]
+async fn a_removal_that_nobody_recorded_is_found() {
+    let app = TestApp::new().await;
+    keep_days(&app, json!(30)).await.assert_ok();
+    app.advance(SignedDuration::from_hours(31 * 24));
+    housekeeping::tidy(&app.services).await;
+    let other = app.admin_of_other_org().await;
+    other.reset(app.other_admin.id).await;
+    let erase = trail::erase_user(
+        &app.services,
+        app.globex,
+        app.other_admin.id,
+        ActorRef::operator(),
+        |_, _| {},
+    );
+    erase.await.unwrap();
+    let copy = |name: &str| {
+        let path = app.services.store.path().with_file_name(name);
+        let original = rusqlite::Connection::open(app.services.store.path()).unwrap();
+        original
+            .execute("VACUUM INTO ?1", [path.to_str().unwrap()])
+            .unwrap();
+        rusqlite::Connection::open(path).unwrap()
+    };
+    for (n, sql) in [
+        // One more pruned than was recorded.
+        "UPDATE audit_entry SET pruned_by = (SELECT max(sequence) FROM audit_entry WHERE event_type = 'AUDIT_PRUNE'), \
+         at = NULL WHERE sequence = (SELECT max(sequence) FROM audit_entry WHERE event_type = 'USER_CREATE')",
+        // By an entry that records something else.
+        "UPDATE audit_entry SET pruned_by = pruned_by + 1 WHERE pruned_by IS NOT NULL",
+        "UPDATE audit_entry SET actor_erased_by = 3 WHERE actor_erased_by IS NOT NULL",
+        "UPDATE audit_entry SET subject_erased_by = subject_erased_by - 1 WHERE subject_erased_by IS NOT NULL",
+        "UPDATE audit_head SET pruned = pruned + 1",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let database = copy(&format!("copy{n}.db"));
+        assert_eq!(audit::verify(&database).unwrap().findings, [], "{sql}");
+        assert!(database.execute(sql, []).unwrap() > 0, "{sql}");
+        assert!(!audit::verify(&database).unwrap().is_intact(), "{sql}");
+    }
+}
