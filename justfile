@@ -23,6 +23,11 @@ check *steps:
 plugins *names:
     plugins/build.sh {{names}}
 
+# An author's path in each language: new, build, test, pack, sign, verify
+templates *languages:
+    cargo build
+    LATCHKEY=target/debug/latchkey plugins/check-templates.sh target/ci/projects {{languages}}
+
 # Write openapi/openapi.json and .yaml anew from the code
 openapi:
     mkdir -p openapi

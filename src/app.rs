@@ -70,6 +70,7 @@ impl App {
             per_organization_concurrency: config.plugins.per_organization_concurrency,
             total_concurrency: config.plugins.total_concurrency,
             slot_wait: config.plugins.slot_wait,
+            meter_fuel: config.plugins.count_fuel,
             ..HostOptions::default()
         })?;
         let services = Services {

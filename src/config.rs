@@ -89,6 +89,8 @@ pub struct PluginConfig {
     pub per_organization_concurrency: u32,
     /// How long an evaluation waits for its turn before it fails.
     pub slot_wait: Duration,
+    /// Whether instructions are counted, so that `limits.fuel` of a binding holds.
+    pub count_fuel: bool,
     /// Where compiled plugins are kept; they are made anew when it is lost.
     pub cache_dir: PathBuf,
 }
@@ -243,6 +245,7 @@ impl Config {
                 total_concurrency: whole(plugins.total_concurrency),
                 per_organization_concurrency: whole(plugins.per_organization_concurrency),
                 slot_wait: Duration::from_millis(plugins.slot_wait_ms),
+                count_fuel: plugins.count_fuel,
                 cache_dir: plugins.cache_dir.unwrap_or_else(|| data_dir.join("plugin-cache")),
             },
             data_dir,

@@ -30,13 +30,15 @@ use uuid::Uuid;
 
 pub use artefact::Origin;
 pub use cases::{
-    Case, CaseError, CaseHook, CaseReport, base_question, embed as embed_cases, embedded as embedded_cases,
-    merge_patch,
+    BASE_QUESTION, Case, CaseError, CaseHook, CaseReport, base_question, embed as embed_cases,
+    embedded as embedded_cases, merge_patch,
 };
 pub use engine::Limits;
 pub use manifest::ConfigError;
 pub use metrics::PluginCounters;
-pub use package::{FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package};
+pub use package::{
+    CONTRACT_WIT, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
+};
 pub use record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
     LogLevel, LogLine, OnFailure, PluginFailure, PluginVersion, Usage,

@@ -258,6 +258,175 @@ fn a_signature_covers_the_file_and_names_the_plugin() {
     assert!(err.contains("no signature at guest.wasm.minisig"), "{err}");
 }
 
+/// Both directions with the public tool, where it is installed (Debian: `minisign`).
+#[test]
+fn minisign_reads_our_signatures_and_keys_and_we_read_its() {
+    let minisign = |bench: &Bench, args: &[&str]| {
+        let mut command = Command::new("minisign");
+        command.args(args).current_dir(bench.0.path());
+        command.output()
+    };
+    let bench = Bench::new();
+    if minisign(&bench, &["-v"]).is_err() {
+        println!("skipped: no minisign in PATH (Debian: apt-get install minisign)");
+        return;
+    }
+    let run = |args: &[&str]| {
+        let output = minisign(&bench, args).expect("it runs");
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    };
+    bench.write("guest.wasm", Guest::default().wasm());
+
+    // Ours, read by minisign.
+    bench.ok(&["keygen", "ours", "--no-password"]);
+    bench.ok(&["sign", "guest.wasm", "--key", "ours.key", "--no-password"]);
+    let (good, said) = run(&["-Vm", "guest.wasm", "-p", "ours.pub"]);
+    assert!(
+        good && said.contains("Trusted comment: latchkey plugin guest 1.0.0 sha256:"),
+        "{said}"
+    );
+    let (good, said) = run(&[
+        "-S",
+        "-s",
+        "ours.key",
+        "-m",
+        "guest.wasm",
+        "-x",
+        "by-tool.minisig",
+        "-t",
+        "by the tool",
+    ]);
+    assert!(good, "minisign signs with a key that we made: {said}");
+    bench.ok(&[
+        "verify",
+        "guest.wasm",
+        "--signature",
+        "by-tool.minisig",
+        "--public-key",
+        "ours.pub",
+    ]);
+
+    // Its, read by us.
+    let (good, said) = run(&["-G", "-W", "-p", "its.pub", "-s", "its.key"]);
+    assert!(good, "{said}");
+    let (good, said) = run(&["-S", "-s", "its.key", "-m", "guest.wasm", "-t", "release 7"]);
+    assert!(good, "{said}");
+    let said = bench.ok(&["verify", "guest.wasm", "--public-key", "its.pub"]);
+    assert!(said.contains("release 7"), "{said}");
+    bench.ok(&["sign", "guest.wasm", "--key", "its.key", "--no-password"]);
+    let (good, said) = run(&["-Vm", "guest.wasm", "-p", "its.pub"]);
+    assert!(good, "we sign with a key that minisign made: {said}");
+
+    // And both notice a changed file.
+    bench.write("guest.wasm", before("(unreachable)"));
+    assert!(!run(&["-Vm", "guest.wasm", "-p", "its.pub"]).0);
+    assert_eq!(
+        bench.run(&["verify", "guest.wasm", "--public-key", "its.pub"]).0,
+        5
+    );
+}
+
+#[test]
+fn a_denial_says_which_facts_decided_and_from_when_on_it_would_be_allowed() {
+    let bench = Bench::new();
+    let plugin = text(&repository("fixtures/plugins/change-window.wasm"));
+    let config =
+        r#"{"timeZone":"Europe/Berlin","days":["mon","tue","wed","thu","fri"],"from":"08:00","to":"18:00"}"#;
+    bench.write("late.json", r#"{"request":{"at":"2026-02-20T19:30:00Z"}}"#); // a Friday
+    let args = ["run", &plugin, "--config", config, "--question", "late.json"];
+    let said = bench.ok(&args);
+    for line in [
+        "deny       outside-change-window: ",
+        "from       2026-02-23T07:00:00Z",
+        "because    local-time = ",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let said = bench.json(&[&args[..], &["--json"]].concat());
+    assert_eq!(said["answer"]["deny"]["allowedFrom"], "2026-02-23T07:00:00Z");
+    assert!(
+        said["answer"]["deny"]["because"]
+            .as_array()
+            .is_some_and(|facts| !facts.is_empty())
+    );
+
+    // In a golden case, a wrong time and a wrong fact are differences.
+    let case = |from: &str| {
+        json!({ "description": "late on a Friday", "hook": "before-reset",
+                "config": serde_json::from_str::<Value>(config).expect("JSON"),
+                "question": { "request": { "at": "2026-02-20T19:30:00Z" } },
+                "expect": { "deny": { "code": "outside-change-window", "message": said["answer"]["deny"]["message"],
+                                      "allowedFrom": from, "because": said["answer"]["deny"]["because"] } } })
+    };
+    bench.write("cases/good.json", case("2026-02-23T07:00:00Z").to_string());
+    bench.ok(&["test", &plugin, "cases"]);
+    bench.write("cases/bad.json", case("2026-02-22T07:00:00Z").to_string());
+    let (code, out, _) = bench.run(&["test", &plugin, "cases", "--junit", "report.xml"]);
+    assert_eq!(code, 1);
+    assert!(
+        out.contains("deny.allowedFrom: expected \"2026-02-22T07:00:00Z\", got \"2026-02-23T07:00:00Z\""),
+        "{out}"
+    );
+    let junit = std::fs::read_to_string(bench.path("report.xml")).expect("a report");
+    assert!(
+        junit.contains("<failure message=\"deny.allowedFrom: expected"),
+        "{junit}"
+    );
+}
+
+#[test]
+fn new_writes_a_project_in_each_language_and_overwrites_nothing() {
+    let bench = Bench::new();
+    for lang in ["rust", "javascript", "python", "c"] {
+        let name = format!("daily-limit-{lang}");
+        bench.ok(&["new", "--lang", lang, &name]);
+        let read = |file: &str| {
+            let path = bench.path(&name).join(file);
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        let contract =
+            std::fs::read_to_string(repository("plugins/wit/v1/policy.wit")).expect("the contract");
+        assert_eq!(read("wit/policy.wit"), contract);
+        assert!(read("README.md").starts_with(&format!("# {name}\n")), "{lang}");
+        assert!(read(".gitignore").contains("*.wasm"), "{lang}");
+        // The project's cases are cases, though there is nothing built to ask yet.
+        for case in ["allowed", "denied", "config-zero"] {
+            latchkey::plugin_host::Case::parse(&read(&format!("cases/{case}.json"))).expect("a golden case");
+        }
+        assert!(
+            !placeholders(&bench.path(&name)),
+            "{lang}: a placeholder was left"
+        );
+
+        let (code, _, err) = bench.run(&["new", "--lang", lang, &name]);
+        assert_eq!(code, 5);
+        assert!(err.contains("File exists"), "{err}");
+    }
+    assert!(bench.path("daily-limit-rust/sdk/wit/policy.wit").is_file());
+    assert!(bench.path("daily-limit-rust/sdk/base-question.json").is_file());
+    assert!(bench.path("daily-limit-c/sdk/policy.c").is_file());
+
+    for name in ["Daily Limit", "../up", ""] {
+        let (code, _, err) = bench.run(&["new", "--lang", "c", name]);
+        assert_eq!(code, 5, "{err}");
+        assert!(err.contains("is no name"), "{err}");
+    }
+}
+
+/// Whether any file in the folder still has a placeholder.
+fn placeholders(folder: &Path) -> bool {
+    std::fs::read_dir(folder).expect("a folder").any(|entry| {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            placeholders(&path)
+        } else {
+            std::fs::read_to_string(&path).expect("text").contains("{{")
+        }
+    })
+}
+
 #[test]
 fn bench_measures_and_reports() {
     let bench = Bench::new();

@@ -11,8 +11,13 @@ use latchkey::plugin_host::{
 };
 use uuid::Uuid;
 
+/// Compiled plugins are shared by the test programs and their runs.
 fn host() -> PluginHost {
-    PluginHost::new(HostOptions::default()).expect("a host")
+    let options = HostOptions {
+        cache_dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin-cache")),
+        ..HostOptions::default()
+    };
+    PluginHost::new(options).expect("a host")
 }
 
 /// Files of a folder with this extension, in order.

@@ -386,6 +386,31 @@ async fn every_hostile_guest_is_stopped_named_and_survived() {
     println!("{}", table.join("\n"));
 }
 
+/// Where the node counts fuel, it ends a runaway on every machine at the same instruction, long before the
+/// deadline.
+#[tokio::test]
+async fn fuel_ends_a_runaway_at_the_same_place_each_time() {
+    let options = HostOptions {
+        meter_fuel: true,
+        ..HostOptions::default()
+    };
+    let host = PluginHost::new(options).expect("a host");
+    let mut runaway = load(&host, &before("(loop $l (br $l)) (unreachable)"));
+    runaway.limits.fuel = 100_000;
+    let mut plain = load(&host, &Guest::default().wasm());
+    plain.limits.fuel = 100_000;
+    for _ in 0..3 {
+        let evaluation = ask(&host, runaway.clone()).await;
+        let failure = &evaluation.failure.as_ref().expect("it fails").failure;
+        assert_eq!(failure.cause, FailureCause::Fuel, "{failure}");
+        assert_eq!(evaluation.records[0].usage.fuel, Some(100_000));
+        let evaluation = ask(&host, plain.clone()).await;
+        assert!(evaluation.failure.is_none());
+        let used = evaluation.records[0].usage.fuel.expect("it is counted");
+        assert!((1..1_000).contains(&used), "{used}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_budget_is_kept() {
     let host = host();
@@ -415,7 +440,8 @@ async fn each_call_gets_a_fresh_instance() {
             .into(),
         ..Guest::default()
     };
-    let plugin = load(&host, &guest.wasm());
+    let mut plugin = load(&host, &guest.wasm());
+    plugin.limits.deadline_ms = 1_000; // on a busy machine, too
     for _ in 0..500 {
         let evaluation = ask(&host, plugin.clone()).await;
         assert!(evaluation.failure.is_none(), "{:?}", evaluation.failure);
@@ -438,7 +464,8 @@ async fn every_page_of_a_fresh_memory_is_empty() {
             .into(),
         ..Guest::default()
     };
-    let plugin = load(&host, &guest.wasm());
+    let mut plugin = load(&host, &guest.wasm());
+    plugin.limits.deadline_ms = 1_000; // on a busy machine, too
     for _ in 0..100 {
         let evaluation = ask(&host, plugin.clone()).await;
         assert!(evaluation.failure.is_none(), "{:?}", evaluation.failure);

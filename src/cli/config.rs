@@ -101,6 +101,7 @@ fn in_force(config: &Config) -> serde_json::Value {
         "plugins": {
             "totalConcurrency": plugins.total_concurrency,
             "perOrganizationConcurrency": plugins.per_organization_concurrency,
+            "countFuel": plugins.count_fuel,
             "slotWaitMs": u64::try_from(plugins.slot_wait.as_millis()).unwrap_or(u64::MAX),
             "cacheDir": plugins.cache_dir,
             "trustedKeys": settings.plugins.trusted_keys.iter().map(SignerKey::id).collect::<Vec<_>>(),

@@ -2,7 +2,7 @@
 
 mod bench;
 mod check;
-//mod new;
+mod new;
 mod pack;
 mod run;
 mod sign;
@@ -25,8 +25,8 @@ use crate::plugin_host::{HostOptions, PackageError, PluginHost, Prepared};
 /// What authors do with plugins.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    //// Write a new plugin project with a test.
-    //New(new::New),
+    /// Write a new plugin project with a test.
+    New(new::New),
     /// Say whether an appliance would take a plugin, and what it asks for.
     Check(check::Check),
     /// Show what is in a plugin file, without running any of it.
@@ -54,7 +54,7 @@ impl PluginCommand {
     /// What went wrong, or what the command found; see [`super::exit`] for the codes.
     pub fn run(self) -> Result<()> {
         match self {
-            //Self::New(command) => command.run(),
+            Self::New(command) => command.run(),
             Self::Check(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Run(command) => command.run(),
@@ -85,6 +85,8 @@ impl Loaded {
             cache_key: cache.as_ref().map_or([0; 32], |cache| cache.key),
             cache_dir: cache.map(|cache| cache.folder),
             meter_fuel,
+            // Nobody else waits for this compiler, and the author's machine may be a busy CI runner.
+            compile_limit: Duration::from_mins(15),
             ..HostOptions::default()
         })?;
         let spinner = ProgressBar::new_spinner().with_message(format!("compiling {}", path.display()));

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::package::{Package, PackageError};
+use super::package::{Package, PackageError, judge_effort};
 use super::record::Digest;
 
 /// Makes or finds the machine code of components.
@@ -55,6 +55,7 @@ impl Artefacts {
         if let Some(component) = self.find(package.digest) {
             return Ok((component, Origin::Cache));
         }
+        judge_effort(&package.component)?;
         let code = self.compile(package.component.to_vec())?;
         if let Some(cache) = &self.cache
             && let Err(error) = cache.keep(package.digest, &code)

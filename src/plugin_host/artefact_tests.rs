@@ -108,3 +108,26 @@ fn compilation_has_a_time_limit() {
     let error = artefacts.component(&package).map(|_| ()).expect_err("too slow");
     assert_eq!(error.code(), "compile-time-exceeded");
 }
+
+/// What the bound on effort is worth: the hardest module that passes it, and its price.
+/// `cargo test --lib -- --ignored --nocapture hardest`
+#[test]
+#[ignore = "takes a while; run by hand"]
+fn the_hardest_module_that_is_let_through_compiles_within_the_limits() {
+    let core = package::tests::tangled(3_000, 1_600);
+    judge_effort(&core).expect("just below the bound");
+    let started = Instant::now();
+    let code = Engine::default().precompile_module(&core).expect("it compiles");
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .expect("it is there");
+    println!(
+        "{} bytes, {} of code, {:?}, {peak}",
+        core.len(),
+        code.len(),
+        started.elapsed()
+    );
+    assert!(started.elapsed() < Duration::from_mins(2));
+}

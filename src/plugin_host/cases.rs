@@ -369,7 +369,8 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 const SECTION: &str = "latchkey-cases";
 const CASES_MAX: usize = 500;
 const DIFFERENCES_MAX: usize = 50;
-const BASE_QUESTION: &str = include_str!("../../plugins/examples/base-question.json");
+/// The question that cases are merged over where there is no other, as text.
+pub const BASE_QUESTION: &str = include_str!("../../plugins/examples/base-question.json");
 
 #[cfg(test)]
 #[path = "cases_tests.rs"]

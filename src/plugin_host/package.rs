@@ -4,6 +4,7 @@
 //! A core module with the contract embedded (as wit-bindgen leaves it) is turned into one here, so
 //! authors need no tool beyond their compiler.
 
+mod effort;
 mod error;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use std::collections::BTreeSet;
 use semver::Version;
 use wasmparser::{ComponentExternalKind, KnownCustom, Parser, Payload};
 
+pub(super) use effort::judge as judge_effort;
 pub use error::PackageError;
 
 use super::record::Digest;
@@ -232,7 +234,7 @@ fn hooks_version(exports: &[String]) -> Result<Version, PackageError> {
 fn spoken(interface: &str, version: &str) -> Result<Version, PackageError> {
     let supported = contract_version();
     match Version::parse(version) {
-        Ok(v) if v.major == supported.major && v.minor <= supported.minor && v.pre.is_empty() => Ok(v),
+        Ok(version) if speaks(&supported, &version) => Ok(version),
         _ => Err(PackageError::WrongVersion {
             interface: interface.to_owned(),
             found: if version.is_empty() {
@@ -243,6 +245,10 @@ fn spoken(interface: &str, version: &str) -> Result<Version, PackageError> {
             supported,
         }),
     }
+}
+
+fn speaks(supported: &Version, asked: &Version) -> bool {
+    asked.major == supported.major && asked.minor <= supported.minor && asked.pre.is_empty()
 }
 
 /// The flag that avoids WASI, for the language of the plugin if it can be told, else for each.
@@ -317,4 +323,4 @@ const PRODUCERS_KEPT: usize = 32;
 
 #[cfg(test)]
 #[path = "package_tests.rs"]
-mod tests;
+pub(super) mod tests;

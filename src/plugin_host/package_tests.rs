@@ -109,3 +109,62 @@ fn a_missing_export_is_named_with_what_is_there() {
             .ends_with("it exports nothing")
     );
 }
+
+#[test]
+fn a_host_speaks_its_own_contract_and_every_earlier_one_of_its_major() {
+    let version = |text: &str| Version::parse(text).expect("a version");
+    let host = version("1.1.0");
+    for (plugin, spoken) in [
+        ("1.0.0", true),
+        ("1.0.9", true),
+        ("1.1.0", true),
+        ("1.1.3", true),
+        ("1.2.0", false),
+        ("2.0.0", false),
+        ("1.1.0-rc.1", false),
+    ] {
+        assert_eq!(speaks(&host, &version(plugin)), spoken, "{plugin}");
+    }
+}
+
+/// A core module with one function of so many locals and so many nested loops, each of which changes
+/// them all: every loop needs a value for every local.
+pub(in crate::plugin_host) fn tangled(locals: usize, loops: usize) -> Vec<u8> {
+    let text = format!(
+        "(module (func (local{}) {} {} {}))",
+        " i32".repeat(locals),
+        "loop ".repeat(loops),
+        (0..locals.min(100))
+            .map(|n| format!("local.get {n} i32.const 1 i32.add local.set {n} "))
+            .collect::<String>(),
+        "i32.const 1 br_if 0 end ".repeat(loops)
+    );
+    component(&text)
+}
+
+#[test]
+fn a_function_that_would_tie_up_the_compiler_is_refused_unread() {
+    assert!(judge_effort(&tangled(100, 500)).is_ok());
+    let error = judge_effort(&tangled(40_000, 10_000)).expect_err("refused");
+    assert_eq!(error.code(), "too-complex");
+    assert!(
+        error.to_string().starts_with(
+            "this is too complex to compile here: function 0 of a module has local variables × branches = "
+        ),
+        "{error}"
+    );
+    let long = format!("(module (func) (func {}))", "nop ".repeat(3 << 20));
+    let error = judge_effort(&component(&long)).expect_err("refused");
+    assert!(
+        error.to_string().contains("function 1 of a module has"),
+        "{error}"
+    );
+    let wide = format!(
+        "(module (func (block (br_table {} 0 (i32.const 0)))))",
+        "0 ".repeat(2_000_000)
+    );
+    assert!(
+        judge_effort(&component(&wide)).is_ok(),
+        "many branches alone are no harm"
+    );
+}

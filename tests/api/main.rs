@@ -12,6 +12,7 @@ mod document;
 mod guests;
 mod keeping;
 mod people;
+mod plugin_files;
 mod plugins;
 mod policies;
 mod reset;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Loaded, base_question, bytes, micros, read_json};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
-use crate::domain::policy::{Answer, Grants, Manifest, Mode, vet};
+use crate::domain::policy::{Answer, Denial, Grants, Manifest, Mode, vet};
 use crate::plugin_host::{Case, CaseHook, Limits, merge_patch};
 
 /// `latchkey plugin run`
@@ -86,7 +86,10 @@ impl Run {
                 "log": report.log, "usage": report.usage,
             }))?;
         } else {
-            output::line(serde_json::to_string_pretty(&report.answer)?)?;
+            match serde_json::from_value::<Answer>(report.answer.clone()) {
+                Ok(Answer::Deny(denial)) => print_denial(&denial)?,
+                _ => output::line(serde_json::to_string_pretty(&report.answer)?)?,
+            }
             for line in &report.log {
                 output::line(format_args!(
                     "log {:5}  {}",
@@ -154,6 +157,18 @@ impl Run {
         }
         Ok(case.resolved(&base)?)
     }
+}
+
+/// As the admin will see it: what, why, and from when on it would be allowed.
+fn print_denial(denial: &Denial) -> Result<()> {
+    output::line(format_args!("deny       {}: {}", denial.code, denial.message))?;
+    if let Some(from) = denial.allowed_from {
+        output::line(format_args!("from       {from}"))?;
+    }
+    for fact in &denial.because {
+        output::line(format_args!("because    {} = {}", fact.name, fact.value))?;
+    }
+    Ok(())
 }
 
 /// A configuration given as JSON or as the name of a file.

@@ -6,8 +6,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use minisign::{KeyPair, SecretKeyBox};
+use minisign::{KeyPair, SecretKey, SecretKeyBox};
 
 use super::{Loaded, read_plugin, refused};
 use crate::cli::exit::Refusal;
@@ -116,11 +118,11 @@ impl Sign {
         let text = fs::read_to_string(&self.key)
             .with_context(|| format!("cannot read the key {}", self.key.display()))?;
         let not_a_key = |error: minisign::PError| Refusal(format!("{}: {error}", self.key.display()));
-        let secret = SecretKeyBox::from_string(&text).map_err(not_a_key)?;
         let secret = if self.password.no_password {
-            secret.into_unencrypted_secret_key()
+            unencrypted(&text)
         } else {
-            secret.into_secret_key(self.password.read()?)
+            let password = self.password.read()?;
+            SecretKeyBox::from_string(&text).and_then(|boxed| boxed.into_secret_key(password))
         };
         let secret = secret.map_err(not_a_key)?;
         let signature = minisign::sign(
@@ -137,6 +139,28 @@ impl Sign {
         output::line(format_args!("{}: {comment}", output.display()))
     }
 }
+
+/// A secret key without password. `minisign -W` (0.11) writes no checksum into such a key, which our crate
+/// takes for damage; then its public half, which is in it, has to follow from the secret one.
+fn unencrypted(text: &str) -> Result<SecretKey, minisign::PError> {
+    let bytes = text
+        .lines()
+        .nth(1)
+        .and_then(|line| STANDARD.decode(line.trim()).ok());
+    if let Some(bytes) = bytes.filter(|bytes| bytes.len() == SECRET_KEY_BYTES && bytes[2..4] == NO_KDF)
+        && bytes[KEY_PAIR.end..].iter().all(|byte| *byte == 0)
+        && let Ok(pair) = <[u8; 64]>::try_from(&bytes[KEY_PAIR])
+        && ed25519_dalek::SigningKey::from_keypair_bytes(&pair).is_ok()
+    {
+        return SecretKey::from_bytes(&bytes);
+    }
+    SecretKeyBox::from_string(text)?.into_unencrypted_secret_key()
+}
+
+/// Layout of a secret key: algorithms, salt and costs (54 bytes), key id (8), key pair (64), checksum (32).
+const SECRET_KEY_BYTES: usize = KEY_PAIR.end + 32;
+const KEY_PAIR: std::ops::Range<usize> = 62..126;
+const NO_KDF: [u8; 2] = [0; 2];
 
 /// `latchkey plugin verify`
 #[derive(Debug, Args)]

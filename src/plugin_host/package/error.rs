@@ -68,6 +68,12 @@ pub enum PackageError {
     /// Broken, or beyond the features and sizes that are allowed.
     #[error("this component is not valid here: {0}")]
     Invalid(String),
+    /// Compiling it could take more time or memory than the appliance gives.
+    #[error("this is too complex to compile here: {reason}")]
+    TooComplex {
+        /// Which function, and what there is too much of.
+        reason: String,
+    },
     /// The compiler took too long.
     #[error("compiling it takes more than {limit_secs} s, which is the limit")]
     CompileTime {
@@ -104,6 +110,7 @@ impl PackageError {
             Self::WrongVersion { .. } => "wrong-contract-version",
             Self::MissingExport { .. } => "missing-export",
             Self::Invalid(_) => "invalid-component",
+            Self::TooComplex { .. } => "too-complex",
             Self::CompileTime { .. } => "compile-time-exceeded",
             Self::Describe(_) => "describe-failed",
             Self::Manifest { .. } => "invalid-manifest",
