@@ -4,7 +4,7 @@
 //! grow with the code's size, which the file's limit bounds, except in one place: each place where
 //! control flow meets may need a value for each local variable of its function (SSA form), so a file of
 //! 300 KB could ask for gigabytes. That product is bounded here. Compilers make nothing of the sort:
-//! Python's interpreter has 180,000 at most, QuickJS 97,000.
+//! Python's interpreter has 180,000 at most, the JavaScript one 97,000.
 
 use wasmparser::{BlockType, FunctionBody, Operator, Parser, Payload};
 
