@@ -115,6 +115,9 @@ pub fn main() -> ExitCode {
             // A reader that had enough (`latchkey … | head`) is no failure worth a word.
             if exit != Exit::BrokenPipe {
                 eprintln!("latchkey: {error:#}");
+                for (field, problem) in exit::problems(&error) {
+                    eprintln!("  {field}: {problem}");
+                }
             }
             exit.into()
         }

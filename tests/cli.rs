@@ -276,10 +276,14 @@ fn what_an_operator_gets_wrong_is_refused_with_its_own_exit_code() {
         code(&["user", "create", "--org", "none", "--email", "a@b.example"]),
         Some(5)
     );
-    assert_eq!(
-        code(&["user", "create", "--org", "acme", "--email", "nonsense"]),
-        Some(5)
-    );
+    let nonsense = desk.run(&["user", "create", "--org", "acme", "--email", "nonsense"]);
+    assert_eq!(nonsense.status.code(), Some(5));
+    let said = String::from_utf8(nonsense.stderr).unwrap();
+    assert!(said.contains("\n  email: "), "which field, and why: {said}");
+    let named = desk.run(&["plugin", "disable", "change-window"]);
+    assert_eq!(named.status.code(), Some(2));
+    let said = String::from_utf8(named.stderr).unwrap();
+    assert!(said.contains("a UUID that `latchkey plugin list` shows"), "{said}");
     assert_eq!(code(&["user", "list", "--org", "none"]), Some(5));
     assert_eq!(
         code(&["token", "mint", "--org", "acme", "--email", "nobody@acme.example"]),

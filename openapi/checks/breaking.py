@@ -44,6 +44,10 @@ class Document:
             yield f"{at}.{name}", field, name in schema.get("required", [])
             yield from self.fields(field, f"{at}.{name}", seen)
 
+    def kind(self, schema: dict) -> str:
+        schema = self.resolve(schema)
+        return " ".join(filter(None, (schema.get("type", "anything"), schema.get("format"))))
+
     def facts(self) -> tuple[set[str], set[str]]:
         """What clients count on, and what they have to send."""
         counted_on = {f"type {name}" for name in self.root["components"]["schemas"]}
@@ -62,8 +66,9 @@ class Document:
                 to_send.add(f"{call}: a body")
             for kind, content in body.get("content", {}).items():
                 counted_on.add(f"{call}: takes {kind}")
-                for name, _, required in self.fields(content["schema"], "body"):
+                for name, field, required in self.fields(content["schema"], "body"):
                     counted_on.add(f"{call}: {name}")
+                    counted_on.add(f"{call}: {name} is {self.kind(field)}")
                     if required:
                         to_send.add(f"{call}: {name}")
             for status, response in operation["responses"].items():
@@ -74,6 +79,7 @@ class Document:
                     counted_on.add(f"{call}: {status} as {kind}")
                     for name, field, required in self.fields(content["schema"], f"{status} body"):
                         counted_on.add(f"{call}: {name}")
+                        counted_on.add(f"{call}: {name} is {self.kind(field)}")
                         if required:
                             counted_on.add(f"{call}: {name} is always there")
                         if not self.resolve(field).get("nullable"):
@@ -95,7 +101,7 @@ def main(old: str, new: str) -> int:
         print(f"gone: {call}")
     for fact in sorted(gone):
         # "is never null" of a field that is gone says nothing more.
-        if fact.removesuffix(" is never null").removesuffix(" is always there") not in gone - {fact}:
+        if fact.rsplit(" is ")[0] not in gone - {fact}:
             print(f"gone: {fact}")
     for fact in sorted(more):
         print(f"required now: {fact}")

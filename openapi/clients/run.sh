@@ -19,6 +19,7 @@ trap '[ -n "$server" ] && kill "$server" 2>/dev/null' EXIT
 start() {
   unset LATCHKEY_URL # the server refuses variables that are no configuration
   local data; data=$(mktemp -d "$WORK/data.XXXXXX")
+  : > "$data/out"
   "$latchkey" --log-level warn --data-dir "$data" demo --sample "$here/story.toml" --listen 127.0.0.1:0 \
     > "$data/out" 2> "$data/log" &
   server=$!

@@ -78,6 +78,15 @@ impl Exit {
     }
 }
 
+/// Field and what is wrong with it, where the error is about fields.
+pub(super) fn problems(error: &anyhow::Error) -> impl Iterator<Item = (&String, &String)> {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
+    causes.flat_map(|cause| match cause {
+        Error::Validation(problems) => problems.iter().collect(),
+        _ => Vec::new(),
+    })
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         match exit {

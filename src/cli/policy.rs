@@ -49,19 +49,28 @@ pub(super) enum PolicyCommand {
     Bind(Bind),
     /// Remove a binding.
     Unbind {
-        /// Id of the binding, from the list.
+        /// Id of the binding, as `latchkey plugin list` shows it.
+        #[arg(value_parser = binding_id)]
         binding: Uuid,
     },
     /// Switch a binding off; it keeps its place and configuration.
     Disable {
-        /// Id of the binding, from the list.
+        /// Id of the binding, as `latchkey plugin list` shows it.
+        #[arg(value_parser = binding_id)]
         binding: Uuid,
     },
     /// Switch a binding on again.
     Enable {
-        /// Id of the binding, from the list.
+        /// Id of the binding, as `latchkey plugin list` shows it.
+        #[arg(value_parser = binding_id)]
         binding: Uuid,
     },
+}
+
+/// A plugin's name is no id: it can be bound more than once.
+fn binding_id(text: &str) -> Result<Uuid, &'static str> {
+    text.parse()
+        .map_err(|_| "a binding is named by its id, a UUID that `latchkey plugin list` shows")
 }
 
 #[derive(Debug, Args)]

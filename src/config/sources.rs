@@ -179,10 +179,10 @@ fn unknown_text(figment: &Figment, key: &str, candidates: &[String]) -> String {
         .map(|(_, nearest)| nearest);
     if let Some(variable) = source.strip_prefix("variable ") {
         let hint = nearest.map_or_else(String::new, |nearest| {
-            format!(
-                "; did you mean {PREFIX}{}?",
-                nearest.to_uppercase().replace('.', "__")
-            )
+            // A section is no variable; one of its keys is.
+            let rest = if candidates.contains(&nearest) { "" } else { "__…" };
+            let variable = nearest.to_uppercase().replace('.', "__");
+            format!("; did you mean {PREFIX}{variable}{rest}?")
         });
         return format!("{variable} is unknown{hint}");
     }

@@ -117,6 +117,12 @@ fn an_unknown_variable_is_refused_by_its_own_name() {
         text.contains("LATCHKEY_LOG__LEVLE is unknown; did you mean LATCHKEY_LOG__LEVEL?"),
         "{text}"
     );
+    sources.variables = vec![("LATCHKEY_HTP__MAX_HEADERS".to_owned(), "64".to_owned())];
+    let text = Config::load(&sources).unwrap_err().to_string();
+    assert!(
+        text.contains("LATCHKEY_HTP__MAX_HEADERS is unknown; did you mean LATCHKEY_HTTP__…?"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ if ! [ -x "$venv/bin/openapi-generator-cli" ]; then
 fi
 jar=$(find "$venv" -name openapi-generator.jar)
 rm -rf "$CLIENT_WORK/generated" "$CLIENT_WORK/classes"
-java -jar "$jar" generate -c generator.yaml -i "$OPENAPI" -o "$CLIENT_WORK/generated" > "$CLIENT_WORK/generator.log" 2>&1 \
+java -jar "$jar" generate -c generator.yaml -t templates -i "$OPENAPI" -o "$CLIENT_WORK/generated" > "$CLIENT_WORK/generator.log" 2>&1 \
   || { tail -20 "$CLIENT_WORK/generator.log"; exit 1; }
 mkdir -p "$CLIENT_WORK/classes"
 javac -nowarn -proc:none -cp "$jar" -d "$CLIENT_WORK/classes" $(find "$CLIENT_WORK/generated/src/main/java" -name '*.java')
