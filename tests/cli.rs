@@ -283,7 +283,10 @@ fn what_an_operator_gets_wrong_is_refused_with_its_own_exit_code() {
     let named = desk.run(&["plugin", "disable", "change-window"]);
     assert_eq!(named.status.code(), Some(2));
     let said = String::from_utf8(named.stderr).unwrap();
-    assert!(said.contains("a UUID that `latchkey plugin list` shows"), "{said}");
+    assert!(
+        said.contains("a UUID that `latchkey plugin list` shows"),
+        "{said}"
+    );
     assert_eq!(code(&["user", "list", "--org", "none"]), Some(5));
     assert_eq!(
         code(&["token", "mint", "--org", "acme", "--email", "nobody@acme.example"]),

@@ -180,7 +180,11 @@ fn unknown_text(figment: &Figment, key: &str, candidates: &[String]) -> String {
     if let Some(variable) = source.strip_prefix("variable ") {
         let hint = nearest.map_or_else(String::new, |nearest| {
             // A section is no variable; one of its keys is.
-            let rest = if candidates.contains(&nearest) { "" } else { "__…" };
+            let rest = if candidates.contains(&nearest) {
+                ""
+            } else {
+                "__…"
+            };
             let variable = nearest.to_uppercase().replace('.', "__");
             format!("; did you mean {PREFIX}{variable}{rest}?")
         });
