@@ -4,6 +4,7 @@
 //! never see the store, the plugin host or SQL.
 
 pub mod account;
+pub mod activity;
 pub mod administration;
 mod allow;
 pub mod approvals;
@@ -100,6 +101,7 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         account::AuthenticationApi,
         mfa::MfaApi,
         sessions::SessionApi,
+        activity::ActivityApi,
         jwks::JwksApi,
         invitations::InvitationApi,
         users::UserApi,

@@ -18,6 +18,8 @@ pub enum Wanted {
     UpdateUser(UserPatch),
     /// Delete the user.
     DeleteUser,
+    /// Delete the user, and erase what the trail knows of them personally.
+    EraseUser,
 }
 
 /// Changes to a user: only what is there changes.

@@ -52,6 +52,8 @@ pub enum VerbBody {
     UpdateUser,
     /// Delete the user.
     DeleteUser,
+    /// Delete the user, and erase what the trail knows of them personally.
+    EraseUser,
 }
 
 /// Somebody.
@@ -272,6 +274,7 @@ impl From<Described> for ApprovalBody {
             Wanted::ResetPassword => (VerbBody::ResetPassword, None),
             Wanted::UpdateUser(patch) => (VerbBody::UpdateUser, Some(change(patch, described.target.role))),
             Wanted::DeleteUser => (VerbBody::DeleteUser, None),
+            Wanted::EraseUser => (VerbBody::EraseUser, None),
         };
         Self {
             id: approval.id,
@@ -313,7 +316,9 @@ impl From<Agreed> for ApproveBody {
             Wanted::ResetMfa => ("MFA reset successfully", "MFA reset awaits approval"),
             Wanted::ResetPassword => ("Password reset successfully", "Password reset awaits approval"),
             Wanted::UpdateUser(_) => ("User changed successfully", "Change awaits approval"),
-            Wanted::DeleteUser => ("User deleted successfully", "Deletion awaits approval"),
+            Wanted::DeleteUser | Wanted::EraseUser => {
+                ("User deleted successfully", "Deletion awaits approval")
+            }
         };
         let (invitation_link, invitation_expires_at) = link(agreed.invitation);
         Self {

@@ -112,6 +112,9 @@ impl ResetApi {
         /// Whether the answer shall carry a receipt.
         #[oai(default)]
         receipt: Query<bool>,
+        /// `receipt` asks for the same (a preference as in RFC 7240).
+        #[oai(name = "Prefer", validator(max_length = 1000))]
+        prefer: Header<Option<String>>,
         body: Deferred<ResetRequestBody>,
     ) -> Result<ResetReply, Errors> {
         let request = ResetRequest {
@@ -121,13 +124,21 @@ impl ResetApi {
             idempotency_key: idempotency_key.0,
         };
         let answer = reset::reset_mfa(&services, &caller.0, request).await?;
-        let receipt = if receipt.0 {
+        let receipt = if receipt.0 || prefer.0.as_deref().is_some_and(prefers_receipt) {
             trail::receipt_of(&services, &caller.0, answer.audit_id).await
         } else {
             None
         };
         Ok(ResetReply { answer, receipt })
     }
+}
+
+/// Whether `receipt` is among the preferences (RFC 7240 §2); others are not ours to honour.
+fn prefers_receipt(preferences: &str) -> bool {
+    preferences
+        .split(',')
+        .filter_map(|preference| preference.split(['=', ';']).next())
+        .any(|name| name.trim().eq_ignore_ascii_case("receipt"))
 }
 
 impl From<ResetRequestBody> for ResetBody {

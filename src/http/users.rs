@@ -167,7 +167,10 @@ impl UserApi {
 
     /// Delete a user.
     ///
-    /// With all that belongs to them; the audit trail stays. Requires the role `ORG_ADMIN`.
+    /// With all that belongs to them; the audit trail stays. With `erase`, what the trail knows of them
+    /// personally goes too, within minutes: addresses, names, client addresses, details, and what policies
+    /// were told. What happened when to which id stays, and so does every proof. That always waits for the
+    /// approval of another admin (202). Requires the role `ORG_ADMIN`.
     #[oai(path = "/users/:id", method = "delete", operation_id = "deleteUser")]
     async fn delete_user(
         &self,
@@ -176,8 +179,15 @@ impl UserApi {
         context: Context,
         /// The user's id.
         id: Path<WrittenId>,
+        /// Whether to erase what the trail knows of the user, too.
+        #[oai(default)]
+        erase: Query<bool>,
     ) -> Result<Deleted, Errors> {
-        let outcome = users::delete_user(&services, &caller.0, &context.0, &id.0.0).await?;
+        let outcome = if erase.0 {
+            users::erase_user(&services, &caller.0, &context.0, &id.0.0).await?
+        } else {
+            users::delete_user(&services, &caller.0, &context.0, &id.0.0).await?
+        };
         Ok(match outcome.approval_id {
             None => Deleted::Done,
             Some(id) => Deleted::Awaits(J(AwaitsApprovalBody {

@@ -229,6 +229,7 @@ async fn carry_out(
         Wanted::ResetPassword => Change::ResetPassword,
         Wanted::UpdateUser(patch) => Change::Update(patch.clone()),
         Wanted::DeleteUser => Change::Delete,
+        Wanted::EraseUser => Change::Erase,
     };
     let act = Act {
         context: context.clone(),

@@ -4,6 +4,7 @@
 //! it the change does not happen either (500, or 503 when the writer's queue is full; nothing is changed).
 //! Reading goes on. A checkpoint that can't be written is tried again and logged; it holds nothing up.
 
+mod activity;
 mod checkpoints;
 mod export;
 mod keeping;
@@ -19,6 +20,7 @@ use crate::domain::{Error, Result};
 use crate::store::audit;
 pub use crate::store::audit::Cursor;
 
+pub use activity::{Activity, By, list_activity};
 pub use checkpoints::{Settings, checkpoint, checkpoint_if_due, log_keys};
 pub use export::{ExportError, Format, Selection, export};
 pub use keeping::{carry_on_erasures, erase_user, prune_expired};

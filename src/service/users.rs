@@ -27,6 +27,8 @@ pub enum Change {
     Update(UserPatch),
     /// Delete.
     Delete,
+    /// Delete, and erase what the trail knows of them personally. Always with a further admin.
+    Erase,
     /// Take the password away and send a link to set a new one.
     ResetPassword,
     /// End every session.
@@ -69,6 +71,29 @@ pub async fn delete_user(
     written_id: &str,
 ) -> Result<Outcome> {
     let change = Ok(Change::Delete);
+    recorded(
+        services,
+        principal,
+        context,
+        written_id,
+        EventType::UserDelete,
+        change,
+    )
+    .await
+}
+
+/// Deletes a user as [`delete_user`] does, and owes the erasure of what the trail knows of them personally.
+/// Waits for a further admin, whoever the user is: nobody covers their tracks alone.
+///
+/// # Errors
+/// As [`update_user`]; [`Error::Refused`] where there is no further admin.
+pub async fn erase_user(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    written_id: &str,
+) -> Result<Outcome> {
+    let change = Ok(Change::Erase);
     recorded(
         services,
         principal,
@@ -166,6 +191,7 @@ impl Change {
         match self {
             Self::Update(patch) => Ok(Wanted::UpdateUser(patch.clone())),
             Self::Delete => Ok(Wanted::DeleteUser),
+            Self::Erase => Ok(Wanted::EraseUser),
             Self::ResetPassword => Ok(Wanted::ResetPassword),
             Self::EndSessions => Err(Error::Internal("ending sessions waits for nobody".into())),
         }
@@ -174,7 +200,7 @@ impl Change {
     fn event_type(&self) -> EventType {
         match self {
             Self::Update(_) => EventType::UserUpdate,
-            Self::Delete => EventType::UserDelete,
+            Self::Delete | Self::Erase => EventType::UserDelete,
             Self::ResetPassword => EventType::UserPasswordReset,
             Self::EndSessions => EventType::UserSessionsEnd,
         }

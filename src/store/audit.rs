@@ -11,7 +11,8 @@ mod row;
 mod verify;
 
 pub use pages::{
-    Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_entries, page_entries_after,
+    Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_activity, page_entries,
+    page_entries_after,
 };
 pub use personal::{
     Erasure, Personal, PersonalPart, clear_erasure, find_addresses, find_erasure, find_personal,

@@ -306,3 +306,26 @@ async fn a_reset_carries_its_receipt_when_asked() {
     assert_eq!(checked.record.sequence + 1, checked.checkpoint.size);
     assert_eq!(checked.record.leaf().unwrap().resource, Some(("USER", DEVELOPER)));
 }
+
+#[tokio::test]
+async fn a_receipt_is_asked_for_by_header_too_and_a_repeat_proves_the_same_entry() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let path = reset_path(DEVELOPER);
+    let key = ("Idempotency-Key", "one");
+    let mut sequences = Vec::new();
+    for prefer in ["receipt", "respond-async, Receipt; foo=bar", "wait=10,receipt"] {
+        let headers = [key, ("Prefer", prefer)];
+        let answer = admin.send(Method::POST, &path, None, &headers).await;
+        let receipt = answer.assert_ok()["receipt"].as_str().unwrap().to_owned();
+        let checked = check_receipt(&receipt, &keys).unwrap();
+        sequences.push(checked.record.sequence);
+    }
+    sequences.dedup();
+    assert_eq!(sequences.len(), 1, "a repeat proves what was done first");
+    for headers in [&[key][..], &[key, ("Prefer", "return=minimal, receipts")]] {
+        let answer = admin.send(Method::POST, &path, None, headers).await;
+        assert_eq!(answer.assert_ok().get("receipt"), None);
+    }
+}

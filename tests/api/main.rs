@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
 mod account;
+mod activity;
 mod administration;
 mod audit;
 mod contract;

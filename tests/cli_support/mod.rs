@@ -238,7 +238,7 @@ impl Drop for Server {
 }
 
 /// A connection to write to by hand.
-pub struct Connection(TcpStream);
+pub struct Connection(pub TcpStream);
 
 impl Connection {
     pub fn send(&mut self, text: &str) {

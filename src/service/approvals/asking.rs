@@ -9,7 +9,7 @@ use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::{Result, policy};
 use crate::service::mandate::{Agreement, Mandate};
 use crate::service::reset::Order;
-use crate::service::users::Act;
+use crate::service::users::{Act, Change};
 use crate::service::{Services, notices};
 use crate::store::requests::OwedDelivery;
 
@@ -36,12 +36,15 @@ pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -
     }
 }
 
-/// The approval that the rule between admins asks for before another verb.
+/// The approval that the rule between admins, or the care for the trail, asks for before another verb.
 ///
 /// # Errors
 /// [`Error::Internal`] for a verb that waits for nobody.
 pub fn of_act(services: &Services, act: &Act) -> Result<Approval> {
-    let because = "This organisation lets administrators do this to administrators only with a second one";
+    let because = match act.change {
+        Change::Erase => "What the trail knows of somebody is erased only with a second administrator",
+        _ => "This organisation lets administrators do this to administrators only with a second one",
+    };
     let at = act.context.at;
     Ok(new(
         services,
@@ -116,6 +119,7 @@ pub fn asked_notices(
         Wanted::ResetPassword => "a reset of the password",
         Wanted::UpdateUser(_) => "a change of the account",
         Wanted::DeleteUser => "the deletion of the account",
+        Wanted::EraseUser => "the deletion of the account and of what the trail knows of it",
     };
     let body = format!(
         "{} asked for {what} of {} on {:.0}. {}.\n\n\

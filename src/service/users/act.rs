@@ -15,6 +15,7 @@ use crate::domain::{Error, Result};
 use crate::service::mandate::Mandate;
 use crate::service::{RequestContext, Services, approvals};
 use crate::store::approvals::{insert_approval, update_state};
+use crate::store::audit::Erasure;
 use crate::store::requests::{self, OwedDelivery};
 use crate::store::{Transaction, accounts, api_keys, audit, passwords, sessions};
 
@@ -108,7 +109,7 @@ fn gather(services: &Services, act: &Act) -> Result<Case> {
 /// What a change amounts to, for who it is done to.
 fn verbs(change: &Change, target: &User) -> Vec<Verb> {
     let patch = match change {
-        Change::Delete => return vec![Verb::Delete],
+        Change::Delete | Change::Erase => return vec![Verb::Delete],
         Change::ResetPassword => return vec![Verb::ResetPassword],
         Change::EndSessions => return vec![Verb::EndSessions],
         Change::Update(patch) => patch,
@@ -155,7 +156,7 @@ struct Plan {
 
 enum What {
     Update(Effects),
-    Delete,
+    Delete { erases: bool },
     ResetPassword(Invitation),
     EndSessions,
     AskSecondAdmin(Box<Approval>),
@@ -166,7 +167,13 @@ impl Plan {
     fn of(services: &Services, act: &Act, case: Case) -> Result<Option<Self>> {
         let at = act.context.at;
         let mut deliveries = Vec::new();
-        let asks = case.may == May::WithSecondAdmin && act.mandate.agreement.is_none();
+        let erases = act.change == Change::Erase;
+        let asks = (erases || case.may == May::WithSecondAdmin) && act.mandate.agreement.is_none();
+        if erases && asks && !case.somebody_else_can_agree() {
+            return Err(Error::Refused(
+                "Erasing takes a second administrator, and there is none; the operator can do it",
+            ));
+        }
         let what = match &act.change {
             Change::Update(patch) => {
                 let Some(effects) = Effects::of(services, &case, patch, at)? else {
@@ -175,7 +182,7 @@ impl Plan {
                 deliveries = effects.notices(services, &case);
                 What::Update(effects)
             }
-            Change::Delete => What::Delete,
+            Change::Delete | Change::Erase => What::Delete { erases },
             Change::ResetPassword => {
                 let invitation = Invitation::new(services, &case.target, at);
                 deliveries.extend(invitation.reset_mail(
@@ -273,11 +280,15 @@ impl Plan {
                     sessions::clear_invitations(tx, target.id)?;
                 }
             }
-            What::Delete => {
+            What::Delete { erases } => {
                 guard_last_admin(tx, &self.case, "Cannot delete the last organization admin")?;
                 let revoked = api_keys::revoke_made_by(tx, target.id, at)?;
                 event = with_keys(event, revoked);
                 accounts::delete_user(tx, target.id)?;
+                if *erases {
+                    event = event.with("erases", true);
+                    audit::insert_erasure(tx, &self.erasure(), at)?;
+                }
             }
             What::ResetPassword(invitation) => {
                 passwords::clear_password(tx, target.id, at)?;
@@ -296,7 +307,7 @@ impl Plan {
         }
         if let (Some(agreement), Some((id, agreed))) = (&self.mandate.agreement, &self.agreed) {
             // Deleting the target deleted the approval with it.
-            if !matches!(self.what, What::Delete) {
+            if !matches!(self.what, What::Delete { .. }) {
                 update_state(tx, &agreement.approval, ApprovalState::Done, &agreement.all(), at)?;
             }
             audit::append_entry(tx, at, *id, agreed)?;
@@ -313,6 +324,17 @@ impl Plan {
             enrolment_code: None,
             sessions_ended,
         })
+    }
+
+    /// Begins with what is known before the user is gone; the trail's housekeeping does the rest.
+    fn erasure(&self) -> Erasure {
+        Erasure {
+            organization: self.case.organization.id,
+            user: self.case.target.id,
+            actor: ActorRef::user(&self.case.actor),
+            addresses: vec![self.case.target.email.clone()],
+            next: None,
+        }
     }
 
     fn still_holds(&self, tx: &Transaction<'_>) -> Result<()> {
@@ -332,12 +354,20 @@ impl Plan {
     }
 }
 
+impl Case {
+    fn somebody_else_can_agree(&self) -> bool {
+        self.admin_emails
+            .iter()
+            .any(|email| *email != self.actor.email && *email != self.target.email)
+    }
+}
+
 impl What {
     fn describe(&self, event: Event) -> Event {
         match self {
             Self::Update(effects) => event.with("changes", effects.changes.clone()),
             Self::ResetPassword(invitation) => invitation.describe(event),
-            Self::Delete | Self::EndSessions | Self::AskSecondAdmin(_) => event,
+            Self::Delete { .. } | Self::EndSessions | Self::AskSecondAdmin(_) => event,
         }
     }
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::super::row::millis;
 use super::{from_column, row, to_column};
 use crate::domain::Result;
-use crate::domain::account::OrganizationId;
+use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::audit::{Entry, EventType, Filter};
 
 /// One page of entries, newest first.
@@ -152,6 +152,38 @@ pub fn entries_after(
         )?
         .collect::<rusqlite::Result<_>>()?;
     Ok((entries, end.max(sequence)))
+}
+
+/// What others did to a user of the organisation, newest first, `size` entries before that of `before`.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn page_activity(
+    connection: &Connection,
+    organization_id: OrganizationId,
+    user: UserId,
+    before: Option<u64>,
+    size: u32,
+) -> Result<Vec<Entry>> {
+    Ok(connection
+        .prepare_cached(&format!(
+            "SELECT {} FROM audit_entry
+             WHERE resource_id = ?1 AND +organization_id = ?2 AND sequence < ?3
+               AND at IS NOT NULL AND resource_type = 'USER' AND actor_type <> 'ANONYMOUS'
+               AND actor_id IS NOT resource_id
+             ORDER BY sequence DESC LIMIT ?4",
+            row::COLUMNS
+        ))?
+        .query_map(
+            params![
+                user.0.as_bytes(),
+                organization_id.0.as_bytes(),
+                before.map_or(i64::MAX, to_column),
+                size
+            ],
+            row::entry,
+        )?
+        .collect::<rusqlite::Result<_>>()?)
 }
 
 /// How many entries an organisation has that were not pruned.

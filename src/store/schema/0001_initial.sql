@@ -132,6 +132,10 @@ CREATE INDEX audit_entry_by_time ON audit_entry (organization_id, at) WHERE at I
 CREATE INDEX audit_entry_by_type ON audit_entry (organization_id, event_type, at) WHERE at IS NOT NULL;
 CREATE INDEX audit_entry_by_actor ON audit_entry (organization_id, actor_email, at) WHERE at IS NOT NULL;
 
+-- What others did to a user, for the user to see: not the user's own logins, which are most entries.
+CREATE INDEX audit_entry_by_subject ON audit_entry (resource_id)
+  WHERE at IS NOT NULL AND resource_type = 'USER' AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id;
+
 -- The newest entry of each organisation: what the next one follows. The node's own has the empty id.
 CREATE TABLE audit_head (
   organization_id BLOB NOT NULL PRIMARY KEY,

@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use latchkey::domain::account::{AdminOnAdmin, Role, User};
 use latchkey::plugin_host::OnFailure;
 use latchkey::service::approvals::expire_approvals;
+use latchkey::service::housekeeping;
 use latchkey::store::approvals::find_approval;
 use serde_json::json;
 use uuid::Uuid;
@@ -551,4 +552,65 @@ async fn a_malformed_id_is_400_and_an_unknown_one_404() {
         .get("/api/v1/approvals?state=maybe")
         .await
         .assert_status(400);
+}
+
+#[tokio::test]
+async fn erasing_a_user_takes_a_second_admin_and_then_leaves_no_trace_of_who_they_were() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    let path = format!("{}?erase=true", user_path(&app.developer));
+    let asked = admin.delete(&path).await;
+    let id = asked.assert_status(202)["approvalId"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    housekeeping::tidy(&app.services).await;
+    let before = serde_json::to_string(&app.trail()).unwrap();
+    assert!(before.contains("dev@acme.example"), "nothing was changed yet");
+    approve(&admin, &id).await.assert_status(403);
+    let second = app.caller(&app.second_admin).await;
+    let shown = second.get(&format!("/api/v1/approvals/{id}")).await;
+    assert_eq!(shown.assert_ok()["verb"], "erase-user");
+    approve(&second, &id).await.assert_ok();
+    second.get(&user_path(&app.developer)).await.assert_status(404);
+    housekeeping::tidy(&app.services).await;
+    let trail = app.trail();
+    let after = serde_json::to_string(&trail).unwrap();
+    assert!(!after.contains("dev@acme.example"), "{after}");
+    let erased = trail
+        .iter()
+        .find(|entry| entry["eventType"] == "AUDIT_ERASE")
+        .unwrap();
+    assert_eq!(erased["actor"]["email"], "admin@acme.example", "who wanted it");
+    assert_eq!(erased["resource"]["id"], DEVELOPER);
+    assert_eq!(app.entries("USER_DELETE", "SUCCESS"), 1);
+}
+
+#[tokio::test]
+async fn a_lone_admin_erases_nobody_and_a_member_does_not_ask() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    admin
+        .delete(&user_path(&app.second_admin))
+        .await
+        .assert_status(204);
+    let path = format!("{}?erase=true", user_path(&app.developer));
+    let refused = admin.delete(&path).await;
+    assert_eq!(refused.status.as_u16(), 400, "{}", refused.text);
+    assert!(
+        refused.body["message"]
+            .as_str()
+            .unwrap()
+            .contains("second administrator")
+    );
+    let member = app.member().await;
+    member
+        .delete(&path)
+        .await
+        .assert_error(403, "Role ORG_ADMIN is required");
+    let other = app.admin_of_other_org().await;
+    other.delete(&path).await.assert_status(404);
+    admin.get(&user_path(&app.developer)).await.assert_ok();
+    assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
 }

@@ -1,0 +1,119 @@
+//! What others did to one's own account.
+//!
+//! A user is told what was done, when, how it ended and which administrator did it: that is what lets
+//! them object. What the entry knows besides (client addresses, reasons, tickets, messages, policies) is
+//! the organisation's, and may be about others.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::Services;
+use crate::domain::account::Principal;
+use crate::domain::audit::{ActorType, AuditResult, Entry, EventType};
+use crate::domain::{Error, Result};
+use crate::store::audit;
+
+/// Acts in a page at most.
+pub const ACTIVITY_LIMIT: u32 = 100;
+
+/// Something that was done to the caller's account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// The entry's id.
+    pub id: Uuid,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub event_type: EventType,
+    /// How it ended.
+    pub result: AuditResult,
+    /// It waits, or waited, for a further admin: nothing was done with this entry.
+    pub awaits_approval: bool,
+    /// By whom.
+    pub by: By,
+    /// Which fields of the account were changed.
+    pub changed: Vec<String>,
+    /// How many sessions were ended.
+    pub sessions_ended: Option<u64>,
+}
+
+/// Who acted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// An administrator or the help desk, by e-mail address as it was then; `None` once erased.
+    Colleague(Option<String>),
+    /// Whoever operates the node.
+    Operator,
+    /// The appliance itself.
+    System,
+}
+
+/// What others did to the caller's account, newest first, `size` acts before that with the id `before`;
+/// and whether there are more.
+///
+/// # Errors
+/// [`Error::Validation`] for a size out of range or a cursor that is none of the caller's acts.
+pub async fn list_activity(
+    services: &Services,
+    principal: &Principal,
+    before: Option<Uuid>,
+    size: u32,
+) -> Result<(Vec<Activity>, bool)> {
+    if !(1..=ACTIVITY_LIMIT).contains(&size) {
+        return Err(Error::field(
+            "size",
+            format!("must be between 1 and {ACTIVITY_LIMIT}"),
+        ));
+    }
+    let (organization, user) = (principal.organization.id, principal.user.id);
+    let found = services
+        .store
+        .read_long(move |db| {
+            let before = match before {
+                None => None,
+                Some(id) => {
+                    let entry = audit::find_entry(db, Some(organization), id)?;
+                    let own = entry.filter(|entry| {
+                        let resource = entry.event.resource.as_ref();
+                        resource.is_some_and(|resource| resource.id == user.to_string())
+                    });
+                    let own = own.ok_or_else(|| Error::field("cursor", "is no cursor of this API"))?;
+                    Some(own.sequence)
+                }
+            };
+            audit::page_activity(db, organization, user, before, size.saturating_add(1))
+        })
+        .await?;
+    let more = found.len() > size as usize;
+    let acts = found.into_iter().take(size as usize).map(Activity::of);
+    Ok((acts.collect(), more))
+}
+
+impl Activity {
+    fn of(entry: Entry) -> Self {
+        let event = entry.event;
+        let asked = event.event_type == EventType::ApprovalRequest;
+        Self {
+            id: entry.id,
+            at: entry.at,
+            event_type: event.event_type,
+            result: event.result,
+            awaits_approval: asked || event.details.contains_key("awaitsApproval"),
+            by: match event.actor.r#type {
+                ActorType::Operator => By::Operator,
+                ActorType::System | ActorType::Anonymous => By::System,
+                ActorType::User | ActorType::ApiKey => By::Colleague(event.actor.email),
+            },
+            changed: event
+                .details
+                .get("changes")
+                .and_then(|changes| changes.as_object())
+                .map(|changes| changes.keys().cloned().collect())
+                .unwrap_or_default(),
+            sessions_ended: event
+                .details
+                .get("sessionsEnded")
+                .and_then(serde_json::Value::as_u64),
+        }
+    }
+}
