@@ -55,6 +55,9 @@ def run(section: str, blocks: list[tuple[str, str]]) -> bool:
         server, url, token = start(work)
         env = os.environ | {"LATCHKEY_URL": url, "LATCHKEY_TOKEN": token, "LATCHKEY_SOURCE": str(SOURCE)}
         said = ""
+        if section == "Rust":
+            # The versions that the client is tested with.
+            shutil.copy(SOURCE / "openapi/clients/rust/Cargo.lock", work)
         try:
             for language, code in blocks:
                 if language == "sh":

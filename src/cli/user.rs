@@ -170,7 +170,7 @@ fn state(user: &User) -> &'static str {
 
 fn row(user: User) -> [String; 6] {
     let state = state(&user).to_owned();
-    let mfa = if user.mfa_enabled { "on" } else { "off" };
+    let mfa = if user.mfa_enabled { "MFA on" } else { "MFA off" };
     [
         user.email,
         user.id.to_string(),

@@ -283,3 +283,29 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
         None => value,
     }
 }
+
+/// What the document shows as an example is taken by the API, as far as one call alone can be.
+#[tokio::test]
+async fn the_documents_examples_are_taken() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let document = http::document();
+    let cursor = parameter(&document["paths"]["/api/v1/audit-logs"]["get"], "cursor").unwrap();
+    let page = format!(
+        "/api/v1/audit-logs?cursor={}",
+        cursor["example"].as_str().unwrap()
+    );
+    admin.get(&page).await.assert_ok();
+    let user = &document["paths"]["/api/v1/users/{id}"]["patch"];
+    let settings = &document["paths"]["/api/v1/organization/settings"]["patch"];
+    for (path, operation) in [
+        (format!("/api/v1/users/{}", app.member.id), user),
+        ("/api/v1/organization/settings".to_owned(), settings),
+    ] {
+        let examples = &operation["requestBody"]["content"]["application/json"]["examples"];
+        for (name, example) in examples.as_object().unwrap() {
+            let answer = admin.patch(&path, example["value"].clone()).await;
+            assert!(answer.status.is_success(), "{name}: {}", answer.text);
+        }
+    }
+}
