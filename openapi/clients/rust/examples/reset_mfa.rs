@@ -25,7 +25,7 @@ async fn main() -> anyhow::Result<()> {
     let body = ResetMfaRequest { reason: args().nth(2).map(|reason| reason.parse()).transpose()?, ticket: None };
     // The same key for every attempt: however often it is sent, there is one reset.
     let key = uuid::Uuid::new_v4().to_string();
-    let outcome = retrying(4, async || Ok(client.reset_mfa(&user.id, None, Some(&key), &body).await?)).await?;
+    let outcome = retrying(4, async || Ok(client.reset_mfa(&user.id, None, Some(&key), None, &body).await?)).await?;
     println!("{}", outcome.message);
     Ok(())
 }

@@ -29,7 +29,7 @@ async fn reset(client: &Client, user: Uuid, key: Option<&str>) -> Result<ResetMf
         reason: Some("Lost phone".parse().unwrap()),
         ticket: Some("HD-4711".parse().unwrap()),
     };
-    Ok(client.reset_mfa(&user, None, key, &body).await?.into_inner())
+    Ok(client.reset_mfa(&user, None, key, None, &body).await?.into_inner())
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> Box<Refusal> {

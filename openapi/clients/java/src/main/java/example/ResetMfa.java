@@ -29,7 +29,7 @@ public final class ResetMfa {
       // The same key for every attempt: however often it is sent, there is one reset.
       String key = UUID.randomUUID().toString();
       ResetApi reset = new ResetApi(session.client());
-      var outcome = Latchkey.retrying(4, () -> reset.resetMfa(user.getId(), key, null, body));
+      var outcome = Latchkey.retrying(4, () -> reset.resetMfa(user.getId(), key, null, null, body));
       System.out.println(outcome.getMessage());
     } catch (Latchkey.Refused refused) {
       System.err.printf("%s (request %s)%n", refused.getMessage(), refused.requestId().orElse("?"));

@@ -78,7 +78,7 @@ public final class Story {
   private static ResetMfaResponse resetRaw(ApiClient client, UUID user, String key)
       throws io.latchkey.client.ApiException {
     ResetMfaRequest body = new ResetMfaRequest().reason("Lost phone").ticket("HD-4711");
-    return new ResetApi(client).resetMfa(user, key, null, body);
+    return new ResetApi(client).resetMfa(user, key, null, null, body);
   }
 
   private static Latchkey.Refused refused(Latchkey.Call<?> call) throws Exception {
