@@ -175,22 +175,26 @@ fn every_operation_says_who_may_call_and_what_its_parameters_mean() {
             }
         }
     }
-    open.sort();
-    // Whoever opens one more to everybody writes it down here.
-    assert_eq!(
-        open,
-        [
-            "get /.well-known/jwks.json",
-            "get /health/live",
-            "get /health/ready",
-            "post /api/v1/auth/accept-invitation",
-            "post /api/v1/auth/change-expired-password",
-            "post /api/v1/auth/login",
-            "post /api/v1/auth/refresh",
-            "post /api/v1/auth/verify-mfa",
-        ]
-    );
+    for name in open {
+        assert!(
+            OPEN.contains(&name.as_str()),
+            "{name} is open to everybody: is that meant?"
+        );
+    }
 }
+
+/// Who may call these need not be known. Whoever opens one more writes it down here.
+const OPEN: [&str; 9] = [
+    "get /.well-known/jwks.json",
+    "get /health/live",
+    "get /health/ready",
+    "post /api/v1/auth/accept-invitation",
+    "post /api/v1/auth/change-expired-password",
+    "post /api/v1/auth/login",
+    "post /api/v1/auth/not-me",
+    "post /api/v1/auth/refresh",
+    "post /api/v1/auth/verify-mfa",
+];
 
 fn parameter<'a>(operation: &'a Value, name: &str) -> Option<&'a Value> {
     let parameters = operation["parameters"].as_array()?;
