@@ -1,6 +1,7 @@
 //! The appliance: every part built once, handed out, and stopped in order.
 
 mod client_address;
+pub mod control;
 mod listener;
 
 use std::fs;
@@ -109,16 +110,25 @@ impl App {
             ..HttpOptions::default()
         };
         let endpoint = Arc::new(http::endpoint(self.services.clone(), options));
+        // Without it the server serves all the same; its operator has to stop it to change policies.
+        let door = control::open(&self.services, &self.config.data_dir)
+            .inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "no socket for the operator"));
         let tidying = tokio::spawn(tidy_now_and_then(self.services.clone()));
         let signing = tokio::spawn(sign_when_due(self.services.clone()));
+        let rechecking = tokio::spawn({
+            let services = self.services.clone();
+            async move { plugins::recheck_forever(&services).await }
+        });
         let Config {
             http: bounds,
             trusted_proxies,
             ..
         } = self.config;
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
+        drop(door);
         tidying.abort();
         signing.abort();
+        rechecking.abort();
         housekeeping::wind_up(&self.services).await;
         if let Err(error) = trail::checkpoint(&self.services).await {
             tracing::error!(%error, "the trail could not be signed at the end");

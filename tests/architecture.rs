@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Longest source file, in lines before its tests: about 400, with some room.
 const LONGEST: usize = 450;
 /// Files that are still longer, and are to be split: no new one, and none of these may grow past 540.
-const STILL_LONG: &[&str] = &["keys.rs", "service/plugins/change.rs", "http/plugins/bodies.rs"];
+const STILL_LONG: &[&str] = &["keys.rs"];
 const STILL_LONGEST: usize = 540;
 
 /// Layer, and the layers that it may name besides itself.

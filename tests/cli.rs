@@ -7,6 +7,8 @@
 )]
 
 mod cli_support;
+#[path = "cli_support/policies.rs"]
+mod policies;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

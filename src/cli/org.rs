@@ -1,12 +1,13 @@
 //! `latchkey org`: organisations.
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{Global, output};
-use crate::domain::account::OrganizationSettings;
-use crate::service::administration::{NewOrganization, create_organization};
+use crate::app::App;
+use crate::domain::account::{AdminOnAdmin, OrganizationSettings, PolicyChanges};
+use crate::service::administration::{NewOrganization, SettingsPatch, create_organization, set_settings};
 use crate::service::operator;
 
 /// `latchkey org …`
@@ -33,6 +34,12 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Set the rules that an organisation's admins can only make stricter themselves.
+    #[command(
+        after_help = "Examples:\n  latchkey org set acme --policy-changes allowed\n  \
+                            latchkey org set acme --admin-on-admin second-admin --clean-replay-required true"
+    )]
+    Set(Rules),
     /// List the organisations.
     List {
         /// Print them as JSON.
@@ -41,11 +48,79 @@ pub(super) enum Command {
     },
 }
 
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("rules").required(true).multiple(true)
+    .args(["admin_on_admin", "policy_changes", "clean_replay_required"])))]
+pub(super) struct Rules {
+    /// The name used at login.
+    slug: String,
+    /// Whether admins may take hold of other admins' accounts.
+    #[arg(long, value_enum)]
+    admin_on_admin: Option<AdminOnAdminName>,
+    /// Whether admins may change policies that are bound.
+    #[arg(long, value_enum)]
+    policy_changes: Option<PolicyChangesName>,
+    /// Whether a version of a policy counts only after a clean replay of past decisions.
+    #[arg(long, value_name = "BOOL")]
+    clean_replay_required: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AdminOnAdminName {
+    /// They may.
+    Allowed,
+    /// Only when a second admin agrees.
+    SecondAdmin,
+    /// They may not.
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PolicyChangesName {
+    /// They may; once a policy has demanded a second admin, changing it takes one, too.
+    Allowed,
+    /// Only when a second admin agrees.
+    SecondAdmin,
+    /// They may not: it is done here.
+    OperatorOnly,
+}
+
+impl Rules {
+    fn run(self, app: &App) -> Result<()> {
+        let patch = SettingsPatch {
+            admin_on_admin: self.admin_on_admin.map(|rule| match rule {
+                AdminOnAdminName::Allowed => AdminOnAdmin::Allowed,
+                AdminOnAdminName::SecondAdmin => AdminOnAdmin::SecondAdmin,
+                AdminOnAdminName::Refused => AdminOnAdmin::Refused,
+            }),
+            policy_changes: self.policy_changes.map(|rule| match rule {
+                PolicyChangesName::Allowed => PolicyChanges::Allowed,
+                PolicyChangesName::SecondAdmin => PolicyChanges::SecondAdmin,
+                PolicyChangesName::OperatorOnly => PolicyChanges::OperatorOnly,
+            }),
+            clean_replay_required: self.clean_replay_required,
+            ..SettingsPatch::default()
+        };
+        let now = super::wait_for(set_settings(&app.services, &self.slug, patch))?;
+        output::line(format_args!(
+            "{}: admin-on-admin {}, policy-changes {}, clean-replay-required {}",
+            self.slug,
+            word(&now.admin_on_admin),
+            word(&now.policy_changes),
+            now.clean_replay_required
+        ))
+    }
+}
+
+fn word(rule: &impl serde::Serialize) -> String {
+    json!(rule).as_str().unwrap_or_default().to_owned()
+}
+
 impl Command {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let app = match self {
             Self::Create { .. } => global.open_or_make()?,
-            Self::List { .. } => global.open()?,
+            Self::List { .. } | Self::Set(_) => global.open()?,
         };
         match self {
             Self::Create {
@@ -76,6 +151,7 @@ impl Command {
                     made.slug
                 ))
             }
+            Self::Set(rules) => rules.run(&app),
             Self::List { json: true } => {
                 let all = operator::list_organizations(&app.services)?;
                 let all: Vec<_> = all

@@ -1,27 +1,29 @@
-//! `latchkey plugin install, list, bind, unbind, disable, enable`: plugins over a data directory, while
-//! no server runs. The author's commands are in `plugin.rs`.
+//! `latchkey plugin install, list, bind, switch, mode, rollback, disable, enable, unbind, replay`: the
+//! operator's commands. What changes a binding works while a server runs, too: then the server does it, at
+//! once. The author's commands are in `plugin.rs`.
+
+mod bind;
+mod list;
+mod orders;
+mod replay;
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::exit::Refusal;
 use super::{Global, output, wait_for};
 use crate::app::App;
-use crate::domain::Error;
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::{Grants, Mode};
-use crate::plugin_host::{Digest, FailureAction, Limits, OnFailure};
+use crate::domain::policy::Mode;
 use crate::service::operator;
-use crate::service::plugins::{
-    BindingPatch, Manager, NewBinding, NewPlugin, bind_plugin, install_plugin, list_bindings, list_plugins,
-    unbind_plugin, unwatched, update_binding,
-};
-use crate::store::plugins::PluginRow;
+use crate::service::plugins::{self, Manager, NewPlugin, PolicyOrder, install_plugin};
+use bind::{Bind, mode};
+use replay::Replay;
 
 /// What operators do with plugins.
 #[derive(Debug, Subcommand)]
@@ -31,11 +33,17 @@ pub(super) enum PolicyCommand {
                             latchkey plugin install theirs.wasm --org acme")]
     Install(Install),
     /// Show what is installed, and who is asked in which order.
+    #[command(after_help = "Examples:\n  latchkey plugin list\n  latchkey plugin list --json")]
     List {
         /// Print it as JSON.
         #[arg(long)]
         json: bool,
     },
+    /// Print what bindings did since the server started, in the text format of Prometheus.
+    ///
+    /// Calls, denials, failures by cause and durations, by plugin, version and digest.
+    #[command(after_help = "Examples:\n  latchkey plugin metrics > /var/lib/node_exporter/latchkey.prom")]
+    Metrics,
     /// Let an organisation's resets be judged by an installed plugin.
     ///
     /// The configuration is checked against the plugin's schema and by the plugin. Of the effects that
@@ -44,27 +52,76 @@ pub(super) enum PolicyCommand {
         after_help = "Examples:\n  latchkey plugin bind office-hours --org acme --config '{\"from\":\"08:00\"}'\n  \
                             latchkey plugin bind force-reenrollment --org acme --config @forced.json \\\n      \
                             --grant require-enrolment --position 20\n  \
-                            latchkey plugin bind new-rule --every-org --config '{}' --monitor"
+                            latchkey plugin bind new-rule --every-org --config '{}' --mode monitor"
     )]
     Bind(Bind),
+    /// Take another installed version of a binding's plugin; the one before stays at hand.
+    #[command(after_help = "Examples:\n  latchkey plugin switch 0197… office-hours\n  \
+                            latchkey plugin switch 0197… 2c26b46b --config @new.json")]
+    Switch {
+        /// Id of the binding, as `latchkey plugin list` shows it.
+        #[arg(value_parser = binding_id)]
+        binding: Uuid,
+        /// Name of the plugin (its newest version), or the beginning of its digest.
+        plugin: String,
+        /// Configuration: JSON, or @FILE [default: as it is].
+        #[arg(long, value_name = "JSON")]
+        config: Option<String>,
+    },
+    /// Make a binding's answers count, or only be recorded.
+    #[command(after_help = "Examples:\n  latchkey plugin mode 0197… monitor\n  \
+                            latchkey plugin mode 0197… canary:10\n  latchkey plugin mode 0197… enforce")]
+    Mode {
+        /// Id of the binding, as `latchkey plugin list` shows it.
+        #[arg(value_parser = binding_id)]
+        binding: Uuid,
+        /// enforce, monitor (recorded only), or canary:10 (for ten users in a hundred; for the others
+        /// the version before is asked).
+        #[arg(value_parser = mode)]
+        mode: Mode,
+    },
+    /// Go back to a binding's version before, with the configuration that it had.
+    #[command(after_help = "Examples:\n  latchkey plugin rollback 0197…    once more undoes that")]
+    Rollback {
+        /// Id of the binding, as `latchkey plugin list` shows it.
+        #[arg(value_parser = binding_id)]
+        binding: Uuid,
+    },
+    /// Put the decisions of past resets to a candidate and show which would have been others.
+    ///
+    /// Exit code 0: none, and all could be replayed; 1: some, or not all could be. Nothing is changed.
+    #[command(after_help = "Examples:\n  latchkey plugin replay new.wasm --since 30d\n  \
+                            latchkey plugin replay new.wasm --since 2026-01-01T00:00:00Z --org acme --json")]
+    Replay(Replay),
     /// Remove a binding.
+    #[command(after_help = "Examples:\n  latchkey plugin unbind 0197…")]
     Unbind {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
     },
-    /// Switch a binding off; it keeps its place and configuration.
-    Disable {
-        /// Id of the binding, as `latchkey plugin list` shows it.
-        #[arg(value_parser = binding_id)]
-        binding: Uuid,
-    },
-    /// Switch a binding on again.
-    Enable {
-        /// Id of the binding, as `latchkey plugin list` shows it.
-        #[arg(value_parser = binding_id)]
-        binding: Uuid,
-    },
+    /// Switch a binding off; it keeps its place and configuration. Or a plugin, for everybody.
+    ///
+    /// The emergency switch: works whether or not a server runs, holds from the next reset on, and needs
+    /// neither the plugin nor a second admin.
+    #[command(after_help = "Examples:\n  latchkey plugin disable 0197…\n  \
+                            latchkey plugin disable --plugin office-hours    wherever it is bound")]
+    Disable(Which),
+    /// Switch a binding on again. Or a plugin, for everybody.
+    #[command(after_help = "Examples:\n  latchkey plugin enable 0197…")]
+    Enable(Which),
+}
+
+/// A binding, or a plugin wherever it is bound.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Which {
+    /// Id of the binding, as `latchkey plugin list` shows it.
+    #[arg(value_parser = binding_id)]
+    binding: Option<Uuid>,
+    /// A plugin in one version, wherever it is bound: its name (the newest), or the beginning of its digest.
+    #[arg(long, value_name = "PLUGIN")]
+    plugin: Option<String>,
 }
 
 /// A plugin's name is no id: it can be bound more than once.
@@ -88,86 +145,74 @@ pub(super) struct Install {
     json: bool,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Bind {
-    /// Name of the plugin (its newest version), or the beginning of its digest.
-    plugin: String,
-    /// Whose resets it judges.
-    #[arg(long, value_name = "SLUG", required_unless_present = "every_org")]
-    org: Option<String>,
-    /// It judges the resets of every organisation, before their own plugins.
-    #[arg(long, conflicts_with = "org")]
-    every_org: bool,
-    /// Configuration: JSON, or @FILE.
-    #[arg(long, default_value = "{}", value_name = "JSON")]
-    config: String,
-    /// Place in the order; the lowest is asked first [default: behind those there are].
-    #[arg(long)]
-    position: Option<i64>,
-    /// An effect that it may ask for: require-enrolment, require-enrolment-code, revoke-sessions,
-    /// lock-account, notify or annotate. May be given several times.
-    #[arg(long, value_name = "EFFECT")]
-    grant: Vec<String>,
-    /// Ask it and record its answer, but don't apply it.
-    #[arg(long)]
-    monitor: bool,
-    /// What follows when it traps, is too slow or asks for too much.
-    #[arg(long, value_enum, default_value = "deny")]
-    on_failure: OnFailureName,
-    /// How long one call may take, in milliseconds (5–1000).
-    #[arg(long, value_name = "MS")]
-    deadline_ms: Option<u32>,
-    /// Print the binding as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnFailureName {
-    /// The reset does not happen.
-    Deny,
-    /// As if the plugin had not been bound.
-    Skip,
-}
-
 impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        let app = global.open()?;
-        let manager = Manager::operator(&app.services);
+        let order = |order| orders::carry_out(global, order, orders::unwatched());
         match self {
-            Self::Install(install) => install.run(&app, &manager),
-            Self::List { json } => list(&app, &manager, json),
-            Self::Bind(bind) => bind.run(&app, &manager),
+            Self::Install(install) => {
+                let app = global.open()?;
+                install.run(&app, &Manager::operator(&app.services))
+            }
+            Self::Bind(bind) => {
+                let app = global.open()?;
+                bind.run(&app, &Manager::operator(&app.services))
+            }
+            Self::Replay(replay) => replay.run(global),
+            Self::List { json: true } => output::json(&order(PolicyOrder::List)?),
+            Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
+            Self::Metrics => {
+                let text = order(PolicyOrder::Metrics)?;
+                output::line(text.as_str().unwrap_or_default().trim_end())
+            }
+            Self::Switch {
+                binding,
+                plugin,
+                config: given,
+            } => {
+                let digest = list::find_digest(&order(PolicyOrder::List)?, &plugin)?;
+                let config = given.as_deref().map(config).transpose()?;
+                let now = order(PolicyOrder::SetVersion {
+                    binding,
+                    digest,
+                    config,
+                })?;
+                list::version("now asks", &now)
+            }
+            Self::Mode { binding, mode } => {
+                let now = order(PolicyOrder::SetMode { binding, mode })?;
+                output::line(format_args!("Binding {binding}: {}", list::mode(&now["mode"])))
+            }
+            Self::Rollback { binding } => {
+                list::version("asks again", &order(PolicyOrder::RollBack { binding })?)
+            }
             Self::Unbind { binding } => {
-                wait_for(unbind_plugin(&app.services, &manager, binding))?;
+                order(PolicyOrder::Unbind { binding })?;
                 output::line(format_args!("Binding {binding} removed"))
             }
-            Self::Disable { binding } => {
-                wait_for(update_binding(
-                    &app.services,
-                    &manager,
-                    binding,
-                    switched_off(true),
-                ))?;
-                output::line(format_args!("Binding {binding} switched off"))
-            }
-            Self::Enable { binding } => {
-                wait_for(update_binding(
-                    &app.services,
-                    &manager,
-                    binding,
-                    switched_off(false),
-                ))?;
-                output::line(format_args!("Binding {binding} switched on"))
-            }
+            Self::Disable(which) => which.switch(true, order),
+            Self::Enable(which) => which.switch(false, order),
         }
     }
 }
 
-fn switched_off(disabled: bool) -> BindingPatch {
-    BindingPatch {
-        disabled: Some(disabled),
-        ..BindingPatch::default()
+impl Which {
+    fn switch(self, off: bool, order: impl Fn(PolicyOrder) -> Result<Value>) -> Result<()> {
+        let how = if off { "off" } else { "on" };
+        match (self.binding, self.plugin) {
+            (Some(binding), _) => {
+                order(PolicyOrder::Switch { binding, off })?;
+                output::line(format_args!("Binding {binding} switched {how}"))
+            }
+            (None, Some(plugin)) => {
+                let digest = list::find_digest(&order(PolicyOrder::List)?, &plugin)?;
+                order(PolicyOrder::SwitchPlugin {
+                    digest: digest.clone(),
+                    off,
+                })?;
+                output::line(format_args!("Plugin {digest} switched {how} for everybody"))
+            }
+            (None, None) => Err(Refusal("name a binding or a plugin".to_owned()).into()),
+        }
     }
 }
 
@@ -186,7 +231,7 @@ impl Install {
             bytes: bytes.into(),
             signature,
         };
-        let installed = wait_for(install_plugin(&app.services, manager, new, unwatched()))?.plugin;
+        let installed = wait_for(install_plugin(&app.services, manager, new, plugins::unwatched()))?.plugin;
         let digest = hex::encode(installed.digest);
         let (name, version) = (&installed.manifest.name, &installed.manifest.version);
         if self.json {
@@ -205,92 +250,6 @@ impl Install {
     }
 }
 
-impl Bind {
-    fn run(self, app: &App, manager: &Manager) -> Result<()> {
-        let owner = organization(app, self.org.as_deref())?;
-        let plugins = wait_for(list_plugins(&app.services, manager))?;
-        let plugin = find_plugin(&plugins, &self.plugin, owner)?;
-        if let Some(effect) = self.grant.iter().find(|effect| !Grants::all().contains(effect)) {
-            return Err(Refusal(format!("{effect} is no effect; see latchkey help plugin bind")).into());
-        }
-        let mut limits = Limits::default();
-        if let Some(deadline_ms) = self.deadline_ms {
-            limits = Limits {
-                deadline_ms,
-                ..limits
-            }
-            .bounded();
-        }
-        let new = NewBinding {
-            owner,
-            plugin_digest: Digest(plugin.digest),
-            config: config(&self.config)?,
-            position: self.position,
-            hooks: None,
-            mode: if self.monitor {
-                Mode::Monitor
-            } else {
-                Mode::Enforce
-            },
-            on_failure: OnFailure::always(match self.on_failure {
-                OnFailureName::Deny => FailureAction::Deny,
-                OnFailureName::Skip => FailureAction::Skip,
-            }),
-            grants: Grants::of(self.grant.iter().cloned()),
-            limits,
-        };
-        let bound = wait_for(bind_plugin(&app.services, manager, new))?.row.id;
-        let (name, version) = (&plugin.manifest.name, &plugin.manifest.version);
-        if self.json {
-            return output::json(&json!({ "binding": bound, "name": name, "version": version }));
-        }
-        let whose = self.org.as_deref().unwrap_or("every organisation");
-        output::line(format_args!("{name} {version} bound to {whose}, binding {bound}"))?;
-        for effect in plugin
-            .manifest
-            .wants
-            .iter()
-            .filter(|effect| !self.grant.contains(effect))
-        {
-            output::line(format_args!(
-                "It asks for {effect}, which was not granted (--grant {effect})"
-            ))?;
-        }
-        Ok(())
-    }
-}
-
-/// The plugin of that name, of several versions the newest, or the one whose digest begins so; the
-/// node's and the owner's count.
-fn find_plugin<'a>(
-    plugins: &'a [PluginRow],
-    name_or_digest: &str,
-    owner: Option<OrganizationId>,
-) -> Result<&'a PluginRow> {
-    let usable = || {
-        plugins
-            .iter()
-            .filter(|p| p.organization_id.is_none() || p.organization_id == owner)
-    };
-    let newest = usable()
-        .filter(|p| p.manifest.name == name_or_digest)
-        .max_by_key(|p| p.installed_at);
-    if let Some(newest) = newest {
-        return Ok(newest);
-    }
-    let long_enough = name_or_digest.len() >= 6;
-    let mut found = usable().filter(|p| long_enough && hex::encode(p.digest).starts_with(name_or_digest));
-    match (found.next(), found.next()) {
-        (Some(plugin), None) => Ok(plugin),
-        (Some(_), Some(_)) => Err(Refusal(format!("{name_or_digest} fits several plugins")).into()),
-        (None, _) => Err(Error::NotFound {
-            what: "Plugin",
-            id: name_or_digest.to_owned(),
-        }
-        .into()),
-    }
-}
-
 fn organization(app: &App, slug: Option<&str>) -> Result<Option<OrganizationId>> {
     Ok(slug
         .map(|slug| operator::find_organization(&app.services, slug))
@@ -304,73 +263,4 @@ fn config(given: &str) -> Result<Value> {
         None => given.to_owned(),
     };
     serde_json::from_str(&text).map_err(|e| Refusal(format!("the configuration is not JSON: {e}")).into())
-}
-
-fn list(app: &App, manager: &Manager, as_json: bool) -> Result<()> {
-    let plugins = wait_for(list_plugins(&app.services, manager))?;
-    let bindings = wait_for(list_bindings(&app.services, manager))?;
-    let organizations = operator::list_organizations(&app.services)?;
-    let slug = |id: Option<OrganizationId>| {
-        let of = organizations.iter().find(|o| Some(o.organization.id) == id);
-        of.map(|o| o.organization.slug.clone())
-    };
-    if as_json {
-        let plugins: Vec<_> = plugins
-            .iter()
-            .map(|p| {
-                json!({
-                    "name": p.manifest.name, "version": p.manifest.version, "digest": hex::encode(p.digest),
-                    "summary": p.manifest.summary, "hooks": p.manifest.hooks, "wants": p.manifest.wants,
-                    "organization": slug(p.organization_id), "sizeBytes": p.size_bytes,
-                    "installedAt": p.installed_at, "disabled": p.disabled_at.is_some(),
-                })
-            })
-            .collect();
-        let bindings: Vec<_> = bindings
-            .iter()
-            .map(|b| {
-                json!({
-                    "id": b.row.id, "organization": slug(b.row.organization_id), "position": b.row.position,
-                    "plugin": b.version.manifest.name, "version": b.version.manifest.version,
-                    "digest": hex::encode(b.version.digest.0), "config": b.version.config,
-                    "disabled": b.row.disabled_at.is_some(),
-                })
-            })
-            .collect();
-        return output::json(&json!({ "plugins": plugins, "bindings": bindings }));
-    }
-    output::line("Installed")?;
-    let rows: Vec<_> = plugins
-        .into_iter()
-        .map(|p| {
-            let digest = hex::encode(&p.digest[..6]);
-            [p.manifest.name, p.manifest.version, digest, p.manifest.summary]
-        })
-        .collect();
-    output::table(["NAME", "VERSION", "DIGEST", "SUMMARY"], &rows)?;
-    output::line("\nAsked at a reset, in this order")?;
-    let rows: Vec<_> = bindings
-        .into_iter()
-        .map(|b| {
-            [
-                slug(b.row.organization_id).unwrap_or_else(|| "(every organisation)".to_owned()),
-                b.row.position.to_string(),
-                b.version.manifest.name,
-                if b.row.disabled_at.is_some() { "off" } else { "on" }.to_owned(),
-                b.row.id.to_string(),
-                b.version.config.to_string(),
-            ]
-        })
-        .collect();
-    output::table(
-        [
-            "ORGANISATION",
-            "POSITION",
-            "PLUGIN",
-            "STATE",
-            "BINDING",
-            "CONFIGURATION",
-        ],
-        &rows,
-    )
 }

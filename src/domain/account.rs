@@ -1,6 +1,7 @@
 //! Organisations, users, who is calling, and who may act on whom.
 
 mod may_act;
+mod policy_changes;
 
 use std::fmt;
 
@@ -12,6 +13,7 @@ use super::error::{Error, Result};
 use super::policy::FactorKind;
 pub use super::policy::Role;
 pub use may_act::{Asked, May, Verb, may_act, may_approve, may_create, may_loosen};
+pub use policy_changes::{PolicyChanges, may_change_policy, may_loosen_policy_rules};
 
 /// Makes a UUID newtype, so that an organisation's id can't be passed for a user's.
 macro_rules! id {
@@ -90,6 +92,10 @@ pub struct OrganizationSettings {
     pub security_contact: Option<String>,
     /// Audit entries older than this many days (30–36500) are pruned to their hashes; kept when absent.
     pub audit_retention_days: Option<u16>,
+    /// Whether a policy may be switched to another version only after a clean replay of past decisions.
+    pub clean_replay_required: bool,
+    /// Whether admins may change policies that are bound.
+    pub policy_changes: PolicyChanges,
 }
 
 impl Default for OrganizationSettings {
@@ -110,6 +116,8 @@ impl Default for OrganizationSettings {
             step_up_minutes: None,
             security_contact: None,
             audit_retention_days: None,
+            clean_replay_required: false,
+            policy_changes: PolicyChanges::Allowed,
         }
     }
 }

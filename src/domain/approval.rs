@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::account::{Asked, OrganizationId, Role, UserId};
@@ -20,6 +21,39 @@ pub enum Wanted {
     DeleteUser,
     /// Delete the user, and erase what the trail knows of them personally.
     EraseUser,
+    /// Change a policy that is bound: on nobody, so the requester stands for the target.
+    ChangePolicy(Box<PolicyChange>),
+}
+
+/// A change of a policy binding that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyChange {
+    /// Which binding.
+    pub binding: Uuid,
+    /// As it was when it was asked for: another one is another change.
+    pub revision: i64,
+    /// Name of the plugin.
+    pub plugin: String,
+    /// What is to be done.
+    #[serde(rename = "to")]
+    pub verb: PolicyVerb,
+    /// The changes as they were asked for, where it is an update.
+    pub patch: Value,
+    /// Field by field from what to what, for people; configurations by their digest.
+    pub changes: Value,
+}
+
+/// What is to be done to a policy binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyVerb {
+    /// Change it.
+    Update,
+    /// Go back to the version before.
+    RollBack,
+    /// Remove it.
+    Unbind,
 }
 
 /// Changes to a user: only what is there changes.

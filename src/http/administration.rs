@@ -13,7 +13,7 @@ use super::error::answers::{BODY, S400, S404, S429, SECURED, WRITES};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::Context;
-use crate::domain::account::{AdminOnAdmin, OrganizationSettings};
+use crate::domain::account::{AdminOnAdmin, OrganizationSettings, PolicyChanges};
 use crate::service::Services;
 use crate::service::administration::{self, SettingsPatch};
 
@@ -31,6 +31,19 @@ pub enum AdminOnAdminBody {
     SecondAdmin,
     /// No.
     Refused,
+}
+
+/// Whether admins may change policies that are bound.
+#[derive(Clone, Copy, Debug, Enum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[oai(rename = "PolicyChanges", rename_all = "kebab-case")]
+pub enum PolicyChangesBody {
+    /// Yes; once a policy has demanded a second admin for a reset, changing it takes one, too.
+    Allowed,
+    /// Only when a second admin agrees.
+    SecondAdmin,
+    /// No: the operator does, at the command line.
+    OperatorOnly,
 }
 
 /// What the organisation decides for itself.
@@ -73,6 +86,10 @@ pub struct SettingsBody {
     /// Days after which audit entries are pruned to their hashes; null: never.
     #[oai(nullable)]
     pub audit_retention_days: Option<u16>,
+    /// Whether a policy may be switched to another version only after a clean replay of past decisions.
+    pub clean_replay_required: bool,
+    /// Whether admins may change policies that are bound.
+    pub policy_changes: PolicyChangesBody,
 }
 
 /// Changes to the settings: what is absent stays as it is.
@@ -125,6 +142,10 @@ pub struct SettingsPatchBody {
     #[serde(default)]
     #[oai(nullable)]
     pub audit_retention_days: MaybeUndefined<u16>,
+    /// Whether a policy may be switched to another version only after a clean replay of past decisions.
+    pub clean_replay_required: Option<bool>,
+    /// Whether admins may change policies that are bound.
+    pub policy_changes: Option<PolicyChangesBody>,
 }
 
 #[OpenApi(prefix_path = "/api/v1")]
@@ -149,7 +170,8 @@ impl AdministrationApi {
 
     /// Change the organisation's settings.
     ///
-    /// What is absent stays as it is. `adminOnAdmin` can only be made stricter: loosening it is the
+    /// What is absent stays as it is. `adminOnAdmin`, `policyChanges` and `cleanReplayRequired` can only be
+    /// made stricter: loosening them is the
     /// operator's, at the command line. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/organization/settings",
@@ -188,6 +210,8 @@ impl From<OrganizationSettings> for SettingsBody {
             step_up_minutes: settings.step_up_minutes,
             security_contact: settings.security_contact,
             audit_retention_days: settings.audit_retention_days,
+            clean_replay_required: settings.clean_replay_required,
+            policy_changes: settings.policy_changes.into(),
         }
     }
 }
@@ -210,6 +234,8 @@ impl From<SettingsPatchBody> for SettingsPatch {
             step_up_minutes: nullable(patch.step_up_minutes),
             security_contact: nullable(patch.security_contact),
             audit_retention_days: nullable(patch.audit_retention_days),
+            clean_replay_required: patch.clean_replay_required,
+            policy_changes: patch.policy_changes.map(PolicyChanges::from),
         }
     }
 }
@@ -239,6 +265,26 @@ impl From<AdminOnAdminBody> for AdminOnAdmin {
             AdminOnAdminBody::Allowed => Self::Allowed,
             AdminOnAdminBody::SecondAdmin => Self::SecondAdmin,
             AdminOnAdminBody::Refused => Self::Refused,
+        }
+    }
+}
+
+impl From<PolicyChanges> for PolicyChangesBody {
+    fn from(rule: PolicyChanges) -> Self {
+        match rule {
+            PolicyChanges::Allowed => Self::Allowed,
+            PolicyChanges::SecondAdmin => Self::SecondAdmin,
+            PolicyChanges::OperatorOnly => Self::OperatorOnly,
+        }
+    }
+}
+
+impl From<PolicyChangesBody> for PolicyChanges {
+    fn from(rule: PolicyChangesBody) -> Self {
+        match rule {
+            PolicyChangesBody::Allowed => Self::Allowed,
+            PolicyChangesBody::SecondAdmin => Self::SecondAdmin,
+            PolicyChangesBody::OperatorOnly => Self::OperatorOnly,
         }
     }
 }

@@ -6,6 +6,7 @@ use poem::web::Data;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use serde::Deserialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Tag;
@@ -17,7 +18,7 @@ use super::principal::Caller;
 use super::schema::{Context, Time, WrittenId};
 use super::users::{RoleBody, link};
 use crate::domain::account::{Role, User};
-use crate::domain::approval::{ApprovalState, UserPatch, Wanted};
+use crate::domain::approval::{ApprovalState, PolicyChange, PolicyVerb, UserPatch, Wanted};
 use crate::service::Services;
 use crate::service::approvals::{self, Agreed, ApprovalFilter, Described};
 
@@ -54,6 +55,36 @@ pub enum VerbBody {
     DeleteUser,
     /// Delete the user, and erase what the trail knows of them personally.
     EraseUser,
+    /// Change a policy that is bound.
+    ChangePolicy,
+}
+
+/// What is to be done to a policy that is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[oai(rename = "PolicyVerb", rename_all = "kebab-case")]
+pub enum PolicyVerbBody {
+    /// Change it.
+    Update,
+    /// Go back to the version before.
+    RollBack,
+    /// Remove it.
+    Unbind,
+}
+
+/// The change of a policy that waits.
+#[derive(Clone, Debug, Object)]
+#[oai(rename = "ApprovalPolicy", rename_all = "camelCase")]
+pub struct PolicyBody {
+    /// The binding.
+    pub binding_id: Uuid,
+    /// The plugin's name.
+    pub plugin: String,
+    /// What is to be done.
+    pub verb: PolicyVerbBody,
+    /// With `update`: what was asked for, a `PolicyBindingPatch`. Null otherwise.
+    pub patch: Value,
+    /// Field by field, from what to what; configurations by their digest. Null with `unbind`.
+    pub changes: Value,
 }
 
 /// Somebody.
@@ -98,11 +129,14 @@ pub struct ApprovalBody {
     /// The change; only with `update-user`.
     #[oai(skip_serializing_if_is_none)]
     pub change: Option<ChangeBody>,
+    /// The policy; only with `change-policy`.
+    #[oai(skip_serializing_if_is_none)]
+    pub policy: Option<PolicyBody>,
     /// Where it stands.
     pub state: StateBody,
     /// Who asked.
     pub requester: PersonBody,
-    /// On whom.
+    /// On whom; with `change-policy`, who asked.
     pub target: PersonBody,
     /// The requester's reason.
     #[oai(nullable)]
@@ -269,17 +303,22 @@ impl ApprovalApi {
 impl From<Described> for ApprovalBody {
     fn from(described: Described) -> Self {
         let approval = described.approval;
-        let (verb, change) = match approval.wanted {
-            Wanted::ResetMfa => (VerbBody::ResetMfa, None),
-            Wanted::ResetPassword => (VerbBody::ResetPassword, None),
-            Wanted::UpdateUser(patch) => (VerbBody::UpdateUser, Some(change(patch, described.target.role))),
-            Wanted::DeleteUser => (VerbBody::DeleteUser, None),
-            Wanted::EraseUser => (VerbBody::EraseUser, None),
+        let (verb, change, policy) = match approval.wanted {
+            Wanted::ResetMfa => (VerbBody::ResetMfa, None, None),
+            Wanted::ResetPassword => (VerbBody::ResetPassword, None, None),
+            Wanted::UpdateUser(patch) => {
+                let change = change(patch, described.target.role);
+                (VerbBody::UpdateUser, Some(change), None)
+            }
+            Wanted::DeleteUser => (VerbBody::DeleteUser, None, None),
+            Wanted::EraseUser => (VerbBody::EraseUser, None, None),
+            Wanted::ChangePolicy(change) => (VerbBody::ChangePolicy, None, Some((*change).into())),
         };
         Self {
             id: approval.id,
             verb,
             change,
+            policy,
             state: described.state.into(),
             requester: described.requester.into(),
             target: described.target.into(),
@@ -293,6 +332,30 @@ impl From<Described> for ApprovalBody {
             ended_at: approval.ended_at.map(Time),
         }
     }
+}
+
+impl From<PolicyChange> for PolicyBody {
+    fn from(change: PolicyChange) -> Self {
+        Self {
+            binding_id: change.binding,
+            plugin: change.plugin,
+            verb: match change.verb {
+                PolicyVerb::Update => PolicyVerbBody::Update,
+                PolicyVerb::RollBack => PolicyVerbBody::RollBack,
+                PolicyVerb::Unbind => PolicyVerbBody::Unbind,
+            },
+            patch: without_nulls(change.patch),
+            changes: change.changes,
+        }
+    }
+}
+
+/// Fields that were not asked for are no part of a patch.
+fn without_nulls(mut patch: Value) -> Value {
+    if let Value::Object(fields) = &mut patch {
+        fields.retain(|_, value| !value.is_null());
+    }
+    patch
 }
 
 fn change(patch: UserPatch, role: Role) -> ChangeBody {
@@ -319,6 +382,10 @@ impl From<Agreed> for ApproveBody {
             Wanted::DeleteUser | Wanted::EraseUser => {
                 ("User deleted successfully", "Deletion awaits approval")
             }
+            Wanted::ChangePolicy(_) => (
+                "Policy changed successfully",
+                "Change of the policy awaits approval",
+            ),
         };
         let (invitation_link, invitation_expires_at) = link(agreed.invitation);
         Self {

@@ -2,7 +2,9 @@
 //! installed and bound is shown and can't be changed here.
 
 mod bodies;
+mod replay;
 mod upload;
+mod words;
 
 use std::sync::Arc;
 
@@ -18,11 +20,13 @@ use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::Context;
+use super::users::AwaitsApprovalBody;
 use crate::domain::account::Principal;
 use crate::domain::{Error, Result};
-use crate::service::plugins::{self, Manager, NewPlugin};
+use crate::service::plugins::{self, BindingView, Ended, Manager, NewPlugin};
 use crate::service::{RequestContext, Services};
 use bodies::{BindingBody, BindingPatchBody, BindingRequest, PluginBody};
+use replay::{ReplayReportBody, ReplayRequest};
 pub use upload::is_upload;
 use upload::{Upload, signature_text};
 
@@ -65,6 +69,26 @@ enum Gone {
     /// It is removed.
     #[oai(status = 204)]
     Done,
+}
+
+#[derive(ApiResponse)]
+enum Changed {
+    /// It is changed: from the next reset on that holds.
+    #[oai(status = 200)]
+    Done(J<BindingBody>),
+    /// Another admin has to agree; nothing has been changed.
+    #[oai(status = 202)]
+    Awaits(J<BindingBody>),
+}
+
+#[derive(ApiResponse)]
+enum Unbound {
+    /// It is removed: from the next reset on it is not asked.
+    #[oai(status = 204)]
+    Done,
+    /// Another admin has to agree; nothing has been changed.
+    #[oai(status = 202)]
+    Awaits(J<AwaitsApprovalBody>),
 }
 
 type ReadErrors = ApiErr<{ SECURED | S400 | S404 }>;
@@ -165,6 +189,34 @@ impl PluginApi {
         Ok(Gone::Done)
     }
 
+    /// Replay a plugin over past resets.
+    ///
+    /// Puts the recorded questions to an installed plugin and says which decisions would have been others.
+    /// The version that answered them must answer the same, byte for byte. Nothing is carried out. Only
+    /// one replay runs at a time. Requires the role `ORG_ADMIN`.
+    #[oai(
+        path = "/plugins/:digest/replay",
+        method = "post",
+        operation_id = "replayPlugin"
+    )]
+    async fn replay_plugin(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        /// SHA-256 of the file, hexadecimal.
+        digest: Path<String>,
+        replay: J<ReplayRequest>,
+    ) -> Result<J<ReplayReportBody>, Errors> {
+        let admin = caller.0.org_admin()?;
+        let manager = Manager::admin(admin, &context.0);
+        let replay = replay
+            .0
+            .into_replay(&digest.0, admin.organization.id, context.0.at)?;
+        let report = plugins::replay_plugin(&services, &manager, replay, plugins::unwatched()).await?;
+        Ok(J(report.into()))
+    }
+
     /// List the policies that resets are judged by, in the order in which they are asked.
     ///
     /// The node's come first and can't be changed here. Requires the role `ORG_ADMIN`.
@@ -226,7 +278,9 @@ impl PluginApi {
     /// Change a policy binding.
     ///
     /// What is absent stays as it is. Another `pluginDigest` switches the version, atomically and without
-    /// a restart; the one before stays at hand for rollback. Requires the role `ORG_ADMIN`.
+    /// a restart; the one before stays at hand for rollback. Once a policy has demanded a second admin for
+    /// a reset, or where the organisation wants that of every policy, a change waits for another admin's
+    /// approval (202). Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id",
         method = "patch",
@@ -240,16 +294,16 @@ impl PluginApi {
         /// The binding's id.
         id: Path<Uuid>,
         patch: J<BindingPatchBody>,
-    ) -> Result<J<BindingBody>, Errors> {
+    ) -> Result<Changed, Errors> {
         let manager = change(&caller.0, &context.0)?;
         let patch = patch.0.into_patch()?;
-        let changed = plugins::update_binding(&services, &manager, id.0, patch).await?;
-        Ok(J(changed.into()))
+        let ended = plugins::update_binding(&services, &manager, id.0, patch).await?;
+        Changed::of(&services, &manager, id.0, ended)
     }
 
     /// Remove a policy binding.
     ///
-    /// Requires the role `ORG_ADMIN`.
+    /// Waits for another admin's approval (202) where a change does. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id",
         method = "delete",
@@ -262,15 +316,21 @@ impl PluginApi {
         context: Context,
         /// The binding's id.
         id: Path<Uuid>,
-    ) -> Result<Gone, Errors> {
+    ) -> Result<Unbound, Errors> {
         let manager = change(&caller.0, &context.0)?;
-        plugins::unbind_plugin(&services, &manager, id.0).await?;
-        Ok(Gone::Done)
+        Ok(match plugins::unbind_plugin(&services, &manager, id.0).await? {
+            Ended::Done(()) => Unbound::Done,
+            Ended::Awaits(id) => Unbound::Awaits(J(AwaitsApprovalBody {
+                message: "Removal of the policy awaits approval".into(),
+                approval_id: id.to_string(),
+            })),
+        })
     }
 
     /// Go back to the version before, with the configuration that it had.
     ///
-    /// Once more undoes that. Requires the role `ORG_ADMIN`.
+    /// Once more undoes that. Waits for another admin's approval (202) where a change does. Requires the
+    /// role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id/rollback",
         method = "post",
@@ -283,10 +343,28 @@ impl PluginApi {
         context: Context,
         /// The binding's id.
         id: Path<Uuid>,
-    ) -> Result<J<BindingBody>, Errors> {
+    ) -> Result<Changed, Errors> {
         let manager = change(&caller.0, &context.0)?;
-        let back = plugins::roll_back_binding(&services, &manager, id.0).await?;
-        Ok(J(back.into()))
+        let ended = plugins::roll_back_binding(&services, &manager, id.0).await?;
+        Changed::of(&services, &manager, id.0, ended)
+    }
+}
+
+impl Changed {
+    fn of(
+        services: &Services,
+        manager: &Manager,
+        id: Uuid,
+        ended: Ended<BindingView>,
+    ) -> Result<Self, Errors> {
+        Ok(match ended {
+            Ended::Done(changed) => Self::Done(J(changed.into())),
+            Ended::Awaits(approval) => {
+                let mut body = BindingBody::from(plugins::find_binding(services, manager, id)?);
+                body.approval_id = Some(approval.to_string());
+                Self::Awaits(J(body))
+            }
+        })
     }
 }
 

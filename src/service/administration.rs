@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use uuid::Uuid;
 
-pub use settings::{SettingsPatch, check_settings, find_settings, update_settings, utc_offset_minutes};
+pub use settings::{
+    SettingsPatch, check_settings, find_settings, set_settings, update_settings, utc_offset_minutes,
+};
 
 use super::refusals::admit_reader;
 use super::{RequestContext, Services};

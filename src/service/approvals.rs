@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-pub(super) use asking::{agreed, asked_notices, ids, of_act, of_reset};
+pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset};
 
 use super::mandate::{Agreement, Mandate};
 use super::refusals::{admit_admin, admit_reader, clipped, record_refusal};
 use super::reset::{self, Order, Refusal};
 use super::users::{self, Act, Change, Shown};
-use super::{RequestContext, Services};
+use super::{RequestContext, Services, plugins};
 use crate::domain::account::{OrgAdmin, Principal, User, UserId, may_approve};
 use crate::domain::approval::{Approval, ApprovalState, Wanted};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
@@ -230,6 +230,15 @@ async fn carry_out(
         Wanted::UpdateUser(patch) => Change::Update(patch.clone()),
         Wanted::DeleteUser => Change::Delete,
         Wanted::EraseUser => Change::Erase,
+        Wanted::ChangePolicy(change) => {
+            plugins::carry_out_agreed(services, approver, context, approval, *change.clone()).await?;
+            return Ok(Agreed {
+                wanted,
+                awaits: None,
+                enrolment_code: None,
+                invitation: None,
+            });
+        }
     };
     let act = Act {
         context: context.clone(),

@@ -1,13 +1,14 @@
 //! What must be done now and then, whether anybody asks or not.
 
 use super::reset::record_floods;
-use super::{Services, approvals, enrolment, session, token_keys, trail};
+use super::{Services, approvals, enrolment, plugins, session, token_keys, trail};
 use crate::domain::Result;
 use crate::store::requests;
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
-/// the record), sessions, factors whose suspension is over, lapsed approvals, remembered outcomes. Prunes the
-/// trail where it is older than its organisation keeps it, erases what is to be erased, rotates token keys. Meant for once a minute; what
+/// the record), sessions, factors whose suspension is over, lapsed approvals, remembered outcomes, decisions
+/// past their retention. Prunes the trail where it is older than its organisation keeps it, erases what is
+/// to be erased, rotates token keys. Meant for once a minute; what
 /// fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
@@ -33,6 +34,10 @@ pub async fn tidy(services: &Services) {
         .write(move |tx| requests::clear_lapsed_outcomes(tx, at))
         .await;
     note("remembered outcomes", forgotten);
+    note(
+        "decisions past their retention",
+        plugins::forget_lapsed_decisions(services).await,
+    );
 }
 
 /// Puts on the record what only waits for its window to pass, before the process ends.

@@ -6,18 +6,37 @@
 mod bindings;
 mod bound;
 mod change;
+mod exposition;
+mod governance;
 mod install;
 mod manager;
+mod orders;
+mod patching;
+mod promotion;
+mod replay;
+mod replayed;
+mod terms;
+mod watching;
 
 pub use bindings::{Bindings, BoundSet, catch_up, reload};
 pub use bound::{
     BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
 };
-pub use change::{BindingPatch, NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
+pub use change::{NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
+pub use governance::Ended;
+pub(super) use governance::carry_out_agreed;
 pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
 pub use manager::Manager;
+pub use orders::{PolicyOrder, ReplayOrder, carry_out_order};
+pub use patching::BindingPatch;
+pub use replay::replay_plugin;
+pub use replayed::{Difference, Follow, Replay, ReplayReport, parse_since};
+pub use watching::{
+    Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,
+    sample_for_recheck, withdraw_alarms,
+};
 
 /// What managers of plugins handle, named from here by whoever must not know the plugin host or the store.
 pub use crate::plugin_host::{

@@ -1,6 +1,7 @@
 //! The reset. [`reset_mfa`] is the product: read it first.
 
 mod ending;
+mod entry;
 mod facts;
 mod floods;
 mod in_flight;

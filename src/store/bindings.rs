@@ -51,6 +51,8 @@ pub struct BindingRow {
     pub created_at: Timestamp,
     /// Last change.
     pub updated_at: Timestamp,
+    /// Since when it is known to demand a second admin.
+    pub approval_demanded_at: Option<Timestamp>,
     /// Grows with every change.
     pub revision: i64,
 }
@@ -116,6 +118,15 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     }
     touch(tx, binding.id, at)?;
     bump_policy_revision(tx, binding.organization_id)
+}
+
+/// Notes that a binding demanded a second admin. No change of the binding: its revision stays.
+pub fn note_approval_demanded(tx: &Connection, id: Uuid, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE binding SET approval_demanded_at = ?2 WHERE id = ?1 AND approval_demanded_at IS NULL",
+    )?
+    .execute(params![id.as_bytes(), millis(at)])?;
+    Ok(())
 }
 
 /// Removes a binding at that revision.
@@ -320,7 +331,7 @@ pub(super) fn bump_policy_revision(tx: &Connection, organization: Option<Organiz
 
 const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, previous_digest, \
     previous_config_digest, position, hooks, mode, on_failure, grants, limits, disabled_at, created_at, \
-    updated_at, revision FROM binding";
+    updated_at, revision, approval_demanded_at FROM binding";
 
 fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
     let previous = match (row.get(4)?, row.get(5)?) {
@@ -348,5 +359,6 @@ fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
         created_at: column(row, 13)?,
         updated_at: column(row, 14)?,
         revision: row.get(15)?,
+        approval_demanded_at: optional(row, 16)?,
     })
 }

@@ -6,7 +6,6 @@ use uuid::Uuid;
 
 use super::row::{column, millis};
 use crate::domain::account::OrganizationId;
-use crate::domain::audit::EventType;
 use crate::domain::{Error, Result};
 
 /// What the policies were asked at one reset, as JSON.
@@ -82,18 +81,44 @@ pub fn find_decided_sequences(
 ) -> Result<Vec<u64>> {
     let mut statement = db.prepare_cached(
         "SELECT e.sequence FROM audit_entry e JOIN question q ON q.audit_sequence = e.sequence \
-         WHERE e.organization_id = ?1 AND e.event_type = ?2 AND e.at >= ?3 AND e.at IS NOT NULL \
-         ORDER BY e.at DESC, e.sequence DESC LIMIT ?4",
+         WHERE e.organization_id = ?1 AND e.at >= ?2 AND e.at IS NOT NULL \
+         ORDER BY e.at DESC, e.sequence DESC LIMIT ?3",
     )?;
-    let rows = statement.query_map(
-        params![
-            organization.0.as_bytes(),
-            EventType::UserMfaReset.as_str(),
-            millis(since),
-            limit
-        ],
-        |row| row.get(0),
+    let rows = statement.query_map(params![organization.0.as_bytes(), millis(since), limit], |row| {
+        row.get(0)
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A version of a binding that decided something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeciderRow {
+    /// Which binding; it may be gone.
+    pub binding_id: Uuid,
+    /// SHA-256 of the module.
+    pub plugin_digest: [u8; 32],
+    /// Whether some of its answers counted.
+    pub counted: bool,
+}
+
+/// Who decided an organisation's resets since `since`.
+pub fn find_deciders(
+    db: &Connection,
+    organization: OrganizationId,
+    since: Timestamp,
+) -> Result<Vec<DeciderRow>> {
+    let mut statement = db.prepare_cached(
+        "SELECT d.binding_id, d.plugin_digest, max(d.record ->> '$.mode' = 'enforce') FROM audit_entry e \
+         JOIN decision d ON d.audit_sequence = e.sequence WHERE e.organization_id = ?1 AND e.at >= ?2 \
+         GROUP BY d.binding_id, d.plugin_digest",
     )?;
+    let rows = statement.query_map(params![organization.0.as_bytes(), millis(since)], |row| {
+        Ok(DeciderRow {
+            binding_id: column(row, 0)?,
+            plugin_digest: row.get(1)?,
+            counted: row.get(2)?,
+        })
+    })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 

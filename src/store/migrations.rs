@@ -5,7 +5,10 @@ use rusqlite_migration::{M, MigrationDefinitionError, Migrations};
 
 use super::OpenError;
 
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("schema/0001_initial.sql"))];
+const MIGRATIONS: &[M<'static>] = &[
+    M::up(include_str!("schema/0001_initial.sql")),
+    M::up(include_str!("schema/0002_policy_changes.sql")),
+];
 
 /// Brings the schema up to date.
 ///

@@ -14,26 +14,26 @@ use serde_json::{Value, json};
 use crate::guests::{Guest, before, denying};
 use crate::support::{Answer, Caller, DEVELOPER, Setup, TestApp};
 
-const PLUGINS: &str = "/api/v1/plugins";
-const BINDINGS: &str = "/api/v1/policy-bindings";
+pub const PLUGINS: &str = "/api/v1/plugins";
+pub const BINDINGS: &str = "/api/v1/policy-bindings";
 
-fn fixture(name: &str) -> Vec<u8> {
+pub fn fixture(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/plugins/{name}.wasm"));
     std::fs::read(path).unwrap()
 }
 
-fn digest(answer: &Answer) -> String {
+pub fn digest(answer: &Answer) -> String {
     answer.body["digest"]
         .as_str()
         .unwrap_or_else(|| panic!("{}", answer.text))
         .to_owned()
 }
 
-async fn install(caller: &Caller<'_>, module: Vec<u8>) -> String {
+pub async fn install(caller: &Caller<'_>, module: Vec<u8>) -> String {
     digest(&caller.upload(PLUGINS, module, &[]).await)
 }
 
-async fn bind(caller: &Caller<'_>, digest: &str, more: Value) -> Answer {
+pub async fn bind(caller: &Caller<'_>, digest: &str, more: Value) -> Answer {
     let mut body = json!({ "pluginDigest": digest });
     body.as_object_mut()
         .unwrap()
@@ -41,13 +41,13 @@ async fn bind(caller: &Caller<'_>, digest: &str, more: Value) -> Answer {
     caller.post(BINDINGS, body).await
 }
 
-fn path(binding: &Answer) -> String {
+pub fn path(binding: &Answer) -> String {
     let id = binding.body["id"].as_str();
     format!("{BINDINGS}/{}", id.unwrap_or_else(|| panic!("{}", binding.text)))
 }
 
 #[track_caller]
-fn assert_denied(answer: &Answer, code: &str) {
+pub fn assert_denied(answer: &Answer, code: &str) {
     assert_eq!(answer.status.as_u16(), 403, "{}", answer.text);
     assert_eq!(answer.body["denial"]["code"], code, "{}", answer.text);
 }

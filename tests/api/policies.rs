@@ -1,5 +1,11 @@
 //! Hooks: real components decide, and what they say commits with the reset or not at all.
 
+mod governance;
+mod measured;
+mod modes;
+mod replay;
+mod watching;
+
 use latchkey::domain::account::OrganizationSettings;
 use latchkey::plugin_host::{FailureAction, OnFailure};
 use serde_json::{Value, json};

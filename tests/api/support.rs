@@ -4,6 +4,7 @@
 //! When a [`TestApp`] is dropped, the trail must verify, and resets and entries must match one to one.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
@@ -77,7 +78,9 @@ impl TestApp {
     pub async fn with(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::set_to("2026-02-18T10:30:00Z".parse().unwrap());
-        let entropy = Entropy::seeded(7);
+        // The plugin host is shared and counts by binding: no two apps may have the same ids.
+        static APPS: AtomicU64 = AtomicU64::new(7);
+        let entropy = Entropy::seeded(APPS.fetch_add(1, Ordering::Relaxed));
         let services = Services {
             store: Store::open(dir.path()).unwrap(),
             plugin_host: plugin_host(),
@@ -261,6 +264,29 @@ impl TestApp {
     /// The newest entry of the trail.
     pub fn last_entry(&self) -> Value {
         self.trail().remove(0)
+    }
+
+    /// A further member of acme, with MFA.
+    pub async fn employee(&self, name: &str) -> User {
+        let new = NewUser {
+            id: None,
+            email: format!("{name}@acme.example"),
+            name: None,
+            role: Role::Member,
+            password_hash: Some(password_hash()),
+        };
+        let actor = ActorRef::operator();
+        let user = administration::create_user(&self.services, self.acme, new, actor, None)
+            .await
+            .unwrap();
+        enrol(&self.services, user.id).await;
+        user
+    }
+
+    /// Changes what HTTP can't.
+    pub async fn execute(&self, sql: &'static str) -> usize {
+        let change = move |tx: &latchkey::store::Transaction<'_>| Ok(tx.execute(sql, [])?);
+        self.services.store.write(change).await.unwrap()
     }
 
     /// A number.

@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::is_email;
-use crate::domain::account::{AdminOnAdmin, OrgAdmin, OrganizationSettings, Principal, may_loosen};
-use crate::domain::audit::{Event, EventType, Resource};
+use crate::domain::account::{
+    AdminOnAdmin, OrgAdmin, Organization, OrganizationId, OrganizationSettings, PolicyChanges, Principal,
+    may_loosen, may_loosen_policy_rules,
+};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::service::refusals::{admit_admin, admit_reader, record_refusal};
 use crate::service::{RequestContext, Services};
-use crate::store::{accounts, audit, sessions};
+use crate::store::{Transaction, accounts, audit, sessions};
 
 /// Changes to settings: only what is `Some` changes.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,10 @@ pub struct SettingsPatch {
     pub security_contact: Option<Option<String>>,
     /// As in [`OrganizationSettings`]; `Some(None)` keeps everything.
     pub audit_retention_days: Option<Option<u16>>,
+    /// As in [`OrganizationSettings`].
+    pub clean_replay_required: Option<bool>,
+    /// As in [`OrganizationSettings`].
+    pub policy_changes: Option<PolicyChanges>,
 }
 
 /// The settings of the admin's organisation.
@@ -108,32 +116,96 @@ async fn change_settings(
                 return Err(Error::Token(TokenFault::Revoked));
             }
             // Read in the transaction: two admins who change different fields both get their way.
-            let organization = accounts::find_organization(tx, id)?.ok_or_else(|| Error::NotFound {
-                what: "Organization",
-                id: id.to_string(),
-            })?;
-            let settings = patched(organization.settings.clone(), &patch);
-            check_settings(&settings)?;
+            let (organization, settings) = read_patched(tx, id, &patch)?;
             let (before, after) = (organization.settings.admin_on_admin, settings.admin_on_admin);
             may_loosen(before, after)?;
-            if after == AdminOnAdmin::SecondAdmin
-                && before != after
-                && !accounts::other_admin_exists(tx, id, caller)?
-            {
-                return Err(Error::field(
+            may_loosen_policy_rules(&organization.settings, &settings)?;
+            let (changes_before, changes_after) =
+                (organization.settings.policy_changes, settings.policy_changes);
+            for (field, begins) in [
+                (
                     "adminOnAdmin",
-                    "needs two administrators, and you are the only one",
-                ));
+                    after == AdminOnAdmin::SecondAdmin && before != after,
+                ),
+                (
+                    "policyChanges",
+                    changes_after == PolicyChanges::SecondAdmin && changes_before != changes_after,
+                ),
+            ] {
+                if begins && !accounts::other_admin_exists(tx, id, caller)? {
+                    return Err(Error::field(
+                        field,
+                        "needs two administrators, and you are the only one",
+                    ));
+                }
             }
-            let changes = differences(&organization.settings, &settings)?;
-            if !changes.is_empty() {
-                accounts::update_settings(tx, id, &settings, at)?;
-                let event = event.clone().with("changes", Value::Object(changes));
-                audit::append_entry(tx, at, entry_id, &event)?;
-            }
+            write(tx, &organization, &settings, &event, at, entry_id)?;
             Ok(settings)
         })
         .await
+}
+
+/// Changes an organisation's settings as the operator, whom no rule of the organisation's binds.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Validation`].
+pub async fn set_settings(
+    services: &Services,
+    slug: &str,
+    patch: SettingsPatch,
+) -> Result<OrganizationSettings> {
+    let organization = crate::service::operator::find_organization(services, slug)?;
+    let context = RequestContext::cli(services);
+    let (id, at) = (organization.id, context.at);
+    let event = Event::new(
+        EventType::OrganizationSettingsUpdate,
+        Some(id),
+        ActorRef::operator(),
+    )
+    .on(Resource::other("ORGANIZATION", id, Some(organization.slug)))
+    .from_request(&context.request_id, None);
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            let (organization, settings) = read_patched(tx, id, &patch)?;
+            write(tx, &organization, &settings, &event, at, entry_id)?;
+            Ok(settings)
+        })
+        .await
+}
+
+/// An organisation as it is, and the settings that a patch makes of its own.
+fn read_patched(
+    tx: &Transaction<'_>,
+    id: OrganizationId,
+    patch: &SettingsPatch,
+) -> Result<(Organization, OrganizationSettings)> {
+    let organization = accounts::find_organization(tx, id)?.ok_or_else(|| Error::NotFound {
+        what: "Organization",
+        id: id.to_string(),
+    })?;
+    let settings = patched(organization.settings.clone(), patch);
+    check_settings(&settings)?;
+    Ok((organization, settings))
+}
+
+/// Keeps settings with the entry of what changed; where nothing does, neither.
+fn write(
+    tx: &Transaction<'_>,
+    organization: &Organization,
+    settings: &OrganizationSettings,
+    event: &Event,
+    at: Timestamp,
+    entry_id: Uuid,
+) -> Result<()> {
+    let changes = differences(&organization.settings, settings)?;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    accounts::update_settings(tx, organization.id, settings, at)?;
+    let event = event.clone().with("changes", Value::Object(changes));
+    audit::append_entry(tx, at, entry_id, &event).map(|_| ())
 }
 
 fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> OrganizationSettings {
@@ -184,6 +256,11 @@ fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> Organiz
         &mut settings.audit_retention_days,
         patch.audit_retention_days.as_ref(),
     );
+    set(
+        &mut settings.clean_replay_required,
+        patch.clean_replay_required.as_ref(),
+    );
+    set(&mut settings.policy_changes, patch.policy_changes.as_ref());
     settings
 }
 

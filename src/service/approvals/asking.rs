@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::domain::account::{Organization, User, UserId};
-use crate::domain::approval::{Approval, ApprovalState, Wanted};
+use crate::domain::approval::{Approval, ApprovalState, PolicyChange, Wanted};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::{Result, policy};
 use crate::service::mandate::{Agreement, Mandate};
@@ -54,6 +54,14 @@ pub fn of_act(services: &Services, act: &Act) -> Result<Approval> {
         because,
         at,
     ))
+}
+
+/// The approval that a change of a policy waits for. It is on nobody: the requester stands for the target.
+#[must_use]
+pub fn of_policy(services: &Services, mandate: &Mandate, change: PolicyChange, at: Timestamp) -> Approval {
+    let because = "Whoever could change this policy alone would not be bound by it";
+    let wanted = Wanted::ChangePolicy(Box::new(change));
+    new(services, mandate, mandate.actor, wanted, because, at)
 }
 
 fn new(
@@ -114,18 +122,21 @@ pub fn asked_notices(
     admin_emails: &[String],
     approval: &Approval,
 ) -> Vec<OwedDelivery> {
+    let of_target = |what: &str| format!("{what} of {}", notices::called(target));
     let what = match &approval.wanted {
-        Wanted::ResetMfa => "a reset of the second factor",
-        Wanted::ResetPassword => "a reset of the password",
-        Wanted::UpdateUser(_) => "a change of the account",
-        Wanted::DeleteUser => "the deletion of the account",
-        Wanted::EraseUser => "the deletion of the account and of what the trail knows of it",
+        Wanted::ResetMfa => of_target("a reset of the second factor"),
+        Wanted::ResetPassword => of_target("a reset of the password"),
+        Wanted::UpdateUser(_) => of_target("a change of the account"),
+        Wanted::DeleteUser => of_target("the deletion of the account"),
+        Wanted::EraseUser => {
+            of_target("the deletion, also of what the trail knows personally, of the account")
+        }
+        Wanted::ChangePolicy(change) => format!("a change of the policy {}", change.plugin),
     };
     let body = format!(
-        "{} asked for {what} of {} on {:.0}. {}.\n\n\
+        "{} asked for {what} on {:.0}. {}.\n\n\
          Check with them before you agree. Open approvals are listed at {}/api/v1/approvals\n",
         notices::called(actor),
-        notices::called(target),
         approval.created_at,
         approval.asked_because,
         services.settings.public_url,

@@ -5,8 +5,10 @@
 //! is judged again: no reset is ever committed on policies that no longer hold, and none is turned away.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use super::watching::{Alarms, Rechecks};
 use super::{blocking, from_json, prepare_blocking};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
@@ -34,6 +36,18 @@ struct Inner {
     /// Held by whoever takes up a change: one at a time, so that the newest is never overwritten by an
     /// older one.
     taking_up: Mutex<()>,
+    replaying: AtomicBool,
+    alarms: Alarms,
+    rechecks: Rechecks,
+}
+
+/// The right to replay; it ends when dropped.
+pub(super) struct ReplayTurn(Bindings);
+
+impl Drop for ReplayTurn {
+    fn drop(&mut self) {
+        self.0.0.replaying.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +104,20 @@ impl Bindings {
             plugins: Arc::clone(plugins),
             history_days: table.node.history_days.max(own_days).min(HISTORY_DAYS_CAP),
         }
+    }
+
+    /// The right to replay, unless somebody else has it.
+    pub(super) fn replay_turn(&self) -> Option<ReplayTurn> {
+        let taken = self.0.replaying.swap(true, Ordering::Acquire);
+        (!taken).then(|| ReplayTurn(self.clone()))
+    }
+
+    pub(super) fn alarms(&self) -> &Alarms {
+        &self.0.alarms
+    }
+
+    pub(super) fn rechecks(&self) -> &Rechecks {
+        &self.0.rechecks
     }
 
     fn change(&self, change: impl FnOnce(&mut Table)) {

@@ -1,17 +1,20 @@
 //! Bindings are made, changed, rolled back and removed: judged first, then one transaction with its entry.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::bound::{BindingView, unknown_binding, usable_plugin, view};
-use super::install::resource;
-use super::{Manager, catch_up, from_json, off_the_path, prepare, to_json};
+use super::governance::{self, Ended};
+use super::patching::{BindingPatch, Changed, patched};
+use super::promotion::{self, Gate};
+use super::terms::{check_config, check_terms, differences, named, terms};
+use super::{Manager, catch_up, prepare, to_json};
 use crate::domain::account::OrganizationId;
-use crate::domain::audit::{Event, EventType};
-use crate::domain::policy::{Effect, Grants, Hook, Manifest, Mode};
+use crate::domain::approval::PolicyVerb;
+use crate::domain::audit::EventType;
+use crate::domain::policy::{Grants, Hook, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, Prepared};
 use crate::service::Services;
@@ -46,29 +49,6 @@ pub struct NewBinding {
     pub limits: Limits,
 }
 
-/// Changes to a binding: what is absent stays as it is.
-#[derive(Clone, Debug, Default)]
-pub struct BindingPatch {
-    /// Another version of the plugin; the one before stays at hand for rollback.
-    pub plugin_digest: Option<Digest>,
-    /// The configuration, JSON.
-    pub config: Option<Value>,
-    /// Order among the owner's bindings.
-    pub position: Option<i64>,
-    /// When it is asked.
-    pub hooks: Option<Vec<Hook>>,
-    /// Whether answers count.
-    pub mode: Option<Mode>,
-    /// What a failure means.
-    pub on_failure: Option<OnFailure>,
-    /// Effects that are granted.
-    pub grants: Option<Grants>,
-    /// What a call may use up.
-    pub limits: Option<Limits>,
-    /// Whether it is switched off.
-    pub disabled: Option<bool>,
-}
-
 /// Binds an installed plugin. From the next reset on it is asked.
 ///
 /// # Errors
@@ -77,8 +57,19 @@ pub struct BindingPatch {
 pub async fn bind_plugin(services: &Services, manager: &Manager, new: NewBinding) -> Result<BindingView> {
     manager.may_change(new.owner)?;
     manager.admit(services)?;
+    for _ in 0..ATTEMPTS {
+        match bind(services, manager, new.clone()).await {
+            Err(Error::Stale) => {} // policies were changed while this one was replayed: judge again
+            ended => return ended,
+        }
+    }
+    Err(changed_meanwhile())
+}
+
+async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result<BindingView> {
     let at = manager.at();
     let (plugin, last) = services.store.read(|db| {
+        governance::may_bind(db, manager)?;
         if let Some(id) = new.owner
             && accounts::find_organization(db, id)?.is_none()
         {
@@ -115,18 +106,24 @@ pub async fn bind_plugin(services: &Services, manager: &Manager, new: NewBinding
         grants: new.grants,
         limits: to_json(&new.limits)?,
         disabled_at: None,
+        approval_demanded_at: None,
         created_at: at,
         updated_at: at,
         revision: 0,
     };
+    let gate = promotion::judge(services, manager, None, Some(&row), Some(&config)).await?;
     let mut event = named(manager, EventType::PolicyPluginBind, &row, &plugin.manifest);
     for (name, value) in terms(&row)? {
         event = event.with(&name, value);
     }
     let entry_id = services.entropy.uuid(at);
+    let binder = manager.clone();
     let kept = services
         .store
         .write(move |tx| {
+            gate.still_open(tx)?;
+            binder.still_may(tx)?;
+            governance::may_bind(tx, &binder)?;
             if bindings::count_bindings(tx, row.organization_id)? >= BINDINGS_PER_OWNER {
                 return Err(Error::Conflict(format!(
                     "At most {BINDINGS_PER_OWNER} policies can be bound: each is asked at every reset"
@@ -138,7 +135,7 @@ pub async fn bind_plugin(services: &Services, manager: &Manager, new: NewBinding
             Ok(row.clone())
         })
         .await?;
-    taken_up(services, kept, ready).await
+    taken_up(services, kept, Some(ready)).await
 }
 
 /// Changes a binding: atomic, without a restart, from the next reset on. Calls under way finish on the
@@ -152,25 +149,32 @@ pub async fn update_binding(
     manager: &Manager,
     id: Uuid,
     patch: BindingPatch,
-) -> Result<BindingView> {
+) -> Result<Ended<BindingView>> {
     manager.admit(services)?;
     for _ in 0..ATTEMPTS {
         let now = changeable(services, manager, id)?;
         let changed = patched(services, now.clone(), &patch).await?;
-        match commit(services, manager, &now, changed, "update").await {
-            Err(Error::Stale) => {} // somebody else changed it meanwhile: judge again
+        let config = changed.config.as_deref();
+        let gate = promotion::judge(services, manager, Some(&now), Some(&changed.row), config).await?;
+        match commit(services, manager, &now, changed, gate, Verb::Update(&patch)).await {
+            // Somebody else changed it meanwhile.
+            Err(Error::Stale) if manager.may_judge_again() => {}
             ended => return ended,
         }
     }
     Err(changed_meanwhile())
 }
 
-/// Goes back to the version before, with the configuration that it had; once more undoes that. Needs no
-/// replay and compiles nothing anew: it is for when something is wrong.
+/// Goes back to the version before, with the configuration that it had; once more undoes that. A version
+/// that counted before needs no replay, and nothing is compiled anew: it is for when something is wrong.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::MayNotAct`] for the node's, [`Error::Conflict`] when there is none.
-pub async fn roll_back_binding(services: &Services, manager: &Manager, id: Uuid) -> Result<BindingView> {
+pub async fn roll_back_binding(
+    services: &Services,
+    manager: &Manager,
+    id: Uuid,
+) -> Result<Ended<BindingView>> {
     for _ in 0..ATTEMPTS {
         let now = changeable(services, manager, id)?;
         let Some(previous) = now.previous.clone() else {
@@ -186,13 +190,14 @@ pub async fn roll_back_binding(services: &Services, manager: &Manager, id: Uuid)
         row.previous = Some(row.version);
         row.version = previous;
         let back = Changed {
-            ready: prepare(services, digest).await?,
+            ready: Some(prepare(services, digest).await?),
             manifest: plugin.manifest,
             config: None,
             row,
         };
-        match commit(services, manager, &now, back, "rollback").await {
-            Err(Error::Stale) => {}
+        let gate = promotion::judge(services, manager, Some(&now), Some(&back.row), None).await?;
+        match commit(services, manager, &now, back, gate, Verb::RollBack).await {
+            Err(Error::Stale) if manager.may_judge_again() => {}
             ended => return ended,
         }
     }
@@ -203,7 +208,7 @@ pub async fn roll_back_binding(services: &Services, manager: &Manager, id: Uuid)
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::MayNotAct`] for the node's.
-pub async fn unbind_plugin(services: &Services, manager: &Manager, id: Uuid) -> Result<()> {
+pub async fn unbind_plugin(services: &Services, manager: &Manager, id: Uuid) -> Result<Ended<()>> {
     let at = manager.at();
     for _ in 0..ATTEMPTS {
         let now = changeable(services, manager, id)?;
@@ -214,21 +219,32 @@ pub async fn unbind_plugin(services: &Services, manager: &Manager, id: Uuid) -> 
             .ok_or(Error::Stale)?;
         let event = named(manager, EventType::PolicyPluginUnbind, &now, &manifest)
             .with("configDigest", hex::encode(now.version.config_digest));
-        let entry_id = services.entropy.uuid(at);
+        let gate = promotion::judge(services, manager, Some(&now), None, None).await?;
+        if governance::asks(services, manager, &now)? {
+            let change = governance::wanted(&now, &manifest.name, PolicyVerb::Unbind);
+            match governance::ask(services, manager, &now, change).await {
+                Err(Error::Stale) => continue,
+                asked => return asked.map(Ended::Awaits),
+            }
+        }
+        let (entry_id, agreed_id) = (services.entropy.uuid(at), services.entropy.uuid(at));
+        let remover = manager.clone();
         let removed = services
             .store
             .write(move |tx| {
+                gate.still_open(tx)?;
+                governance::settle(tx, &remover, agreed_id, id)?;
                 bindings::delete_binding(tx, &now, at)?;
                 audit::append_entry(tx, at, entry_id, &event).map(|_| ())
             })
             .await;
         match removed {
-            Err(Error::Stale) => {}
+            Err(Error::Stale) if manager.may_judge_again() => {}
             Err(error) => return Err(error),
             Ok(()) => {
                 catch_up(services, owner).await?;
                 services.plugin_host.forget(id);
-                return Ok(());
+                return Ok(Ended::Done(()));
             }
         }
     }
@@ -241,104 +257,15 @@ fn changeable(services: &Services, manager: &Manager, id: Uuid) -> Result<Bindin
         .filter(|row| manager.sees(row.organization_id))
         .ok_or_else(|| unknown_binding(id))?;
     manager.may_change(row.organization_id)?;
+    manager.agreed_to(row.revision)?;
     Ok(row)
 }
 
-/// A binding as it is to be, judged.
-struct Changed {
-    row: BindingRow,
-    manifest: Manifest,
-    /// The configuration's text, where it may be new.
-    config: Option<String>,
-    /// Held until the bindings have it.
-    ready: Arc<Prepared>,
-}
-
-async fn patched(services: &Services, now: BindingRow, patch: &BindingPatch) -> Result<Changed> {
-    let digest = patch.plugin_digest.unwrap_or(Digest(now.version.plugin_digest));
-    let switched = digest.0 != now.version.plugin_digest;
-    let (plugin, old, kept_config) = services.store.read(|db| {
-        Ok((
-            usable_plugin(db, digest, now.organization_id)?,
-            crate::store::plugins::find_manifest(db, &now.version.plugin_digest)?.ok_or(Error::Stale)?,
-            bindings::find_configuration(db, &now.version.config_digest)?.ok_or(Error::Stale)?,
-        ))
-    })?;
-    if plugin.manifest.name != old.name {
-        let problem = format!(
-            "is a version of {}, this binding is of {}: bind it anew",
-            plugin.manifest.name, old.name
-        );
-        return Err(Error::field("pluginDigest", problem));
-    }
-    let config = match &patch.config {
-        Some(config) => to_json(config)?,
-        None => kept_config,
-    };
-    let mut row = now.clone();
-    row.version = VersionRow {
-        plugin_digest: digest.0,
-        config_digest: Digest::of(config.as_bytes()).0,
-    };
-    if switched {
-        row.previous = Some(now.version);
-        // Hooks that the binding left out stay left out; those that the new version adds are asked.
-        row.hooks = plugin
-            .manifest
-            .hooks
-            .iter()
-            .filter(|hook| now.hooks.contains(hook) || !old.hooks.contains(hook))
-            .copied()
-            .collect();
-    }
-    row.position = patch.position.unwrap_or(row.position);
-    row.mode = patch.mode.unwrap_or(row.mode);
-    if let Some(hooks) = &patch.hooks {
-        row.hooks.clone_from(hooks);
-    }
-    if let Some(grants) = &patch.grants {
-        row.grants = grants.clone();
-    }
-    if let Some(on_failure) = &patch.on_failure {
-        row.on_failure = to_json(on_failure)?;
-    }
-    if let Some(limits) = patch.limits {
-        row.limits = to_json(&limits)?;
-    }
-    if let Some(disabled) = patch.disabled {
-        row.disabled_at = if disabled {
-            row.disabled_at.or(Some(services.clock.now()))
-        } else {
-            None
-        };
-    }
-    // What was granted to the version before is not asked about again.
-    let asked_for = patch.grants.clone().unwrap_or_default();
-    // Nor are hooks that only the version before implements.
-    let hooks = match &patch.hooks {
-        Some(hooks) => hooks.clone(),
-        None => plugin
-            .manifest
-            .hooks
-            .iter()
-            .filter(|h| row.hooks.contains(h))
-            .copied()
-            .collect(),
-    };
-    check_terms(
-        &plugin.manifest,
-        &hooks,
-        row.mode,
-        &asked_for,
-        from_json(&row.limits)?,
-    )?;
-    let ready = check_config(services, digest, &plugin.manifest, &config).await?;
-    Ok(Changed {
-        row,
-        manifest: plugin.manifest,
-        config: Some(config),
-        ready,
-    })
+/// How a binding is changed in place.
+#[derive(Clone, Copy)]
+enum Verb<'a> {
+    Update(&'a BindingPatch),
+    RollBack,
 }
 
 /// Writes a change with its entry; a change that changes nothing leaves none.
@@ -347,8 +274,9 @@ async fn commit(
     manager: &Manager,
     now: &BindingRow,
     changed: Changed,
-    verb: &str,
-) -> Result<BindingView> {
+    gate: Gate,
+    verb: Verb<'_>,
+) -> Result<Ended<BindingView>> {
     let at = manager.at();
     let Changed {
         row,
@@ -358,15 +286,33 @@ async fn commit(
     } = changed;
     let changes = differences(now, &row)?;
     if changes.is_empty() {
-        return view(services, row);
+        return view(services, row).map(Ended::Done);
     }
+    if governance::asks(services, manager, now)? {
+        let mut change = governance::wanted(now, &manifest.name, PolicyVerb::RollBack);
+        if let Verb::Update(patch) = verb {
+            change.verb = PolicyVerb::Update;
+            change.patch = json!(patch);
+        }
+        change.changes = Value::Object(changes);
+        return governance::ask(services, manager, now, change)
+            .await
+            .map(Ended::Awaits);
+    }
+    let verb = match verb {
+        Verb::Update(_) => "update",
+        Verb::RollBack => "rollback",
+    };
     let event = named(manager, EventType::PolicyPluginUpdate, &row, &manifest)
         .with("verb", verb)
         .with("changes", changes);
-    let entry_id = services.entropy.uuid(at);
+    let (entry_id, agreed_id) = (services.entropy.uuid(at), services.entropy.uuid(at));
+    let changer = manager.clone();
     let kept = services
         .store
         .write(move |tx| {
+            gate.still_open(tx)?;
+            governance::settle(tx, &changer, agreed_id, row.id)?;
             if let Some(config) = &config {
                 bindings::insert_configuration(tx, &row.version.config_digest, config, at)?;
             }
@@ -375,153 +321,13 @@ async fn commit(
             bindings::find_binding(tx, row.id)?.ok_or(Error::Stale)
         })
         .await?;
-    taken_up(services, kept, ready).await
+    taken_up(services, kept, ready).await.map(Ended::Done)
 }
 
-async fn taken_up(services: &Services, row: BindingRow, ready: Arc<Prepared>) -> Result<BindingView> {
+async fn taken_up(services: &Services, row: BindingRow, ready: Option<Arc<Prepared>>) -> Result<BindingView> {
     catch_up(services, row.organization_id).await?;
     drop(ready);
     view(services, row)
-}
-
-/// Judges everything about a binding but its configuration.
-fn check_terms(
-    manifest: &Manifest,
-    hooks: &[Hook],
-    mode: Mode,
-    grants: &Grants,
-    limits: Limits,
-) -> Result<()> {
-    let mut problems = BTreeMap::new();
-    let mut must = |holds: bool, field: &str, problem: &dyn Fn() -> String| {
-        if !holds {
-            problems.entry(field.to_owned()).or_insert_with(problem);
-        }
-    };
-    must(!hooks.is_empty(), "hooks", &|| {
-        "names none, so it would never be asked".into()
-    });
-    for hook in hooks {
-        must(manifest.hooks.contains(hook), "hooks", &|| {
-            format!("{} does not implement {}", manifest.name, json!(hook))
-        });
-    }
-    if let Mode::Canary(percent) = mode {
-        must((1..=99).contains(&percent), "canaryPercent", &|| {
-            "must be 1 to 99".into()
-        });
-    }
-    for name in grants.iter() {
-        must(Effect::NAMES.contains(&name), "grants", &|| {
-            format!("{name:?} is no effect; there are {}", Effect::NAMES.join(", "))
-        });
-        must(
-            manifest.wants.iter().any(|wanted| wanted == name),
-            "grants",
-            &|| {
-                format!(
-                    "{} does not ask for {name}; it asks for: {}",
-                    manifest.name,
-                    listed(&manifest.wants)
-                )
-            },
-        );
-    }
-    if let Some((field, problem)) = out_of_bounds(limits) {
-        must(false, &format!("limits.{field}"), &|| problem.clone());
-    }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Validation(problems))
-    }
-}
-
-/// The first limit that the host would have to correct, and how.
-fn out_of_bounds(limits: Limits) -> Option<(String, String)> {
-    let fields = |limits: Limits| match json!(limits) {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    };
-    let bounded = fields(limits.bounded());
-    fields(limits).into_iter().find_map(|(field, value)| {
-        let nearest = &bounded[&field];
-        (*nearest != value).then(|| {
-            (
-                field,
-                format!("{value} is out of bounds; the nearest allowed is {nearest}"),
-            )
-        })
-    })
-}
-
-/// Judges a configuration by the plugin's schema and by the plugin itself; hands back the module, ready.
-async fn check_config(
-    services: &Services,
-    digest: Digest,
-    manifest: &Manifest,
-    config: &str,
-) -> Result<Arc<Prepared>> {
-    let prepared = prepare(services, digest).await?;
-    let (host, manifest, config) = (services.plugin_host.clone(), manifest.clone(), config.to_owned());
-    let module = Arc::clone(&prepared);
-    off_the_path(move || async move { host.check_config(&module, &manifest, &config).await })
-        .await?
-        .map_err(|error| {
-            use crate::plugin_host::ConfigError;
-            match error {
-                ConfigError::Schema { path, reason } if !path.is_empty() => {
-                    Error::field(format!("config{}", path.replace('/', ".")), reason)
-                }
-                ConfigError::Schema { reason, .. } => Error::field("config", reason),
-                error => Error::field("config", error.to_string()),
-            }
-        })?;
-    Ok(prepared)
-}
-
-/// The trail's words for a binding.
-fn named(manager: &Manager, event_type: EventType, row: &BindingRow, manifest: &Manifest) -> Event {
-    manager
-        .event(event_type, row.organization_id)
-        .on(resource(Digest(row.version.plugin_digest), manifest))
-        .with("binding", row.id.to_string())
-        .with("version", manifest.version.as_str())
-}
-
-/// What a binding says, as the trail keeps it; of configurations only the digest.
-fn terms(row: &BindingRow) -> Result<Map<String, Value>> {
-    let terms = json!({
-        "pluginDigest": Digest(row.version.plugin_digest),
-        "configDigest": Digest(row.version.config_digest),
-        "order": row.position,
-        "hooks": row.hooks,
-        "mode": row.mode,
-        "onFailure": from_json::<Value>(&row.on_failure)?,
-        "grants": row.grants,
-        "limits": from_json::<Value>(&row.limits)?,
-        "disabled": row.disabled_at.is_some(),
-    });
-    match terms {
-        Value::Object(terms) => Ok(terms),
-        _ => Err(Error::Internal("an object is an object".into())),
-    }
-}
-
-fn differences(from: &BindingRow, to: &BindingRow) -> Result<Map<String, Value>> {
-    let (from, to) = (terms(from)?, terms(to)?);
-    let changed = to.into_iter().filter(|(name, value)| from[name] != *value);
-    Ok(changed
-        .map(|(name, value)| (name.clone(), json!({ "from": from[&name], "to": value })))
-        .collect())
-}
-
-fn listed(names: &[String]) -> String {
-    if names.is_empty() {
-        "nothing".to_owned()
-    } else {
-        names.join(", ")
-    }
 }
 
 fn changed_meanwhile() -> Error {

@@ -2,19 +2,30 @@
 
 use jiff::Timestamp;
 
-use crate::domain::account::{OrgAdmin, OrganizationId, UserId};
+use crate::domain::account::{OrgAdmin, OrganizationId, Role, User};
 use crate::domain::audit::{ActorRef, Event, EventType};
+use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::service::{RequestContext, Services};
+use crate::service::mandate::{Agreement, Mandate};
+use crate::service::{RequestContext, Services, approvals};
+use crate::store::{Transaction, accounts};
 
 /// Somebody who manages policies, and how the request came in.
 #[derive(Clone, Debug)]
 pub struct Manager {
     /// Absent: the operator.
-    admin: Option<(OrganizationId, UserId)>,
+    admin: Option<Admin>,
     actor: ActorRef,
     context: RequestContext,
+}
+
+#[derive(Clone, Debug)]
+struct Admin {
+    user: User,
+    mandate: Mandate,
+    /// The revision of the binding that was agreed to be changed.
+    agreed_revision: Option<i64>,
 }
 
 impl Manager {
@@ -22,8 +33,25 @@ impl Manager {
     #[must_use]
     pub fn admin(admin: OrgAdmin<'_>, context: &RequestContext) -> Self {
         Self {
-            admin: Some((admin.organization.id, admin.user.id)),
+            admin: Some(Admin {
+                user: admin.user.clone(),
+                mandate: Mandate::of(&admin),
+                agreed_revision: None,
+            }),
             actor: ActorRef::user(&admin.user),
+            context: context.clone(),
+        }
+    }
+
+    /// An admin whose change of a binding at that revision a further admin agrees to with this call.
+    pub(super) fn agreed(user: User, mandate: Mandate, revision: i64, context: &RequestContext) -> Self {
+        Self {
+            actor: ActorRef::user(&user),
+            admin: Some(Admin {
+                user,
+                mandate,
+                agreed_revision: Some(revision),
+            }),
             context: context.clone(),
         }
     }
@@ -45,7 +73,7 @@ impl Manager {
 
     /// The organisation whose things this is all about; absent for the operator, who sees all.
     pub(super) fn organization(&self) -> Option<OrganizationId> {
-        self.admin.map(|(organization, _)| organization)
+        self.mandate().map(|mandate| mandate.organization)
     }
 
     /// Whether things of this owner exist as far as the manager may know.
@@ -74,15 +102,80 @@ impl Manager {
     /// # Errors
     /// [`Error::RateLimited`].
     pub(super) fn admit(&self, services: &Services) -> Result<()> {
-        match self.admin {
-            Some((_, user)) => services.limiter.check(Bucket::PluginByCaller, user.0.as_bytes()),
-            None => Ok(()),
+        match self.mandate() {
+            // Whoever agrees was admitted as such.
+            Some(mandate) if mandate.agreement.is_none() => services
+                .limiter
+                .check(Bucket::PluginByCaller, mandate.actor.0.as_bytes()),
+            _ => Ok(()),
         }
+    }
+
+    /// With what right; absent for the operator.
+    pub(super) fn mandate(&self) -> Option<&Mandate> {
+        self.admin.as_ref().map(|admin| &admin.mandate)
+    }
+
+    /// The agreement that this call gives.
+    pub(super) fn agreement(&self) -> Option<&Agreement> {
+        self.mandate()?.agreement.as_ref()
+    }
+
+    /// Whether a change that was judged on what is no longer so may be judged again; what others agreed to
+    /// is read anew by whoever called.
+    pub(super) fn may_judge_again(&self) -> bool {
+        self.agreement().is_none()
+    }
+
+    /// Whether a binding is still at the revision that was agreed to be changed.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`].
+    pub(super) fn agreed_to(&self, revision: i64) -> Result<()> {
+        match self.admin.as_ref().and_then(|admin| admin.agreed_revision) {
+            Some(agreed) if agreed != revision => Err(Error::Conflict(
+                "The policy binding was changed since this was asked for; ask for it again".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks in the transaction that the manager is still who they were.
+    ///
+    /// # Errors
+    /// [`Error::Token`], [`Error::NotOrgAdmin`], and as [`Mandate::still_holds`].
+    pub(super) fn still_may(&self, tx: &Transaction<'_>) -> Result<()> {
+        let Some(mandate) = self.mandate() else {
+            return Ok(());
+        };
+        mandate.still_holds(tx, self.at())?;
+        let user = accounts::find_user(tx, mandate.organization, mandate.actor)?
+            .filter(|user| user.active && user.locked.is_none())
+            .ok_or(Error::Token(TokenFault::SubjectGone))?;
+        if user.role < Role::OrgAdmin {
+            return Err(Error::NotOrgAdmin);
+        }
+        Ok(())
+    }
+
+    /// The entry of the agreement that this call gives.
+    pub(super) fn agreed_event(&self) -> Option<Event> {
+        let admin = self.admin.as_ref()?;
+        let agreement = admin.mandate.agreement.as_ref()?;
+        let event = approvals::agreed(agreement, &admin.user, agreement.approval.needed);
+        Some(event.from_request(&self.context.request_id, self.context.ip_text().as_deref()))
     }
 
     /// An act of the manager's on things of this owner.
     pub(super) fn event(&self, event_type: EventType, owner: Option<OrganizationId>) -> Event {
-        Event::new(event_type, owner, self.actor.clone())
-            .from_request(&self.context.request_id, self.context.ip_text().as_deref())
+        let event = Event::new(event_type, owner, self.actor.clone());
+        match self.agreement() {
+            None => event.from_request(&self.context.request_id, self.context.ip_text().as_deref()),
+            // The address is the approver's, and stands in the entry of the agreement.
+            Some(agreement) => event
+                .from_request(&self.context.request_id, None)
+                .with("approvalId", agreement.approval.id.to_string())
+                .with("approvedBy", approvals::ids(&agreement.all())),
+        }
     }
 }

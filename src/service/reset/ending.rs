@@ -1,23 +1,24 @@
 //! How a judged reset ends: one transaction, all or nothing (invariant 1; ASVS 2.3.3).
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
+use super::entry::{agreement_event, decision_row, demanding, event};
 use super::facts::Case;
 use super::order::Idempotency;
 use super::{Ending, Judgement, Order, Refusal, ResetAnswer};
 use crate::domain::account::{Lock, OrganizationId, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
-use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::audit::{AuditResult, Event};
 use crate::domain::policy::{Effect, ResultKind};
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
 use crate::service::mandate::Mandate;
-use crate::service::{Services, approvals, notices};
+use crate::service::{Services, approvals, notices, plugins as policies};
 use crate::store::accounts::{self, AfterReset};
 use crate::store::approvals::{insert_approval, update_agreement, update_state};
-use crate::store::bindings::{PolicyRevision, find_policy_revision};
+use crate::store::bindings::{PolicyRevision, find_policy_revision, note_approval_demanded};
 use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
 use crate::store::requests::{self, OwedDelivery, ResetCall};
 use crate::store::{Transaction, audit, factors, sessions};
@@ -42,9 +43,12 @@ pub(super) async fn commit(
         Ending::Failed(cause) => Some(Error::PolicyFailed { cause: cause.clone() }),
         Ending::Done | Ending::AwaitsApproval(_) => None,
     };
+    let organization = case.organization.id;
     let change = Change::prepare(services, order, case, judgement)?;
-    let enrolment_code = change.enrolment_code.clone();
-    let mut answer = services.store.write(move |tx| change.run(tx)).await?;
+    let (enrolment_code, alarms) = (change.enrolment_code.clone(), change.alarms.clone());
+    let committed = services.store.write(move |tx| change.run(tx)).await;
+    let (mut answer, sequence) = committed.inspect_err(|_| policies::withdraw_alarms(services, &alarms))?;
+    policies::sample_for_recheck(services, organization, sequence);
     if let Some(error) = refusal {
         return Err(Refusal::Recorded(error));
     }
@@ -66,6 +70,9 @@ struct Change {
     call: ResetCall,
     asked: AskedRow,
     decisions: Vec<DecisionRow>,
+    /// The bindings that demanded a second admin.
+    demanding: Vec<Uuid>,
+    alarms: Vec<policies::Alarm>,
     deliveries: Vec<OwedDelivery>,
     remember: Option<(UserId, Idempotency)>,
     enrolment_code: Option<String>,
@@ -165,6 +172,8 @@ impl Change {
                 .iter()
                 .map(decision_row)
                 .collect::<Result<_>>()?,
+            demanding: demanding(&judgement.records),
+            alarms: policies::raise_alarms(services, case.organization.id, &judgement.records),
             deliveries,
             remember: order
                 .idempotency
@@ -180,7 +189,7 @@ impl Change {
     }
 
     /// The transaction. A failure at any line undoes every line.
-    fn run(&self, tx: &Transaction<'_>) -> Result<ResetAnswer> {
+    fn run(&self, tx: &Transaction<'_>) -> Result<(ResetAnswer, u64)> {
         self.judged.still_hold(tx, self.target, self.at)?;
         let mut event = self.event.clone();
         let mut approval_id = None;
@@ -247,8 +256,14 @@ impl Change {
             requests::insert_reset_call(tx, &self.call)?;
         }
         insert_decisions(tx, entry.sequence, &self.asked, &self.decisions)?;
+        for binding in &self.demanding {
+            note_approval_demanded(tx, *binding, self.at)?;
+        }
         for delivery in &self.deliveries {
             requests::insert_delivery(tx, delivery, entry.sequence, self.at)?;
+        }
+        for alarm in &self.alarms {
+            audit::append_entry(tx, self.at, alarm.entry_id, &alarm.event)?;
         }
         let answer = ResetAnswer {
             approval_id,
@@ -265,7 +280,7 @@ impl Change {
         {
             requests::insert_remembered(tx, *actor, key_hash, fingerprint, &to_json(&answer)?, self.at)?;
         }
-        Ok(answer)
+        Ok((answer, entry.sequence))
     }
 
     /// What becomes of the approval that this call agreed to. A policy that failed leaves it as it was, so
@@ -340,100 +355,6 @@ fn after_reset(
     (after, code)
 }
 
-fn event(
-    order: &Order,
-    case: &Case,
-    judgement: &Judgement,
-    after: &AfterReset,
-    result: AuditResult,
-) -> Event {
-    let mut event = Event::new(
-        EventType::UserMfaReset,
-        Some(case.organization.id),
-        ActorRef::user(&case.actor),
-    )
-    .on(Resource::user(&case.target))
-    .with("channel", json!(order.context.channel));
-    event = match &order.mandate.agreement {
-        None => event.from_request(&order.context.request_id, order.context.ip_text().as_deref()),
-        // The address is the approver's, and stands in the entry of the agreement.
-        Some(agreement) => event
-            .from_request(&order.context.request_id, None)
-            .with("approvalId", agreement.approval.id.to_string()),
-    };
-    for (name, value) in [("reason", &order.body.reason), ("ticket", &order.body.ticket)] {
-        if let Some(value) = value {
-            event = event.with(name, value.as_str());
-        }
-    }
-    if !case.approved_by.is_empty() {
-        event = event.with("approvedBy", case.approved_by.clone());
-    }
-    if !judgement.records.is_empty() {
-        event = event.with(
-            "policies",
-            judgement.records.iter().map(policy_summary).collect::<Vec<_>>(),
-        );
-    }
-    if !judgement.effects.is_empty() {
-        event = event.with("effects", json!(judgement.effects));
-    }
-    match &judgement.ending {
-        Ending::Done => {
-            if let Some(until) = after.enrolment_due_until {
-                event = event.with("enrolmentDueUntil", until.to_string());
-            }
-            event.result = result;
-            event
-        }
-        Ending::AwaitsApproval(approval) => event.with("awaitsApproval", json!(approval)),
-        Ending::Denied(denied) => event
-            .ended(result, &denied.message)
-            .with("denial", json!(denied.denial))
-            .with("deniedBy", denied.plugin.as_str()),
-        Ending::Failed(cause) => event
-            .ended(result, "A policy could not be evaluated")
-            .with("cause", cause.as_str()),
-    }
-}
-
-/// The entry of the agreement that this call gives, unless a failing policy keeps it from counting.
-fn agreement_event(order: &Order, case: &Case, judgement: &Judgement) -> Option<Event> {
-    let agreement = order.mandate.agreement.as_ref()?;
-    if matches!(judgement.ending, Ending::Failed(_)) {
-        return None;
-    }
-    let needed = match &judgement.ending {
-        Ending::AwaitsApproval(wanted) => wanted.approvals.max(agreement.approval.needed),
-        _ => agreement.approval.needed,
-    };
-    let event = approvals::agreed(agreement, &case.target, needed);
-    Some(event.from_request(&order.context.request_id, order.context.ip_text().as_deref()))
-}
-
-/// Which version decided, in the entry itself: the whole record is kept beside it for replay.
-fn policy_summary(record: &crate::plugin_host::DecisionRecord) -> Value {
-    json!({
-        "name": record.plugin,
-        "version": record.version,
-        "digest": record.digest,
-        "config": record.config_digest,
-        "hook": record.hook,
-        "mode": record.mode,
-        "end": record.end,
-        "refused": record.refused,
-    })
-}
-
-fn decision_row(record: &crate::plugin_host::DecisionRecord) -> Result<DecisionRow> {
-    Ok(DecisionRow {
-        binding_id: record.binding_id,
-        plugin_digest: record.digest.0,
-        config_digest: record.config_digest.0,
-        record: to_json(record)?,
-    })
-}
-
-fn to_json(value: &impl serde::Serialize) -> Result<String> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))
 }

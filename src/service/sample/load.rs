@@ -227,6 +227,7 @@ impl Load {
             disabled_at: None,
             created_at: at,
             updated_at: at,
+            approval_demanded_at: None,
             revision: 0,
         };
         let event = Event::new(EventType::PolicyPluginBind, organization, ActorRef::operator())

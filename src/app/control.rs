@@ -1,0 +1,163 @@
+//! The operator's door to a running server: a socket in the data directory that only the server's own
+//! user and root can open. Orders and replies are lines of JSON.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::domain::Error;
+use crate::service::Services;
+use crate::service::plugins::{PolicyOrder, Progress, Watch, carry_out_order};
+
+/// The socket's name in the data directory.
+const SOCKET: &str = "latchkey.sock";
+/// Largest order, bytes: a plugin of 32 MiB in base64, and room.
+const ORDER_BYTES_MAX: u64 = 64 << 20;
+
+/// Where the socket of a data directory is.
+#[must_use]
+pub fn socket(data_dir: &Path) -> PathBuf {
+    data_dir.join(SOCKET)
+}
+
+/// What is said of an order, each a line; the last one is neither a step nor a count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// A step begins.
+    Step(String),
+    /// So many of so many are done.
+    Count(u64, u64),
+    /// It is carried out, and this is what came of it.
+    Done(Value),
+    /// It is refused: the order was wrong, or a rule forbids it.
+    Refused(String),
+    /// Something unexpected.
+    Failed(String),
+}
+
+/// The open door; it closes when dropped.
+pub(super) struct Door {
+    task: JoinHandle<()>,
+    path: PathBuf,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Opens the door. Whoever has the store has the data directory, so a socket that lies there is a dead
+/// server's.
+pub(super) fn open(services: &Arc<Services>, data_dir: &Path) -> Result<Door> {
+    let path = socket(data_dir);
+    if path.exists() {
+        fs::remove_file(&path)?;
+    }
+    let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let own = fs::metadata(&path)?.uid();
+    let services = Arc::clone(services);
+    let task = tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let services = Arc::clone(&services);
+                    tokio::spawn(async move { answer(&services, stream, own).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the operator's socket");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    Ok(Door { task, path })
+}
+
+async fn answer(services: &Services, mut stream: UnixStream, own: u32) {
+    // The file's mode says the same; it is one mistake away from saying something else.
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == own || peer.uid() == 0 => {}
+        peer => {
+            tracing::warn!(?peer, "somebody else at the operator's socket");
+            return;
+        }
+    }
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    let read = BufReader::new(reader.take(ORDER_BYTES_MAX))
+        .read_line(&mut line)
+        .await;
+    if read.is_err() {
+        return;
+    }
+    let (replies, mut due) = mpsc::unbounded_channel();
+    let carried_out = async {
+        let _ = replies.send(carry_out(services, &line, &replies).await);
+        drop(replies);
+    };
+    let written = async {
+        while let Some(reply) = due.recv().await {
+            let mut text = serde_json::to_string(&reply).unwrap_or_default();
+            text.push('\n');
+            // A command that was interrupted reads no more; what it ordered is carried out.
+            let _ = writer.write_all(text.as_bytes()).await;
+        }
+    };
+    tokio::join!(carried_out, written);
+}
+
+async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSender<Reply>) -> Reply {
+    let order: PolicyOrder = match serde_json::from_str(line) {
+        Ok(order) => order,
+        Err(error) => return Reply::Refused(format!("the server does not know this order: {error}")),
+    };
+    let weak = replies.downgrade();
+    let watch: Watch = Arc::new(move |progress| {
+        if let Some(replies) = weak.upgrade() {
+            let _ = replies.send(progress.into());
+        }
+    });
+    match carry_out_order(services, order, watch).await {
+        Ok(done) => Reply::Done(done),
+        Err(error @ (Error::Internal(_) | Error::Busy { .. } | Error::Stale)) => {
+            Reply::Failed(error.to_string())
+        }
+        Err(error) => Reply::Refused(spelt_out(&error)),
+    }
+}
+
+/// The message, and the fields that are wrong.
+fn spelt_out(error: &Error) -> String {
+    match error {
+        Error::Validation(fields) => {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(field, problem)| format!("{field} {problem}"))
+                .collect();
+            fields.join("; ")
+        }
+        error => error.to_string(),
+    }
+}
+
+impl From<Progress> for Reply {
+    fn from(progress: Progress) -> Self {
+        match progress {
+            Progress::Step(name) => Self::Step(name.to_owned()),
+            Progress::Done(done, of) => Self::Count(done, of),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `latchkey plugin replay`.
+
+use std::cell::OnceCell;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{config, orders};
+use crate::cli::{Global, Progress, output};
+use crate::service::plugins::{self, PolicyOrder, ReplayOrder};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Replay {
+    /// The candidate; it need not be installed.
+    file: PathBuf,
+    /// From when on: such as 30d or 12h, or an RFC 3339 time.
+    #[arg(long, default_value = "30d", value_name = "WHEN")]
+    since: String,
+    /// Only this organisation's resets [default: everybody's].
+    #[arg(long, value_name = "SLUG")]
+    org: Option<String>,
+    /// Only the decisions of this binding [default: of every plugin of the candidate's name].
+    #[arg(long, value_name = "ID")]
+    binding: Option<Uuid>,
+    /// Configuration, JSON or @FILE [default: the one that each decision was made with].
+    #[arg(long, value_name = "JSON")]
+    config: Option<String>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Replay {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
+        let order = ReplayOrder {
+            file: String::new(),
+            organization: self.org,
+            since: self.since,
+            binding: self.binding,
+            config: self.config.as_deref().map(config).transpose()?,
+        };
+        let order = PolicyOrder::Replay(order.with_file(&bytes));
+        // A bar is drawn from the first count on, which knows how many there are.
+        let bar = Arc::new(Mutex::new(OnceCell::<Progress>::new()));
+        let shown = Arc::clone(&bar);
+        let report = orders::carry_out(
+            global,
+            order,
+            Arc::new(move |progress| {
+                if let plugins::Progress::Done(done, of) = progress {
+                    let bar = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                    bar.get_or_init(|| Progress::new("replaying", of)).reach(done);
+                }
+            }),
+        )?;
+        if let Some(bar) = bar.lock().unwrap_or_else(PoisonError::into_inner).get() {
+            bar.finish();
+        }
+        if self.json {
+            output::json(&report)?;
+        } else {
+            print(&report)?;
+        }
+        if report["clean"] == true {
+            return Ok(());
+        }
+        bail!(
+            "{} of {} decisions would have been others{}",
+            report["differing"],
+            report["compared"],
+            if report["complete"] == true {
+                ""
+            } else {
+                ", and not all could be replayed"
+            }
+        )
+    }
+}
+
+fn print(report: &Value) -> Result<()> {
+    let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
+    output::line(format_args!(
+        "{} {} over {} resets since {}: {} answers compared, {} the same, {} others ({} of them failures)",
+        text("plugin"),
+        text("version"),
+        report["resets"],
+        text("since"),
+        report["compared"],
+        report["same"],
+        report["differing"],
+        report["failed"],
+    ))?;
+    if report["askedBefore"] == false {
+        output::line("No plugin of this name was asked in that time: it is compared with \"allow\"")?;
+    }
+    let differences = report["differences"].as_array().map_or(&[][..], Vec::as_slice);
+    for difference in differences {
+        let text = |field: &str| difference[field].as_str().unwrap_or_default();
+        output::line(format_args!(
+            "\n{} {} of {} (entry {})\n  recorded  {}\n  replayed  {}",
+            text("at"),
+            text("hook"),
+            text("target"),
+            text("entryId"),
+            answer(&difference["recorded"]),
+            answer(&difference["replayed"]),
+        ))?;
+    }
+    Ok(())
+}
+
+/// An answer in a line.
+fn answer(end: &Value) -> String {
+    if let Some(denial) = end.get("deny") {
+        let word = |field: &str| denial[field].as_str().unwrap_or_default();
+        return format!("deny [{}] {}", word("code"), word("message"));
+    }
+    if let Some(failure) = end.get("failure") {
+        return format!("failed, {}", failure.as_str().unwrap_or_default());
+    }
+    match end.as_object().and_then(|answer| answer.iter().next()) {
+        Some((verdict, with)) if with.as_array().is_some_and(Vec::is_empty) => verdict.clone(),
+        Some((verdict, with)) => format!("{verdict} {with}"),
+        None => "nobody was asked".to_owned(),
+    }
+}

@@ -1,0 +1,146 @@
+//! A replay as JSON.
+
+use jiff::Timestamp;
+use poem_openapi::Object;
+use poem_openapi::types::Example;
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::words::{HookBody, hooks};
+use crate::domain::Result;
+use crate::domain::account::OrganizationId;
+use crate::http::schema::Time;
+use crate::service::plugins::{Difference, Follow, Replay, ReplayReport, parse_digest, parse_since};
+
+/// Which decisions to replay.
+#[derive(Clone, Debug, Object, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(
+    rename = "PolicyReplayRequest",
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    example
+)]
+pub struct ReplayRequest {
+    /// From when on: such as `30d` or `12h`, or a time; absent: 30 days.
+    #[oai(validator(max_length = 40))]
+    pub since: Option<String>,
+    /// Only this binding's; absent: those of every plugin of that name.
+    pub binding_id: Option<Uuid>,
+    /// Another configuration; absent: the one that each decision was made with.
+    pub config: Option<Value>,
+}
+
+impl Example for ReplayRequest {
+    fn example() -> Self {
+        Self {
+            since: Some("30d".into()),
+            binding_id: None,
+            config: None,
+        }
+    }
+}
+
+impl ReplayRequest {
+    pub(super) fn into_replay(
+        self,
+        digest: &str,
+        organization: OrganizationId,
+        now: Timestamp,
+    ) -> Result<Replay> {
+        Ok(Replay {
+            plugin_digest: parse_digest(digest)?,
+            organization: Some(organization),
+            since: parse_since(self.since.as_deref().unwrap_or("30d"), now)?,
+            follow: self.binding_id.map_or(Follow::Name, Follow::Binding),
+            config: self.config,
+        })
+    }
+}
+
+/// A decision that would have been another.
+#[derive(Clone, Debug, Object)]
+#[oai(rename = "PolicyDifference", rename_all = "camelCase")]
+pub struct DifferenceBody {
+    /// When it was made.
+    pub at: Time,
+    /// Id of the audit entry that records it.
+    pub entry_id: Uuid,
+    /// Whose reset: an e-mail address.
+    pub target: String,
+    /// At which hook.
+    pub hook: HookBody,
+    /// The answer as it is recorded; null where nobody was asked.
+    pub recorded: Value,
+    /// What the plugin answers.
+    pub replayed: Value,
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, Object)]
+#[oai(rename = "PolicyReplay", rename_all = "camelCase")]
+pub struct ReplayReportBody {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its file, hexadecimal.
+    pub digest: String,
+    /// From when on.
+    pub since: Time,
+    /// Whether everything was looked at and nothing would have been decided otherwise.
+    pub clean: bool,
+    /// Whether a plugin of this name was asked in that time. If not, it is compared with "allow".
+    pub asked_before: bool,
+    /// Resets looked at.
+    pub resets: u64,
+    /// Answers compared.
+    pub compared: u64,
+    /// The same, byte for byte.
+    pub same: u64,
+    /// Others.
+    pub differing: u64,
+    /// Of the differing: the plugin failed.
+    pub failed: u64,
+    /// Calls that failed when they were recorded.
+    pub not_comparable: u64,
+    /// Whether all there is was looked at, not only the newest.
+    pub complete: bool,
+    /// The first hundred differences.
+    pub differences: Vec<DifferenceBody>,
+}
+
+impl From<ReplayReport> for ReplayReportBody {
+    fn from(report: ReplayReport) -> Self {
+        Self {
+            clean: report.is_clean(),
+            plugin: report.plugin,
+            version: report.version,
+            digest: report.digest.to_string(),
+            since: Time(report.since),
+            asked_before: report.asked_before,
+            resets: report.resets,
+            compared: report.compared,
+            same: report.same,
+            differing: report.differing,
+            failed: report.failed,
+            not_comparable: report.not_comparable,
+            complete: report.complete,
+            differences: report.differences.into_iter().map(DifferenceBody::from).collect(),
+        }
+    }
+}
+
+impl From<Difference> for DifferenceBody {
+    fn from(difference: Difference) -> Self {
+        Self {
+            at: Time(difference.at),
+            entry_id: difference.entry_id,
+            target: difference.target,
+            hook: hooks(&[difference.hook]).remove(0),
+            recorded: difference.recorded,
+            replayed: difference.replayed,
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The words of plugins and bindings as JSON, and what they are to the services.
+
+use poem_openapi::{Enum, Object};
+use serde::Deserialize;
+
+use crate::domain::policy::{Hook, Mode};
+use crate::domain::{Error, Result};
+use crate::service::plugins::{FailureAction, FailureCause, Limits, OnFailure};
+
+/// When a plugin is asked.
+#[derive(Clone, Copy, Debug, Enum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[oai(rename = "PolicyHook", rename_all = "kebab-case")]
+pub enum HookBody {
+    /// Decides.
+    BeforeReset,
+    /// Adds effects to what was decided.
+    AfterReset,
+}
+
+/// Whether a policy's answers count.
+#[derive(Clone, Copy, Debug, Enum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[oai(rename = "PolicyMode", rename_all = "kebab-case")]
+pub enum ModeBody {
+    /// They count.
+    Enforce,
+    /// They are recorded only.
+    Monitor,
+    /// They count for some users' resets; for the others those of the version before do.
+    Canary,
+}
+
+/// What follows when a policy fails.
+#[derive(Clone, Copy, Debug, Enum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[oai(rename = "PolicyFailureAction", rename_all = "kebab-case")]
+pub enum ActionBody {
+    /// The reset does not happen.
+    Deny,
+    /// As if the policy were not bound.
+    Skip,
+    /// The version before is asked; without one the reset does not happen.
+    LastGoodVersion,
+}
+
+/// What follows when a policy fails, by cause.
+#[derive(Clone, Debug, Default, Object, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(
+    rename = "PolicyOnFailure",
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    skip_serializing_if_is_none
+)]
+pub struct OnFailureBody {
+    /// For causes that are not named; `deny` when absent.
+    pub otherwise: Option<ActionBody>,
+    /// The plugin trapped.
+    pub trap: Option<ActionBody>,
+    /// The time was up.
+    pub deadline: Option<ActionBody>,
+    /// It asked for more memory than it may have.
+    pub memory: Option<ActionBody>,
+    /// The fuel ran out.
+    pub fuel: Option<ActionBody>,
+    /// The stack ran out.
+    pub stack: Option<ActionBody>,
+    /// Its answer can't be read.
+    pub bad_answer: Option<ActionBody>,
+    /// It answered with an error.
+    pub hook_error: Option<ActionBody>,
+    /// It could not be started.
+    pub instantiation: Option<ActionBody>,
+}
+
+/// What one call may use up. What is absent has its default.
+#[derive(Clone, Copy, Debug, Object, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[oai(
+    rename = "PolicyLimits",
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    default
+)]
+pub struct LimitsBody {
+    /// Wall clock in milliseconds, 5 to 1000.
+    pub deadline_ms: u32,
+    /// Linear memory in bytes, 1 MiB to 256 MiB.
+    pub memory_bytes: u64,
+    /// Table elements, at most 200,000.
+    pub table_elements: u32,
+    /// Fuel, where the node counts it; 0: no limit.
+    pub fuel: u64,
+    /// Bytes of strings and lists in an answer, 4 KiB to 4 MiB.
+    pub answer_bytes: u32,
+    /// Log lines kept, at most 1000.
+    pub log_lines: u32,
+    /// Bytes of log kept, at most 256 KiB.
+    pub log_bytes: u32,
+}
+
+impl Default for LimitsBody {
+    fn default() -> Self {
+        Limits::default().into()
+    }
+}
+
+pub(super) fn mode(mode: Option<ModeBody>, percent: Option<u8>) -> Result<Option<Mode>> {
+    match (mode, percent) {
+        (None, None) => Ok(None),
+        (Some(ModeBody::Enforce), None) => Ok(Some(Mode::Enforce)),
+        (Some(ModeBody::Monitor), None) => Ok(Some(Mode::Monitor)),
+        (Some(ModeBody::Canary) | None, Some(percent)) => Ok(Some(Mode::Canary(percent))),
+        (Some(ModeBody::Canary), None) => Err(Error::field("canaryPercent", "is missing")),
+        (Some(ModeBody::Enforce | ModeBody::Monitor), Some(_)) => {
+            Err(Error::field("canaryPercent", "belongs to mode canary alone"))
+        }
+    }
+}
+
+pub(super) fn hooks(hooks: &[Hook]) -> Vec<HookBody> {
+    let body = |hook: &Hook| match hook {
+        Hook::BeforeReset => HookBody::BeforeReset,
+        Hook::AfterReset => HookBody::AfterReset,
+    };
+    hooks.iter().map(body).collect()
+}
+
+pub(super) fn from_hooks(hooks: Vec<HookBody>) -> Vec<Hook> {
+    let hook = |body| match body {
+        HookBody::BeforeReset => Hook::BeforeReset,
+        HookBody::AfterReset => Hook::AfterReset,
+    };
+    hooks.into_iter().map(hook).collect()
+}
+
+impl From<ActionBody> for FailureAction {
+    fn from(body: ActionBody) -> Self {
+        match body {
+            ActionBody::Deny => Self::Deny,
+            ActionBody::Skip => Self::Skip,
+            ActionBody::LastGoodVersion => Self::LastGoodVersion,
+        }
+    }
+}
+
+impl From<FailureAction> for ActionBody {
+    fn from(action: FailureAction) -> Self {
+        match action {
+            FailureAction::Deny => Self::Deny,
+            FailureAction::Skip => Self::Skip,
+            FailureAction::LastGoodVersion => Self::LastGoodVersion,
+        }
+    }
+}
+
+impl From<OnFailureBody> for OnFailure {
+    fn from(body: OnFailureBody) -> Self {
+        let causes = [
+            (FailureCause::Trap, body.trap),
+            (FailureCause::Deadline, body.deadline),
+            (FailureCause::Memory, body.memory),
+            (FailureCause::Fuel, body.fuel),
+            (FailureCause::Stack, body.stack),
+            (FailureCause::BadAnswer, body.bad_answer),
+            (FailureCause::HookError, body.hook_error),
+            (FailureCause::Instantiation, body.instantiation),
+        ];
+        Self {
+            otherwise: body.otherwise.map(Into::into).unwrap_or_default(),
+            causes: causes
+                .into_iter()
+                .filter_map(|(cause, action)| Some((cause, action?.into())))
+                .collect(),
+        }
+    }
+}
+
+impl From<OnFailure> for OnFailureBody {
+    fn from(on_failure: OnFailure) -> Self {
+        let of = |cause| {
+            let named = on_failure.causes.iter().find(|(named, _)| *named == cause);
+            named.map(|(_, action)| ActionBody::from(*action))
+        };
+        Self {
+            otherwise: Some(on_failure.otherwise.into()),
+            trap: of(FailureCause::Trap),
+            deadline: of(FailureCause::Deadline),
+            memory: of(FailureCause::Memory),
+            fuel: of(FailureCause::Fuel),
+            stack: of(FailureCause::Stack),
+            bad_answer: of(FailureCause::BadAnswer),
+            hook_error: of(FailureCause::HookError),
+            instantiation: of(FailureCause::Instantiation),
+        }
+    }
+}
+
+impl From<LimitsBody> for Limits {
+    fn from(body: LimitsBody) -> Self {
+        Self {
+            deadline_ms: body.deadline_ms,
+            memory_bytes: body.memory_bytes,
+            table_elements: body.table_elements,
+            fuel: body.fuel,
+            answer_bytes: body.answer_bytes,
+            log_lines: body.log_lines,
+            log_bytes: body.log_bytes,
+        }
+    }
+}
+
+impl From<Limits> for LimitsBody {
+    fn from(limits: Limits) -> Self {
+        Self {
+            deadline_ms: limits.deadline_ms,
+            memory_bytes: limits.memory_bytes,
+            table_elements: limits.table_elements,
+            fuel: limits.fuel,
+            answer_bytes: limits.answer_bytes,
+            log_lines: limits.log_lines,
+            log_bytes: limits.log_bytes,
+        }
+    }
+}

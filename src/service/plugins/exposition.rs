@@ -1,0 +1,143 @@
+//! What bindings did since the start, in the text format of Prometheus (exposition format 0.0.4): for
+//! `latchkey plugin metrics`, whose output a collector of text files takes as it is.
+
+use std::fmt::Write as _;
+
+use super::orders::slug_of;
+use super::{BindingView, Manager, PluginCounters, alarm_count, list_bindings};
+use crate::domain::Result;
+use crate::service::Services;
+use crate::store::accounts;
+
+/// Every binding's counters and the alarms raised, as text.
+pub(super) async fn metrics(services: &Services, manager: &Manager) -> Result<String> {
+    let views = list_bindings(services, manager).await?;
+    let organizations = services.store.read(|db| accounts::find_organizations(db))?;
+    let labelled: Vec<(String, &PluginCounters)> = views
+        .iter()
+        .map(|view| {
+            let slug = slug_of(&organizations, view.row.organization_id);
+            (labels(view, slug.unwrap_or_default()), &view.counters)
+        })
+        .collect();
+    let mut text = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, of: &dyn Fn(&PluginCounters) -> u64| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, counters) in &labelled {
+            let _ = writeln!(text, "{name}{{{labels}}} {}", of(counters));
+        }
+    };
+    family(
+        "latchkey_policy_calls_total",
+        "counter",
+        "Calls of hooks.",
+        &|c| c.calls,
+    );
+    family(
+        "latchkey_policy_denials_total",
+        "counter",
+        "Calls that denied, or with mode monitor would have.",
+        &|c| c.denials,
+    );
+    family(
+        "latchkey_policy_fallbacks_total",
+        "counter",
+        "Calls of the version before, since the one that is bound had failed.",
+        &|c| c.fallbacks,
+    );
+    family(
+        "latchkey_policy_failures_in_a_row",
+        "gauge",
+        "Failures since the last answer.",
+        &|c| c.failures_in_a_row.into(),
+    );
+    family(
+        "latchkey_policy_peak_memory_bytes",
+        "gauge",
+        "The largest linear memory of a call.",
+        &|c| c.peak_memory_bytes,
+    );
+    failures(&mut text, &labelled);
+    durations(&mut text, &labelled);
+    let _ = writeln!(
+        text,
+        "# HELP latchkey_policy_alarms_total Alarms raised.\n# TYPE latchkey_policy_alarms_total counter\n\
+         latchkey_policy_alarms_total {}",
+        alarm_count(services)
+    );
+    Ok(text)
+}
+
+fn failures(text: &mut String, labelled: &[(String, &PluginCounters)]) {
+    let name = "latchkey_policy_failures_total";
+    let _ = writeln!(
+        text,
+        "# HELP {name} Calls that gave no answer.\n# TYPE {name} counter"
+    );
+    for (labels, counters) in labelled {
+        for (cause, count) in &counters.failures {
+            let _ = writeln!(text, "{name}{{{labels},cause=\"{}\"}} {count}", cause.as_str());
+        }
+    }
+}
+
+fn durations(text: &mut String, labelled: &[(String, &PluginCounters)]) {
+    let name = "latchkey_policy_call_duration_seconds";
+    let _ = writeln!(
+        text,
+        "# HELP {name} Wall clock of calls.\n# TYPE {name} histogram"
+    );
+    for (labels, counters) in labelled {
+        let mut below = 0;
+        for (bound, count) in PluginCounters::BUCKETS.iter().zip(counters.buckets) {
+            below += count;
+            let _ = writeln!(
+                text,
+                "{name}_bucket{{{labels},le=\"{}\"}} {below}",
+                seconds(*bound)
+            );
+        }
+        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", counters.calls);
+        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", seconds(counters.micros));
+        let _ = writeln!(text, "{name}_count{{{labels}}} {}", counters.calls);
+    }
+}
+
+/// Microseconds as seconds, exactly.
+fn seconds(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn labels(view: &BindingView, organization: &str) -> String {
+    let manifest = &view.version.manifest;
+    format!(
+        "binding=\"{}\",organization=\"{}\",plugin=\"{}\",version=\"{}\",digest=\"{}\"",
+        view.row.id,
+        escaped(organization),
+        escaped(&manifest.name),
+        escaped(&manifest.version),
+        view.version.digest
+    )
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_labels_as_collectors_read_them() {
+        assert_eq!(
+            [0, 25, 2_500, 1_000_000, 1_250_000].map(seconds),
+            ["0", "0.000025", "0.0025", "1", "1.25"]
+        );
+        assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    }
+}

@@ -1,0 +1,192 @@
+//! Who has to agree to a change of a bound policy, and how it waits for them.
+//!
+//! Whoever could loosen a policy alone would not be bound by it. Binding a further one needs nobody: what
+//! it adds can only make a reset harder.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::change::{roll_back_binding, unbind_plugin, update_binding};
+use super::patching::BindingPatch;
+use super::{Manager, from_json};
+use crate::domain::account::{May, Principal, may_change_policy};
+use crate::domain::approval::{Approval, ApprovalState, PolicyChange, PolicyVerb};
+use crate::domain::audit::{EventType, Resource};
+use crate::domain::{Error, Result};
+use crate::service::mandate::Mandate;
+use crate::service::{RequestContext, Services, approvals};
+use crate::store::approvals::{insert_approval, update_state};
+use crate::store::bindings::{self, BindingRow};
+use crate::store::requests::insert_delivery;
+use crate::store::{Connection, Transaction, accounts, audit};
+
+/// How a change of a policy ended.
+#[derive(Clone, Debug)]
+pub enum Ended<T> {
+    /// It is made.
+    Done(T),
+    /// Nothing is changed yet: a further admin has to agree to this approval.
+    Awaits(Uuid),
+}
+
+/// Whether the manager may change this binding, alone or with a further admin.
+///
+/// # Errors
+/// [`Error::MayNotAct`] where only the operator may.
+pub(super) fn ruling(db: &Connection, manager: &Manager, binding: &BindingRow) -> Result<May> {
+    let Some(mandate) = manager.mandate() else {
+        return Ok(May::Yes); // the operator
+    };
+    let organization = accounts::find_organization(db, mandate.organization)?
+        .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
+    may_change_policy(&organization.settings, binding.approval_demanded_at.is_some())
+}
+
+/// Whether the manager may bind a further policy.
+///
+/// # Errors
+/// [`Error::MayNotAct`] where only the operator may.
+pub(super) fn may_bind(db: &Connection, manager: &Manager) -> Result<()> {
+    let Some(mandate) = manager.mandate() else {
+        return Ok(());
+    };
+    let organization = accounts::find_organization(db, mandate.organization)?
+        .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
+    may_change_policy(&organization.settings, false).map(drop)
+}
+
+/// Whether a further admin has to agree before this change, who has not.
+pub(super) fn asks(services: &Services, manager: &Manager, binding: &BindingRow) -> Result<bool> {
+    let may = services.store.read(|db| ruling(db, manager, binding))?;
+    Ok(may == May::WithSecondAdmin && manager.agreement().is_none())
+}
+
+/// Checks in the transaction of a change that its manager may still make it, and ends the approval that it
+/// was waiting for.
+///
+/// # Errors
+/// As [`ruling`] and [`Mandate::still_holds`]; [`Error::Stale`] where by now a further admin has to agree.
+pub(super) fn settle(tx: &Transaction<'_>, manager: &Manager, agreed_id: Uuid, binding: Uuid) -> Result<()> {
+    manager.still_may(tx)?;
+    let row = bindings::find_binding(tx, binding)?.ok_or(Error::Stale)?;
+    let Some(agreement) = manager.agreement() else {
+        return match ruling(tx, manager, &row)? {
+            May::Yes => Ok(()),
+            May::WithSecondAdmin => Err(Error::Stale),
+        };
+    };
+    ruling(tx, manager, &row)?;
+    let approval = &agreement.approval;
+    update_state(tx, approval, ApprovalState::Done, &agreement.all(), manager.at())?;
+    if let Some(entry) = manager.agreed_event() {
+        audit::append_entry(tx, manager.at(), agreed_id, &entry)?;
+    }
+    Ok(())
+}
+
+/// Asks for a further admin.
+///
+/// # Errors
+/// [`Error::Conflict`] when there is none.
+pub(super) async fn ask(
+    services: &Services,
+    manager: &Manager,
+    binding: &BindingRow,
+    change: PolicyChange,
+) -> Result<Uuid> {
+    let mandate = manager.mandate().cloned().ok_or(Error::NotOrgAdmin)?;
+    let (organization, requester, admins) = services.store.read(|db| {
+        let organization = accounts::find_organization(db, mandate.organization)?.ok_or(Error::Stale)?;
+        let requester = accounts::find_user(db, organization.id, mandate.actor)?.ok_or(Error::NotOrgAdmin)?;
+        if !accounts::other_admin_exists(db, organization.id, requester.id)? {
+            return Err(Error::Conflict(
+                "Another administrator would have to agree, and there is none; the operator can change it at \
+                 the command line"
+                    .into(),
+            ));
+        }
+        let admins = accounts::find_active_admins(db, organization.id)?;
+        Ok((organization, requester, admins))
+    })?;
+    let plugin = change.plugin.clone();
+    let approval = approvals::of_policy(services, &mandate, change, manager.at());
+    let emails: Vec<_> = admins.into_iter().map(|admin| admin.email).collect();
+    let deliveries = approvals::asked_notices(
+        services,
+        &organization,
+        &requester,
+        &requester,
+        &emails,
+        &approval,
+    );
+    let resource = Resource::other("PLUGIN", hex::encode(binding.version.plugin_digest), Some(plugin));
+    let event = manager
+        .event(EventType::ApprovalRequest, Some(organization.id))
+        .on(resource)
+        .with("approvalId", approval.id.to_string())
+        .with("wanted", serde_json::json!(approval.wanted));
+    let (id, at, entry_id) = (approval.id, manager.at(), services.entropy.uuid(manager.at()));
+    let (manager, read) = (manager.clone(), binding.clone());
+    services
+        .store
+        .write(move |tx| {
+            manager.still_may(tx)?;
+            let now = bindings::find_binding(tx, read.id)?;
+            if now.is_none_or(|now| now.revision != read.revision) {
+                return Err(Error::Stale);
+            }
+            insert_approval(tx, &approval)?;
+            let entry = audit::append_entry(tx, at, entry_id, &event)?;
+            for delivery in &deliveries {
+                insert_delivery(tx, delivery, entry.sequence, at)?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(id)
+}
+
+/// Carries out a change that `approver` was the last to agree to.
+///
+/// # Errors
+/// [`Error::NotOrgAdmin`] when who asked may no longer; [`Error::Conflict`] when the binding is no longer
+/// what was agreed to change; otherwise as the change itself.
+pub(in crate::service) async fn carry_out_agreed(
+    services: &Services,
+    approver: &Principal,
+    context: &RequestContext,
+    approval: Approval,
+    change: PolicyChange,
+) -> Result<()> {
+    let requester = services
+        .store
+        .read(|db| accounts::find_user(db, approval.organization_id, approval.requester_id))?
+        .ok_or(Error::NotOrgAdmin)?;
+    let mandate = Mandate::agreed(approval, approver);
+    let manager = Manager::agreed(requester, mandate, change.revision, context);
+    let id = change.binding;
+    let ended = match change.verb {
+        PolicyVerb::Update => {
+            let patch: BindingPatch = from_json(&change.patch.to_string())?;
+            update_binding(services, &manager, id, patch).await.map(drop)
+        }
+        PolicyVerb::RollBack => roll_back_binding(services, &manager, id).await.map(drop),
+        PolicyVerb::Unbind => unbind_plugin(services, &manager, id).await.map(drop),
+    };
+    match ended {
+        Err(Error::NotFound { .. }) => Err(Error::Conflict("The policy binding is gone".into())),
+        ended => ended,
+    }
+}
+
+/// What an approval keeps of a change.
+pub(super) fn wanted(binding: &BindingRow, plugin: &str, verb: PolicyVerb) -> PolicyChange {
+    PolicyChange {
+        binding: binding.id,
+        revision: binding.revision,
+        plugin: plugin.to_owned(),
+        verb,
+        patch: Value::Null,
+        changes: Value::Null,
+    }
+}

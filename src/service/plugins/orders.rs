@@ -1,0 +1,271 @@
+//! What the operator orders at the command line: carried out by whoever has the data directory, the
+//! command itself or the server that runs.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::exposition;
+use super::replay::replay_manifest;
+use super::replayed::{Follow, Replay, parse_since};
+use super::{
+    BindingPatch, BindingView, Digest, Manager, Watch, blocking, list_bindings, list_plugins, off_the_path,
+    parse_digest, refused, roll_back_binding, switch_plugin, unbind_plugin, update_binding,
+};
+use crate::domain::account::{Organization, OrganizationId};
+use crate::domain::policy::Mode;
+use crate::domain::{Error, Result};
+use crate::service::{Services, operator};
+use crate::store::{accounts, bindings};
+
+/// An order about policies.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum PolicyOrder {
+    /// Show what is installed and bound.
+    List,
+    /// Tell what bindings did since the start, as text for a collector.
+    Metrics,
+    /// Switch a binding off, or on again.
+    Switch {
+        /// Which binding.
+        binding: Uuid,
+        /// Off.
+        off: bool,
+    },
+    /// Switch a plugin off for everybody, or on again.
+    SwitchPlugin {
+        /// SHA-256 of its file, hexadecimal.
+        digest: String,
+        /// Off.
+        off: bool,
+    },
+    /// Make a binding's answers count, or not.
+    SetMode {
+        /// Which binding.
+        binding: Uuid,
+        /// How.
+        mode: Mode,
+    },
+    /// Take another installed version of a binding's plugin.
+    SetVersion {
+        /// Which binding.
+        binding: Uuid,
+        /// SHA-256 of its file, hexadecimal.
+        digest: String,
+        /// Another configuration.
+        config: Option<Value>,
+    },
+    /// Go back to the version before.
+    RollBack {
+        /// Which binding.
+        binding: Uuid,
+    },
+    /// Remove a binding.
+    Unbind {
+        /// Which binding.
+        binding: Uuid,
+    },
+    /// Put past decisions to a plugin that need not be installed.
+    Replay(ReplayOrder),
+}
+
+/// What to replay, and with which file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplayOrder {
+    /// The file, base64.
+    pub file: String,
+    /// Slug of the organisation; absent: everybody's resets.
+    pub organization: Option<String>,
+    /// From when on: `30d`, `12h` or a time.
+    pub since: String,
+    /// Only the decisions of this binding.
+    pub binding: Option<Uuid>,
+    /// The candidate's configuration; absent: the one that each decision was made with.
+    pub config: Option<Value>,
+}
+
+impl ReplayOrder {
+    /// The same with this file.
+    #[must_use]
+    pub fn with_file(self, bytes: &[u8]) -> Self {
+        Self {
+            file: STANDARD.encode(bytes),
+            ..self
+        }
+    }
+}
+
+/// Carries out an order, on the record with the operator as its actor. What it says is for people and
+/// scripts.
+///
+/// # Errors
+/// As what is ordered.
+pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Watch) -> Result<Value> {
+    let manager = Manager::operator(services);
+    match order {
+        PolicyOrder::List => list(services, &manager).await,
+        PolicyOrder::Metrics => Ok(Value::String(exposition::metrics(services, &manager).await?)),
+        PolicyOrder::Switch { binding, off } => {
+            let patch = BindingPatch {
+                disabled: Some(off),
+                ..BindingPatch::default()
+            };
+            change(services, &manager, binding, patch).await
+        }
+        PolicyOrder::SwitchPlugin { digest, off } => {
+            let changed = switch_plugin(services, &manager, &digest, off).await?;
+            Ok(json!({ "digest": digest, "disabled": off, "changed": changed }))
+        }
+        PolicyOrder::SetMode { binding, mode } => {
+            let patch = BindingPatch {
+                mode: Some(mode),
+                ..BindingPatch::default()
+            };
+            change(services, &manager, binding, patch).await
+        }
+        PolicyOrder::SetVersion {
+            binding,
+            digest,
+            config,
+        } => {
+            let patch = BindingPatch {
+                plugin_digest: Some(parse_digest(&digest)?),
+                config,
+                ..BindingPatch::default()
+            };
+            change(services, &manager, binding, patch).await
+        }
+        PolicyOrder::RollBack { binding } => {
+            roll_back_binding(services, &manager, binding).await?;
+            show(services, &manager, binding)
+        }
+        PolicyOrder::Unbind { binding } => {
+            unbind_plugin(services, &manager, binding).await?;
+            Ok(json!({ "id": binding }))
+        }
+        PolicyOrder::Replay(order) => replay(services, order, watch).await,
+    }
+}
+
+async fn change(services: &Services, manager: &Manager, id: Uuid, patch: BindingPatch) -> Result<Value> {
+    update_binding(services, manager, id, patch).await?;
+    show(services, manager, id)
+}
+
+fn show(services: &Services, manager: &Manager, id: Uuid) -> Result<Value> {
+    let view = super::find_binding(services, manager, id)?;
+    Ok(binding(&view, &organizations(services)?))
+}
+
+async fn list(services: &Services, manager: &Manager) -> Result<Value> {
+    let organizations = organizations(services)?;
+    let plugins: Vec<_> = list_plugins(services, manager)
+        .await?
+        .into_iter()
+        .map(|plugin| {
+            json!({
+                "name": plugin.manifest.name,
+                "version": plugin.manifest.version,
+                "digest": hex::encode(plugin.digest),
+                "summary": plugin.manifest.summary,
+                "hooks": plugin.manifest.hooks,
+                "wants": plugin.manifest.wants,
+                "organization": slug_of(&organizations, plugin.organization_id),
+                "sizeBytes": plugin.size_bytes,
+                "installedAt": plugin.installed_at,
+                "disabled": plugin.disabled_at.is_some(),
+            })
+        })
+        .collect();
+    let bindings = list_bindings(services, manager).await?;
+    let bindings: Vec<_> = bindings
+        .iter()
+        .map(|view| binding(view, &organizations))
+        .collect();
+    Ok(json!({ "plugins": plugins, "bindings": bindings }))
+}
+
+fn organizations(services: &Services) -> Result<Vec<Organization>> {
+    services.store.read(|db| accounts::find_organizations(db))
+}
+
+/// The slug of an owner; absent for the node.
+pub(super) fn slug_of(organizations: &[Organization], id: Option<OrganizationId>) -> Option<&str> {
+    let found = organizations
+        .iter()
+        .find(|organization| Some(organization.id) == id);
+    found.map(|organization| organization.slug.as_str())
+}
+
+fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
+    json!({
+        "id": view.row.id,
+        "organization": slug_of(organizations, view.row.organization_id),
+        "position": view.row.position,
+        "plugin": view.version.manifest.name,
+        "version": view.version.manifest.version,
+        "digest": hex::encode(view.version.digest.0),
+        "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
+        "config": view.version.config,
+        "mode": view.row.mode,
+        "grants": view.row.grants,
+        "disabled": view.row.disabled_at.is_some(),
+        "pluginDisabled": view.plugin_disabled,
+        "calls": view.counters.calls,
+        "denials": view.counters.denials,
+        "failures": view.counters.failures,
+        "failuresInARow": view.counters.failures_in_a_row,
+    })
+}
+
+async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result<Value> {
+    let bytes = STANDARD
+        .decode(&order.file)
+        .map_err(|_| Error::Malformed("The file is not base64".into()))?;
+    let organization = match &order.organization {
+        Some(slug) => Some(operator::find_organization(services, slug)?.id),
+        None => None,
+    };
+    let digest = Digest::of(&bytes);
+    let since = parse_since(&order.since, services.clock.now())?;
+    let organizations = services.store.read(|db| {
+        if let Some(id) = order.binding
+            && bindings::find_binding(db, id)?.is_none()
+        {
+            return Err(super::bound::unknown_binding(id));
+        }
+        Ok(match organization {
+            Some(id) => vec![id],
+            None => accounts::find_organizations(db)?
+                .into_iter()
+                .map(|o| o.id)
+                .collect(),
+        })
+    })?;
+    watch(super::Progress::Step("compiling"));
+    let host = services.plugin_host.clone();
+    let prepared = blocking(move || host.prepare(&bytes)).await?.map_err(refused)?;
+    let (host, module) = (services.plugin_host.clone(), Arc::clone(&prepared));
+    let manifest = off_the_path(move || async move { host.describe(&module).await })
+        .await?
+        .map_err(refused)?;
+    let replay = Replay {
+        plugin_digest: digest,
+        organization,
+        since,
+        follow: order.binding.map_or(Follow::Name, Follow::Binding),
+        config: order.config,
+    };
+    let report = replay_manifest(services, manifest, organizations, replay, watch).await?;
+    drop(prepared); // held until here, so that it is found by its digest
+    let clean = report.is_clean();
+    let mut report = json!(report);
+    report["clean"] = json!(clean);
+    Ok(report)
+}

@@ -1,0 +1,144 @@
+//! What a patch makes of a binding, judged.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::bound::usable_plugin;
+use super::terms::{check_config, check_terms};
+use super::{from_json, to_json};
+use crate::domain::policy::{Grants, Hook, Manifest, Mode};
+use crate::domain::{Error, Result};
+use crate::plugin_host::{Digest, Limits, OnFailure, Prepared};
+use crate::service::Services;
+use crate::store::bindings::{self, BindingRow, VersionRow};
+use crate::store::plugins;
+
+/// Changes to a binding: what is absent stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BindingPatch {
+    /// Another version of the plugin; the one before stays at hand for rollback.
+    pub plugin_digest: Option<Digest>,
+    /// The configuration, JSON.
+    pub config: Option<Value>,
+    /// Order among the owner's bindings.
+    pub position: Option<i64>,
+    /// When it is asked.
+    pub hooks: Option<Vec<Hook>>,
+    /// Whether answers count.
+    pub mode: Option<Mode>,
+    /// What a failure means.
+    pub on_failure: Option<OnFailure>,
+    /// Effects that are granted.
+    pub grants: Option<Grants>,
+    /// What a call may use up.
+    pub limits: Option<Limits>,
+    /// Whether it is switched off.
+    pub disabled: Option<bool>,
+}
+
+/// A binding as it is to be, judged.
+pub(super) struct Changed {
+    pub(super) row: BindingRow,
+    pub(super) manifest: Manifest,
+    /// The configuration's text, where it may be new.
+    pub(super) config: Option<String>,
+    /// The module where it may be new to the bindings, held until they have it.
+    pub(super) ready: Option<Arc<Prepared>>,
+}
+
+/// What a patch makes of a binding.
+pub(super) async fn patched(services: &Services, now: BindingRow, patch: &BindingPatch) -> Result<Changed> {
+    let digest = patch.plugin_digest.unwrap_or(Digest(now.version.plugin_digest));
+    let switched = digest.0 != now.version.plugin_digest;
+    let (plugin, old, kept_config) = services.store.read(|db| {
+        Ok((
+            usable_plugin(db, digest, now.organization_id)?,
+            plugins::find_manifest(db, &now.version.plugin_digest)?.ok_or(Error::Stale)?,
+            bindings::find_configuration(db, &now.version.config_digest)?.ok_or(Error::Stale)?,
+        ))
+    })?;
+    if plugin.manifest.name != old.name {
+        let problem = format!(
+            "is a version of {}, this binding is of {}: bind it anew",
+            plugin.manifest.name, old.name
+        );
+        return Err(Error::field("pluginDigest", problem));
+    }
+    let config = match &patch.config {
+        Some(config) => to_json(config)?,
+        None => kept_config,
+    };
+    let mut row = now.clone();
+    let config_kept = patch.config.is_none();
+    row.version = VersionRow {
+        plugin_digest: digest.0,
+        config_digest: Digest::of(config.as_bytes()).0,
+    };
+    if switched {
+        row.previous = Some(now.version);
+        // Hooks that the binding left out stay left out; those that the new version adds are asked.
+        row.hooks = plugin
+            .manifest
+            .hooks
+            .iter()
+            .filter(|hook| now.hooks.contains(hook) || !old.hooks.contains(hook))
+            .copied()
+            .collect();
+    }
+    row.position = patch.position.unwrap_or(row.position);
+    row.mode = patch.mode.unwrap_or(row.mode);
+    if let Some(hooks) = &patch.hooks {
+        row.hooks.clone_from(hooks);
+    }
+    if let Some(grants) = &patch.grants {
+        row.grants = grants.clone();
+    }
+    if let Some(on_failure) = &patch.on_failure {
+        row.on_failure = to_json(on_failure)?;
+    }
+    if let Some(limits) = patch.limits {
+        row.limits = to_json(&limits)?;
+    }
+    if let Some(disabled) = patch.disabled {
+        row.disabled_at = if disabled {
+            row.disabled_at.or(Some(services.clock.now()))
+        } else {
+            None
+        };
+    }
+    // What was granted to the version before is not asked about again.
+    let asked_for = patch.grants.clone().unwrap_or_default();
+    // Nor are hooks that only the version before implements.
+    let hooks = match &patch.hooks {
+        Some(hooks) => hooks.clone(),
+        None => plugin
+            .manifest
+            .hooks
+            .iter()
+            .filter(|h| row.hooks.contains(h))
+            .copied()
+            .collect(),
+    };
+    check_terms(
+        &plugin.manifest,
+        &hooks,
+        row.mode,
+        &asked_for,
+        from_json(&row.limits)?,
+    )?;
+    // What only loosens or switches off must not depend on a module that may be beyond use.
+    let ready = if !switched && config_kept && patch.disabled != Some(false) {
+        None
+    } else {
+        Some(check_config(services, digest, &plugin.manifest, &config).await?)
+    };
+    Ok(Changed {
+        row,
+        manifest: plugin.manifest,
+        config: Some(config),
+        ready,
+    })
+}

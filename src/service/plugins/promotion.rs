@@ -1,0 +1,219 @@
+//! Where an organisation wants it, a version of a policy begins to count only once it decides past resets
+//! as they were decided.
+//!
+//! What counts is what is enforced, wholly or for a canary's share. A version begins to count by a switch,
+//! by binding anew what was unbound, by leaving monitor mode, or by staying alone when another version of
+//! the same plugin goes: each of these is judged. Only going back to what counted before is not.
+
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::replay::replay_manifest;
+use super::replayed::{Follow, Replay};
+use super::{Manager, from_json, unwatched};
+use crate::domain::account::OrganizationId;
+use crate::domain::policy::{Manifest, Mode};
+use crate::domain::{Error, Result};
+use crate::plugin_host::Digest;
+use crate::service::Services;
+use crate::store::Connection;
+use crate::store::bindings::{self, BindingRow, Of, PolicyRevision};
+use crate::store::decisions::{self, DeciderRow};
+use crate::store::{accounts, plugins};
+
+/// How far back decisions must stay the same, in days.
+const DAYS: i64 = 30;
+
+/// A change was judged on these policies, where it had to be judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate(Option<(OrganizationId, PolicyRevision)>);
+
+impl Gate {
+    /// Checks in the transaction of the change that the policies are still those. Two changes side by
+    /// side must not get past a rule that each alone would not.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    pub(super) fn still_open(self, tx: &Connection) -> Result<()> {
+        match self.0 {
+            Some((organization, revision))
+                if bindings::find_policy_revision(tx, organization)? != revision =>
+            {
+                Err(Error::Stale)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A version that is to count, and whose decisions it takes over.
+struct Candidate {
+    digest: Digest,
+    manifest: Manifest,
+    /// Absent: the one that each decision was made with.
+    config: Option<String>,
+    takes_over: Follow,
+}
+
+/// Judges the change of a binding from `now` (absent: it is made) to `then` (absent: it goes), with the
+/// configuration's text where that may be new.
+///
+/// # Errors
+/// [`Error::Conflict`] when decisions would differ; [`Error::Busy`] while another replay runs.
+pub(super) async fn judge(
+    services: &Services,
+    manager: &Manager,
+    now: Option<&BindingRow>,
+    then: Option<&BindingRow>,
+    new_config: Option<&str>,
+) -> Result<Gate> {
+    let Some(organization) = now.or(then).and_then(|row| row.organization_id) else {
+        return Ok(Gate(None)); // the node's are the operator's alone
+    };
+    let since = services.clock.now() - SignedDuration::from_hours(24 * DAYS);
+    let (revision, candidates) = services.store.read(|db| {
+        let found = accounts::find_organization(db, organization)?;
+        if !found.is_some_and(|found| found.settings.clean_replay_required) {
+            return Ok((None, Vec::new()));
+        }
+        let revision = bindings::find_policy_revision(db, organization)?;
+        let counted = now.filter(|row| counts(row));
+        let candidates = match (counted, then.filter(|row| counts(row))) {
+            (None, None) => Vec::new(),
+            // The operator's emergency switch asks nobody.
+            (Some(_), None) if manager.organization().is_none() => Vec::new(),
+            (Some(now), None) => left_alone(db, organization, now)?,
+            (Some(now), Some(then)) if now.version.plugin_digest == then.version.plugin_digest => Vec::new(),
+            (_, Some(then)) => begins(db, organization, since, counted, then, new_config)?,
+        };
+        Ok((Some(revision), candidates))
+    })?;
+    let Some(revision) = revision else {
+        return Ok(Gate(None));
+    };
+    for candidate in candidates {
+        replay(services, organization, since, candidate).await?;
+    }
+    Ok(Gate(Some((organization, revision))))
+}
+
+fn counts(row: &BindingRow) -> bool {
+    row.disabled_at.is_none() && row.mode != Mode::Monitor
+}
+
+/// A version that begins to count takes over from the one it replaces, or from bindings that are gone or
+/// don't count any more.
+fn begins(
+    db: &Connection,
+    organization: OrganizationId,
+    since: Timestamp,
+    replaces: Option<&BindingRow>,
+    then: &BindingRow,
+    new_config: Option<&str>,
+) -> Result<Vec<Candidate>> {
+    let deciders = decisions::find_deciders(db, organization, since)?;
+    let counted_before = |decider: &DeciderRow| {
+        decider.counted
+            && decider.binding_id == then.id
+            && decider.plugin_digest == then.version.plugin_digest
+    };
+    if deciders.iter().any(counted_before) {
+        return Ok(Vec::new()); // back to what it was
+    }
+    let takes_over = match replaces {
+        Some(replaced) => vec![replaced.id],
+        None => {
+            let counting = counting(db, organization)?;
+            let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
+            let mut gone: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
+            gone.retain(|id| !still(*id));
+            gone
+        }
+    };
+    let config = match (replaces, new_config) {
+        (Some(replaced), _) if replaced.version.config_digest == then.version.config_digest => None,
+        (_, Some(config)) => Some(config.to_owned()),
+        (_, None) => Some(find_config(db, then)?),
+    };
+    Ok(vec![candidate(db, then, config, takes_over)?])
+}
+
+/// Other versions of a plugin that remain when a binding of it stops to count: binding the new one first
+/// and removing the old one then is a switch, too.
+fn left_alone(db: &Connection, organization: OrganizationId, gone: &BindingRow) -> Result<Vec<Candidate>> {
+    let name = find_manifest(db, gone)?.name;
+    let mut left = Vec::new();
+    for row in counting(db, organization)? {
+        if row.id != gone.id
+            && row.version.plugin_digest != gone.version.plugin_digest
+            && find_manifest(db, &row)?.name == name
+        {
+            let config = Some(find_config(db, &row)?);
+            left.push(candidate(db, &row, config, vec![gone.id])?);
+        }
+    }
+    Ok(left)
+}
+
+/// The organisation's own bindings that count.
+fn counting(db: &Connection, organization: OrganizationId) -> Result<Vec<BindingRow>> {
+    let mut rows = bindings::find_bindings(db, Of::Organization(organization))?;
+    rows.retain(|row| row.organization_id.is_some() && counts(row));
+    Ok(rows)
+}
+
+fn candidate(
+    db: &Connection,
+    row: &BindingRow,
+    config: Option<String>,
+    takes_over: Vec<Uuid>,
+) -> Result<Candidate> {
+    Ok(Candidate {
+        digest: Digest(row.version.plugin_digest),
+        manifest: find_manifest(db, row)?,
+        config,
+        takes_over: Follow::Counted(takes_over),
+    })
+}
+
+fn find_manifest(db: &Connection, row: &BindingRow) -> Result<Manifest> {
+    plugins::find_manifest(db, &row.version.plugin_digest)?.ok_or(Error::Stale)
+}
+
+fn find_config(db: &Connection, row: &BindingRow) -> Result<String> {
+    bindings::find_configuration(db, &row.version.config_digest)?.ok_or(Error::Stale)
+}
+
+async fn replay(
+    services: &Services,
+    organization: OrganizationId,
+    since: Timestamp,
+    candidate: Candidate,
+) -> Result<()> {
+    let replay = Replay {
+        plugin_digest: candidate.digest,
+        organization: Some(organization),
+        since,
+        follow: candidate.takes_over,
+        config: candidate.config.as_deref().map(from_json).transpose()?,
+    };
+    let report = replay_manifest(
+        services,
+        candidate.manifest,
+        vec![organization],
+        replay,
+        unwatched(),
+    )
+    .await?;
+    if report.is_clean() {
+        return Ok(());
+    }
+    let differ = match report.differing {
+        0 => "not all of them could be replayed in time".to_owned(),
+        differing => format!("{differing} of {} differ", report.compared),
+    };
+    Err(Error::Conflict(format!(
+        "This organisation lets another version count only when it decides the resets of the last {DAYS} days \
+         as they were decided, and {differ}; replay the plugin to see which"
+    )))
+}

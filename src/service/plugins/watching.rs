@@ -1,0 +1,225 @@
+//! What nobody asks for but everybody relies on: alarms, re-checks of live decisions, retention.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::replay::{Deviation, deviations};
+use crate::domain::Result;
+use crate::domain::account::OrganizationId;
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::plugin_host::{CallEnd, DecisionRecord, Digest};
+use crate::service::Services;
+use crate::store::{audit, bindings, decisions, plugins};
+
+/// Resets that may wait for their re-check; further ones are not re-checked.
+const WAITING_MAX: usize = 256;
+/// Resets forgotten in one transaction.
+const FORGOTTEN_AT_ONCE: u32 = 500;
+
+/// Which versions of which bindings have raised an alarm that an answer has not ended yet.
+#[derive(Debug, Default)]
+pub(super) struct Alarms {
+    raised: Mutex<HashSet<(Uuid, Digest)>>,
+    count: AtomicU64,
+}
+
+/// An alarm to be recorded in the transaction of the reset that raised it.
+#[derive(Clone, Debug)]
+pub struct Alarm {
+    /// Id of its entry.
+    pub entry_id: Uuid,
+    /// The entry.
+    pub event: Event,
+    of: (Uuid, Digest),
+}
+
+impl Alarms {
+    fn raised(&self) -> MutexGuard<'_, HashSet<(Uuid, Digest)>> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The alarms that these calls raise: a version that failed as often in a row as the operator set raises
+/// one, and no further one before it has answered again. It goes on being asked. They are for the
+/// transaction that records the calls; if it fails, [`withdraw_alarms`].
+pub fn raise_alarms(
+    services: &Services,
+    organization: OrganizationId,
+    records: &[DecisionRecord],
+) -> Vec<Alarm> {
+    let alarms = services.bindings.alarms();
+    let mut raised = alarms.raised();
+    let mut due = Vec::new();
+    for record in records {
+        let of = (record.binding_id, record.digest);
+        match &record.end {
+            CallEnd::Answer(_) => {
+                if raised.remove(&of) {
+                    tracing::info!(plugin = %record.plugin, version = %record.version,
+                        digest = %record.digest, binding = %record.binding_id, "a policy plugin answers again");
+                }
+            }
+            CallEnd::Failure(failure) => {
+                let often = record.failures_in_a_row >= services.settings.plugins.alarm_after;
+                if often && raised.insert(of) {
+                    tracing::error!(plugin = %record.plugin, version = %record.version,
+                        digest = %record.digest, binding = %record.binding_id,
+                        failures_in_a_row = record.failures_in_a_row, "a policy plugin fails again and again");
+                    alarms.count.fetch_add(1, Ordering::Relaxed);
+                    let event = alarm(organization, record, "failures-in-a-row")
+                        .with("failuresInARow", record.failures_in_a_row)
+                        .with("cause", failure.cause.as_str())
+                        .with("detail", failure.detail.as_str());
+                    due.push(Alarm {
+                        entry_id: services.entropy.uuid(services.clock.now()),
+                        event,
+                        of,
+                    });
+                }
+            }
+        }
+    }
+    due
+}
+
+/// The transaction that was to record these alarms failed: the next failure raises them again.
+pub fn withdraw_alarms(services: &Services, alarms: &[Alarm]) {
+    let mut raised = services.bindings.alarms().raised();
+    for alarm in alarms {
+        raised.remove(&alarm.of);
+    }
+}
+
+/// Alarms raised since the start, for metrics.
+#[must_use]
+pub fn alarm_count(services: &Services) -> u64 {
+    services.bindings.alarms().count.load(Ordering::Relaxed)
+}
+
+fn alarm(organization: OrganizationId, record: &DecisionRecord, reason: &str) -> Event {
+    Event::new(
+        EventType::PolicyPluginAlarm,
+        Some(organization),
+        ActorRef::system(),
+    )
+    .on(Resource::other(
+        "PLUGIN",
+        record.digest,
+        Some(record.plugin.clone()),
+    ))
+    .ended(AuditResult::Failure, "A policy plugin needs attention")
+    .with("reason", reason)
+    .with("binding", record.binding_id.to_string())
+    .with("version", record.version.as_str())
+    .with("hook", json!(record.hook))
+}
+
+/// Resets whose decisions are to be asked about again.
+#[derive(Debug, Default)]
+pub(super) struct Rechecks {
+    seen: AtomicU64,
+    waiting: Mutex<VecDeque<(OrganizationId, u64)>>,
+    more: Notify,
+}
+
+/// Puts one in so many resets on the list of those to be re-checked.
+pub fn sample_for_recheck(services: &Services, organization: OrganizationId, sequence: u64) {
+    let one_in = u64::from(services.settings.plugins.recheck_one_in);
+    let rechecks = services.bindings.rechecks();
+    if one_in == 0
+        || !rechecks
+            .seen
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(one_in)
+    {
+        return;
+    }
+    let mut waiting = rechecks.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    if waiting.len() < WAITING_MAX {
+        waiting.push_back((organization, sequence));
+        rechecks.more.notify_one();
+    }
+}
+
+/// Re-checks sampled resets as they come, until it is dropped.
+pub async fn recheck_forever(services: &Services) {
+    loop {
+        services.bindings.rechecks().more.notified().await;
+        if let Err(error) = recheck_waiting(services).await {
+            tracing::error!(%error, "a decision could not be re-checked");
+        }
+    }
+}
+
+/// Asks again about every reset that waits for it. A version that now answers otherwise than is recorded
+/// raises an alarm: either it is not the pure function that it must be, or the record was changed. Says
+/// how many alarms.
+///
+/// # Errors
+/// When store or host fail.
+pub async fn recheck_waiting(services: &Services) -> Result<usize> {
+    let mut alarms = 0;
+    loop {
+        let next = services
+            .bindings
+            .rechecks()
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        let Some((organization, sequence)) = next else {
+            return Ok(alarms);
+        };
+        for Deviation { record, replayed } in deviations(services, sequence).await? {
+            tracing::error!(plugin = %record.plugin, digest = %record.digest, sequence,
+                "a policy plugin answers otherwise than is recorded: alarm");
+            let event = alarm(organization, &record, "replay-differs")
+                .with("sequence", sequence)
+                .with("recorded", Value::from(&record.end))
+                .with("replayed", Value::from(&replayed));
+            let at = services.clock.now();
+            let id = services.entropy.uuid(at);
+            services
+                .store
+                .write(move |tx| audit::append_entry(tx, at, id, &event).map(|_| ()))
+                .await?;
+            services.bindings.alarms().count.fetch_add(1, Ordering::Relaxed);
+            alarms += 1;
+        }
+    }
+}
+
+/// Forgets questions and decisions past their retention, and the plugins and configurations that only
+/// they needed. Says how many resets.
+///
+/// # Errors
+/// When the store can't be written.
+pub async fn forget_lapsed_decisions(services: &Services) -> Result<usize> {
+    let days = i64::from(services.settings.plugins.decision_days);
+    let before = services.clock.now() - SignedDuration::from_hours(24 * days);
+    let mut forgotten = 0;
+    loop {
+        let some = services
+            .store
+            .write(move |tx| decisions::clear_lapsed_decisions(tx, before, FORGOTTEN_AT_ONCE))
+            .await?;
+        forgotten += some;
+        if some < FORGOTTEN_AT_ONCE as usize {
+            break;
+        }
+    }
+    services
+        .store
+        .write(move |tx| {
+            bindings::clear_unbound_configurations(tx, before)?;
+            plugins::clear_removed_plugins(tx, before)
+        })
+        .await?;
+    Ok(forgotten)
+}

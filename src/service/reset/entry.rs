@@ -1,0 +1,121 @@
+//! What the trail keeps of a reset, and what is kept beside it for replay.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::ending::to_json;
+use super::facts::Case;
+use super::{Ending, Judgement, Order};
+use crate::domain::Result;
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::policy::{Answer, Mode};
+use crate::plugin_host::{CallEnd, DecisionRecord};
+use crate::service::approvals;
+use crate::store::accounts::AfterReset;
+use crate::store::decisions::DecisionRow;
+
+pub(super) fn event(
+    order: &Order,
+    case: &Case,
+    judgement: &Judgement,
+    after: &AfterReset,
+    result: AuditResult,
+) -> Event {
+    let mut event = Event::new(
+        EventType::UserMfaReset,
+        Some(case.organization.id),
+        ActorRef::user(&case.actor),
+    )
+    .on(Resource::user(&case.target))
+    .with("channel", json!(order.context.channel));
+    event = match &order.mandate.agreement {
+        None => event.from_request(&order.context.request_id, order.context.ip_text().as_deref()),
+        // The address is the approver's, and stands in the entry of the agreement.
+        Some(agreement) => event
+            .from_request(&order.context.request_id, None)
+            .with("approvalId", agreement.approval.id.to_string()),
+    };
+    for (name, value) in [("reason", &order.body.reason), ("ticket", &order.body.ticket)] {
+        if let Some(value) = value {
+            event = event.with(name, value.as_str());
+        }
+    }
+    if !case.approved_by.is_empty() {
+        event = event.with("approvedBy", case.approved_by.clone());
+    }
+    if !judgement.records.is_empty() {
+        event = event.with(
+            "policies",
+            judgement.records.iter().map(policy_summary).collect::<Vec<_>>(),
+        );
+    }
+    if !judgement.effects.is_empty() {
+        event = event.with("effects", json!(judgement.effects));
+    }
+    match &judgement.ending {
+        Ending::Done => {
+            if let Some(until) = after.enrolment_due_until {
+                event = event.with("enrolmentDueUntil", until.to_string());
+            }
+            event.result = result;
+            event
+        }
+        Ending::AwaitsApproval(approval) => event.with("awaitsApproval", json!(approval)),
+        Ending::Denied(denied) => event
+            .ended(result, &denied.message)
+            .with("denial", json!(denied.denial))
+            .with("deniedBy", denied.plugin.as_str()),
+        Ending::Failed(cause) => event
+            .ended(result, "A policy could not be evaluated")
+            .with("cause", cause.as_str()),
+    }
+}
+
+/// The entry of the agreement that this call gives, unless a failing policy keeps it from counting.
+pub(super) fn agreement_event(order: &Order, case: &Case, judgement: &Judgement) -> Option<Event> {
+    let agreement = order.mandate.agreement.as_ref()?;
+    if matches!(judgement.ending, Ending::Failed(_)) {
+        return None;
+    }
+    let needed = match &judgement.ending {
+        Ending::AwaitsApproval(wanted) => wanted.approvals.max(agreement.approval.needed),
+        _ => agreement.approval.needed,
+    };
+    let event = approvals::agreed(agreement, &case.target, needed);
+    Some(event.from_request(&order.context.request_id, order.context.ip_text().as_deref()))
+}
+
+/// Which version decided, in the entry itself: the whole record is kept beside it for replay.
+fn policy_summary(record: &DecisionRecord) -> Value {
+    json!({
+        "name": record.plugin,
+        "version": record.version,
+        "digest": record.digest,
+        "config": record.config_digest,
+        "hook": record.hook,
+        "mode": record.mode,
+        "end": record.end,
+        "refused": record.refused,
+    })
+}
+
+pub(super) fn decision_row(record: &DecisionRecord) -> Result<DecisionRow> {
+    Ok(DecisionRow {
+        binding_id: record.binding_id,
+        plugin_digest: record.digest.0,
+        config_digest: record.config_digest.0,
+        record: to_json(record)?,
+    })
+}
+
+/// The bindings whose demand for a second admin counts.
+pub(super) fn demanding(records: &[DecisionRecord]) -> Vec<Uuid> {
+    let demands = |record: &&DecisionRecord| {
+        record.mode == Mode::Enforce && matches!(record.end, CallEnd::Answer(Answer::RequireApproval(_)))
+    };
+    records
+        .iter()
+        .filter(demands)
+        .map(|record| record.binding_id)
+        .collect()
+}

@@ -1,0 +1,311 @@
+//! Modes, and what follows when a version fails.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::guests::{Guest, Manifest, before, denying};
+use crate::plugins::{assert_denied, bind, fixture, install, path};
+use crate::support::{Caller, DEVELOPER, TestApp};
+
+/// A guest of this version whose `before-reset` has this body.
+fn version(version: &'static str, body: &str) -> Vec<u8> {
+    Guest {
+        before: body.into(),
+        manifest: Manifest {
+            version,
+            ..Guest::default().manifest
+        },
+        ..Guest::default()
+    }
+    .wasm()
+}
+
+/// Binds 1.0.0, which denies with "one", and switches to `second` with these terms.
+async fn switched(caller: &Caller<'_>, second: Vec<u8>, mut terms: Value) -> String {
+    let first = install(caller, denying("1.0.0", "one")).await;
+    let second = install(caller, second).await;
+    let patient = json!({ "limits": { "deadlineMs": 1000 } });
+    let binding = path(&bind(caller, &first, patient).await);
+    terms["pluginDigest"] = json!(second);
+    caller.patch(&binding, terms).await.assert_ok();
+    binding
+}
+
+fn policies(app: &TestApp) -> Value {
+    app.last_entry()["details"]["policies"].clone()
+}
+
+#[tokio::test]
+async fn monitor_records_what_it_would_have_decided_and_applies_nothing() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, denying("1.0.0", "no")).await;
+    let terms = json!({ "mode": "monitor", "limits": { "deadlineMs": 1000 } });
+    let binding = path(&bind(&admin, &digest, terms).await);
+    let trap = install(&admin, version("2.0.0", "unreachable")).await;
+    bind(&admin, &trap, json!({ "mode": "monitor" })).await;
+    let forced = install(&admin, fixture("force-reenrollment")).await;
+    let terms = json!({ "mode": "monitor", "config": { "hours": 8 }, "grants": ["require-enrolment"] });
+    bind(&admin, &forced, terms).await;
+
+    admin.reset(DEVELOPER).await.assert_ok();
+    let entry = app.last_entry();
+    assert_eq!(entry["details"]["enrolmentDueUntil"], Value::Null, "{entry}");
+    assert_eq!(entry["details"]["effects"], Value::Null, "{entry}");
+    let policies = policies(&app);
+    assert!(
+        policies
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|p| p["mode"] == "monitor"),
+        "{policies}"
+    );
+    assert_eq!(policies[0]["end"]["answer"]["deny"]["code"], "no", "{policies}");
+    assert_eq!(policies[1]["end"]["failure"]["cause"], "trap", "{policies}");
+    let listed = admin.get(&binding).await;
+    assert_eq!(listed.assert_ok()["mode"], "monitor");
+    assert_eq!(listed.body["statistics"]["denials"], 1);
+
+    // Enforced from the next reset on, without a restart.
+    admin
+        .patch(&binding, json!({ "mode": "enforce" }))
+        .await
+        .assert_ok();
+    assert_denied(&admin.reset(app.second_admin.id).await, "no");
+}
+
+/// By hash of binding, version and target: whoever is denied can't ask again until the other version
+/// answers.
+#[tokio::test]
+async fn a_canary_decides_its_share_and_the_version_before_the_rest() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let terms = json!({ "mode": "canary", "canaryPercent": 30 });
+    let binding = switched(&admin, denying("2.0.0", "two"), terms).await;
+    let mut share = 0;
+    for n in 0..60 {
+        let target = app.employee(&format!("n{n}")).await;
+        let answer = admin.reset(target.id).await;
+        let code = answer.body["denial"]["code"].as_str().unwrap().to_owned();
+        let record = &policies(&app)[0];
+        let expected = if code == "two" { "2.0.0" } else { "1.0.0" };
+        assert_eq!(record["version"], expected, "{record}");
+        assert_denied(&admin.reset(target.id).await, &code);
+        share += u32::from(code == "two");
+    }
+    // 60 × 30 % is 18, give or take; beyond these bounds once in a million runs.
+    assert!((3..=36).contains(&share), "{share} of 60");
+    assert_eq!(
+        app.count(
+            "SELECT count(*) FROM decision WHERE record ->> '$.asked' = 'version-before' \
+             AND record ->> '$.hook' = 'before-reset'"
+        ),
+        2 * i64::from(60 - share)
+    );
+    let canary = "SELECT count(*) FROM decision WHERE record ->> '$.canary' = 30";
+    assert_eq!(app.count(canary), 2 * 120, "both hooks, twice each");
+    let whole = admin.patch(&binding, json!({ "mode": "enforce" })).await;
+    assert_eq!(whole.assert_ok()["canaryPercent"], Value::Null);
+    assert_denied(&admin.reset(DEVELOPER).await, "two");
+}
+
+#[tokio::test]
+async fn a_canary_that_fails_or_overspends_falls_back_to_the_version_before() {
+    let runaway = "(loop (br 0)) (unreachable)";
+    let bomb = "(loop (br_if 0 (i32.ne (memory.grow (i32.const 64)) (i32.const -1)))) (unreachable)";
+    for (cause, body) in [("trap", "unreachable"), ("deadline", runaway), ("memory", bomb)] {
+        let app = TestApp::new().await;
+        let admin = app.admin().await;
+        let terms = json!({ "mode": "canary", "canaryPercent": 99, "limits": { "deadlineMs": 200 } });
+        let binding = switched(&admin, version("2.0.0", body), terms).await;
+        let (mut failed, mut n) = (0, 0);
+        while failed < 3 {
+            n += 1;
+            let target = app.employee(&format!("n{n}")).await;
+            assert_denied(&admin.reset(target.id).await, "one");
+            let asked = policies(&app);
+            if asked[0]["version"] == "2.0.0" {
+                failed += 1;
+                assert_eq!(asked[0]["end"]["failure"]["cause"], cause, "{asked}");
+                assert_eq!(asked[1]["version"], "1.0.0", "{asked}");
+                assert_eq!(asked[1]["end"]["answer"]["deny"]["code"], "one", "{asked}");
+            }
+        }
+        let listed = admin.get(&binding).await;
+        let statistics = &listed.assert_ok()["statistics"];
+        let asked = policies(&app);
+        assert_eq!(statistics["fallbacks"], 3, "{cause}: {statistics} {asked}");
+        assert_eq!(statistics["failures"], 3, "{cause}: {statistics} {asked}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_failure_means_is_said_for_each_cause() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let on_failure = |of: Value| json!({ "onFailure": of, "limits": { "deadlineMs": 50 } });
+    let terms = on_failure(json!({ "otherwise": "deny", "trap": "skip", "deadline": "last-good-version" }));
+    let binding = switched(&admin, version("2.0.0", "unreachable"), terms).await;
+    let second = admin.get(&binding).await.body["current"]["digest"].clone();
+
+    // A trap is passed over, as if it were not bound; the entry says so.
+    admin.reset(DEVELOPER).await.assert_ok();
+    let asked = policies(&app);
+    assert_eq!(asked[0]["end"]["failure"]["cause"], "trap", "{asked}");
+    assert_eq!(asked[0]["digest"], second, "{asked}");
+
+    // Otherwise: nothing happens to the user.
+    let error = "(i32.store8 (i32.const 512) (i32.const 1)) (i32.const 512)"; // err("")
+    let third = install(&admin, version("3.0.0", error)).await;
+    admin
+        .patch(&binding, json!({ "pluginDigest": third }))
+        .await
+        .assert_ok();
+    let failed = admin.reset(app.second_admin.id).await;
+    failed.assert_error(500, "A policy could not be evaluated");
+    let entry = app.last_entry();
+    assert_eq!(entry["result"], "FAILURE");
+    let cause = entry["details"]["cause"].as_str().unwrap();
+    assert!(
+        cause.starts_with(&format!("plugin guest 3.0.0 (sha256:{third}) failed, hook-error")),
+        "{cause}"
+    );
+
+    // A deadline: the version before decides. It is 1.0.0 once more.
+    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    assert_eq!(back.assert_ok()["current"]["version"], "2.0.0");
+    let first = install(&admin, denying("1.0.0", "one")).await;
+    admin
+        .patch(&binding, json!({ "pluginDigest": first }))
+        .await
+        .assert_ok();
+    let slow = install(&admin, version("4.0.0", "(loop (br 0)) (unreachable)")).await;
+    admin
+        .patch(&binding, json!({ "pluginDigest": slow }))
+        .await
+        .assert_ok();
+    assert_denied(&admin.reset(app.second_admin.id).await, "one");
+    let asked = policies(&app);
+    assert_eq!(asked[0]["end"]["failure"]["cause"], "deadline", "{asked}");
+    assert_eq!(asked[1]["version"], "1.0.0", "{asked}");
+}
+
+#[tokio::test]
+async fn without_a_version_before_the_last_good_version_is_a_denial() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, before("unreachable")).await;
+    let terms = json!({ "onFailure": { "otherwise": "last-good-version" } });
+    bind(&admin, &digest, terms).await;
+    admin
+        .reset(DEVELOPER)
+        .await
+        .assert_error(500, "A policy could not be evaluated");
+}
+
+#[tokio::test]
+async fn an_effect_that_is_not_granted_is_refused_and_recorded() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, fixture("force-reenrollment")).await;
+    let terms = json!({ "config": { "hours": 8 }, "limits": { "deadlineMs": 1000 } });
+    let binding = path(&bind(&admin, &digest, terms).await);
+    admin.reset(DEVELOPER).await.assert_ok();
+    let entry = app.last_entry();
+    assert_eq!(entry["details"]["enrolmentDueUntil"], Value::Null, "{entry}");
+    assert_eq!(entry["details"]["effects"], Value::Null, "{entry}");
+    let refused: Vec<_> = policies(&app)
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|p| p["refused"].as_array().unwrap().clone())
+        .collect();
+    assert!(!refused.is_empty(), "{entry}");
+    assert!(
+        refused[0].to_string().contains("require-enrolment"),
+        "{refused:?}"
+    );
+
+    let granted = json!({ "grants": ["require-enrolment"] });
+    admin.patch(&binding, granted).await.assert_ok();
+    admin.reset(app.second_admin.id).await.assert_ok();
+    assert_eq!(
+        app.last_entry()["details"]["enrolmentDueUntil"],
+        "2026-02-18T18:30:00Z"
+    );
+}
+
+/// A call under way finishes on the version that it began with; what it decided is then judged again by
+/// the new one, so that no reset is committed on a policy that no longer holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_under_way_when_the_version_is_switched_ends_and_is_judged_again() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    // A second of work, after which it is passed over: as good as "allow".
+    let slow = install(&admin, version("1.0.0", "(loop (br 0)) (unreachable)")).await;
+    let next = install(&admin, denying("2.0.0", "two")).await;
+    let terms = json!({ "limits": { "deadlineMs": 1000 }, "onFailure": { "otherwise": "skip" } });
+    let binding = path(&bind(&admin, &slow, terms).await);
+    let reset = admin.reset(DEVELOPER);
+    let switch = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let started = Instant::now();
+        admin
+            .patch(&binding, json!({ "pluginDigest": next }))
+            .await
+            .assert_ok();
+        started.elapsed()
+    };
+    let (answer, waited) = tokio::join!(reset, switch);
+    println!("the switch took {waited:?} while a call was under way");
+    if waited > Duration::from_millis(800) {
+        return; // a machine so busy that the call was over before
+    }
+    assert_denied(&answer, "two");
+    assert_eq!(policies(&app)[0]["version"], "2.0.0");
+    assert_eq!(app.count("SELECT count(*) FROM reset_call"), 1, "decided once");
+}
+
+/// Four runaways in flight in one organisation; another one's resets go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runaways_of_one_organisation_do_not_hold_up_anothers_resets() {
+    let app = TestApp::new().await;
+    let (acme, globex) = (app.admin().await, app.admin_of_other_org().await);
+    let digest = install(&globex, denying("1.0.0", "no")).await;
+    let patient = json!({ "limits": { "deadlineMs": 1000 } });
+    bind(&globex, &digest, patient.clone()).await;
+    let endless = install(&acme, before("(loop (br 0)) (unreachable)")).await;
+    bind(&acme, &endless, json!({ "limits": { "deadlineMs": 400 } })).await;
+    let measure = async |calls: u32| {
+        let mut took = Vec::new();
+        for _ in 0..calls {
+            let started = Instant::now();
+            assert_denied(&globex.reset(app.other_developer.id).await, "no");
+            took.push(started.elapsed());
+        }
+        took.sort();
+        (took[took.len() / 2], took[took.len() * 99 / 100])
+    };
+    measure(20).await;
+    let quiet = measure(200).await;
+    let runaway = async || {
+        let started = Instant::now();
+        let answer = acme.reset(DEVELOPER).await;
+        assert_eq!(answer.status.as_u16(), 500, "{}", answer.text);
+        started.elapsed()
+    };
+    let began = Instant::now();
+    let (a, b, c, d, loaded) = tokio::join!(runaway(), runaway(), runaway(), runaway(), measure(100));
+    let all = began.elapsed();
+    println!(
+        "globex p50, p99: quiet {quiet:?}, beside four runaways of acme's {loaded:?} (acme: {a:?} {b:?} {c:?} {d:?})"
+    );
+    // Two at a time: the other two wait for their turn.
+    assert!(all >= Duration::from_millis(800), "{all:?}");
+    assert!(
+        loaded.0 < Duration::from_millis(400),
+        "half of globex's resets wait for no runaway: {loaded:?}"
+    );
+}

@@ -1,0 +1,207 @@
+//! What nobody asks for: alarms, re-checks of live decisions, retention.
+
+use jiff::SignedDuration;
+use latchkey::service::plugins::{PluginSettings, alarm_count, recheck_waiting};
+use latchkey::service::{Settings, housekeeping};
+use serde_json::{Value, json};
+
+use crate::guests::{Guest, before};
+use crate::plugins::{BINDINGS, PLUGINS, bind, fixture, install, path};
+use crate::support::{DEVELOPER, Setup, TestApp, reset_path};
+
+async fn app_with(plugins: PluginSettings) -> TestApp {
+    TestApp::with(Setup {
+        settings: Settings {
+            plugins,
+            ..Settings::default()
+        },
+        ..Setup::default()
+    })
+    .await
+}
+
+fn alarms(app: &TestApp) -> Vec<Value> {
+    let mut entries = app.trail();
+    entries.retain(|entry| entry["eventType"] == "POLICY_PLUGIN_ALARM");
+    entries
+}
+
+#[tokio::test]
+async fn failures_in_a_row_raise_one_alarm_and_the_policy_is_never_switched_off() {
+    let app = app_with(PluginSettings {
+        alarm_after: 3,
+        ..PluginSettings::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    // It traps where it is given a text of 499 bytes, and answers otherwise.
+    let touchy = Guest {
+        items: "(global $touched (mut i32) (i32.const 0))".into(),
+        realloc: "(if (i32.eq (local.get 3) (i32.const 499)) (then (global.set $touched (i32.const 1)))) \
+                  (global.set $heap (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8))) \
+                  (global.get $heap) (global.set $heap (i32.add (global.get $heap) (local.get 3)))"
+            .into(),
+        before: "(if (global.get $touched) (then unreachable)) (i32.const 512)".into(),
+        ..Guest::default()
+    };
+    let digest = install(&admin, touchy.wasm()).await;
+    let binding = path(&bind(&admin, &digest, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    let long = json!({ "reason": "x".repeat(499) });
+    let fail = async || {
+        let failed = admin.post(&reset_path(DEVELOPER), long.clone()).await;
+        failed.assert_error(500, "A policy could not be evaluated");
+    };
+    fail().await;
+    fail().await;
+    assert_eq!(alarms(&app).len(), 0);
+    fail().await;
+    fail().await;
+    let raised = alarms(&app);
+    assert_eq!(raised.len(), 1, "one, until it has answered again: {raised:?}");
+    let alarm = &raised[0];
+    assert_eq!(alarm["result"], "FAILURE");
+    assert_eq!(alarm["resource"]["id"], *digest);
+    assert_eq!(alarm["resource"]["name"], "guest");
+    assert_eq!(alarm["details"]["version"], "1.0.0");
+    assert_eq!(alarm["details"]["reason"], "failures-in-a-row");
+    assert_eq!(alarm["details"]["failuresInARow"], 3);
+    assert_eq!(alarm["details"]["cause"], "trap");
+    let shown = admin.get(&binding).await;
+    assert_eq!(
+        shown.assert_ok()["disabledAt"],
+        Value::Null,
+        "it goes on being asked"
+    );
+    assert_eq!(shown.body["statistics"]["failuresInARow"], 4);
+
+    admin.reset(DEVELOPER).await.assert_ok(); // it answers
+    assert_eq!(admin.get(&binding).await.body["statistics"]["failuresInARow"], 0);
+    crate::support::enrol(&app.services, app.developer.id).await;
+    for _ in 0..3 {
+        fail().await;
+    }
+    assert_eq!(alarms(&app).len(), 2);
+    assert_eq!(alarm_count(&app.services), 2);
+}
+
+#[tokio::test]
+async fn a_live_decision_that_is_not_what_the_module_answers_raises_an_alarm() {
+    let app = app_with(PluginSettings {
+        recheck_one_in: 1,
+        ..PluginSettings::default()
+    })
+    .await;
+    app.bind("reset-budget", json!({ "perUser": { "max": 3, "days": 30 } }))
+        .await;
+    app.bind("force-reenrollment", json!({ "hours": 8 })).await;
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    assert_eq!(recheck_waiting(&app.services).await.unwrap(), 0, "pure functions");
+    assert_eq!(alarms(&app).len(), 0);
+
+    // Somebody changes what was asked: the module, asked that, answers something else.
+    admin.reset(app.second_admin.id).await.assert_ok();
+    let changed = app
+        .execute(
+            "UPDATE question SET question = json_set(question, '$.history.targetResetsLast30Days', 9, \
+             '$.history.ofTarget', json('[]')) WHERE audit_sequence = (SELECT max(audit_sequence) FROM question)",
+        )
+        .await;
+    assert_eq!(changed, 1);
+    assert_eq!(recheck_waiting(&app.services).await.unwrap(), 1);
+    let alarm = alarms(&app).remove(0);
+    assert_eq!(alarm["details"]["reason"], "replay-differs", "{alarm}");
+    assert_eq!(alarm["details"]["hook"], "before-reset");
+    assert!(alarm["details"]["replayed"]["deny"].is_object(), "{alarm}");
+    assert_eq!(alarm["resource"]["name"], "reset-budget");
+    assert_eq!(recheck_waiting(&app.services).await.unwrap(), 0, "once");
+}
+
+#[tokio::test]
+async fn one_in_so_many_is_rechecked_and_none_where_that_is_nought() {
+    for (one_in, waiting) in [(0, 0), (2, 2)] {
+        let app = app_with(PluginSettings {
+            recheck_one_in: one_in,
+            ..PluginSettings::default()
+        })
+        .await;
+        app.bind_module(
+            crate::guests::denying("1.0.0", "no"),
+            json!({}),
+            Default::default(),
+        )
+        .await;
+        let admin = app.admin().await;
+        for _ in 0..4 {
+            admin.reset(DEVELOPER).await;
+        }
+        app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
+            .await;
+        assert_eq!(
+            recheck_waiting(&app.services).await.unwrap(),
+            waiting,
+            "one in {one_in}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn questions_decisions_and_what_only_they_needed_are_forgotten_after_their_days() {
+    let app = app_with(PluginSettings {
+        decision_days: 10,
+        ..PluginSettings::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let gone = install(&admin, before("(i32.const 512)")).await;
+    let kept = install(&admin, fixture("ticket-required")).await;
+    let binding = path(&bind(&admin, &gone, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    admin.reset(DEVELOPER).await.assert_ok();
+    assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
+    assert_eq!(
+        admin.delete(&format!("{PLUGINS}/{gone}")).await.status.as_u16(),
+        204
+    );
+    let kept_things = |app: &TestApp| {
+        [
+            "question",
+            "decision",
+            "module",
+            "module_file",
+            "plugin_configuration",
+        ]
+        .map(|table| app.count(&format!("SELECT count(*) FROM {table}")))
+    };
+    app.advance(SignedDuration::from_hours(24 * 10 - 1));
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(
+        kept_things(&app),
+        [1, 2, 2, 2, 1],
+        "the removed plugin's file is still needed for replay"
+    );
+    app.advance(SignedDuration::from_hours(2));
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(kept_things(&app), [0, 0, 1, 1, 0]);
+    let admin = app.admin().await;
+    let listed = admin.get(PLUGINS).await;
+    assert_eq!(listed.assert_ok()[0]["digest"], *kept);
+    // The trail keeps what decided.
+    let reset = app
+        .trail()
+        .into_iter()
+        .find(|entry| entry["eventType"] == "USER_MFA_RESET")
+        .unwrap();
+    assert_eq!(reset["details"]["policies"][0]["digest"], *gone);
+    // The days are counted from the last use: what is bound anew keeps its file.
+    bind(&admin, &kept, json!({ "config": { "prefixes": ["HD-"] } })).await;
+    app.advance(SignedDuration::from_hours(24 * 30));
+    housekeeping::tidy(&app.services).await;
+    let admin = app.admin().await;
+    assert_eq!(admin.get(BINDINGS).await.assert_ok().as_array().unwrap().len(), 1);
+    let answer = admin.reset(app.second_admin.id).await;
+    assert_eq!(
+        answer.body["denial"]["plugin"], "ticket-required",
+        "{}",
+        answer.text
+    );
+}

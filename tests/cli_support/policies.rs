@@ -1,0 +1,232 @@
+//! What an operator does about policies while a server runs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::cli_support::{Desk, RESET_DONE, Server};
+
+const DEMO: [&str; 2] = ["--data-dir", "latchkey-demo"];
+
+fn plugin(desk: &Desk, args: &[&str]) -> Output {
+    desk.run(&[&DEMO[..], &["plugin"], args].concat())
+}
+
+#[track_caller]
+fn ok(desk: &Desk, args: &[&str]) -> String {
+    desk.ok(&[&DEMO[..], &["plugin"], args].concat())
+}
+
+fn fixture(name: &str) -> String {
+    format!("{}/fixtures/plugins/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A demo with a policy that denies every reset of every organisation, its binding, and a curl to paste.
+fn denying_demo(desk: &Desk) -> (Server, String, String) {
+    desk.serve(&["demo", "--listen", "127.0.0.1:0"]).stop();
+    ok(desk, &["install", &fixture("ticket-required")]);
+    let config = r#"{"prefixes":["HD-"]}"#;
+    let bind = [
+        "bind",
+        "ticket-required",
+        "--every-org",
+        "--mode",
+        "monitor",
+        "--config",
+        config,
+        "--json",
+    ];
+    let bound = ok(desk, &bind);
+    let bound: Value = serde_json::from_str(&bound).unwrap();
+    let binding = bound["binding"].as_str().unwrap().to_owned();
+    ok(desk, &["mode", &binding, "enforce"]);
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let curl = demo.line("curl -sS -X POST");
+    (demo, binding, curl)
+}
+
+fn binding(desk: &Desk, id: &str) -> Value {
+    let lists: Value = serde_json::from_str(&ok(desk, &["list", "--json"])).unwrap();
+    let bindings = lists["bindings"].as_array().unwrap();
+    bindings
+        .iter()
+        .find(|binding| binding["id"] == id)
+        .cloned()
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_policy_is_switched_off_while_the_server_runs_and_holds_from_the_next_reset_on() {
+    let desk = Desk::new();
+    let (demo, id, curl) = denying_demo(&desk);
+    let denied: Value = serde_json::from_str(&demo.paste(&curl)).unwrap();
+    assert_eq!(denied["denial"]["plugin"], "ticket-required", "{denied}");
+    assert_eq!(binding(&desk, &id)["denials"], 1, "the server's own counters");
+
+    let metrics = ok(&desk, &["metrics"]);
+    let counted = metrics.lines().find(|line| {
+        line.starts_with("latchkey_policy_denials_total{") && line.contains("plugin=\"ticket-required\"")
+    });
+    assert!(counted.is_some_and(|line| line.ends_with(" 1")), "{metrics}");
+
+    assert_eq!(
+        ok(&desk, &["disable", &id]),
+        format!("Binding {id} switched off\n")
+    );
+    assert_eq!(demo.paste(&curl), RESET_DONE);
+    assert_eq!(binding(&desk, &id)["disabled"], true);
+    assert!(ok(&desk, &["list"]).contains("off"));
+    ok(&desk, &["enable", &id]);
+    assert_eq!(
+        ok(&desk, &["mode", &id, "canary:10"]),
+        format!("Binding {id}: canary:10\n")
+    );
+    assert_eq!(binding(&desk, &id)["mode"], json!({ "canary": 10 }));
+    ok(&desk, &["mode", &id, "monitor"]);
+    assert_eq!(binding(&desk, &id)["mode"], "monitor");
+    ok(&desk, &["disable", "--plugin", "ticket-required"]);
+    assert_eq!(binding(&desk, &id)["pluginDisabled"], true);
+
+    let none = plugin(&desk, &["rollback", &id]);
+    assert_eq!(none.status.code(), Some(5));
+    let said = String::from_utf8(none.stderr).unwrap();
+    assert!(said.contains("no version before this one"), "{said}");
+    assert_eq!(plugin(&desk, &["mode", &id, "sometimes"]).status.code(), Some(2));
+    assert_eq!(
+        plugin(&desk, &["bind", "reset-budget", "--every-org"])
+            .status
+            .code(),
+        Some(4),
+        "what needs a store of its own says that the server has it"
+    );
+    ok(&desk, &["unbind", &id]);
+    assert_eq!(binding(&desk, &id), Value::default());
+
+    let socket = desk.path("latchkey-demo/latchkey.sock");
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "for its owner alone");
+    demo.stop();
+    assert!(!socket.exists());
+
+    // All of it is on the record, as the operator's.
+    let trail = desk.ok(&["--data-dir", "latchkey-demo", "audit", "export"]);
+    let entries = trail
+        .lines()
+        .filter(|line| line.contains("POLICY_PLUGIN_UPDATE"))
+        .count();
+    assert!(entries >= 6, "{entries}");
+    let denial = trail.lines().find(|line| line.contains("\"DENIED\"")).unwrap();
+    assert!(
+        denial.contains("ticket-required") && denial.contains("A reset needs a ticket"),
+        "{denial}"
+    );
+}
+
+#[test]
+fn a_socket_of_a_dead_server_is_in_nobodys_way() {
+    let desk = Desk::new();
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    demo.signal("KILL");
+    demo.wait();
+    assert!(desk.path("latchkey-demo/latchkey.sock").exists());
+    ok(&desk, &["list"]);
+    let again = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    ok(&desk, &["list"]);
+    again.stop();
+}
+
+#[test]
+fn a_replay_says_which_decisions_would_have_been_others_and_fails_the_build() {
+    let desk = Desk::new();
+    let (demo, id, curl) = denying_demo(&desk);
+    demo.paste(&curl);
+    ok(&desk, &["disable", &id]);
+    assert_eq!(demo.paste(&curl), RESET_DONE);
+    let same = fixture("ticket-required");
+    let closed = r#"{"timeZone":"UTC","days":["mon"],"from":"03:00","to":"03:01"}"#;
+    let other = fixture("change-window");
+    let check = |running: &str| {
+        let report = ok(&desk, &["replay", &same, "--since", "1h", "--json"]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["clean"], true, "{running}: {report}");
+        assert_eq!(
+            (&report["compared"], &report["same"]),
+            (&json!(1), &json!(1)),
+            "{running}"
+        );
+        // The candidate is not installed: it is compared with what happened without it.
+        let differs = plugin(&desk, &["replay", &other, "--org", "juniper", "--config", closed]);
+        assert_eq!(differs.status.code(), Some(1), "{running}: {differs:?}");
+        let said = String::from_utf8(differs.stdout).unwrap();
+        assert!(said.contains("recorded  nobody was asked"), "{running}: {said}");
+        assert!(
+            said.contains("replayed  deny [outside-change-window]"),
+            "{running}: {said}"
+        );
+        let summary = String::from_utf8(differs.stderr).unwrap();
+        assert!(summary.contains("would have been others"), "{running}: {summary}");
+        for bad in [
+            &["replay", &same, "--since", "yesterday"][..],
+            &["replay", &same, "--org", "nobody"],
+            &["replay", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
+        ] {
+            let refused = plugin(&desk, bad);
+            assert_eq!(refused.status.code(), Some(5), "{running} {bad:?}: {refused:?}");
+        }
+    };
+    check("while a server runs");
+    demo.stop();
+    check("while none does");
+}
+
+#[test]
+fn an_operator_sets_the_rules_that_admins_only_make_stricter() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let rules = || desk.json(&["org", "list", "--json"])[0]["settings"].clone();
+    desk.ok(&[
+        "org",
+        "set",
+        "acme",
+        "--policy-changes",
+        "operator-only",
+        "--clean-replay-required",
+        "true",
+        "--admin-on-admin",
+        "refused",
+    ]);
+    assert_eq!(rules()["policyChanges"], "operator-only");
+    assert_eq!(rules()["cleanReplayRequired"], true);
+    assert_eq!(rules()["adminOnAdmin"], "refused");
+    desk.ok(&[
+        "org",
+        "set",
+        "acme",
+        "--policy-changes",
+        "allowed",
+        "--clean-replay-required",
+        "false",
+    ]);
+    assert_eq!(rules()["policyChanges"], "allowed");
+    assert_eq!(rules()["cleanReplayRequired"], false);
+    assert_eq!(rules()["adminOnAdmin"], "refused", "what is not named stays");
+    assert_eq!(
+        desk.run(&["org", "set", "none", "--policy-changes", "allowed"])
+            .status
+            .code(),
+        Some(5)
+    );
+    assert_eq!(
+        desk.run(&["org", "set", "acme"]).status.code(),
+        Some(2),
+        "nothing to set"
+    );
+    let trail = desk.ok(&["audit", "export"]);
+    let changes = trail
+        .lines()
+        .filter(|line| line.contains("ORGANIZATION_SETTINGS_UPDATE"))
+        .count();
+    assert_eq!(changes, 2);
+}
