@@ -34,6 +34,9 @@ pub const PASSWORD: &str = "correct horse battery staple";
 pub const ADMIN: &str = "770e8400-e29b-41d4-a716-446655440003";
 pub const DEVELOPER: &str = "770e8400-e29b-41d4-a716-446655440004";
 
+/// Seeds: the plugin host is shared and counts by binding, so no two apps may have the same ids.
+static APPS: AtomicU64 = AtomicU64::new(7);
+
 /// The app under test.
 pub struct TestApp {
     pub services: Arc<Services>,
@@ -78,8 +81,6 @@ impl TestApp {
     pub async fn with(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::set_to("2026-02-18T10:30:00Z".parse().unwrap());
-        // The plugin host is shared and counts by binding: no two apps may have the same ids.
-        static APPS: AtomicU64 = AtomicU64::new(7);
         let entropy = Entropy::seeded(APPS.fetch_add(1, Ordering::Relaxed));
         let services = Services {
             store: Store::open(dir.path()).unwrap(),

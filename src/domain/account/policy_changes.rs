@@ -59,8 +59,8 @@ mod tests {
             PolicyChanges::OperatorOnly,
         ];
         let with = |policy_changes, clean_replay_required| OrganizationSettings {
-            policy_changes,
             clean_replay_required,
+            policy_changes,
             ..OrganizationSettings::default()
         };
         let may = |rule, demanded| may_change_policy(&with(rule, false), demanded).ok();

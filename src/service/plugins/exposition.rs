@@ -12,7 +12,7 @@ use crate::store::accounts;
 /// Every binding's counters and the alarms raised, as text.
 pub(super) async fn metrics(services: &Services, manager: &Manager) -> Result<String> {
     let views = list_bindings(services, manager).await?;
-    let organizations = services.store.read(|db| accounts::find_organizations(db))?;
+    let organizations = services.store.read(accounts::find_organizations)?;
     let labelled: Vec<(String, &PluginCounters)> = views
         .iter()
         .map(|view| {

@@ -192,7 +192,7 @@ async fn list(services: &Services, manager: &Manager) -> Result<Value> {
 }
 
 fn organizations(services: &Services) -> Result<Vec<Organization>> {
-    services.store.read(|db| accounts::find_organizations(db))
+    services.store.read(accounts::find_organizations)
 }
 
 /// The slug of an owner; absent for the node.

@@ -120,15 +120,14 @@ fn begins(
     if deciders.iter().any(counted_before) {
         return Ok(Vec::new()); // back to what it was
     }
-    let takes_over = match replaces {
-        Some(replaced) => vec![replaced.id],
-        None => {
-            let counting = counting(db, organization)?;
-            let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
-            let mut gone: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
-            gone.retain(|id| !still(*id));
-            gone
-        }
+    let takes_over = if let Some(replaced) = replaces {
+        vec![replaced.id]
+    } else {
+        let counting = counting(db, organization)?;
+        let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
+        let mut gone: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
+        gone.retain(|id| !still(*id));
+        gone
     };
     let config = match (replaces, new_config) {
         (Some(replaced), _) if replaced.version.config_digest == then.version.config_digest => None,

@@ -72,6 +72,10 @@ async fn measured_bindings_of_a_thousand_organisations_at_start() {
 /// Installing a large plugin, say of Python: `LATCHKEY_LARGE_PLUGIN=reset-budget.wasm`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs LATCHKEY_LARGE_PLUGIN, a plugin that takes seconds to compile"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no file of that size is kept in the repository"
+)]
 async fn measured_resets_while_a_plugin_compiles() {
     let file = std::env::var("LATCHKEY_LARGE_PLUGIN").expect("LATCHKEY_LARGE_PLUGIN names a file");
     let large = std::fs::read(file).unwrap();
