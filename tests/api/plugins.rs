@@ -439,7 +439,7 @@ async fn versions_are_switched_under_load_without_a_gap() {
     let admin = app.admin().await;
     let first = install(&admin, denying("1.0.0", "one")).await;
     let second = install(&admin, denying("2.0.0", "two")).await;
-    let binding = path(&bind(&admin, &first, json!({})).await);
+    let binding = path(&bind(&admin, &first, json!({ "limits": { "deadlineMs": 1000 } })).await);
     let done = Arc::new(AtomicBool::new(false));
     let load = async {
         let mut codes = Vec::new();
