@@ -86,7 +86,7 @@ pub struct HostOptions {
     pub slot_wait: Duration,
     /// Count fuel: figures that repeat exactly, at the price of slower guests.
     pub meter_fuel: bool,
-    /// Longest compilation of one module.
+    /// Longest compilation of one module, in CPU time.
     pub compile_limit: Duration,
 }
 

@@ -238,6 +238,14 @@ fn an_operator_installs_binds_and_switches_off_a_policy() {
     };
     let refused = bind(r#"{"timeZone":"Europe/Atlantis","days":["mon"],"from":"08:00","to":"18:00"}"#);
     assert_eq!(refused.status.code(), Some(5), "the plugin refuses the time zone");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        said.contains("\n  config: ") && said.contains("/timeZone: no IANA time zone is called"),
+        "{said}"
+    );
+    let refused = bind(r#"{"timeZone":"Europe/Berlin","days":["mon"],"from":8,"to":"18:00"}"#);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("\n  config.from: "), "{said}");
     assert_eq!(bind("no JSON").status.code(), Some(5));
     let bound = bind(r#"{"timeZone":"Europe/Berlin","days":["mon"],"from":"08:00","to":"18:00"}"#);
     let bound: Value = serde_json::from_slice(&bound.stdout).unwrap();

@@ -68,7 +68,7 @@ pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
 
     let surface = Surface::of(&component)?;
     for import in &surface.imports {
-        judge_import(import, &surface.producers)?;
+        judge_import(import, &surface.producers, &component)?;
     }
     let contract = hooks_version(&surface.exports)?;
     Ok(Package {
@@ -116,7 +116,7 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
     }
     if let Some(import) = wasi {
         return Err(PackageError::ImportsWasi {
-            remedy: remedy(&producers),
+            remedy: remedy(&producers, module),
             import,
         });
     }
@@ -199,11 +199,11 @@ fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut
     }
 }
 
-fn judge_import(import: &str, producers: &BTreeSet<String>) -> Result<(), PackageError> {
+fn judge_import(import: &str, producers: &BTreeSet<String>, component: &[u8]) -> Result<(), PackageError> {
     if import.starts_with("wasi:") {
         return Err(PackageError::ImportsWasi {
             import: import.to_owned(),
-            remedy: remedy(producers),
+            remedy: remedy(producers, component),
         });
     }
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
@@ -252,46 +252,43 @@ fn speaks(supported: &Version, asked: &Version) -> bool {
 }
 
 /// The flag that avoids WASI, for the language of the plugin if it can be told, else for each.
-fn remedy(producers: &BTreeSet<String>) -> String {
-    const BY_LANGUAGE: [(&[&str], &str); 5] = [
-        (
-            &["componentize-py", "python"],
-            "Python: componentize-py … componentize --stub-wasi",
-        ),
-        (
-            &[
-                "componentize-js",
-                "componentize-qjs",
-                "javascript",
-                "starlingmonkey",
-                "quickjs",
-            ],
-            "JavaScript: componentize-qjs --sync --stub-wasi, or componentize-js with all features disabled",
-        ),
-        (
-            &["go ", "tinygo"],
-            "Go can't do without WASI and is not supported yet",
-        ),
-        (
-            &["rust"],
-            "Rust: build for wasm32-unknown-unknown, not wasm32-wasip1 or wasm32-wasip2",
-        ),
-        (
-            &["clang", "c11", "c17", "c_plus_plus"],
-            "C: build a reactor (-mexec-model=reactor) without stdio, files, clock or environment",
-        ),
-    ];
+fn remedy(producers: &BTreeSet<String>, file: &[u8]) -> String {
     // The more specific come first: a Python component contains C, a QuickJS component Rust and C.
     let lower: Vec<String> = producers
         .iter()
         .map(|p| format!("{} ", p.to_lowercase()))
         .collect();
-    let known = BY_LANGUAGE
-        .iter()
-        .find(|(marks, _)| marks.iter().any(|mark| lower.iter().any(|p| p.starts_with(mark))))
-        .map(|(_, advice)| (*advice).to_owned());
-    known.unwrap_or_else(|| BY_LANGUAGE.map(|(_, advice)| advice).join("; "))
+    let made_by = |marks: &[&str]| marks.iter().any(|mark| lower.iter().any(|p| p.starts_with(mark)));
+    let contains = |text: &str| file.windows(text.len()).any(|part| part == text.as_bytes());
+    let told = if made_by(&["componentize-py", "python"]) || contains("componentize_py") {
+        Some(PYTHON)
+    } else if made_by(&["componentize-", "javascript", "starlingmonkey", "quickjs"])
+        || contains("componentize_qjs")
+    {
+        Some(JAVASCRIPT)
+    } else if made_by(&["go ", "tinygo"]) {
+        Some(GO)
+    } else if made_by(&["rust"]) {
+        Some(RUST)
+    } else if made_by(&["clang", "c11", "c17", "c_plus_plus"]) {
+        Some(C)
+    } else {
+        None
+    };
+    match told {
+        Some(advice) => advice.to_owned(),
+        // Interpreters come as components.
+        None if Parser::is_core_wasm(file) => [C, RUST].join("; "),
+        None => [PYTHON, JAVASCRIPT, GO, RUST, C].join("; "),
+    }
 }
+
+const PYTHON: &str = "Python: componentize-py … componentize --stub-wasi";
+const JAVASCRIPT: &str =
+    "JavaScript: componentize-qjs --sync --stub-wasi, or componentize-js with all features disabled";
+const GO: &str = "Go can't do without WASI and is not supported yet";
+const RUST: &str = "Rust: build for wasm32-unknown-unknown, not wasm32-wasip1 or wasm32-wasip2";
+const C: &str = "C: build a reactor (-mexec-model=reactor) without stdio, files, clock or environment";
 
 fn looks_like(bytes: &[u8]) -> &'static str {
     match bytes {

@@ -60,11 +60,26 @@ fn wasi_is_refused_with_the_flag_that_avoids_it() {
 
 #[test]
 fn the_remedy_is_that_of_the_plugins_language() {
-    let of = |names: &[&str]| remedy(&names.iter().map(ToString::to_string).collect());
-    assert!(of(&["Rust", "rustc 1.95.0"]).starts_with("Rust:"));
-    assert!(of(&["C11", "clang 20", "componentize-py 0.25"]).starts_with("Python:"));
-    assert!(of(&["JavaScript", "Rust"]).starts_with("JavaScript:"));
-    assert!(of(&["clang 20"]).starts_with("C:"));
+    let of = |names: &[&str], file: &[u8]| remedy(&names.iter().map(ToString::to_string).collect(), file);
+    assert!(of(&["Rust", "rustc 1.95.0"], b"").starts_with("Rust:"));
+    assert!(of(&["C11", "clang 20", "componentize-py 0.25"], b"").starts_with("Python:"));
+    assert!(of(&["JavaScript", "Rust"], b"").starts_with("JavaScript:"));
+    assert!(of(&["clang 20"], b"").starts_with("C:"));
+    // As componentize-qjs 0.4 and componentize-py 0.25 leave them: they name Rust or nothing.
+    let inside = |name: &str| {
+        component(&format!(
+            r#"(component (core module (import "{name}" "f" (func))))"#
+        ))
+    };
+    let qjs = inside("componentize_qjs_runtime.wasm");
+    assert!(of(&["Rust", "rustc 1.96.0"], &qjs).starts_with("JavaScript:"));
+    let py = inside("libcomponentize_py_runtime.so");
+    assert!(of(&["Rust", "wit-component 0.245"], &py).starts_with("Python:"));
+    let stripped = of(&[], &component("(module)"));
+    assert!(
+        stripped.starts_with("C:") && stripped.contains("Rust:") && !stripped.contains("Python"),
+        "{stripped}"
+    );
 }
 
 #[test]

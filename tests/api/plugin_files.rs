@@ -67,7 +67,7 @@ refused! {
         => "imports-wasi", ["wasi:clocks/wall-clock@0.2.0", "--stub-wasi", "wasm32-unknown-unknown", "-mexec-model=reactor"];
     a_core_module_that_wants_files:
         wat(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#)
-        => "imports-wasi", ["wasi_snapshot_preview1"];
+        => "imports-wasi", ["wasi_snapshot_preview1", "-mexec-model=reactor"];
     a_component_that_wants_the_network:
         wat(r#"(component (import "acme:net/http" (instance)))"#)
         => "import-not-provided", ["acme:net/http", "does not provide"];
