@@ -68,6 +68,6 @@ fn values(body: &FunctionBody<'_>) -> wasmparser::Result<u64> {
 
 /// Python's largest function has 430 KB.
 const FUNCTION_BYTES_MAX: usize = 2 << 20;
-const VALUES_MAX: u64 = 10_000_000;
+const VALUES_MAX: u64 = 1_000_000;
 /// wasmparser's own bound.
 const BLOCK_PARAMETERS_MAX: u64 = 1_000;
