@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::courier::Courier;
 use crate::entropy::Entropy;
 use crate::http::{self, HttpOptions};
 use crate::keys::KeyRing;
@@ -22,9 +23,11 @@ use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
-use crate::service::{ExternalIssuer, Services, housekeeping, trail};
+use crate::service::{ExternalIssuer, Services, deliveries, housekeeping, trail};
 use crate::store::Store;
 
+/// How long what is being sent may take at the end.
+const SENDING_ENDS_WITHIN: Duration = Duration::from_secs(5);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether the trail is to be signed.
 const SIGN_EVERY: Duration = Duration::from_secs(1);
@@ -74,9 +77,12 @@ impl App {
             meter_fuel: config.plugins.count_fuel,
             ..HostOptions::default()
         })?;
+        let courier =
+            Courier::new(&config.courier).map_err(|problem| anyhow::anyhow!("mail, webhooks: {problem}"))?;
         let services = Services {
             store,
             plugin_host,
+            courier,
             limiter,
             keys,
             external_issuer,
@@ -119,6 +125,8 @@ impl App {
             let services = self.services.clone();
             async move { plugins::recheck_forever(&services).await }
         });
+        let (stop_sending, stopped) = tokio::sync::watch::channel(false);
+        let sending = tokio::spawn(deliveries::send_while(self.services.clone(), stopped));
         let Config {
             http: bounds,
             trusted_proxies,
@@ -129,6 +137,7 @@ impl App {
         tidying.abort();
         signing.abort();
         rechecking.abort();
+        stop(stop_sending, sending).await;
         housekeeping::wind_up(&self.services).await;
         if let Err(error) = trail::checkpoint(&self.services).await {
             tracing::error!(%error, "the trail could not be signed at the end");
@@ -139,6 +148,18 @@ impl App {
             tracing::warn!("stopped with requests under way: the grace period is over");
         }
         Ok(())
+    }
+}
+
+/// Lets what is being sent be sent and noted: cut off, it would be sent again after the next start.
+async fn stop(stop_sending: tokio::sync::watch::Sender<bool>, mut sending: tokio::task::JoinHandle<()>) {
+    let _ = stop_sending.send(true);
+    if tokio::time::timeout(SENDING_ENDS_WITHIN, &mut sending)
+        .await
+        .is_err()
+    {
+        tracing::warn!("stopped while something was being sent: it is sent again after the next start");
+        sending.abort();
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod audit;
 mod config;
+mod deliveries;
 mod demo;
 mod doctor;
 mod exit;
@@ -76,6 +77,9 @@ enum Command {
     /// The trail: export, check, sign, prove.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Mail, webhook calls and syslog messages that are owed.
+    #[command(subcommand)]
+    Deliveries(deliveries::Command),
     /// The keys that sign access tokens.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -133,6 +137,7 @@ impl Cli {
             Command::Org(org) => org.run(&global),
             Command::User(user) => user.run(&global),
             Command::Keys(command) => command.run(&global),
+            Command::Deliveries(command) => command.run(&global),
             Command::Token(token) => token.run(&global),
             Command::Plugin(PluginCommands::Author(command)) => command.run(),
             Command::Plugin(PluginCommands::Operator(command)) => command.run(&global),

@@ -3,6 +3,7 @@
 //! Sources, the later the stronger: built-in values, the configuration file, `LATCHKEY_…` variables,
 //! command-line flags. Every problem is reported at once, with the place it comes from.
 
+mod courier;
 mod external;
 mod raw;
 mod sources;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 
+use crate::courier::CourierConfig;
 use crate::limiter::Limits;
 use crate::plugin_host::SignerKey;
 use crate::service::plugins::PluginSettings;
@@ -42,6 +44,8 @@ pub struct Config {
     pub limits: Limits,
     /// Networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Mail, webhooks, syslog.
+    pub courier: CourierConfig,
     /// Another issuer whose access tokens count here.
     pub external_issuer: Option<ExternalConfig>,
     /// Bounds on connections and requests.
@@ -139,6 +143,9 @@ impl Config {
             http,
             plugins,
             audit,
+            mail,
+            webhooks,
+            syslog,
         } = raw;
         let listen_to = listen.parse::<SocketAddr>();
         must(
@@ -175,14 +182,8 @@ impl Config {
             );
         }
 
-        let mut trusted_keys = Vec::new();
-        for key in &plugins.trusted_keys {
-            match SignerKey::parse(key) {
-                Ok(key) => trusted_keys.push(key),
-                Err(error) => must(false, format!("plugins.trusted_keys: {key:?} is {error}")),
-            }
-        }
-
+        let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
+        let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
             let place = file.map_or_else(String::new, |file| format!(" ({})", file.display()));
@@ -220,7 +221,7 @@ impl Config {
                     alarm_after: whole(plugins.alarm_after),
                     recheck_one_in: whole(plugins.recheck_one_in),
                 },
-                mail: false,
+                mail: courier.mail.is_some(),
                 public_url: public_url.trim_end_matches('/').to_owned(),
                 trail: trail::Settings {
                     checkpoint_entries: audit.checkpoint_entries,
@@ -228,6 +229,7 @@ impl Config {
                     witness_dir: audit.witness_dir,
                 },
             },
+            courier,
             external_issuer,
             limits,
             trusted_proxies,
@@ -327,6 +329,17 @@ fn is_base_url(url: &str) -> bool {
             .is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
         && uri.query().is_none()
         && !url.contains('#')
+}
+
+fn trusted_keys(written: &[String], problems: &mut Vec<String>) -> Vec<SignerKey> {
+    let mut read = Vec::new();
+    for key in written {
+        match SignerKey::parse(key) {
+            Ok(key) => read.push(key),
+            Err(error) => problems.push(format!("plugins.trusted_keys: {key:?} is {error}")),
+        }
+    }
+    read
 }
 
 fn parse_network(text: &str) -> Option<IpNet> {

@@ -16,10 +16,12 @@ pub mod health;
 pub mod invitations;
 pub mod jwks;
 pub mod mfa;
+pub mod not_me;
 pub mod payload;
 pub mod plugins;
 pub mod principal;
 pub mod reset;
+pub mod restore;
 pub mod schema;
 pub mod sessions;
 pub mod users;
@@ -83,6 +85,7 @@ pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<
     let allowed = allow::AllowedMethods::new(&document, &document::PATHS);
     let api = document::add_pages(Route::new(), &document)
         .at("/invitation", invitations::page())
+        .at("/not-me", not_me::page())
         .nest("/", operations())
         .data(Arc::clone(&services));
     envelope::Envelope {
@@ -104,7 +107,9 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         activity::ActivityApi,
         jwks::JwksApi,
         invitations::InvitationApi,
+        not_me::NotMeApi,
         users::UserApi,
+        restore::RestoreApi,
         approvals::ApprovalApi,
         administration::AdministrationApi,
         plugins::PluginApi::default(),

@@ -24,7 +24,7 @@ use uuid::Builder;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::domain::account::UserId;
+use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::credential::{AccessKeys, SigningKeyRecord, TokenAlgorithm};
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result, second_factor};
@@ -48,6 +48,7 @@ pub struct KeyRing {
     token_mac: Zeroizing<[u8; 32]>,
     pepper: Zeroizing<[u8; 32]>,
     plugin_cache: Zeroizing<[u8; 32]>,
+    webhooks: Zeroizing<[u8; 32]>,
     fingerprint: String,
     issuer: String,
     access: RwLock<Access>,
@@ -192,6 +193,14 @@ impl KeyRing {
         *self.plugin_cache
     }
 
+    /// What an organisation's webhook calls are signed with; `None`: the node's own. One organisation's tells
+    /// nothing of another's.
+    #[must_use]
+    pub fn webhook_secret(&self, organization: Option<OrganizationId>) -> Zeroizing<[u8; 32]> {
+        let of = organization.map_or_else(|| "the node".to_owned(), |id| id.to_string());
+        derive(&self.webhooks, &of)
+    }
+
     /// The seed of the Ed25519 key that signs the trail.
     #[must_use]
     pub fn audit_signing_key(&self) -> [u8; 32] {
@@ -315,6 +324,7 @@ impl KeyRing {
             token_mac: derive(root, "refresh tokens"),
             pepper: derive(root, "recovery-code pepper"),
             plugin_cache: derive(root, "plugin cache"),
+            webhooks: derive(root, "webhook secrets"),
             fingerprint: hex::encode(derive16(root, "fingerprint")),
             access: RwLock::new(Access {
                 keys: Arc::new(AccessKeys::new(issuer.clone(), &records)),

@@ -8,9 +8,10 @@
 //! | `main`, [`cli`] | the command line | `app` and everything below |
 //! | [`app`], [`config`] | builds every part once, serves, shuts down | everything below |
 //! | [`http`] | the wire: routes, envelope, OpenAPI | `service`, `domain`, `limiter`; poem |
-//! | [`service`] | stories, one function each | `domain`, `store`, `plugin_host`, `limiter` |
+//! | [`service`] | stories, one function each | `domain`, `store`, `plugin_host`, `courier`, `limiter` |
 //! | [`store`] | SQLite, one writer | `domain`; rusqlite |
 //! | [`plugin_host`] | the policy sandbox | `domain`; wasmtime |
+//! | [`courier`] | one mail, webhook call or syslog message at a time | lettre, reqwest |
 //! | [`domain`] | rules | std, serde, jiff, uuid, pure cryptography |
 //!
 //! [`clock`], [`entropy`], [`keys`] and [`limiter`] are small parts that `app` hands out.
@@ -24,6 +25,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod courier;
 pub mod domain;
 pub mod entropy;
 pub mod http;

@@ -6,12 +6,14 @@
 pub mod administration;
 pub mod approvals;
 pub mod checkup;
+pub mod deliveries;
 pub mod enrolment;
 pub mod hashing;
 pub mod health;
 pub mod housekeeping;
 pub mod login;
 mod mandate;
+pub mod not_me;
 pub mod notices;
 pub mod operator;
 pub mod plugins;
@@ -28,6 +30,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use crate::clock::Clock;
+use crate::courier::Courier;
 pub use crate::domain::credential::{ExternalIssuer, ExternalRules, TokenAlgorithm, role_by_name};
 use crate::domain::policy::Channel;
 use crate::domain::second_factor;
@@ -43,6 +46,8 @@ pub struct Services {
     pub store: Store,
     /// The policy sandbox.
     pub plugin_host: PluginHost,
+    /// Sends mail, calls webhooks, writes to syslog.
+    pub courier: Courier,
     /// Rate limits.
     pub limiter: Limiter,
     /// Token keys, encryption keys and hash keys.

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod bindings;
 mod checkpointer;
 pub mod decisions;
+pub mod deliveries;
 pub mod factors;
 pub mod integrity;
 mod migrations;

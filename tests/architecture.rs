@@ -21,11 +21,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("keys", &["clock", "domain", "entropy"]),
     ("limiter", &["clock", "domain"]),
     ("store", &["domain"]),
+    ("courier", &["domain"]),
     ("plugin_host", &["domain"]),
     (
         "service",
         &[
             "clock",
+            "courier",
             "domain",
             "entropy",
             "keys",
@@ -35,13 +37,14 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("http", &["domain", "limiter", "service"]),
-    ("config", &["limiter", "plugin_host", "service"]),
+    ("config", &["courier", "limiter", "plugin_host", "service"]),
     ("logging", &["config"]),
     (
         "app",
         &[
             "clock",
             "config",
+            "courier",
             "domain",
             "entropy",
             "http",
@@ -82,6 +85,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("rusqlite_migration", &["store"]),
     ("wasmtime", &["plugin_host"]),
+    // The service only asks whether an address is one.
+    ("lettre", &["courier", "service"]),
+    ("reqwest", &["courier"]),
+    ("standardwebhooks", &["courier"]),
+    ("syslog_fmt", &["courier"]),
     ("wit_component", &["plugin_host"]),
     ("governor", &["limiter"]),
     ("figment", &["config"]),
@@ -95,7 +103,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     (
         "tokio",
-        &["app", "cli", "http", "plugin_host", "service", "store"],
+        &["app", "cli", "courier", "http", "plugin_host", "service", "store"],
     ),
 ];
 

@@ -6,6 +6,7 @@
     reason = "a test may fail, and reads the clock"
 )]
 
+mod cli_deliveries;
 mod cli_support;
 #[path = "cli_support/policies.rs"]
 mod policies;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 use latchkey::clock::Clock;
+use latchkey::courier::{Courier, CourierConfig};
 use latchkey::domain::account::{
     OrganizationId, OrganizationSettings, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
 };
@@ -73,6 +74,7 @@ fn services(dir: &Path) -> Services {
     Services {
         store: Store::open(dir).expect("a store"),
         plugin_host: PluginHost::new(options).expect("a plugin host"),
+        courier: Courier::new(&CourierConfig::default()).expect("a courier"),
         limiter: Limiter::new(&Limits::off(), &clock),
         keys,
         hashing: Hashing::default(),

@@ -57,6 +57,7 @@ fn in_force(config: &Config) -> serde_json::Value {
         trusted_proxies,
         http,
         plugins,
+        courier,
     } = config;
     json!({
         "file": file,
@@ -109,5 +110,15 @@ fn in_force(config: &Config) -> serde_json::Value {
             "alarmAfter": settings.plugins.alarm_after,
             "recheckOneIn": settings.plugins.recheck_one_in,
         },
+        "mail": courier.mail.as_ref().map(|mail| json!({
+            "host": mail.host,
+            "port": mail.port,
+            "tls": mail.tls,
+            "username": mail.credentials.as_ref().map(|(user, _)| user),
+            "from": mail.from.to_string(),
+            "ownCertificates": mail.ca.is_some(),
+        })),
+        "webhooks": { "hosts": courier.webhooks.hosts(), "networks": courier.webhooks.networks() },
+        "syslog": courier.syslog.as_ref().map(ToString::to_string),
     })
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::courier::{RawMail, RawSyslog, RawWebhooks};
 use crate::limiter::Limits;
 use crate::service::TokenAlgorithm;
 
@@ -27,6 +28,9 @@ pub struct RawConfig {
     pub http: RawHttp,
     pub plugins: RawPlugins,
     pub audit: RawAudit,
+    pub mail: RawMail,
+    pub webhooks: RawWebhooks,
+    pub syslog: RawSyslog,
 }
 
 /// Text for people or JSON for collectors.
@@ -135,6 +139,9 @@ impl Default for RawConfig {
             http: RawHttp::default(),
             plugins: RawPlugins::default(),
             audit: RawAudit::default(),
+            mail: RawMail::default(),
+            webhooks: RawWebhooks::default(),
+            syslog: RawSyslog::default(),
         }
     }
 }

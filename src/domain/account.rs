@@ -90,6 +90,8 @@ pub struct OrganizationSettings {
     pub step_up_minutes: Option<u16>,
     /// Where security notices go besides the admins.
     pub security_contact: Option<String>,
+    /// What is called when somebody's credentials change (Standard Webhooks).
+    pub webhook_url: Option<String>,
     /// Audit entries older than this many days (30–36500) are pruned to their hashes; kept when absent.
     pub audit_retention_days: Option<u16>,
     /// Whether a policy may be switched to another version only after a clean replay of past decisions.
@@ -115,6 +117,7 @@ impl Default for OrganizationSettings {
             admin_on_admin: AdminOnAdmin::Allowed,
             step_up_minutes: None,
             security_contact: None,
+            webhook_url: None,
             audit_retention_days: None,
             clean_replay_required: false,
             policy_changes: PolicyChanges::Allowed,
@@ -187,6 +190,16 @@ pub struct EnrolmentDue {
     pub until: Timestamp,
     /// Whether enrolment asks for the code that the admin was shown.
     pub code_required: bool,
+    /// Until when that code is good.
+    pub code_until: Option<Timestamp>,
+}
+
+impl EnrolmentDue {
+    /// Whether nobody can enrol any more without an admin.
+    #[must_use]
+    pub fn is_over(&self, at: Timestamp) -> bool {
+        at >= self.until || (self.code_required && self.code_until.is_none_or(|until| at >= until))
+    }
 }
 
 /// What a session may be used for.

@@ -23,6 +23,13 @@ pub enum Wanted {
     EraseUser,
     /// Change a policy that is bound: on nobody, so the requester stands for the target.
     ChangePolicy(Box<PolicyChange>),
+    /// Restore factors that were taken away.
+    #[serde(rename_all = "kebab-case")]
+    RestoreFactors {
+        /// Those taken at that time or the last ones before it; `None`: the last ones.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        taken_before: Option<Timestamp>,
+    },
 }
 
 /// A change of a policy binding that waits.

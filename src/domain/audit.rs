@@ -109,6 +109,10 @@ event_types! {
     UserMfaDisabled = "USER_MFA_DISABLED",
     /// A reset call, however it ended.
     UserMfaReset = "USER_MFA_RESET",
+    /// A user's link said that a change of their credentials was not theirs; the account was locked.
+    UserReport = "USER_REPORT",
+    /// An admin restored factors that had been taken away.
+    UserFactorsRestore = "USER_FACTORS_RESTORE",
     /// Recovery codes were made anew.
     UserRecoveryCodesRegenerated = "USER_RECOVERY_CODES_REGENERATED",
     /// A recovery code was used.
@@ -135,6 +139,10 @@ event_types! {
     AuditErase = "AUDIT_ERASE",
     /// The trail was exported.
     AuditExport = "AUDIT_EXPORT",
+    /// Something owed to the outside world was given up.
+    DeliveryDead = "DELIVERY_DEAD",
+    /// Deliveries that were given up are to be tried again.
+    DeliveryRetry = "DELIVERY_RETRY",
     /// An older database was accepted in place of a newer one.
     AuditRollbackAccept = "AUDIT_ROLLBACK_ACCEPT",
     /// Checkpoints are signed with another key from here on.

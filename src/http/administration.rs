@@ -83,6 +83,9 @@ pub struct SettingsBody {
     /// Where security notices go besides the admins.
     #[oai(nullable)]
     pub security_contact: Option<String>,
+    /// What is called when somebody's credentials change, signed (Standard Webhooks).
+    #[oai(nullable)]
+    pub webhook_url: Option<String>,
     /// Days after which audit entries are pruned to their hashes; null: never.
     #[oai(nullable)]
     pub audit_retention_days: Option<u16>,
@@ -138,6 +141,10 @@ pub struct SettingsPatchBody {
     #[serde(default)]
     #[oai(nullable)]
     pub security_contact: MaybeUndefined<String>,
+    /// What is called when somebody's credentials change, at a host that the operator listed; null: nothing.
+    #[serde(default)]
+    #[oai(nullable, validator(max_length = 1000))]
+    pub webhook_url: MaybeUndefined<String>,
     /// Days after which audit entries are pruned to their hashes, 30 to 36500; null: never.
     #[serde(default)]
     #[oai(nullable)]
@@ -190,6 +197,43 @@ impl AdministrationApi {
             administration::update_settings(&services, &caller.0, &context.0, patch.0.into()).await?;
         Ok(J(settings.into()))
     }
+
+    /// Get the secret of the organisation's webhook.
+    ///
+    /// What calls of `webhookUrl` are signed with (Standard Webhooks), for the receiver to check them. Requires
+    /// the role `ORG_ADMIN`, and a recent second factor where the organisation demands that.
+    #[oai(
+        path = "/organization/webhook-secret",
+        method = "get",
+        operation_id = "getWebhookSecret",
+        tag = "Tag::Organization"
+    )]
+    #[expect(clippy::unused_async, reason = "handlers are async")]
+    async fn find_webhook_secret(
+        &self,
+        caller: Caller,
+        services: Data<&Arc<Services>>,
+        context: Context,
+    ) -> Result<J<WebhookSecretBody>, ApiErr<{ SECURED | S429 }>> {
+        let secret = administration::find_webhook_secret(&services, &caller.0, &context.0)?;
+        Ok(J(WebhookSecretBody {
+            secret: secret.to_string(),
+        }))
+    }
+}
+
+/// What the organisation's webhook calls are signed with.
+#[derive(Clone, Object)]
+#[oai(rename = "WebhookSecret", rename_all = "camelCase")]
+pub struct WebhookSecretBody {
+    /// `whsec_` and 32 bytes in base 64.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for WebhookSecretBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WebhookSecretBody")
+    }
 }
 
 impl From<OrganizationSettings> for SettingsBody {
@@ -209,6 +253,7 @@ impl From<OrganizationSettings> for SettingsBody {
             admin_on_admin: settings.admin_on_admin.into(),
             step_up_minutes: settings.step_up_minutes,
             security_contact: settings.security_contact,
+            webhook_url: settings.webhook_url,
             audit_retention_days: settings.audit_retention_days,
             clean_replay_required: settings.clean_replay_required,
             policy_changes: settings.policy_changes.into(),
@@ -233,6 +278,7 @@ impl From<SettingsPatchBody> for SettingsPatch {
             admin_on_admin: patch.admin_on_admin.map(AdminOnAdmin::from),
             step_up_minutes: nullable(patch.step_up_minutes),
             security_contact: nullable(patch.security_contact),
+            webhook_url: nullable(patch.webhook_url),
             audit_retention_days: nullable(patch.audit_retention_days),
             clean_replay_required: patch.clean_replay_required,
             policy_changes: patch.policy_changes.map(PolicyChanges::from),

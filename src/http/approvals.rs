@@ -57,6 +57,8 @@ pub enum VerbBody {
     EraseUser,
     /// Change a policy that is bound.
     ChangePolicy,
+    /// Restore factors that were taken away.
+    RestoreFactors,
 }
 
 /// What is to be done to a policy that is bound.
@@ -313,6 +315,7 @@ impl From<Described> for ApprovalBody {
             Wanted::DeleteUser => (VerbBody::DeleteUser, None, None),
             Wanted::EraseUser => (VerbBody::EraseUser, None, None),
             Wanted::ChangePolicy(change) => (VerbBody::ChangePolicy, None, Some((*change).into())),
+            Wanted::RestoreFactors { .. } => (VerbBody::RestoreFactors, None, None),
         };
         Self {
             id: approval.id,
@@ -385,6 +388,10 @@ impl From<Agreed> for ApproveBody {
             Wanted::ChangePolicy(_) => (
                 "Policy changed successfully",
                 "Change of the policy awaits approval",
+            ),
+            Wanted::RestoreFactors { .. } => (
+                "Factors restored successfully",
+                "Restoring factors awaits approval",
             ),
         };
         let (invitation_link, invitation_expires_at) = link(agreed.invitation);

@@ -8,7 +8,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 pub use settings::{
-    SettingsPatch, check_settings, find_settings, set_settings, update_settings, utc_offset_minutes,
+    SettingsPatch, check_settings, find_settings, find_webhook_secret, set_settings, update_settings,
+    utc_offset_minutes,
 };
 
 use super::refusals::admit_reader;

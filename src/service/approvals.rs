@@ -239,6 +239,9 @@ async fn carry_out(
                 invitation: None,
             });
         }
+        Wanted::RestoreFactors { taken_before } => Change::RestoreFactors {
+            taken_before: *taken_before,
+        },
     };
     let act = Act {
         context: context.clone(),

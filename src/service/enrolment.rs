@@ -11,7 +11,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::login::code::read_code;
-use super::{RequestContext, Services};
+use super::{RequestContext, Services, deliveries, notices};
 use crate::domain::account::{Principal, SessionOrigin, User};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::policy::FactorKind;
@@ -134,6 +134,13 @@ pub async fn confirm_mfa(
     let event = event(principal, EventType::UserMfaEnabled, context)
         .with("factors", vec!["totp", "recovery-codes"])
         .with("sessionId", session.to_string());
+    let owed = told(
+        services,
+        principal,
+        context,
+        "set up a second factor",
+        "user.mfa.enabled",
+    );
     let id = user.id;
     services
         .store
@@ -156,8 +163,8 @@ pub async fn confirm_mfa(
             }
             let ended = sessions::clear_other_sessions(tx, id, session)?;
             sessions::clear_challenges(tx, id)?;
-            audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
-            Ok(())
+            let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            deliveries::owe(tx, &owed, entry.sequence, at)
         })
         .await?;
     Ok(codes)
@@ -186,6 +193,13 @@ pub async fn disable_mfa(
         .check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
     let shown = read_code(services, user, code, context).await?;
     let event = event(principal, EventType::UserMfaDisabled, context);
+    let owed = told(
+        services,
+        principal,
+        context,
+        "switched the second factor off",
+        "user.mfa.disabled",
+    );
     let request = context.clone();
     let (id, session, at) = (user.id, principal.session.id, context.at);
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
@@ -215,7 +229,8 @@ pub async fn disable_mfa(
             sessions::clear_challenges(tx, id)?;
             let kinds: Vec<_> = removed.iter().map(|facts| kind_name(facts.kind)).collect();
             let event = event.clone().with("factors", kinds).with("sessionsEnded", ended);
-            audit::append_entry(tx, at, entry_ids[0], &event)?;
+            let entry = audit::append_entry(tx, at, entry_ids[0], &event)?;
+            deliveries::owe(tx, &owed, entry.sequence, at)?;
             if let Some(event) = spent.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
             }
@@ -244,6 +259,13 @@ pub async fn regenerate_recovery_codes(
         .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
     let (codes, set, hashes) = new_recovery_codes(services, context).await?;
     let event = event(principal, EventType::UserRecoveryCodesRegenerated, context);
+    let owed = told(
+        services,
+        principal,
+        context,
+        "made new recovery codes",
+        "user.recovery-codes.regenerated",
+    );
     let (id, at) = (user.id, context.at);
     let entry_id = services.entropy.uuid(at);
     services
@@ -254,8 +276,8 @@ pub async fn regenerate_recovery_codes(
             }
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::touch_user(tx, id, at)?;
-            audit::append_entry(tx, at, entry_id, &event)?;
-            Ok(())
+            let entry = audit::append_entry(tx, at, entry_id, &event)?;
+            deliveries::owe(tx, &owed, entry.sequence, at)
         })
         .await?;
     Ok(codes)
@@ -305,25 +327,6 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
         })
         .await?;
     Ok(codes)
-}
-
-/// Destroys factors whose suspension by a reset is over, and says of how many users. Called now and then.
-///
-/// # Errors
-/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
-pub async fn destroy_suspended_factors(services: &Services) -> Result<usize> {
-    let before = services.clock.now() - SignedDuration::from_secs(services.settings.suspended_factor_secs);
-    let users = services
-        .store
-        .read_long(move |db| factors::find_suspended(db, before))
-        .await?;
-    for &user in &users {
-        services
-            .store
-            .write(move |tx| factors::delete_suspended(tx, user, before))
-            .await?;
-    }
-    Ok(users.len())
 }
 
 fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
@@ -402,6 +405,27 @@ async fn new_recovery_codes(
     };
     let hashes = services.hashing.run(work).await?;
     Ok((RecoveryCodes(codes), set, hashes))
+}
+
+/// The notice of what somebody did to their own account.
+fn told(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    did: &str,
+    event: &str,
+) -> Vec<deliveries::OwedDelivery> {
+    let user = &principal.user;
+    let changed = notices::Changed {
+        organization: &principal.organization,
+        target: user,
+        by: user,
+        subject: "Your second factor was changed",
+        what: &format!("{did} for your account {}", user.email),
+        then: "",
+        event,
+    };
+    notices::of_change(services, &changed, context)
 }
 
 fn event(principal: &Principal, event_type: EventType, context: &RequestContext) -> Event {

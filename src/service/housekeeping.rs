@@ -1,7 +1,7 @@
 //! What must be done now and then, whether anybody asks or not.
 
 use super::reset::record_floods;
-use super::{Services, approvals, enrolment, plugins, session, token_keys, trail};
+use super::{Services, approvals, deliveries, plugins, session, token_keys, trail, users};
 use crate::domain::Result;
 use crate::store::requests;
 
@@ -15,7 +15,7 @@ pub async fn tidy(services: &Services) {
     note("refusals by rate limit", record_floods(services, false).await);
     note(
         "suspended factors",
-        enrolment::destroy_suspended_factors(services).await,
+        users::destroy_suspended_factors(services).await,
     );
     note("lapsed sessions", session::clear_lapsed(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
@@ -38,6 +38,7 @@ pub async fn tidy(services: &Services) {
         "decisions past their retention",
         plugins::forget_lapsed_decisions(services).await,
     );
+    note("deliveries", deliveries::forget_ended(services).await);
 }
 
 /// Puts on the record what only waits for its window to pass, before the process ends.

@@ -31,6 +31,9 @@ const PASSWORD_CHANGE_SECS: i64 = 10 * 60;
 /// For how long at most a session for enrolment lives, in seconds.
 const ENROLMENT_SESSION_SECS: i64 = 60 * 60;
 
+/// Why an account is locked that nobody enrolled in time.
+pub(super) const WINDOW_OVER_REASON: &str = "MFA was not set up in time after a reset";
+
 /// What somebody shows at the door.
 #[derive(Debug)]
 pub struct LoginRequest {
@@ -232,7 +235,7 @@ impl Ending {
         match case.decide(at) {
             Decision::Locked => Self::refuse(user, context, "locked", Writes::Nothing),
             Decision::WindowOver => {
-                let reason = "MFA was not set up in time after a reset".to_owned();
+                let reason = WINDOW_OVER_REASON.to_owned();
                 let lock = Writes::Lock(Lock { at, reason });
                 Self::refuse(user, context, "enrolment-window-over", lock)
             }

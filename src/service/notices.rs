@@ -5,49 +5,113 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::Services;
 use super::reset::{Case, Order};
+use super::{RequestContext, Services, deliveries, not_me};
+pub use crate::courier::Mail;
+use crate::courier::webhook::check_url;
 use crate::domain::account::{Organization, User};
 use crate::domain::policy::{Audience, Effect, Notice};
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
-use crate::store::requests::OwedDelivery;
-
-/// A mail as it is to be sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mail {
-    /// Address.
-    pub to: String,
-    /// Subject line.
-    pub subject: String,
-    /// Text.
-    pub body: String,
-}
+use crate::store::deliveries::{Channel, OwedDelivery};
 
 /// What a reset owes: the notice to the user that ASVS 6.3.7 requires, and what policies want sent.
 #[must_use]
 pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effect]) -> Vec<OwedDelivery> {
-    let from = order
-        .context
+    let what = format!("reset the second factor of your account {}", case.target.email);
+    let mut owed = of_effects(services, case, effects);
+    owed.extend(of_change(
+        services,
+        &Changed {
+            organization: &case.organization,
+            target: &case.target,
+            by: &case.actor,
+            subject: "Your second factor was reset",
+            what: &what,
+            then: "All your sessions were ended.",
+            event: "user.mfa.reset",
+        },
+        &order.context,
+    ));
+    owed
+}
+
+/// A change of somebody's credentials.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed<'a> {
+    /// Where.
+    pub organization: &'a Organization,
+    /// Whose.
+    pub target: &'a User,
+    /// By whom; perhaps themselves.
+    pub by: &'a User,
+    /// The notice's subject.
+    pub subject: &'a str,
+    /// What was done, after a name: `reset the second factor of …`.
+    pub what: &'a str,
+    /// What follows from it; may be empty.
+    pub then: &'a str,
+    /// The event's name for webhooks.
+    pub event: &'a str,
+}
+
+/// What every change of credentials owes: a notice to the user with who, what, when, from where and what to
+/// do if it was not them (ASVS 6.3.7, SP 800-63B-4 §4.6), and a call of the organisation's webhook.
+#[must_use]
+pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestContext) -> Vec<OwedDelivery> {
+    let Changed {
+        organization,
+        target,
+        by,
+        ..
+    } = *changed;
+    let at = context.at;
+    let from = context
         .ip_text()
         .unwrap_or_else(|| "an unknown address".to_owned());
-    let notice = Notice {
-        to: Audience::Target,
-        subject: format!("Your second factor for {} was reset", case.organization.name),
-        body: format!(
-            "{} reset the second factor of your account {} on {:.0} from {from}.\n\n\
-             All your sessions were ended. If you did not ask for this, tell your administrators at once.\n",
-            called(&case.actor),
-            case.target.email,
-            order.context.at,
-        ),
+    let (link, kept) = not_me::new_link(services, target, at);
+    let who = if by.id == target.id {
+        "You, or somebody in your name,".to_owned()
+    } else {
+        called(by)
     };
-    let mut owed = of_effects(services, case, effects);
-    owed.extend(mails(services, case, &notice));
+    let body = format!(
+        "{who} {} on {at:.0} from {from}.\n\n{}{}If this was not you, or nobody you know of did it for you: lock \
+         your account here. Its sessions end and your administrators are told. The link works once, until \
+         {:.0}.\n\n{link}\n\nIf it was, there is nothing to do.\n",
+        changed.what,
+        changed.then,
+        if changed.then.is_empty() { "" } else { "\n\n" },
+        kept.expires_at,
+    );
+    let subject = format!("{} ({})", changed.subject, organization.name);
+    let mut owed: Vec<_> = sealed_mail(services, organization, &target.email, &subject, &body)
+        .into_iter()
+        .collect();
+    if let Some(mail) = owed.first_mut() {
+        mail.link = Some(kept);
+    }
+    let data = json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() });
+    owed.extend(call(services, organization, changed.event, at, data));
     owed
+}
+
+/// A call of the organisation's webhook, where it has one.
+#[must_use]
+pub fn call(
+    services: &Services,
+    organization: &Organization,
+    event: &str,
+    at: jiff::Timestamp,
+    data: serde_json::Value,
+) -> Option<OwedDelivery> {
+    let url = organization.settings.webhook_url.as_ref()?;
+    // A host that the operator took off the list since is not even tried.
+    check_url(services.courier.webhook_reach(), url).ok()?;
+    Some(deliveries::webhook(Some(organization.id), url, event, at, data))
 }
 
 /// What policies want sent.
@@ -183,7 +247,8 @@ fn mails(services: &Services, case: &Case, notice: &Notice) -> Vec<OwedDelivery>
 fn owed(organization: &Organization, payload: &serde_json::Value) -> OwedDelivery {
     OwedDelivery {
         organization_id: Some(organization.id),
-        channel: "mail",
+        channel: Channel::Mail,
         payload: payload.to_string(),
+        link: None,
     }
 }

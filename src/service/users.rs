@@ -6,10 +6,12 @@ mod act;
 mod change;
 mod create;
 mod invitation;
+mod restore;
 
 pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
 pub use invitation::{Shown, accept_invitation};
+pub use restore::{Suspended, destroy_suspended_factors, list_suspended_factors};
 
 use super::mandate::Mandate;
 use super::refusals::{admit_admin, record_refusal, written_user};
@@ -33,6 +35,11 @@ pub enum Change {
     ResetPassword,
     /// End every session.
     EndSessions,
+    /// Restore factors that were taken away.
+    RestoreFactors {
+        /// Those taken at that time or the last ones before it; `None`: the last ones.
+        taken_before: Option<jiff::Timestamp>,
+    },
 }
 
 /// Changes a user. Giving or taking a role, and deactivating, end the user's sessions (ASVS 7.4.2, 8.3.2)
@@ -150,6 +157,30 @@ pub async fn end_user_sessions(
     Ok(done.await?.sessions_ended)
 }
 
+/// Restores factors that a reset took away, the user's own device for example, and destroys what was set up
+/// since. Ends sessions, and unlocks the account where the user's report or a missed enrolment had locked it.
+///
+/// # Errors
+/// As [`update_user`]; [`Error::Refused`] where there is nothing to restore.
+pub async fn restore_factors(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    written_id: &str,
+    taken_before: Option<jiff::Timestamp>,
+) -> Result<Outcome> {
+    let change = Ok(Change::RestoreFactors { taken_before });
+    recorded(
+        services,
+        principal,
+        context,
+        written_id,
+        EventType::UserFactorsRestore,
+        change,
+    )
+    .await
+}
+
 async fn recorded(
     services: &Services,
     principal: &Principal,
@@ -193,6 +224,9 @@ impl Change {
             Self::Delete => Ok(Wanted::DeleteUser),
             Self::Erase => Ok(Wanted::EraseUser),
             Self::ResetPassword => Ok(Wanted::ResetPassword),
+            Self::RestoreFactors { taken_before } => Ok(Wanted::RestoreFactors {
+                taken_before: *taken_before,
+            }),
             Self::EndSessions => Err(Error::Internal("ending sessions waits for nobody".into())),
         }
     }
@@ -203,6 +237,7 @@ impl Change {
             Self::Delete | Self::Erase => EventType::UserDelete,
             Self::ResetPassword => EventType::UserPasswordReset,
             Self::EndSessions => EventType::UserSessionsEnd,
+            Self::RestoreFactors { .. } => EventType::UserFactorsRestore,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::{Error, Result};
 const ORGANIZATION: &str = "SELECT id, slug, name, settings, revision FROM organization";
 /// Columns of [`user_from_row`], in its order; `user` must be the table's name or alias.
 const USER: &str = "SELECT id, organization_id, email, name, role, active, locked_at, locked_reason, \
-     enrolment_due_until, enrolment_code_hash IS NOT NULL, last_login_at, password_changed_at, created_at, \
+     enrolment_due_until, enrolment_code_expires_at, last_login_at, password_changed_at, created_at, \
      updated_at, revision, \
      EXISTS (SELECT 1 FROM factor f WHERE f.user_id = user.id AND f.suspended_at IS NULL \
              AND f.kind IN ('totp', 'passkey')) \
@@ -364,7 +364,7 @@ fn user_from_row(row: &Row<'_>) -> rusqlite::Result<User> {
         }),
         None => None,
     };
-    let code_required = row.get(9)?;
+    let code_until: Option<Timestamp> = optional(row, 9)?;
     Ok(User {
         id: column(row, 0)?,
         organization_id: column(row, 1)?,
@@ -373,7 +373,11 @@ fn user_from_row(row: &Row<'_>) -> rusqlite::Result<User> {
         role: column(row, 4)?,
         active: row.get(5)?,
         locked: lock,
-        enrolment_due: optional(row, 8)?.map(|until| EnrolmentDue { until, code_required }),
+        enrolment_due: optional(row, 8)?.map(|until| EnrolmentDue {
+            until,
+            code_required: code_until.is_some(),
+            code_until,
+        }),
         last_login_at: optional(row, 10)?,
         password_changed_at: optional(row, 11)?,
         created_at: column(row, 12)?,

@@ -214,13 +214,11 @@ pub fn take_recovery_code(
 
 /// Takes every factor of the user away, of whatever kind, and says which they were. The only way in which
 /// factors are taken as a whole, so that no kind is forgotten (rubygems #6125). They are suspended: of no
-/// use to anybody, but an admin can restore them until they are destroyed. What was suspended before is
-/// destroyed now.
+/// use to anybody, but an admin can restore them until they are destroyed. What was suspended before stays
+/// so: else a second reset would put an end to what the first one took.
 pub fn clear_factors(tx: &Connection, user: UserId, at: Timestamp) -> Result<Vec<FactorFacts>> {
-    tx.prepare_cached("DELETE FROM factor WHERE user_id = ?1 AND suspended_at IS NOT NULL")?
-        .execute([user.0.as_bytes()])?;
     let mut statement = tx.prepare_cached(
-        "UPDATE factor SET suspended_at = ?2 WHERE user_id = ?1 \
+        "UPDATE factor SET suspended_at = ?2 WHERE user_id = ?1 AND suspended_at IS NULL \
          RETURNING kind, enrolled_at, last_used_at",
     )?;
     let mut removed: Vec<FactorFacts> = statement
@@ -228,6 +226,39 @@ pub fn clear_factors(tx: &Connection, user: UserId, at: Timestamp) -> Result<Vec
         .collect::<rusqlite::Result<_>>()?;
     removed.sort_by_key(|facts| (facts.enrolled_at, facts.kind));
     Ok(removed)
+}
+
+/// The user's suspended factors that are not to be destroyed yet, with the time at which they were taken:
+/// the latest taken first.
+pub fn find_suspended_factors(
+    db: &Connection,
+    user: UserId,
+    since: Timestamp,
+) -> Result<Vec<(FactorFacts, Timestamp)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT kind, enrolled_at, last_used_at, suspended_at FROM factor \
+         WHERE user_id = ?1 AND suspended_at >= ?2 ORDER BY suspended_at DESC, enrolled_at, id",
+    )?;
+    Ok(statement
+        .query_map(params![user.0.as_bytes(), millis(since)], |row| {
+            Ok((facts_from_row(row)?, column(row, 3)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Restores the factors that were taken at that time and destroys all others. Says what it restored and
+/// what of use it destroyed.
+pub fn update_restored(
+    tx: &Connection,
+    user: UserId,
+    taken_at: Timestamp,
+) -> Result<(Vec<FactorFacts>, Vec<FactorFacts>)> {
+    let destroyed = find_factors(tx, user)?;
+    tx.prepare_cached("DELETE FROM factor WHERE user_id = ?1 AND suspended_at IS NOT ?2")?
+        .execute(params![user.0.as_bytes(), millis(taken_at)])?;
+    tx.prepare_cached("UPDATE factor SET suspended_at = NULL WHERE user_id = ?1")?
+        .execute([user.0.as_bytes()])?;
+    Ok((find_factors(tx, user)?, destroyed))
 }
 
 /// Users who have factors that were suspended before that time.
@@ -367,18 +398,32 @@ mod tests {
     }
 
     #[test]
-    fn a_second_reset_destroys_what_the_first_suspended() {
+    fn what_was_taken_at_one_time_is_restored_and_all_else_is_destroyed() {
         let db = testing::database();
-        let (alice, _) = testing::two_users(&db);
-        for id in 1..=2 {
+        let (alice, bob) = testing::two_users(&db);
+        let at = |second| Timestamp::from_second(second).unwrap();
+        insert(&db, bob, FactorKind::Totp, 9);
+        for (id, second) in [(1, 10), (2, 20), (3, 30)] {
             insert(&db, alice, FactorKind::Totp, id);
-            assert_eq!(clear_factors(&db, alice, AT).unwrap().len(), 1);
+            if second < 30 {
+                assert_eq!(clear_factors(&db, alice, at(second)).unwrap().len(), 1);
+            }
         }
-        let kept: u32 = db
-            .query_row("SELECT count(*) FROM factor", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(kept, 1);
-        assert_eq!(clear_factors(&db, alice, AT).unwrap(), []);
+        let taken: Vec<_> = find_suspended_factors(&db, alice, at(10)).unwrap();
+        assert_eq!(
+            taken.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
+            [at(20), at(10)]
+        );
+        assert_eq!(
+            find_suspended_factors(&db, alice, at(11)).unwrap().len(),
+            1,
+            "the window"
+        );
+        let (restored, destroyed) = update_restored(&db, alice, at(10)).unwrap();
+        assert_eq!((restored.len(), destroyed.len()), (1, 1));
+        assert_eq!(find_totp(&db, alice).unwrap().unwrap().id, Uuid::from_u128(1));
+        assert_eq!(find_suspended_factors(&db, alice, AT).unwrap(), []);
+        assert_eq!(find_factors(&db, bob).unwrap().len(), 1);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What resets leave behind besides the change itself: history, remembered outcomes, owed deliveries.
-//! Questions and decisions have a file of their own.
+//! What resets leave behind besides the change itself: history, remembered outcomes.
+//! Questions, decisions and deliveries have files of their own.
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -248,40 +248,4 @@ pub fn clear_lapsed_outcomes(tx: &Connection, at: Timestamp) -> Result<usize> {
              (SELECT actor_id, key_hash FROM remembered_outcome WHERE expires_at <= ?1 LIMIT 1000)",
         )?
         .execute([millis(at)])?)
-}
-
-/// Something that must reach the outside world.
-#[derive(Clone, Debug)]
-pub struct OwedDelivery {
-    /// Where it comes from.
-    pub organization_id: Option<OrganizationId>,
-    /// `mail`, `webhook` or `syslog`.
-    pub channel: &'static str,
-    /// What to send, as JSON.
-    pub payload: String,
-}
-
-/// Owes a delivery, in the transaction of the change that causes it.
-pub fn insert_delivery(
-    tx: &Connection,
-    delivery: &OwedDelivery,
-    audit_sequence: u64,
-    at: Timestamp,
-) -> Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO delivery (organization_id, channel, payload, audit_sequence, next_attempt_at, created_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
-    )?
-    .execute(params![
-        delivery.organization_id.map(|id| id.0.into_bytes()),
-        delivery.channel,
-        delivery.payload,
-        signed(audit_sequence)?,
-        millis(at),
-    ])?;
-    Ok(())
-}
-
-fn signed(sequence: u64) -> Result<i64> {
-    i64::try_from(sequence).map_err(|_| Error::Internal("the trail is longer than SQLite can count".into()))
 }

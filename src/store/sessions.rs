@@ -37,6 +37,8 @@ pub enum Purpose {
     PasswordChange,
     /// Setting the first password, or a new one after an admin's reset.
     Invitation,
+    /// Saying that a change of one's credentials was not one's own.
+    NotMe,
 }
 
 /// A one-use token as kept.
@@ -292,12 +294,22 @@ pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<
 }
 
 /// Ends every login of the user that is under way, and says how many there were. Invitations stay: who
-/// lost both device and password is sent one just before the reset.
+/// lost both device and password is sent one just before the reset. So do links in notices, of earlier
+/// changes: whoever made one must not get rid of them by making another.
 pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
     let removed = tx
-        .prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND purpose <> 'invitation'")?
+        .prepare_cached(
+            "DELETE FROM challenge WHERE user_id = ?1 AND purpose NOT IN ('invitation', 'not-me')",
+        )?
         .execute([user.0.as_bytes()])?;
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
+}
+
+/// Ends every one-use token of the user, whatever for.
+pub fn clear_every_token(tx: &Connection, user: UserId) -> Result<()> {
+    tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1")?
+        .execute([user.0.as_bytes()])?;
+    Ok(())
 }
 
 /// Users who have sessions, one-use tokens or enrolments that have lapsed.
@@ -344,6 +356,7 @@ fn purpose_text(purpose: Purpose) -> &'static str {
         Purpose::Mfa => "mfa",
         Purpose::PasswordChange => "password-change",
         Purpose::Invitation => "invitation",
+        Purpose::NotMe => "not-me",
     }
 }
 

@@ -1,6 +1,6 @@
 //! Accounts: logging in, sessions, tokens and the user's own MFA.
 
-mod app;
+pub mod app;
 mod keys;
 mod login;
 mod mfa;

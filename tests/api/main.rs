@@ -7,6 +7,7 @@ mod activity;
 mod administration;
 mod audit;
 mod contract;
+mod deliveries;
 mod described;
 mod document;
 #[path = "../guests/mod.rs"]

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::{SignedDuration, Timestamp};
 use latchkey::clock::Clock;
+use latchkey::courier::{Courier, CourierConfig};
 use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
 use latchkey::domain::audit::{ActorRef, Filter};
 use latchkey::domain::credential::ExternalIssuer;
@@ -59,6 +60,7 @@ pub struct Setup {
     pub settings: Settings,
     pub acme: OrganizationSettings,
     pub external_issuer: Option<ExternalIssuer>,
+    pub courier: CourierConfig,
 }
 
 impl Default for Setup {
@@ -68,6 +70,7 @@ impl Default for Setup {
             settings: Settings::default(),
             acme: OrganizationSettings::default(),
             external_issuer: None,
+            courier: CourierConfig::default(),
         }
     }
 }
@@ -85,6 +88,7 @@ impl TestApp {
         let services = Services {
             store: Store::open(dir.path()).unwrap(),
             plugin_host: plugin_host(),
+            courier: Courier::new(&setup.courier).unwrap(),
             limiter: Limiter::new(&setup.limits, &clock),
             keys: KeyRing::open(dir.path(), &entropy).unwrap(),
             hashing: latchkey::service::hashing::Hashing::new(2),

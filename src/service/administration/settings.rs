@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::is_email;
+use crate::courier::webhook::check_url;
 use crate::domain::account::{
     AdminOnAdmin, OrgAdmin, Organization, OrganizationId, OrganizationSettings, PolicyChanges, Principal,
     may_loosen, may_loosen_policy_rules,
@@ -50,6 +54,8 @@ pub struct SettingsPatch {
     pub step_up_minutes: Option<Option<u16>>,
     /// As in [`OrganizationSettings`]; `Some(None)` removes it.
     pub security_contact: Option<Option<String>>,
+    /// As in [`OrganizationSettings`]; `Some(None)` removes it.
+    pub webhook_url: Option<Option<String>>,
     /// As in [`OrganizationSettings`]; `Some(None)` keeps everything.
     pub audit_retention_days: Option<Option<u16>>,
     /// As in [`OrganizationSettings`].
@@ -64,6 +70,21 @@ pub struct SettingsPatch {
 /// [`Error::NotOrgAdmin`], [`Error::RateLimited`].
 pub fn find_settings(services: &Services, principal: &Principal) -> Result<OrganizationSettings> {
     Ok(admit_reader(services, principal)?.organization.settings.clone())
+}
+
+/// What the organisation's webhook calls are signed with, in the form that receivers take (`whsec_…`).
+///
+/// # Errors
+/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::RateLimited`].
+pub fn find_webhook_secret(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+) -> Result<Zeroizing<String>> {
+    let admin = admit_reader(services, principal)?;
+    principal.stepped_up(context.at)?;
+    let secret = services.keys.webhook_secret(Some(admin.organization.id));
+    Ok(Zeroizing::new(format!("whsec_{}", STANDARD.encode(*secret))))
 }
 
 /// Changes the organisation's settings and records what changed.
@@ -99,6 +120,10 @@ async fn change_settings(
     context: &RequestContext,
     patch: SettingsPatch,
 ) -> Result<OrganizationSettings> {
+    if let Some(Some(url)) = &patch.webhook_url {
+        check_url(services.courier.webhook_reach(), url)
+            .map_err(|problem| Error::field("webhookUrl", problem))?;
+    }
     let (id, at) = (admin.organization.id, context.at);
     let (caller, session) = (admin.user.id, admin.session.clone());
     let event = Event::by(&admin, EventType::OrganizationSettingsUpdate)
@@ -252,6 +277,7 @@ fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> Organiz
     set(&mut settings.admin_on_admin, patch.admin_on_admin.as_ref());
     set(&mut settings.step_up_minutes, patch.step_up_minutes.as_ref());
     set(&mut settings.security_contact, patch.security_contact.as_ref());
+    set(&mut settings.webhook_url, patch.webhook_url.as_ref());
     set(
         &mut settings.audit_retention_days,
         patch.audit_retention_days.as_ref(),

@@ -11,7 +11,7 @@ use crate::service::mandate::{Agreement, Mandate};
 use crate::service::reset::Order;
 use crate::service::users::{Act, Change};
 use crate::service::{Services, notices};
-use crate::store::requests::OwedDelivery;
+use crate::store::deliveries::OwedDelivery;
 
 /// How long the rule between admins waits for a second one, in hours.
 const RULE_HOURS: i64 = 24;
@@ -132,6 +132,7 @@ pub fn asked_notices(
             of_target("the deletion, also of what the trail knows personally, of the account")
         }
         Wanted::ChangePolicy(change) => format!("a change of the policy {}", change.plugin),
+        Wanted::RestoreFactors { .. } => of_target("restoring the old second factor"),
     };
     let body = format!(
         "{} asked for {what} on {:.0}. {}.\n\n\

@@ -5,6 +5,7 @@ use crate::domain::audit::EventType;
 use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
+use crate::service::{deliveries, notices};
 use crate::store::sessions::Purpose;
 use crate::store::{accounts, audit, passwords, sessions};
 
@@ -51,6 +52,16 @@ pub async fn change_expired_password(
     };
     let mut event = login_event(&user, context).with("reason", "expired");
     event.event_type = EventType::UserPasswordChange;
+    let changed = notices::Changed {
+        organization: &organization,
+        target: &user,
+        by: &user,
+        subject: "Your password was changed",
+        what: &format!("replaced the expired password of your account {}", user.email),
+        then: "All your sessions were ended.",
+        event: "user.password.changed",
+    };
+    let owed = notices::of_change(services, &changed, context);
     let entry_id = services.entropy.uuid(at);
     services
         .store
@@ -64,8 +75,8 @@ pub async fn change_expired_password(
             passwords::update_password(tx, user.id, &new, at)?;
             sessions::clear_challenges(tx, user.id)?;
             let ended = sessions::clear_sessions(tx, user.id, at)?;
-            audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
-            Ok(())
+            let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            deliveries::owe(tx, &owed, entry.sequence, at)
         })
         .await
 }

@@ -14,10 +14,10 @@ use crate::domain::approval::{Approval, ApprovalState, PolicyChange, PolicyVerb}
 use crate::domain::audit::{EventType, Resource};
 use crate::domain::{Error, Result};
 use crate::service::mandate::Mandate;
+use crate::service::deliveries::owe;
 use crate::service::{RequestContext, Services, approvals};
 use crate::store::approvals::{insert_approval, update_state};
 use crate::store::bindings::{self, BindingRow};
-use crate::store::requests::insert_delivery;
 use crate::store::{Connection, Transaction, accounts, audit};
 
 /// How a change of a policy ended.
@@ -137,10 +137,7 @@ pub(super) async fn ask(
             }
             insert_approval(tx, &approval)?;
             let entry = audit::append_entry(tx, at, entry_id, &event)?;
-            for delivery in &deliveries {
-                insert_delivery(tx, delivery, entry.sequence, at)?;
-            }
-            Ok(())
+            owe(tx, &deliveries, entry.sequence, at)
         })
         .await?;
     Ok(id)

@@ -15,12 +15,13 @@ use crate::domain::policy::{Effect, ResultKind};
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
 use crate::service::mandate::Mandate;
-use crate::service::{Services, approvals, notices, plugins as policies};
+use crate::service::{Services, approvals, deliveries, notices, plugins as policies};
 use crate::store::accounts::{self, AfterReset};
 use crate::store::approvals::{insert_approval, update_agreement, update_state};
 use crate::store::bindings::{PolicyRevision, find_policy_revision, note_approval_demanded};
 use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
-use crate::store::requests::{self, OwedDelivery, ResetCall};
+use crate::store::deliveries::OwedDelivery;
+use crate::store::requests::{self, ResetCall};
 use crate::store::{Transaction, audit, factors, sessions};
 
 /// For how long an enrolment code is good, in hours, within the enrolment window (SP 800-63B-4 §4.2:
@@ -259,9 +260,7 @@ impl Change {
         for binding in &self.demanding {
             note_approval_demanded(tx, *binding, self.at)?;
         }
-        for delivery in &self.deliveries {
-            requests::insert_delivery(tx, delivery, entry.sequence, self.at)?;
-        }
+        deliveries::owe(tx, &self.deliveries, entry.sequence, self.at)?;
         for alarm in &self.alarms {
             audit::append_entry(tx, self.at, alarm.entry_id, &alarm.event)?;
         }

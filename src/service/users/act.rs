@@ -7,16 +7,17 @@ use uuid::Uuid;
 use super::Change;
 use super::change::Effects;
 use super::invitation::{Invitation, Shown};
+use super::restore::{self, Restoring};
 use crate::domain::account::{May, Organization, Role, User, UserId, Verb, may_act};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::service::mandate::Mandate;
-use crate::service::{RequestContext, Services, approvals};
+use crate::service::{RequestContext, Services, approvals, deliveries};
 use crate::store::approvals::{insert_approval, update_state};
 use crate::store::audit::Erasure;
-use crate::store::requests::{self, OwedDelivery};
+use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts, api_keys, audit, passwords, sessions};
 
 /// How often a verb is judged again when what was judged changed meanwhile.
@@ -112,6 +113,7 @@ fn verbs(change: &Change, target: &User) -> Vec<Verb> {
         Change::Delete | Change::Erase => return vec![Verb::Delete],
         Change::ResetPassword => return vec![Verb::ResetPassword],
         Change::EndSessions => return vec![Verb::EndSessions],
+        Change::RestoreFactors { .. } => return vec![Verb::RestoreFactors],
         Change::Update(patch) => patch,
     };
     // Even a change of nothing asks whether this actor may touch this user.
@@ -159,6 +161,7 @@ enum What {
     Delete { erases: bool },
     ResetPassword(Invitation),
     EndSessions,
+    RestoreFactors(Restoring),
     AskSecondAdmin(Box<Approval>),
 }
 
@@ -194,6 +197,11 @@ impl Plan {
                 What::ResetPassword(invitation)
             }
             Change::EndSessions => What::EndSessions,
+            Change::RestoreFactors { taken_before } => {
+                let restoring = Restoring::of(services, *taken_before, at);
+                deliveries = restore::notices(services, &case, &act.context);
+                What::RestoreFactors(restoring)
+            }
         };
         let mut event = Event::new(
             act.change.event_type(),
@@ -300,6 +308,11 @@ impl Plan {
                 sessions_ended = end_sessions(tx, target.id, at)?;
                 event = event.with("sessionsEnded", sessions_ended);
             }
+            What::RestoreFactors(restoring) => {
+                event = restoring.run(tx, target, at, event)?;
+                sessions_ended = end_sessions(tx, target.id, at)?;
+                event = event.with("sessionsEnded", sessions_ended);
+            }
             What::AskSecondAdmin(approval) => {
                 insert_approval(tx, approval)?;
                 approval_id = Some(approval.id);
@@ -313,9 +326,7 @@ impl Plan {
             audit::append_entry(tx, at, *id, agreed)?;
         }
         let entry = audit::append_entry(tx, at, self.entry_id, &event)?;
-        for delivery in &self.deliveries {
-            requests::insert_delivery(tx, delivery, entry.sequence, at)?;
-        }
+        deliveries::owe(tx, &self.deliveries, entry.sequence, at)?;
         let now = accounts::find_user(tx, self.case.organization.id, target.id)?;
         Ok(Outcome {
             user: now.unwrap_or_else(|| target.clone()),
@@ -367,7 +378,9 @@ impl What {
         match self {
             Self::Update(effects) => event.with("changes", effects.changes.clone()),
             Self::ResetPassword(invitation) => invitation.describe(event),
-            Self::Delete { .. } | Self::EndSessions | Self::AskSecondAdmin(_) => event,
+            Self::Delete { .. } | Self::EndSessions | Self::RestoreFactors(_) | Self::AskSecondAdmin(_) => {
+                event
+            }
         }
     }
 }

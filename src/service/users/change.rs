@@ -9,7 +9,7 @@ use crate::domain::approval::UserPatch;
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
 use crate::service::{Services, notices};
-use crate::store::requests::OwedDelivery;
+use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts};
 
 /// Longest name, in characters.
@@ -75,13 +75,19 @@ impl Effects {
         if active != target.active {
             changes.insert("isActive".into(), json!({ "from": target.active, "to": active }));
         }
-        let unlock = match &target.locked {
-            Some(lock) if patch.unlock => {
+        let mut unlock = None;
+        if patch.unlock {
+            if let Some(lock) = &target.locked {
                 changes.insert("locked".into(), json!({ "from": lock.reason, "to": null }));
-                Some(Unlock::of(services, case, at))
+                unlock = Some(Unlock::of(services, case, at));
             }
-            _ => None,
-        };
+            // Nobody has tried since the window closed, or the code lapsed before it: there is no lock yet,
+            // and without this no way in either.
+            if reopens(case, at) {
+                changes.insert("enrolmentWindow".into(), "opened again".into());
+                unlock = Some(Unlock::of(services, case, at));
+            }
+        }
         if changes.is_empty() {
             return Ok(None);
         }
@@ -172,7 +178,7 @@ impl Effects {
 impl Unlock {
     fn of(services: &Services, case: &Case, at: Timestamp) -> Self {
         let settings = &case.organization.settings;
-        let due = case.target.enrolment_due.as_ref().filter(|due| due.until <= at);
+        let due = case.target.enrolment_due.as_ref().filter(|_| reopens(case, at));
         let due_until =
             due.map(|_| at + SignedDuration::from_hours(i64::from(settings.enrolment_window_hours)));
         let code = due.zip(due_until).filter(|(due, _)| due.code_required);
@@ -185,6 +191,14 @@ impl Unlock {
             }),
         }
     }
+}
+
+/// Whether unlocking opens the window for enrolment again.
+fn reopens(case: &Case, at: Timestamp) -> bool {
+    case.target
+        .enrolment_due
+        .as_ref()
+        .is_some_and(|due| due.is_over(at))
 }
 
 /// A role as people know it.

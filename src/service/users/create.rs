@@ -9,8 +9,7 @@ use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::service::administration::{NewUser, check_user};
 use crate::service::refusals::{admit_admin, record_refusal};
-use crate::service::{RequestContext, Services, notices};
-use crate::store::requests;
+use crate::service::{RequestContext, Services, deliveries, notices};
 use crate::store::{accounts, audit, sessions};
 
 /// A new user, as an admin names them.
@@ -138,9 +137,7 @@ async fn insert(
             accounts::insert_user(tx, &user, None)?;
             invitation.keep(tx)?;
             let entry = audit::append_entry(tx, at, entry_id, &event)?;
-            for delivery in &owed {
-                requests::insert_delivery(tx, delivery, entry.sequence, at)?;
-            }
+            deliveries::owe(tx, &owed, entry.sequence, at)?;
             Ok(user.clone())
         })
         .await?;

@@ -9,8 +9,8 @@ use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::login::Password;
-use crate::service::{RequestContext, Services, notices};
-use crate::store::requests::OwedDelivery;
+use crate::service::{RequestContext, Services, deliveries, notices};
+use crate::store::deliveries::OwedDelivery;
 use crate::store::sessions::Purpose;
 use crate::store::{Transaction, accounts, audit, passwords, sessions};
 
@@ -182,6 +182,16 @@ pub async fn accept_invitation(
     .on(Resource::user(&user))
     .from_request(&context.request_id, context.ip_text().as_deref())
     .with("reason", "invitation");
+    let changed = notices::Changed {
+        organization: &organization,
+        target: &user,
+        by: &user,
+        subject: "Your password was changed",
+        what: &format!("set the password of your account {}", user.email),
+        then: "All your sessions were ended.",
+        event: "user.password.changed",
+    };
+    let owed = notices::of_change(services, &changed, context);
     let entry_id = services.entropy.uuid(at);
     services
         .store
@@ -194,8 +204,8 @@ pub async fn accept_invitation(
             sessions::clear_invitations(tx, user.id)?;
             sessions::clear_challenges(tx, user.id)?;
             let ended = sessions::clear_sessions(tx, user.id, at)?;
-            audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
-            Ok(())
+            let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            deliveries::owe(tx, &owed, entry.sequence, at)
         })
         .await
 }

@@ -68,11 +68,11 @@ CREATE TABLE enrolment (
   expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Logins under way, password changes, invitations: one-use tokens by hash.
+-- Logins under way, password changes, invitations, links in notices: one-use tokens by hash.
 CREATE TABLE challenge (
   user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
   hash       BLOB NOT NULL CHECK (length(hash) = 32),
-  purpose    TEXT NOT NULL CHECK (purpose IN ('mfa', 'password-change', 'invitation')),
+  purpose    TEXT NOT NULL CHECK (purpose IN ('mfa', 'password-change', 'invitation', 'not-me')),
   state      BLOB,
   attempts   INTEGER NOT NULL DEFAULT 0,
   created_at INTEGER NOT NULL,
@@ -268,16 +268,18 @@ CREATE TABLE policy_revision (
 CREATE TABLE delivery (
   id              INTEGER PRIMARY KEY,
   organization_id BLOB,
-  channel         TEXT NOT NULL,                 -- mail, webhook, syslog
-  payload         TEXT NOT NULL CHECK (json_valid(payload)),
-  audit_sequence  INTEGER,
+  channel         TEXT NOT NULL CHECK (channel IN ('mail', 'webhook', 'syslog')),
+  payload         TEXT NOT NULL CHECK (json_valid(payload)),          -- '{}' once it was sent
+  audit_sequence  INTEGER,                       -- the entry of what it tells of
   state           TEXT NOT NULL DEFAULT 'owed' CHECK (state IN ('owed', 'sent', 'dead')),
   attempts        INTEGER NOT NULL DEFAULT 0,
   next_attempt_at INTEGER NOT NULL,
   last_error      TEXT,
-  created_at      INTEGER NOT NULL
+  created_at      INTEGER NOT NULL,
+  ended_at        INTEGER                        -- when it was sent or given up
 ) STRICT;
-CREATE INDEX delivery_owed ON delivery (next_attempt_at) WHERE state = 'owed';
+CREATE INDEX delivery_owed ON delivery (channel, next_attempt_at) WHERE state = 'owed';
+CREATE INDEX delivery_ended ON delivery (ended_at) WHERE ended_at IS NOT NULL;
 
 -- What waits, or waited, for further admins. Deleting who asked or on whom ends it; the trail stays.
 CREATE TABLE approval (

@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use jiff::SignedDuration;
 use latchkey::clock::Clock;
+use latchkey::courier::CourierConfig;
 use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
 use latchkey::domain::audit::ActorRef;
 use latchkey::domain::credential::ExternalIssuer;
@@ -76,6 +77,7 @@ pub struct Plan {
     pub organization: OrganizationSettings,
     pub limits: Option<Limits>,
     pub external_issuer: Option<ExternalIssuer>,
+    pub courier: CourierConfig,
 }
 
 impl App {
@@ -89,6 +91,7 @@ impl App {
             settings: plan.settings,
             acme: plan.organization,
             external_issuer: plan.external_issuer,
+            courier: plan.courier,
         })
         .await;
         let clock = app.services.clock.clone();

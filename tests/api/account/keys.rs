@@ -24,8 +24,8 @@ async fn rotate(app: &App, algorithm: TokenAlgorithm) -> token_keys::Rotation {
     let services = app.services.clone();
     tokio::task::spawn_blocking(move || token_keys::rotate_keys(&services, algorithm, ActorRef::operator()))
         .await
-        .unwrap()
-        .unwrap()
+        .expect("joined")
+        .expect("rotated")
 }
 
 async fn jwks(app: &App) -> Value {
@@ -132,7 +132,7 @@ fn external() -> Plan {
         roles: BTreeMap::from([("it".into(), Role::OrgAdmin)]),
     };
     Plan {
-        external_issuer: Some(ExternalIssuer::new(rules, &jwks.to_string()).unwrap()),
+        external_issuer: Some(ExternalIssuer::new(rules, &jwks.to_string()).expect("usable")),
         ..Plan::default()
     }
 }
@@ -148,8 +148,8 @@ fn claims(app: &App, email: &str) -> Value {
 fn sign(claims: &Value) -> String {
     let mut header = Header::new(Algorithm::EdDSA);
     header.kid = Some("x".into());
-    let der = pair().to_pkcs8_der().unwrap();
-    jsonwebtoken::encode(&header, claims, &EncodingKey::from_ed_der(der.as_bytes())).unwrap()
+    let der = pair().to_pkcs8_der().expect("a key");
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_ed_der(der.as_bytes())).expect("signed")
 }
 
 #[tokio::test]

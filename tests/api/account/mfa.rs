@@ -276,12 +276,12 @@ async fn suspended_factors_are_destroyed_after_their_time() {
     assert_eq!(count(), 1);
     app.wait(7 * 24 * 3600);
     assert_eq!(
-        latchkey::service::enrolment::destroy_suspended_factors(&app.services).await,
+        latchkey::service::users::destroy_suspended_factors(&app.services).await,
         Ok(0)
     );
     app.wait(1);
     assert_eq!(
-        latchkey::service::enrolment::destroy_suspended_factors(&app.services).await,
+        latchkey::service::users::destroy_suspended_factors(&app.services).await,
         Ok(1)
     );
     assert_eq!(count(), 0);

@@ -1,0 +1,166 @@
+//! Mail, webhooks and syslog, as configured.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::parse_network;
+use crate::courier::{CourierConfig, MailConfig, MailTls, Reach, SyslogTarget};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawMail {
+    pub host: String,
+    pub port: u64,
+    pub tls: MailTls,
+    pub username: String,
+    pub password_file: PathBuf,
+    pub from: String,
+    pub ca_file: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawWebhooks {
+    pub hosts: Vec<String>,
+    pub networks: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSyslog {
+    pub target: String,
+}
+
+impl Default for RawMail {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            port: 0,
+            tls: MailTls::default(),
+            username: String::new(),
+            password_file: PathBuf::new(),
+            from: "Latchkey <latchkey@localhost>".to_owned(),
+            ca_file: PathBuf::new(),
+        }
+    }
+}
+
+/// The three sections, checked.
+pub(super) fn check(
+    mail: RawMail,
+    webhooks: &RawWebhooks,
+    syslog: &RawSyslog,
+    problems: &mut Vec<String>,
+) -> CourierConfig {
+    CourierConfig {
+        mail: check_mail(mail, problems),
+        webhooks: check_webhooks(webhooks, problems),
+        syslog: check_syslog(syslog, problems),
+    }
+}
+
+fn check_mail(raw: RawMail, problems: &mut Vec<String>) -> Option<MailConfig> {
+    if raw.host.is_empty() {
+        return None;
+    }
+    let before = problems.len();
+    let port = match u16::try_from(raw.port) {
+        Ok(0) => raw.tls.port(),
+        Ok(port) => port,
+        Err(_) => {
+            problems.push(format!("mail.port: {} is not between 0 and 65535", raw.port));
+            0
+        }
+    };
+    let from = MailConfig::parse_from(&raw.from)
+        .map_err(|problem| problems.push(format!("mail.from: {:?}: {problem}", raw.from)))
+        .ok()?;
+    let password = read("mail.password_file", &raw.password_file, problems);
+    let credentials = match (raw.username.is_empty(), password) {
+        (true, None) => None,
+        (false, Some(password)) => {
+            let password = Zeroizing::new(String::from_utf8_lossy(&password).into_owned());
+            let first = password.lines().next().unwrap_or_default().to_owned();
+            Some((raw.username, Zeroizing::new(first)))
+        }
+        (no_name, _) => {
+            let (is, not) = if no_name {
+                ("password_file", "username")
+            } else {
+                ("username", "password_file")
+            };
+            problems.push(format!("mail.{not}: is missing, where mail.{is} is set"));
+            None
+        }
+    };
+    if credentials.is_some() && raw.tls == MailTls::None {
+        problems.push("mail.tls: \"none\" would send the password in clear".to_owned());
+    }
+    let ca = read("mail.ca_file", &raw.ca_file, problems);
+    let config = MailConfig {
+        host: raw.host,
+        port,
+        tls: raw.tls,
+        credentials,
+        from,
+        ca,
+    };
+    if problems.len() > before {
+        return None;
+    }
+    let probe = CourierConfig {
+        mail: Some(config.clone()),
+        ..CourierConfig::default()
+    };
+    if let Err(problem) = crate::courier::Courier::new(&probe) {
+        problems.push(format!("mail: {problem}"));
+        return None;
+    }
+    Some(config)
+}
+
+fn check_webhooks(raw: &RawWebhooks, problems: &mut Vec<String>) -> Reach {
+    for host in &raw.hosts {
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        if name.is_empty() || name.contains(['/', '*', '@', ' ']) {
+            problems.push(format!(
+                "webhooks.hosts: {host:?} is neither a host name nor *. and a domain"
+            ));
+        }
+    }
+    let networks: Vec<IpNet> = raw
+        .networks
+        .iter()
+        .filter_map(|text| {
+            let network = parse_network(text);
+            if network.is_none() {
+                problems.push(format!(
+                    "webhooks.networks: {text:?} is neither an address nor a network such as 10.0.0.0/8"
+                ));
+            }
+            network
+        })
+        .collect();
+    Reach::new(&raw.hosts, networks)
+}
+
+fn check_syslog(raw: &RawSyslog, problems: &mut Vec<String>) -> Option<SyslogTarget> {
+    if raw.target.is_empty() {
+        return None;
+    }
+    SyslogTarget::parse(&raw.target)
+        .map_err(|problem| problems.push(format!("syslog.target: {:?} {problem}", raw.target)))
+        .ok()
+}
+
+fn read(key: &str, file: &PathBuf, problems: &mut Vec<String>) -> Option<Vec<u8>> {
+    if file.as_os_str().is_empty() {
+        return None;
+    }
+    std::fs::read(file)
+        .map_err(|error| problems.push(format!("{key}: {}: {error}", file.display())))
+        .ok()
+}

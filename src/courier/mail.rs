@@ -1,0 +1,213 @@
+//! Mail by SMTP (RFC 5321).
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, Message};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::{Address, AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Undelivered, told};
+
+/// How long one step of the conversation with the mail server may take, in seconds.
+const TIMEOUT_SECS: u64 = 30;
+
+/// A mail as it is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mail {
+    /// Address.
+    pub to: String,
+    /// Subject line.
+    pub subject: String,
+    /// Text.
+    pub body: String,
+}
+
+/// How the connection to the mail server is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailTls {
+    /// It begins plain and must be upgraded before anything else (RFC 3207); port 587.
+    #[default]
+    Starttls,
+    /// From its first byte (RFC 8314 §3); port 465.
+    Tls,
+    /// Not at all: for a mail server on the same machine; port 25.
+    None,
+}
+
+impl MailTls {
+    /// The port that goes with it.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Starttls => 587,
+            Self::Tls => 465,
+            Self::None => 25,
+        }
+    }
+}
+
+/// How mail is sent, checked.
+#[derive(Clone)]
+pub struct MailConfig {
+    /// The mail server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub tls: MailTls,
+    /// User name and password, where the server wants them.
+    pub credentials: Option<(String, Zeroizing<String>)>,
+    /// Who mail is from: `Latchkey <mfa@example.org>`.
+    pub from: Mailbox,
+    /// Certificates that are trusted besides the system's, PEM.
+    pub ca: Option<Vec<u8>>,
+}
+
+impl MailConfig {
+    /// Reads who mail is from.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_from(text: &str) -> Result<Mailbox, String> {
+        text.parse().map_err(|error| told(&error))
+    }
+}
+
+impl fmt::Debug for MailConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MailConfig")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sends mail.
+#[derive(Clone)]
+pub(super) struct Mailer {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+}
+
+impl fmt::Debug for Mailer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mailer")
+    }
+}
+
+impl Mailer {
+    pub(super) fn new(config: &MailConfig) -> Result<Self, String> {
+        let parameters = || {
+            let mut parameters = TlsParameters::builder(config.host.clone());
+            if let Some(pem) = &config.ca {
+                let certificate = Certificate::from_pem(pem).map_err(|error| told(&error))?;
+                parameters = parameters.add_root_certificate(certificate);
+            }
+            parameters.build().map_err(|error| told(&error))
+        };
+        let tls = match config.tls {
+            MailTls::Starttls => Tls::Required(parameters()?),
+            MailTls::Tls => Tls::Wrapper(parameters()?),
+            MailTls::None => Tls::None,
+        };
+        let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&config.host)
+            .port(config.port)
+            .tls(tls)
+            .timeout(Some(Duration::from_secs(TIMEOUT_SECS)));
+        if let Some((user, password)) = &config.credentials {
+            transport = transport.credentials(Credentials::new(user.clone(), password.to_string()));
+        }
+        Ok(Self {
+            transport: transport.build(),
+            from: config.from.clone(),
+        })
+    }
+
+    pub(super) async fn send(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<(), Undelivered> {
+        let message = self.message(name, mail, at).map_err(Undelivered::Never)?;
+        match self.transport.send(message).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_permanent() && !about_us(&error) => Err(Undelivered::Never(told(&error))),
+            Err(error) => Err(Undelivered::Later(told(&error))),
+        }
+    }
+
+    fn message(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<Message, String> {
+        let to: Address = mail
+            .to
+            .parse()
+            .map_err(|_| "the recipient's address can't be written to".to_owned())?;
+        // Names and policies' words stand in the subject: nothing of them may begin a header.
+        let subject: String = mail
+            .subject
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let mut message = Message::builder()
+            .from(self.from.clone())
+            .to(Mailbox::new(None, to))
+            .subject(subject)
+            .message_id(Some(format!("<{name}@{}>", self.from.email.domain())))
+            .date(std::time::SystemTime::from(at))
+            .header(ContentType::TEXT_PLAIN)
+            .body(mail.body.clone())
+            .map_err(|error| told(&error))?;
+        // RFC 3834 §5: nobody's holiday reply is wanted.
+        let auto = HeaderValue::new(
+            HeaderName::new_from_ascii_str("Auto-Submitted"),
+            "auto-generated".to_owned(),
+        );
+        message.headers_mut().insert_raw(auto);
+        Ok(message)
+    }
+}
+
+/// Whether a refusal is about our right to send (RFC 4954 §6) rather than about this mail: then the
+/// operator can mend it.
+fn about_us(error: &lettre::transport::smtp::Error) -> bool {
+    error
+        .status()
+        .is_some_and(|code| matches!(u16::from(code), 500..=504 | 521 | 530 | 534 | 535 | 538))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_begins_no_header_and_the_message_has_its_name() {
+        let config = MailConfig {
+            host: "localhost".into(),
+            port: 25,
+            tls: MailTls::None,
+            credentials: None,
+            from: MailConfig::parse_from("Latchkey <mfa@acme.example>").unwrap(),
+            ca: None,
+        };
+        let mailer = Mailer::new(&config).unwrap();
+        let mail = Mail {
+            to: "dev@acme.example".into(),
+            subject: "Reset\r\nBcc: evil@evil.test".into(),
+            body: "Grüße\n".into(),
+        };
+        let at = "2026-02-18T10:30:00Z".parse().unwrap();
+        let message = mailer.message("msg_1", &mail, at).unwrap();
+        let text = String::from_utf8(message.formatted()).unwrap();
+        assert!(text.contains("Message-ID: <msg_1@acme.example>\r\n"), "{text}");
+        assert!(text.contains("Date: Wed, 18 Feb 2026 10:30:00"), "{text}");
+        assert!(!text.contains("\r\nBcc"), "{text}");
+        let nowhere = Mail {
+            to: "no address".into(),
+            ..mail
+        };
+        assert!(mailer.message("msg_1", &nowhere, at).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! "This was not me", and the page that the link in a notice leads to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use poem::RouteMethod;
+use poem::web::Data;
+use poem_openapi::{Object, OpenApi};
+use serde::Deserialize;
+
+use super::account::MessageBody;
+use super::error::ApiErr;
+use super::error::answers::{BODY, S400, S401, S429, WRITES};
+use super::payload::J;
+use super::schema::Context;
+use super::{Tag, document};
+use crate::service::{Services, not_me};
+
+/// Saying that a change of one's credentials was not one's own.
+pub struct NotMeApi;
+
+/// A link's token.
+#[derive(Clone, Object, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(rename = "NotMeRequest", rename_all = "camelCase", deny_unknown_fields)]
+pub struct NotMeBody {
+    /// What stands behind the `#` of the link.
+    #[oai(validator(max_length = 128))]
+    pub token: String,
+}
+
+impl fmt::Debug for NotMeBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NotMeBody")
+    }
+}
+
+#[OpenApi(prefix_path = "/api/v1/auth", tag = "Tag::Authentication")]
+impl NotMeApi {
+    /// Say that a change of one's credentials was not one's own.
+    ///
+    /// With the link from the notice. Locks the account, ends its sessions, and tells the administrators. The
+    /// link works once; an unknown, used or expired one is answered alike.
+    #[oai(path = "/not-me", method = "post", operation_id = "reportNotMe")]
+    async fn report_not_me(
+        &self,
+        services: Data<&Arc<Services>>,
+        context: Context,
+        body: J<NotMeBody>,
+    ) -> Result<J<MessageBody>, ApiErr<{ S400 | S401 | BODY | S429 | WRITES }>> {
+        not_me::report_not_me(&services, &body.0.token, &context.0).await?;
+        Ok(J(MessageBody {
+            message: "The account is locked and your administrators are told".into(),
+        }))
+    }
+}
+
+/// The page behind the link. It only explains, and calls the above when a person presses the button: mail
+/// scanners follow links, and the token in the fragment never reaches a server by itself.
+pub(super) fn page() -> RouteMethod {
+    document::page_endpoint(include_str!("not_me/page.html").to_owned())
+}

@@ -1,0 +1,390 @@
+//! What must reach the outside world: owed in the transaction of what it tells of, sent after it, at least
+//! once.
+//!
+//! # How to owe something
+//!
+//! 1. Outside of the transaction make an [`OwedDelivery`]: [`super::notices::mail`] and
+//!    [`super::notices::sealed_mail`] for mail, [`webhook`] for a signed call, [`syslog`] for a message.
+//! 2. In the transaction, after the entry was appended: [`owe`]`(tx, &deliveries, entry.sequence, at)`.
+//!
+//! That is all. While the server runs, [`send_while`] sends each channel's deliveries once a second, several
+//! side by side. A delivery that is not confirmed is sent again, under the same name ([`name_of`]:
+//! `Message-ID`, `webhook-id`), after the waits of [`WAITS_SECS`]; after the last one, or where it can never
+//! arrive, it is given up: `dead`, with an entry ([`EventType::DeliveryDead`]) in the same transaction. Nothing
+//! is remembered in memory: after a crash, whatever was not confirmed is still owed.
+//!
+//! # How to forward a stream
+//!
+//! Whoever forwards *every* entry of the trail should owe nothing: the trail itself is the list of what is to
+//! be sent, and a place in it, kept after each confirmed message, says what was. Such a forwarder takes
+//! [`Courier::write_syslog`] and [`Courier::call_webhook`] (in [`Services::courier`]) and [`wait_secs`] for its
+//! back-off; [`KeyRing::webhook_secret`]`(None)` is the node's own signing secret.
+//!
+//! [`Courier::write_syslog`]: crate::courier::Courier::write_syslog
+//! [`Courier::call_webhook`]: crate::courier::Courier::call_webhook
+//! [`KeyRing::webhook_secret`]: crate::keys::KeyRing::webhook_secret
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::notices::read_mail;
+use super::{RequestContext, Services};
+use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
+use crate::domain::account::OrganizationId;
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::{Error, Result};
+use crate::store::deliveries::{self, DeliveryRow};
+use crate::store::sessions::Purpose;
+use crate::store::{Transaction, accounts, audit, sessions};
+
+pub use crate::store::deliveries::{Channel, DeliveryState, OwedDelivery, OwedLink};
+
+/// How long to wait after the first, second, … attempt that failed, in seconds: a week's end is bridged.
+pub const WAITS_SECS: [i64; 11] = [
+    5, 30, 120, 600, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400,
+];
+/// Sent at most so many in one round.
+const ROUND: u32 = 64;
+/// Sent side by side by one channel.
+const SIDE_BY_SIDE: usize = 8;
+/// How often it is looked what is due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What was sent is remembered for this long, what was given up for longer, in hours.
+const SENT_HOURS: i64 = 7 * 24;
+const DEAD_HOURS: i64 = 90 * 24;
+
+/// Owes deliveries, in the transaction of what they tell of. `sequence` is that of its entry.
+///
+/// # Errors
+/// [`Error::Internal`] when the store fails.
+pub fn owe(tx: &Transaction<'_>, owed: &[OwedDelivery], sequence: u64, at: Timestamp) -> Result<()> {
+    for delivery in owed {
+        deliveries::insert_delivery(tx, delivery, sequence, at)?;
+        if let Some(link) = &delivery.link {
+            let (purpose, about) = (Purpose::NotMe, sequence.to_be_bytes());
+            sessions::insert_challenge(
+                tx,
+                link.user,
+                &link.hash,
+                purpose,
+                Some(&about),
+                at,
+                link.expires_at,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A call of a webhook: `{type, timestamp, data}` as Standard Webhooks wants it, `type` in words with dots.
+/// Signed with the organisation's secret when it is sent.
+#[must_use]
+pub fn webhook(
+    organization: Option<OrganizationId>,
+    url: &str,
+    r#type: &str,
+    at: Timestamp,
+    data: Value,
+) -> OwedDelivery {
+    let body = json!({ "type": r#type, "timestamp": format!("{at:.3}"), "data": data }).to_string();
+    OwedDelivery {
+        organization_id: organization,
+        channel: Channel::Webhook,
+        payload: json!({ "url": url, "body": body }).to_string(),
+        link: None,
+    }
+}
+
+/// A syslog message, for the operator's target. `kind` is its MSGID.
+#[must_use]
+pub fn syslog(organization: Option<OrganizationId>, at: Timestamp, kind: &str, text: &str) -> OwedDelivery {
+    OwedDelivery {
+        organization_id: organization,
+        channel: Channel::Syslog,
+        payload: json!({ "at": at.to_string(), "kind": kind, "text": text }).to_string(),
+        link: None,
+    }
+}
+
+/// Sends what is due, each channel for itself, until `stopped` says so; what is under way then is ended
+/// first.
+pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
+    let channels = Channel::ALL.map(|channel| {
+        let (services, mut stopped) = (Arc::clone(&services), stopped.clone());
+        async move {
+            while !*stopped.borrow() {
+                let more = match send_due(&services, channel).await {
+                    Ok(sent) => sent == ROUND as usize,
+                    Err(error) => {
+                        tracing::error!(?error, channel = channel.as_str(), "could not send what is owed");
+                        false
+                    }
+                };
+                if !more {
+                    let _ = tokio::time::timeout(LOOK_EVERY, stopped.changed()).await;
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(channels).await;
+}
+
+/// Sends what is due by one way now, once, and says how many were tried.
+///
+/// # Errors
+/// [`Error::Busy`] or [`Error::Internal`]; what could not be noted is sent again.
+pub async fn send_due(services: &Services, channel: Channel) -> Result<usize> {
+    let at = services.clock.now();
+    let due = services
+        .store
+        .read(|db| deliveries::find_due(db, channel, at, ROUND))?;
+    let tried = due.len();
+    let noted: Vec<Result<()>> = futures_util::stream::iter(due)
+        .map(|row| attempt(services, row))
+        .buffer_unordered(SIDE_BY_SIDE)
+        .collect()
+        .await;
+    noted.into_iter().collect::<Result<()>>()?;
+    Ok(tried)
+}
+
+async fn attempt(services: &Services, row: DeliveryRow) -> Result<()> {
+    let outcome = send(services, &row).await;
+    let (id, at) = (row.id, services.clock.now());
+    let Err(failure) = outcome else {
+        return services
+            .store
+            .write(move |tx| deliveries::update_sent(tx, id, at))
+            .await;
+    };
+    let why = failure.to_string();
+    tracing::warn!(
+        delivery = name_of(services, &row),
+        channel = row.channel.as_str(),
+        attempt = row.attempts + 1,
+        why,
+        "not delivered"
+    );
+    let wait = wait_secs(row.attempts).filter(|_| matches!(failure, Undelivered::Later(_)));
+    if let Some(secs) = wait {
+        let next = at + SignedDuration::from_secs(secs);
+        return services
+            .store
+            .write(move |tx| deliveries::update_failed(tx, id, &why, next))
+            .await;
+    }
+    let event = dead_letter(services, &row, &why);
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            deliveries::update_dead(tx, id, &why, at)?;
+            audit::append_entry(tx, at, entry_id, &event).map(drop)
+        })
+        .await
+}
+
+async fn send(services: &Services, row: &DeliveryRow) -> Result<(), Undelivered> {
+    let (name, at) = (name_of(services, row), services.clock.now());
+    let unreadable = || Undelivered::Never("what is owed can't be read".into());
+    match row.channel {
+        Channel::Mail => {
+            let mail = read_mail(&services.keys, &row.payload).map_err(|_| unreadable())?;
+            services.courier.send_mail(&name, &mail, at).await
+        }
+        Channel::Webhook => {
+            let call: OwedCall = serde_json::from_str(&row.payload).map_err(|_| unreadable())?;
+            let secret = services.keys.webhook_secret(row.organization_id);
+            let call = WebhookCall {
+                name: &name,
+                url: &call.url,
+                secret: secret.as_slice(),
+                body: &call.body,
+                at,
+            };
+            services.courier.call_webhook(&call).await
+        }
+        Channel::Syslog => {
+            let message: OwedMessage = serde_json::from_str(&row.payload).map_err(|_| unreadable())?;
+            let message = SyslogMessage {
+                at: message.at,
+                severity: Severity::Notice,
+                kind: &message.kind,
+                data: None,
+                text: &message.text,
+            };
+            services.courier.write_syslog(&message).await
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct OwedCall {
+    url: String,
+    body: String,
+}
+
+#[derive(Deserialize)]
+struct OwedMessage {
+    at: Timestamp,
+    kind: String,
+    text: String,
+}
+
+/// How long to wait after so many failed attempts before this one; `None`: no longer.
+#[must_use]
+pub fn wait_secs(failed_before: u32) -> Option<i64> {
+    WAITS_SECS.get(usize::try_from(failed_before).ok()?).copied()
+}
+
+/// The name under which a delivery is sent, the same at each attempt and never used for another one, even
+/// where an older database is put back.
+#[must_use]
+pub fn name_of(services: &Services, row: &DeliveryRow) -> String {
+    let hash = Sha256::new()
+        .chain_update(b"latchkey delivery\n")
+        .chain_update(services.keys.fingerprint())
+        .chain_update(row.id.to_be_bytes())
+        .chain_update(row.created_at.as_millisecond().to_be_bytes())
+        .finalize();
+    format!("msg_{}", hex::encode(&hash[..16]))
+}
+
+/// The entry of a delivery that was given up: that, not what, since it may hold names.
+fn dead_letter(services: &Services, row: &DeliveryRow, why: &str) -> Event {
+    let name = name_of(services, row);
+    let event = Event::new(EventType::DeliveryDead, row.organization_id, ActorRef::system())
+        .on(Resource::other("DELIVERY", name, None))
+        .ended(AuditResult::Failure, why)
+        .with("channel", row.channel.as_str())
+        .with("attempts", row.attempts + 1);
+    match row.audit_sequence {
+        Some(sequence) => event.with("about", sequence),
+        None => event,
+    }
+}
+
+/// A delivery, for operators.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverySummary {
+    /// Its name, as the receiver sees it.
+    pub id: String,
+    /// By which way.
+    pub channel: Channel,
+    /// Slug of the organisation; `None`: the node's own.
+    pub organization: Option<String>,
+    /// What has become of it.
+    pub state: DeliveryState,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is tried next, where it is owed.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Why it did not arrive.
+    pub last_error: Option<String>,
+    /// When it was owed.
+    pub created_at: Timestamp,
+    /// Sequence of the entry of what it tells of.
+    pub audit_sequence: Option<u64>,
+    #[serde(skip)]
+    number: i64,
+}
+
+/// Deliveries in those states, the newest first.
+///
+/// # Errors
+/// [`Error::Internal`] when the store fails.
+pub fn list_deliveries(
+    services: &Services,
+    states: &[DeliveryState],
+    limit: u32,
+) -> Result<Vec<DeliverySummary>> {
+    services.store.read(|db| {
+        let slugs = accounts::find_organizations(db)?;
+        let slug = |id| slugs.iter().find(|o| Some(o.id) == id).map(|o| o.slug.clone());
+        let rows = deliveries::page_deliveries(db, states, limit)?;
+        Ok(rows
+            .into_iter()
+            .map(|row| DeliverySummary {
+                id: name_of(services, &row),
+                channel: row.channel,
+                organization: slug(row.organization_id),
+                state: row.state,
+                attempts: row.attempts,
+                next_attempt_at: (row.state == DeliveryState::Owed).then_some(row.next_attempt_at),
+                last_error: row.last_error,
+                created_at: row.created_at,
+                audit_sequence: row.audit_sequence,
+                number: row.id,
+            })
+            .collect())
+    })
+}
+
+/// Owes deliveries again that were given up or wait for their next attempt: those of these names, or all
+/// that were given up. Says how many; it is on the record.
+///
+/// # Errors
+/// [`Error::NotFound`] for a name that no such delivery has.
+pub fn retry_deliveries(services: &Services, names: &[String]) -> Result<usize> {
+    let candidates = [DeliveryState::Owed, DeliveryState::Dead];
+    let all = list_deliveries(services, &candidates, u32::MAX)?;
+    let mut numbers = Vec::new();
+    for name in names {
+        let found = all.iter().find(|delivery| delivery.id == *name);
+        numbers.push(
+            found
+                .map(|delivery| delivery.number)
+                .ok_or_else(|| Error::NotFound {
+                    what: "Delivery",
+                    id: name.clone(),
+                })?,
+        );
+    }
+    if names.is_empty() {
+        let dead = all
+            .iter()
+            .filter(|delivery| delivery.state == DeliveryState::Dead);
+        numbers.extend(dead.map(|delivery| delivery.number));
+    }
+    if numbers.is_empty() {
+        return Ok(0);
+    }
+    let context = RequestContext::cli(services);
+    let at = context.at;
+    let entry_id: Uuid = services.entropy.uuid(at);
+    services.store.write_blocking(move |tx| {
+        let mut again = 0;
+        for number in &numbers {
+            again += usize::from(deliveries::update_owed_again(tx, *number, at)?);
+        }
+        let event = Event::new(EventType::DeliveryRetry, None, ActorRef::operator())
+            .from_request(&context.request_id, None)
+            .with("deliveries", again);
+        audit::append_entry(tx, at, entry_id, &event)?;
+        Ok(again)
+    })
+}
+
+/// Forgets deliveries that ended long ago, and says how many. Called now and then.
+///
+/// # Errors
+/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
+pub async fn forget_ended(services: &Services) -> Result<usize> {
+    let now = services.clock.now();
+    let before = move |hours| now - SignedDuration::from_hours(hours);
+    services
+        .store
+        .write(move |tx| {
+            let sent = deliveries::delete_ended(tx, DeliveryState::Sent, before(SENT_HOURS))?;
+            Ok(sent + deliveries::delete_ended(tx, DeliveryState::Dead, before(DEAD_HOURS))?)
+        })
+        .await
+}

@@ -1,0 +1,139 @@
+//! "This was not me": the link in the notice of every change of somebody's credentials.
+//!
+//! Whoever reads the user's mail can use it, once, until the factors that a reset took away are destroyed. It
+//! locks the account, ends what could be used meanwhile, and tells the admins; it opens nothing and tells
+//! nothing. The link's page only explains: what acts is a POST, because mail scanners follow links.
+
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::deliveries::{self, OwedLink};
+use super::{RequestContext, Services, notices};
+use crate::domain::account::{Lock, Organization, User};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
+use crate::domain::credential::OneUseToken;
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::store::sessions::Purpose;
+use crate::store::{accounts, api_keys, audit, factors, sessions};
+
+/// Why an account is locked that its user reported. An admin who restores its factors unlocks it.
+pub const LOCK_REASON: &str = "The user said that a change of their credentials was not theirs";
+
+/// A new link for a user's notice.
+#[must_use]
+pub fn new_link(services: &Services, user: &User, at: jiff::Timestamp) -> (String, OwedLink) {
+    let token = OneUseToken::new(user.id, services.entropy.bytes());
+    let link = format!("{}/not-me#{}", services.settings.public_url, token.encode());
+    let kept = OwedLink {
+        user: user.id,
+        hash: token.hash(),
+        expires_at: at + SignedDuration::from_secs(services.settings.suspended_factor_secs.max(LEAST_SECS)),
+    };
+    (link, kept)
+}
+
+/// A link is good for a day at least, where factors are destroyed sooner.
+const LEAST_SECS: i64 = 24 * 3600;
+
+/// Locks the account whose user says so, ends its sessions, logins, invitations and API keys, and tells the
+/// admins.
+///
+/// # Errors
+/// [`Error::DeadToken`] for a link that is unknown, used or expired, one and the same;
+/// [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn report_not_me(services: &Services, token: &str, context: &RequestContext) -> Result<()> {
+    services
+        .limiter
+        .check_address(Bucket::TokenByAddress, context.ip)?;
+    let dead = || Error::DeadToken("link");
+    let token = OneUseToken::decode(token).ok_or_else(dead)?;
+    let (hash, at) = (token.hash(), context.at);
+    let (user, organization, about, admins) = services.store.read(|db| {
+        let link = sessions::find_challenge(db, token.user, &hash, Purpose::NotMe, at)?.ok_or_else(dead)?;
+        let user = accounts::find_user_anywhere(db, token.user)?.ok_or_else(dead)?;
+        let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(dead)?;
+        let admins = accounts::find_active_admins(db, organization.id)?;
+        Ok((user, organization, link.state, admins))
+    })?;
+    let mut event = Event::new(
+        EventType::UserReport,
+        Some(organization.id),
+        ActorRef::user(&user),
+    )
+    .on(Resource::user(&user))
+    .from_request(&context.request_id, context.ip_text().as_deref());
+    if let Some(sequence) = about
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+    {
+        event = event.with("about", sequence);
+    }
+    let owed = alarms(services, &organization, &user, &admins, context);
+    let entry_id = services.entropy.uuid(at);
+    let lock = Lock {
+        at,
+        reason: LOCK_REASON.to_owned(),
+    };
+    let id = user.id;
+    services
+        .store
+        .write(move |tx| {
+            if !sessions::take_challenge(tx, id, &hash)? {
+                return Err(dead());
+            }
+            accounts::update_lock(tx, id, Some(&lock), at)?;
+            sessions::clear_every_token(tx, id)?;
+            factors::clear_enrolment(tx, id)?;
+            let ended = sessions::clear_sessions(tx, id, at)?;
+            let revoked = api_keys::revoke_made_by(tx, id, at)?;
+            let event = event
+                .clone()
+                .with("sessionsEnded", ended)
+                .with("apiKeysRevoked", revoked);
+            let entry = audit::append_entry(tx, at, entry_id, &event)?;
+            deliveries::owe(tx, &owed, entry.sequence, at)
+        })
+        .await
+}
+
+fn alarms(
+    services: &Services,
+    organization: &Organization,
+    user: &User,
+    admins: &[User],
+    context: &RequestContext,
+) -> Vec<deliveries::OwedDelivery> {
+    let subject = format!("{} says: this was not me", user.email);
+    let from = context
+        .ip_text()
+        .unwrap_or_else(|| "an unknown address".to_owned());
+    let body = format!(
+        "{} used the link in a notice to say that a change of their credentials was not theirs, on {:.0} from \
+         {from}.\n\nThe account is locked and its sessions were ended. Talk to them, by a way that you know, \
+         before anything else. If their device is at hand, restore their second factor: POST \
+         {}/api/v1/users/{}/restore-factors. That unlocks the account. Let them change the password too. Look \
+         in the audit trail for who made the change and what else they did.\n",
+        notices::called(user),
+        context.at,
+        services.settings.public_url,
+        user.id,
+    );
+    let others = admins
+        .iter()
+        .filter(|admin| admin.id != user.id)
+        .map(|admin| &admin.email);
+    let mut owed: Vec<_> = others
+        .chain(&organization.settings.security_contact)
+        .filter_map(|to| notices::mail(services, organization, to, &subject, &body))
+        .collect();
+    let data = json!({ "userId": user.id, "ipAddress": context.ip_text() });
+    owed.extend(notices::call(
+        services,
+        organization,
+        "user.report",
+        context.at,
+        data,
+    ));
+    owed
+}

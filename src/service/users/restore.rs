@@ -1,0 +1,146 @@
+//! Factors that a reset took away, and that an admin gives back.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::act::Case;
+use crate::domain::account::{Principal, User};
+use crate::domain::audit::Event;
+use crate::domain::policy::FactorFacts;
+use crate::domain::{Error, Result};
+use crate::service::login::WINDOW_OVER_REASON;
+use crate::service::refusals::admit_reader;
+use crate::service::reset::read_user_id;
+use crate::service::{RequestContext, Services, not_me, notices};
+use crate::store::deliveries::OwedDelivery;
+use crate::store::{Transaction, accounts, factors};
+
+/// A suspended factor.
+#[derive(Clone, Debug)]
+pub struct Suspended {
+    /// What it is.
+    pub facts: FactorFacts,
+    /// When it was taken away.
+    pub taken_at: Timestamp,
+    /// When it is destroyed.
+    pub destroyed_at: Timestamp,
+}
+
+/// The factors of a user that an admin can still restore, the latest taken first.
+///
+/// # Errors
+/// [`Error::NotOrgAdmin`], [`Error::UserNotFound`], [`Error::Malformed`], [`Error::RateLimited`].
+pub fn list_suspended_factors(
+    services: &Services,
+    principal: &Principal,
+    written_id: &str,
+) -> Result<Vec<Suspended>> {
+    let admin = admit_reader(services, principal)?;
+    let id = read_user_id(written_id)?;
+    let now = services.clock.now();
+    let found = services.store.read(|db| {
+        accounts::find_user(db, admin.organization.id, id)?
+            .ok_or_else(|| Error::UserNotFound(written_id.to_owned()))?;
+        factors::find_suspended_factors(db, id, kept_since(services, now))
+    })?;
+    let suspended = found.into_iter().map(|(facts, taken_at)| Suspended {
+        facts,
+        taken_at,
+        destroyed_at: taken_at + kept_for(services),
+    });
+    Ok(suspended.collect())
+}
+
+/// Destroys factors whose suspension by a reset is over, and says of how many users. Called now and then.
+///
+/// # Errors
+/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
+pub async fn destroy_suspended_factors(services: &Services) -> Result<usize> {
+    let before = services.clock.now() - SignedDuration::from_secs(services.settings.suspended_factor_secs);
+    let users = services
+        .store
+        .read_long(move |db| factors::find_suspended(db, before))
+        .await?;
+    for &user in &users {
+        services
+            .store
+            .write(move |tx| factors::delete_suspended(tx, user, before))
+            .await?;
+    }
+    Ok(users.len())
+}
+
+/// What is to be restored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Restoring {
+    since: Timestamp,
+    taken_before: Option<Timestamp>,
+}
+
+impl Restoring {
+    pub fn of(services: &Services, taken_before: Option<Timestamp>, at: Timestamp) -> Self {
+        Self {
+            since: kept_since(services, at),
+            taken_before,
+        }
+    }
+
+    /// Restores in the transaction. What was set up since is destroyed: were it an attacker's, it must never
+    /// come back; were it the user's own, they set it up again.
+    pub fn run(self, tx: &Transaction<'_>, target: &User, at: Timestamp, event: Event) -> Result<Event> {
+        let taken = factors::find_suspended_factors(tx, target.id, self.since)?;
+        let taken_at = taken
+            .iter()
+            .map(|(_, taken_at)| *taken_at)
+            .find(|taken_at| self.taken_before.is_none_or(|before| *taken_at <= before))
+            .ok_or(Error::Refused("There are no factors to restore"))?;
+        let (restored, destroyed) = factors::update_restored(tx, target.id, taken_at)?;
+        factors::clear_enrolment(tx, target.id)?;
+        factors::clear_enrolment_due(tx, target.id)?;
+        let unlocks = target.locked.as_ref().is_some_and(|lock| is_lifted(&lock.reason));
+        if unlocks {
+            accounts::update_lock(tx, target.id, None, at)?;
+        } else {
+            factors::touch_user(tx, target.id, at)?;
+        }
+        Ok(event
+            .with("restoredFactors", kinds(&restored))
+            .with("destroyedFactors", kinds(&destroyed))
+            .with("takenAt", taken_at.to_string())
+            .with("unlocked", unlocks))
+    }
+}
+
+/// A lock by a policy or for another reason stays.
+fn is_lifted(reason: &str) -> bool {
+    reason == not_me::LOCK_REASON || reason == WINDOW_OVER_REASON
+}
+
+/// The user is told, as of every change.
+pub(super) fn notices(services: &Services, case: &Case, context: &RequestContext) -> Vec<OwedDelivery> {
+    let changed = notices::Changed {
+        organization: &case.organization,
+        target: &case.target,
+        by: &case.actor,
+        subject: "Your second factor was restored",
+        what: &format!(
+            "restored the earlier second factor of your account {}",
+            case.target.email
+        ),
+        then: "What was set up since is gone, and all sessions were ended.",
+        event: "user.factors.restored",
+    };
+    notices::of_change(services, &changed, context)
+}
+
+fn kinds(facts: &[FactorFacts]) -> Vec<Value> {
+    facts.iter().map(|facts| json!(facts.kind)).collect()
+}
+
+fn kept_for(services: &Services) -> SignedDuration {
+    SignedDuration::from_secs(services.settings.suspended_factor_secs)
+}
+
+fn kept_since(services: &Services, now: Timestamp) -> Timestamp {
+    now - kept_for(services)
+}

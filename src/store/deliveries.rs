@@ -1,0 +1,256 @@
+//! What must reach the outside world: owed in the transaction of the change that causes it.
+
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+)]
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
+
+use super::row::{column, millis, optional, unreadable};
+use crate::domain::account::{OrganizationId, UserId};
+use crate::domain::{Error, Result};
+
+/// By which way something leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channel {
+    /// By SMTP.
+    Mail,
+    /// A signed HTTP call.
+    Webhook,
+    /// RFC 5424.
+    Syslog,
+}
+
+impl Channel {
+    /// Every channel.
+    pub const ALL: [Self; 3] = [Self::Mail, Self::Webhook, Self::Syslog];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mail => "mail",
+            Self::Webhook => "webhook",
+            Self::Syslog => "syslog",
+        }
+    }
+}
+
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryState {
+    /// To be sent, once more perhaps.
+    Owed,
+    /// Sent, and the receiver confirmed it.
+    Sent,
+    /// Given up.
+    Dead,
+}
+
+impl DeliveryState {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owed => "owed",
+            Self::Sent => "sent",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Something that must reach the outside world, still to be kept.
+#[derive(Clone, Debug)]
+pub struct OwedDelivery {
+    /// Where it comes from.
+    pub organization_id: Option<OrganizationId>,
+    /// By which way.
+    pub channel: Channel,
+    /// What to send, as JSON.
+    pub payload: String,
+    /// What the link in it opens, where there is one.
+    pub link: Option<OwedLink>,
+}
+
+/// A link in something that is owed, to be kept together with it.
+#[derive(Clone, Debug)]
+pub struct OwedLink {
+    /// Whose.
+    pub user: UserId,
+    /// Hash of its token.
+    pub hash: [u8; 32],
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+}
+
+/// A delivery as kept.
+#[derive(Clone, Debug)]
+pub struct DeliveryRow {
+    /// Its number.
+    pub id: i64,
+    /// Where it comes from.
+    pub organization_id: Option<OrganizationId>,
+    /// By which way.
+    pub channel: Channel,
+    /// What to send, as JSON; `{}` once it was sent.
+    pub payload: String,
+    /// The entry of what it tells of.
+    pub audit_sequence: Option<u64>,
+    /// What has become of it.
+    pub state: DeliveryState,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is to be tried next.
+    pub next_attempt_at: Timestamp,
+    /// Why it did not arrive.
+    pub last_error: Option<String>,
+    /// When it was owed.
+    pub created_at: Timestamp,
+    /// When it was sent or given up.
+    pub ended_at: Option<Timestamp>,
+}
+
+const DELIVERY: &str = "SELECT id, organization_id, channel, payload, audit_sequence, state, attempts, \
+     next_attempt_at, last_error, created_at, ended_at FROM delivery";
+
+/// Owes a delivery, in the transaction of the change that causes it.
+pub fn insert_delivery(
+    tx: &Connection,
+    delivery: &OwedDelivery,
+    audit_sequence: u64,
+    at: Timestamp,
+) -> Result<()> {
+    let sequence = i64::try_from(audit_sequence)
+        .map_err(|_| Error::Internal("the trail is longer than SQLite can count".into()))?;
+    tx.prepare_cached(
+        "INSERT INTO delivery (organization_id, channel, payload, audit_sequence, next_attempt_at, created_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+    )?
+    .execute(params![
+        delivery.organization_id.map(|id| id.0.into_bytes()),
+        delivery.channel.as_str(),
+        delivery.payload,
+        sequence,
+        millis(at),
+    ])?;
+    Ok(())
+}
+
+/// What is due by one way, the longest due first.
+pub fn find_due(db: &Connection, channel: Channel, at: Timestamp, limit: u32) -> Result<Vec<DeliveryRow>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{DELIVERY} WHERE state = 'owed' AND channel = ?1 AND next_attempt_at <= ?2 \
+         ORDER BY next_attempt_at, id LIMIT ?3"
+    ))?;
+    Ok(statement
+        .query_map(params![channel.as_str(), millis(at), limit], delivery_from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Deliveries in those states, the newest first.
+pub fn page_deliveries(db: &Connection, states: &[DeliveryState], limit: u32) -> Result<Vec<DeliveryRow>> {
+    let wanted = |state| states.contains(&state);
+    let mut statement = db.prepare_cached(&format!(
+        "{DELIVERY} WHERE (?1 AND state = 'owed') OR (?2 AND state = 'sent') OR (?3 AND state = 'dead') \
+         ORDER BY id DESC LIMIT ?4"
+    ))?;
+    let [owed, sent, dead] = [DeliveryState::Owed, DeliveryState::Sent, DeliveryState::Dead].map(wanted);
+    Ok(statement
+        .query_map(params![owed, sent, dead, limit], delivery_from_row)?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many deliveries are owed, and how many were given up.
+pub fn count_deliveries(db: &Connection) -> Result<(u64, u64)> {
+    let mut statement = db.prepare_cached(
+        "SELECT count(*) FILTER (WHERE state = 'owed'), count(*) FILTER (WHERE state = 'dead') FROM delivery",
+    )?;
+    Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+/// The delivery of that number.
+pub fn find_delivery(db: &Connection, id: i64) -> Result<Option<DeliveryRow>> {
+    let mut statement = db.prepare_cached(&format!("{DELIVERY} WHERE id = ?1"))?;
+    Ok(statement.query_row([id], delivery_from_row).optional()?)
+}
+
+/// Notes that it was sent. What it said is forgotten: it may hold names and links.
+pub fn update_sent(tx: &Connection, id: i64, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE delivery SET state = 'sent', payload = '{}', attempts = attempts + 1, last_error = NULL, \
+         ended_at = ?2 WHERE id = ?1",
+    )?
+    .execute(params![id, millis(at)])?;
+    Ok(())
+}
+
+/// Notes that it did not arrive, and when to try again.
+pub fn update_failed(tx: &Connection, id: i64, why: &str, next: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE delivery SET attempts = attempts + 1, last_error = ?2, next_attempt_at = ?3 WHERE id = ?1",
+    )?
+    .execute(params![id, why, millis(next)])?;
+    Ok(())
+}
+
+/// Notes that it was given up.
+pub fn update_dead(tx: &Connection, id: i64, why: &str, at: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE delivery SET state = 'dead', attempts = attempts + 1, last_error = ?2, ended_at = ?3 \
+         WHERE id = ?1",
+    )?
+    .execute(params![id, why, millis(at)])?;
+    Ok(())
+}
+
+/// Owes a delivery again that was given up, or that waits for its next attempt. False when there is none.
+pub fn update_owed_again(tx: &Connection, id: i64, at: Timestamp) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE delivery SET state = 'owed', attempts = 0, next_attempt_at = ?2, ended_at = NULL \
+             WHERE id = ?1 AND state <> 'sent'",
+        )?
+        .execute(params![id, millis(at)])?;
+    Ok(changed == 1)
+}
+
+/// Forgets what was sent or given up before that time, and says how many.
+pub fn delete_ended(tx: &Connection, state: DeliveryState, before: Timestamp) -> Result<usize> {
+    Ok(tx
+        .prepare_cached("DELETE FROM delivery WHERE state = ?1 AND ended_at < ?2")?
+        .execute(params![state.as_str(), millis(before)])?)
+}
+
+fn delivery_from_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+    let bad = |column| move || unreadable(column, rusqlite::types::Type::Text, UnknownName);
+    let (channel, state): (String, String) = (row.get(2)?, row.get(5)?);
+    let states = [DeliveryState::Owed, DeliveryState::Sent, DeliveryState::Dead];
+    Ok(DeliveryRow {
+        id: row.get(0)?,
+        organization_id: optional(row, 1)?,
+        channel: Channel::ALL
+            .into_iter()
+            .find(|known| known.as_str() == channel)
+            .ok_or_else(bad(2))?,
+        payload: row.get(3)?,
+        audit_sequence: row.get(4)?,
+        state: states
+            .into_iter()
+            .find(|known| known.as_str() == state)
+            .ok_or_else(bad(5))?,
+        attempts: row.get(6)?,
+        next_attempt_at: column(row, 7)?,
+        last_error: row.get(8)?,
+        created_at: column(row, 9)?,
+        ended_at: optional(row, 10)?,
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no name that this version knows")]
+struct UnknownName;

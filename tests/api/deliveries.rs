@@ -1,0 +1,489 @@
+//! What is owed reaches a real mail server and a real webhook receiver: at least once, under one name.
+
+mod not_me;
+#[expect(dead_code, reason = "the tests of the command line need more of it")]
+mod receivers;
+
+use jiff::SignedDuration;
+use latchkey::courier::{Courier, CourierConfig, MailConfig, MailTls, Reach, SyslogMessage, SyslogTarget};
+use latchkey::service::deliveries::{
+    self, Channel, DeliveryState, OwedDelivery, WAITS_SECS, list_deliveries, send_due,
+};
+use latchkey::service::{Settings, notices};
+use serde_json::json;
+use standardwebhooks::Webhook;
+use zeroize::Zeroizing;
+
+use crate::support::{Setup, TestApp};
+use receivers::{MAIL_PASSWORD, MailServer, Receiver};
+
+pub fn mail_to(server: &MailServer) -> CourierConfig {
+    let mail = MailConfig {
+        host: "127.0.0.1".into(),
+        port: server.address.port(),
+        tls: MailTls::None,
+        credentials: None,
+        from: MailConfig::parse_from("Latchkey <mfa@appliance.example>").unwrap(),
+        ca: None,
+    };
+    CourierConfig {
+        mail: Some(mail),
+        ..CourierConfig::default()
+    }
+}
+
+/// An app that sends mail to that server.
+async fn app_with_mail(server: &MailServer) -> TestApp {
+    let settings = Settings {
+        mail: true,
+        public_url: "https://mfa.appliance.example".into(),
+        ..Settings::default()
+    };
+    TestApp::with(Setup {
+        settings,
+        courier: mail_to(server),
+        ..Setup::default()
+    })
+    .await
+}
+
+async fn app_with_webhooks(hosts: &[&str], networks: &[&str]) -> TestApp {
+    let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+    let networks = networks.iter().map(|n| n.parse().unwrap()).collect();
+    TestApp::with(Setup {
+        courier: CourierConfig {
+            webhooks: Reach::new(&hosts, networks),
+            ..CourierConfig::default()
+        },
+        ..Setup::default()
+    })
+    .await
+}
+
+/// Owes something in a transaction of its own.
+async fn owe(app: &TestApp, owed: OwedDelivery) {
+    let at = app.services.clock.now();
+    app.services
+        .store
+        .write(move |tx| deliveries::owe(tx, std::slice::from_ref(&owed), 0, at))
+        .await
+        .unwrap();
+}
+
+fn webhook(app: &TestApp, url: &str) -> OwedDelivery {
+    let at = app.services.clock.now();
+    deliveries::webhook(
+        Some(app.acme),
+        url,
+        "user.mfa.reset",
+        at,
+        json!({"userId": "u-1"}),
+    )
+}
+
+async fn round(app: &TestApp, channel: Channel) -> usize {
+    send_due(&app.services, channel).await.unwrap()
+}
+
+fn state(app: &TestApp) -> (DeliveryState, u32, Option<String>) {
+    let all = [DeliveryState::Owed, DeliveryState::Sent, DeliveryState::Dead];
+    let found = list_deliveries(&app.services, &all, 1).unwrap().remove(0);
+    (found.state, found.attempts, found.last_error)
+}
+
+#[tokio::test]
+async fn the_user_is_told_of_a_reset_by_mail_and_what_was_said_is_forgotten() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    app.admin().await.reset(app.developer.id).await.assert_ok();
+    assert_eq!(server.received().len(), 0, "owed with the reset, sent after it");
+    assert_eq!(round(&app, Channel::Mail).await, 1);
+    let mail = server.wait_for(1).remove(0);
+    println!("{}\n\n{}", mail.head, mail.text);
+    assert_eq!(mail.to, ["dev@acme.example"]);
+    assert_eq!(mail.header("From"), "Latchkey <mfa@appliance.example>");
+    assert_eq!(mail.header("Subject"), "Your second factor was reset (ACME)");
+    assert_eq!(mail.header("Auto-Submitted"), "auto-generated");
+    for part in [
+        "admin (admin@acme.example)",
+        "2026-02-18T10:30:00Z",
+        "from an unknown address",
+    ] {
+        assert!(mail.text.contains(part), "{part} in {}", mail.text);
+    }
+    assert_eq!(state(&app), (DeliveryState::Sent, 1, None));
+    assert_eq!(app.count("SELECT count(*) FROM delivery WHERE payload = '{}'"), 1);
+    assert_eq!(round(&app, Channel::Mail).await, 0, "once is enough");
+    app.advance(SignedDuration::from_hours(8 * 24));
+    latchkey::service::housekeeping::tidy(&app.services).await;
+    assert_eq!(app.count("SELECT count(*) FROM delivery"), 0);
+}
+
+#[tokio::test]
+async fn a_mail_that_was_not_taken_is_sent_again_under_the_same_name() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    app.admin().await.reset(app.developer.id).await.assert_ok();
+    server.answer_next([451]);
+    round(&app, Channel::Mail).await;
+    let (owed, attempts, why) = state(&app);
+    assert_eq!((owed, attempts), (DeliveryState::Owed, 1));
+    assert!(why.unwrap().contains("not now"));
+    assert_eq!(round(&app, Channel::Mail).await, 0, "not before its time");
+    app.advance(SignedDuration::from_secs(WAITS_SECS[0]));
+    assert_eq!(round(&app, Channel::Mail).await, 1);
+    assert_eq!(state(&app), (DeliveryState::Sent, 2, None));
+    let [first, second] = [0, 1].map(|n| server.received()[n].header("Message-ID").to_owned());
+    assert_eq!(first, second);
+    assert!(
+        first.starts_with("<msg_") && first.ends_with("@appliance.example>"),
+        "{first}"
+    );
+}
+
+#[tokio::test]
+async fn after_the_last_wait_it_is_given_up_with_an_entry_and_can_be_tried_again() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    app.admin().await.reset(app.developer.id).await.assert_ok();
+    server.answer_next(std::iter::repeat_n(451, WAITS_SECS.len() + 1));
+    for secs in WAITS_SECS {
+        round(&app, Channel::Mail).await;
+        assert_eq!(state(&app).0, DeliveryState::Owed);
+        app.advance(SignedDuration::from_secs(secs));
+    }
+    round(&app, Channel::Mail).await;
+    assert_eq!(state(&app).0, DeliveryState::Dead);
+    let entry = app.last_entry();
+    assert_eq!(
+        (&entry["eventType"], &entry["result"]),
+        (&json!("DELIVERY_DEAD"), &json!("FAILURE"))
+    );
+    assert_eq!(entry["details"]["attempts"], 12);
+    assert_eq!(entry["details"]["channel"], "mail");
+    assert!(!entry.to_string().contains("dev@acme.example"), "{entry}");
+    app.advance(SignedDuration::from_hours(24));
+    assert_eq!(round(&app, Channel::Mail).await, 0);
+
+    let services = app.services.clone();
+    let again = tokio::task::spawn_blocking(move || deliveries::retry_deliveries(&services, &[]));
+    assert_eq!(again.await.unwrap().unwrap(), 1);
+    assert_eq!(app.last_entry()["eventType"], "DELIVERY_RETRY");
+    round(&app, Channel::Mail).await;
+    assert_eq!(state(&app).0, DeliveryState::Sent);
+}
+
+#[tokio::test]
+async fn a_mailbox_that_is_not_there_is_given_up_at_once() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    let organization = app
+        .services
+        .store
+        .read(|db| latchkey::store::accounts::find_organization(db, app.acme))
+        .unwrap()
+        .unwrap();
+    let mail = notices::mail(
+        &app.services,
+        &organization,
+        "nobody@acme.example",
+        "Hello",
+        "Text\n",
+    );
+    owe(&app, mail.unwrap()).await;
+    round(&app, Channel::Mail).await;
+    let (dead, attempts, why) = state(&app);
+    assert_eq!((dead, attempts), (DeliveryState::Dead, 1));
+    assert!(why.unwrap().contains("Mailbox unavailable"));
+}
+
+#[tokio::test]
+async fn mail_goes_over_tls_with_a_password_to_a_server_with_a_certificate_of_ones_own() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = made.signing_key.serialize_der().try_into().unwrap();
+    let server = MailServer::with_tls(made.cert.der().clone(), key);
+    let config = |password: &str, ca: Option<Vec<u8>>| {
+        let plain = mail_to(&server).mail.unwrap();
+        let mail = MailConfig {
+            host: "localhost".into(),
+            tls: MailTls::Starttls,
+            credentials: Some(("latchkey".into(), Zeroizing::new(password.into()))),
+            ca,
+            ..plain
+        };
+        CourierConfig {
+            mail: Some(mail),
+            ..CourierConfig::default()
+        }
+    };
+    let mail = latchkey::courier::Mail {
+        to: "dev@acme.example".into(),
+        subject: "Hello".into(),
+        body: "Text\n".into(),
+    };
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    let ca = Some(made.cert.pem().into_bytes());
+    let send = |config: CourierConfig| {
+        let mail = mail.clone();
+        async move { Courier::new(&config).unwrap().send_mail("msg_1", &mail, at).await }
+    };
+    let stranger = send(config(MAIL_PASSWORD, None)).await.unwrap_err();
+    assert!(
+        stranger.to_string().to_lowercase().contains("certificate"),
+        "{stranger}"
+    );
+    // The operator can mend a password: the mail is not given up.
+    let wrong = send(config("another", ca.clone())).await.unwrap_err();
+    assert!(
+        matches!(wrong, latchkey::courier::Undelivered::Later(_)),
+        "{wrong}"
+    );
+    assert!(!wrong.to_string().contains("another"), "{wrong}");
+    assert_eq!(server.received().len(), 0);
+    send(config(MAIL_PASSWORD, ca)).await.unwrap();
+    assert_eq!(server.received().len(), 1);
+}
+
+#[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the receiver's own library looks at the real clock"
+)]
+async fn a_webhook_call_is_verified_by_its_receivers_own_library() {
+    let receiver = Receiver::start();
+    let app = app_with_webhooks(&["127.0.0.1"], &["127.0.0.0/8"]).await;
+    let behind = jiff::Timestamp::now().duration_since(app.services.clock.now());
+    app.advance(behind);
+    owe(&app, webhook(&app, &receiver.url())).await;
+    receiver.answer_next(&["503 Busy"]);
+    round(&app, Channel::Webhook).await;
+    assert_eq!(
+        state(&app),
+        (
+            DeliveryState::Owed,
+            1,
+            Some("the receiver answered 503 Service Unavailable".into())
+        )
+    );
+    app.advance(SignedDuration::from_secs(WAITS_SECS[0]));
+    round(&app, Channel::Webhook).await;
+    assert_eq!(state(&app), (DeliveryState::Sent, 2, None));
+    let calls = receiver.calls();
+    assert_eq!(calls.len(), 2);
+    let secret = app.services.keys.webhook_secret(Some(app.acme));
+    let library = Webhook::from_bytes(secret.to_vec()).unwrap();
+    for call in &calls {
+        println!("{}\n{:#?}\n{}", call.request, call.headers, call.body);
+        assert_eq!(call.request, "POST /latchkey HTTP/1.1");
+        library.verify(call.body.as_bytes(), &call.headers).unwrap();
+        let tampered = call.body.replace("u-1", "u-2");
+        assert!(library.verify(tampered.as_bytes(), &call.headers).is_err());
+    }
+    let id = |n: usize| calls[n].headers["webhook-id"].clone();
+    assert_eq!(id(0), id(1), "the same message");
+    let others = app.services.keys.webhook_secret(Some(app.globex));
+    let others = Webhook::from_bytes(others.to_vec()).unwrap();
+    assert!(
+        others
+            .verify(calls[0].body.as_bytes(), &calls[0].headers)
+            .is_err()
+    );
+    let body: serde_json::Value = serde_json::from_str(&calls[0].body).unwrap();
+    assert_eq!(
+        (&body["type"], &body["data"]),
+        (&json!("user.mfa.reset"), &json!({"userId": "u-1"}))
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_reaches_no_unlisted_host_no_private_address_and_follows_no_redirect() {
+    let (receiver, inside) = (Receiver::start(), Receiver::start());
+    let port = receiver.address.port();
+    // Listed by name, but the addresses are not public.
+    let app = app_with_webhooks(&["127.0.0.1", "localhost"], &[]).await;
+    for (url, end, why) in [
+        (receiver.url(), DeliveryState::Dead, "not public"),
+        (
+            format!("https://hooks.example.org:{port}/"),
+            DeliveryState::Dead,
+            "not listed",
+        ),
+        (
+            format!("http://localhost:{port}/"),
+            DeliveryState::Dead,
+            "https://",
+        ),
+        (
+            format!("https://localhost:{port}/"),
+            DeliveryState::Owed,
+            "which is not public",
+        ),
+    ] {
+        owe(&app, webhook(&app, &url)).await;
+        round(&app, Channel::Webhook).await;
+        let (state, _, error) = state(&app);
+        assert_eq!(state, end, "{url}");
+        assert!(
+            error.as_ref().is_some_and(|e| e.contains(why)),
+            "{url}: {error:?}"
+        );
+    }
+    assert_eq!(receiver.calls().len(), 0);
+
+    let app = app_with_webhooks(&["127.0.0.1"], &["127.0.0.0/8"]).await;
+    receiver.answer_next(&[&format!("302 Found\r\nlocation: {}", inside.url()), "410 Gone"]);
+    owe(&app, webhook(&app, &receiver.url())).await;
+    round(&app, Channel::Webhook).await;
+    assert_eq!(
+        state(&app),
+        (
+            DeliveryState::Owed,
+            1,
+            Some("the receiver answered 302 Found".into())
+        )
+    );
+    assert_eq!(inside.calls().len(), 0);
+    app.advance(SignedDuration::from_secs(WAITS_SECS[0]));
+    round(&app, Channel::Webhook).await;
+    assert_eq!(
+        state(&app).0,
+        DeliveryState::Dead,
+        "who is gone is not called again"
+    );
+}
+
+#[tokio::test]
+async fn syslog_messages_are_read_by_a_parser_over_udp_tcp_and_a_socket() {
+    use std::io::Read as _;
+    let at = "2026-02-18T10:30:00.5Z".parse().unwrap();
+    let parameters = [("user", "a \"quoted\" ]name\\".to_owned())];
+    let message = SyslogMessage {
+        at,
+        severity: latchkey::courier::Severity::Notice,
+        kind: "USER_MFA_RESET",
+        data: Some(("latchkey@32473", &parameters)),
+        text: "reset\nforged line: Grüße",
+    };
+    let courier = |target: &str| {
+        let config = CourierConfig {
+            syslog: Some(SyslogTarget::parse(target).unwrap()),
+            ..CourierConfig::default()
+        };
+        Courier::new(&config).unwrap()
+    };
+    let check = |bytes: &[u8]| {
+        let text = std::str::from_utf8(bytes).unwrap();
+        println!("{text}");
+        let read = syslog_rfc5424::parse_message(text).unwrap();
+        assert_eq!(read.severity, syslog_rfc5424::SyslogSeverity::SEV_NOTICE);
+        assert_eq!(read.facility, syslog_rfc5424::SyslogFacility::LOG_AUTHPRIV);
+        assert_eq!(read.appname.as_deref(), Some("latchkey"));
+        assert_eq!(read.msgid.as_deref(), Some("USER_MFA_RESET"));
+        assert_eq!(read.timestamp, Some(1_771_410_600));
+        assert_eq!(
+            read.sd.find_tuple("latchkey@32473", "user").unwrap(),
+            "a \"quoted\" ]name\\"
+        );
+        assert_eq!(
+            read.msg.trim_start_matches('\u{feff}'),
+            "reset forged line: Grüße"
+        );
+    };
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    courier(&format!("udp://{}", udp.local_addr().unwrap()))
+        .write_syslog(&message)
+        .await
+        .unwrap();
+    let mut buffer = [0; 2048];
+    let length = udp.recv(&mut buffer).unwrap();
+    check(&buffer[..length]);
+
+    // One connection for many messages, and a new one when the other side ends it.
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let over_tcp = courier(&format!("tcp://{}", tcp.local_addr().unwrap()));
+    let read_one = |stream: &mut std::net::TcpStream| {
+        let mut digits = String::new();
+        let mut byte = [0];
+        loop {
+            stream.read_exact(&mut byte).unwrap();
+            match byte[0] {
+                b' ' => break,
+                digit => digits.push(digit.into()),
+            }
+        }
+        let mut text = vec![0; digits.parse().unwrap()];
+        stream.read_exact(&mut text).unwrap();
+        check(&text);
+    };
+    for _ in 0..2 {
+        over_tcp.write_syslog(&message).await.unwrap();
+        over_tcp.write_syslog(&message).await.unwrap();
+        let (mut stream, _) = tcp.accept().unwrap();
+        read_one(&mut stream);
+        read_one(&mut stream);
+        drop(stream);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    courier(&format!("unix:{}", path.display()))
+        .write_syslog(&message)
+        .await
+        .unwrap();
+    let length = datagrams.recv(&mut buffer).unwrap();
+    check(&buffer[..length]);
+    let nobody = courier("tcp://127.0.0.1:1").write_syslog(&message).await;
+    assert!(matches!(nobody, Err(latchkey::courier::Undelivered::Later(_))));
+}
+
+#[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the receiver's own library looks at the real clock"
+)]
+async fn an_organisations_webhook_is_called_at_a_listed_host_and_signed_with_its_secret() {
+    let receiver = Receiver::start();
+    let app = app_with_webhooks(&["127.0.0.1"], &["127.0.0.0/8"]).await;
+    app.advance(jiff::Timestamp::now().duration_since(app.services.clock.now()));
+    let (admin, settings) = (app.admin().await, "/api/v1/organization/settings");
+    for (url, problem) in [
+        (
+            "https://elsewhere.example/",
+            "names a host that the operator has not listed",
+        ),
+        ("ftp://127.0.0.1/", "must begin with https://"),
+        (
+            "nowhere",
+            "is not a URL such as https://hooks.example.org/latchkey",
+        ),
+    ] {
+        let answer = admin.patch(settings, json!({ "webhookUrl": url })).await;
+        assert_eq!(answer.status.as_u16(), 400, "{}", answer.text);
+        assert_eq!(answer.body["validationErrors"]["webhookUrl"], problem);
+    }
+    admin
+        .patch(settings, json!({ "webhookUrl": receiver.url() }))
+        .await
+        .assert_ok();
+    let shown = admin.get("/api/v1/organization/webhook-secret").await;
+    let secret = shown.assert_ok()["secret"].as_str().unwrap();
+    app.member()
+        .await
+        .get("/api/v1/organization/webhook-secret")
+        .await
+        .assert_error(403, "Role ORG_ADMIN is required");
+    admin.reset(app.developer.id).await.assert_ok();
+    assert_eq!(round(&app, Channel::Webhook).await, 1);
+    let call = receiver.calls().remove(0);
+    println!("{:#?}\n{}", call.headers, call.body);
+    Webhook::new(secret)
+        .unwrap()
+        .verify(call.body.as_bytes(), &call.headers)
+        .unwrap();
+    let body: serde_json::Value = serde_json::from_str(&call.body).unwrap();
+    assert_eq!(body["type"], "user.mfa.reset");
+    assert_eq!(body["data"]["userId"], app.developer.id.to_string());
+    assert_eq!(body["data"]["actorId"], app.admin.id.to_string());
+}

@@ -1,0 +1,402 @@
+//! Reversible: "this was not me", factors given back, the window opened again (issue 4, points 2, 3 and 9).
+
+use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings};
+use latchkey::domain::second_factor::time_step;
+use latchkey::service::deliveries::{Channel, send_due};
+use latchkey::service::{Settings, housekeeping};
+use poem::http::Method;
+use serde_json::{Value, json};
+
+use super::mail_to;
+use super::receivers::{MailServer, Received};
+use crate::account::app::{Answer, App, Plan, SECRET};
+
+const LOCKED: &str = "The account is locked. Ask an administrator to unlock it";
+
+/// An app that sends mail, where MFA is required.
+async fn app(server: &MailServer, organization: OrganizationSettings) -> App {
+    App::with(Plan {
+        settings: Settings {
+            mail: true,
+            public_url: "https://mfa.appliance.example".into(),
+            ..Settings::default()
+        },
+        organization: OrganizationSettings {
+            mfa_required: true,
+            security_contact: Some("security@acme.example".into()),
+            ..organization
+        },
+        courier: mail_to(server),
+        ..Plan::default()
+    })
+    .await
+}
+
+async fn mails(app: &App, server: &MailServer) -> Vec<Received> {
+    let before = server.received().len();
+    send_due(&app.services, Channel::Mail).await.unwrap();
+    server.received()[before..].to_vec()
+}
+
+/// The token of the link in the newest of these mails to that address.
+fn token(mails: &[Received], to: &str) -> String {
+    let mail = mails.iter().rfind(|mail| mail.to == [to]).expect("a mail");
+    let (_, rest) = mail
+        .text
+        .split_once("https://mfa.appliance.example/not-me#")
+        .expect("a link");
+    rest.split_whitespace().next().expect("a token").to_owned()
+}
+
+async fn report(app: &App, token: &str) -> Answer {
+    app.post("/auth/not-me", None, json!({ "token": token })).await
+}
+
+async fn enrol(app: &App, email: &str, code: Option<&str>) -> String {
+    let token = app.token(email).await;
+    let secret = app
+        .post("/mfa/setup", Some(&token), Value::Null)
+        .await
+        .ok()
+        .text("secret");
+    let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
+    app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
+    secret
+}
+
+async fn restore(app: &App, admin: &str, email: &str) -> Answer {
+    let path = format!("/users/{}/restore-factors", app.id(email));
+    app.post(&path, Some(admin), Value::Null).await
+}
+
+#[tokio::test]
+async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_device_works_again() {
+    let server = MailServer::start();
+    let app = app(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let phone = "phone@acme.example";
+
+    // The attacker knows the password and talks the help desk into a reset, then sets up a device.
+    app.reset_of(&admin, phone).await.ok();
+    let theirs = enrol(&app, phone, None).await;
+    app.wait(30);
+    let challenge = app.challenge(phone).await;
+    let session = app.verify(&challenge, &app.code(&theirs)).await.ok();
+    let notices = mails(&app, &server).await;
+    let subjects: Vec<_> = notices.iter().map(|mail| mail.header("Subject")).collect();
+    assert_eq!(
+        subjects,
+        [
+            "Your second factor was reset (ACME)",
+            "Your second factor was changed (ACME)"
+        ]
+    );
+    for mail in &notices {
+        assert_eq!(mail.to, [phone]);
+        println!("Subject: {}\n\n{}\n", mail.header("Subject"), mail.text);
+    }
+    assert!(
+        notices[0]
+            .text
+            .starts_with("boss (boss@acme.example) reset the second factor")
+    );
+
+    // Nothing in the database opens anything, and following the link does nothing.
+    let token = token(&notices[..1], phone);
+    let database = std::fs::read(app.services.store.path()).unwrap();
+    assert!(!database.windows(token.len()).any(|part| part == token.as_bytes()));
+    let page = app.anonymous().get("/not-me").await;
+    assert_eq!(page.status.as_u16(), 200);
+    assert!(
+        page.header("content-security-policy")
+            .contains("default-src 'none'")
+    );
+    app.anonymous()
+        .get("/api/v1/auth/not-me")
+        .await
+        .assert_error(405, "The method is not allowed for this path");
+    assert!(app.find(phone).locked.is_none());
+
+    // The user presses the button.
+    report(&app, &token).await.ok();
+    assert!(app.find(phone).locked.is_some());
+    let refresh = json!({"refreshToken": session.text("refreshToken")});
+    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+    let sessions = app
+        .call(
+            Method::GET,
+            "/account/sessions",
+            Some(&session.text("accessToken")),
+            None,
+        )
+        .await;
+    assert_eq!(sessions.status, 401);
+    app.login(phone).await.refused(403, LOCKED);
+    let alarms = mails(&app, &server).await;
+    let mut told: Vec<_> = alarms.iter().map(|mail| mail.to[0].clone()).collect();
+    told.sort();
+    let admins = [
+        "admin@acme.example",
+        "boss@acme.example",
+        "second@acme.example",
+        "security@acme.example",
+    ];
+    assert_eq!(told, admins);
+    println!("Subject: {}\n\n{}\n", alarms[0].header("Subject"), alarms[0].text);
+    let entry = app
+        .entries()
+        .into_iter()
+        .rfind(|entry| entry["eventType"] == "USER_REPORT")
+        .unwrap();
+    assert_eq!(entry["result"], "SUCCESS");
+    assert!(entry["details"]["about"].is_u64(), "{entry}");
+    // Once; and whoever tries learns nothing of what it was.
+    let dead = "The link is invalid or has expired";
+    report(&app, &token).await.refused(401, dead);
+    report(&app, "lko_nonsense").await.refused(401, dead);
+
+    // An admin gives the user's own device back.
+    let path = format!("/users/{}/suspended-factors", app.id(phone));
+    let listed = app.call(Method::GET, &path, Some(&admin), None).await.ok();
+    println!("{}", listed.body);
+    let kinds: Vec<_> = listed
+        .body
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["kind"].clone())
+        .collect();
+    assert_eq!(kinds.len(), 2);
+    for kind in ["totp", "recovery-codes"] {
+        assert!(kinds.contains(&json!(kind)), "{kinds:?}");
+    }
+    let restored = restore(&app, &admin, phone).await.ok();
+    println!("{}", restored.body);
+    assert_eq!(restored.body["message"], "Factors restored successfully");
+    app.wait(30);
+    let challenge = app.challenge(phone).await;
+    app.verify(&challenge, &app.code(&theirs))
+        .await
+        .refused(401, "Invalid MFA code");
+    app.verify(&challenge, &app.code(SECRET)).await.ok();
+    let entry = app
+        .entries()
+        .into_iter()
+        .rfind(|e| e["eventType"] == "USER_FACTORS_RESTORE")
+        .unwrap();
+    println!("{entry}");
+    for list in ["restoredFactors", "destroyedFactors"] {
+        assert_eq!(entry["details"][list].as_array().unwrap().len(), 2, "{entry}");
+    }
+    assert_eq!(entry["details"]["unlocked"], true);
+    restore(&app, &admin, phone)
+        .await
+        .refused(400, "There are no factors to restore");
+    assert_eq!(
+        mails(&app, &server).await[0].header("Subject"),
+        "Your second factor was restored (ACME)"
+    );
+}
+
+#[tokio::test]
+async fn a_suspended_factor_and_its_recovery_codes_open_nothing_and_are_destroyed_after_the_window() {
+    let server = MailServer::start();
+    let app = app(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let new = "new@acme.example";
+    let login = app.token(new).await;
+    let secret = app
+        .post("/mfa/setup", Some(&login), Value::Null)
+        .await
+        .ok()
+        .text("secret");
+    let body = json!({"secret": secret, "code": app.code(&secret)});
+    let codes = app.post("/mfa/setup/confirm", Some(&login), body).await.ok();
+    let old_code = codes.body["recoveryCodes"][0].as_str().unwrap().to_owned();
+    app.wait(30);
+    app.reset_of(&admin, new).await.ok();
+    let theirs = enrol(&app, new, None).await;
+    app.wait(30);
+    let challenge = app.challenge(new).await;
+    for code in [app.code(&secret), old_code.clone()] {
+        app.verify(&challenge, &code)
+            .await
+            .refused(401, "Invalid MFA code");
+    }
+    let session = app
+        .verify(&challenge, &app.code(&theirs))
+        .await
+        .ok()
+        .text("accessToken");
+    for code in [app.code(&secret), old_code] {
+        let step_up = app
+            .post("/auth/step-up", Some(&session), json!({ "code": code }))
+            .await;
+        step_up.refused(400, "Invalid MFA code");
+    }
+    // A second reset keeps what the first one took: the admin says which is meant.
+    app.wait(60);
+    app.reset_of(&admin, new).await.ok();
+    let path = format!("/users/{}/suspended-factors", app.id(new));
+    let listed = app.call(Method::GET, &path, Some(&admin), None).await.ok();
+    let taken: Vec<_> = listed
+        .body
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["takenAt"].clone())
+        .collect();
+    assert_eq!(taken.len(), 4);
+    let first = taken.last().unwrap().as_str().unwrap();
+    let path = format!("/users/{}/restore-factors?takenBefore={first}", app.id(new));
+    app.post(&path, Some(&admin), Value::Null).await.ok();
+    app.wait(30);
+    let challenge = app.challenge(new).await;
+    app.verify(&challenge, &app.code(&secret)).await.ok();
+
+    // Past the window nothing is left to restore, whether it was tidied or not.
+    app.reset_of(&admin, new).await.ok();
+    app.wait(7 * 24 * 3600 + 1);
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    restore(&app, &admin, new)
+        .await
+        .refused(400, "There are no factors to restore");
+    housekeeping::tidy(&app.services).await;
+    let left = format!(
+        "SELECT count(*) FROM factor WHERE user_id = x'{}'",
+        app.id(new).0.simple()
+    );
+    assert_eq!(app.count(&left), 0);
+}
+
+#[tokio::test]
+async fn a_link_lapses_and_the_next_change_does_not_take_it_away() {
+    let server = MailServer::start();
+    let app = app(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let phone = "phone@acme.example";
+    app.reset_of(&admin, phone).await.ok();
+    let first = token(&mails(&app, &server).await, phone);
+    let theirs = enrol(&app, phone, None).await;
+    let second = token(&mails(&app, &server).await, phone);
+    app.wait(7 * 24 * 3600 - 1);
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    report(&app, &first).await.ok();
+    report(&app, &second)
+        .await
+        .refused(401, "The link is invalid or has expired");
+    restore(&app, &admin, phone).await.ok();
+    app.reset_of(&admin, phone).await.ok();
+    let lapsed = token(&mails(&app, &server).await, phone);
+    app.wait(7 * 24 * 3600);
+    report(&app, &lapsed)
+        .await
+        .refused(401, "The link is invalid or has expired");
+    assert!(app.find(phone).locked.is_none());
+    let _ = time_step(app.clock.now());
+    drop(theirs);
+}
+
+#[tokio::test]
+async fn who_may_restore_is_asked_and_a_second_admin_where_the_organisation_wants_one() {
+    let server = MailServer::start();
+    let rule = OrganizationSettings {
+        admin_on_admin: AdminOnAdmin::SecondAdmin,
+        ..OrganizationSettings::default()
+    };
+    let app = app(&server, rule).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let second = app.minted(app.id("admin@acme.example")).await;
+    let target = "second@acme.example";
+    let asked = app.reset_of(&admin, target).await;
+    assert_eq!(asked.status, 202);
+    let approve = format!("/approvals/{}/approve", asked.text("approvalId"));
+    app.post(&approve, Some(&second), Value::Null).await.ok();
+    let asked = restore(&app, &admin, target).await;
+    assert_eq!(asked.status, 202, "{}", asked.body);
+    assert!(!app.find(target).mfa_enabled);
+    let path = format!("/approvals/{}", asked.text("approvalId"));
+    let shown = app.call(Method::GET, &path, Some(&admin), None).await.ok();
+    assert_eq!(shown.body["verb"], "restore-factors");
+    let approve = format!("{path}/approve");
+    let done = app.post(&approve, Some(&second), Value::Null).await.ok();
+    assert_eq!(done.body["message"], "Factors restored successfully");
+    assert!(app.find(target).mfa_enabled);
+
+    let member = app.minted(app.id("member@acme.example")).await;
+    restore(&app, &member, "phone@acme.example")
+        .await
+        .refused(403, "Role ORG_ADMIN is required");
+    let own = restore(&app, &admin, "boss@acme.example").await;
+    own.refused(
+        403,
+        "You cannot do this to your own account; another administrator can",
+    );
+    let stranger = app.id("dev@globex.example");
+    let path = format!("/users/{stranger}/restore-factors");
+    let answer = app.post(&path, Some(&admin), Value::Null).await;
+    answer.refused(404, &format!("User not found with id: {stranger}"));
+    let path = format!("/users/{stranger}/suspended-factors");
+    let answer = app.call(Method::GET, &path, Some(&admin), None).await;
+    answer.refused(404, &format!("User not found with id: {stranger}"));
+}
+
+#[tokio::test]
+async fn the_window_opens_again_by_an_admins_word_as_often_as_it_closes() {
+    let server = MailServer::start();
+    let code = OrganizationSettings {
+        enrolment_code_required: true,
+        enrolment_window_hours: 48,
+        ..OrganizationSettings::default()
+    };
+    let app = app(&server, code).await;
+    let phone = "phone@acme.example";
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let unlock = || async {
+        let admin = app.minted(app.id("boss@acme.example")).await;
+        let path = format!("/users/{}", app.id(phone));
+        app.call(Method::PATCH, &path, Some(&admin), Some(json!({"locked": false})))
+            .await
+            .ok()
+    };
+    let first = app.reset_of(&admin, phone).await.ok().text("enrolmentCode");
+    // Nobody came in time, and the first to try is locked out.
+    app.wait(48 * 3600);
+    app.login(phone).await.refused(403, LOCKED);
+    let second = unlock().await.text("enrolmentCode");
+    assert_ne!(first, second);
+    // And again; this time nobody even tried.
+    app.wait(48 * 3600);
+    assert!(app.find(phone).locked.is_none());
+    let third = unlock().await.text("enrolmentCode");
+    // The code lapses a day before the window: without another one nobody gets in, and no reset helps.
+    app.wait(24 * 3600);
+    let token = app.token(phone).await;
+    let secret = app
+        .post("/mfa/setup", Some(&token), Value::Null)
+        .await
+        .ok()
+        .text("secret");
+    let confirm = |code: &str| {
+        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
+        app.post("/mfa/setup/confirm", Some(&token), body)
+    };
+    confirm(&third).await.refused(400, "Validation failed");
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    app.reset_of(&admin, phone)
+        .await
+        .refused(400, "MFA is not enabled for this user");
+    let fourth = unlock().await.text("enrolmentCode");
+    for old in [&first, &second, &third] {
+        confirm(old).await.refused(400, "Validation failed");
+    }
+    confirm(&fourth).await.ok();
+    assert!(app.find(phone).mfa_enabled);
+    // Used up: unlocking an account that is open changes nothing and gives no code.
+    let again = unlock().await;
+    assert_eq!(again.body.get("enrolmentCode"), None);
+    let trail = format!("{:?}", app.entries());
+    for code in [first, second, third, fourth] {
+        assert!(!trail.contains(&code));
+    }
+}
