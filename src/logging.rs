@@ -15,6 +15,10 @@ use crate::config::{LogConfig, LogFormat};
 /// # Errors
 /// When logging has begun already, or the filter can't be read.
 pub fn start(config: &LogConfig) -> Result<()> {
+    // A command that opens the data directory twice in a row logs as it began to.
+    if tracing::dispatcher::has_been_set() {
+        return Ok(());
+    }
     let filter =
         EnvFilter::try_new(&config.filter).with_context(|| format!("log level {:?}", config.filter))?;
     let builder = tracing_subscriber::fmt()
