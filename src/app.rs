@@ -23,7 +23,7 @@ use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
-use crate::service::{ExternalIssuer, Services, deliveries, housekeeping, trail};
+use crate::service::{ExternalIssuer, Services, belonging, deliveries, housekeeping, trail};
 use crate::store::Store;
 
 /// How long what is being sent may take at the end.
@@ -44,7 +44,8 @@ impl App {
     /// Opens the data directory, made if it is missing, and builds every part over it.
     ///
     /// # Errors
-    /// [`crate::store::OpenError`] when the database can't be used; [`trail::RolledBack`] when it is older
+    /// [`crate::store::OpenError`] when the database can't be used; [`belonging::KeysOfAnother`] when the keys are
+    /// not its own; [`trail::RolledBack`] when it is older
     /// than it was; otherwise what failed and where.
     pub fn open(config: Config) -> Result<Self> {
         let app = Self::open_unchecked(config)?;
@@ -94,6 +95,7 @@ impl App {
             floods: Floods::default(),
             bindings: Bindings::default(),
         };
+        belonging::check_keys(&services)??;
         Ok(Self {
             config,
             services: Arc::new(services),

@@ -7,8 +7,10 @@ pub mod account;
 pub mod activity;
 pub mod administration;
 mod allow;
+pub mod api_keys;
 pub mod approvals;
 pub mod audit;
+pub mod device;
 mod document;
 mod envelope;
 pub mod error;
@@ -51,6 +53,8 @@ pub enum Tag {
     Users,
     /// What a further admin has to agree to.
     Approvals,
+    /// Keys for machines that read.
+    ApiKeys,
     /// The organisation's settings.
     Organization,
     /// The organisation's own code, and when it is asked.
@@ -111,6 +115,7 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         users::UserApi,
         restore::RestoreApi,
         approvals::ApprovalApi,
+        api_keys::ApiKeyApi,
         administration::AdministrationApi,
         plugins::PluginApi::default(),
         audit::AuditApi::default(),

@@ -87,11 +87,15 @@ buckets! {
     ResetByCaller, reset_by_caller, "reset-by-caller": 30 per 60;
     /// Resets of one user. More than a few an hour is a mistake or an attack.
     ResetByTarget, reset_by_target, "reset-by-target": 5 per 3600;
-    /// Passwords tried for one account: ten at once, then one a minute (ASVS 6.3.1).
+    /// Passwords tried for one account from one device or address: ten at once, then one a minute
+    /// (ASVS 6.3.1).
     LoginByAccount, login_by_account, "login-by-account": 10 per 600;
+    /// Passwords tried for one account in a row, from all devices and addresses that it is not known to
+    /// use (NIST SP 800-63B-4 §3.2.2: no more than 100).
+    LoginByStrangers, login_by_strangers, "login-by-strangers": 100 per 86400;
     /// Passwords tried from one address: one address may be a whole office.
     LoginByAddress, login_by_address, "login-by-address": 60 per 60;
-    /// MFA codes tried for one account: five at once, then one in three minutes. With three valid
+    /// MFA codes tried for one account, from one known device or from all others: five at once, then one in three minutes. With three valid
     /// codes in a million at a time, guessing for a day succeeds in 0.15 % of cases (ASVS 6.5.1).
     CodeByAccount, code_by_account, "code-by-account": 5 per 900;
     /// MFA codes tried from one address.
@@ -141,6 +145,7 @@ pub struct Limiter {
 
 struct Counter {
     limiter: RateLimiter<u64, BoundedStore, LimiterClock, NoOpMiddleware<Duration>>,
+    kept: BoundedStore,
     quota: Quota,
 }
 
@@ -188,6 +193,13 @@ impl Limiter {
         self.check(bucket, address_key(address))
     }
 
+    /// Gives a key its whole quota back: whoever proved to be the right one starts afresh.
+    pub fn forget(&self, bucket: Bucket, key: impl AsRef<[u8]>) {
+        if let Some(counter) = &self.buckets[bucket as usize] {
+            counter.kept.forget(self.hasher.hash_one(key.as_ref()));
+        }
+    }
+
     /// Forgets the keys that have their whole quota again.
     pub fn retain(&self) {
         for counter in self.buckets.iter().flatten() {
@@ -228,8 +240,10 @@ impl Counter {
         let quota = governor::Quota::with_period(period.max(Duration::from_nanos(1)))
             .expect("a period of at least a nanosecond is a quota")
             .allow_burst(requests);
+        let kept = BoundedStore::default();
         Some(Self {
-            limiter: RateLimiter::new(quota, BoundedStore::default(), LimiterClock(clock.clone())),
+            limiter: RateLimiter::new(quota, kept.clone(), LimiterClock(clock.clone())),
+            kept,
             quota: Quota {
                 name: bucket.name(),
                 limit: limit.requests,
@@ -239,9 +253,11 @@ impl Counter {
     }
 }
 
+/// An address as it is counted.
+///
 /// An IPv4 address counts alone. Of an IPv6 address the first 64 bits count: whoever has one has
 /// the other 2^64 too (RFC 4291 §2.5.4).
-fn address_key(address: Option<IpAddr>) -> Vec<u8> {
+pub fn address_key(address: Option<IpAddr>) -> Vec<u8> {
     match address.map(|address| address.to_canonical()) {
         None => Vec::new(),
         Some(IpAddr::V4(v4)) => v4.octets().to_vec(),
@@ -317,6 +333,18 @@ mod tests {
                 quota
             })
         );
+    }
+
+    #[test]
+    fn who_is_forgotten_starts_afresh_and_nobody_else() {
+        let (limiter, _) = limiter(1, 60);
+        for key in [b"one", b"two"] {
+            limiter.check(Bucket::ResetByTarget, key).unwrap();
+        }
+        limiter.forget(Bucket::ResetByTarget, b"one");
+        limiter.forget(Bucket::ResetByTarget, b"unknown");
+        limiter.check(Bucket::ResetByTarget, b"one").unwrap();
+        assert!(limiter.check(Bucket::ResetByTarget, b"two").is_err());
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! holds no SQL.
 
 pub mod administration;
+pub mod api_keys;
 pub mod approvals;
+pub mod belonging;
 pub mod checkup;
 pub mod deliveries;
 pub mod enrolment;
@@ -31,6 +33,7 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::courier::Courier;
+use crate::domain::credential::DeviceToken;
 pub use crate::domain::credential::{ExternalIssuer, ExternalRules, TokenAlgorithm, role_by_name};
 use crate::domain::policy::Channel;
 use crate::domain::second_factor;
@@ -136,6 +139,8 @@ pub struct RequestContext {
     pub ip: Option<IpAddr>,
     /// `User-Agent` header, at most 256 characters.
     pub user_agent: Option<String>,
+    /// The device, where it is known to somebody's account.
+    pub device: Option<DeviceToken>,
     /// The door it came through.
     pub channel: Channel,
 }
@@ -150,6 +155,7 @@ impl RequestContext {
             at,
             ip: None,
             user_agent: None,
+            device: None,
             channel: Channel::Cli,
         }
     }

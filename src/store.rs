@@ -13,6 +13,7 @@ mod checkpointer;
 pub mod decisions;
 pub mod deliveries;
 pub mod factors;
+pub mod installation;
 pub mod integrity;
 mod migrations;
 pub mod passwords;

@@ -284,3 +284,61 @@ fn the_reader_of_imports_reads() {
     assert!(names_crate("let x = ::poem::Y;", "poem") || names_crate("x(poem::Y)", "poem"));
     assert!(!names_crate("use a::poem::B; use poem_openapi::C;", "poem"));
 }
+
+/// SECURITY.md says which requirement is met by what, and which test shows it: each test that it names is
+/// there, and no requirement stands without one.
+#[test]
+fn the_requirement_table_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        for file in rust_files(&root.join(folder)) {
+            sources.push_str(&fs::read_to_string(file).unwrap());
+        }
+    }
+    let (_, table) = text
+        .split_once("<!-- requirements -->")
+        .expect("the table's beginning");
+    let (table, _) = table.split_once("<!-- end -->").expect("the table's end");
+    let (mut rows, mut missing) = (0, Vec::new());
+    for row in table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| id"))
+    {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [id, how, tests] = cells[..] else {
+            panic!("a row has three cells: {row}");
+        };
+        assert!(!id.is_empty() && !how.is_empty(), "{row}");
+        let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        // What the appliance does not do, or no test can show, says so in words.
+        assert!(
+            !named.is_empty() || tests.starts_with("none: "),
+            "no test for {id}"
+        );
+        let gone = named
+            .iter()
+            .filter(|name| !sources.contains(&format!("fn {name}(")));
+        missing.extend(gone.map(|name| format!("{id}: {name}")));
+        rows += 1;
+    }
+    assert!(rows > 50, "{rows} rows");
+    assert!(
+        missing.is_empty(),
+        "named in SECURITY.md and not there: {missing:#?}"
+    );
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use crate::domain::Error;
+use crate::keys::KeyError;
+use crate::service::belonging::KeysOfAnother;
 use crate::service::trail::RolledBack;
 use crate::store::OpenError;
 
@@ -56,7 +58,12 @@ impl Exit {
             if cause.is::<BadConfig>() {
                 return Self::Config;
             }
-            if cause.is::<OpenError>() || cause.is::<RolledBack>() || cause.is::<NoDataDirectory>() {
+            let data_directory = cause.is::<OpenError>()
+                || cause.is::<RolledBack>()
+                || cause.is::<NoDataDirectory>()
+                || cause.is::<KeysOfAnother>()
+                || cause.is::<KeyError>();
+            if data_directory {
                 return Self::DataDirectory;
             }
             if cause.is::<Refusal>() {

@@ -49,7 +49,7 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
 }
 
 /// Long work: a bar on a terminal, plain lines elsewhere, on standard error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
     plain: bool,

@@ -1,5 +1,7 @@
 //! `latchkey user`: accounts.
 
+mod import;
+
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,17 @@ pub(super) enum Command {
                             latchkey user create --org acme --email cy@acme.example --prompt"
     )]
     Create(Create),
+    /// Make users from a CSV or JSON file.
+    ///
+    /// A CSV file begins with a line that names its columns: email, and if you like name and role (member,
+    /// help-desk or org-admin). A JSON file is an array of objects with these fields. Every line is
+    /// checked first. Where one is refused nobody is imported, and the report says line, field and reason;
+    /// otherwise all are, in one transaction, with an entry of the trail each.
+    #[command(
+        after_help = "Examples:\n  latchkey user import people.csv --org acme --dry-run\n  \
+                            latchkey user import people.csv --org acme --links links.csv"
+    )]
+    Import(import::Import),
     /// List an organisation's users.
     List {
         /// Slug of the organisation.
@@ -85,6 +98,7 @@ impl Command {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         match self {
             Self::Create(create) => create.run(global),
+            Self::Import(import) => import.run(global),
             Self::List { org, json } => {
                 let users = operator::list_users(&global.open()?.services, &org)?;
                 if json {

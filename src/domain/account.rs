@@ -1,5 +1,6 @@
 //! Organisations, users, who is calling, and who may act on whom.
 
+mod api_key;
 mod may_act;
 mod policy_changes;
 
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use super::error::{Error, Result};
 use super::policy::FactorKind;
 pub use super::policy::Role;
+pub use api_key::{KeyHolder, Reading, Scope};
 pub use may_act::{Asked, May, Verb, may_act, may_approve, may_create, may_loosen};
 pub use policy_changes::{PolicyChanges, may_change_policy, may_loosen_policy_rules};
 

@@ -2,6 +2,7 @@
 //! randomness are arguments.
 
 mod access_token;
+mod common;
 mod external_token;
 mod opaque_token;
 mod password;
@@ -10,7 +11,7 @@ pub use access_token::{
     AUDIENCE, AccessKeys, Amr, Claims, PublicKey, SigningKeyRecord, TokenAlgorithm, role_by_name,
 };
 pub use external_token::{ExternalClaims, ExternalIssuer, ExternalRules};
-pub use opaque_token::{OneUseToken, RefreshToken};
+pub use opaque_token::{ApiKeyToken, DEVICE_TOKEN_SECS, DeviceToken, OneUseToken, RefreshToken};
 pub use password::{
     PASSWORD_MAX_CHARACTERS, absorb_time, hash_password, needs_rehash, password_problems, verify_password,
 };

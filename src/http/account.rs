@@ -11,6 +11,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Tag;
+use super::device::Remembered;
 use super::error::ApiErr;
 use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED, WRITES};
 use super::mfa::CodeBody;
@@ -204,14 +205,19 @@ impl AuthenticationApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<LoginRequestBody>,
-    ) -> Result<J<LoginResponseBody>, ApiErr<{ S400 | S401 | S403 | S409 | BODY | S429 | WRITES }>> {
+    ) -> Result<Remembered<LoginResponseBody>, ApiErr<{ S400 | S401 | S403 | S409 | BODY | S429 | WRITES }>>
+    {
         let request = LoginRequest {
             organization_slug: body.0.organization_slug,
             email: body.0.email,
             password: Password(Zeroizing::new(body.0.password)),
         };
-        let answer = login::login(&services, request, &context.0).await?;
-        Ok(J(answer.into()))
+        let mut answer = login::login(&services, request, &context.0).await?;
+        let device = match &mut answer.next {
+            Next::Done(tokens) => tokens.device.take(),
+            _ => None,
+        };
+        Ok(Remembered::new(&services, answer.into(), device))
     }
 
     /// Complete a login with a second factor.
@@ -223,10 +229,12 @@ impl AuthenticationApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyMfaBody>,
-    ) -> Result<J<TokenBody>, OpenErrors> {
+    ) -> Result<Remembered<TokenBody>, OpenErrors> {
         let J(body) = body;
-        let tokens = login::verify_mfa(&services, &body.mfa_challenge_token, &body.code, &context.0).await?;
-        Ok(J(tokens.into()))
+        let mut tokens =
+            login::verify_mfa(&services, &body.mfa_challenge_token, &body.code, &context.0).await?;
+        let device = tokens.device.take();
+        Ok(Remembered::new(&services, tokens.into(), device))
     }
 
     /// Exchange a refresh token for new tokens.

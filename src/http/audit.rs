@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream, Stream};
-use poem::Request;
 use poem::web::Data;
 use poem::web::sse::Event as SseEvent;
 use poem_openapi::param::{Header, Path, Query};
@@ -19,15 +18,16 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S400, S404, SECURED, WRITES};
+use super::error::answers::{S400, S404, S429, SECURED, WRITES};
 use super::payload::J;
-use super::principal::Caller;
+use super::principal::Reader;
 use super::schema::Time;
 use crate::domain::Error;
-use crate::domain::account::Principal;
+use crate::domain::account::Scope;
 use crate::domain::audit::{Entry, Filter};
+use crate::service::Services;
+use crate::service::api_keys::{self, Credential};
 use crate::service::trail::{self, Place, Query as TrailQuery};
-use crate::service::{Services, session};
 
 /// The trail.
 pub struct AuditApi {
@@ -118,11 +118,11 @@ impl AuditApi {
     ///
     /// The organisation's entries, newest first. By `page` and `size`, or by `cursor`, which costs the
     /// same however far back it is and does not shift when entries are added. Requires the role
-    /// `ORG_ADMIN`.
+    /// `ORG_ADMIN`, or an API key with scope `audit:read`.
     #[oai(path = "/audit-logs", method = "get", operation_id = "listAuditLogs")]
     async fn list_audit_logs(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
         /// Only this event type.
         #[oai(name = "eventType", validator(max_length = 100))]
@@ -146,8 +146,8 @@ impl AuditApi {
         /// Instead of `page`: the `nextCursor` of the page before, or empty for the first.
         #[oai(validator(max_length = 100))]
         cursor: Query<Option<String>>,
-    ) -> Result<J<AuditLogPage>, ApiErr<{ SECURED | S400 }>> {
-        let admin = caller.0.org_admin()?;
+    ) -> Result<J<AuditLogPage>, ApiErr<{ SECURED | S400 | S429 }>> {
+        let reading = reader.who.admit(&services, Scope::AuditRead)?;
         let query = TrailQuery {
             filter: Filter {
                 event_type: None,
@@ -159,8 +159,8 @@ impl AuditApi {
             place: cursor.0.map_or(Place::Page(page.0), Place::After),
             size: size.0,
         };
-        let found = trail::list_entries(&services, admin, query).await?;
-        let name = &admin.organization.name;
+        let found = trail::list_entries(&services, reading, query).await?;
+        let name = &reading.organization().name;
         Ok(J(AuditLogPage {
             content: found
                 .content
@@ -177,25 +177,27 @@ impl AuditApi {
 
     /// Get an audit entry.
     ///
-    /// Requires the role `ORG_ADMIN`.
+    /// Requires the role `ORG_ADMIN`, or an API key with
+    /// scope `audit:read`.
     #[oai(path = "/audit-logs/:id", method = "get", operation_id = "getAuditLog")]
     async fn find_audit_log(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
         /// The entry's id.
         id: Path<Uuid>,
-    ) -> Result<J<AuditLogBody>, ApiErr<{ SECURED | S400 | S404 }>> {
-        let admin = caller.0.org_admin()?;
-        let entry = trail::find_entry(&services, admin, id.0)?;
-        Ok(J(AuditLogBody::new(entry, &admin.organization.name)))
+    ) -> Result<J<AuditLogBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
+        let reading = reader.who.admit(&services, Scope::AuditRead)?;
+        let entry = trail::find_entry(&services, reading, id.0)?;
+        Ok(J(AuditLogBody::new(entry, &reading.organization().name)))
     }
 
     /// Get the proof of an audit entry.
     ///
     /// The entry, the proof that it is in the trail, and a signed checkpoint of the trail, in one text
     /// (C2SP tlog-proof) that `latchkey audit check-receipt` and other tools check offline, given the
-    /// log's key. Requires the role `ORG_ADMIN`.
+    /// log's key. Requires the role `ORG_ADMIN`, or an API key with
+    /// scope `audit:read`.
     #[oai(
         path = "/audit-logs/:id/proof",
         method = "get",
@@ -203,20 +205,20 @@ impl AuditApi {
     )]
     async fn find_proof(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
         /// The entry's id.
         id: Path<Uuid>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | WRITES }>> {
-        let admin = caller.0.org_admin()?;
-        Ok(PlainText(trail::find_receipt(&services, admin, id.0).await?))
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | S429 | WRITES }>> {
+        let reading = reader.who.admit(&services, Scope::AuditRead)?;
+        Ok(PlainText(trail::find_receipt(&services, reading, id.0).await?))
     }
 
     /// Get a checkpoint of the trail.
     ///
     /// How many entries there are in the whole node and the hash over all of them, signed (C2SP
     /// tlog-checkpoint). Keep one, and nothing that came before can be changed unnoticed. Requires the
-    /// role `ORG_ADMIN`.
+    /// role `ORG_ADMIN`, or an API key with scope `audit:read`.
     #[oai(
         path = "/audit-logs/checkpoint",
         method = "get",
@@ -224,10 +226,10 @@ impl AuditApi {
     )]
     async fn checkpoint(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | WRITES }>> {
-        caller.0.org_admin()?;
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 | WRITES }>> {
+        reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::checkpoint(&services).await?.note))
     }
 
@@ -235,14 +237,14 @@ impl AuditApi {
     ///
     /// The public keys under which checkpoints were signed, one a line, the one in use last (C2SP
     /// signed-note verifier keys). Compare them with what you were given another way. Requires the role
-    /// `ORG_ADMIN`.
+    /// `ORG_ADMIN`, or an API key with scope `audit:read`.
     #[oai(path = "/audit-logs/keys", method = "get", operation_id = "getAuditKeys")]
     async fn keys(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | WRITES }>> {
-        caller.0.org_admin()?;
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 | WRITES }>> {
+        reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::log_keys(&services).await?.to_string()))
     }
 
@@ -251,18 +253,20 @@ impl AuditApi {
     /// Server-sent events, one for each new entry of the organisation, `data` as in the list. The id of
     /// an event is its place in the trail; with `Last-Event-ID` the stream goes on after it, so that
     /// nothing is lost between two connections. It ends with the session, and after a quarter of an
-    /// hour at the latest. Requires the role `ORG_ADMIN`.
+    /// hour at the latest. Requires the role `ORG_ADMIN`, or an API key with
+    /// scope `audit:read`.
     #[oai(path = "/audit-logs/tail", method = "get", operation_id = "tailAuditLogs")]
     async fn tail(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
-        request: &Request,
         /// The id of the last event that was received; without it, only new entries.
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<u64>>,
-    ) -> Result<EventStream<BoxStream<'static, AuditLogBody>>, ApiErr<{ SECURED | S400 | WRITES }>> {
-        caller.0.org_admin()?;
+    ) -> Result<EventStream<BoxStream<'static, AuditLogBody>>, ApiErr<{ SECURED | S400 | S429 | WRITES }>>
+    {
+        let reading = reader.who.admit(&services, Scope::AuditRead)?;
+        let organization_name = reading.organization().name.clone();
         let permit = Arc::clone(&self.tails)
             .try_acquire_owned()
             .map_err(|_| Error::Busy { retry_after_secs: 10 })?;
@@ -270,14 +274,10 @@ impl AuditApi {
             Some(last) => after(last)?,
             None => trail::size(&services)?,
         };
-        let token = request
-            .header("Authorization")
-            .and_then(|value| value.split_once(' '))
-            .map(|(_, token)| token.trim().to_owned());
         let tail = Tail {
             services: Arc::clone(&services),
-            principal: caller.0,
-            token,
+            credential: reader.credential,
+            organization_name,
             next,
             ready: VecDeque::new(),
             polls: 0,
@@ -355,8 +355,8 @@ impl Example for AuditLogBody {
 /// A tail under way.
 struct Tail {
     services: Arc<Services>,
-    principal: Principal,
-    token: Option<String>,
+    credential: Credential,
+    organization_name: String,
     next: u64,
     ready: VecDeque<Entry>,
     polls: u32,
@@ -367,7 +367,7 @@ fn follow(tail: Tail) -> impl Stream<Item = AuditLogBody> + Send + 'static {
     stream::unfold(tail, |mut tail| async move {
         loop {
             if let Some(entry) = tail.ready.pop_front() {
-                let body = AuditLogBody::new(entry, &tail.principal.organization.name);
+                let body = AuditLogBody::new(entry, &tail.organization_name);
                 return Some((body, tail));
             }
             if !tail.look().await? {
@@ -386,10 +386,12 @@ impl Tail {
         }
         // The right to read may have been taken away meanwhile (ASVS 8.3.2).
         let now = self.services.clock.now();
-        let principal = session::authenticate(&self.services, self.token.as_deref(), now).ok()?;
-        principal.org_admin().ok()?;
-        let organization = principal.organization.id;
-        self.principal = principal;
+        let who = api_keys::authenticate(&self.services, &self.credential, now).ok()?;
+        let organization = {
+            let reading = who.reading(Scope::AuditRead).ok()?;
+            self.organization_name.clone_from(&reading.organization().name);
+            reading.organization().id
+        };
         let (services, from) = (Arc::clone(&self.services), self.next);
         let read = move || trail::entries_after(&services, organization, from);
         let (entries, next) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;

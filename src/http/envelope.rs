@@ -20,7 +20,7 @@ use super::error::{DenialBody, ErrorBody, Problem, headers, status};
 use crate::domain::Error;
 use crate::domain::error::TokenFault;
 use crate::domain::policy::Channel;
-use crate::service::{RequestContext, Services};
+use crate::service::{RequestContext, Services, login};
 
 /// Resolves the client's address from the peer's and `X-Forwarded-For`.
 pub type ClientAddress = Arc<dyn Fn(Option<IpAddr>, &[&str]) -> Option<IpAddr> + Send + Sync>;
@@ -120,6 +120,8 @@ impl<E: Endpoint> Envelope<E> {
             user_agent: request
                 .header(header::USER_AGENT)
                 .map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
+            device: super::device::shown(request.headers())
+                .and_then(|token| login::read_device(&self.services, token, at)),
             channel: Channel::Api,
         }
     }

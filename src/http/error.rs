@@ -305,3 +305,6 @@ impl<const S: u32> ApiResponse for ApiErr<S> {
         ErrorBody::register(registry);
     }
 }
+
+#[cfg(test)]
+mod tests;

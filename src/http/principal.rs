@@ -1,13 +1,15 @@
-//! From the `Authorization` header to a [`Principal`]. The first argument of every secured handler, so
+//! From the `Authorization` header to a [`Principal`], or from `X-API-Key` to a [`Reader`]. The first argument of every secured handler, so
 //! that 401 comes before everything else.
 
-use poem::Request;
-use poem_openapi::SecurityScheme;
+use poem::{Request, RequestBody};
 use poem_openapi::auth::Bearer;
+use poem_openapi::registry::{MetaSecurityScheme, Registry};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, SecurityScheme};
 
 use super::error::Problem;
 use super::schema::{context, services};
 use crate::domain::account::Principal;
+use crate::service::api_keys::{self, Credential};
 use crate::service::session;
 
 /// A caller with a good token, in whatever session. Set-up of MFA and logout take an enrolment-only one;
@@ -46,4 +48,74 @@ async fn full_session(request: &Request, bearer: Bearer) -> poem::Result<Princip
 fn authenticate(request: &Request, token: &str) -> poem::Result<Principal> {
     let at = context(request)?.at;
     Ok(session::authenticate(services(request)?, Some(token), at).map_err(Problem)?)
+}
+
+/// Who reads: a caller with a good token in a full session, or the holder of a live API key
+/// (`X-API-Key`). Where both are sent, the token counts.
+pub struct Reader {
+    /// Who it is.
+    pub who: api_keys::Reader,
+    /// What they showed, for reads that go on.
+    pub credential: Credential,
+}
+
+const API_KEY_HEADER: &str = "X-API-Key";
+const API_KEY_SCHEME: &str = "apiKeyAuth";
+
+impl<'a> ApiExtractor<'a> for Reader {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        Caller::register(registry);
+        registry.create_security_scheme(
+            API_KEY_SCHEME,
+            MetaSecurityScheme {
+                ty: "apiKey",
+                description: Some("A key for a machine that reads, made by an administrator."),
+                name: Some(API_KEY_HEADER),
+                key_in: Some("header"),
+                scheme: None,
+                bearer_format: None,
+                flows: None,
+                openid_connect_url: None,
+            },
+        );
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        let mut schemes = Caller::security_schemes();
+        schemes.push(API_KEY_SCHEME);
+        schemes
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let key = request.header(API_KEY_HEADER);
+        match (request.header("Authorization"), key) {
+            (None, Some(key)) => {
+                let at = context(request)?.at;
+                let who = api_keys::authenticate_key(services(request)?, key, at).await;
+                Ok(Self {
+                    who: who.map_err(Problem)?,
+                    credential: Credential::Key(key.to_owned()),
+                })
+            }
+            (written, _) => {
+                let token = written.and_then(|value| value.split_once(' '));
+                let token = token.map_or("", |(_, token)| token.trim()).to_owned();
+                let Caller(principal) =
+                    <Caller as ApiExtractor>::from_request(request, body, options).await?;
+                Ok(Self {
+                    who: api_keys::Reader::Person(Box::new(principal)),
+                    credential: Credential::Bearer(token),
+                })
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::Tag;
 use super::error::ApiErr;
 use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
 use super::payload::{J, Listed};
-use super::principal::Caller;
+use super::principal::{Caller, Reader};
 use super::schema::{Context, Time, WrittenId};
 use crate::domain::account::{Role, UserId};
 use crate::domain::approval::UserPatch;
@@ -76,11 +76,12 @@ impl UserApi {
     /// List users.
     ///
     /// The users of the caller's organisation by e-mail address. Without `page` and `size`, all of
-    /// them. `X-Total-Count` has how many match in all. Requires the role `ORG_ADMIN`.
+    /// them. `X-Total-Count` has how many match in all. Requires the role `ORG_ADMIN`, or an
+    /// API key with scope `users:read`.
     #[oai(path = "/users", method = "get", operation_id = "listUsers")]
     async fn list_users(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
         /// Part of an e-mail address or name.
         #[oai(validator(max_length = 320))]
@@ -96,7 +97,7 @@ impl UserApi {
             page: page.0.map(u64::from),
             size: size.0.map(u64::from),
         };
-        let (users, total) = administration::list_users(&services, &caller.0, filter).await?;
+        let (users, total) = administration::list_users(&services, &reader.who, filter).await?;
         Ok(Listed {
             items: users.into_iter().map(UserBody::from).collect(),
             total,
@@ -105,16 +106,16 @@ impl UserApi {
 
     /// Get a user.
     ///
-    /// Requires the role `ORG_ADMIN`.
+    /// Requires the role `ORG_ADMIN`, or an API key with scope `users:read`.
     #[oai(path = "/users/:id", method = "get", operation_id = "getUser")]
     async fn find_user(
         &self,
-        caller: Caller,
+        reader: Reader,
         services: Data<&Arc<Services>>,
         /// The user's id.
         id: Path<Uuid>,
     ) -> Result<J<UserBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
-        let user = administration::find_user(&services, &caller.0, UserId(id.0))?;
+        let user = administration::find_user(&services, &reader.who, UserId(id.0))?;
         Ok(J(user.into()))
     }
 

@@ -1,7 +1,7 @@
 //! Governor's state, bounded: exact counters up to a cap, shared ones beyond it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -18,8 +18,8 @@ const KEYS_PER_SHARD: usize = 4096;
 const CELLS_PER_SHARD: usize = 256;
 
 /// Keys are hashes already, with a secret that no caller knows.
-#[derive(Debug)]
-pub(super) struct BoundedStore([Mutex<Shard>; SHARDS]);
+#[derive(Clone, Debug)]
+pub(super) struct BoundedStore(Arc<[Mutex<Shard>; SHARDS]>);
 
 #[derive(Debug, Default)]
 struct Shard {
@@ -30,11 +30,23 @@ struct Shard {
 
 impl Default for BoundedStore {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
+        Self(Arc::new(std::array::from_fn(|_| Mutex::default())))
     }
 }
 
 impl BoundedStore {
+    /// Forgets what a key with a counter of its own used up. What it used of a shared one stays: others
+    /// did, too.
+    pub(super) fn forget(&self, key: u64) {
+        let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+        shard.own.remove(&key);
+    }
+
+    fn shard(&self, key: u64) -> &Mutex<Shard> {
+        let number = usize::try_from(key % SHARDS as u64).expect("a shard's number is below SHARDS");
+        &self.0[number]
+    }
+
     fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
         self.0
             .iter()
@@ -50,9 +62,8 @@ impl StateStore for BoundedStore {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         // Shard and cell come from bits that the map's own hash is free to use as well.
-        let (shard, cell) = (key % SHARDS as u64, (key >> 32) % CELLS_PER_SHARD as u64);
-        let shard = &self.0[usize::try_from(shard).expect("a shard's number is below SHARDS")];
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = (key >> 32) % CELLS_PER_SHARD as u64;
+        let mut shard = self.shard(*key).lock().unwrap_or_else(PoisonError::into_inner);
         let shard = &mut *shard;
         let (map, key) = if shard.own.contains_key(key) || shard.own.len() < KEYS_PER_SHARD {
             (&mut shard.own, *key)

@@ -12,11 +12,9 @@ pub use settings::{
     utc_offset_minutes,
 };
 
-use super::refusals::admit_reader;
+use super::api_keys::Reader;
 use super::{RequestContext, Services};
-use crate::domain::account::{
-    Organization, OrganizationId, OrganizationSettings, Principal, Role, User, UserId,
-};
+use crate::domain::account::{Organization, OrganizationId, OrganizationSettings, Role, Scope, User, UserId};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::{Error, Result};
 use crate::store::{accounts, audit};
@@ -152,13 +150,13 @@ pub struct UserFilter {
 /// and size: all of them.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::RateLimited`], [`Error::Validation`] for a page or size out of range.
+/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`], [`Error::Validation`] for a page or size out of range.
 pub async fn list_users(
     services: &Services,
-    principal: &Principal,
+    reader: &Reader,
     filter: UserFilter,
 ) -> Result<(Vec<User>, u64)> {
-    let admin = admit_reader(services, principal)?;
+    let organization = reader.admit(services, Scope::UsersRead)?.organization().id;
     let paged = filter.page.is_some() || filter.size.is_some();
     let size = filter
         .size
@@ -175,7 +173,6 @@ pub async fn list_users(
         .checked_mul(size)
         .filter(|offset| i64::try_from(*offset).is_ok())
         .ok_or_else(|| Error::field("page", "is too large"))?;
-    let organization = admin.organization.id;
     services
         .store
         .read_long(move |db| accounts::page_users(db, organization, filter.query.as_deref(), offset, size))
@@ -185,13 +182,13 @@ pub async fn list_users(
 /// One user of the admin's organisation.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::RateLimited`]; [`Error::UserNotFound`], the same for a user of another
+/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`]; [`Error::UserNotFound`], the same for a user of another
 /// organisation.
-pub fn find_user(services: &Services, principal: &Principal, id: UserId) -> Result<User> {
-    let admin = admit_reader(services, principal)?;
+pub fn find_user(services: &Services, reader: &Reader, id: UserId) -> Result<User> {
+    let organization = reader.admit(services, Scope::UsersRead)?.organization().id;
     services
         .store
-        .read(|db| accounts::find_user(db, admin.organization.id, id))?
+        .read(|db| accounts::find_user(db, organization, id))?
         .ok_or_else(|| Error::UserNotFound(id.to_string()))
 }
 
@@ -216,7 +213,7 @@ pub(super) fn check_organization(new: &NewOrganization) -> Result<()> {
     check_settings(&new.settings)
 }
 
-pub(super) fn check_user(new: &NewUser) -> Result<()> {
+pub(in crate::service) fn check_user(new: &NewUser) -> Result<()> {
     let mut problems = BTreeMap::new();
     if !is_email(new.email.trim()) {
         problems.insert("email".to_owned(), "must be an e-mail address".to_owned());
@@ -230,6 +227,14 @@ pub(super) fn check_user(new: &NewUser) -> Result<()> {
             "name".to_owned(),
             format!("must have at most {TEXT_LIMIT} characters"),
         );
+    }
+    // A name stands in mails and tables: no line of its own in either.
+    if new
+        .name
+        .as_ref()
+        .is_some_and(|name| name.chars().any(char::is_control))
+    {
+        problems.insert("name".to_owned(), "must have no control characters".to_owned());
     }
     if problems.is_empty() {
         Ok(())

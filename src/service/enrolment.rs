@@ -190,7 +190,7 @@ pub async fn disable_mfa(
     }
     services
         .limiter
-        .check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+        .check(Bucket::CodeByAccount, principal.session.id.0.as_bytes())?;
     let shown = read_code(services, user, code, context).await?;
     let event = event(principal, EventType::UserMfaDisabled, context);
     let owed = told(

@@ -3,6 +3,7 @@
 //! What the organisation demands decides, not what the user happens to have: a login with the password
 //! alone opens enrolment and nothing else where MFA is demanded.
 
+pub(super) mod attempts;
 pub(super) mod code;
 mod expired_password;
 mod password;
@@ -20,6 +21,7 @@ use crate::domain::{Error, Result};
 use crate::store::sessions::{self, Purpose, SessionRow};
 use crate::store::{Transaction, accounts, audit, passwords};
 
+pub use attempts::read_device;
 pub use code::verify_mfa;
 pub use expired_password::change_expired_password;
 pub use step_up::step_up;
@@ -92,9 +94,11 @@ pub async fn login(
     request: LoginRequest,
     context: &RequestContext,
 ) -> Result<LoginAnswer> {
-    password::admit(services, &request, context)?; // 429, before anything is read
+    password::admit(services, context)?; // 429, before anything is read
     let account = password::find_account(services, &request)?;
+    let attempt = attempts::admit_password(services, &request, &account, context)?; // 429
     let proof = password::check(services, account, &request, context).await?; // 401
+    attempt.forget(services);
     for _ in 0..ATTEMPTS {
         let case = proof.case(services)?;
         match commit(services, case, &proof, context).await {

@@ -4,6 +4,7 @@ mod listing;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::login::attempts::remember_device;
 use super::{RequestContext, Services};
 use crate::domain::account::{
     OrganizationId, Principal, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
@@ -95,6 +96,8 @@ pub struct Tokens {
     pub refresh_token: String,
     /// Seconds until the access token expires.
     pub expires_in: i64,
+    /// By which the device is known from now on, where a login was completed on it.
+    pub device: Option<String>,
 }
 
 /// An access token alone.
@@ -142,7 +145,7 @@ pub fn new_session(
         created_at: at,
         expires_at,
     };
-    let tokens = issue(
+    let mut tokens = issue(
         services,
         user,
         &session,
@@ -150,6 +153,9 @@ pub fn new_session(
         services.settings.access_token_secs,
         at,
     );
+    if opening.scope == SessionScope::Full {
+        tokens.device = Some(remember_device(services, user, context));
+    }
     (session_row(session, context), tokens)
 }
 
@@ -185,6 +191,7 @@ fn issue(
         access_token,
         refresh_token: refresh.encode(services.keys.token_mac_key()),
         expires_in,
+        device: None,
     }
 }
 

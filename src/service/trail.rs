@@ -14,7 +14,7 @@ mod verification;
 use uuid::Uuid;
 
 use super::Services;
-use crate::domain::account::{OrgAdmin, OrganizationId, Principal};
+use crate::domain::account::{OrganizationId, Principal, Reading};
 use crate::domain::audit::{Entry, EventType, Filter, write_receipt};
 use crate::domain::{Error, Result};
 use crate::store::audit;
@@ -73,8 +73,8 @@ pub struct Page {
 ///
 /// # Errors
 /// [`Error::Validation`] for an unknown event type, a size out of range or a cursor that is none.
-pub async fn list_entries(services: &Services, admin: OrgAdmin<'_>, query: Query) -> Result<Page> {
-    let organization = admin.organization.id;
+pub async fn list_entries(services: &Services, reading: Reading<'_>, query: Query) -> Result<Page> {
+    let organization = reading.organization().id;
     let Query {
         mut filter,
         event_type,
@@ -125,8 +125,8 @@ pub async fn list_entries(services: &Services, admin: OrgAdmin<'_>, query: Query
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub fn find_entry(services: &Services, admin: OrgAdmin<'_>, id: Uuid) -> Result<Entry> {
-    let organization = admin.organization.id;
+pub fn find_entry(services: &Services, reading: Reading<'_>, id: Uuid) -> Result<Entry> {
+    let organization = reading.organization().id;
     services
         .store
         .read(|db| audit::find_entry(db, Some(organization), id))?
@@ -137,8 +137,8 @@ pub fn find_entry(services: &Services, admin: OrgAdmin<'_>, id: Uuid) -> Result<
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub async fn find_receipt(services: &Services, admin: OrgAdmin<'_>, id: Uuid) -> Result<String> {
-    let entry = find_entry(services, admin, id)?;
+pub async fn find_receipt(services: &Services, reading: Reading<'_>, id: Uuid) -> Result<String> {
+    let entry = find_entry(services, reading, id)?;
     receipt(services, entry.sequence).await
 }
 

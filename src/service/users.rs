@@ -5,11 +5,13 @@
 mod act;
 mod change;
 mod create;
+mod import;
 mod invitation;
 mod restore;
 
 pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
+pub use import::{Format, ImportOptions, Imported, LINES_LIMIT, Refused, Watch, import_users};
 pub use invitation::{Shown, accept_invitation};
 pub use restore::{Suspended, destroy_suspended_factors, list_suspended_factors};
 

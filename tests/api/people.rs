@@ -1,8 +1,14 @@
 //! People and guards: users, invitations, approvals, who may act on whom.
 
+mod api_keys;
 mod approvals;
+mod help_desk;
+mod idempotency;
+mod import;
 mod invitations;
+mod throttle;
 mod users;
+mod walk;
 
 use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role, User};
 use latchkey::domain::audit::ActorRef;

@@ -131,7 +131,14 @@ impl TestApp {
         .await;
         let (other_developer, _) =
             user(&services, globex, id(8), "dev@globex.example", Role::Member, true).await;
-        let endpoint = http::endpoint(Arc::clone(&services), HttpOptions::default());
+        // Callers are where they say they are.
+        let options = HttpOptions {
+            client_address: Arc::new(|peer, forwarded| {
+                forwarded.last().and_then(|ip| ip.parse().ok()).or(peer)
+            }),
+            ..HttpOptions::default()
+        };
+        let endpoint = http::endpoint(Arc::clone(&services), options);
         let client = TestClient::new(endpoint.map_to_response().boxed());
         Self {
             services,

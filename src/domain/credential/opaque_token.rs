@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
 use crate::domain::account::{SessionId, UserId};
@@ -14,6 +15,12 @@ use crate::domain::account::{SessionId, UserId};
 /// Prefixes let scanners for leaked secrets find them.
 const REFRESH_PREFIX: &str = "lkr_";
 const ONE_USE_PREFIX: &str = "lko_";
+const API_KEY_PREFIX: &str = "lkk_";
+const DEVICE_PREFIX: &str = "lkd_";
+/// For how long a device is remembered, in seconds.
+pub const DEVICE_TOKEN_SECS: i64 = 365 * 24 * 3600;
+/// Characters that a key begins with and that tell nothing secret: the prefix and a part of its id.
+const SHOWN_CHARACTERS: usize = 14;
 
 /// A refresh token: user, session, generation and a MAC over them. Authenticity needs no row, so that an
 /// old generation is told from a forgery even after its family was rotated many times.
@@ -118,6 +125,125 @@ impl fmt::Debug for OneUseToken {
     }
 }
 
+/// An API key: its id, so that its row is found, and 256 random bits, of which the store keeps a hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKeyToken {
+    /// Which key.
+    pub id: Uuid,
+    random: [u8; 32],
+}
+
+impl ApiKeyToken {
+    /// A new key.
+    #[must_use]
+    pub fn new(id: Uuid, random: [u8; 32]) -> Self {
+        Self { id, random }
+    }
+
+    /// The key as its holder keeps it.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut bytes = [0; 48];
+        bytes[..16].copy_from_slice(self.id.as_bytes());
+        bytes[16..].copy_from_slice(&self.random);
+        format!("{API_KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The key that a caller shows, if it has the shape of one.
+    #[must_use]
+    pub fn decode(key: &str) -> Option<Self> {
+        let bytes: [u8; 48] = decode(key, API_KEY_PREFIX)?;
+        let (id, random) = bytes.split_at(16);
+        Some(Self {
+            id: Uuid::from_slice(id).ok()?,
+            random: random.try_into().ok()?,
+        })
+    }
+
+    /// How it begins, to tell keys apart: no part of its secret.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.encode().chars().take(SHOWN_CHARACTERS).collect()
+    }
+
+    /// What the store keeps. Random, so that neither salt nor slowness is needed (ASVS 11.4.1).
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(b"api key\0")
+            .chain_update(self.id.as_bytes())
+            .chain_update(self.random)
+            .finalize()
+            .into()
+    }
+
+    /// Whether it is the key of that hash, in a time that tells nothing of where they differ.
+    #[must_use]
+    pub fn matches(&self, hash: &[u8; 32]) -> bool {
+        self.hash().ct_eq(hash).into()
+    }
+}
+
+impl fmt::Debug for ApiKeyToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeyToken")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A device on which somebody completed a login: it opens nothing, but guesses made elsewhere don't use up
+/// its attempts (OWASP, "Slow Down Online Guessing Attacks with Device Cookies"; NIST SP 800-63B-4 §3.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceToken {
+    /// Who completed it.
+    pub user: UserId,
+    /// Which device: its attempts are counted by this.
+    pub device: [u8; 16],
+    /// When, in seconds since 1970.
+    pub since: i64,
+}
+
+impl DeviceToken {
+    const BODY: usize = 40;
+    const LENGTH: usize = Self::BODY + 32;
+
+    /// The token as the client keeps it.
+    #[must_use]
+    pub fn encode(&self, mac_key: &[u8; 32]) -> String {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..16].copy_from_slice(self.user.0.as_bytes());
+        bytes[16..32].copy_from_slice(&self.device);
+        bytes[32..Self::BODY].copy_from_slice(&self.since.to_be_bytes());
+        let tag = Self::mac(mac_key, &bytes[..Self::BODY]).finalize().into_bytes();
+        bytes[Self::BODY..].copy_from_slice(&tag);
+        format!("{DEVICE_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// What a token stands for, if we made it and it has not lapsed by `at`, in seconds since 1970.
+    #[must_use]
+    pub fn decode(token: &str, mac_key: &[u8; 32], at: i64) -> Option<Self> {
+        let bytes: [u8; Self::LENGTH] = decode(token, DEVICE_PREFIX)?;
+        let (body, tag) = bytes.split_at(Self::BODY);
+        Self::mac(mac_key, body).verify_slice(tag).ok()?;
+        let since = i64::from_be_bytes(body[32..].try_into().ok()?);
+        (at < since.saturating_add(DEVICE_TOKEN_SECS)).then_some(())?;
+        Some(Self {
+            user: UserId(Uuid::from_slice(&body[..16]).ok()?),
+            device: body[16..32].try_into().ok()?,
+            since,
+        })
+    }
+
+    /// Under the key of refresh tokens, but never taken for one.
+    fn mac(key: &[u8; 32], body: &[u8]) -> Hmac<Sha256> {
+        Hmac::<Sha256>::new_from_slice(key)
+            .expect("HMAC takes keys of any length")
+            .chain_update(b"device\0")
+            .chain_update(body)
+    }
+}
+
 fn decode<const N: usize>(token: &str, prefix: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let read = URL_SAFE_NO_PAD
@@ -163,6 +289,7 @@ mod tests {
         fn nonsense_is_no_token(text in ".{0,120}") {
             prop_assert_eq!(RefreshToken::decode(&text, &KEY), None);
             prop_assert!(OneUseToken::decode(&text).is_none());
+            prop_assert!(ApiKeyToken::decode(&text).is_none());
         }
 
         #[test]
@@ -175,8 +302,48 @@ mod tests {
     }
 
     #[test]
+    fn a_device_token_is_of_one_user_lapses_and_is_no_refresh_token() {
+        let token = DeviceToken {
+            user: UserId(Uuid::from_u128(1)),
+            device: [3; 16],
+            since: 1_000,
+        };
+        let text = token.encode(&KEY);
+        assert_eq!(DeviceToken::decode(&text, &KEY, 1_000), Some(token));
+        assert_eq!(
+            DeviceToken::decode(&text, &KEY, 999 + DEVICE_TOKEN_SECS),
+            Some(token)
+        );
+        assert_eq!(DeviceToken::decode(&text, &KEY, 1_000 + DEVICE_TOKEN_SECS), None);
+        assert_eq!(DeviceToken::decode(&text, &[8; 32], 1_000), None);
+        let (head, tail) = text.split_at(20);
+        let other = if tail.starts_with('A') { "B" } else { "A" };
+        assert_eq!(
+            DeviceToken::decode(&format!("{head}{other}{}", &tail[1..]), &KEY, 1_000),
+            None
+        );
+        assert_eq!(RefreshToken::decode(&text.replace("lkd_", "lkr_"), &KEY), None);
+    }
+
+    #[test]
+    fn an_api_key_is_known_by_its_hash_and_shows_nothing_secret() {
+        let key = ApiKeyToken::new(Uuid::from_u128(7), [1; 32]);
+        let back = ApiKeyToken::decode(&key.encode()).expect("decodes");
+        assert!(back == key && back.matches(&key.hash()));
+        for other in [
+            ApiKeyToken::new(Uuid::from_u128(8), [1; 32]),
+            ApiKeyToken::new(Uuid::from_u128(7), [2; 32]),
+        ] {
+            assert!(!other.matches(&key.hash()));
+        }
+        assert_eq!(key.shown(), ApiKeyToken::new(key.id, [9; 32]).shown());
+        assert!(OneUseToken::decode(&key.encode()).is_none());
+    }
+
+    #[test]
     fn debug_tells_no_secret() {
-        let text = format!("{:?}", OneUseToken::new(UserId(Uuid::nil()), [201; 32]));
+        let token = OneUseToken::new(UserId(Uuid::nil()), [201; 32]);
+        let text = format!("{token:?} {:?}", ApiKeyToken::new(Uuid::nil(), [201; 32]));
         assert!(!text.contains("201"), "{text}");
     }
 }

@@ -5,6 +5,7 @@ use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
 use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
+use super::common::is_common;
 use crate::domain::account::OrganizationSettings;
 
 /// Longest password, characters: longer ones buy nothing and cost memory.
@@ -101,6 +102,9 @@ pub fn password_problems(password: &str, rules: &OrganizationSettings) -> Vec<St
         |c| !c.is_alphanumeric() && !c.is_whitespace(),
         "a special character",
     );
+    if is_common(&password) {
+        problems.push("must not be a common password, or one with digits or signs around it".to_owned());
+    }
     problems
 }
 
@@ -165,6 +169,14 @@ mod tests {
     }
 
     #[test]
+    fn a_common_password_is_refused_however_it_is_dressed_up() {
+        let problem = ["must not be a common password, or one with digits or signs around it"];
+        for password in ["Password2026!", "iloveyouiloveyou", "sunshine12345"] {
+            assert_eq!(password_problems(password, &rules()), problem, "{password}");
+        }
+    }
+
+    #[test]
     fn every_rule_says_what_is_missing() {
         assert!(password_problems("twelve chars", &rules()).is_empty());
         assert_eq!(
@@ -172,7 +184,7 @@ mod tests {
             ["must have at least 12 characters"]
         );
         assert_eq!(
-            password_problems(&"x".repeat(257), &rules()),
+            password_problems(&"xy".repeat(129), &rules()),
             ["must have at most 256 characters"]
         );
         let strict = OrganizationSettings {
@@ -182,7 +194,10 @@ mod tests {
             password_require_special_char: true,
             ..rules()
         };
-        assert_eq!(password_problems("            ", &strict).len(), 4);
+        assert_eq!(
+            password_problems("日本語の文章です漢字仮名交じり", &strict).len(),
+            4
+        );
         assert!(password_problems("Twelve-chars-1", &strict).is_empty());
         assert!(
             password_problems("Zwölf-Zeichen-1", &strict).is_empty(),

@@ -19,7 +19,7 @@ const RESPONSES: [(&str, &str); 11] = [
 ];
 
 /// What stands in a header, by its name.
-const HEADER_EXAMPLES: [(&str, &str); 7] = [
+const HEADER_EXAMPLES: [(&str, &str); 8] = [
     ("X-Request-Id", "0199e0b4-5c1a-7c3e-9d2f-4b8a6e1f0c57"),
     ("X-Total-Count", "4"),
     (
@@ -30,6 +30,10 @@ const HEADER_EXAMPLES: [(&str, &str); 7] = [
     ("RateLimit", "\"reset-by-caller\";r=0;t=42"),
     ("RateLimit-Policy", "\"reset-by-caller\";q=30;w=60"),
     ("ETag", "\"4f1c2d\""),
+    (
+        "Set-Cookie",
+        "latchkey-device=lkd_Zm9yIHRoZSBkb2N1bWVudCBhbG9uZQ; Path=/api/v1/auth; HttpOnly; SameSite=Strict",
+    ),
 ];
 
 pub(super) fn hoist(document: &mut Value) {

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::attempts::admit_code;
 use super::{RequestContext, Services, login_event, refused};
 use crate::domain::account::{SessionScope, User};
 use crate::domain::audit::{Event, EventType};
@@ -42,9 +43,7 @@ pub async fn verify_mfa(
         user.filter(|user| challenge.is_some() && may_log_in(user))
             .ok_or_else(dead)
     })?;
-    services
-        .limiter
-        .check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+    let attempt = admit_code(services, user.id, context)?;
 
     let shown = read_code(services, &user, code, context).await?;
     let kind = shown.as_ref().map(Shown::kind);
@@ -87,7 +86,10 @@ pub async fn verify_mfa(
             Ok(Ok(()))
         })
         .await?;
-    ended.map(|()| tokens)
+    ended.map(|()| {
+        attempt.forget(services);
+        tokens
+    })
 }
 
 fn may_log_in(user: &User) -> bool {

@@ -36,9 +36,10 @@ pub async fn step_up(
     services
         .limiter
         .check_address(Bucket::CodeByAddress, context.ip)?;
+    // By session: whoever knows the password alone has none, and uses up nothing here.
     services
         .limiter
-        .check(Bucket::CodeByAccount, user.id.0.as_bytes())?;
+        .check(Bucket::CodeByAccount, principal.session.id.0.as_bytes())?;
     let shown = read_code(services, user, code, context).await?;
     let (id, session, at) = (user.id, principal.session.id, context.at);
     let request = context.clone();

@@ -14,6 +14,7 @@ use crate::domain::audit::{AuditResult, Event};
 use crate::domain::policy::{Effect, ResultKind};
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
+use crate::service::api_keys::end_keys_of;
 use crate::service::mandate::Mandate;
 use crate::service::{Services, approvals, deliveries, notices, plugins as policies};
 use crate::store::accounts::{self, AfterReset};
@@ -207,7 +208,7 @@ impl Change {
                 factors::clear_enrolment(tx, self.target)?;
                 sessions::clear_challenges(tx, self.target)?;
                 let ended = sessions::clear_sessions(tx, self.target, self.at)?;
-                event = event
+                event = end_keys_of(tx, self.target, self.at, event)?
                     .with(
                         "removedFactors",
                         removed.iter().map(|f| json!(f.kind)).collect::<Vec<_>>(),

@@ -13,12 +13,13 @@ use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
+use crate::service::api_keys::end_keys_of;
 use crate::service::mandate::Mandate;
 use crate::service::{RequestContext, Services, approvals, deliveries};
 use crate::store::approvals::{insert_approval, update_state};
 use crate::store::audit::Erasure;
 use crate::store::deliveries::OwedDelivery;
-use crate::store::{Transaction, accounts, api_keys, audit, passwords, sessions};
+use crate::store::{Transaction, accounts, audit, passwords, sessions};
 
 /// How often a verb is judged again when what was judged changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -122,8 +123,11 @@ fn verbs(change: &Change, target: &User) -> Vec<Verb> {
     if role != target.role {
         verbs.push(Verb::GiveRole(role));
     }
-    if patch.active.is_some_and(|active| active != target.active) || patch.unlock {
-        verbs.push(Verb::ChangeStanding);
+    if patch.active == Some(false) && target.active {
+        verbs.push(Verb::Deactivate);
+    }
+    if (patch.active == Some(true) && !target.active) || patch.unlock {
+        verbs.push(Verb::Reinstate);
     }
     verbs
 }
@@ -281,8 +285,7 @@ impl Plan {
                     event = event.with("sessionsEnded", sessions_ended);
                 }
                 if effects.ends_admin.is_some() {
-                    let revoked = api_keys::revoke_made_by(tx, target.id, at)?;
-                    event = with_keys(event, revoked);
+                    event = end_keys_of(tx, target.id, at, event)?;
                 }
                 if !effects.active {
                     sessions::clear_invitations(tx, target.id)?;
@@ -290,8 +293,7 @@ impl Plan {
             }
             What::Delete { erases } => {
                 guard_last_admin(tx, &self.case, "Cannot delete the last organization admin")?;
-                let revoked = api_keys::revoke_made_by(tx, target.id, at)?;
-                event = with_keys(event, revoked);
+                event = end_keys_of(tx, target.id, at, event)?;
                 accounts::delete_user(tx, target.id)?;
                 if *erases {
                     event = event.with("erases", true);
@@ -301,7 +303,7 @@ impl Plan {
             What::ResetPassword(invitation) => {
                 passwords::clear_password(tx, target.id, at)?;
                 sessions_ended = end_sessions(tx, target.id, at)?;
-                event = event.with("sessionsEnded", sessions_ended);
+                event = end_keys_of(tx, target.id, at, event)?.with("sessionsEnded", sessions_ended);
                 invitation.keep(tx)?;
             }
             What::EndSessions => {
@@ -399,11 +401,4 @@ pub(super) fn guard_last_admin(tx: &Transaction<'_>, case: &Case, refusal: &'sta
 fn end_sessions(tx: &Transaction<'_>, user: UserId, at: Timestamp) -> Result<u32> {
     sessions::clear_challenges(tx, user)?;
     sessions::clear_sessions(tx, user, at)
-}
-
-fn with_keys(event: Event, revoked: usize) -> Event {
-    if revoked == 0 {
-        return event;
-    }
-    event.with("apiKeysRevoked", revoked)
 }

@@ -322,6 +322,12 @@ CREATE TABLE api_key (
 CREATE INDEX api_key_by_organization ON api_key (organization_id, created_at);
 CREATE INDEX api_key_by_creator ON api_key (created_by);
 
+-- The keys that the database belongs to.
+CREATE TABLE installation (
+  only            INTEGER PRIMARY KEY CHECK (only = 1),
+  key_fingerprint TEXT NOT NULL
+) STRICT;
+
 -- Outcomes remembered for an Idempotency-Key, for 24 hours.
 CREATE TABLE remembered_outcome (
   actor_id    BLOB NOT NULL,

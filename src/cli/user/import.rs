@@ -1,0 +1,228 @@
+//! `latchkey user import`: people from a file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::role_name;
+use crate::cli::exit::Refusal;
+use crate::cli::{Global, Progress, output, wait_for};
+use crate::service::users::{Format, ImportOptions, Imported, Shown, import_users};
+
+/// Largest file, in bytes.
+const SIZE_LIMIT: u64 = 32 * 1024 * 1024;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Import {
+    /// The file; - is standard input.
+    file: PathBuf,
+    /// Slug of the organisation.
+    #[arg(long, value_name = "SLUG")]
+    org: String,
+    /// How the file is written [default: by its name, .csv or .json].
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
+    /// Check every line and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out who is there already, instead of refusing their lines.
+    #[arg(long)]
+    skip_existing: bool,
+    /// Write links to set a password into a new file, readable by nobody else, to be handed over. Not
+    /// needed where the appliance sends mail: it mails them.
+    #[arg(long, value_name = "FILE")]
+    links: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatName {
+    Csv,
+    Json,
+}
+
+impl Import {
+    pub(in crate::cli) fn run(self, global: &Global) -> Result<()> {
+        let format = self.format()?;
+        let bytes = read(&self.file)?;
+        let app = global.open()?;
+        let options = ImportOptions {
+            format,
+            dry_run: self.dry_run,
+            skip_existing: self.skip_existing,
+            show_links: self.links.is_some(),
+        };
+        let links = match &self.links {
+            Some(path) if !self.dry_run => Some((path, new_file(path)?)),
+            _ => None,
+        };
+        let progress = Progress::new("Importing", count(&bytes, format));
+        let watch = {
+            let progress = progress.clone();
+            Arc::new(move |done| progress.reach(done))
+        };
+        let ended = wait_for(import_users(&app.services, &self.org, &bytes, options, watch));
+        progress.finish();
+        match (links, &ended) {
+            (Some((path, file)), Ok(imported)) if !imported.links.is_empty() => {
+                write_links(file, &imported.links)
+                    .with_context(|| format!("the links can't be written to {}", path.display()))?;
+            }
+            // Made for nothing.
+            (Some((path, _)), _) => std::fs::remove_file(path)?,
+            (None, _) => {}
+        }
+        self.report(&ended?, app.services.settings.mail)
+    }
+
+    fn format(&self) -> Result<Format> {
+        let named = self.file.extension().and_then(std::ffi::OsStr::to_str);
+        match (self.format, named.map(str::to_ascii_lowercase).as_deref()) {
+            (Some(FormatName::Csv), _) | (None, Some("csv")) => Ok(Format::Csv),
+            (Some(FormatName::Json), _) | (None, Some("json")) => Ok(Format::Json),
+            (None, _) => {
+                let text =
+                    "the file's name does not tell how it is written; say --format csv or --format json";
+                Err(Refusal(text.to_owned()).into())
+            }
+        }
+    }
+
+    fn report(&self, imported: &Imported, mail: bool) -> Result<()> {
+        let refused = imported.refused.len();
+        if self.json {
+            output::json(&in_json(imported, self.dry_run))?;
+        } else {
+            self.lines(imported, mail)?;
+        }
+        if refused > 0 {
+            let text = format!(
+                "{refused} {} refused; nobody was imported",
+                plural(refused, "line was", "lines were")
+            );
+            return Err(Refusal(text).into());
+        }
+        Ok(())
+    }
+
+    fn lines(&self, imported: &Imported, mail: bool) -> Result<()> {
+        if !imported.refused.is_empty() {
+            let rows: Vec<_> = imported
+                .refused
+                .iter()
+                .map(|refused| {
+                    [
+                        refused.at.to_string(),
+                        refused.field.to_owned(),
+                        refused.reason.clone(),
+                    ]
+                })
+                .collect();
+            return output::table(["LINE", "FIELD", "REASON"], &rows);
+        }
+        let all = imported.users.len();
+        let users = plural(all, "user", "users");
+        let done = if self.dry_run {
+            "would be imported"
+        } else {
+            "imported"
+        };
+        output::line(format_args!("{all} {users} {done} into {}", self.org))?;
+        if imported.existing > 0 {
+            output::line(format_args!("{} left out: there already", imported.existing))?;
+        }
+        if self.dry_run || all == 0 {
+            return Ok(());
+        }
+        match (&self.links, mail) {
+            (_, true) => output::line(format_args!(
+                "{} links to set a password will be mailed by latchkey serve",
+                imported.mailed
+            )),
+            (Some(path), false) => output::line(format_args!(
+                "Links to set a password, good for 7 days: {}",
+                path.display()
+            )),
+            (None, false) => output::line(
+                "Nobody of them has a password: no mail is configured and --links was not given. An admin resets \
+                 each one's password to get a link to hand over.",
+            ),
+        }
+    }
+}
+
+fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {
+    if count == 1 { one } else { many }
+}
+
+fn in_json(imported: &Imported, dry_run: bool) -> serde_json::Value {
+    let users = imported.users.iter();
+    let refused = imported.refused.iter();
+    json!({
+        "dryRun": dry_run,
+        "imported": users
+            .map(|user| json!({ "id": user.id, "email": user.email, "role": role_name(user.role) }))
+            .collect::<Vec<_>>(),
+        "existing": imported.existing,
+        "refused": refused
+            .map(|r| json!({ "line": r.at, "field": r.field, "reason": r.reason }))
+            .collect::<Vec<_>>(),
+    })
+}
+
+/// How many steps the bar has, about.
+fn count(bytes: &[u8], format: Format) -> u64 {
+    let mark = match format {
+        Format::Csv => b'\n',
+        Format::Json => b'{',
+    };
+    bytes.split(|b| *b == mark).count().saturating_sub(1).max(1) as u64
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limited = SIZE_LIMIT + 1;
+    let read = if file == Path::new("-") {
+        io::stdin().take(limited).read_to_end(&mut bytes)
+    } else {
+        File::open(file).and_then(|open| open.take(limited).read_to_end(&mut bytes))
+    };
+    let read = read.map_err(|error| Refusal(format!("{} can't be read: {error}", file.display())))?;
+    if read as u64 > SIZE_LIMIT {
+        let text = format!(
+            "the file is larger than {} MiB; split it",
+            SIZE_LIMIT / 1024 / 1024
+        );
+        return Err(Refusal(text).into());
+    }
+    Ok(bytes)
+}
+
+/// A file that holds what opens accounts: new, and for nobody else.
+fn new_file(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| Refusal(format!("{} can't be made: {error}", path.display())).into())
+}
+
+fn write_links(file: File, links: &[(String, Shown)]) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(file);
+    writer.write_record(["email", "link", "expires"])?;
+    for (email, shown) in links {
+        writer.write_record([email, &shown.link, &format!("{:.0}", shown.expires_at)])?;
+    }
+    let mut file = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
+    file.flush()?;
+    Ok(file.sync_all()?)
+}

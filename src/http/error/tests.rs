@@ -1,0 +1,260 @@
+//! One row for each way a request can end badly: its status, what the caller is told, and the headers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::domain::error::{PolicyDenial, Quota};
+use crate::domain::policy::Denial;
+
+/// The variants in the order of their definition. A new one does not compile until it is here, and the
+/// test fails until it has a row.
+fn number(error: &Error) -> usize {
+    match error {
+        Error::Token(_) => 0,
+        Error::ApiKey => 1,
+        Error::StepUpRequired { .. } => 2,
+        Error::InvalidCredentials => 3,
+        Error::InvalidCode => 4,
+        Error::DeadToken(_) => 5,
+        Error::AccountLocked => 6,
+        Error::NotOrgAdmin => 7,
+        Error::MissingScope(_) => 8,
+        Error::EnrolmentOnly => 9,
+        Error::MayNotAct(_) => 10,
+        Error::Denied(_) => 11,
+        Error::UserNotFound(_) => 12,
+        Error::NotFound { .. } => 13,
+        Error::NoMfa => 14,
+        Error::MfaNotEnabled => 15,
+        Error::Malformed(_) => 16,
+        Error::Validation(_) => 17,
+        Error::Refused(_) => 18,
+        Error::Conflict(_) => 19,
+        Error::IdempotencyKeyReused => 20,
+        Error::PluginRefused(_) => 21,
+        Error::TooLarge { .. } => 22,
+        Error::WrongContentType(_) => 23,
+        Error::RateLimited { .. } => 24,
+        Error::Busy { .. } => 25,
+        Error::Stale => 26,
+        Error::PolicyFailed { .. } => 27,
+        Error::Internal(_) => 28,
+    }
+}
+
+const VARIANTS: usize = 29;
+
+/// Error, status, message, and each header that goes with it.
+type Row = (Error, u16, &'static str, &'static str);
+
+fn unauthenticated() -> Vec<Row> {
+    let bearer = "WWW-Authenticate: Bearer realm=\"latchkey\"";
+    vec![
+        (
+            Error::Token(TokenFault::Missing),
+            401,
+            "Authentication is required",
+            bearer,
+        ),
+        (
+            Error::Token(TokenFault::Invalid),
+            401,
+            "The access token is invalid",
+            "WWW-Authenticate: Bearer realm=\"latchkey\", error=\"invalid_token\", error_description=\"invalid\"",
+        ),
+        (
+            Error::Token(TokenFault::Expired),
+            401,
+            "The access token has expired",
+            "WWW-Authenticate: Bearer realm=\"latchkey\", error=\"invalid_token\", error_description=\"expired\"",
+        ),
+        (
+            Error::Token(TokenFault::NotYetValid),
+            401,
+            "The access token is not valid yet",
+            "WWW-Authenticate: Bearer realm=\"latchkey\", error=\"invalid_token\", error_description=\"not yet valid\"",
+        ),
+        (
+            Error::Token(TokenFault::Revoked),
+            401,
+            "The access token has been revoked",
+            "WWW-Authenticate: Bearer realm=\"latchkey\", error=\"invalid_token\", error_description=\"revoked\"",
+        ),
+        (
+            Error::Token(TokenFault::SubjectGone),
+            401,
+            "The access token's subject is gone or inactive",
+            "WWW-Authenticate: Bearer realm=\"latchkey\", error=\"invalid_token\", error_description=\"subject gone or inactive\"",
+        ),
+        (
+            Error::ApiKey,
+            401,
+            "The API key is invalid",
+            "WWW-Authenticate: ApiKey realm=\"latchkey\"",
+        ),
+        // RFC 9470 §3, to the letter.
+        (
+            Error::StepUpRequired { max_age_secs: 300 },
+            401,
+            "A more recent authentication is required",
+            "WWW-Authenticate: Bearer realm=\"latchkey\", error=\"insufficient_user_authentication\", \
+             error_description=\"A more recent authentication is required\", max_age=300",
+        ),
+        (Error::InvalidCredentials, 401, "Invalid credentials", bearer),
+        (Error::InvalidCode, 401, "Invalid MFA code", bearer),
+        (
+            Error::DeadToken("refresh token"),
+            401,
+            "The refresh token is invalid or has expired",
+            bearer,
+        ),
+    ]
+}
+
+fn forbidden_or_missing() -> Vec<Row> {
+    let denial = Denial {
+        code: "budget".into(),
+        message: "Five resets a day are enough".into(),
+        because: Vec::new(),
+        allowed_from: None,
+    };
+    vec![
+        (
+            Error::AccountLocked,
+            403,
+            "The account is locked. Ask an administrator to unlock it",
+            "",
+        ),
+        (Error::NotOrgAdmin, 403, "Role ORG_ADMIN is required", ""),
+        (
+            Error::MissingScope("audit:read"),
+            403,
+            "Scope audit:read is required",
+            "",
+        ),
+        (Error::EnrolmentOnly, 403, "Set up MFA before anything else", ""),
+        (Error::MayNotAct("Not on yourself"), 403, "Not on yourself", ""),
+        (
+            Error::Denied(Box::new(PolicyDenial {
+                plugin: "reset-budget".into(),
+                denial,
+            })),
+            403,
+            "Five resets a day are enough",
+            "",
+        ),
+        (
+            Error::UserNotFound("x".into()),
+            404,
+            "User not found with id: x",
+            "",
+        ),
+        (
+            Error::NotFound {
+                what: "API key",
+                id: "x".into(),
+            },
+            404,
+            "API key not found with id: x",
+            "",
+        ),
+        (Error::NoMfa, 404, "MFA is not enabled", ""),
+    ]
+}
+
+fn others() -> Vec<Row> {
+    let quota = Quota {
+        name: "reset-by-caller",
+        limit: 30,
+        window_secs: 60,
+    };
+    vec![
+        (Error::MfaNotEnabled, 400, "MFA is not enabled for this user", ""),
+        (
+            Error::Malformed("The body is not UTF-8".into()),
+            400,
+            "The body is not UTF-8",
+            "",
+        ),
+        (Error::Validation(BTreeMap::new()), 400, "Validation failed", ""),
+        (Error::Refused("Cannot do that"), 400, "Cannot do that", ""),
+        (Error::Conflict("It is taken".into()), 409, "It is taken", ""),
+        (
+            Error::Stale,
+            409,
+            "The user was changed at the same time. Try again",
+            "",
+        ),
+        (
+            Error::IdempotencyKeyReused,
+            422,
+            "The Idempotency-Key was used with a different request",
+            "",
+        ),
+        (
+            Error::PluginRefused("No WebAssembly".into()),
+            400,
+            "No WebAssembly",
+            "",
+        ),
+        (
+            Error::TooLarge { limit_bytes: 7 },
+            413,
+            "The request body is larger than 7 bytes",
+            "",
+        ),
+        (
+            Error::WrongContentType("application/json"),
+            415,
+            "The content type must be application/json",
+            "",
+        ),
+        (
+            Error::RateLimited {
+                retry_after_secs: 42,
+                quota,
+            },
+            429,
+            "Too many requests. Try again in 42 s",
+            "Retry-After: 42; RateLimit: \"reset-by-caller\";r=0;t=42; RateLimit-Policy: \"reset-by-caller\";q=30;w=60",
+        ),
+        (
+            Error::Busy { retry_after_secs: 3 },
+            503,
+            "The server is busy. Try again in 3 s",
+            "Retry-After: 3",
+        ),
+        (
+            Error::PolicyFailed {
+                cause: "secret insides".into(),
+            },
+            500,
+            "A policy could not be evaluated",
+            "",
+        ),
+        (
+            Error::Internal("secret insides".into()),
+            500,
+            "Internal error",
+            "",
+        ),
+    ]
+}
+
+#[test]
+fn every_error_has_its_status_its_message_and_its_headers() {
+    let mut seen = BTreeSet::new();
+    for (error, expected, message, with) in [unauthenticated(), forbidden_or_missing(), others()].concat() {
+        seen.insert(number(&error));
+        assert_eq!(status(&error).as_u16(), expected, "{error:?}");
+        assert_eq!(error.to_string(), message);
+        let headers: Vec<_> = headers(&error)
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        assert_eq!(headers.join("; "), with, "{error:?}");
+        assert!(!error.to_string().contains("insides"), "{error:?} tells too much");
+    }
+    let missing: Vec<_> = (0..VARIANTS).filter(|variant| !seen.contains(variant)).collect();
+    assert!(missing.is_empty(), "no row for the variants number {missing:?}");
+}

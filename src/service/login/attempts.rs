@@ -1,0 +1,117 @@
+//! Who may try a password or a code. Guesses are counted apart for each device and address, so that nobody
+//! uses up what somebody else has: a stranger slows down strangers, and a user goes on logging in from a
+//! device or address that their account is known to use (ASVS 6.3.1; NIST SP 800-63B-4 §3.2.2).
+
+use jiff::Timestamp;
+
+use super::password::Account;
+use super::{LoginRequest, RequestContext, Services};
+use crate::domain::Result;
+use crate::domain::account::{User, UserId};
+use crate::domain::credential::DeviceToken;
+use crate::limiter::{Bucket, address_key};
+use crate::store::{accounts, sessions};
+
+/// What an attempt was counted by; given back when it was right.
+#[derive(Debug)]
+pub(super) struct Attempt(Vec<(Bucket, Vec<u8>)>);
+
+/// Counts a password. The account is counted by what was typed, so that the limit tells nothing of what
+/// exists.
+pub(super) fn admit_password(
+    services: &Services,
+    request: &LoginRequest,
+    account: &Account,
+    context: &RequestContext,
+) -> Result<Attempt> {
+    let typed = format!(
+        "{}\n{}",
+        request.organization_slug,
+        accounts::email_key(&request.email)
+    );
+    let user = match account {
+        Account::Somebody { user, .. } => Some(user.id),
+        Account::Nowhere | Account::Nobody(_) => None,
+    };
+    let own = own_key(typed.as_bytes(), user, context);
+    services.limiter.check(Bucket::LoginByAccount, &own)?;
+    let mut counted = vec![(Bucket::LoginByAccount, own)];
+    if user.is_none_or(|user| known_device(user, context).is_none()) {
+        match services.limiter.check(Bucket::LoginByStrangers, &typed) {
+            Ok(()) => counted.push((Bucket::LoginByStrangers, typed.into_bytes())),
+            // What strangers used up stays used up when the user is let in beside them.
+            Err(_) if known_address(services, user, context)? => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+    Ok(Attempt(counted))
+}
+
+/// Counts a code at login: from a known device by itself, from anywhere else together.
+pub(super) fn admit_code(services: &Services, user: UserId, context: &RequestContext) -> Result<Attempt> {
+    let mut key = user.0.as_bytes().to_vec();
+    if let Some(device) = known_device(user, context) {
+        key.extend_from_slice(&device.device);
+    }
+    services.limiter.check(Bucket::CodeByAccount, &key)?;
+    Ok(Attempt(vec![(Bucket::CodeByAccount, key)]))
+}
+
+impl Attempt {
+    /// It was right: what was wrong before no longer counts.
+    pub(super) fn forget(&self, services: &Services) {
+        for (bucket, key) in &self.0 {
+            services.limiter.forget(*bucket, key);
+        }
+    }
+}
+
+/// The device that a client says it is, if we know it. The token came with the request.
+#[must_use]
+pub fn read_device(services: &Services, token: &str, at: Timestamp) -> Option<DeviceToken> {
+    DeviceToken::decode(token, services.keys.token_mac_key(), at.as_second())
+}
+
+/// The token by which a device is known on which `user` just completed a login.
+pub(in crate::service) fn remember_device(
+    services: &Services,
+    user: &User,
+    context: &RequestContext,
+) -> String {
+    let known = known_device(user.id, context);
+    let token = DeviceToken {
+        user: user.id,
+        device: known.map_or_else(|| services.entropy.bytes(), |known| known.device),
+        since: context.at.as_second(),
+    };
+    token.encode(services.keys.token_mac_key())
+}
+
+fn own_key(typed: &[u8], user: Option<UserId>, context: &RequestContext) -> Vec<u8> {
+    let mut key = typed.to_vec();
+    if let Some(device) = user.and_then(|user| known_device(user, context)) {
+        key.extend_from_slice(b"\ndevice\n");
+        key.extend_from_slice(&device.device);
+    } else {
+        key.extend_from_slice(b"\naddress\n");
+        key.extend_from_slice(&address_key(context.ip));
+    }
+    key
+}
+
+fn known_device(user: UserId, context: &RequestContext) -> Option<DeviceToken> {
+    context.device.filter(|device| device.user == user)
+}
+
+/// Whether the account has a live session from there. Asked only when strangers are held up.
+fn known_address(services: &Services, user: Option<UserId>, context: &RequestContext) -> Result<bool> {
+    let (Some(user), Some(_)) = (user, context.ip) else {
+        return Ok(false);
+    };
+    let here = address_key(context.ip);
+    let live = services
+        .store
+        .read(|db| sessions::find_sessions(db, user, context.at))?;
+    let from = live.iter().filter_map(|row| row.ip.as_deref()?.parse().ok());
+    Ok(from.map(|ip| address_key(Some(ip))).any(|there| there == here))
+}

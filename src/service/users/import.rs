@@ -1,0 +1,267 @@
+//! People from a file, on the operator's word. Every line is checked first; where one is refused nobody is
+//! imported, and where none is, all are, in one transaction with an entry each.
+
+mod read;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+
+pub use read::LINES_LIMIT;
+
+use super::invitation::{Invitation, Shown};
+use crate::domain::account::{Organization, Role, User, UserId};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
+use crate::domain::{Error, Result};
+use crate::service::administration::{NewUser, check_user};
+use crate::service::{Services, deliveries, operator};
+use crate::store::deliveries::OwedDelivery;
+use crate::store::{accounts, audit};
+
+/// How the file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A heading and a line for each person.
+    Csv,
+    /// An array of objects.
+    Json,
+}
+
+/// How to import.
+#[derive(Clone, Copy, Debug)]
+pub struct ImportOptions {
+    /// How the file is written.
+    pub format: Format,
+    /// Check everything, change nothing.
+    pub dry_run: bool,
+    /// Leave out who is there already instead of refusing their lines.
+    pub skip_existing: bool,
+    /// Make links to set a password where they can't be mailed, to be handed over.
+    pub show_links: bool,
+}
+
+/// A line that can't be imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Line of the CSV file, or number of the JSON object, both from 1.
+    pub at: u64,
+    /// Which field; empty for the line as a whole.
+    pub field: &'static str,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// A line that can be understood.
+#[derive(Clone, Debug)]
+struct Line {
+    at: u64,
+    email: String,
+    name: Option<String>,
+    role: Role,
+}
+
+/// How an import ended.
+#[derive(Clone, Debug, Default)]
+pub struct Imported {
+    /// Who was, or in a dry run would be, imported.
+    pub users: Vec<User>,
+    /// How many were left out because they are there already.
+    pub existing: usize,
+    /// What is wrong, by line. Nobody is imported when there is something.
+    pub refused: Vec<Refused>,
+    /// Links to hand over, where they were asked for.
+    pub links: Vec<(String, Shown)>,
+    /// How many links were mailed.
+    pub mailed: usize,
+}
+
+/// Told how many are done.
+pub type Watch = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// Imports the people of a file into an organisation.
+///
+/// # Errors
+/// [`Error::NotFound`] for the organisation, [`Error::Malformed`] for a file that can't be read at all.
+/// A line that can't be imported is no error: see [`Imported::refused`].
+pub async fn import_users(
+    services: &Services,
+    slug: &str,
+    bytes: &[u8],
+    options: ImportOptions,
+    watch: Watch,
+) -> Result<Imported> {
+    let organization = operator::find_organization(services, slug)?;
+    let (lines, refused) = read::read(bytes, options.format)?;
+    let at = services.clock.now();
+    let mut imported = Imported {
+        refused,
+        ..Imported::default()
+    };
+    let new = check(services, &organization, lines, options, &mut imported, at)?;
+    imported.refused.sort_by_key(|refused| refused.at);
+    if !imported.refused.is_empty() {
+        return Ok(imported);
+    }
+    imported.users = new.iter().map(|new| new.user.clone()).collect();
+    if options.dry_run || new.is_empty() {
+        return Ok(imported);
+    }
+    let invite = services.settings.mail || options.show_links;
+    let planned: Vec<_> = {
+        let import = services.entropy.uuid(at);
+        let plan = |new| Planned::of(services, &organization, new, import, invite, at);
+        new.into_iter().map(plan).collect()
+    };
+    imported.mailed = planned.iter().filter(|planned| planned.mail.is_some()).count();
+    imported.links = planned.iter().filter_map(Planned::link).collect();
+    services
+        .store
+        .write(move |tx| {
+            for (done, planned) in (1..).zip(&planned) {
+                planned.insert(tx, at)?;
+                watch(done);
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(imported)
+}
+
+/// A user to be made, and the line that names them.
+struct New {
+    line: u64,
+    user: User,
+}
+
+fn check(
+    services: &Services,
+    organization: &Organization,
+    lines: Vec<Line>,
+    options: ImportOptions,
+    imported: &mut Imported,
+    at: Timestamp,
+) -> Result<Vec<New>> {
+    let mut new = Vec::new();
+    let mut seen: HashMap<String, u64> = HashMap::new();
+    for line in lines {
+        let mut refuse = |field, reason: String| {
+            imported.refused.push(Refused {
+                at: line.at,
+                field,
+                reason,
+            });
+        };
+        let wanted = NewUser {
+            id: None,
+            email: line.email.trim().to_owned(),
+            name: line.name.filter(|name| !name.trim().is_empty()),
+            role: line.role,
+            password_hash: None,
+        };
+        let problems = match check_user(&wanted) {
+            Ok(()) => BTreeMap::new(),
+            Err(Error::Validation(problems)) => problems,
+            Err(other) => return Err(other),
+        };
+        for field in ["email", "name"] {
+            if let Some(problem) = problems.get(field) {
+                refuse(field, problem.clone());
+            }
+        }
+        if wanted.role == Role::HelpDesk && !organization.settings.help_desk_enabled {
+            refuse("role", "help-desk is not enabled in this organisation".into());
+        }
+        if let Some(earlier) = seen.insert(accounts::email_key(&wanted.email), line.at) {
+            refuse("email", format!("is also in line {earlier}"));
+            continue;
+        }
+        let there = services
+            .store
+            .read(|db| accounts::find_user_by_email(db, organization.id, &wanted.email))?;
+        match there {
+            Some(_) if options.skip_existing => imported.existing += 1,
+            Some(_) => refuse("email", "is taken: there is such a user already".into()),
+            None => new.push(New {
+                line: line.at,
+                user: user(services, organization, wanted, at),
+            }),
+        }
+    }
+    Ok(new)
+}
+
+fn user(services: &Services, organization: &Organization, new: NewUser, at: Timestamp) -> User {
+    User {
+        id: UserId(services.entropy.uuid(at)),
+        organization_id: organization.id,
+        email: new.email,
+        name: new.name,
+        role: new.role,
+        active: true,
+        mfa_enabled: false,
+        locked: None,
+        enrolment_due: None,
+        last_login_at: None,
+        password_changed_at: None,
+        created_at: at,
+        updated_at: at,
+        revision: 0,
+    }
+}
+
+/// Everything that the transaction writes of one user.
+struct Planned {
+    user: User,
+    invitation: Option<Invitation>,
+    mail: Option<OwedDelivery>,
+    event: Event,
+    entry_id: Uuid,
+}
+
+impl Planned {
+    fn of(
+        services: &Services,
+        organization: &Organization,
+        New { line, user }: New,
+        import: Uuid,
+        invite: bool,
+        at: Timestamp,
+    ) -> Self {
+        let invitation = invite.then(|| Invitation::new(services, &user, at));
+        let mail = invitation
+            .as_ref()
+            .and_then(|invitation| invitation.welcome_mail(services, organization, "The operator", &user));
+        let event = Event::new(EventType::UserCreate, Some(organization.id), ActorRef::operator())
+            .on(Resource::user(&user))
+            .with("role", json!(user.role))
+            .with("import", import.to_string())
+            .with("line", line);
+        Self {
+            event: match &invitation {
+                Some(invitation) => invitation.describe(event),
+                None => event,
+            },
+            entry_id: services.entropy.uuid(at),
+            user,
+            invitation,
+            mail,
+        }
+    }
+
+    fn link(&self) -> Option<(String, Shown)> {
+        let shown = self.invitation.as_ref()?.shown.clone()?;
+        Some((self.user.email.clone(), shown))
+    }
+
+    fn insert(&self, tx: &crate::store::Transaction<'_>, at: Timestamp) -> Result<()> {
+        accounts::insert_user(tx, &self.user, None)?;
+        if let Some(invitation) = &self.invitation {
+            invitation.keep(tx)?;
+        }
+        let entry = audit::append_entry(tx, at, self.entry_id, &self.event)?;
+        deliveries::owe(tx, self.mail.as_slice(), entry.sequence, at)
+    }
+}

@@ -1,0 +1,114 @@
+//! Idempotency-Key: a repeat answers the first outcome and changes nothing, for one caller, one request
+//! and one day.
+
+use jiff::SignedDuration;
+use poem::http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Caller, DEVELOPER, TestApp, reset_path};
+
+const KEY: &str = "0b6e4c56-9a53";
+
+async fn reset(caller: &Caller<'_>, user: &str, body: Option<Value>) -> Answer {
+    let headers = [("Idempotency-Key", KEY)];
+    caller.send(Method::POST, &reset_path(user), body, &headers).await
+}
+
+const MISMATCH: &str = "The Idempotency-Key was used with a different request";
+
+#[tokio::test]
+async fn the_request_is_told_by_target_and_body_and_the_key_by_its_caller() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let first = json!({ "reason": "lost phone", "ticket": "HD-1" });
+    reset(&admin, DEVELOPER, Some(first.clone())).await.assert_ok();
+    // The same request, however its JSON is written.
+    let same = json!({ "ticket": "HD-1", "reason": "lost phone" });
+    reset(&admin, DEVELOPER, Some(same)).await.assert_ok();
+    let second = app.second_admin.id.to_string();
+    for (user, body) in [
+        (DEVELOPER, None),
+        (DEVELOPER, Some(json!({ "reason": "lost phone" }))),
+        (
+            DEVELOPER,
+            Some(json!({ "reason": "HD-1", "ticket": "lost phone" })),
+        ),
+        (second.as_str(), Some(first.clone())),
+    ] {
+        let other = reset(&admin, user, body.clone()).await;
+        other.assert_error(422, MISMATCH);
+        let entry = app.last_entry();
+        assert_eq!(
+            (&entry["result"], &entry["errorMessage"]),
+            (&json!("DENIED"), &json!(MISMATCH))
+        );
+    }
+    // Another caller's key is another key.
+    let other = app.caller(&app.second_admin).await;
+    let judged = reset(&other, DEVELOPER, Some(first)).await;
+    judged.assert_error(400, "MFA is not enabled for this user");
+    assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
+}
+
+#[tokio::test]
+async fn an_outcome_is_remembered_for_a_day_and_a_refusal_is_not() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let member = app.member.id.to_string();
+    reset(&admin, &member, None)
+        .await
+        .assert_error(400, "MFA is not enabled for this user");
+    crate::support::enrol(&app.services, app.member.id).await;
+    reset(&admin, &member, None).await.assert_ok();
+    app.advance(SignedDuration::from_secs(24 * 3600 - 1));
+    let admin = app.admin().await;
+    reset(&admin, &member, None).await.assert_ok();
+    app.advance(SignedDuration::from_secs(1));
+    reset(&admin, &member, None)
+        .await
+        .assert_error(400, "MFA is not enabled for this user");
+    assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
+}
+
+/// Half-way, wherever that is: nothing is remembered of what did not happen, and the repeat does it.
+#[tokio::test]
+async fn what_failed_half_way_is_done_by_the_repeat() {
+    for table in ["audit_entry", "reset_call", "remembered_outcome", "question"] {
+        let app = TestApp::new().await;
+        let admin = app.admin().await;
+        let run = async |sql: String| {
+            let change = move |tx: &latchkey::store::Transaction<'_>| Ok(tx.execute_batch(&sql)?);
+            app.services
+                .store
+                .write(change)
+                .await
+                .expect("the schema changes");
+        };
+        run(format!(
+            "CREATE TRIGGER fails BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        ))
+        .await;
+        let failed = reset(&admin, DEVELOPER, None).await;
+        let live = "SELECT count(*) FROM factor WHERE suspended_at IS NULL AND user_id = \
+                    (SELECT id FROM user WHERE email = 'dev@acme.example')";
+        let expected = i64::from(failed.status != 200);
+        assert_eq!(app.count(live), expected, "{table}: {}", failed.text);
+        let kept = app.count("SELECT count(*) FROM remembered_outcome");
+        assert_eq!(kept, 1 - expected, "{table}");
+        run("DROP TRIGGER fails".into()).await;
+        reset(&admin, DEVELOPER, None).await.assert_ok();
+        assert_eq!(app.count(live), 0, "{table}");
+        assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1, "{table}");
+        reset(&admin, DEVELOPER, None).await.assert_ok();
+        assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn two_at_once_with_one_key_are_one_reset_and_both_are_told_so() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let (one, two) = tokio::join!(reset(&admin, DEVELOPER, None), reset(&admin, DEVELOPER, None));
+    assert_eq!(one.assert_ok(), two.assert_ok());
+    assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
+}
