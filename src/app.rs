@@ -23,12 +23,14 @@ use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
-use crate::service::{ExternalIssuer, Services, belonging, deliveries, housekeeping, trail};
+use crate::service::{ExternalIssuer, Services, backup, belonging, deliveries, housekeeping, trail};
 use crate::store::Store;
 
 /// How long what is being sent may take at the end.
 const SENDING_ENDS_WITHIN: Duration = Duration::from_secs(5);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether a backup is due.
+const BACK_UP_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether the trail is to be signed.
 const SIGN_EVERY: Duration = Duration::from_secs(1);
 
@@ -58,10 +60,11 @@ impl App {
     /// # Errors
     /// As [`App::open`], but for [`trail::RolledBack`].
     pub fn open_unchecked(config: Config) -> Result<Self> {
+        backup::refuse_backup(&config.data_dir)?;
         make_data_dir(&config.data_dir)?;
         let clock = Clock::system();
         let entropy = Entropy::system();
-        let store = Store::open(&config.data_dir)?;
+        let store = Store::open_with(&config.data_dir, config.database)?;
         let keys = KeyRing::open(&config.data_dir, &entropy)?;
         let external = config.external_issuer.clone();
         let external_issuer = external
@@ -122,6 +125,10 @@ impl App {
         let door = control::open(&self.services, &self.config.data_dir)
             .inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "no socket for the operator"));
         let tidying = tokio::spawn(tidy_now_and_then(self.services.clone()));
+        let backing_up = tokio::spawn(back_up_when_due(
+            self.services.clone(),
+            self.config.backup.clone(),
+        ));
         let signing = tokio::spawn(sign_when_due(self.services.clone()));
         let rechecking = tokio::spawn({
             let services = self.services.clone();
@@ -137,6 +144,7 @@ impl App {
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
         drop(door);
         tidying.abort();
+        backing_up.abort();
         signing.abort();
         rechecking.abort();
         stop(stop_sending, sending).await;
@@ -182,6 +190,23 @@ async fn sign_when_due(services: Arc<Services>) {
         tick.tick().await;
         if let Err(error) = trail::checkpoint_if_due(&services).await {
             tracing::error!(%error, "the trail could not be signed, trying again");
+        }
+    }
+}
+
+async fn back_up_when_due(services: Arc<Services>, schedule: Option<backup::Schedule>) {
+    let Some(schedule) = schedule else { return };
+    let mut tick = tokio::time::interval(BACK_UP_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let (services, schedule) = (services.clone(), schedule.clone());
+        let done = tokio::task::spawn_blocking(move || backup::back_up_when_due(&services, &schedule)).await;
+        match done {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(path))) => tracing::info!(path = %path.display(), "backed up"),
+            Ok(Err(error)) => tracing::error!(%error, "no backup could be made, trying again in a minute"),
+            Err(error) => tracing::error!(%error, "a backup ended early, trying again in a minute"),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! output, everything else to standard error, so that scripts can use the one and log the other.
 
 mod audit;
+mod backup;
 mod config;
 mod deliveries;
 mod demo;
@@ -13,6 +14,7 @@ mod org;
 mod output;
 mod plugin;
 mod policy;
+mod restore;
 mod serve;
 mod token;
 mod user;
@@ -83,6 +85,10 @@ enum Command {
     /// The keys that sign access tokens.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Copy the appliance, beside a running server.
+    Backup(backup::Backup),
+    /// Make a data directory from a backup.
+    Restore(restore::Restore),
     /// Print the document that describes the API.
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -138,6 +144,8 @@ impl Cli {
             Command::User(user) => user.run(&global),
             Command::Keys(command) => command.run(&global),
             Command::Deliveries(command) => command.run(&global),
+            Command::Backup(backup) => backup.run(&global),
+            Command::Restore(restore) => restore.run(&global),
             Command::Token(token) => token.run(&global),
             Command::Plugin(PluginCommands::Author(command)) => command.run(),
             Command::Plugin(PluginCommands::Operator(command)) => command.run(&global),
@@ -208,12 +216,23 @@ impl Global {
     }
 
     fn quietly(&self, mut config: Config) -> Result<App> {
-        // A command tells its result itself; only warnings are worth a line besides.
+        self.log_warnings(&mut config)?;
+        App::open(config)
+    }
+
+    /// The configuration, for a command that reads the data directory beside a running server, or makes one.
+    fn load_quietly(&self) -> Result<Config> {
+        let mut config = self.load(None)?;
+        self.log_warnings(&mut config)?;
+        Ok(config)
+    }
+
+    /// A command tells its result itself; only warnings are worth a line besides.
+    fn log_warnings(&self, config: &mut Config) -> Result<()> {
         if self.log_level.is_none() {
             "warn".clone_into(&mut config.log.filter);
         }
-        logging::start(&config.log)?;
-        App::open(config)
+        logging::start(&config.log)
     }
 }
 
@@ -223,6 +242,17 @@ fn wait_for<T>(story: impl Future<Output = domain::Result<T>>) -> domain::Result
     runtime
         .map_err(|e| domain::Error::Internal(format!("the async runtime: {e}")))?
         .block_on(story)
+}
+
+/// The same, for a story with errors of its own.
+fn wait_for_any<T, E>(story: impl Future<Output = Result<T, E>>) -> Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(story)?)
 }
 
 #[cfg(test)]

@@ -14,14 +14,17 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
+use jiff::SignedDuration;
 
 use crate::courier::CourierConfig;
 use crate::limiter::Limits;
 use crate::plugin_host::SignerKey;
+use crate::service::backup::{KeyChoice, Schedule};
 use crate::service::plugins::PluginSettings;
-use crate::service::{Settings, trail};
+use crate::service::{Settings, StoreOptions, trail};
 pub use external::ExternalConfig;
 pub use raw::{LogFormat, RawConfig};
+use raw::{RawBackup, RawHttp};
 pub use sources::{Flags, Sources};
 
 /// The annotated configuration file with every key at its built-in value.
@@ -48,6 +51,10 @@ pub struct Config {
     pub courier: CourierConfig,
     /// Another issuer whose access tokens count here.
     pub external_issuer: Option<ExternalConfig>,
+    /// How the database is kept.
+    pub database: StoreOptions,
+    /// Backups that make themselves.
+    pub backup: Option<Schedule>,
     /// Bounds on connections and requests.
     pub http: HttpConfig,
     /// Bounds on plugins.
@@ -68,6 +75,8 @@ pub struct LogConfig {
 pub struct HttpConfig {
     /// Largest request body, in bytes.
     pub body_limit_bytes: usize,
+    /// Largest head of a request, in bytes.
+    pub head_limit_bytes: usize,
     /// Most headers in a request.
     pub max_headers: usize,
     /// How long a request's head may take, and how long a kept connection may be idle.
@@ -146,6 +155,8 @@ impl Config {
             mail,
             webhooks,
             syslog,
+            database,
+            backup,
         } = raw;
         let listen_to = listen.parse::<SocketAddr>();
         must(
@@ -182,6 +193,10 @@ impl Config {
             );
         }
 
+        must(
+            backup.keys != KeyChoice::Sealed || backup.passphrase_file.is_some(),
+            "backup.passphrase_file: is needed for backup.keys = \"sealed\"".to_owned(),
+        );
         let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
@@ -233,16 +248,12 @@ impl Config {
             external_issuer,
             limits,
             trusted_proxies,
-            http: HttpConfig {
-                body_limit_bytes: whole(http.body_limit_bytes),
-                max_headers: whole(http.max_headers),
-                header_timeout: Duration::from_secs(http.header_timeout_secs),
-                body_timeout: Duration::from_secs(http.body_timeout_secs),
-                write_timeout: Duration::from_secs(http.write_timeout_secs),
-                max_connections: whole(http.max_connections),
-                max_connections_per_address: whole(http.max_connections_per_address),
-                shutdown_grace: Duration::from_secs(http.shutdown_grace_secs),
+            database: StoreOptions {
+                checkpoints: database.checkpoints,
+                queue_length: whole(database.queue_length),
             },
+            backup: schedule(backup),
+            http: http_config(&http),
             plugins: PluginConfig {
                 total_concurrency: whole(plugins.total_concurrency),
                 per_organization_concurrency: whole(plugins.per_organization_concurrency),
@@ -253,6 +264,30 @@ impl Config {
             data_dir,
         })
     }
+}
+
+fn http_config(http: &RawHttp) -> HttpConfig {
+    HttpConfig {
+        body_limit_bytes: whole(http.body_limit_bytes),
+        head_limit_bytes: whole(http.head_limit_bytes),
+        max_headers: whole(http.max_headers),
+        header_timeout: Duration::from_secs(http.header_timeout_secs),
+        body_timeout: Duration::from_secs(http.body_timeout_secs),
+        write_timeout: Duration::from_secs(http.write_timeout_secs),
+        max_connections: whole(http.max_connections),
+        max_connections_per_address: whole(http.max_connections_per_address),
+        shutdown_grace: Duration::from_secs(http.shutdown_grace_secs),
+    }
+}
+
+fn schedule(backup: RawBackup) -> Option<Schedule> {
+    Some(Schedule {
+        directory: backup.directory?,
+        every: SignedDuration::from_hours(whole(backup.every_hours)),
+        keep: whole(backup.keep),
+        keys: backup.keys,
+        passphrase_file: backup.passphrase_file,
+    })
 }
 
 /// Names a key once for its value and its place in the message.
@@ -279,6 +314,8 @@ fn out_of_range(raw: &RawConfig) -> Vec<String> {
         factors.suspended_secs in 0..=7_776_000;
         factors.recovery_code_characters in 8..=32;
         http.body_limit_bytes in 1024..=67_108_864;
+        http.head_limit_bytes in 8192..=1_048_576;
+        database.queue_length in 16..=65_536;
         http.max_headers in 16..=1000;
         http.header_timeout_secs in 1..=300;
         http.body_timeout_secs in 1..=3600;
@@ -294,6 +331,8 @@ fn out_of_range(raw: &RawConfig) -> Vec<String> {
         plugins.recheck_one_in in 0..=1_000_000;
         audit.checkpoint_entries in 1..=1_000_000;
         audit.checkpoint_secs in 1..=86_400;
+        backup.every_hours in 1..=8760;
+        backup.keep in 1..=10_000;
     }
     for (name, limit) in raw.limits.entries() {
         if !(1..=86_400).contains(&limit.window_secs) {

@@ -8,6 +8,8 @@
 //!
 //! A copy of the database is worth nothing without this directory, and a backup nothing without it either.
 
+mod sealed;
+
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -29,6 +31,7 @@ use crate::domain::credential::{AccessKeys, SigningKeyRecord, TokenAlgorithm};
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result, second_factor};
 use crate::entropy::Entropy;
+pub use sealed::{KeyTexts, UnsealError, read_key_texts, seal_keys, unseal_keys, write_key_texts};
 
 /// The directory's name in the data directory.
 pub const KEY_DIRECTORY: &str = "keys";
@@ -49,6 +52,7 @@ pub struct KeyRing {
     pepper: Zeroizing<[u8; 32]>,
     plugin_cache: Zeroizing<[u8; 32]>,
     webhooks: Zeroizing<[u8; 32]>,
+    backup_mac: Zeroizing<[u8; 32]>,
     fingerprint: String,
     issuer: String,
     access: RwLock<Access>,
@@ -201,6 +205,18 @@ impl KeyRing {
         derive(&self.webhooks, &of)
     }
 
+    /// Authenticates a backup's manifest (HMAC-SHA-256): made by who had these keys.
+    ///
+    /// # Panics
+    /// Never: HMAC takes keys of any length.
+    #[must_use]
+    pub fn backup_mac(&self, manifest: &[u8]) -> [u8; 32] {
+        let mut mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(self.backup_mac.as_slice())
+            .expect("HMAC takes keys of any length");
+        mac.update(manifest);
+        mac.finalize().into_bytes().into()
+    }
+
     /// The seed of the Ed25519 key that signs the trail.
     #[must_use]
     pub fn audit_signing_key(&self) -> [u8; 32] {
@@ -325,6 +341,7 @@ impl KeyRing {
             pepper: derive(root, "recovery-code pepper"),
             plugin_cache: derive(root, "plugin cache"),
             webhooks: derive(root, "webhook secrets"),
+            backup_mac: derive(root, "backup manifest"),
             fingerprint: hex::encode(derive16(root, "fingerprint")),
             access: RwLock::new(Access {
                 keys: Arc::new(AccessKeys::new(issuer.clone(), &records)),

@@ -6,6 +6,7 @@
 pub mod administration;
 pub mod api_keys;
 pub mod approvals;
+pub mod backup;
 pub mod belonging;
 pub mod checkup;
 pub mod deliveries;
@@ -42,6 +43,7 @@ use crate::keys::KeyRing;
 use crate::limiter::Limiter;
 use crate::plugin_host::PluginHost;
 use crate::store::Store;
+pub use crate::store::{Checkpoints, Options as StoreOptions};
 
 /// What every service needs, built once by `app.rs`.
 pub struct Services {

@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod api_keys;
 pub mod approvals;
 pub mod audit;
+pub mod backup;
 pub mod bindings;
 mod checkpointer;
 pub mod decisions;
@@ -36,6 +37,7 @@ use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::domain::{Error, Result};
 
+pub use checkpointer::Checkpoints;
 pub use writer::{QUEUE_LENGTH, WriterStats};
 
 /// The database's file name in the data directory.
@@ -56,6 +58,24 @@ struct Inner {
     readers: Readers,
     path: PathBuf,
     _lock: File,
+}
+
+/// How the operator wants the database kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Who moves the WAL into the database.
+    pub checkpoints: Checkpoints,
+    /// Changes that may wait for the writer.
+    pub queue_length: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            checkpoints: Checkpoints::default(),
+            queue_length: QUEUE_LENGTH,
+        }
+    }
 }
 
 /// Why the store can't be opened; each says what to do.
@@ -102,6 +122,15 @@ impl Store {
     /// # Errors
     /// [`OpenError`], before anything was changed.
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        Self::open_with(data_dir, Options::default())
+    }
+
+    /// [`Store::open`] as the operator configured it.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let checkpoints = options.checkpoints;
         let lock = lock(data_dir)?;
         let path = data_dir.join(DATABASE_FILE);
         let database = |source| OpenError::Database {
@@ -114,6 +143,7 @@ impl Store {
         )
         .map_err(database)?;
         restrict_to_owner(&path)?;
+        checkpointer::prepare(&connection, checkpoints).map_err(database)?;
         migrations::run(&mut connection)?;
         let reader_count = std::thread::available_parallelism().map_or(2, usize::from) * 2;
         let readers = (0..reader_count)
@@ -121,8 +151,9 @@ impl Store {
             .collect::<rusqlite::Result<Vec<_>>>()
             .map_err(database)?;
         let checkpoint = open_connection(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(database)?;
-        let checkpointer = checkpointer::Checkpointer::start(checkpoint, &path);
-        let writer = writer::Writer::start(connection, checkpointer.signal());
+        checkpointer::prepare(&checkpoint, checkpoints).map_err(database)?;
+        let checkpointer = checkpointer::Checkpointer::start(checkpoint, &path, checkpoints);
+        let writer = writer::Writer::start(connection, checkpointer.signal(), options.queue_length);
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
@@ -193,6 +224,27 @@ impl Store {
             .submit(change)?
             .blocking_recv()
             .map_err(|_| Error::Internal("the writer ended".into()))?
+    }
+
+    /// Whether the last group of changes could not be committed: the disk is full, read-only or broken. It is
+    /// so until one is.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.inner.writer.is_failing()
+    }
+
+    /// Puts a page on disk that says what it said before, to find out whether that is possible.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it isn't.
+    pub async fn probe(&self) -> Result<()> {
+        self.write(|tx| {
+            let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            Ok(tx.pragma_update(None, "user_version", version)?)
+        })
+        .await?;
+        self.inner.writer.recovered();
+        Ok(())
     }
 
     /// The database's path.

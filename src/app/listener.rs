@@ -1,6 +1,6 @@
 //! The accept loop: hyper beneath the poem endpoint, with the bounds that keep one client from
-//! using up what all need: connections in all and per address, time for a request's head, for its
-//! body and for reading the answer.
+//! using up what all need: connections in all and per address, the size of a request's head, time for it,
+//! for its body and for reading the answer. Whoever comes when every place is taken is told so at once.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,13 +22,22 @@ use ipnet::IpNet;
 use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, IntoResponse};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_io_timeout::TimeoutStream;
 
 use super::client_address::{client_address, is_trusted};
+use crate::clock::Clock;
 use crate::config::HttpConfig;
+
+/// Connections that are being told that every place is taken.
+const MOST_REFUSALS: usize = 64;
+/// How long one of them may take.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// How long a head may take, and a connection be idle, once less than a quarter of the places is free.
+const HEADER_TIMEOUT_WHEN_SHORT: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown`, then lets requests under way end, for at most the configured grace.
 /// Says whether all of them did.
@@ -52,12 +61,8 @@ where
         trusted,
     });
     let mut shutdown = std::pin::pin!(shutdown);
+    let refusals = Arc::new(Semaphore::new(MOST_REFUSALS));
     loop {
-        // Without a free place nobody is let in: the next ones wait in the kernel's queue.
-        let place = tokio::select! {
-            () = &mut shutdown => break,
-            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
-        };
         let (stream, peer) = tokio::select! {
             () = &mut shutdown => break,
             accepted = listener.accept() => match accepted {
@@ -78,9 +83,15 @@ where
             tracing::debug!(%address, "connection refused: too many from this address");
             continue;
         };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            turn_away(stream, &refusals);
+            continue;
+        };
+        // Where places run short, slow heads and idle connections give theirs back sooner.
+        let is_short = places.available_permits() < door.bounds.max_connections / 4;
         let (door, watcher) = (door.clone(), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = door.connection(stream, peer, watcher).await {
+            if let Err(error) = door.connection(stream, peer, watcher, is_short).await {
                 // Clients that went away or were too slow are no news.
                 tracing::debug!(%error, "connection ended");
             }
@@ -91,6 +102,38 @@ where
     timeout(door.bounds.shutdown_grace, graceful.shutdown())
         .await
         .is_ok()
+}
+
+/// Says that every place is taken, in the envelope that every error has. Few at a time: beyond them the
+/// connection is just closed.
+fn turn_away(stream: TcpStream, refusals: &Arc<Semaphore>) {
+    let Ok(turn) = refusals.clone().try_acquire_owned() else {
+        return;
+    };
+    tokio::spawn(async move {
+        // A client that went away or does not read is no news.
+        let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
+        drop(turn);
+    });
+}
+
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    let body = serde_json::json!({
+        "timestamp": format!("{:.0}", Clock::system().now()), "status": 503, "error": "Service Unavailable",
+        "message": "The server is busy. Try again in 1 s", "path": "/",
+    })
+    .to_string();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closed with bytes unread, the connection would take the answer back.
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 /// Out of descriptors or memory: wait for some to come back instead of ending or spinning.
@@ -122,6 +165,7 @@ where
         stream: TcpStream,
         peer: SocketAddr,
         watcher: hyper_util::server::graceful::Watcher,
+        is_short: bool,
     ) -> hyper::Result<()> {
         // Answers are small: waiting for more to send would only make them late.
         let _ = stream.set_nodelay(true);
@@ -132,9 +176,14 @@ where
         );
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.bounds.write_timeout));
+        let header_timeout = match is_short {
+            true => self.bounds.header_timeout.min(HEADER_TIMEOUT_WHEN_SHORT),
+            false => self.bounds.header_timeout,
+        };
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(self.bounds.header_timeout)
+            .header_read_timeout(header_timeout)
+            .max_buf_size(self.bounds.head_limit_bytes)
             .max_headers(self.bounds.max_headers);
         let service = service_fn(move |request| {
             let (door, local) = (self.clone(), local.clone());

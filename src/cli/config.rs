@@ -55,6 +55,8 @@ fn in_force(config: &Config) -> serde_json::Value {
         external_issuer,
         limits,
         trusted_proxies,
+        database,
+        backup,
         http,
         plugins,
         courier,
@@ -91,6 +93,7 @@ fn in_force(config: &Config) -> serde_json::Value {
         "trustedProxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "http": {
             "bodyLimitBytes": http.body_limit_bytes,
+            "headLimitBytes": http.head_limit_bytes,
             "maxHeaders": http.max_headers,
             "headerTimeoutSecs": http.header_timeout.as_secs(),
             "bodyTimeoutSecs": http.body_timeout.as_secs(),
@@ -120,5 +123,12 @@ fn in_force(config: &Config) -> serde_json::Value {
         })),
         "webhooks": { "hosts": courier.webhooks.hosts(), "networks": courier.webhooks.networks() },
         "syslog": courier.syslog.as_ref().map(ToString::to_string),
+        "database": { "checkpoints": database.checkpoints, "queueLength": database.queue_length },
+        "backup": backup.as_ref().map(|schedule| json!({
+            "directory": schedule.directory,
+            "everyHours": schedule.every.as_hours(),
+            "keep": schedule.keep,
+            "keys": schedule.keys,
+        })),
     })
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::domain::Error;
 use crate::keys::KeyError;
+use crate::service::backup::BackupError;
 use crate::service::belonging::KeysOfAnother;
 use crate::service::trail::RolledBack;
 use crate::store::OpenError;
@@ -66,7 +67,7 @@ impl Exit {
             if data_directory {
                 return Self::DataDirectory;
             }
-            if cause.is::<Refusal>() {
+            if cause.is::<Refusal>() || matches!(cause.downcast_ref(), Some(BackupError::Refused(_))) {
                 return Self::Refused;
             }
             if let Some(error) = cause.downcast_ref::<Error>() {

@@ -146,7 +146,7 @@ impl Create {
     }
 }
 
-fn password_from(file: &Path) -> Result<String> {
+pub(super) fn password_from(file: &Path) -> Result<String> {
     let text = if file == Path::new("-") {
         io::read_to_string(io::stdin()).context("the password can't be read from standard input")?
     } else {

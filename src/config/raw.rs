@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::courier::{RawMail, RawSyslog, RawWebhooks};
 use crate::limiter::Limits;
-use crate::service::TokenAlgorithm;
+use crate::service::backup::KeyChoice;
+use crate::service::{Checkpoints, TokenAlgorithm};
 
 /// The configuration as typed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub struct RawConfig {
     pub mail: RawMail,
     pub webhooks: RawWebhooks,
     pub syslog: RawSyslog,
+    pub database: RawDatabase,
+    pub backup: RawBackup,
 }
 
 /// Text for people or JSON for collectors.
@@ -93,6 +96,7 @@ pub struct RawProxies {
 #[serde(deny_unknown_fields, default)]
 pub struct RawHttp {
     pub body_limit_bytes: u64,
+    pub head_limit_bytes: u64,
     pub max_headers: u64,
     pub header_timeout_secs: u64,
     pub body_timeout_secs: u64,
@@ -124,6 +128,23 @@ pub struct RawAudit {
     pub witness_dir: Option<PathBuf>,
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDatabase {
+    pub checkpoints: Checkpoints,
+    pub queue_length: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBackup {
+    pub directory: Option<PathBuf>,
+    pub every_hours: u64,
+    pub keep: u64,
+    pub keys: KeyChoice,
+    pub passphrase_file: Option<PathBuf>,
+}
+
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
@@ -142,6 +163,8 @@ impl Default for RawConfig {
             mail: RawMail::default(),
             webhooks: RawWebhooks::default(),
             syslog: RawSyslog::default(),
+            database: RawDatabase::default(),
+            backup: RawBackup::default(),
         }
     }
 }
@@ -197,6 +220,7 @@ impl Default for RawHttp {
     fn default() -> Self {
         Self {
             body_limit_bytes: 64 * 1024,
+            head_limit_bytes: 32 * 1024,
             max_headers: 64,
             header_timeout_secs: 15,
             body_timeout_secs: 30,
@@ -220,6 +244,27 @@ impl Default for RawPlugins {
             decision_days: 400,
             alarm_after: 5,
             recheck_one_in: 100,
+        }
+    }
+}
+
+impl Default for RawDatabase {
+    fn default() -> Self {
+        Self {
+            checkpoints: Checkpoints::default(),
+            queue_length: 1024,
+        }
+    }
+}
+
+impl Default for RawBackup {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            every_hours: 24,
+            keep: 14,
+            keys: KeyChoice::default(),
+            passphrase_file: None,
         }
     }
 }

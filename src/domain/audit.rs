@@ -145,6 +145,8 @@ event_types! {
     DeliveryRetry = "DELIVERY_RETRY",
     /// An older database was accepted in place of a newer one.
     AuditRollbackAccept = "AUDIT_ROLLBACK_ACCEPT",
+    /// A backup was restored: what was ended or removed after it was made is back, sessions apart.
+    BackupRestore = "BACKUP_RESTORE",
     /// Checkpoints are signed with another key from here on.
     AuditKeyChange = "AUDIT_KEY_CHANGE",
 }

@@ -8,6 +8,7 @@ mod activity;
 mod checkpoints;
 mod export;
 mod keeping;
+mod restoration;
 mod rollback;
 mod verification;
 
@@ -24,6 +25,7 @@ pub use activity::{Activity, By, list_activity};
 pub use checkpoints::{Settings, checkpoint, checkpoint_if_due, log_keys};
 pub use export::{ExportError, Format, Selection, export};
 pub use keeping::{carry_on_erasures, erase_user, prune_expired};
+pub use restoration::begin_after_restore;
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
 pub use verification::verify_data_dir;
 

@@ -26,3 +26,13 @@ pub fn find_orphans(db: &Connection) -> Result<Vec<String>> {
         .query_map([], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?)
 }
+
+/// [`find_damage`] in a database file that nobody else uses.
+///
+/// # Errors
+/// What SQLite says when it can't read it at all.
+pub fn check_file(path: &std::path::Path) -> Result<Vec<String>, String> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection = Connection::open_with_flags(path, flags).map_err(|e| e.to_string())?;
+    find_damage(&connection).map_err(|e| format!("{e:?}"))
+}

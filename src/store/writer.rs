@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::{begin, checkpointer};
 use crate::domain::{Error, Result};
 
-/// Changes that may wait; one more is answered with [`Error::Busy`].
+/// Changes that may wait unless configured; one more is answered with [`Error::Busy`].
 pub const QUEUE_LENGTH: usize = 1024;
 /// Changes committed together at most: bounds how long the first waits for the last.
 const GROUP_SIZE: usize = 256;
@@ -37,6 +37,7 @@ struct Counters {
     commits: AtomicU64,
     changes: AtomicU64,
     redone: AtomicU64,
+    failing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -47,8 +48,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, committed: checkpointer::Signal) -> Self {
-        let (queue, waiting) = sync_channel(QUEUE_LENGTH);
+    pub(super) fn start(
+        connection: Connection,
+        committed: checkpointer::Signal,
+        queue_length: usize,
+    ) -> Self {
+        let (queue, waiting) = sync_channel(queue_length);
         let counters = Arc::new(Counters::default());
         let work = GroupCommit {
             connection,
@@ -85,6 +90,14 @@ impl Writer {
             Err(TrySendError::Full(_)) => Err(Error::Busy { retry_after_secs: 1 }),
             Err(TrySendError::Disconnected(_)) => Err(Error::Internal("the writer ended".into())),
         }
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.counters.failing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn recovered(&self) {
+        self.counters.failing.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn stats(&self) -> WriterStats {
@@ -153,7 +166,12 @@ impl GroupCommit {
         while let Ok(first) = waiting.recv() {
             let mut group = vec![first];
             group.extend(waiting.try_iter().take(GROUP_SIZE - 1));
+            let before = self.connection.total_changes();
             let committed = self.commit(&mut group);
+            // What changed nothing says nothing about the disk.
+            if committed.is_err() || self.connection.total_changes() != before {
+                self.counters.failing.store(committed.is_err(), Ordering::Relaxed);
+            }
             if committed.is_ok() {
                 self.counters.commits.fetch_add(1, Ordering::Relaxed);
                 self.counters

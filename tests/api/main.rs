@@ -6,6 +6,7 @@ mod account;
 mod activity;
 mod administration;
 mod audit;
+mod clock;
 mod contract;
 mod deliveries;
 mod described;

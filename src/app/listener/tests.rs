@@ -2,8 +2,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use poem::{EndpointExt as _, Request, endpoint};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -152,11 +150,19 @@ async fn one_address_cannot_take_every_connection() {
 }
 
 #[tokio::test]
-async fn beyond_the_connection_limit_the_next_one_waits() {
+async fn beyond_the_connection_limit_the_next_one_is_told_and_served_once_there_is_a_place() {
     let served = served(|bounds| bounds.max_connections = 1).await;
     let _idle = served.connect().await;
-    // Answered once the idle one has timed out.
-    let answer = served.exchange(&format!("GET / HTTP/1.1\r\n{CLOSE}\r\n")).await;
+    sleep(Duration::from_millis(50)).await;
+    let request = format!("GET / HTTP/1.1\r\n{CLOSE}\r\n");
+    let answer = served.exchange(&request).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After: 1"),
+        "{answer}"
+    );
+    // The idle one has timed out.
+    sleep(Duration::from_millis(500)).await;
+    let answer = served.exchange(&request).await;
     assert!(answer.contains("200"), "{answer}");
 }
 

@@ -220,7 +220,7 @@ fn memories(services: &Services) -> Vec<PathBuf> {
 }
 
 /// `host/audit-log` → `host/audit-log/2` → `host/audit-log/3`.
-fn successor(origin: &str) -> String {
+pub(super) fn successor(origin: &str) -> String {
     match origin.rsplit_once('/') {
         Some((base, number)) if number.parse::<u32>().is_ok() => {
             format!(
@@ -237,6 +237,6 @@ fn signed_note_name(name: &str) -> bool {
     !name.is_empty() && !name.contains('+') && !name.chars().any(char::is_whitespace)
 }
 
-fn unreadable(error: VerifyError) -> Error {
+pub(super) fn unreadable(error: VerifyError) -> Error {
     Error::Conflict(error.to_string())
 }

@@ -33,7 +33,9 @@ impl Verifier {
         self.report.erased += u64::from(actor.is_some() || subject.is_some());
         match EventType::from_wire(&body.event_type) {
             Some(EventType::AuditPrune | EventType::AuditErase) => self.compare_removal(sequence, body),
-            Some(EventType::AuditRollbackAccept) => self.accepted_rollback(sequence, body),
+            Some(EventType::AuditRollbackAccept | EventType::BackupRestore) => {
+                self.accepted_rollback(sequence, body);
+            }
             _ => {}
         }
     }
@@ -68,12 +70,13 @@ impl Verifier {
         let Some(origin) = details.get("abandonedOrigin").and_then(Value::as_str) else {
             return;
         };
-        let lost = details
-            .get("checkpointSize")
-            .and_then(Value::as_u64)
-            .map_or(0, |size| size.saturating_sub(sequence));
+        // A restore does not know how many there were.
+        let lost = details.get("checkpointSize").and_then(Value::as_u64).map_or_else(
+            || "any newer".to_owned(),
+            |size| format!("{} newer", size.saturating_sub(sequence)),
+        );
         self.note(format!(
-            "entry {sequence} of {} records that an older database was put in place on purpose: {lost} newer \
+            "entry {sequence} of {} records that an older database was put in place on purpose: {lost} \
              entries were given up, and checkpoints of {origin} over more than {sequence} entries no longer count",
             body.at
         ));

@@ -1,0 +1,279 @@
+//! Backups: a copy of the appliance as it was at one instant, made beside a running server.
+//!
+//! A backup is a directory that `latchkey audit verify` reads like a data directory:
+//!
+//! | file | what |
+//! |---|---|
+//! | `latchkey.db` | the database, in one file |
+//! | `keys/` or `keys.sealed` | the keys, for the owner alone or under a passphrase; or neither |
+//! | `checkpoints/latest` | the trail as it is in the copy, signed |
+//! | `manifest.json` | what is in it, with SHA-256 of each file |
+//! | `manifest.mac` | HMAC-SHA-256 of the manifest, under a key derived from the appliance's own |
+//!
+//! It appears under its name when it is whole, checked and on disk, and not before. The configuration file
+//! and the plugin cache are not in it.
+
+mod files;
+mod manifest;
+mod restore;
+mod schedule;
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::trail;
+use crate::clock::Clock;
+use crate::domain::audit::checkpoint::origin_of;
+use crate::domain::audit::{Anchor, LogKeys, LogSigner};
+use crate::entropy::Entropy;
+use crate::keys::{KEY_DIRECTORY, KeyError, KeyRing, read_key_texts, seal_keys, write_key_texts};
+use crate::store::audit::{self, checkpoints as kept};
+use crate::store::{DATABASE_FILE, backup as copying, integrity};
+
+pub use files::Unfinished;
+pub use manifest::Manifest;
+pub use restore::{Restored, Source, conclude_restore, unpack, unpack_database};
+pub use schedule::{Schedule, back_up_when_due, name_of};
+
+/// Its presence makes a directory a backup.
+pub const MANIFEST_FILE: &str = "manifest.json";
+const MAC_FILE: &str = "manifest.mac";
+const SEALED_KEYS_FILE: &str = "keys.sealed";
+const CHECKPOINT_FILE: &str = "checkpoints/latest";
+
+/// What of the keys goes into a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyChoice {
+    /// As they are, readable for the owner alone. Whoever gets the backup has everything.
+    #[default]
+    Plain,
+    /// Under a passphrase.
+    Sealed,
+    /// Not at all. Keep them elsewhere: without them no TOTP secret can be read again.
+    None,
+}
+
+/// What is backed up, and how.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The data directory, in use or not.
+    pub data_dir: PathBuf,
+    /// The new directory.
+    pub destination: PathBuf,
+    /// What of the keys.
+    pub keys: KeyChoice,
+    /// For [`KeyChoice::Sealed`].
+    pub passphrase: Option<zeroize::Zeroizing<String>>,
+    /// Names the log where none has begun.
+    pub public_url: String,
+}
+
+/// How far it is: what is being done, how much of it is done, and how much there is.
+pub type Watch<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
+
+/// Why a backup can't be made, read or restored; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Not as it was asked for; the text says what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The backup, or what was to be backed up, is not what it should be.
+    #[error("{0}")]
+    Damaged(String),
+    /// The keys can't be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The operating system refuses.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it says.
+        source: std::io::Error,
+    },
+    /// The database can't be copied.
+    #[error(transparent)]
+    Copy(#[from] copying::CopyError),
+    /// The database can't be read or changed.
+    #[error("the database: {0}")]
+    Database(String),
+}
+
+/// Makes a backup, checks it, and gives its manifest.
+///
+/// # Errors
+/// [`BackupError`]; then there is no new directory.
+pub fn create(
+    order: &Order,
+    clock: &Clock,
+    entropy: &Entropy,
+    watch: Watch<'_>,
+) -> Result<Manifest, BackupError> {
+    refuse_what_is_there(&order.destination)?;
+    if !order.data_dir.join(DATABASE_FILE).is_file() {
+        let place = order.data_dir.display();
+        return Err(BackupError::Refused(format!("there is no database in {place}")));
+    }
+    let key_directory = order.data_dir.join(KEY_DIRECTORY);
+    let key_texts = read_key_texts(&key_directory)?;
+    let keys = KeyRing::open(&order.data_dir, entropy)?;
+    let unfinished = Unfinished::beside(&order.destination, entropy)?;
+    let folder = unfinished.path();
+
+    let copy = folder.join(DATABASE_FILE);
+    files::new_private_file(&copy)?;
+    let source = order.data_dir.join(DATABASE_FILE);
+    let mut copied = read_and_copy(
+        &source,
+        &copy,
+        &keys,
+        (order.keys, &order.public_url),
+        clock.now(),
+        watch,
+    )?;
+    files::write_private(&folder.join(CHECKPOINT_FILE), &copied.manifest.trail.checkpoint)?;
+    match order.keys {
+        KeyChoice::Plain => write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?,
+        KeyChoice::Sealed => {
+            let passphrase = order.passphrase.as_deref().filter(|text| !text.is_empty());
+            let passphrase = passphrase.ok_or_else(|| {
+                BackupError::Refused("sealed keys need a passphrase, and it must not be empty".to_owned())
+            })?;
+            let sealed = seal_keys(&key_texts, passphrase, entropy);
+            files::write_private(&folder.join(SEALED_KEYS_FILE), &sealed)?;
+        }
+        KeyChoice::None => {}
+    }
+    check(folder, &copied.manifest, &copied.trusted, watch)?;
+    copied.manifest.files = files::digests(folder, watch)?;
+    let text = copied.manifest.to_text();
+    files::write_private(&folder.join(MANIFEST_FILE), &text)?;
+    files::write_private(
+        &folder.join(MAC_FILE),
+        &format!("{}\n", hex::encode(keys.backup_mac(text.as_bytes()))),
+    )?;
+    unfinished.finish(&order.destination)?;
+    Ok(copied.manifest)
+}
+
+/// Refuses to open a backup as if it were a data directory: restoring does more than copying.
+///
+/// # Errors
+/// [`BackupError::Refused`].
+pub fn refuse_backup(data_dir: &Path) -> Result<(), BackupError> {
+    if data_dir.join(MANIFEST_FILE).exists() {
+        return Err(BackupError::Refused(format!(
+            "{0} is a backup, not a data directory; restore it first: latchkey restore {0} --data-dir NEW",
+            data_dir.display()
+        )));
+    }
+    Ok(())
+}
+
+struct Copied {
+    manifest: Manifest,
+    trusted: LogKeys,
+    /// Whether the newest log was begun with these keys.
+    is_ours: bool,
+}
+
+fn read_and_copy(
+    source: &Path,
+    copy: &Path,
+    keys: &KeyRing,
+    (key_choice, public_url): (KeyChoice, &str),
+    at: Timestamp,
+    watch: Watch<'_>,
+) -> Result<Copied, BackupError> {
+    let seed = keys.audit_signing_key();
+    let read = |db: &crate::store::Connection| {
+        let logs = kept::known_logs(db)?;
+        let mut trusted = LogKeys::new(logs.iter().map(|log| log.key.clone()).collect());
+        let origin = logs
+            .last()
+            .map_or_else(|| origin_of(public_url), |log| log.key.origin().to_owned());
+        let signer = LogSigner::new(&origin, &seed);
+        let is_ours = logs.last().is_none_or(|log| log.key == signer.log_key());
+        trusted.add(signer.log_key());
+        let entries = audit::size(db)?;
+        let (organizations, users) = copying::count_people(db)?;
+        let manifest = Manifest {
+            format: manifest::FORMAT,
+            latchkey: env!("CARGO_PKG_VERSION").to_owned(),
+            created_at: at,
+            schema_version: copying::schema_version(db)?,
+            organizations,
+            users,
+            keys: key_choice,
+            key_fingerprint: keys.fingerprint().to_owned(),
+            trail: manifest::Trail {
+                entries,
+                checkpoint: signer.checkpoint(entries, audit::root(db, entries)?),
+                key: signer.log_key().to_string(),
+            },
+            files: std::collections::BTreeMap::new(),
+        };
+        Ok(Copied {
+            manifest,
+            trusted,
+            is_ours,
+        })
+    };
+    Ok(copying::copy_database(source, copy, read, |done, all| {
+        watch("copy", done, all);
+    })?)
+}
+
+/// Is the copy sound, and its trail intact and as long as the manifest's checkpoint says?
+fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>) -> Result<(), BackupError> {
+    let place = folder.display();
+    let damage = integrity::check_file(&folder.join(DATABASE_FILE))
+        .map_err(|error| BackupError::Damaged(format!("{place}: the database can't be read: {error}")))?;
+    if let Some(first) = damage.first() {
+        return Err(BackupError::Damaged(format!(
+            "{place}: the database is damaged: {first}"
+        )));
+    }
+    let checkpoint = trusted
+        .open(&manifest.trail.checkpoint)
+        .map_err(|error| BackupError::Damaged(format!("{place}: the manifest's checkpoint: {error}")))?;
+    let size = checkpoint.size;
+    let anchor = Anchor {
+        checkpoint,
+        source: MANIFEST_FILE.to_owned(),
+    };
+    let report = trail::verify_data_dir(folder, trusted, vec![anchor], |done, all| {
+        watch("verify", done, all);
+    })
+    .map_err(|error| BackupError::Damaged(format!("{place}: {error}")))?;
+    if let Some(finding) = report.findings.first() {
+        return Err(BackupError::Damaged(format!(
+            "{place}: the trail was tampered with: {}",
+            finding.text
+        )));
+    }
+    if report.size != size {
+        return Err(BackupError::Damaged(format!(
+            "{place}: the trail has {} entries, the manifest's checkpoint is over {size}",
+            report.size
+        )));
+    }
+    Ok(())
+}
+
+fn refuse_what_is_there(destination: &Path) -> Result<(), BackupError> {
+    let taken = match std::fs::read_dir(destination) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => destination.symlink_metadata().is_ok(),
+    };
+    if taken {
+        let place = destination.display();
+        return Err(BackupError::Refused(format!(
+            "{place} exists; name a new directory, nothing is overwritten"
+        )));
+    }
+    Ok(())
+}

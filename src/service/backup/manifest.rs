@@ -1,0 +1,80 @@
+//! What a backup says of itself.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::KeyChoice;
+
+/// The format written; others are refused.
+pub(super) const FORMAT: u32 = 1;
+
+/// What a backup says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// 1.
+    pub format: u32,
+    /// Version of the latchkey that made it.
+    pub latchkey: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Version of the database's schema: an older latchkey can't read it.
+    pub schema_version: u64,
+    /// Organisations in it.
+    pub organizations: u64,
+    /// Users in it.
+    pub users: u64,
+    /// What of the keys is in it.
+    pub keys: KeyChoice,
+    /// Which set of keys the database belongs to.
+    pub key_fingerprint: String,
+    /// The trail in it.
+    pub trail: Trail,
+    /// Every other file in it.
+    pub files: BTreeMap<String, FileFacts>,
+}
+
+/// The trail in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Trail {
+    /// How many entries.
+    pub entries: u64,
+    /// Signed over exactly these (C2SP tlog-checkpoint).
+    pub checkpoint: String,
+    /// The key that checks it.
+    pub key: String,
+}
+
+/// A file in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileFacts {
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    pub(super) fn to_text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a manifest is plain JSON") + "\n"
+    }
+
+    /// Says what is wrong with a text that is none.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => {
+                return Err(format!(
+                    "its format is {format}, this latchkey knows {FORMAT}; use the latchkey that made it"
+                ));
+            }
+            None => return Err("it has no format".to_owned()),
+        }
+        serde_json::from_value(value).map_err(|e| e.to_string())
+    }
+}

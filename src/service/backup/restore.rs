@@ -1,0 +1,244 @@
+//! A backup becomes a data directory again: checked, and on the record.
+//!
+//! It is older than what it replaces. Whatever was ended, revoked or removed since is back in it, so that
+//! every session, login and enrolment under way is ended, what may be back is told, and the trail goes on
+//! under a new name: a log never signs two histories (C2SP tlog-checkpoint).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::files::{self, Unfinished, io_error};
+use super::{
+    BackupError, CHECKPOINT_FILE, KeyChoice, MAC_FILE, MANIFEST_FILE, Manifest, SEALED_KEYS_FILE, Watch,
+    check, read_and_copy, refuse_what_is_there,
+};
+use crate::clock::Clock;
+use crate::domain::audit::{LogKey, LogKeys, LogSigner};
+use crate::entropy::Entropy;
+use crate::keys::{
+    KEY_DIRECTORY, KeyRing, KeyTexts, UnsealError, read_key_texts, unseal_keys, write_key_texts,
+};
+use crate::service::{Services, trail};
+use crate::store::DATABASE_FILE;
+use crate::store::audit::Revived;
+
+/// A backup, and how to get at its keys.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The backup.
+    pub backup: PathBuf,
+    /// For sealed keys.
+    pub passphrase: Option<Zeroizing<String>>,
+    /// A directory with the keys, for a backup without.
+    pub keys_from: Option<PathBuf>,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Sessions that were in the backup and are ended.
+    pub sessions_ended: usize,
+    /// Sessions, factors and API keys that are back, or may be: the sessions are ended, the others are not.
+    pub revived: Vec<Revived>,
+    /// Whether `revived` is exact, since what was replaced could be compared.
+    pub exact: bool,
+    /// The trail's key from here on: readers have to be given it.
+    pub key: String,
+}
+
+/// Checks a backup and copies it into a directory beside `data_dir`, which must be new.
+///
+/// # Errors
+/// [`BackupError`].
+pub fn unpack(
+    source: &Source,
+    data_dir: &Path,
+    entropy: &Entropy,
+    watch: Watch<'_>,
+) -> Result<(Manifest, Unfinished), BackupError> {
+    refuse_what_is_there(data_dir)?;
+    let manifest_path = source.backup.join(MANIFEST_FILE);
+    let text = fs::read_to_string(&manifest_path).map_err(|error| {
+        BackupError::Refused(format!(
+            "{} is no backup: {MANIFEST_FILE}: {error}",
+            source.backup.display()
+        ))
+    })?;
+    let manifest = Manifest::parse(&text)
+        .map_err(|problem| BackupError::Damaged(format!("{}: {problem}", manifest_path.display())))?;
+    compare_files(&source.backup, &manifest, watch)?;
+    let key_texts = read_keys(source, &manifest)?;
+
+    let unfinished = Unfinished::beside(data_dir, entropy)?;
+    let folder = unfinished.path();
+    write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?;
+    let keys = KeyRing::open(folder, entropy)?;
+    compare_keys(&source.backup, &manifest, &text, &keys)?;
+    let all = manifest.files.get(DATABASE_FILE).map_or(0, |file| file.bytes);
+    let mut done = 0;
+    files::copy_private(
+        &source.backup.join(DATABASE_FILE),
+        &folder.join(DATABASE_FILE),
+        |bytes| {
+            done += bytes;
+            watch("copy", done, all);
+        },
+    )?;
+    let note = fs::read_to_string(source.backup.join(CHECKPOINT_FILE))
+        .map_err(|error| io_error(&source.backup.join(CHECKPOINT_FILE), error))?;
+    files::write_private(&folder.join(CHECKPOINT_FILE), &note)?;
+    check(folder, &manifest, &trusted(&manifest, &keys)?, watch)?;
+    Ok((manifest, unfinished))
+}
+
+/// As [`unpack`], from a database alone, such as a replicator keeps: nothing vouches for it but its trail,
+/// which these keys must have signed.
+///
+/// # Errors
+/// [`BackupError`].
+pub fn unpack_database(
+    database: &Path,
+    keys_from: &Path,
+    data_dir: &Path,
+    public_url: &str,
+    (clock, entropy): (&Clock, &Entropy),
+    watch: Watch<'_>,
+) -> Result<(Manifest, Unfinished), BackupError> {
+    refuse_what_is_there(data_dir)?;
+    let key_texts = read_key_texts(keys_from)?;
+    let unfinished = Unfinished::beside(data_dir, entropy)?;
+    let folder = unfinished.path();
+    write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?;
+    let keys = KeyRing::open(folder, entropy)?;
+    let copy = folder.join(DATABASE_FILE);
+    files::new_private_file(&copy)?;
+    let copied = read_and_copy(
+        database,
+        &copy,
+        &keys,
+        (KeyChoice::None, public_url),
+        clock.now(),
+        watch,
+    )?;
+    if !copied.is_ours {
+        return Err(BackupError::Refused(format!(
+            "{} was not signed with these keys: they belong to another appliance",
+            database.display()
+        )));
+    }
+    files::write_private(&folder.join(CHECKPOINT_FILE), &copied.manifest.trail.checkpoint)?;
+    check(folder, &copied.manifest, &copied.trusted, watch)?;
+    Ok((copied.manifest, unfinished))
+}
+
+/// Ends what is back, records the restore and goes on under a new name. `services` is over the unpacked
+/// directory; `replaced` is the newer database, if it is still there, to tell exactly what is back.
+///
+/// # Errors
+/// [`BackupError::Database`].
+pub async fn conclude_restore(
+    services: &Services,
+    manifest: &Manifest,
+    replaced: Option<&Path>,
+) -> Result<Restored, BackupError> {
+    trail::begin_after_restore(services, manifest.created_at, replaced)
+        .await
+        .map_err(|error| BackupError::Database(format!("{error:?}")))
+}
+
+fn compare_files(backup: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<(), BackupError> {
+    let found = files::digests(backup, watch)?;
+    for (name, told) in &manifest.files {
+        match found.get(name) {
+            Some(there) if there == told => {}
+            Some(there) => {
+                return Err(BackupError::Damaged(format!(
+                    "{}: {name} was changed: its SHA-256 is {}, the manifest says {}",
+                    backup.display(),
+                    there.sha256,
+                    told.sha256
+                )));
+            }
+            None => {
+                return Err(BackupError::Damaged(format!(
+                    "{}: {name} is missing",
+                    backup.display()
+                )));
+            }
+        }
+    }
+    if let Some(extra) = found.keys().find(|name| !manifest.files.contains_key(*name)) {
+        let place = backup.display();
+        return Err(BackupError::Damaged(format!(
+            "{place}: {extra} is not in the manifest"
+        )));
+    }
+    if !manifest.files.contains_key(DATABASE_FILE) {
+        return Err(BackupError::Damaged(format!(
+            "{}: there is no database in it",
+            backup.display()
+        )));
+    }
+    Ok(())
+}
+
+fn read_keys(source: &Source, manifest: &Manifest) -> Result<KeyTexts, BackupError> {
+    let refused = |text: &str| Err(BackupError::Refused(text.to_owned()));
+    match (manifest.keys, &source.keys_from) {
+        (_, Some(directory)) => Ok(read_key_texts(directory)?),
+        (KeyChoice::Plain, None) => Ok(read_key_texts(&source.backup.join(KEY_DIRECTORY))?),
+        (KeyChoice::None, None) => {
+            refused("the backup was made without keys; name the directory that has them with --keys-from")
+        }
+        (KeyChoice::Sealed, None) => {
+            let Some(passphrase) = &source.passphrase else {
+                return refused("the backup's keys are under a passphrase; give it with --passphrase-file");
+            };
+            let path = source.backup.join(SEALED_KEYS_FILE);
+            let sealed = fs::read_to_string(&path).map_err(|source| io_error(&path, source))?;
+            unseal_keys(&sealed, passphrase).map_err(|error| match error {
+                UnsealError::Passphrase => BackupError::Refused(error.to_string()),
+                UnsealError::Damaged(_) => BackupError::Damaged(error.to_string()),
+            })
+        }
+    }
+}
+
+/// Do the keys belong to the database, and was the manifest made by who has them?
+fn compare_keys(backup: &Path, manifest: &Manifest, text: &str, keys: &KeyRing) -> Result<(), BackupError> {
+    let place = backup.display();
+    if keys.fingerprint() != manifest.key_fingerprint {
+        return Err(BackupError::Refused(format!(
+            "these keys are others than the backup's: their fingerprint is {}, the backup's {}",
+            keys.fingerprint(),
+            manifest.key_fingerprint
+        )));
+    }
+    let path = backup.join(MAC_FILE);
+    let mac = fs::read_to_string(&path).map_err(|source| io_error(&path, source))?;
+    let expected = keys.backup_mac(text.as_bytes());
+    let equal = hex::decode(mac.trim_end())
+        .is_ok_and(|mac| bool::from(subtle::ConstantTimeEq::ct_eq(mac.as_slice(), expected.as_slice())));
+    if equal {
+        Ok(())
+    } else {
+        Err(BackupError::Damaged(format!(
+            "{place}: the manifest was changed after the backup was made"
+        )))
+    }
+}
+
+/// The key that the manifest names, which must be ours; what the database believes is checked against it.
+fn trusted(manifest: &Manifest, keys: &KeyRing) -> Result<LogKeys, BackupError> {
+    let told = LogKey::parse(&manifest.trail.key)
+        .map_err(|error| BackupError::Damaged(format!("the manifest: {error}")))?;
+    let ours = LogSigner::new(told.origin(), &keys.audit_signing_key()).log_key();
+    if ours != told {
+        return Err(BackupError::Damaged(
+            "the trail's key in the manifest is not the backup's".to_owned(),
+        ));
+    }
+    Ok(LogKeys::new(vec![ours]))
+}

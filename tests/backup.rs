@@ -1,0 +1,341 @@
+//! `latchkey backup` and `latchkey restore`, by the real binary, beside a server under load.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+mod load_support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use latchkey::app::App;
+use latchkey::clock::Clock;
+use latchkey::config::Config;
+use latchkey::service::backup::{self, KeyChoice, Schedule};
+use load_support::{Server, check, exchange, latchkey, reset, reset_while, seed};
+use serde_json::Value;
+
+struct Place {
+    folder: tempfile::TempDir,
+    seeded: seed::Seeded,
+}
+
+impl Place {
+    fn with_users(users: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        let seeded = seed::seed(&folder.path().join("data"), users);
+        Self { folder, seeded }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, data_dir: &str, args: &[&str]) -> Output {
+        latchkey()
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.path(data_dir))
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, data_dir: &str, args: &[&str]) -> String {
+        let output = self.run(data_dir, args);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {log}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, data_dir: &str, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(data_dir, args)).unwrap()
+    }
+
+    /// Exit code and what was said of a command that must fail, and must leave nothing called `new`.
+    fn refused(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output = self.run("new", args);
+        assert!(!self.path("new").exists(), "{args:?} left something behind");
+        let hidden = fs::read_dir(self.folder.path()).unwrap().any(|entry| {
+            let name = entry.unwrap().file_name();
+            name.to_string_lossy().contains("unfinished")
+        });
+        assert!(!hidden, "{args:?} left something unfinished behind");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[test]
+fn a_backup_made_under_load_is_whole_and_restores_with_its_sessions_ended() {
+    let place = Place::with_users(3000);
+    let mut server = Server::start(&place.path("data"), &[]);
+    let (resets, kept) = place.seeded.users.split_at(2990);
+    let mut backups = Vec::new();
+    let ended = reset_while(&server.address, &place.seeded.admins, resets, 8, |load| {
+        for name in ["first", "second"] {
+            load.wait_for(20);
+            backups.push(place.json("data", &["backup", name, "--json"]));
+        }
+    });
+    assert!(ended.unanswered == 0 && !ended.acknowledged.is_empty());
+    let entries = |backup: &Value| backup["manifest"]["trail"]["entries"].as_u64().unwrap();
+    println!(
+        "{} resets acknowledged while two backups were made, over {} and {} entries; users left over: {}",
+        ended.acknowledged.len(),
+        entries(&backups[0]),
+        entries(&backups[1]),
+        ended.interrupted
+    );
+    assert!(entries(&backups[0]) < entries(&backups[1]), "the server went on");
+    // Another process reads the trail of a backup as it reads a data directory's.
+    let verified = place.ok("data", &["audit", "verify", "second"]);
+    assert!(verified.contains("intact"), "{verified}");
+    for file in ["latchkey.db", "keys/root.key", "manifest.json"] {
+        let mode = fs::metadata(place.path("second").join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+
+    let restored = place.json(
+        "restored",
+        &["restore", "first", "--replaced", "data/latchkey.db", "--json"],
+    );
+    // Whoever was reset after the backup has their factor and their sessions back, and nobody else.
+    let revived = restored["revived"].as_array().unwrap();
+    let done = check(&place.path("restored"), &HashSet::new(), "restored");
+    let since = ended.acknowledged.len() - usize::try_from(done).unwrap();
+    let count = |kind: &str| revived.iter().filter(|one| one["kind"] == kind).count();
+    assert_eq!(
+        (count("totp"), count("session")),
+        (since, since),
+        "exactly what is back"
+    );
+    assert!(restored["exact"] == true && restored["sessionsEnded"].as_u64() >= Some(since as u64));
+    server.kill();
+
+    let config = fs::copy(
+        place.path("data/latchkey.toml"),
+        place.path("restored/latchkey.toml"),
+    );
+    assert!(config.unwrap() > 0, "a backup has no configuration");
+    let server = Server::start(&place.path("restored"), &[]);
+    let admin = &place.seeded.admins[0];
+    assert_eq!(
+        reset(&server.address, admin, kept[0]),
+        Some(401),
+        "its session is ended"
+    );
+    drop(server);
+    let admin = place.ok(
+        "restored",
+        &["token", "mint", "--org", "load", "--email", "admin0@load.example"],
+    );
+    let server = Server::start(&place.path("restored"), &[]);
+    assert_eq!(reset(&server.address, admin.trim(), kept[0]), Some(200));
+    let log = exchange(&server.address, "GET /health/ready HTTP/1.1", admin.trim()).unwrap();
+    assert!(log.starts_with("HTTP/1.1 200"), "{log}");
+    drop(server);
+    let verified = place.ok(
+        "restored",
+        &["audit", "verify", place.path("restored").to_str().unwrap()],
+    );
+    assert!(
+        verified.contains("put in place on purpose") && verified.contains("intact"),
+        "{verified}"
+    );
+    let trail = place.ok("restored", &["audit", "export"]);
+    assert!(trail.contains("BACKUP_RESTORE"), "it is on the record");
+}
+
+#[test]
+fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
+    let place = Place::with_users(5);
+    place.ok("data", &["backup", "good"]);
+    let (code, said) = place.refused(&["backup", "good", "--config-file", "data/latchkey.toml"]);
+    assert_eq!(code, Some(5), "{said}");
+    let output = place.run("data", &["backup", "good"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing is overwritten"));
+    let output = place.run("data", &["restore", "good"]);
+    assert_eq!(output.status.code(), Some(5), "a data directory that is there");
+    let output = place.run("good", &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("latchkey restore"));
+
+    let change = |file: &str, edit: &dyn Fn(&mut Vec<u8>)| {
+        let copy = place.path("changed");
+        let _ = fs::remove_dir_all(&copy);
+        let status = Command::new("cp")
+            .arg("-a")
+            .arg(place.path("good"))
+            .arg(&copy)
+            .status();
+        assert!(status.unwrap().success());
+        let mut bytes = fs::read(copy.join(file)).unwrap();
+        edit(&mut bytes);
+        fs::write(copy.join(file), bytes).unwrap();
+        place.refused(&["restore", "changed"])
+    };
+    let (code, said) = change("latchkey.db", &|bytes| bytes[5000] ^= 1);
+    assert!(
+        code == Some(1) && said.contains("latchkey.db was changed"),
+        "{said}"
+    );
+    let (code, said) = change("keys/audit.key", &|bytes| {
+        bytes[0] = if bytes[0] == b'0' { b'1' } else { b'0' }
+    });
+    assert!(
+        code == Some(1) && said.contains("keys/audit.key was changed"),
+        "{said}"
+    );
+    let (code, said) = change("manifest.json", &|bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        *bytes = text.replacen("\"users\": 69", "\"users\": 68", 1).into_bytes();
+    });
+    assert!(code == Some(1) && said.contains("manifest was changed"), "{said}");
+    let (code, said) = change("manifest.json", &|bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        *bytes = text.replacen("\"format\": 1", "\"format\": 2", 1).into_bytes();
+    });
+    assert!(code == Some(1) && said.contains("format is 2"), "{said}");
+    let (code, said) = change("manifest.json", &|bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        *bytes = text
+            .replacen("\"keys/root.key\"", "\"../../root.key\"", 1)
+            .into_bytes();
+    });
+    assert!(
+        code == Some(1) && said.contains("../../root.key is missing"),
+        "{said}"
+    );
+    let (code, said) = place.refused(&["restore", "nowhere"]);
+    assert!(code == Some(5) && said.contains("is no backup"), "{said}");
+    place.ok("new", &["restore", "good", "--check"]);
+    assert!(!place.path("new").exists(), "a check changes nothing");
+}
+
+#[test]
+fn keys_under_a_passphrase_or_kept_elsewhere_come_back_and_others_do_not() {
+    let place = Place::with_users(5);
+    fs::write(place.path("secret"), "correct horse\n").unwrap();
+    fs::write(place.path("wrong"), "wrong horse\n").unwrap();
+    let sealed = ["--keys", "sealed", "--passphrase-file", "secret"];
+    place.ok("data", &[&["backup", "sealed"], &sealed[..]].concat());
+    assert!(!place.path("sealed/keys").exists());
+    let root = fs::read_to_string(place.path("data/keys/root.key")).unwrap();
+    let kept = fs::read_to_string(place.path("sealed/keys.sealed")).unwrap();
+    assert!(!kept.contains(root.trim()));
+    let (code, said) = place.refused(&["restore", "sealed"]);
+    assert!(code == Some(5) && said.contains("--passphrase-file"), "{said}");
+    let (code, said) = place.refused(&["restore", "sealed", "--passphrase-file", "wrong"]);
+    assert!(code == Some(5) && said.contains("passphrase is wrong"), "{said}");
+    place.ok("unsealed", &["restore", "sealed", "--passphrase-file", "secret"]);
+    assert_eq!(
+        fs::read_to_string(place.path("unsealed/keys/root.key")).unwrap(),
+        root
+    );
+
+    place.ok("data", &["backup", "without", "--keys", "none"]);
+    let (code, said) = place.refused(&["restore", "without"]);
+    assert!(code == Some(5) && said.contains("--keys-from"), "{said}");
+    // Another appliance's keys.
+    fs::create_dir(place.path("other")).unwrap();
+    place.ok("other", &["org", "create", "other", "--name", "Other"]);
+    let (code, said) = place.refused(&["restore", "without", "--keys-from", "other/keys"]);
+    assert!(
+        code == Some(5) && said.contains("others than the backup's"),
+        "{said}"
+    );
+    place.ok("whole", &["restore", "without", "--keys-from", "data/keys"]);
+    assert!(
+        place
+            .ok("whole", &["user", "list", "--org", "load"])
+            .lines()
+            .count()
+            > 60
+    );
+}
+
+#[test]
+fn scheduled_backups_come_when_due_and_the_oldest_go() {
+    let place = Place::with_users(1);
+    let config = Config::for_data_dir(&place.path("data"));
+    let mut app = App::open(config).unwrap();
+    let noon: Timestamp = "2026-02-18T12:00:00Z".parse().unwrap();
+    Arc::get_mut(&mut app.services).unwrap().clock = Clock::set_to(noon);
+    let directory = place.path("backups");
+    fs::create_dir(&directory).unwrap();
+    fs::create_dir(directory.join("latchkey-notes")).unwrap();
+    fs::create_dir(directory.join(".latchkey-20260217T120000Z.unfinished-0a0b0c0d")).unwrap();
+    let schedule = Schedule {
+        directory: directory.clone(),
+        every: SignedDuration::from_hours(6),
+        keep: 2,
+        keys: KeyChoice::Plain,
+        passphrase_file: None,
+    };
+    let due = || backup::back_up_when_due(&app.services, &schedule).unwrap();
+    assert!(due().is_some() && due().is_none(), "one at once, and no second");
+    app.services.clock.advance(SignedDuration::from_hours(5));
+    assert!(due().is_none());
+    for _ in 0..2 {
+        app.services.clock.advance(SignedDuration::from_hours(6));
+        assert!(due().is_some());
+    }
+    assert_eq!(
+        names(&directory),
+        [
+            "latchkey-20260218T230000Z",
+            "latchkey-20260219T050000Z",
+            "latchkey-notes"
+        ],
+        "the two newest, and what is not ours"
+    );
+    // A clock that goes back neither stops backups nor makes one a minute.
+    app.services.clock.advance(-SignedDuration::from_hours(48));
+    assert!(due().is_some() && due().is_none());
+    assert_eq!(
+        names(&directory),
+        [
+            "latchkey-20260217T050000Z",
+            "latchkey-20260219T050000Z",
+            "latchkey-notes"
+        ]
+    );
+}
+
+#[test]
+fn a_scheduled_backup_that_fails_removes_nothing() {
+    let place = Place::with_users(1);
+    let app = App::open(Config::for_data_dir(&place.path("data"))).unwrap();
+    let directory = place.path("backups");
+    fs::create_dir(&directory).unwrap();
+    let schedule = Schedule {
+        directory: directory.clone(),
+        every: SignedDuration::from_secs(0),
+        keep: 1,
+        keys: KeyChoice::Sealed,
+        passphrase_file: Some(place.path("secret")),
+    };
+    fs::write(place.path("secret"), "correct horse\n").unwrap();
+    backup::back_up_when_due(&app.services, &schedule).unwrap();
+    let before = names(&directory);
+    fs::remove_file(place.path("secret")).unwrap();
+    backup::back_up_when_due(&app.services, &schedule).unwrap_err();
+    assert_eq!(names(&directory), before);
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,257 @@
+//! Faults below SQLite, under the real server: a full disk, I/O errors, a read-only disk, a write torn by the end
+//! of the machine. Each ends in the envelope's 500 with nothing changed, reads go on, readiness says so, and when
+//! the fault ends so does the refusal, without hands.
+//!
+//! A small C library between the server and the operating system makes the faults; without a C compiler the test
+//! says so and ends. A real file system that is full needs the right to mount one.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+mod load_support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use load_support::{Server, check, exchange, latchkey, reset, reset_while, seed};
+use uuid::Uuid;
+
+/// Torn writes.
+const ROUNDS: usize = 4;
+
+#[test]
+fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(shim) = shim(folder.path()) else { return };
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let seeded = seed::seed(&data, 60);
+    let control = folder.path().join("fault");
+    fs::write(&control, "-").unwrap();
+    let variables = [
+        ("LD_PRELOAD", shim.to_str().unwrap()),
+        ("FAULT_FILE", control.to_str().unwrap()),
+    ];
+    let mut server = Server::start(&data, &variables);
+    let admin = seeded.admins[0].as_str();
+    let mut users = seeded.users.iter();
+    let mut acknowledged = HashSet::new();
+    for (letter, name) in [
+        ("f", "full disk"),
+        ("p", "full in the middle of a write"),
+        ("e", "I/O error"),
+        ("s", "error when it is put on disk"),
+        ("r", "read-only"),
+    ] {
+        let before = *users.next().unwrap();
+        assert_eq!(reset(&server.address, admin, before), Some(200), "{name}");
+        acknowledged.insert(before);
+        fs::write(&control, letter).unwrap();
+        let during = *users.next().unwrap();
+        let refused = exchange(&server.address, &format!("POST {}", path(during)), admin).unwrap();
+        assert!(refused.starts_with("HTTP/1.1 500"), "{name}: {refused}");
+        let (_, body) = refused.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["status"], 500, "{name}: the envelope");
+        assert!(
+            body["message"]
+                .as_str()
+                .is_some_and(|text| !text.contains("database")),
+            "{body}"
+        );
+        for (what, status) in [
+            ("/api/v1/users", 200),
+            ("/api/v1/audit-logs", 200),
+            ("/health/live", 200),
+            ("/health/ready", 503),
+        ] {
+            assert_eq!(get(&server.address, what, admin), status, "{name}: {what}");
+        }
+        fs::write(&control, "-").unwrap();
+        let ended = Instant::now();
+        while get(&server.address, "/health/ready", admin) != 200 {
+            assert!(
+                ended.elapsed() < Duration::from_secs(10),
+                "{name}: it does not recover"
+            );
+        }
+        // Nothing was changed: there is still a factor to reset.
+        assert_eq!(reset(&server.address, admin, during), Some(200), "{name}");
+        acknowledged.insert(during);
+        println!(
+            "{name}: 500 in the envelope, reads go on, not ready; ready {:.0?} after it ended",
+            ended.elapsed()
+        );
+    }
+    server.kill();
+    let resets = check(&data, &acknowledged, "after every fault");
+    assert_eq!(
+        usize::try_from(resets).unwrap(),
+        acknowledged.len(),
+        "none was done that was refused"
+    );
+}
+
+#[test]
+fn a_write_torn_by_the_end_of_the_machine_loses_nothing_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(shim) = shim(folder.path()) else { return };
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let seeded = seed::seed(&data, 400 * ROUNDS);
+    let control = folder.path().join("fault");
+    let mut acknowledged = HashSet::new();
+    for (round, users) in seeded.users.chunks(400).enumerate() {
+        fs::write(&control, "-").unwrap();
+        let variables = [
+            ("LD_PRELOAD", shim.to_str().unwrap()),
+            ("FAULT_FILE", control.to_str().unwrap()),
+        ];
+        let server = Server::start(&data, &variables);
+        let ended = reset_while(&server.address, &seeded.admins, users, 8, |load| {
+            load.wait_for(3);
+            fs::write(&control, "t").unwrap();
+            // Every client is cut off once the server is gone.
+            std::thread::sleep(Duration::from_millis(200));
+        });
+        acknowledged.extend(ended.acknowledged.into_keys());
+        drop(server);
+        check(&data, &acknowledged, &format!("torn, round {round}"));
+    }
+    println!(
+        "{ROUNDS} torn writes: {} resets acknowledged and all found",
+        acknowledged.len()
+    );
+}
+
+#[test]
+fn a_file_system_that_is_full_is_survived() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let Some(_mounted) = Mounted::new(&data) else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    let seeded = seed::seed(&data, 200);
+    let mut server = Server::start(&data, &[]);
+    let admin = seeded.admins[0].as_str();
+    let filler = data.join("filler");
+    // What is left goes to somebody else.
+    let _ = Command::new("dd")
+        .args(["if=/dev/zero", "bs=4096", &format!("of={}", filler.display())])
+        .output();
+    let mut acknowledged = HashSet::new();
+    let mut refused = None;
+    for user in &seeded.users {
+        match reset(&server.address, admin, *user) {
+            Some(200) => {
+                acknowledged.insert(*user);
+            }
+            status => {
+                assert_eq!(status, Some(500));
+                refused = Some(*user);
+                break;
+            }
+        }
+    }
+    let refused = refused.expect("the disk is full");
+    assert_eq!(get(&server.address, "/api/v1/users", admin), 200);
+    assert_eq!(get(&server.address, "/health/ready", admin), 503);
+    fs::remove_file(&filler).unwrap();
+    let ended = Instant::now();
+    while get(&server.address, "/health/ready", admin) != 200 {
+        assert!(ended.elapsed() < Duration::from_secs(10), "it does not recover");
+    }
+    assert_eq!(reset(&server.address, admin, refused), Some(200));
+    acknowledged.insert(refused);
+    println!(
+        "a full file system: {} resets before it was, 500 then, ready {:.0?} after there was room",
+        acknowledged.len() - 1,
+        ended.elapsed()
+    );
+    server.kill();
+    check(&data, &acknowledged, "full");
+}
+
+#[test]
+fn a_second_process_is_refused_with_what_to_do_and_the_first_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeded = seed::seed(folder.path(), 5);
+    let server = Server::start(folder.path(), &[]);
+    for args in [
+        &["serve", "--listen", "127.0.0.1:0"][..],
+        &["org", "list"],
+        &["keys", "rotate"],
+    ] {
+        let second = latchkey()
+            .args(args)
+            .arg("--data-dir")
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(second.status.code(), Some(4), "{args:?}");
+        let said = String::from_utf8(second.stderr).unwrap();
+        assert!(
+            said.contains("in use by another latchkey process; stop it first"),
+            "{said}"
+        );
+    }
+    assert_eq!(
+        reset(&server.address, &seeded.admins[0], seeded.users[0]),
+        Some(200)
+    );
+}
+
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: &Path) -> Option<Self> {
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs"])
+            .arg(at)
+            .output()
+            .ok()?;
+        output.status.success().then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn path(user: Uuid) -> String {
+    format!("/api/v1/users/{user}/reset-mfa HTTP/1.1")
+}
+
+fn get(address: &str, what: &str, token: &str) -> u16 {
+    let answer = exchange(address, &format!("GET {what} HTTP/1.1"), token).unwrap_or_default();
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The library that makes faults, built by the C compiler that builds SQLite too.
+fn shim(folder: &Path) -> Option<PathBuf> {
+    let library = folder.join("shim.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+        .arg(&library)
+        .arg(source)
+        .output();
+    match built {
+        Ok(output) if output.status.success() => Some(library),
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(_) => {
+            println!("skipped: there is no C compiler here");
+            None
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! More than the server can serve, over real sockets against the real binary: memory stays bounded, what is too
+//! much gets a clear answer, health stays green, and others are not harmed. Prints its figures.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+mod load_support;
+
+use std::collections::HashSet;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use load_support::{Server, check, exchange, reset, seed};
+use rusqlite::Connection;
+
+const PLACES: usize = 64;
+const BOUNDS: [(&str, &str); 5] = [
+    ("LATCHKEY_HTTP__MAX_CONNECTIONS", "64"),
+    ("LATCHKEY_HTTP__MAX_CONNECTIONS_PER_ADDRESS", "40"),
+    ("LATCHKEY_HTTP__HEADER_TIMEOUT_SECS", "3"),
+    ("LATCHKEY_HTTP__BODY_TIMEOUT_SECS", "2"),
+    ("LATCHKEY_DATABASE__QUEUE_LENGTH", "16"),
+];
+
+#[test]
+fn a_full_writers_queue_is_503_with_retry_after_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeded = seed::seed(folder.path(), 60);
+    let mut server = Server::start(folder.path(), &BOUNDS);
+    let admins = &seeded.admins;
+    assert_eq!(
+        reset(&server.address, &admins[0], seeded.users[0]),
+        Some(200),
+        "warm"
+    );
+    // Somebody else holds the write lock: a slow disk.
+    let slow = Connection::open(folder.path().join("latchkey.db")).unwrap();
+    slow.busy_timeout(Duration::from_secs(5)).unwrap();
+    slow.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (server_address, users) = (server.address.clone(), &seeded.users[1..41]);
+    let (answers, live, read) = std::thread::scope(|scope| {
+        let resets: Vec<_> = users
+            .iter()
+            .zip(admins)
+            .map(|(user, admin)| {
+                let address = &server_address;
+                scope.spawn(move || {
+                    let line = format!("POST /api/v1/users/{user}/reset-mfa HTTP/1.1");
+                    (user, admin, exchange(address, &line, admin).unwrap_or_default())
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(1500));
+        let began = Instant::now();
+        let live = exchange(&server_address, "GET /health/live HTTP/1.1", "").unwrap();
+        let live = (live, began.elapsed());
+        let read = exchange(&server_address, "GET /api/v1/audit-logs HTTP/1.1", &admins[50]).unwrap();
+        slow.execute_batch("ROLLBACK").unwrap();
+        let answers: Vec<_> = resets.into_iter().map(|one| one.join().unwrap()).collect();
+        (answers, live, read)
+    });
+    let done = answers
+        .iter()
+        .filter(|(_, _, answer)| answer.starts_with("HTTP/1.1 200"))
+        .count();
+    let busy: Vec<_> = answers
+        .iter()
+        .filter(|(_, _, answer)| answer.starts_with("HTTP/1.1 503"))
+        .collect();
+    println!(
+        "40 resets at a writer that is held up, queue of 16: {done} done in the end, {} refused with 503 at once; \
+         health/live in {:.1?}",
+        busy.len(),
+        live.1
+    );
+    assert!(live.0.starts_with("HTTP/1.1 200") && read.starts_with("HTTP/1.1 200"));
+    assert!(
+        done >= 16 && !busy.is_empty() && done + busy.len() <= 40,
+        "{answers:?}"
+    );
+    let mut acknowledged = HashSet::new();
+    for (user, admin, answer) in &answers {
+        if answer.starts_with("HTTP/1.1 500") {
+            // A policy was not done in time on a busy machine.
+            continue;
+        }
+        if answer.starts_with("HTTP/1.1 503") {
+            assert!(
+                answer.to_ascii_lowercase().contains("\r\nretry-after: "),
+                "{answer}"
+            );
+            // Nothing was done: the same again is done now.
+            assert_eq!(reset(&server.address, admin, **user), Some(200));
+        }
+        acknowledged.insert(**user);
+    }
+    server.kill();
+    check(folder.path(), &acknowledged, "overload");
+}
+
+#[test]
+fn slow_and_idle_clients_take_neither_the_places_nor_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeded = seed::seed(folder.path(), 200);
+    let server = Server::start(folder.path(), &BOUNDS);
+    let address: SocketAddr = server.address.parse().unwrap();
+    let admin = seeded.admins[0].as_str();
+    assert_eq!(reset(&server.address, admin, seeded.users[0]), Some(200), "warm");
+    let before = memory_kib(&server);
+
+    // One address takes what it can; what is beyond its share is closed at once.
+    let hoarder = Ipv4Addr::new(127, 0, 0, 2);
+    let mut idle: Vec<_> = (0..PLACES * 2).map(|_| connect(address, hoarder)).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let open = idle
+        .iter_mut()
+        .filter_map(|stream| is_open(stream).then_some(()))
+        .count();
+    assert_eq!(open, 40, "one address has its share and no more");
+    assert_eq!(
+        reset(&server.address, admin, seeded.users[1]),
+        Some(200),
+        "others are served"
+    );
+
+    // Several take all: then a clear answer, at once.
+    let others = (3..6).map(|last| Ipv4Addr::new(127, 0, 0, last));
+    let mut slow: Vec<_> = others
+        .flat_map(|from| (0..12).map(move |_| connect(address, from)))
+        .collect();
+    for stream in &mut slow {
+        let _ = stream.write_all(b"GET /api/v1/users HTTP/1.1\r\nX-Slow: ");
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let began = Instant::now();
+    let mut beyond = connect(address, Ipv4Addr::new(127, 0, 0, 9));
+    let _ = beyond.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut refused = String::new();
+    let _ = beyond.read_to_string(&mut refused);
+    println!(
+        "beyond every place: {:?} after {:.0?}",
+        refused.lines().next(),
+        began.elapsed()
+    );
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused:?}");
+    assert!(
+        refused.to_ascii_lowercase().contains("\r\nretry-after: "),
+        "{refused}"
+    );
+    let (_, body) = refused.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["status"], 503, "the envelope");
+
+    // Slow heads are cut, and everybody is served again, while the slow ones still hold on.
+    let began = Instant::now();
+    let user = seeded.users[2];
+    while reset(&server.address, admin, user) != Some(200) {
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "the slow ones keep every place"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!(
+        "after {} idle and slow connections: served again within {:.1?}",
+        PLACES * 2 + 36,
+        began.elapsed()
+    );
+    let after = memory_kib(&server);
+    println!("memory at most: {before} KiB before, {after} KiB after");
+    assert!(after < before + 64 * 1024, "memory is bounded");
+}
+
+#[test]
+fn huge_heads_and_bodies_are_refused_and_a_slow_body_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeded = seed::seed(folder.path(), 20);
+    let server = Server::start(folder.path(), &BOUNDS);
+    let address: SocketAddr = server.address.parse().unwrap();
+    let admin = seeded.admins[0].as_str();
+    assert_eq!(reset(&server.address, admin, seeded.users[0]), Some(200), "warm");
+    let before = memory_kib(&server);
+    let home = Ipv4Addr::LOCALHOST;
+    let path = format!(
+        "POST /api/v1/users/{}/reset-mfa HTTP/1.1\r\nHost: x\r\n",
+        seeded.users[1]
+    );
+
+    let mut heads = Vec::new();
+    for _ in 0..30 {
+        let mut stream = connect(address, home);
+        let huge = vec![b'a'; 4 << 20];
+        let _ = stream.write_all(format!("{path}X-Huge: ").as_bytes());
+        let _ = stream.write_all(&huge);
+        let _ = stream.write_all(b"\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        heads.push(
+            String::from_utf8_lossy(&answer)
+                .lines()
+                .next()
+                .unwrap_or("closed")
+                .to_owned(),
+        );
+    }
+    println!("30 heads of 4 MiB: {:?}", heads.iter().collect::<HashSet<_>>());
+    assert!(
+        heads
+            .iter()
+            .all(|line| line == "closed" || line.contains(" 431 ")),
+        "{heads:?}"
+    );
+
+    let token = format!("Authorization: Bearer {admin}\r\nContent-Type: application/json\r\n");
+    let mut told = connect(address, home);
+    let _ = told.write_all(format!("{path}{token}Content-Length: 1000000000\r\n\r\n{{").as_bytes());
+    assert!(read(&mut told).starts_with("HTTP/1.1 413"), "told");
+    let mut endless = connect(address, home);
+    let _ = endless.write_all(format!("{path}{token}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    for _ in 0..200 {
+        if endless.write_all(chunk.as_bytes()).is_err() {
+            break;
+        }
+    }
+    let answer = read(&mut endless);
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 413"),
+        "{answer}"
+    );
+    let mut slow = connect(address, home);
+    let began = Instant::now();
+    let _ = slow.write_all(format!("{path}{token}Content-Length: 20\r\n\r\n{{").as_bytes());
+    let answer = read(&mut slow);
+    println!(
+        "half a body: {:?} after {:.1?}",
+        answer.lines().next(),
+        began.elapsed()
+    );
+    assert!(began.elapsed() < Duration::from_secs(6));
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+
+    // Half-open: the client has said all that it will say, and is answered.
+    let mut half = connect(address, home);
+    let _ = half.write_all(format!("{path}{token}Content-Length: 0\r\n\r\n").as_bytes());
+    half.shutdown(std::net::Shutdown::Write).unwrap();
+    println!(
+        "half-open after a whole request: {:?}",
+        read(&mut half).lines().next()
+    );
+    // Pipelining: a hundred at once are answered one after the other.
+    let mut many = connect(address, home);
+    let one = "GET /health/live HTTP/1.1\r\nHost: x\r\n";
+    let mut text = format!("{one}\r\n").repeat(99);
+    text += &format!("{one}Connection: close\r\n\r\n");
+    many.write_all(text.as_bytes()).unwrap();
+    assert_eq!(
+        read(&mut many).matches("HTTP/1.1 200").count(),
+        100,
+        "in order, each once"
+    );
+    let after = memory_kib(&server);
+    println!("memory at most: {before} KiB before, {after} KiB after");
+    assert!(after < before + 64 * 1024, "memory is bounded");
+    let live = exchange(&server.address, "GET /health/live HTTP/1.1", "").unwrap();
+    assert!(live.starts_with("HTTP/1.1 200"));
+}
+
+fn connect(to: SocketAddr, from: Ipv4Addr) -> TcpStream {
+    let stream = socket(from, to);
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+/// A connection from a chosen address of this machine.
+fn socket(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(IpAddr::V4(from), 0)).unwrap();
+        let stream = socket.connect(to).await.unwrap().into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream
+    })
+}
+
+/// Open and quiet: not closed by the other side.
+fn is_open(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let open = matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).unwrap();
+    open
+}
+
+fn read(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The most that the server has held in memory so far.
+fn memory_kib(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
