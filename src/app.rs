@@ -135,7 +135,9 @@ impl App {
             async move { plugins::recheck_forever(&services).await }
         });
         let (stop_sending, stopped) = tokio::sync::watch::channel(false);
-        let sending = tokio::spawn(deliveries::send_while(self.services.clone(), stopped));
+        let forwarding = trail::forward_while(self.services.clone(), stopped.clone());
+        let sending = deliveries::send_while(self.services.clone(), stopped);
+        let sending = tokio::spawn(async { tokio::join!(sending, forwarding) });
         let Config {
             http: bounds,
             trusted_proxies,
@@ -162,7 +164,10 @@ impl App {
 }
 
 /// Lets what is being sent be sent and noted: cut off, it would be sent again after the next start.
-async fn stop(stop_sending: tokio::sync::watch::Sender<bool>, mut sending: tokio::task::JoinHandle<()>) {
+async fn stop(
+    stop_sending: tokio::sync::watch::Sender<bool>,
+    mut sending: tokio::task::JoinHandle<((), ())>,
+) {
     let _ = stop_sending.send(true);
     if tokio::time::timeout(SENDING_ENDS_WITHIN, &mut sending)
         .await

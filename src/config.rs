@@ -199,6 +199,20 @@ impl Config {
         );
         let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
+        if audit.forward_syslog && courier.syslog.is_none() {
+            problems.push("audit.forward_syslog: needs syslog.target".to_owned());
+        }
+        for (key, url) in [
+            ("forward_webhook", &audit.forward_webhook),
+            ("witness_url", &audit.witness_url),
+        ] {
+            if url.is_empty() || is_base_url(url) {
+                continue;
+            }
+            problems.push(format!(
+                "audit.{key}: {url:?} is not a URL such as https://siem.example.org/in"
+            ));
+        }
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
             let place = file.map_or_else(String::new, |file| format!(" ({})", file.display()));
@@ -242,6 +256,12 @@ impl Config {
                     checkpoint_entries: audit.checkpoint_entries,
                     checkpoint_secs: whole(audit.checkpoint_secs),
                     witness_dir: audit.witness_dir,
+                    witness_url: (!audit.witness_url.is_empty()).then_some(audit.witness_url),
+                    forward_to: trail::ForwardTo {
+                        syslog: audit.forward_syslog,
+                        webhook: (!audit.forward_webhook.is_empty()).then_some(audit.forward_webhook),
+                        organizations: audit.forward_organizations,
+                    },
                 },
             },
             courier,

@@ -76,7 +76,7 @@ pub enum AuditCommand {
         /// The entry's id.
         id: Uuid,
     },
-    /// Check a receipt, without the trail.
+    /// Check a receipt, without the trail. What stands before it in a mail does not matter.
     #[command(after_help = "Example:\n  latchkey audit check-receipt reset.tlog-proof --key key.txt")]
     CheckReceipt {
         /// The receipt, or `-` for standard input.
@@ -225,7 +225,11 @@ fn check(file: &Path, keys: &[String], as_json: bool) -> Result<()> {
     let keys = read_keys(keys)?;
     let mut text = String::new();
     open(file)?.take(MAX_LINE).read_to_string(&mut text)?;
-    let checked = check_receipt(&text, &keys).with_context(|| format!("{}", file.display()))?;
+    // A notice has words before it.
+    let receipt = text
+        .find("c2sp.org/tlog-proof@")
+        .map_or(text.as_str(), |at| &text[at..]);
+    let checked = check_receipt(receipt, &keys).with_context(|| format!("{}", file.display()))?;
     let entry = serde_json::to_value(EntryLine::from(&checked.record))?;
     let size = checked.checkpoint.size;
     if as_json {

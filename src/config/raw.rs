@@ -126,6 +126,10 @@ pub struct RawAudit {
     pub checkpoint_entries: u64,
     pub checkpoint_secs: u64,
     pub witness_dir: Option<PathBuf>,
+    pub witness_url: String,
+    pub forward_syslog: bool,
+    pub forward_webhook: String,
+    pub forward_organizations: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -275,6 +279,10 @@ impl Default for RawAudit {
             checkpoint_entries: 1000,
             checkpoint_secs: 60,
             witness_dir: None,
+            witness_url: String::new(),
+            forward_syslog: false,
+            forward_webhook: String::new(),
+            forward_organizations: Vec::new(),
         }
     }
 }

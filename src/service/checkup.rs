@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::trail::Way;
 use super::{Services, plugins};
 use crate::domain::audit::Filter;
 use crate::domain::{Error, Result};
@@ -62,9 +63,10 @@ impl Finding {
 /// reading the whole database.
 #[must_use]
 pub fn examine(services: &Services) -> Vec<Finding> {
-    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 5] = [
+    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 6] = [
         ("database", database),
         ("audit trail", trail),
+        ("forwarding", forwarding),
         ("clock", clock),
         ("policies", policies),
         ("organisations", organizations),
@@ -116,6 +118,28 @@ fn trail(services: &Services) -> Result<Vec<Finding>> {
         );
         vec![Finding::broken("audit trail", text)]
     })
+}
+
+/// Entries that a SIEM should have had: said only where something is forwarded.
+fn forwarding(services: &Services) -> Result<Vec<Finding>> {
+    let ways = services.settings.trail.forward_to.ways();
+    let places = services.store.read(|db| {
+        let size = audit::size(db)?;
+        let place = |way: &Way| Ok(audit::find_forwarding(db, way.as_str())?.map(|place| (size, place)));
+        ways.iter().map(place).collect::<Result<Vec<_>>>()
+    })?;
+    Ok(places
+        .into_iter()
+        .flatten()
+        .map(|(size, place)| {
+            let behind = size.saturating_sub(place.next);
+            let text = format!("{}: {behind} entries wait", place.channel);
+            match place.last_error {
+                None => Finding::fine("forwarding", text),
+                Some(why) => Finding::doubtful("forwarding", format!("{text}; the last attempt: {why}")),
+            }
+        })
+        .collect())
 }
 
 fn clock(services: &Services) -> Result<Vec<Finding>> {

@@ -34,8 +34,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::notices::read_mail;
-use super::{RequestContext, Services};
+use super::notices::{read_mail, wants_receipt};
+use super::{RequestContext, Services, trail};
 use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
@@ -196,7 +196,10 @@ async fn send(services: &Services, row: &DeliveryRow) -> Result<(), Undelivered>
     let unreadable = || Undelivered::Never("what is owed can't be read".into());
     match row.channel {
         Channel::Mail => {
-            let mail = read_mail(&services.keys, &row.payload).map_err(|_| unreadable())?;
+            let mut mail = read_mail(&services.keys, &row.payload).map_err(|_| unreadable())?;
+            if wants_receipt(&row.payload) {
+                mail.body.push_str(&receipt_of(services, row).await);
+            }
             services.courier.send_mail(&name, &mail, at).await
         }
         Channel::Webhook => {
@@ -221,6 +224,24 @@ async fn send(services: &Services, row: &DeliveryRow) -> Result<(), Undelivered>
                 text: &message.text,
             };
             services.courier.write_syslog(&message).await
+        }
+    }
+}
+
+/// What follows the text of a mail that proves what it tells; nothing where that can't be had.
+async fn receipt_of(services: &Services, row: &DeliveryRow) -> String {
+    let Some(sequence) = row.audit_sequence else {
+        return String::new();
+    };
+    match trail::bare_receipt(services, sequence).await {
+        Ok(receipt) => format!(
+            "\nWhat follows proves that this is on record, and can't be taken off it unnoticed: save this mail's \
+             text, and check it with latchkey audit check-receipt and the public key that your administrators \
+             give you.\n\n{receipt}"
+        ),
+        Err(error) => {
+            tracing::error!(?error, "a receipt could not be made for a notice");
+            String::new()
         }
     }
 }

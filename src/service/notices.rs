@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::reset::{Case, Order};
 use super::{RequestContext, Services, deliveries, not_me};
@@ -23,7 +23,7 @@ use crate::store::deliveries::{Channel, OwedDelivery};
 pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effect]) -> Vec<OwedDelivery> {
     let what = format!("reset the second factor of your account {}", case.target.email);
     let mut owed = of_effects(services, case, effects);
-    owed.extend(of_change(
+    let told = of_change(
         services,
         &Changed {
             organization: &case.organization,
@@ -35,7 +35,8 @@ pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effe
             event: "user.mfa.reset",
         },
         &order.context,
-    ));
+    );
+    owed.extend(told.into_iter().map(with_receipt));
     owed
 }
 
@@ -106,13 +107,31 @@ pub fn call(
     organization: &Organization,
     event: &str,
     at: jiff::Timestamp,
-    data: serde_json::Value,
+    data: Value,
 ) -> Option<OwedDelivery> {
     let url = organization.settings.webhook_url.as_ref()?;
     // A host that the operator took off the list since is not even tried.
     check_url(services.courier.webhook_reach(), url).ok()?;
     Some(deliveries::webhook(Some(organization.id), url, event, at, data))
 }
+
+/// The mail ends with the receipt of the entry that it tells of, which can be made once that is committed.
+fn with_receipt(mut owed: OwedDelivery) -> OwedDelivery {
+    if owed.channel == Channel::Mail
+        && let Ok(Value::Object(mut payload)) = serde_json::from_str(&owed.payload) {
+        payload.insert(RECEIPT.to_owned(), true.into());
+        owed.payload = Value::Object(payload).to_string();
+    }
+    owed
+}
+
+/// Whether the mail of this payload ends with a receipt.
+#[must_use]
+pub fn wants_receipt(payload: &str) -> bool {
+    serde_json::from_str::<Value>(payload).is_ok_and(|payload| payload[RECEIPT] == true)
+}
+
+const RECEIPT: &str = "receipt";
 
 /// What policies want sent.
 #[must_use]
@@ -244,7 +263,7 @@ fn mails(services: &Services, case: &Case, notice: &Notice) -> Vec<OwedDelivery>
         .collect()
 }
 
-fn owed(organization: &Organization, payload: &serde_json::Value) -> OwedDelivery {
+fn owed(organization: &Organization, payload: &Value) -> OwedDelivery {
     OwedDelivery {
         organization_id: Some(organization.id),
         channel: Channel::Mail,

@@ -7,6 +7,7 @@
 mod activity;
 mod checkpoints;
 mod export;
+mod forwarding;
 mod keeping;
 mod restoration;
 mod rollback;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use super::Services;
 use crate::domain::account::{OrganizationId, Principal, Reading};
-use crate::domain::audit::{Entry, EventType, Filter, write_receipt};
+use crate::domain::audit::{Entry, EventType, Filter, Record, write_receipt};
 use crate::domain::{Error, Result};
 use crate::store::audit;
 pub use crate::store::audit::Cursor;
@@ -24,6 +25,7 @@ pub use crate::store::audit::Cursor;
 pub use activity::{Activity, By, list_activity};
 pub use checkpoints::{Settings, checkpoint, checkpoint_if_due, log_keys};
 pub use export::{ExportError, Format, Selection, export};
+pub use forwarding::{ForwardTo, Way, forward_due, forward_while};
 pub use keeping::{carry_on_erasures, erase_user, prune_expired};
 pub use restoration::begin_after_restore;
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
@@ -180,6 +182,23 @@ pub async fn find_receipt_anywhere(services: &Services, id: Uuid) -> Result<Stri
 /// # Errors
 /// [`Error::NotFound`] when it is not there or was pruned.
 pub async fn receipt(services: &Services, sequence: u64) -> Result<String> {
+    make_receipt(services, sequence, |record| record).await
+}
+
+/// The same for somebody whom the entry's details do not concern: what happened when to which id, by which
+/// id, and how it ended; not the addresses, reasons and messages behind its seals.
+///
+/// # Errors
+/// As [`receipt`].
+pub async fn bare_receipt(services: &Services, sequence: u64) -> Result<String> {
+    make_receipt(services, sequence, Record::withheld).await
+}
+
+async fn make_receipt(
+    services: &Services,
+    sequence: u64,
+    shown: impl FnOnce(Record) -> Record,
+) -> Result<String> {
     let signed = checkpoint(services).await?;
     let size = signed.size;
     services.store.read(|db| {
@@ -187,7 +206,7 @@ pub async fn receipt(services: &Services, sequence: u64) -> Result<String> {
             .filter(|record| record.leaf().is_some())
             .ok_or_else(|| no_entry(sequence))?;
         let proof = audit::inclusion_proof(db, sequence, size)?;
-        Ok(write_receipt(&record, &proof, &signed.note))
+        Ok(write_receipt(&shown(record), &proof, &signed.note))
     })
 }
 

@@ -1,6 +1,7 @@
 //! The trail in SQLite: appended in the transaction of what it records.
 
 pub mod checkpoints;
+mod forwarding;
 mod pages;
 mod personal;
 mod proofs;
@@ -10,6 +11,7 @@ mod rollback;
 mod row;
 mod verify;
 
+pub use forwarding::{Forwarding, every_entry_after, find_forwarding, update_forwarding};
 pub use pages::{
     Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_activity, page_entries,
     page_entries_after,

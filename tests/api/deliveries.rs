@@ -2,14 +2,15 @@
 
 mod not_me;
 #[expect(dead_code, reason = "the tests of the command line need more of it")]
-mod receivers;
+pub mod receivers;
 
 use jiff::SignedDuration;
 use latchkey::courier::{Courier, CourierConfig, MailConfig, MailTls, Reach, SyslogMessage, SyslogTarget};
+use latchkey::domain::audit::{Content, check_receipt};
 use latchkey::service::deliveries::{
     self, Channel, DeliveryState, OwedDelivery, WAITS_SECS, list_deliveries, send_due,
 };
-use latchkey::service::{Settings, notices};
+use latchkey::service::{Settings, notices, trail};
 use serde_json::json;
 use standardwebhooks::Webhook;
 use zeroize::Zeroizing;
@@ -486,4 +487,26 @@ async fn an_organisations_webhook_is_called_at_a_listed_host_and_signed_with_its
     assert_eq!(body["type"], "user.mfa.reset");
     assert_eq!(body["data"]["userId"], app.developer.id.to_string());
     assert_eq!(body["data"]["actorId"], app.admin.id.to_string());
+}
+
+#[tokio::test]
+async fn the_notice_of_a_reset_proves_it_and_tells_nothing_more() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    let body = json!({ "reason": "a secret reason", "ticket": "HD-secret" });
+    let path = crate::support::reset_path(crate::support::DEVELOPER);
+    app.admin().await.post(&path, body).await.assert_ok();
+    round(&app, Channel::Mail).await;
+    let mail = server.wait_for(1).remove(0);
+    let at = mail.text.find("c2sp.org/tlog-proof@v1").expect("a receipt");
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let checked = check_receipt(&mail.text[at..], &keys).unwrap();
+    let leaf = checked.record.leaf().unwrap();
+    assert_eq!(leaf.event_type, "USER_MFA_RESET");
+    assert_eq!(leaf.resource, Some(("USER", crate::support::DEVELOPER)));
+    let Content::Whole(entry) = &checked.record.content else {
+        panic!("a receipt has its entry")
+    };
+    assert_eq!((entry.actor.data(), entry.subject.data()), (None, None));
+    assert!(!mail.text.contains("HD-secret"), "{}", mail.text);
 }

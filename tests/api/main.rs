@@ -11,6 +11,8 @@ mod contract;
 mod deliveries;
 mod described;
 mod document;
+mod forwarding;
+mod full_disk;
 #[path = "../guests/mod.rs"]
 mod guests;
 mod keeping;

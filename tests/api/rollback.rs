@@ -2,22 +2,45 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use jiff::SignedDuration;
 use latchkey::app::App;
 use latchkey::config::Config;
-use latchkey::domain::account::OrganizationSettings;
-use latchkey::domain::audit::{LogKeys, Tampering};
-use latchkey::service::administration::{NewOrganization, create_organization};
+use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, UserId};
+use latchkey::domain::audit::{ActorRef, LogKeys, Tampering};
+use latchkey::service::administration::{NewOrganization, NewUser, create_organization, create_user};
+use latchkey::service::session;
 use latchkey::service::trail::{self, RolledBack};
 
-async fn organization(app: &App, slug: &str) {
+use crate::support::enrol;
+
+async fn organization(app: &App, slug: &str) -> OrganizationId {
     let new = NewOrganization {
         id: None,
         slug: slug.into(),
         name: slug.into(),
         settings: OrganizationSettings::default(),
     };
-    create_organization(&app.services, new).await.unwrap();
+    create_organization(&app.services, new).await.unwrap().id
+}
+
+/// A user with a second factor and a session.
+async fn user(app: &App, organization: OrganizationId, email: &str) -> UserId {
+    let new = NewUser {
+        id: None,
+        email: email.into(),
+        name: None,
+        role: Role::Member,
+        password_hash: None,
+    };
+    let user = create_user(&app.services, organization, new, ActorRef::operator(), None);
+    let id = user.await.unwrap().id;
+    enrol(&app.services, id).await;
+    let services = Arc::clone(&app.services);
+    let mint = move || session::mint_token(&services, id, SignedDuration::from_hours(1));
+    tokio::task::spawn_blocking(mint).await.unwrap().unwrap();
+    id
 }
 
 /// A data directory with two entries, signed, in which the database of one entry was put back.
@@ -161,4 +184,73 @@ async fn a_witness_directory_remembers_what_the_machine_forgot() {
             ..
         })
     ));
+}
+
+/// What was taken away since and is back with the older database is named; its sessions are ended, and the
+/// entry says so.
+#[tokio::test]
+async fn what_an_older_database_brings_back_is_named_and_sessions_end() {
+    for is_known in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::for_data_dir(dir.path());
+        let database = dir.path().join("latchkey.db");
+        let app = App::open(config.clone()).unwrap();
+        let acme = organization(&app, "acme").await;
+        let lost = user(&app, acme, "lost@acme.example").await;
+        user(&app, acme, "kept@acme.example").await;
+        trail::checkpoint(&app.services).await.unwrap();
+        drop(app);
+        fs::copy(&database, dir.path().join("backup")).unwrap();
+        let app = App::open(config.clone()).unwrap();
+        let reset = app.services.store.write(move |tx| {
+            for table in ["session", "factor"] {
+                tx.execute(
+                    &format!("DELETE FROM {table} WHERE user_id = ?1"),
+                    [lost.0.as_bytes()],
+                )?;
+            }
+            Ok(())
+        });
+        reset.await.unwrap();
+        organization(&app, "later").await;
+        trail::checkpoint(&app.services).await.unwrap();
+        drop(app);
+        let replaced = dir.path().join("replaced");
+        fs::rename(&database, &replaced).unwrap();
+        fs::copy(dir.path().join("backup"), &database).unwrap();
+        assert!(refusal(&config).is_some());
+
+        let app = App::open_unchecked(config.clone()).unwrap();
+        let newer = is_known.then_some(replaced.as_path());
+        let accepted = trail::accept_rollback(&app.services, newer).await.unwrap();
+        let back: Vec<_> = accepted
+            .revived
+            .iter()
+            .map(|one| (one.email.as_str(), one.kind.as_str()))
+            .collect();
+        let of = |email| [(email, "session"), (email, "totp")];
+        // Without the newer database each of them may be back.
+        let expected = if is_known {
+            of("lost@acme.example").to_vec()
+        } else {
+            [of("kept@acme.example"), of("lost@acme.example")].concat()
+        };
+        assert_eq!(back, expected);
+        assert_eq!(accepted.sessions_ended, 2);
+        let count = |sql: &'static str| {
+            let read =
+                |db: &latchkey::store::Connection| Ok(db.query_row(sql, [], |row| row.get::<_, i64>(0))?);
+            app.services.store.read(read).unwrap()
+        };
+        assert_eq!(count("SELECT count(*) FROM session"), 0);
+        assert_eq!(
+            count("SELECT count(*) FROM factor"),
+            2,
+            "factors are told, not taken"
+        );
+        let entry = "SELECT details ->> '$.sessionsEnded' FROM audit_entry WHERE event_type = 'AUDIT_ROLLBACK_ACCEPT'";
+        assert_eq!(count(entry), 2);
+        drop(app);
+        assert!(refusal(&config).is_none(), "it starts");
+    }
 }

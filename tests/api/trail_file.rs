@@ -167,6 +167,31 @@ async fn a_file_without_a_trusted_key_proves_nothing() {
     assert!(believed.is_intact() && !believed.notes.is_empty());
 }
 
+/// A receipt may withhold a part behind its seal; in a file of the trail that counts as an erasure that no
+/// entry records.
+#[tokio::test]
+async fn a_part_left_out_of_a_file_is_found_and_the_entry_named() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let file = export(&app, Selection::default(), Format::Ndjson).await;
+    for part in ["actor", "subject"] {
+        let mut lines: Vec<String> = file.lines().map(str::to_owned).collect();
+        let mut line: Value = serde_json::from_str(&lines[9]).unwrap();
+        let sequence = line["leaf"]["sequence"].as_u64().unwrap();
+        let members = line.as_object_mut().unwrap();
+        members.remove(part).unwrap();
+        members.remove(&format!("{part}Salt")).unwrap();
+        lines[9] = line.to_string();
+        let report = check(&lines.join("\n"), &keys);
+        assert_eq!(report.findings.len(), 1, "{report:?}");
+        let found = &report.findings[0];
+        assert_eq!(
+            (found.kind, found.first),
+            (Tampering::RemovalNotRecorded, sequence)
+        );
+    }
+}
+
 /// What a forger without the key may try.
 #[derive(Clone, Debug)]
 enum Attack {

@@ -83,7 +83,7 @@ pub struct EntryLine {
     /// Its salt, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor_salt: Option<String>,
-    /// The entry that records the erasure of the actor's data.
+    /// The entry that records the erasure of the actor's data; absent where a receipt withholds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor_erased_by: Option<u64>,
     /// The subject's data, unless erased.
@@ -273,7 +273,7 @@ impl From<&Record> for EntryLine {
                 ip_address: data.ip_address.clone(),
             }),
             actor_salt,
-            actor_erased_by: body.actor.erased_by(),
+            actor_erased_by: body.actor.erased_by().filter(|by| *by != record.sequence),
             subject: subject.map(|data| SubjectJson {
                 details: data
                     .details
@@ -283,7 +283,7 @@ impl From<&Record> for EntryLine {
                 resource_name: data.resource_name.clone(),
             }),
             subject_salt,
-            subject_erased_by: body.subject.erased_by(),
+            subject_erased_by: body.subject.erased_by().filter(|by| *by != record.sequence),
             hashes: to_base64(&record.hashes),
         }
     }
@@ -323,13 +323,11 @@ impl EntryLine {
             error_message: subject.error_message,
             resource_name: subject.resource_name,
         });
-        let actor = join(actor, self.actor_salt, self.actor_erased_by, &leaf.sealed.actor)?;
-        let subject = join(
-            subject,
-            self.subject_salt,
-            self.subject_erased_by,
-            &leaf.sealed.subject,
-        )?;
+        let withheld = |is_there: bool| (!is_there).then_some(leaf.sequence);
+        let erased_by = self.actor_erased_by.or(withheld(actor.is_some()));
+        let actor = join(actor, self.actor_salt, erased_by, &leaf.sealed.actor)?;
+        let erased_by = self.subject_erased_by.or(withheld(subject.is_some()));
+        let subject = join(subject, self.subject_salt, erased_by, &leaf.sealed.subject)?;
         let seals_fit = hex::encode(actor.seal()) == leaf.sealed.actor
             && hex::encode(subject.seal()) == leaf.sealed.subject;
         let record = Record {

@@ -152,6 +152,25 @@ impl<T: Sealable> Part<T> {
 }
 
 impl Record {
+    /// The same without its sealed parts, for a reader whom they do not concern: its seals still prove it.
+    /// In a file of the trail a part that is withheld counts as removed without a record.
+    #[must_use]
+    pub fn withheld(mut self) -> Self {
+        if let Content::Whole(body) = &mut self.content {
+            let by = body.actor.erased_by().unwrap_or(self.sequence);
+            body.actor = Part::Erased {
+                seal: body.actor.seal(),
+                by,
+            };
+            let by = body.subject.erased_by().unwrap_or(self.sequence);
+            body.subject = Part::Erased {
+                seal: body.subject.seal(),
+                by,
+            };
+        }
+        self
+    }
+
     /// The leaf hash as it is kept.
     #[must_use]
     pub fn kept_leaf_hash(&self) -> Option<Hash32> {

@@ -9,11 +9,13 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde_json::json;
 
-use super::Services;
+use super::{ForwardTo, Services};
 use crate::domain::audit::checkpoint::origin_of;
 use crate::domain::audit::{ActorRef, Event, EventType, LogKey, LogKeys, LogSigner};
 use crate::domain::{Error, Result};
+use crate::service::deliveries;
 use crate::store::audit::{self, checkpoints};
 
 /// The directory's name in the data directory.
@@ -30,6 +32,10 @@ pub struct Settings {
     pub checkpoint_secs: i64,
     /// A directory that gets a copy of each checkpoint.
     pub witness_dir: Option<PathBuf>,
+    /// An address that is sent each checkpoint, as a signed call of a webhook.
+    pub witness_url: Option<String>,
+    /// Where entries are forwarded to.
+    pub forward_to: ForwardTo,
 }
 
 impl Default for Settings {
@@ -38,6 +44,8 @@ impl Default for Settings {
             checkpoint_entries: 1000,
             checkpoint_secs: 60,
             witness_dir: None,
+            witness_url: None,
+            forward_to: ForwardTo::default(),
         }
     }
 }
@@ -148,9 +156,16 @@ async fn begin_log(services: &Services, key: LogKey, before: Option<LogKey>) -> 
 async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> {
     let at = services.clock.now();
     let (size, note) = (signed.size, signed.note.clone());
+    let told = services.settings.trail.witness_url.as_ref().map(|url| {
+        let data = json!({ "size": size, "checkpoint": note });
+        deliveries::webhook(None, url, "audit.checkpoint", at, data)
+    });
     services
         .store
-        .write(move |tx| checkpoints::insert_checkpoint(tx, size, &note, at))
+        .write(move |tx| {
+            checkpoints::insert_checkpoint(tx, size, &note, at)?;
+            deliveries::owe(tx, told.as_slice(), size.saturating_sub(1), at)
+        })
         .await?;
     let directory = directory(services);
     let witness = services.settings.trail.witness_dir.clone();

@@ -163,6 +163,15 @@ CREATE TABLE audit_checkpoint (
   PRIMARY KEY (size, log)
 ) STRICT, WITHOUT ROWID;
 
+-- How far the trail was forwarded to a SIEM, by each way out.
+CREATE TABLE forwarding (
+  channel         TEXT NOT NULL PRIMARY KEY CHECK (channel IN ('syslog', 'webhook')),
+  next            INTEGER NOT NULL,              -- place of the next entry to send
+  attempts        INTEGER NOT NULL,              -- failed ones, at that entry
+  next_attempt_at INTEGER NOT NULL,
+  last_error      TEXT
+) STRICT, WITHOUT ROWID;
+
 -- Erasures of what the trail knows of a user that are owed: they go on where they were left.
 CREATE TABLE erasure (
   organization_id BLOB NOT NULL,

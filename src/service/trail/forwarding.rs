@@ -1,0 +1,231 @@
+//! Every entry of the trail, forwarded to a SIEM by syslog (RFC 5424) and by webhook: in order, at least
+//! once, each way out for itself.
+//!
+//! The trail is the list of what is to be sent, and the place kept in the database says what was: nothing
+//! is owed twice, nothing is lost in a crash, and a receiver that was down for a week is told everything
+//! once it is back. An entry that was sent and not yet noted is sent again, under the same name
+//! (`webhook-id`, and `id` in the message). What was pruned meanwhile is left out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+
+use super::Services;
+use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
+use crate::domain::Result;
+use crate::domain::account::OrganizationId;
+use crate::domain::audit::{AuditResult, Entry};
+use crate::service::deliveries::wait_secs;
+use crate::store::accounts;
+use crate::store::audit::{self, Forwarding};
+
+/// Where entries are forwarded to, by the operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardTo {
+    /// To the syslog target.
+    pub syslog: bool,
+    /// To this address.
+    pub webhook: Option<String>,
+    /// Only entries of the organisations with these slugs; every entry of the node when empty.
+    pub organizations: Vec<String>,
+}
+
+/// A way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// RFC 5424.
+    Syslog,
+    /// Standard Webhooks.
+    Webhook,
+}
+
+/// How often it is looked for new entries.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Entries between two notes of how far it has come.
+const ROUND: u32 = 64;
+/// Longest wait after a failure, in seconds: a receiver that is back is told soon.
+const LONGEST_WAIT_SECS: i64 = 600;
+
+impl Way {
+    /// Its name in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Syslog => "syslog",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+impl ForwardTo {
+    /// The ways out that are configured.
+    #[must_use]
+    pub fn ways(&self) -> Vec<Way> {
+        let syslog = self.syslog.then_some(Way::Syslog);
+        let webhook = self.webhook.as_ref().map(|_| Way::Webhook);
+        syslog.into_iter().chain(webhook).collect()
+    }
+}
+
+/// Forwards what comes, each way out for itself, until `stopped` says so.
+pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
+    let ways = services.settings.trail.forward_to.ways().into_iter().map(|way| {
+        let (services, mut stopped) = (Arc::clone(&services), stopped.clone());
+        async move {
+            while !*stopped.borrow() {
+                let more = match forward_due(&services, way).await {
+                    Ok(more) => more,
+                    Err(error) => {
+                        tracing::error!(?error, way = way.as_str(), "the trail could not be forwarded");
+                        false
+                    }
+                };
+                if !more {
+                    let _ = tokio::time::timeout(LOOK_EVERY, stopped.changed()).await;
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(ways).await;
+}
+
+/// Forwards the next entries, if there are any and it is time, and says whether there may be more at once.
+/// A way out that is used for the first time begins with what comes from then on: what was before is in an
+/// export.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails; what was sent and not noted is
+/// sent again.
+pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
+    let now = services.clock.now();
+    let (known, size, slugs) = services.store.read(|db| {
+        Ok((
+            audit::find_forwarding(db, way.as_str())?,
+            audit::size(db)?,
+            accounts::find_organizations(db)?,
+        ))
+    })?;
+    let is_new = known.is_none();
+    let mut place = known.unwrap_or_else(|| Forwarding {
+        channel: way.as_str().to_owned(),
+        next: size,
+        attempts: 0,
+        next_attempt_at: now,
+        last_error: None,
+    });
+    // An older database was put in place, or a copy of another.
+    place.next = place.next.min(size);
+    if place.attempts > 0 && place.next_attempt_at > now {
+        return Ok(false);
+    }
+    if place.next >= size && !is_new {
+        return Ok(false);
+    }
+    let from = place.next;
+    let (entries, next) = services
+        .store
+        .read_long(move |db| audit::every_entry_after(db, from, ROUND))
+        .await?;
+    let wanted = &services.settings.trail.forward_to.organizations;
+    let name_of =
+        |id: Option<OrganizationId>| slugs.iter().find(|o| Some(o.id) == id).map(|o| o.slug.as_str());
+    let mut failed = None;
+    for entry in &entries {
+        let slug = name_of(entry.event.organization_id);
+        let is_wanted = wanted.is_empty() || slug.is_some_and(|slug| wanted.iter().any(|w| w == slug));
+        if is_wanted && let Err(failure) = send(services, way, entry, slug).await {
+            place.next = entry.sequence;
+            failed = Some(failure.to_string());
+            break;
+        }
+    }
+    let more = match failed {
+        None => {
+            (place.next, place.attempts, place.last_error) = (next, 0, None);
+            next < size
+        }
+        Some(why) => {
+            // Nothing is given up: the next entry must not come before this one.
+            tracing::warn!(
+                way = way.as_str(),
+                sequence = place.next,
+                why,
+                "an entry was not forwarded"
+            );
+            // Where something went through before it, it is a new failure.
+            let before = if place.next > from { 0 } else { place.attempts };
+            let secs = wait_secs(before).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
+            place.attempts = before.saturating_add(1);
+            place.next_attempt_at = now + SignedDuration::from_secs(secs);
+            place.last_error = Some(why);
+            false
+        }
+    };
+    services
+        .store
+        .write(move |tx| audit::update_forwarding(tx, &place))
+        .await?;
+    Ok(more)
+}
+
+async fn send(services: &Services, way: Way, entry: &Entry, slug: Option<&str>) -> Result<(), Undelivered> {
+    let data = told(entry, slug);
+    let at = entry.at;
+    match (way, &services.settings.trail.forward_to.webhook) {
+        (Way::Syslog, _) => {
+            let text = data.to_string();
+            let message = SyslogMessage {
+                at,
+                severity: match entry.event.result {
+                    AuditResult::Success => Severity::Notice,
+                    AuditResult::Denied | AuditResult::Failure => Severity::Warning,
+                },
+                kind: entry.event.event_type.as_str(),
+                data: None,
+                text: &text,
+            };
+            services.courier.write_syslog(&message).await
+        }
+        (Way::Webhook, Some(url)) => {
+            let body = json!({ "type": "audit.entry", "timestamp": format!("{at:.3}"), "data": data });
+            let secret = services.keys.webhook_secret(None);
+            let call = WebhookCall {
+                name: &entry.id.to_string(),
+                url,
+                secret: secret.as_slice(),
+                body: &body.to_string(),
+                at: services.clock.now(),
+            };
+            services.courier.call_webhook(&call).await
+        }
+        (Way::Webhook, None) => Err(Undelivered::Later("no address is configured".into())),
+    }
+}
+
+/// An entry as receivers are told it: with its leaf hash, so that what they keep can be compared with the
+/// tree.
+fn told(entry: &Entry, slug: Option<&str>) -> Value {
+    let event = &entry.event;
+    let resource = event.resource.as_ref();
+    json!({
+        "sequence": entry.sequence,
+        "id": entry.id,
+        "createdAt": format!("{:.3}", entry.at),
+        "eventType": event.event_type.as_str(),
+        "result": event.result.as_str(),
+        "actorType": event.actor.r#type.as_str(),
+        "actorId": event.actor.id,
+        "actorEmail": event.actor.email,
+        "ipAddress": event.ip_address,
+        "resourceType": resource.map(|resource| &resource.r#type),
+        "resourceId": resource.map(|resource| &resource.id),
+        "resourceName": resource.and_then(|resource| resource.name.as_ref()),
+        "errorMessage": event.error_message,
+        "requestId": event.request_id,
+        "organization": slug,
+        "details": event.details,
+        "leafHash": hex::encode(entry.leaf_hash),
+    })
+}

@@ -1,0 +1,273 @@
+//! Every entry reaches the operator's SIEM: in order, at least once, by each way out for itself.
+
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+
+use jiff::SignedDuration;
+use latchkey::courier::{CourierConfig, Reach, SyslogTarget};
+use latchkey::service::Settings;
+use latchkey::service::deliveries::{Channel, send_due};
+use latchkey::service::trail::{self, ForwardTo, Way, forward_due};
+use latchkey::store::audit;
+use serde_json::Value;
+use standardwebhooks::Webhook;
+
+use crate::deliveries::receivers::Receiver;
+use crate::support::{DEVELOPER, Setup, TestApp};
+
+async fn app(courier: CourierConfig, forward_to: ForwardTo) -> TestApp {
+    let mut settings = Settings::default();
+    settings.trail.forward_to = forward_to;
+    TestApp::with(Setup {
+        settings,
+        courier,
+        ..Setup::default()
+    })
+    .await
+}
+
+async fn app_with_webhook(receiver: &Receiver, organizations: &[&str]) -> TestApp {
+    let courier = CourierConfig {
+        webhooks: Reach::new(&["127.0.0.1".to_owned()], vec!["127.0.0.0/8".parse().unwrap()]),
+        ..CourierConfig::default()
+    };
+    let forward_to = ForwardTo {
+        webhook: Some(receiver.url()),
+        organizations: organizations.iter().map(ToString::to_string).collect(),
+        ..ForwardTo::default()
+    };
+    app(courier, forward_to).await
+}
+
+/// Sends all that is due now.
+async fn forward(app: &TestApp, way: Way) {
+    while forward_due(&app.services, way).await.unwrap() {}
+}
+
+fn sequences(receiver: &Receiver) -> Vec<u64> {
+    let calls = receiver.calls();
+    calls
+        .iter()
+        .map(|call| {
+            let body: Value = serde_json::from_str(&call.body).unwrap();
+            body["data"]["sequence"].as_u64().unwrap()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_webhook_is_told_every_entry_once_in_order_and_can_tell_who_calls() {
+    let receiver = Receiver::start();
+    let app = app_with_webhook(&receiver, &[]).await;
+    forward(&app, Way::Webhook).await;
+    assert_eq!(receiver.calls().len(), 0, "what was before is in an export");
+    let first = trail::size(&app.services).unwrap();
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    for _ in 0..100 {
+        admin.reset(DEVELOPER).await;
+    }
+    forward(&app, Way::Webhook).await;
+    let end = trail::size(&app.services).unwrap();
+    assert_eq!(sequences(&receiver), (first..end).collect::<Vec<_>>());
+    forward(&app, Way::Webhook).await;
+    assert_eq!(receiver.calls().len() as u64, end - first, "nothing comes twice");
+
+    let secret = app.services.keys.webhook_secret(None);
+    let library = Webhook::from_bytes(secret.to_vec()).unwrap();
+    let call = &receiver.calls()[1];
+    let header = |name: &str| call.headers[name].to_str().unwrap();
+    let at = header("webhook-timestamp").parse().unwrap();
+    let signature = library
+        .sign(header("webhook-id"), at, call.body.as_bytes())
+        .unwrap();
+    assert_eq!(header("webhook-signature"), signature);
+    let body: Value = serde_json::from_str(&call.body).unwrap();
+    assert_eq!(body["type"], "audit.entry");
+    let data = &body["data"];
+    assert_eq!(call.headers["webhook-id"], data["id"].as_str().unwrap());
+    assert_eq!(data["eventType"], "USER_MFA_RESET");
+    assert_eq!(data["result"], "SUCCESS");
+    assert_eq!(data["organization"], "acme");
+    assert_eq!(data["resourceId"], DEVELOPER);
+    assert_eq!(data["actorEmail"], "admin@acme.example");
+    // What the receiver keeps can be compared with the tree.
+    let read = |db: &_| audit::find_record(db, first + 1);
+    let record = app.services.store.read(read).unwrap().unwrap();
+    assert_eq!(data["leafHash"], hex::encode(record.kept_leaf_hash().unwrap()));
+}
+
+#[tokio::test]
+async fn what_fails_is_tried_again_and_nothing_overtakes_it() {
+    let receiver = Receiver::start();
+    let app = app_with_webhook(&receiver, &[]).await;
+    forward(&app, Way::Webhook).await;
+    let first = trail::size(&app.services).unwrap();
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    admin.reset(DEVELOPER).await;
+    receiver.answer_next(&["204 No Content", "500 Internal Server Error"]);
+    forward(&app, Way::Webhook).await;
+    assert_eq!(sequences(&receiver), [first, first + 1], "the second one failed");
+    forward(&app, Way::Webhook).await;
+    assert_eq!(receiver.calls().len(), 2, "not before its time");
+    let place = app
+        .services
+        .store
+        .read(|db| audit::find_forwarding(db, "webhook"))
+        .unwrap()
+        .unwrap();
+    assert_eq!((place.next, place.attempts), (first + 1, 1));
+    assert!(place.last_error.is_some());
+    app.advance(SignedDuration::from_secs(10));
+    receiver.answer_next(&["503 Service Unavailable"]);
+    forward(&app, Way::Webhook).await;
+    // A receiver that was down for a week is told everything, in order.
+    for _ in 0..30 {
+        receiver.answer_next(&["503 Service Unavailable"]);
+        app.advance(SignedDuration::from_mins(10));
+        forward(&app, Way::Webhook).await;
+    }
+    let tried = receiver.calls().len();
+    app.advance(SignedDuration::from_mins(10));
+    forward(&app, Way::Webhook).await;
+    let end = trail::size(&app.services).unwrap();
+    assert_eq!(
+        sequences(&receiver)[tried..],
+        (first + 1..end).collect::<Vec<_>>()
+    );
+    let calls = receiver.calls();
+    let names: Vec<_> = calls[1..=tried]
+        .iter()
+        .map(|call| &call.headers["webhook-id"])
+        .collect();
+    assert!(
+        names.iter().all(|name| *name == names[0]),
+        "one name for every attempt"
+    );
+
+    // Sent, and the power went before that was noted: sent again, under the same name.
+    let back = first + 1;
+    let unnoted = app.services.store.write(move |tx| {
+        let mut place = audit::find_forwarding(tx, "webhook")?.expect("a place");
+        place.next = back;
+        audit::update_forwarding(tx, &place)
+    });
+    unnoted.await.unwrap();
+    forward(&app, Way::Webhook).await;
+    let calls = receiver.calls();
+    assert_eq!(calls[tried + 2..].len() as u64, end - back);
+    assert_eq!(
+        calls[tried + 2].headers["webhook-id"],
+        calls[tried].headers["webhook-id"]
+    );
+}
+
+#[tokio::test]
+async fn only_the_organisations_that_the_operator_named_are_told_of() {
+    let receiver = Receiver::start();
+    let app = app_with_webhook(&receiver, &["globex"]).await;
+    forward(&app, Way::Webhook).await;
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    app.admin_of_other_org()
+        .await
+        .reset(app.other_developer.id)
+        .await
+        .assert_ok();
+    forward(&app, Way::Webhook).await;
+    let calls = receiver.calls();
+    assert!(!calls.is_empty());
+    for call in calls {
+        let body: Value = serde_json::from_str(&call.body).unwrap();
+        assert_eq!(body["data"]["organization"], "globex", "{}", call.body);
+        assert!(!call.body.contains("acme"), "{}", call.body);
+    }
+}
+
+/// One message with counted octets (RFC 6587 §3.4.1).
+fn read_one(stream: &mut TcpStream) -> String {
+    let mut digits = String::new();
+    let mut byte = [0];
+    loop {
+        stream.read_exact(&mut byte).expect("a byte");
+        match byte[0] {
+            b' ' => break,
+            digit => digits.push(digit.into()),
+        }
+    }
+    let mut text = vec![0; digits.parse().expect("a length")];
+    stream.read_exact(&mut text).expect("a message");
+    String::from_utf8(text).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn syslog_is_told_every_entry_in_order_as_rfc_5424_has_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("tcp://{}", listener.local_addr().unwrap());
+    let courier = CourierConfig {
+        syslog: Some(SyslogTarget::parse(&target).unwrap()),
+        ..CourierConfig::default()
+    };
+    let forward_to = ForwardTo {
+        syslog: true,
+        ..ForwardTo::default()
+    };
+    let app = app(courier, forward_to).await;
+    forward(&app, Way::Syslog).await;
+    let first = trail::size(&app.services).unwrap();
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    admin.reset(DEVELOPER).await;
+    forward(&app, Way::Syslog).await;
+    let (mut stream, _) = listener.accept().unwrap();
+    for (place, kind, severity) in [
+        (first, "TOKEN_MINT", syslog_rfc5424::SyslogSeverity::SEV_NOTICE),
+        (
+            first + 1,
+            "USER_MFA_RESET",
+            syslog_rfc5424::SyslogSeverity::SEV_NOTICE,
+        ),
+        (
+            first + 2,
+            "USER_MFA_RESET",
+            syslog_rfc5424::SyslogSeverity::SEV_WARNING,
+        ),
+    ] {
+        let text = read_one(&mut stream);
+        let read = syslog_rfc5424::parse_message(&text).unwrap();
+        assert_eq!(read.msgid.as_deref(), Some(kind));
+        assert_eq!(read.severity, severity);
+        let entry: Value = serde_json::from_str(read.msg.trim_start_matches('\u{feff}')).unwrap();
+        assert_eq!(entry["sequence"], place);
+    }
+}
+
+#[tokio::test]
+async fn a_witness_is_sent_each_checkpoint_and_can_check_it() {
+    let receiver = Receiver::start();
+    let mut settings = Settings::default();
+    settings.trail.witness_url = Some(receiver.url());
+    let courier = CourierConfig {
+        webhooks: Reach::new(&["127.0.0.1".to_owned()], vec!["127.0.0.0/8".parse().unwrap()]),
+        ..CourierConfig::default()
+    };
+    let app = TestApp::with(Setup {
+        settings,
+        courier,
+        ..Setup::default()
+    })
+    .await;
+    let signed = trail::checkpoint(&app.services).await.unwrap();
+    trail::checkpoint(&app.services).await.unwrap();
+    send_due(&app.services, Channel::Webhook).await.unwrap();
+    let calls = receiver.calls();
+    assert_eq!(calls.len(), 1, "one call for one checkpoint");
+    let body: Value = serde_json::from_str(&calls[0].body).unwrap();
+    assert_eq!(body["type"], "audit.checkpoint");
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let told = keys.open(body["data"]["checkpoint"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (told.size, body["data"]["size"].as_u64()),
+        (signed.size, Some(signed.size))
+    );
+}
