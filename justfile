@@ -62,9 +62,13 @@ openapi-release:
 clients *names:
     openapi/clients/run.sh {{names}}
 
-# Resets per second and what they cost
+# What the parts cost: token check, policy call per language, store write, audit append, whole reset
 bench *args:
-    cargo bench {{args}}
+    cargo bench --bench reset --bench policy_call --bench audit -- {{args}}
+
+# The release binary under load beside its floors: one line per figure, and a plot (needs wrk)
+load *args:
+    cargo bench --bench load -- --svg target/load.svg {{args}}
 
 # The documentation of the code, in a browser
 doc:

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use super::grow;
 use super::seed::Seeded;
 
 /// The real binary, serving.
@@ -21,10 +22,23 @@ pub struct Server {
 pub enum Load {
     /// Resets of users from `offset` on, by the first `admins` admins in turn.
     Resets { offset: usize, admins: usize },
+    /// The first step of a login: a password, answered with a challenge.
+    Logins,
     /// One user at a time.
     User,
     /// The newest page of the trail.
     Trail,
+}
+
+/// How hard to ask.
+#[derive(Clone, Copy)]
+pub struct Pressure {
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// What each connection waits after an answer before it asks again, ms. 0: nothing.
+    pub think_ms: u64,
+    /// For how long, seconds.
+    pub seconds: u64,
 }
 
 /// What came of it.
@@ -48,9 +62,9 @@ pub fn has_wrk() -> bool {
 }
 
 impl Server {
-    pub fn start(dir: &Path) -> Self {
+    pub fn start(binary: &Path, dir: &Path) -> Self {
         let started = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_latchkey"))
+        let mut child = Command::new(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--config-file"])
             .arg(dir.join("latchkey.toml"))
             .arg("--data-dir")
@@ -112,15 +126,19 @@ impl Drop for Server {
 }
 
 fn answers(address: &str) -> bool {
+    ask(address, "/health/live", "").starts_with("HTTP/1.1 200")
+}
+
+/// One answer, whole; nothing where there is none.
+pub fn ask(address: &str, path: &str, headers: &str) -> String {
     use std::io::{Read as _, Write as _};
-    let Ok(mut stream) = std::net::TcpStream::connect(address) else {
-        return false;
-    };
-    let request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut answer = String::new();
-    stream.write_all(request.as_bytes()).is_ok()
-        && stream.read_to_string(&mut answer).is_ok()
-        && answer.starts_with("HTTP/1.1 200")
+    if let Ok(mut stream) = std::net::TcpStream::connect(address) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).ok();
+        stream.read_to_string(&mut answer).ok();
+    }
+    answer
 }
 
 /// CPU time of a process so far, user and system, seconds.
@@ -136,36 +154,24 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-pub fn run(
-    server: &Server,
-    seeded: &Seeded,
-    dir: &Path,
-    load: Load,
-    connections: usize,
-    seconds: u64,
-) -> Run {
+pub fn run(server: &Server, seeded: &Seeded, dir: &Path, load: Load, pressure: Pressure) -> Run {
     let script = dir.join("load.lua");
-    std::fs::write(&script, lua(seeded, &load)).expect("the script is written");
-    wrk(
-        &server.url,
-        server.child.id(),
-        Some(&script),
-        connections,
-        seconds,
-    )
+    std::fs::write(&script, lua(seeded, &load, pressure.think_ms)).expect("the script is written");
+    let (connections, seconds) = (pressure.connections, pressure.seconds);
+    wrk(&server.url, server.child.id(), &script, connections, seconds)
 }
 
-pub fn wrk(url: &str, pid: u32, script: Option<&Path>, connections: usize, seconds: u64) -> Run {
+pub fn wrk(url: &str, pid: u32, script: &Path, connections: usize, seconds: u64) -> Run {
     let before = cpu_seconds(pid);
-    let mut command = Command::new("wrk");
-    command
+    let output = Command::new("wrk")
         .args(["-t1", "--latency", "--timeout", "30s"])
         .arg(format!("-c{connections}"))
-        .arg(format!("-d{seconds}s"));
-    if let Some(script) = script {
-        command.arg("-s").arg(script);
-    }
-    let output = command.arg(url).output().expect("wrk runs");
+        .arg(format!("-d{seconds}s"))
+        .arg("-s")
+        .arg(script)
+        .arg(url)
+        .output()
+        .expect("wrk runs");
     let cpu = cpu_seconds(pid) - before;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text
@@ -203,40 +209,69 @@ done = function(summary, latency, requests)
 end
 "#;
 
-fn lua(seeded: &Seeded, load: &Load) -> String {
+/// Writes a script that resets every user once, by all admins in turn, for driving a server by hand.
+pub fn write_script(seeded: &Seeded, dir: &Path) {
+    let load = Load::Resets {
+        offset: 0,
+        admins: seeded.admins.len(),
+    };
+    std::fs::write(dir.join("load.lua"), lua(seeded, &load, 0)).expect("the script is written");
+}
+
+/// The script for wrk: the paths in turn, by the tokens in turn.
+fn lua(seeded: &Seeded, load: &Load, think_ms: u64) -> String {
     let mut text = String::from("local tokens = {\n");
-    let admins = if let Load::Resets { admins, .. } = load {
-        *admins
-    } else {
-        seeded.admins.len()
+    let admins = match load {
+        Load::Resets { admins, .. } => *admins,
+        _ => seeded.admins.len(),
     };
     for token in &seeded.admins[..admins] {
-        writeln!(text, "  {{ [\"Authorization\"] = \"Bearer {token}\" }},").expect("a string takes text");
+        writeln!(text, "  \"{token}\",").expect("a string takes text");
     }
     text.push_str("}\nlocal paths = {\n");
+    let mut path = |path: String| writeln!(text, "  \"{path}\",").expect("a string takes text");
     match load {
-        Load::Resets { offset, .. } => {
-            for id in seeded.users.iter().skip(*offset) {
-                writeln!(text, "  \"/api/v1/users/{id}/reset-mfa\",").expect("a string takes text");
-            }
-        }
-        Load::User => {
-            for id in seeded.users.iter().rev().take(1_000) {
-                writeln!(text, "  \"/api/v1/users/{id}\",").expect("a string takes text");
-            }
-        }
-        Load::Trail => text.push_str("  \"/api/v1/audit-logs?size=20\",\n"),
+        Load::Resets { offset, .. } => seeded
+            .users
+            .iter()
+            .skip(*offset)
+            .for_each(|id| path(format!("/api/v1/users/{id}/reset-mfa"))),
+        Load::User => seeded
+            .users
+            .iter()
+            .rev()
+            .take(1_000)
+            .for_each(|id| path(format!("/api/v1/users/{id}"))),
+        Load::Trail => path("/api/v1/audit-logs?size=20".into()),
+        Load::Logins => path("/api/v1/auth/login".into()),
     }
-    let method = if matches!(load, Load::Resets { .. }) {
-        "POST"
-    } else {
-        "GET"
+    let request = match load {
+        Load::Resets { .. } => {
+            "wrk.format(\"POST\", path, { [\"Authorization\"] = \"Bearer \" .. token })".to_owned()
+        }
+        Load::User | Load::Trail => {
+            "wrk.format(\"GET\", path, { [\"Authorization\"] = \"Bearer \" .. token })".to_owned()
+        }
+        Load::Logins => format!(
+            "wrk.format(\"POST\", path, {{ [\"Content-Type\"] = \"application/json\" }}, '{}')",
+            serde_json::json!({ "organizationSlug": "load", "email": grow::PERSON, "password": grow::PASSWORD })
+        ),
     };
     writeln!(
         text,
         "}}\nlocal n = 0\nrequest = function()\n  n = n + 1\n  \
-         return wrk.format(\"{method}\", paths[(n - 1) % #paths + 1], tokens[(n - 1) % #tokens + 1])\nend"
+         local path, token = paths[(n - 1) % #paths + 1], tokens[(n - 1) % #tokens + 1]\n  \
+         return {request}\nend"
     )
     .expect("a string takes text");
+    if think_ms > 0 {
+        // wrk asks before each request; spread, so that connections don't march in step.
+        writeln!(
+            text,
+            "delay = function() return math.random(0, {}) end",
+            2 * think_ms
+        )
+        .expect("a string takes text");
+    }
     text + FIGURES
 }

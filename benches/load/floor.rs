@@ -1,18 +1,29 @@
-//! What the machine can do without us: fsync, SQLite, a bare route. Measured in the same run.
+//! What the machine can do without us, measured in the same run: fsync, SQLite, bare routes, a bare hash.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use latchkey::domain::credential::hash_password;
+use latchkey::store::DATABASE_FILE;
 use poem::listener::TcpListener;
-use poem::{EndpointExt as _, Route, Server, get, handler};
-use rusqlite::{Connection, params};
+use poem::middleware::AddData;
+use poem::{Endpoint, EndpointExt as _, IntoResponse, Route, Server, get, handler};
+use poem_openapi::auth::Bearer;
+use poem_openapi::param::Path as PathParam;
+use poem_openapi::payload::Json;
+use poem_openapi::{OpenApi, OpenApiService, SecurityScheme};
+use rusqlite::types::Value;
+use rusqlite::{Connection, params, params_from_iter};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Options;
 use super::drive::{self, Run};
+use super::seed::Seeded;
 
 /// Median of 100 appends of 4 KiB with fdatasync, µs.
 pub fn fsync_micros(dir: &Path) -> f64 {
@@ -29,91 +40,158 @@ pub fn fsync_micros(dir: &Path) -> f64 {
     times[times.len() / 2]
 }
 
-/// Resets per second of plain SQLite: the rows that a reset with two policies writes, `group` to a commit,
-/// synchronous=FULL, checkpoints on a second connection as ours are.
-pub fn sqlite(dir: &Path, group: usize, seconds: u64, users: usize) -> f64 {
-    let path = dir.join(format!("floor-{group}.db"));
-    let mut db = open(&path);
-    db.execute_batch(
-        "CREATE TABLE user (id BLOB PRIMARY KEY, email TEXT, due INTEGER, revision INTEGER) STRICT, WITHOUT ROWID;
-         CREATE TABLE factor (user_id BLOB, id BLOB, secret BLOB, suspended_at INTEGER, PRIMARY KEY (user_id, id)) STRICT, WITHOUT ROWID;
-         CREATE TABLE session (user_id BLOB, id BLOB, agent TEXT, PRIMARY KEY (user_id, id)) STRICT, WITHOUT ROWID;
-         CREATE TABLE entry (sequence INTEGER PRIMARY KEY, hash BLOB, event TEXT) STRICT;
-         CREATE TABLE call (id INTEGER PRIMARY KEY, actor BLOB, target BLOB, at INTEGER) STRICT;
-         CREATE INDEX call_by_actor ON call (actor, at); CREATE INDEX call_by_target ON call (target, at);
-         CREATE TABLE question (sequence INTEGER PRIMARY KEY, text TEXT) STRICT;
-         CREATE TABLE decision (sequence INTEGER, position INTEGER, record TEXT, PRIMARY KEY (sequence, position)) STRICT, WITHOUT ROWID;",
-    )
-    .expect("a schema");
-    let ids: Vec<[u8; 16]> = (0..users).map(|_| Uuid::new_v4().into_bytes()).collect();
-    let tx = db.transaction().expect("a transaction");
-    for id in &ids {
-        tx.execute(
-            "INSERT INTO user VALUES (?1, 'somebody@load.example', NULL, 0)",
-            [id],
-        )
-        .expect("a user");
-        tx.execute("INSERT INTO factor VALUES (?1, ?1, zeroblob(61), NULL)", [id])
-            .expect("a factor");
-        tx.execute("INSERT INTO session VALUES (?1, ?1, 'load')", [id])
-            .expect("a session");
+/// One Argon2id hash with the parameters of the appliance, on one core, µs.
+pub fn hash_micros() -> f64 {
+    let started = Instant::now();
+    for n in 0..10 {
+        std::hint::black_box(hash_password("correct horse battery staple", [n; 16]));
     }
-    tx.commit().expect("it commits");
+    started.elapsed().as_secs_f64() * 1e6 / 10.0
+}
 
+/// The rows that a reset adds, as the newest one of a database added them, and how a reset changes the rest.
+pub struct Reset {
+    entry: Vec<Value>,
+    call: Vec<Value>,
+    question: Vec<Value>,
+    decisions: Vec<Vec<Value>>,
+    admins: Vec<Vec<u8>>,
+}
+
+impl Reset {
+    /// Reads the newest reset of a data directory that no server uses.
+    pub fn sample(dir: &Path) -> Self {
+        let db = open(&dir.join(DATABASE_FILE));
+        db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .expect("a checkpoint");
+        let question = row(&db, "SELECT * FROM question ORDER BY 1 DESC LIMIT 1");
+        let of = |sql: &str| sql.replace("?1", &integer(&question[0]).to_string());
+        let mut decisions = Vec::new();
+        for position in 0..integer(
+            &row(
+                &db,
+                &of("SELECT count(*) FROM decision WHERE audit_sequence = ?1"),
+            )[0],
+        ) {
+            let sql = of("SELECT * FROM decision WHERE audit_sequence = ?1 AND position = ");
+            decisions.push(row(&db, &format!("{sql}{position}")));
+        }
+        let admins = db
+            .prepare("SELECT id FROM user WHERE role = 'org-admin'")
+            .and_then(|mut s| s.query_map([], |row| row.get(0))?.collect())
+            .expect("the admins");
+        Self {
+            entry: row(&db, &of("SELECT * FROM audit_entry WHERE sequence = ?1")),
+            call: row(&db, "SELECT * FROM reset_call ORDER BY id DESC LIMIT 1"),
+            question,
+            decisions,
+            admins,
+        }
+    }
+
+    /// Bytes of text and blobs in the rows that one reset adds.
+    pub fn bytes(&self) -> usize {
+        let rows = [&self.entry, &self.call, &self.question];
+        rows.into_iter()
+            .chain(&self.decisions)
+            .flatten()
+            .map(|value| match value {
+                Value::Text(text) => text.len(),
+                Value::Blob(bytes) => bytes.len(),
+                Value::Null | Value::Integer(_) | Value::Real(_) => 8,
+            })
+            .sum()
+    }
+}
+
+fn row(db: &Connection, sql: &str) -> Vec<Value> {
+    let mut statement = db.prepare(sql).expect("the tables are as the bench knows them");
+    let columns = statement.column_count();
+    statement
+        .query_row([], |row| (0..columns).map(|n| row.get(n)).collect())
+        .expect("a reset was done")
+}
+
+fn integer(value: &Value) -> i64 {
+    match value {
+        Value::Integer(n) => *n,
+        other => panic!("no integer: {other:?}"),
+    }
+}
+
+/// Resets per second of plain SQLite: our schema with its indexes over a copy of our database, only the
+/// statements that write (what they write is what a reset wrote), `group` to a commit, synchronous=FULL,
+/// checkpoints on a second connection as ours are. No reads, no checks, no policies, no hashes, no HTTP.
+pub fn sqlite(dir: &Path, seeded: &Seeded, reset: &Reset, group: usize, seconds: u64) -> f64 {
+    let path = dir.join(format!("floor-{group}.db"));
+    std::fs::copy(dir.join(DATABASE_FILE), &path).expect("a copy");
+    let mut db = open(&path);
     let (stop, stopped) = sync_channel::<()>(0);
     let checkpoints = open(&path);
     let checkpointer = std::thread::spawn(move || {
         while stopped
             .recv_timeout(Duration::from_millis(200))
-            .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
+            .is_err_and(|e| e == RecvTimeoutError::Timeout)
         {
             checkpoints
                 .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
                 .ok();
         }
     });
-    let (event, question, record) = ("e".repeat(700), "q".repeat(1400), "r".repeat(450));
+    let (first, at) = (integer(&reset.entry[0]) + 1, integer(&reset.call[4]));
+    let first_call = integer(&reset.call[0]) + 1;
+    let organization = reset.call[1].clone();
     let started = Instant::now();
-    let mut n = 0_usize;
+    let mut n = 0_i64;
     while started.elapsed() < Duration::from_secs(seconds) {
         let tx = db.transaction().expect("a transaction");
         for _ in 0..group {
-            let id = &ids[n % ids.len()];
-            let sequence = i64::try_from(n).expect("fewer than 2^63 resets");
+            // From the last user on: the first ones are for the server.
+            let place = usize::try_from(n).expect("a count") % seeded.users.len();
+            let user = seeded.users[seeded.users.len() - 1 - place].as_bytes();
+            let admin = &reset.admins[place % reset.admins.len()];
+            let (sequence, at) = (first + n, at + n / 10);
             let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
                 tx.prepare_cached(sql)
                     .and_then(|mut s| s.execute(values))
+                    .expect("it writes")
+            };
+            let insert = |table: &str, values: &[Value]| {
+                let marks = vec!["?"; values.len()].join(", ");
+                tx.prepare_cached(&format!("INSERT INTO {table} VALUES ({marks})"))
+                    .and_then(|mut s| s.execute(params_from_iter(values)))
                     .expect("it writes");
             };
             run(
-                "UPDATE user SET due = ?2, revision = revision + 1 WHERE id = ?1",
-                params![id, sequence],
+                "UPDATE user SET enrolment_due_until = ?2, updated_at = ?2, sessions_ended_at = ?2, \
+                 revision = revision + 1 WHERE id = ?1",
+                params![user, at],
             );
             run(
                 "UPDATE factor SET suspended_at = ?2 WHERE user_id = ?1",
-                params![id, sequence],
+                params![user, at],
             );
-            run("DELETE FROM session WHERE user_id = ?1", params![id]);
+            run("DELETE FROM session WHERE user_id = ?1", params![user]);
             run(
-                "INSERT INTO entry VALUES (?1, zeroblob(64), ?2)",
-                params![sequence, event],
+                "UPDATE audit_head SET sequence = ?2, previous = ?3, entries = entries + 1 WHERE organization_id = ?1",
+                params![organization, sequence, sequence - 1],
             );
-            run(
-                "INSERT INTO call VALUES (?1, zeroblob(16), ?2, ?1)",
-                params![sequence, id],
-            );
-            run(
-                "INSERT INTO question VALUES (?1, ?2)",
-                params![sequence, question],
-            );
-            run(
-                "INSERT INTO decision VALUES (?1, 0, ?2)",
-                params![sequence, record],
-            );
-            run(
-                "INSERT INTO decision VALUES (?1, 1, ?2)",
-                params![sequence, record],
-            );
+            let mut entry = reset.entry.clone();
+            (entry[0], entry[5]) = (sequence.into(), at.into());
+            entry[12] = user.to_vec().into();
+            insert("audit_entry", &entry);
+            let mut call = reset.call.clone();
+            (call[0], call[4]) = ((first_call + n).into(), at.into());
+            (call[2], call[3]) = (admin.clone().into(), user.to_vec().into());
+            insert("reset_call", &call);
+            let mut question = reset.question.clone();
+            question[0] = sequence.into();
+            insert("question", &question);
+            for decision in &reset.decisions {
+                let mut decision = decision.clone();
+                decision[0] = sequence.into();
+                insert("decision", &decision);
+            }
             n += 1;
         }
         tx.commit().expect("it commits");
@@ -121,13 +199,21 @@ pub fn sqlite(dir: &Path, group: usize, seconds: u64, users: usize) -> f64 {
     let per_second = n as f64 / started.elapsed().as_secs_f64();
     drop(stop);
     checkpointer.join().expect("the checkpointer ends");
+    drop(db);
+    for suffix in ["", "-wal", "-shm"] {
+        std::fs::remove_file(dir.join(format!("floor-{group}.db{suffix}"))).ok();
+    }
     per_second
 }
 
 fn open(path: &Path) -> Connection {
     let db = Connection::open(path).expect("a database");
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA busy_timeout = 10000;")
-        .expect("pragmas");
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; \
+         PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; PRAGMA mmap_size = 268435456;",
+    )
+    .expect("pragmas");
+    db.set_prepared_statement_cache_capacity(64);
     db
 }
 
@@ -138,10 +224,56 @@ fn hello() -> &'static str {
 
 /// A bare poem route, in this process.
 pub fn bare_route(options: &Options) -> Run {
-    serve(Route::new().at("/", get(hello)).boxed(), options)
+    serve(Route::new().at("/", get(hello)), "/", None, options)
 }
 
-fn serve(endpoint: poem::endpoint::BoxEndpoint<'static>, options: &Options) -> Run {
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    sub: Uuid,
+    exp: i64,
+}
+
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", checker = "check")]
+struct Auth(#[expect(dead_code, reason = "the check is what is measured")] Claims);
+
+async fn check(request: &poem::Request, bearer: Bearer) -> Option<Claims> {
+    let key = request.data::<DecodingKey>()?;
+    jsonwebtoken::decode(&bearer.token, key, &Validation::new(Algorithm::HS256))
+        .ok()
+        .map(|t| t.claims)
+}
+
+struct Api;
+
+#[OpenApi]
+impl Api {
+    #[oai(path = "/users/:id", method = "get")]
+    async fn user(&self, _caller: Auth, id: PathParam<Uuid>) -> Json<Uuid> {
+        Json(id.0)
+    }
+}
+
+/// A poem-openapi route with a UUID in its path and an HS256 check.
+pub fn jwt_route(options: &Options) -> Run {
+    let secret = [7_u8; 32];
+    let claims = Claims {
+        sub: Uuid::nil(),
+        exp: 4_000_000_000,
+    };
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(&secret))
+        .expect("a token");
+    let api = Route::new()
+        .nest("/", OpenApiService::new(Api, "floor", "1"))
+        .with(AddData::new(DecodingKey::from_secret(&secret)));
+    serve(api, &format!("/users/{}", Uuid::nil()), Some(&token), options)
+}
+
+fn serve<E>(endpoint: E, path: &str, token: Option<&str>, options: &Options) -> Run
+where
+    E: Endpoint + 'static,
+    E::Output: IntoResponse,
+{
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|l| l.local_addr())
@@ -154,9 +286,15 @@ fn serve(endpoint: poem::endpoint::BoxEndpoint<'static>, options: &Options) -> R
     }
     let dir = tempfile::tempdir().expect("a temporary folder");
     let script = dir.path().join("floor.lua");
-    std::fs::write(&script, drive::FIGURES).expect("the script is written");
-    let url = format!("http://{address}/");
-    let run = drive::wrk(&url, std::process::id(), Some(&script), 64, options.seconds);
+    let header = token.map_or_else(String::new, |t| {
+        format!("wrk.headers[\"Authorization\"] = \"Bearer {t}\"\n")
+    });
+    std::fs::write(&script, header + drive::FIGURES).expect("the script is written");
+    let authorization = token.map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"));
+    let answer = drive::ask(&address, path, &authorization);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{path} answers {answer}");
+    let url = format!("http://{address}{path}");
+    let run = drive::wrk(&url, std::process::id(), &script, 64, options.seconds);
     runtime.shutdown_background();
     run
 }

@@ -63,7 +63,7 @@ pub fn seed(dir: &Path, users: usize) -> Seeded {
     Seeded { admins, users: ids }
 }
 
-fn services(dir: &Path) -> Services {
+pub fn services(dir: &Path) -> Services {
     let (clock, entropy) = (Clock::system(), Entropy::system());
     let keys = KeyRing::open(dir, &entropy).expect("keys");
     let options = HostOptions {
@@ -135,7 +135,7 @@ async fn bind(services: &Services, organization: OrganizationId) {
     }
 }
 
-fn insert(services: &Services, organization: OrganizationId, ids: Vec<Uuid>) {
+pub fn insert(services: &Services, organization: OrganizationId, ids: Vec<Uuid>) {
     let at = services.clock.now();
     let rows: Vec<_> = ids
         .into_iter()

@@ -226,11 +226,12 @@ async fn revoke(
 
 /// Ends every key that a user made, in the transaction of what makes them untrustworthy: a reset, a new
 /// password, the end of their role. The entry says how many there were.
-pub(super) fn end_keys_of(tx: &Transaction<'_>, user: UserId, at: Timestamp, event: Event) -> Result<Event> {
-    Ok(match api_keys::revoke_made_by(tx, user, at)? {
-        0 => event,
-        revoked => event.with("apiKeysRevoked", revoked),
-    })
+pub(super) fn end_keys_of(tx: &Transaction<'_>, user: UserId, at: Timestamp, event: &mut Event) -> Result<()> {
+    let revoked = api_keys::revoke_made_by(tx, user, at)?;
+    if revoked > 0 {
+        event.details.insert("apiKeysRevoked".to_owned(), json!(revoked));
+    }
+    Ok(())
 }
 
 /// Who reads: an admin, or a machine.

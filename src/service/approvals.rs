@@ -218,7 +218,7 @@ async fn carry_out(
     let change = match &wanted {
         Wanted::ResetMfa => {
             let order = Order::agreed(approval, approver, context);
-            let answer = reset::carry_out(services, &order).await?;
+            let answer = reset::carry_out(services, order).await?;
             return Ok(Agreed {
                 wanted,
                 awaits: answer.approval_id,

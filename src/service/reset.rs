@@ -69,22 +69,23 @@ async fn attempt(
     admit(services, principal, request)?; // 429, before anything is read
     may_call(principal, &request.context)?; // 403; 401 where a step-up is due
     let order = Order::from_request(principal, request)?; // 400
-    carry_out(services, &order).await
+    carry_out(services, order).await
 }
 
 /// Judges and carries out an order whose caller was admitted: also how an approval is executed.
 ///
 /// # Errors
 /// As [`reset_mfa`]; [`Refusal`] says whether the trail has it already.
-pub(super) async fn carry_out(services: &Services, order: &Order) -> Result<ResetAnswer, Refusal> {
+pub(super) async fn carry_out(services: &Services, mut order: Order) -> Result<ResetAnswer, Refusal> {
     let _under_way = services.in_flight.enter(&order.mandate, order.target);
     for _ in 0..ATTEMPTS {
         if let Some(answer) = order.remembered(services)? {
             return Ok(answer); // a repeat with the same Idempotency-Key changes nothing
         }
-        let case = facts::gather(services, order)?; // 404, 403, 400
+        let read = order.read.take();
+        let case = facts::gather(services, &order, read)?; // 404, 403, 400
         let judgement = judge(services, &case).await; // before and after hooks
-        match ending::commit(services, order, case, judgement).await {
+        match ending::commit(services, &order, case, judgement).await {
             // What was judged has changed: judge again, by the policies as they are now.
             Err(Refusal::Unrecorded(Error::Stale)) => {
                 plugins::catch_up(services, Some(order.mandate.organization)).await?;

@@ -260,7 +260,8 @@ pub struct AfterReset {
     pub lock_reason: Option<String>,
 }
 
-/// Marks a user as reset, if it is still as it was judged.
+/// Marks a user as reset, if it is still as it was judged; tokens of another issuer that were issued up to
+/// now are dead from now on. Sessions known here go with [`super::sessions::delete_sessions`].
 ///
 /// # Errors
 /// [`Error::Stale`] when the user was changed since.
@@ -276,8 +277,8 @@ pub fn update_user_after_reset(
             "UPDATE user SET enrolment_due_until = ?3, enrolment_code_hash = ?4, \
              enrolment_code_expires_at = ?5, \
              locked_at = CASE WHEN ?6 IS NULL THEN locked_at ELSE ?7 END, \
-             locked_reason = coalesce(?6, locked_reason), updated_at = ?7, revision = revision + 1 \
-             WHERE id = ?1 AND revision = ?2",
+             locked_reason = coalesce(?6, locked_reason), sessions_ended_at = ?7, updated_at = ?7, \
+             revision = revision + 1 WHERE id = ?1 AND revision = ?2",
         )?
         .execute(params![
             id.0.as_bytes(),

@@ -47,6 +47,36 @@ use crate::domain::{Error, Result};
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
 pub fn append_entry(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> Result<Entry> {
+    let Appended {
+        sequence,
+        id,
+        leaf_hash,
+    } = append(tx, at, id, event)?;
+    Ok(Entry {
+        sequence,
+        id,
+        at,
+        event: event.clone(),
+        leaf_hash,
+    })
+}
+
+/// What an appended entry was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    /// Its place in the trail.
+    pub sequence: u64,
+    /// Its id.
+    pub id: Uuid,
+    /// The tree's leaf.
+    pub leaf_hash: Hash32,
+}
+
+/// [`append_entry`] for those who need no copy of the event.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub fn append(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> Result<Appended> {
     let id = with_time(id, at);
     let newest = newest_hashes(tx)?;
     let sequence = newest.as_ref().map_or(0, |(sequence, _)| sequence + 1);
@@ -116,11 +146,9 @@ pub fn append_entry(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> 
         event.error_message,
         details,
     ])?;
-    Ok(Entry {
+    Ok(Appended {
         sequence,
         id,
-        at,
-        event: event.clone(),
         leaf_hash,
     })
 }

@@ -32,29 +32,27 @@ pub struct ResetCall {
     pub ticket: Option<String>,
 }
 
-/// Keeps a reset call.
+/// Keeps a reset call. A clock that was set back must not hide what was done: `at` is never less than the
+/// row's before, so windows then reach further, never less far.
 pub fn insert_reset_call(tx: &Connection, call: &ResetCall) -> Result<()> {
-    let last_at: Option<i64> = tx
-        .prepare_cached("SELECT at FROM reset_call ORDER BY id DESC LIMIT 1")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    // A clock that was set back must not hide what was done: windows then reach further, never less far.
-    let at = last_at.map_or(millis(call.at), |last| last.max(millis(call.at)));
-    let done = i64::from(call.outcome == ResultKind::Done);
-    let before = |of: Of, id: Uuid| done_until(tx, of, id, None);
     tx.prepare_cached(
         "INSERT INTO reset_call (organization_id, actor_id, target_id, at, outcome, organization_done, \
-         actor_done, target_done, ticket) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         actor_done, target_done, ticket) VALUES (?1, ?2, ?3, \
+         max(?4, coalesce((SELECT at FROM reset_call ORDER BY id DESC LIMIT 1), ?4)), ?5, \
+         ?6 + coalesce((SELECT organization_done FROM reset_call WHERE organization_id = ?1 \
+                        ORDER BY at DESC, organization_done DESC LIMIT 1), 0), \
+         ?6 + coalesce((SELECT actor_done FROM reset_call WHERE actor_id = ?2 \
+                        ORDER BY at DESC, actor_done DESC LIMIT 1), 0), \
+         ?6 + coalesce((SELECT target_done FROM reset_call WHERE target_id = ?3 \
+                        ORDER BY at DESC, target_done DESC LIMIT 1), 0), ?7)",
     )?
     .execute(params![
         call.organization_id.0.as_bytes(),
         call.actor_id.0.as_bytes(),
         call.target_id.0.as_bytes(),
-        at,
+        millis(call.at),
         outcome_text(call.outcome),
-        before(Of::Organization, call.organization_id.0)? + done,
-        before(Of::Actor, call.actor_id.0)? + done,
-        before(Of::Target, call.target_id.0)? + done,
+        i64::from(call.outcome == ResultKind::Done),
         call.ticket,
     ])?;
     Ok(())
@@ -69,92 +67,88 @@ pub fn find_history(
     at: Timestamp,
     days: u16,
 ) -> Result<History> {
-    const HOUR: i64 = 1;
-    const DAY: i64 = 24;
-    const MONTH: i64 = 30 * 24;
-    let since = at - SignedDuration::from_hours(DAY * i64::from(days));
-    let lists = days > 0;
-    let [target_day, target_month] = done_within(db, Of::Target, target.0, at, [DAY, MONTH])?;
-    let [actor_hour, actor_day] = done_within(db, Of::Actor, actor.0, at, [HOUR, DAY])?;
-    let [organization_hour, organization_day] =
-        done_within(db, Of::Organization, organization.0, at, [HOUR, DAY])?;
-    Ok(History {
-        of_target: if lists {
-            past_resets(db, Of::Target, target.0, since, OF_TARGET_CAP)?
-        } else {
-            vec![]
-        },
-        by_actor: if lists {
-            past_resets(db, Of::Actor, actor.0, since, BY_ACTOR_CAP)?
-        } else {
-            vec![]
-        },
-        target_resets_last_day: target_day,
-        target_resets_last_30_days: target_month,
-        actor_resets_last_hour: actor_hour,
-        actor_resets_last_day: actor_day,
-        organization_resets_last_hour: organization_hour,
-        organization_resets_last_day: organization_day,
-    })
+    let mut history = find_counts(db, organization, actor, target, at)?;
+    if days > 0 {
+        let since = at - SignedDuration::from_hours(24 * i64::from(days));
+        history.of_target = past_resets(db, Of::Target, target.0, since, OF_TARGET_CAP)?;
+        history.by_actor = past_resets(db, Of::Actor, actor.0, since, BY_ACTOR_CAP)?;
+    }
+    Ok(history)
 }
 
-/// Whose resets are counted.
+/// Resets done in the windows that a question knows: differences of running totals, each one seek in an
+/// index, all in one statement.
+fn find_counts(
+    db: &Connection,
+    organization: OrganizationId,
+    actor: UserId,
+    target: UserId,
+    at: Timestamp,
+) -> Result<History> {
+    let ago = |hours| millis(at - SignedDuration::from_hours(hours));
+    let mut statement = db.prepare_cached(COUNTS)?;
+    Ok(statement.query_row(
+        params![
+            organization.0.as_bytes(),
+            actor.0.as_bytes(),
+            target.0.as_bytes(),
+            ago(1),
+            ago(24),
+            ago(30 * 24),
+        ],
+        |row| {
+            let done = |all: usize, before: usize| -> rusqlite::Result<u32> {
+                let total = |index| row.get::<_, Option<i64>>(index).map(|n| n.unwrap_or(0));
+                Ok(u32::try_from(total(all)? - total(before)?).unwrap_or(u32::MAX))
+            };
+            Ok(History {
+                of_target: vec![],
+                by_actor: vec![],
+                target_resets_last_day: done(0, 1)?,
+                target_resets_last_30_days: done(0, 2)?,
+                actor_resets_last_hour: done(3, 4)?,
+                actor_resets_last_day: done(3, 5)?,
+                organization_resets_last_hour: done(6, 7)?,
+                organization_resets_last_day: done(6, 8)?,
+            })
+        },
+    )?)
+}
+
+/// Totals of target, actor and organisation: up to now, then up to the beginnings of their two windows.
+/// The order by `…_done` is that of the index; among rows of one instant the newest has the highest.
+const COUNTS: &str = "SELECT \
+    (SELECT target_done FROM reset_call WHERE target_id = ?3 ORDER BY at DESC, target_done DESC LIMIT 1), \
+    (SELECT target_done FROM reset_call WHERE target_id = ?3 AND at <= ?5 ORDER BY at DESC, target_done DESC LIMIT 1), \
+    (SELECT target_done FROM reset_call WHERE target_id = ?3 AND at <= ?6 ORDER BY at DESC, target_done DESC LIMIT 1), \
+    (SELECT actor_done FROM reset_call WHERE actor_id = ?2 ORDER BY at DESC, actor_done DESC LIMIT 1), \
+    (SELECT actor_done FROM reset_call WHERE actor_id = ?2 AND at <= ?4 ORDER BY at DESC, actor_done DESC LIMIT 1), \
+    (SELECT actor_done FROM reset_call WHERE actor_id = ?2 AND at <= ?5 ORDER BY at DESC, actor_done DESC LIMIT 1), \
+    (SELECT organization_done FROM reset_call WHERE organization_id = ?1 \
+     ORDER BY at DESC, organization_done DESC LIMIT 1), \
+    (SELECT organization_done FROM reset_call WHERE organization_id = ?1 AND at <= ?4 \
+     ORDER BY at DESC, organization_done DESC LIMIT 1), \
+    (SELECT organization_done FROM reset_call WHERE organization_id = ?1 AND at <= ?5 \
+     ORDER BY at DESC, organization_done DESC LIMIT 1)";
+
+/// Whose resets are listed.
 #[derive(Clone, Copy)]
 enum Of {
-    Organization,
     Actor,
     Target,
 }
 
-impl Of {
-    fn columns(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Organization => ("organization_id", "organization_done"),
-            Self::Actor => ("actor_id", "actor_done"),
-            Self::Target => ("target_id", "target_done"),
-        }
-    }
-}
-
-/// Resets done in each of the last so many hours.
-fn done_within<const N: usize>(
-    db: &Connection,
-    of: Of,
-    id: Uuid,
-    at: Timestamp,
-    hours: [i64; N],
-) -> Result<[u32; N]> {
-    let all = done_until(db, of, id, None)?;
-    let mut counts = [0; N];
-    if all == 0 {
-        return Ok(counts);
-    }
-    for (count, hours) in counts.iter_mut().zip(hours) {
-        let before = done_until(db, of, id, Some(at - SignedDuration::from_hours(hours)))?;
-        *count = u32::try_from(all - before).unwrap_or(u32::MAX);
-    }
-    Ok(counts)
-}
-
-/// Resets done until then, or ever: one seek in an index.
-fn done_until(db: &Connection, of: Of, id: Uuid, until: Option<Timestamp>) -> Result<i64> {
-    let (column, done) = of.columns();
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT {done} FROM reset_call WHERE {column} = ?1 AND at <= ?2 ORDER BY at DESC, id DESC LIMIT 1"
-    ))?;
-    let until = until.map_or(i64::MAX, millis);
-    Ok(statement
-        .query_row(params![id.as_bytes(), until], |row| row.get(0))
-        .optional()?
-        .unwrap_or(0))
-}
-
 fn past_resets(db: &Connection, of: Of, id: Uuid, since: Timestamp, most: u32) -> Result<Vec<PastReset>> {
-    let (of, _) = of.columns();
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT at, actor_id, target_id, outcome, ticket FROM reset_call \
-         WHERE {of} = ?1 AND at > ?2 ORDER BY at DESC, id DESC LIMIT ?3"
-    ))?;
+    let mut statement = db.prepare_cached(match of {
+        Of::Actor => {
+            "SELECT at, actor_id, target_id, outcome, ticket FROM reset_call \
+             WHERE actor_id = ?1 AND at > ?2 ORDER BY at DESC, actor_done DESC LIMIT ?3"
+        }
+        Of::Target => {
+            "SELECT at, actor_id, target_id, outcome, ticket FROM reset_call \
+             WHERE target_id = ?1 AND at > ?2 ORDER BY at DESC, target_done DESC LIMIT ?3"
+        }
+    })?;
     let rows = statement.query_map(params![id.as_bytes(), millis(since), most], past_reset_from_row)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

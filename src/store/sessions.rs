@@ -203,6 +203,11 @@ pub fn clear_session(tx: &Connection, user: UserId, id: SessionId) -> Result<boo
 pub fn clear_sessions(tx: &Connection, user: UserId, at: Timestamp) -> Result<u32> {
     tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
         .execute(params![user.0.as_bytes(), millis(at)])?;
+    delete_sessions(tx, user)
+}
+
+/// The part of [`clear_sessions`] that concerns sessions known here.
+pub fn delete_sessions(tx: &Connection, user: UserId) -> Result<u32> {
     let removed = tx
         .prepare_cached("DELETE FROM session WHERE user_id = ?1")?
         .execute([user.0.as_bytes()])?;

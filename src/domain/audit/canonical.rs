@@ -67,7 +67,13 @@ fn write_value(text: &mut String, value: &Value) {
 fn write_object(text: &mut String, object: &Map<String, Value>) {
     let mut members: Vec<_> = object.iter().collect();
     // RFC 8785 §3.2.3 sorts by UTF-16 units, which differs from UTF-8 order beyond the BMP.
-    members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+    members.sort_by(|(a, _), (b, _)| {
+        if a.is_ascii() && b.is_ascii() {
+            a.cmp(b)
+        } else {
+            a.encode_utf16().cmp(b.encode_utf16())
+        }
+    });
     text.push('{');
     for (position, (name, value)) in members.into_iter().enumerate() {
         if position > 0 {

@@ -1,7 +1,7 @@
 //! How a judged reset ends: one transaction, all or nothing (invariant 1; ASVS 2.3.3).
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::entry::{agreement_event, decision_row, demanding, event};
@@ -19,10 +19,11 @@ use crate::service::mandate::Mandate;
 use crate::service::{Services, approvals, deliveries, notices, plugins as policies};
 use crate::store::accounts::{self, AfterReset};
 use crate::store::approvals::{insert_approval, update_agreement, update_state};
-use crate::store::bindings::{PolicyRevision, find_policy_revision, note_approval_demanded};
+use crate::store::bindings::note_approval_demanded;
 use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::requests::{self, ResetCall};
+use crate::store::revisions::{Revisions, find_revisions};
 use crate::store::{Transaction, audit, factors, sessions};
 
 /// For how long an enrolment code is good, in hours, within the enrolment window (SP 800-63B-4 §4.2:
@@ -46,7 +47,7 @@ pub(super) async fn commit(
         Ending::Done | Ending::AwaitsApproval(_) => None,
     };
     let organization = case.organization.id;
-    let change = Change::prepare(services, order, case, judgement)?;
+    let mut change = Change::prepare(services, order, case, judgement)?;
     let (enrolment_code, alarms) = (change.enrolment_code.clone(), change.alarms.clone());
     let committed = services.store.write(move |tx| change.run(tx)).await;
     let (mut answer, sequence) = committed.inspect_err(|_| policies::withdraw_alarms(services, &alarms))?;
@@ -64,6 +65,7 @@ struct Change {
     at: Timestamp,
     judged: Judged,
     target: UserId,
+    target_revision: i64,
     what: What,
     event: Event,
     entry_id: Uuid,
@@ -82,11 +84,10 @@ struct Change {
 
 /// The revisions that the decision rests on (invariant 3).
 struct Judged {
-    organization: (OrganizationId, i64),
-    actor: (UserId, i64),
+    organization: OrganizationId,
+    actor: UserId,
+    revisions: Revisions,
     mandate: Mandate,
-    target_revision: i64,
-    policy_revision: PolicyRevision,
 }
 
 enum What {
@@ -147,13 +148,18 @@ impl Change {
         Ok(Self {
             at,
             judged: Judged {
-                organization: (case.organization.id, case.organization.revision),
-                actor: (case.actor.id, case.actor.revision),
+                organization: case.organization.id,
+                actor: case.actor.id,
+                revisions: Revisions {
+                    organization: Some(case.organization.revision),
+                    actor: Some(case.actor.revision),
+                    target: Some(case.target.revision),
+                    policies: case.policies.revision,
+                },
                 mandate: order.mandate.clone(),
-                target_revision: case.target.revision,
-                policy_revision: case.policies.revision,
             },
             target: case.target.id,
+            target_revision: case.target.revision,
             event: event(order, &case, &judgement, &after, result),
             entry_id,
             agreed,
@@ -191,40 +197,25 @@ impl Change {
     }
 
     /// The transaction. A failure at any line undoes every line.
-    fn run(&self, tx: &Transaction<'_>) -> Result<(ResetAnswer, u64)> {
+    fn run(&mut self, tx: &Transaction<'_>) -> Result<(ResetAnswer, u64)> {
         self.judged.still_hold(tx, self.target, self.at)?;
-        let mut event = self.event.clone();
         let mut approval_id = None;
         match &self.what {
             What::Reset(after) => {
-                accounts::update_user_after_reset(
-                    tx,
-                    self.target,
-                    self.judged.target_revision,
-                    after,
-                    self.at,
-                )?;
+                accounts::update_user_after_reset(tx, self.target, self.target_revision, after, self.at)?;
                 let removed = factors::clear_factors(tx, self.target, self.at)?;
                 factors::clear_enrolment(tx, self.target)?;
                 sessions::clear_challenges(tx, self.target)?;
-                let ended = sessions::clear_sessions(tx, self.target, self.at)?;
-                event = end_keys_of(tx, self.target, self.at, event)?
-                    .with(
-                        "removedFactors",
-                        removed.iter().map(|f| json!(f.kind)).collect::<Vec<_>>(),
-                    )
-                    .with("sessionsEnded", ended);
+                let ended = sessions::delete_sessions(tx, self.target)?;
+                end_keys_of(tx, self.target, self.at, &mut self.event)?;
+                let removed: Vec<_> = removed.iter().map(|f| json!(f.kind)).collect();
+                self.note("removedFactors", removed);
+                self.note("sessionsEnded", ended);
             }
             What::Refuse {
                 end_sessions,
                 lock_reason,
             } => {
-                if *end_sessions {
-                    event = event.with(
-                        "sessionsEnded",
-                        sessions::clear_sessions(tx, self.target, self.at)?,
-                    );
-                }
                 if let Some(reason) = lock_reason {
                     let lock = Lock {
                         at: self.at,
@@ -232,11 +223,16 @@ impl Change {
                     };
                     accounts::update_lock(tx, self.target, Some(&lock), self.at)?;
                 }
+                if *end_sessions {
+                    let ended = sessions::clear_sessions(tx, self.target, self.at)?;
+                    self.note("sessionsEnded", ended);
+                }
             }
             What::AskSecondAdmin(approval) => {
                 insert_approval(tx, approval)?;
-                approval_id = Some(approval.id);
-                event = event.with("approvalId", approval.id.to_string());
+                let id = approval.id;
+                approval_id = Some(id);
+                self.note("approvalId", id.to_string());
             }
             What::AskFurtherAdmin { .. } => {
                 approval_id = self.judged.mandate.agreement.as_ref().map(|a| a.approval.id);
@@ -244,14 +240,12 @@ impl Change {
         }
         self.end_approval(tx)?;
         let entry = match (&self.what, &self.agreed) {
-            (What::AskFurtherAdmin { .. }, Some((id, agreed))) => {
-                audit::append_entry(tx, self.at, *id, agreed)?
-            }
+            (What::AskFurtherAdmin { .. }, Some((id, agreed))) => audit::append(tx, self.at, *id, agreed)?,
             (_, agreed) => {
                 if let Some((id, agreed)) = agreed {
-                    audit::append_entry(tx, self.at, *id, agreed)?;
+                    audit::append(tx, self.at, *id, agreed)?;
                 }
-                audit::append_entry(tx, self.at, self.entry_id, &event)?
+                audit::append(tx, self.at, self.entry_id, &self.event)?
             }
         };
         if matches!(self.what, What::Reset(_) | What::Refuse { .. }) {
@@ -263,7 +257,7 @@ impl Change {
         }
         deliveries::owe(tx, &self.deliveries, entry.sequence, self.at)?;
         for alarm in &self.alarms {
-            audit::append_entry(tx, self.at, alarm.entry_id, &alarm.event)?;
+            audit::append(tx, self.at, alarm.entry_id, &alarm.event)?;
         }
         let answer = ResetAnswer {
             approval_id,
@@ -281,6 +275,11 @@ impl Change {
             requests::insert_remembered(tx, *actor, key_hash, fingerprint, &to_json(&answer)?, self.at)?;
         }
         Ok((answer, entry.sequence))
+    }
+
+    /// Adds to the entry what only the transaction knows. Run twice, it says the same twice.
+    fn note(&mut self, name: &str, value: impl Into<Value>) {
+        self.event.details.insert(name.to_owned(), value.into());
     }
 
     /// What becomes of the approval that this call agreed to. A policy that failed leaves it as it was, so
@@ -301,13 +300,8 @@ impl Change {
 
 impl Judged {
     fn still_hold(&self, tx: &Transaction<'_>, target: UserId, at: Timestamp) -> Result<()> {
-        let (organization, organization_revision) = self.organization;
-        let (actor, actor_revision) = self.actor;
-        let hold = accounts::find_organization_revision(tx, organization)? == Some(organization_revision)
-            && accounts::find_user_revision(tx, actor)? == Some(actor_revision)
-            && accounts::find_user_revision(tx, target)? == Some(self.target_revision)
-            && find_policy_revision(tx, organization)? == self.policy_revision;
-        if !hold {
+        let now = find_revisions(tx, self.organization, self.actor, target)?;
+        if now != self.revisions {
             return Err(Error::Stale);
         }
         self.mandate.still_holds(tx, at)

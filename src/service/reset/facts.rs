@@ -31,22 +31,31 @@ pub struct Case {
     pub approved_by: Vec<String>,
 }
 
-/// Reads one consistent snapshot and builds the question from it.
+/// Reads one consistent snapshot and builds the question from it. `read`: what of it was read already.
 ///
 /// # Errors
 /// [`Error::UserNotFound`], [`Error::MayNotAct`], [`Error::NotOrgAdmin`] (the database says so now),
 /// [`Error::MfaNotEnabled`].
-pub(super) fn gather(services: &Services, order: &Order) -> Result<Case> {
+pub(super) fn gather(
+    services: &Services,
+    order: &Order,
+    read: Option<Box<(User, Organization)>>,
+) -> Result<Case> {
     let at = order.context.at;
     let mandate = &order.mandate;
     let policies = services.bindings.of(mandate.organization);
     let others = services.in_flight.others(mandate, order.target);
     services.store.read(|db| {
-        let organization = accounts::find_organization(db, mandate.organization)?
-            .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
-        let actor = accounts::find_user(db, organization.id, mandate.actor)?
-            .filter(|actor| actor.active && actor.locked.is_none())
-            .ok_or(Error::Token(TokenFault::SubjectGone))?;
+        let (actor, organization) = match read {
+            Some(read) => *read,
+            None => (
+                accounts::find_user(db, mandate.organization, mandate.actor)?
+                    .filter(|actor| actor.active && actor.locked.is_none())
+                    .ok_or(Error::Token(TokenFault::SubjectGone))?,
+                accounts::find_organization(db, mandate.organization)?
+                    .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?,
+            ),
+        };
         let target = accounts::find_user(db, organization.id, order.target)?
             .ok_or_else(|| Error::UserNotFound(order.written_target.clone()))?;
         let may = may_act(&actor, &organization.settings, Verb::ResetMfa, &target)?;

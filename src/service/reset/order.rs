@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::ResetAnswer;
-use crate::domain::account::{Principal, UserId};
+use crate::domain::account::{Organization, Principal, SessionOrigin, User, UserId};
 use crate::domain::approval::Approval;
 use crate::domain::{Error, Result};
 use crate::service::mandate::Mandate;
@@ -51,6 +51,9 @@ pub struct Order {
     pub idempotency: Option<Idempotency>,
     /// Who wants it, and with what right.
     pub mandate: Mandate,
+    /// The caller and their organisation as authentication just read them, where they are what the first
+    /// judgement would read again. The commit checks their revisions.
+    pub(super) read: Option<Box<(User, Organization)>>,
 }
 
 /// A key and the fingerprint of the request it came with, both as SHA-256.
@@ -81,6 +84,9 @@ impl Order {
             body,
             idempotency,
             mandate: Mandate::of(principal),
+            // With a token of another issuer the role may be less than the database's.
+            read: (principal.session.origin != SessionOrigin::External)
+                .then(|| Box::new((principal.user.clone(), principal.organization.clone()))),
         })
     }
 
@@ -97,6 +103,7 @@ impl Order {
             },
             idempotency: None,
             mandate: Mandate::agreed(approval, approver),
+            read: None,
         }
     }
 

@@ -285,7 +285,7 @@ impl Plan {
                     event = event.with("sessionsEnded", sessions_ended);
                 }
                 if effects.ends_admin.is_some() {
-                    event = end_keys_of(tx, target.id, at, event)?;
+                    end_keys_of(tx, target.id, at, &mut event)?;
                 }
                 if !effects.active {
                     sessions::clear_invitations(tx, target.id)?;
@@ -293,7 +293,7 @@ impl Plan {
             }
             What::Delete { erases } => {
                 guard_last_admin(tx, &self.case, "Cannot delete the last organization admin")?;
-                event = end_keys_of(tx, target.id, at, event)?;
+                end_keys_of(tx, target.id, at, &mut event)?;
                 accounts::delete_user(tx, target.id)?;
                 if *erases {
                     event = event.with("erases", true);
@@ -303,7 +303,8 @@ impl Plan {
             What::ResetPassword(invitation) => {
                 passwords::clear_password(tx, target.id, at)?;
                 sessions_ended = end_sessions(tx, target.id, at)?;
-                event = end_keys_of(tx, target.id, at, event)?.with("sessionsEnded", sessions_ended);
+                end_keys_of(tx, target.id, at, &mut event)?;
+                event = event.with("sessionsEnded", sessions_ended);
                 invitation.keep(tx)?;
             }
             What::EndSessions => {

@@ -35,6 +35,7 @@ CREATE TABLE user (
   revision            INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX user_by_email ON user (organization_id, email_key);
+CREATE INDEX user_admin ON user (organization_id) WHERE role = 'org-admin'; -- few among many
 
 -- Second factors. TOTP: `secret` is encrypted, `last_step` remembers the newest accepted time step.
 -- Passkey: `secret` is the encrypted credential. Recovery codes: `secret` is the salt of the set.
@@ -198,9 +199,10 @@ CREATE TABLE reset_call (
   target_done       INTEGER NOT NULL,
   ticket            TEXT
 ) STRICT;
-CREATE INDEX reset_call_by_organization ON reset_call (organization_id, at);
-CREATE INDEX reset_call_by_actor ON reset_call (actor_id, at);
-CREATE INDEX reset_call_by_target ON reset_call (target_id, at);
+-- They hold what each question needs, so that counts and an admin's list are read from one leaf each.
+CREATE INDEX reset_call_by_organization ON reset_call (organization_id, at, organization_done);
+CREATE INDEX reset_call_by_actor ON reset_call (actor_id, at, actor_done, target_id, outcome, ticket);
+CREATE INDEX reset_call_by_target ON reset_call (target_id, at, target_done);
 
 -- What each policy was asked and answered, for replay. One question per reset, one row per hook call.
 CREATE TABLE question (
