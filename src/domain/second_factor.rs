@@ -1,6 +1,8 @@
 //! TOTP and recovery codes. Time, keys and randomness are arguments; which steps and codes were used
 //! before is the store's to know.
 
+mod qr_code;
+
 use std::fmt;
 
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -105,9 +107,8 @@ impl TotpSecret {
     /// # Errors
     /// [`Error::Internal`] when the names are too long for a QR code.
     pub fn qr_code_png(&self, issuer: &str, account: &str) -> Result<Vec<u8>> {
-        self.totp(issuer, account)
-            .to_qr_png()
-            .map_err(|_| Error::Internal("the QR code can't be drawn".to_owned()))
+        let drawn = qr_code::png(&self.otpauth_url(issuer, account)?);
+        drawn.ok_or_else(|| Error::Internal("the QR code can't be drawn".to_owned()))
     }
 
     /// The `otpauth://totp/…` address that the QR code holds.

@@ -1,9 +1,10 @@
 //! The envelope on every path.
 
+use jiff::Timestamp;
 use poem::http::Method;
 use serde_json::json;
 
-use crate::support::{DEVELOPER, TestApp, reset_path};
+use crate::support::{DEVELOPER, PASSWORD, TestApp, reset_path};
 
 #[tokio::test]
 async fn an_unknown_path_is_404_in_the_envelope() {
@@ -62,4 +63,19 @@ async fn health_answers_without_a_token() {
         app.anonymous().get("/health/ready").await.assert_ok(),
         &json!({ "status": "ok" })
     );
+}
+
+#[tokio::test]
+async fn a_panic_is_500_in_the_envelope_and_the_server_goes_on() {
+    let app = TestApp::new().await;
+    let credentials = json!({"organizationSlug": "acme", "email": "member@acme.example", "password": PASSWORD});
+    let now = app.services.clock.now();
+    // Tokens that lapse after the end of time: adding to the last moment that jiff knows panics.
+    app.advance(Timestamp::MAX.duration_since(now));
+    let answer = app.anonymous().post("/api/v1/auth/login", credentials.clone()).await;
+    answer.assert_error(500, "An internal error occurred");
+    assert!(!answer.header("x-request-id").is_empty());
+    app.advance(now.duration_since(Timestamp::MAX));
+    let answer = app.anonymous().post("/api/v1/auth/login", credentials).await;
+    answer.assert_ok();
 }
