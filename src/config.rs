@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
@@ -24,7 +24,7 @@ use crate::service::plugins::PluginSettings;
 use crate::service::{Settings, StoreOptions, trail};
 pub use external::ExternalConfig;
 pub use raw::{LogFormat, RawConfig};
-use raw::{RawBackup, RawHttp};
+use raw::{RawAudit, RawBackup, RawHttp};
 pub use sources::{Flags, Sources};
 
 /// The annotated configuration file with every key at its built-in value.
@@ -199,32 +199,10 @@ impl Config {
         );
         let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
-        if audit.forward_syslog && courier.syslog.is_none() {
-            problems.push("audit.forward_syslog: needs syslog.target".to_owned());
-        }
-        for (key, url) in [
-            ("forward_webhook", &audit.forward_webhook),
-            ("witness_url", &audit.witness_url),
-        ] {
-            if url.is_empty() || is_base_url(url) {
-                continue;
-            }
-            problems.push(format!(
-                "audit.{key}: {url:?} is not a URL such as https://siem.example.org/in"
-            ));
-        }
+        let trail = trail_settings(audit, courier.syslog.is_some(), &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
-            let place = file.map_or_else(String::new, |file| format!(" ({})", file.display()));
-            let count = if problems.len() == 1 {
-                "a problem".to_owned()
-            } else {
-                format!("{} problems", problems.len())
-            };
-            bail!(
-                "the configuration{place} has {count}:\n  {}",
-                problems.join("\n  ")
-            );
+            return Err(refusal(file.as_deref(), &problems));
         };
         Ok(Self {
             file,
@@ -252,17 +230,7 @@ impl Config {
                 },
                 mail: courier.mail.is_some(),
                 public_url: public_url.trim_end_matches('/').to_owned(),
-                trail: trail::Settings {
-                    checkpoint_entries: audit.checkpoint_entries,
-                    checkpoint_secs: whole(audit.checkpoint_secs),
-                    witness_dir: audit.witness_dir,
-                    witness_url: (!audit.witness_url.is_empty()).then_some(audit.witness_url),
-                    forward_to: trail::ForwardTo {
-                        syslog: audit.forward_syslog,
-                        webhook: (!audit.forward_webhook.is_empty()).then_some(audit.forward_webhook),
-                        organizations: audit.forward_organizations,
-                    },
-                },
+                trail,
             },
             courier,
             external_issuer,
@@ -283,6 +251,46 @@ impl Config {
             },
             data_dir,
         })
+    }
+}
+
+fn refusal(file: Option<&Path>, problems: &[String]) -> anyhow::Error {
+    let place = file.map_or_else(String::new, |file| format!(" ({})", file.display()));
+    let count = if problems.len() == 1 {
+        "a problem".to_owned()
+    } else {
+        format!("{} problems", problems.len())
+    };
+    anyhow!(
+        "the configuration{place} has {count}:\n  {}",
+        problems.join("\n  ")
+    )
+}
+
+fn trail_settings(audit: RawAudit, has_syslog: bool, problems: &mut Vec<String>) -> trail::Settings {
+    if audit.forward_syslog && !has_syslog {
+        problems.push("audit.forward_syslog: needs syslog.target".to_owned());
+    }
+    for (key, url) in [
+        ("forward_webhook", &audit.forward_webhook),
+        ("witness_url", &audit.witness_url),
+    ] {
+        if !url.is_empty() && !is_base_url(url) {
+            problems.push(format!(
+                "audit.{key}: {url:?} is not a URL such as https://siem.example.org/in"
+            ));
+        }
+    }
+    trail::Settings {
+        checkpoint_entries: audit.checkpoint_entries,
+        checkpoint_secs: whole(audit.checkpoint_secs),
+        witness_dir: audit.witness_dir,
+        witness_url: (!audit.witness_url.is_empty()).then_some(audit.witness_url),
+        forward_to: trail::ForwardTo {
+            syslog: audit.forward_syslog,
+            webhook: (!audit.forward_webhook.is_empty()).then_some(audit.forward_webhook),
+            organizations: audit.forward_organizations,
+        },
     }
 }
 

@@ -5,7 +5,6 @@
 //! for the long run.
 
 #![expect(
-    clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a test may fail, and takes randomness and variables as they come"
 )]

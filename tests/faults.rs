@@ -5,8 +5,6 @@
 //! A small C library between the server and the operating system makes the faults; without a C compiler the test
 //! says so and ends. A real file system that is full needs the right to mount one.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail")]
-
 mod load_support;
 
 use std::collections::HashSet;

@@ -6,7 +6,6 @@
 //! prints the seed that makes the same inputs again (`LATCHKEY_FUZZ_SEED`).
 
 #![expect(
-    clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a test may fail, reads a variable and the clock, and takes randomness as it comes"
 )]

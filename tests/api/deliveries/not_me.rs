@@ -82,7 +82,8 @@ async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_de
     app.wait(30);
     let challenge = app.challenge(phone).await;
     let session = app.verify(&challenge, &app.code(&theirs)).await.ok();
-    let notices = mails(&app, &server).await;
+    let mut notices = mails(&app, &server).await;
+    notices.sort_by_key(|mail| std::cmp::Reverse(mail.header("Subject").to_owned())); // sent side by side
     let subjects: Vec<_> = notices.iter().map(|mail| mail.header("Subject")).collect();
     assert_eq!(
         subjects,

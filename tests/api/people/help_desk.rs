@@ -1,4 +1,4 @@
-//! The role HELP_DESK: it exists only where it is switched on, resets members, and does nothing else.
+//! The role `HELP_DESK`: it exists only where it is switched on, resets members, and does nothing else.
 
 use latchkey::domain::account::{OrganizationSettings, Role};
 use serde_json::json;

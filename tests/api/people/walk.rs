@@ -191,6 +191,7 @@ fn rank(role: &str) -> Role {
 }
 
 /// Does it, and says what it was and which account that gives a hold of.
+#[expect(clippy::disallowed_methods, reason = "an address that nobody has yet")]
 async fn attempt(caller: &Caller<'_>, step: &Step, on: UserId) -> (&'static str, Option<UserId>) {
     let user = format!("/api/v1/users/{on}");
     let role = ["MEMBER", "HELP_DESK", "ORG_ADMIN"][usize::from(step.how) % 3];
@@ -245,7 +246,7 @@ async fn attempt(caller: &Caller<'_>, step: &Step, on: UserId) -> (&'static str,
             ("end-sessions", None)
         }
         12 => {
-            caller.call(&format!("{user}/restore-mfa")).await;
+            caller.call(&format!("{user}/restore-factors")).await;
             ("restore", None)
         }
         13 => {
@@ -295,7 +296,7 @@ fn walk(start: Role, rule: AdminOnAdmin, desk: bool, steps: &[Step]) -> BTreeMap
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn no_sequence_of_verbs_gives_a_hold_of_anybody_above(
