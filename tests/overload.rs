@@ -36,6 +36,7 @@ fn a_full_writers_queue_is_503_with_retry_after_and_the_rest_goes_on() {
     // Somebody else holds the write lock: a slow disk.
     let slow = Connection::open(folder.path().join("latchkey.db")).unwrap();
     slow.busy_timeout(Duration::from_secs(5)).unwrap();
+    until_nobody_writes(&slow);
     slow.execute_batch("BEGIN IMMEDIATE").unwrap();
     let (server_address, users) = (server.address.clone(), &seeded.users[1..41]);
     let (answers, live, read) = std::thread::scope(|scope| {
@@ -75,7 +76,7 @@ fn a_full_writers_queue_is_503_with_retry_after_and_the_rest_goes_on() {
     );
     assert!(live.0.starts_with("HTTP/1.1 200") && read.starts_with("HTTP/1.1 200"));
     assert!(
-        done >= 8 && !busy.is_empty() && done + busy.len() <= 40,
+        done >= 16 && !busy.is_empty() && done + busy.len() <= 40,
         "{answers:?}"
     );
     let mut acknowledged = HashSet::new();
@@ -96,6 +97,20 @@ fn a_full_writers_queue_is_503_with_retry_after_and_the_rest_goes_on() {
     }
     server.kill();
     check(folder.path(), &acknowledged, "overload");
+}
+
+/// The server tidies up when it starts: one change at a time, which would take a place of the queue.
+fn until_nobody_writes(db: &Connection) {
+    let version = || -> i64 { db.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap() };
+    let mut before = version();
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = version();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
 }
 
 #[test]
