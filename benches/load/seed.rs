@@ -161,21 +161,17 @@ pub fn insert(services: &Services, organization: OrganizationId, ids: Vec<Uuid>)
 }
 
 fn user(organization: OrganizationId, id: Uuid, at: Timestamp) -> User {
+    let email = format!("{}@load.example", id.simple());
     User {
-        id: UserId(id),
-        organization_id: organization,
-        email: format!("{}@load.example", id.simple()),
-        name: Some("A user".into()),
-        role: Role::Member,
-        active: true,
         mfa_enabled: true,
-        locked: None,
-        enrolment_due: None,
-        last_login_at: None,
-        password_changed_at: None,
-        created_at: at,
-        updated_at: at,
-        revision: 0,
+        ..User::new(
+            UserId(id),
+            organization,
+            email,
+            Some("A user".into()),
+            Role::Member,
+            at,
+        )
     }
 }
 

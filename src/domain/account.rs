@@ -175,6 +175,36 @@ pub struct User {
     pub revision: i64,
 }
 
+impl User {
+    /// Somebody who was made just now: nothing is set up, no password, no second factor.
+    #[must_use]
+    pub fn new(
+        id: UserId,
+        organization_id: OrganizationId,
+        email: String,
+        name: Option<String>,
+        role: Role,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            organization_id,
+            email,
+            name,
+            role,
+            active: true,
+            mfa_enabled: false,
+            locked: None,
+            enrolment_due: None,
+            last_login_at: None,
+            password_changed_at: None,
+            created_at: at,
+            updated_at: at,
+            revision: 0,
+        }
+    }
+}
+
 /// Why an account is locked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

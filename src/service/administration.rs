@@ -102,21 +102,11 @@ pub async fn create_user(
 ) -> Result<User> {
     let at = context.map_or_else(|| services.clock.now(), |c| c.at);
     check_user(&new)?;
+    let id = UserId(new.id.unwrap_or_else(|| services.entropy.uuid(at)));
+    let email = new.email.trim().to_owned();
     let user = User {
-        id: UserId(new.id.unwrap_or_else(|| services.entropy.uuid(at))),
-        organization_id: organization,
-        email: new.email.trim().to_owned(),
-        name: new.name,
-        role: new.role,
-        active: true,
-        mfa_enabled: false,
-        locked: None,
-        enrolment_due: None,
-        last_login_at: None,
         password_changed_at: new.password_hash.as_ref().map(|_| at),
-        created_at: at,
-        updated_at: at,
-        revision: 0,
+        ..User::new(id, organization, email, new.name, new.role, at)
     };
     let mut event = Event::new(EventType::UserCreate, Some(organization), actor)
         .on(Resource::user(&user))

@@ -84,21 +84,13 @@ impl Load {
         from: &SampleUser,
     ) -> Result<()> {
         let at = self.at;
+        let (id, organization) = (UserId(from.id), OrganizationId(of.id));
+        let email = from.email.trim().to_owned();
         let user = User {
-            id: UserId(from.id),
-            organization_id: OrganizationId(of.id),
-            email: from.email.trim().to_owned(),
-            name: from.name.clone(),
-            role: from.role,
             active: from.active,
             mfa_enabled: from.totp_secret.is_some(),
-            locked: None,
-            enrolment_due: None,
-            last_login_at: None,
             password_changed_at: Some(at),
-            created_at: at,
-            updated_at: at,
-            revision: 0,
+            ..User::new(id, organization, email, from.name.clone(), from.role, at)
         };
         let (password, salt) = (from.password.clone(), services.entropy.bytes());
         let password_hash = services

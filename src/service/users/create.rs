@@ -79,22 +79,9 @@ async fn insert(
         password_hash: None,
     };
     check_user(&checked)?;
-    let user = User {
-        id: UserId(services.entropy.uuid(at)),
-        organization_id: organization.id,
-        email: checked.email.trim().to_owned(),
-        name: checked.name,
-        role: checked.role,
-        active: true,
-        mfa_enabled: false,
-        locked: None,
-        enrolment_due: None,
-        last_login_at: None,
-        password_changed_at: None,
-        created_at: at,
-        updated_at: at,
-        revision: 0,
-    };
+    let email = checked.email.trim().to_owned();
+    let id = UserId(services.entropy.uuid(at));
+    let user = User::new(id, organization.id, email, checked.name, checked.role, at);
     let invitation = Invitation::new(services, &user, at);
     let mut owed: Vec<_> = invitation
         .welcome_mail(services, organization, &notices::called(&admin.user), &user)

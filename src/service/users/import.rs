@@ -194,22 +194,8 @@ fn check(
 }
 
 fn user(services: &Services, organization: &Organization, new: NewUser, at: Timestamp) -> User {
-    User {
-        id: UserId(services.entropy.uuid(at)),
-        organization_id: organization.id,
-        email: new.email,
-        name: new.name,
-        role: new.role,
-        active: true,
-        mfa_enabled: false,
-        locked: None,
-        enrolment_due: None,
-        last_login_at: None,
-        password_changed_at: None,
-        created_at: at,
-        updated_at: at,
-        revision: 0,
-    }
+    let id = UserId(services.entropy.uuid(at));
+    User::new(id, organization.id, new.email, new.name, new.role, at)
 }
 
 /// Everything that the transaction writes of one user.

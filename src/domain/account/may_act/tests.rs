@@ -31,21 +31,11 @@ fn verbs() -> Vec<Verb> {
 }
 
 fn user(id: u128, role: Role) -> User {
+    let (email, nowhere) = (format!("{id}@example.org"), OrganizationId(Uuid::nil()));
+    let id = UserId(Uuid::from_u128(id));
     User {
-        id: UserId(Uuid::from_u128(id)),
-        organization_id: OrganizationId(Uuid::nil()),
-        email: format!("{id}@example.org"),
-        name: None,
-        role,
-        active: true,
         mfa_enabled: true,
-        locked: None,
-        enrolment_due: None,
-        last_login_at: None,
-        password_changed_at: None,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-        revision: 0,
+        ..User::new(id, nowhere, email, None, role, Timestamp::UNIX_EPOCH)
     }
 }
 
