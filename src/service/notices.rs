@@ -59,6 +59,27 @@ pub struct Changed<'a> {
     pub event: &'a str,
 }
 
+/// What a password that its owner set owes; `how` as in [`Changed::what`]. It ends every session.
+#[must_use]
+pub fn of_own_password(
+    services: &Services,
+    organization: &Organization,
+    user: &User,
+    how: &str,
+    context: &RequestContext,
+) -> Vec<OwedDelivery> {
+    let changed = Changed {
+        organization,
+        target: user,
+        by: user,
+        subject: "Your password was changed",
+        what: &format!("{how} of your account {}", user.email),
+        then: "All your sessions were ended.",
+        event: "user.password.changed",
+    };
+    of_change(services, &changed, context)
+}
+
 /// What every change of credentials owes: a notice to the user with who, what, when, from where and what to
 /// do if it was not them (ASVS 6.3.7, SP 800-63B-4 §4.6), and a call of the organisation's webhook.
 #[must_use]

@@ -52,16 +52,13 @@ pub async fn change_expired_password(
     };
     let mut event = login_event(&user, context).with("reason", "expired");
     event.event_type = EventType::UserPasswordChange;
-    let changed = notices::Changed {
-        organization: &organization,
-        target: &user,
-        by: &user,
-        subject: "Your password was changed",
-        what: &format!("replaced the expired password of your account {}", user.email),
-        then: "All your sessions were ended.",
-        event: "user.password.changed",
-    };
-    let owed = notices::of_change(services, &changed, context);
+    let owed = notices::of_own_password(
+        services,
+        &organization,
+        &user,
+        "replaced the expired password",
+        context,
+    );
     let entry_id = services.entropy.uuid(at);
     services
         .store

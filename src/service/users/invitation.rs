@@ -182,16 +182,7 @@ pub async fn accept_invitation(
     .on(Resource::user(&user))
     .from_request(&context.request_id, context.ip_text().as_deref())
     .with("reason", "invitation");
-    let changed = notices::Changed {
-        organization: &organization,
-        target: &user,
-        by: &user,
-        subject: "Your password was changed",
-        what: &format!("set the password of your account {}", user.email),
-        then: "All your sessions were ended.",
-        event: "user.password.changed",
-    };
-    let owed = notices::of_change(services, &changed, context);
+    let owed = notices::of_own_password(services, &organization, &user, "set the password", context);
     let entry_id = services.entropy.uuid(at);
     services
         .store
