@@ -13,9 +13,8 @@ use poem::listener::TcpListener;
 use poem::middleware::AddData;
 use poem::{Endpoint, EndpointExt as _, IntoResponse, Route, Server, get, handler};
 use poem_openapi::auth::Bearer;
-use poem_openapi::param::Path as PathParam;
 use poem_openapi::payload::Json;
-use poem_openapi::{OpenApi, OpenApiService, SecurityScheme};
+use poem_openapi::{OpenApi, OpenApiService, SecurityScheme, param};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 use serde::{Deserialize, Serialize};
@@ -246,10 +245,11 @@ async fn check(request: &poem::Request, bearer: Bearer) -> Option<Claims> {
 
 struct Api;
 
+// The macro knows a path's parameter by the name `Path`: under another name it is never found.
 #[OpenApi]
 impl Api {
     #[oai(path = "/users/:id", method = "get")]
-    async fn user(&self, _caller: Auth, id: PathParam<Uuid>) -> Json<Uuid> {
+    async fn user(&self, _caller: Auth, id: param::Path<Uuid>) -> Json<Uuid> {
         Json(id.0)
     }
 }
