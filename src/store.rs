@@ -374,7 +374,7 @@ fn restrict_to_owner(path: &Path) -> Result<(), OpenError> {
 
 fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_timeout(checkpointer::WRITER_PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(128);
     if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -66,14 +66,12 @@ impl Reset {
         let question = row(&db, "SELECT * FROM question ORDER BY 1 DESC LIMIT 1");
         let of = |sql: &str| sql.replace("?1", &integer(&question[0]).to_string());
         let mut decisions = Vec::new();
-        for position in 0..integer(
-            &row(
+        let calls = of("FROM decision WHERE id / 1024 = ?1");
+        for position in 0..integer(&row(&db, &format!("SELECT count(*) {calls}"))[0]) {
+            decisions.push(row(
                 &db,
-                &of("SELECT count(*) FROM decision WHERE audit_sequence = ?1"),
-            )[0],
-        ) {
-            let sql = of("SELECT * FROM decision WHERE audit_sequence = ?1 AND position = ");
-            decisions.push(row(&db, &format!("{sql}{position}")));
+                &format!("SELECT * {calls} ORDER BY id LIMIT 1 OFFSET {position}"),
+            ));
         }
         let admins = db
             .prepare("SELECT id FROM user WHERE role = 'org-admin'")
@@ -186,9 +184,9 @@ pub fn sqlite(dir: &Path, seeded: &Seeded, reset: &Reset, group: usize, seconds:
             let mut question = reset.question.clone();
             question[0] = sequence.into();
             insert("question", &question);
-            for decision in &reset.decisions {
+            for (position, decision) in (0_i64..).zip(&reset.decisions) {
                 let mut decision = decision.clone();
-                decision[0] = sequence.into();
+                decision[0] = (sequence * 1024 + position).into();
                 insert("decision", &decision);
             }
             n += 1;

@@ -21,11 +21,17 @@ impl Digest {
         use sha2::Digest as _;
         Self(sha2::Sha256::digest(bytes).into())
     }
+
+    /// In hex, without an allocation: a reset writes eight of them.
+    fn hex<'a>(&self, text: &'a mut [u8; 64]) -> &'a str {
+        hex::encode_to_slice(self.0, text).expect("64 digits for 32 bytes");
+        std::str::from_utf8(text).expect("hex is ASCII")
+    }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(self.hex(&mut [0; 64]))
     }
 }
 
@@ -47,7 +53,7 @@ impl std::str::FromStr for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.hex(&mut [0; 64]))
     }
 }
 

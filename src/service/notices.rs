@@ -91,6 +91,24 @@ pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestCo
         ..
     } = *changed;
     let at = context.at;
+    let mut owed = Vec::new();
+    if services.settings.mail {
+        owed.extend(change_mail(services, changed, context));
+    }
+    let data = json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() });
+    owed.extend(call(services, organization, changed.event, at, data));
+    owed
+}
+
+/// The notice to the user.
+fn change_mail(services: &Services, changed: &Changed<'_>, context: &RequestContext) -> Option<OwedDelivery> {
+    let Changed {
+        organization,
+        target,
+        by,
+        ..
+    } = *changed;
+    let at = context.at;
     let from = context
         .ip_text()
         .unwrap_or_else(|| "an unknown address".to_owned());
@@ -110,15 +128,9 @@ pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestCo
         kept.expires_at,
     );
     let subject = format!("{} ({})", changed.subject, organization.name);
-    let mut owed: Vec<_> = sealed_mail(services, organization, &target.email, &subject, &body)
-        .into_iter()
-        .collect();
-    if let Some(mail) = owed.first_mut() {
-        mail.link = Some(kept);
-    }
-    let data = json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() });
-    owed.extend(call(services, organization, changed.event, at, data));
-    owed
+    let mut mail = sealed_mail(services, organization, &target.email, &subject, &body)?;
+    mail.link = Some(kept);
+    Some(mail)
 }
 
 /// A call of the organisation's webhook, where it has one.

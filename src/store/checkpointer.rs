@@ -2,6 +2,8 @@
 //! on the measured floor that doubles the resets per second.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,18 +12,26 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use serde::{Deserialize, Serialize};
 
-/// Below this size of the WAL, in bytes, a checkpoint is not worth its fsyncs.
-const WAL_SOFT_BYTES: u64 = 16 * 1024 * 1024;
-/// Above this size, in bytes, the checkpoint also makes the WAL start over, for which writers wait.
-const WAL_HARD_BYTES: u64 = 256 * 1024 * 1024;
+/// Below so many frames (pages of 4 KiB) in the WAL, a checkpoint is not worth its fsyncs.
+const FRAMES_SOFT: i64 = 4 * 1024;
+/// So few frames the writer moves itself, between two groups, and starts the WAL over: a millisecond or two.
+const FRAMES_LEFT: i64 = 512;
+/// How often one look goes after what is written meanwhile: each time less is left.
+const ROUNDS: usize = 4;
+/// Above this size, in bytes, the file is cut when it starts over: a long read had made it grow.
+const FILE_HARD_BYTES: u64 = 256 * 1024 * 1024;
 /// At most one look at the WAL in this time.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(100);
 /// With no commit for this long, what is left is checkpointed.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// How long a checkpoint waits for a reader. Where it makes the WAL start over, writers wait with it, so it is
-/// short: a reader that takes longer, a backup for example, is waited for at the next look.
-const READER_PATIENCE: Duration = Duration::from_millis(50);
+/// How long the writer waits for readers when it starts the WAL over. One that takes longer, a backup for
+/// example, is waited for at a later look.
+const READER_PATIENCE: Duration = Duration::from_millis(10);
+/// The same, at the end.
+const LAST_PATIENCE: Duration = Duration::from_millis(50);
+/// How long writers wait for one another: only tools from outside are ever waited for.
+pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(10);
 /// Above this size of the WAL, in bytes, something is said where nobody else moves it.
 const WAL_ALARM_BYTES: u64 = 1024 * 1024 * 1024;
 
@@ -50,34 +60,71 @@ pub(super) struct Checkpointer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Tells the checkpointer that something was committed. Never blocks.
+/// What writer and checkpointer tell each other.
 #[derive(Clone, Debug)]
-pub(super) struct Signal(SyncSender<()>);
+pub(super) struct Signal {
+    committed: SyncSender<()>,
+    start_over: Arc<AtomicBool>,
+}
 
 impl Signal {
+    /// Tells the checkpointer that something was committed. Never blocks.
     pub(super) fn notify(&self) {
         // Full means that it has been told already.
-        if let Err(TrySendError::Disconnected(())) = self.0.try_send(()) {
+        if let Err(TrySendError::Disconnected(())) = self.committed.try_send(()) {
             tracing::error!("the checkpointer thread ended");
         }
     }
+
+    /// Starts the WAL over where the checkpointer has moved nearly all of it. The writer calls it between two
+    /// groups: nobody else finds a moment in which nothing is being written, and a WAL that never starts
+    /// over grows until somebody has to wait for the whole of it.
+    pub(super) fn start_over_if_due(&self, writer: &Connection) {
+        if !self.start_over.swap(false, Ordering::Acquire) {
+            return;
+        }
+        let file = writer.path().map(wal_path);
+        let size = file.map_or(0, |wal| std::fs::metadata(wal).map_or(0, |m| m.len()));
+        let mode = if size > FILE_HARD_BYTES {
+            "TRUNCATE"
+        } else {
+            "RESTART"
+        };
+        let patient = |patience| {
+            if let Err(error) = writer.busy_timeout(patience) {
+                tracing::warn!(%error, "the writer waits longer or shorter than it should");
+            }
+        };
+        patient(READER_PATIENCE);
+        checkpoint(writer, mode);
+        patient(WRITER_PATIENCE);
+    }
+}
+
+fn wal_path(database: impl AsRef<Path>) -> PathBuf {
+    let mut wal = database.as_ref().as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
 }
 
 impl Checkpointer {
     pub(super) fn start(connection: Connection, database: &Path, checkpoints: Checkpoints) -> Self {
         let (signal, committed) = sync_channel(1);
-        let mut wal = database.as_os_str().to_owned();
-        wal.push("-wal");
-        let wal = PathBuf::from(wal);
+        let start_over = Arc::new(AtomicBool::new(false));
+        let signal = Signal {
+            committed: signal,
+            start_over: Arc::clone(&start_over),
+        };
+        let wal = wal_path(database);
         let thread = std::thread::Builder::new()
             .name("checkpointer".into())
             .spawn(move || match checkpoints {
-                Checkpoints::Latchkey => run(&connection, &wal, &committed),
+                Checkpoints::Latchkey => run(&connection, &start_over, &committed),
                 Checkpoints::External => watch(&wal, &committed),
             })
             .expect("the operating system gives the checkpointer a thread");
         Self {
-            signal: Some(Signal(signal)),
+            signal: Some(signal),
             thread: Some(thread),
         }
     }
@@ -120,25 +167,26 @@ fn watch(wal: &Path, committed: &Receiver<()>) {
     }
 }
 
-fn run(connection: &Connection, wal: &Path, committed: &Receiver<()>) {
-    if let Err(error) = connection.busy_timeout(READER_PATIENCE) {
-        tracing::warn!(%error, "checkpoints wait longer than they should");
+fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()>) {
+    if let Err(error) = connection.busy_timeout(LAST_PATIENCE) {
+        tracing::warn!(%error, "the last checkpoint waits longer than it should");
     }
     let mut dirty = false;
+    // A reader may keep the WAL from starting over; it is not asked again before as much was added.
+    let mut worthwhile = FRAMES_SOFT;
     loop {
         match committed.recv_timeout(IDLE) {
             Ok(()) => {
                 dirty = true;
-                let size = std::fs::metadata(wal).map_or(0, |m| m.len());
-                if size > WAL_SOFT_BYTES {
-                    checkpoint(
-                        connection,
-                        if size > WAL_HARD_BYTES {
-                            "TRUNCATE"
-                        } else {
-                            "PASSIVE"
-                        },
-                    );
+                let frames = checkpoint(connection, "NOOP").map_or(0, |wal| wal.frames);
+                if frames < worthwhile - FRAMES_SOFT {
+                    worthwhile = FRAMES_SOFT; // it has started over
+                }
+                if frames >= worthwhile {
+                    worthwhile = frames + FRAMES_SOFT;
+                    if catch_up(connection) {
+                        start_over.store(true, Ordering::Release);
+                    }
                 }
                 std::thread::sleep(PAUSE);
             }
@@ -155,10 +203,34 @@ fn run(connection: &Connection, wal: &Path, committed: &Receiver<()>) {
     }
 }
 
-fn checkpoint(connection: &Connection, mode: &str) {
-    let result = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
-    if let Err(error) = result {
-        // The WAL keeps what was committed; the next look tries again.
-        tracing::warn!(%error, mode, "checkpoint failed");
-    }
+/// Moves frames until so few are left that the writer can move them. False: there are too many yet.
+fn catch_up(connection: &Connection) -> bool {
+    (0..ROUNDS)
+        .any(|_| checkpoint(connection, "PASSIVE").is_some_and(|wal| wal.frames - wal.moved <= FRAMES_LEFT))
+}
+
+/// What a checkpoint found and left, in frames.
+struct Wal {
+    frames: i64,
+    moved: i64,
+}
+
+/// Runs a checkpoint of that mode. `None`: it failed, and the WAL keeps what was committed; the next look
+/// tries again.
+fn checkpoint(connection: &Connection, mode: &str) -> Option<Wal> {
+    let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"));
+    let wal = statement
+        .as_mut()
+        .map_err(|e| e.to_string())
+        .and_then(|statement| {
+            let wal = statement.query_row([], |row| {
+                Ok(Wal {
+                    frames: row.get(1)?,
+                    moved: row.get(2)?,
+                })
+            });
+            wal.map_err(|e| e.to_string())
+        });
+    wal.inspect_err(|error| tracing::warn!(error, mode, "checkpoint failed"))
+        .ok()
 }

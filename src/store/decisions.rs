@@ -45,6 +45,14 @@ pub struct DecidedRow {
     pub decisions: Vec<DecisionRow>,
 }
 
+/// Calls that can be kept of one reset.
+const CALLS_MAX: i64 = 1024;
+
+/// The ids of the calls at the reset with that sequence, as a condition on `decision d`.
+pub(super) fn calls_of(sequence: &str) -> String {
+    format!("d.id >= {sequence} * {CALLS_MAX} AND d.id < ({sequence} + 1) * {CALLS_MAX}")
+}
+
 /// Keeps what the policies were asked and what they answered, under the entry that records the outcome.
 pub fn insert_decisions(
     tx: &Connection,
@@ -56,13 +64,12 @@ pub fn insert_decisions(
     tx.prepare_cached("INSERT INTO question (audit_sequence, question, outcome) VALUES (?1, ?2, ?3)")?
         .execute(params![sequence, asked.question, asked.outcome])?;
     let mut statement = tx.prepare_cached(
-        "INSERT INTO decision (audit_sequence, position, binding_id, plugin_digest, config_digest, record) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO decision (id, binding_id, plugin_digest, config_digest, record) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
-    for (position, decision) in (0_i64..).zip(decisions) {
+    for (position, decision) in (0..CALLS_MAX).zip(decisions) {
         statement.execute(params![
-            sequence,
-            position,
+            sequence * CALLS_MAX + position,
             decision.binding_id.as_bytes(),
             decision.plugin_digest,
             decision.config_digest,
@@ -107,11 +114,12 @@ pub fn find_deciders(
     organization: OrganizationId,
     since: Timestamp,
 ) -> Result<Vec<DeciderRow>> {
-    let mut statement = db.prepare_cached(
+    let mut statement = db.prepare_cached(&format!(
         "SELECT d.binding_id, d.plugin_digest, max(d.record ->> '$.mode' = 'enforce') FROM audit_entry e \
-         JOIN decision d ON d.audit_sequence = e.sequence WHERE e.organization_id = ?1 AND e.at >= ?2 \
+         JOIN decision d ON {} WHERE e.organization_id = ?1 AND e.at >= ?2 \
          GROUP BY d.binding_id, d.plugin_digest",
-    )?;
+        calls_of("e.sequence")
+    ))?;
     let rows = statement.query_map(params![organization.0.as_bytes(), millis(since)], |row| {
         Ok(DeciderRow {
             binding_id: column(row, 0)?,
@@ -145,10 +153,10 @@ pub fn find_decided(db: &Connection, sequence: u64) -> Result<Option<DecidedRow>
     let Some(mut decided) = asked else {
         return Ok(None);
     };
-    let mut statement = db.prepare_cached(
-        "SELECT binding_id, plugin_digest, config_digest, record FROM decision \
-         WHERE audit_sequence = ?1 ORDER BY position",
-    )?;
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT binding_id, plugin_digest, config_digest, record FROM decision d WHERE {} ORDER BY id",
+        calls_of("?1")
+    ))?;
     let rows = statement.query_map([signed(sequence)?], |row| {
         Ok(DecisionRow {
             binding_id: column(row, 0)?,
@@ -174,12 +182,18 @@ pub fn clear_lapsed_decisions(tx: &Connection, before: Timestamp, limit: u32) ->
         .query_map(params![millis(before), limit], |row| row.get(0))?
         .collect::<rusqlite::Result<Vec<i64>>>()?;
     for sequence in &lapsed {
-        tx.prepare_cached("DELETE FROM decision WHERE audit_sequence = ?1")?
-            .execute([sequence])?;
-        tx.prepare_cached("DELETE FROM question WHERE audit_sequence = ?1")?
-            .execute([sequence])?;
+        forget_decisions(tx, *sequence)?;
     }
     Ok(lapsed.len())
+}
+
+/// Forgets what was asked and answered at one reset.
+pub(super) fn forget_decisions(tx: &Connection, sequence: i64) -> Result<()> {
+    tx.prepare_cached(&format!("DELETE FROM decision AS d WHERE {}", calls_of("?1")))?
+        .execute([sequence])?;
+    tx.prepare_cached("DELETE FROM question WHERE audit_sequence = ?1")?
+        .execute([sequence])?;
+    Ok(())
 }
 
 fn signed(sequence: u64) -> Result<i64> {

@@ -182,6 +182,7 @@ impl GroupCommit {
             for job in group {
                 job.answer(committed.clone());
             }
+            self.committed.start_over_if_due(&self.connection);
         }
     }
 

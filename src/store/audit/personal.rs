@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::super::decisions::calls_of;
 use super::super::row::{column, millis};
 use super::removal::KEPT;
 use super::{from_column, to_column};
@@ -228,13 +229,14 @@ pub fn find_personal(
 
 /// Entries of the organisation from `from` to before `end` in which policies were told the user's address.
 fn decided(connection: &Connection, erasure: &Erasure, from: u64, end: u64) -> Result<Vec<u64>> {
-    let mut statement = connection.prepare_cached(
+    let mut statement = connection.prepare_cached(&format!(
         "SELECT q.audit_sequence, q.question FROM question q JOIN audit_entry e ON e.sequence = q.audit_sequence
          WHERE q.audit_sequence >= ?1 AND q.audit_sequence < ?2 AND e.organization_id = ?3
          UNION ALL
-         SELECT d.audit_sequence, d.record FROM decision d JOIN audit_entry e ON e.sequence = d.audit_sequence
-         WHERE d.audit_sequence >= ?1 AND d.audit_sequence < ?2 AND e.organization_id = ?3",
-    )?;
+         SELECT e.sequence, d.record FROM audit_entry e JOIN decision d ON {}
+         WHERE e.sequence >= ?1 AND e.sequence < ?2 AND e.organization_id = ?3",
+        calls_of("e.sequence")
+    ))?;
     let mut rows = statement.query(params![
         to_column(from),
         to_column(end),

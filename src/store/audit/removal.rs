@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
+use super::super::decisions::forget_decisions;
 use super::super::row::millis;
 use super::personal::PersonalPart;
 use super::{append_entry, from_column, to_column};
@@ -148,15 +149,6 @@ fn seal_of(record: &Record, part: RemovedPart) -> Option<[u8; 32]> {
         RemovedPart::Subject => matches!(body.subject, Part::Kept { .. }).then(|| body.subject.seal()),
         RemovedPart::All => None,
     }
-}
-
-/// What policies were asked and answered names people too.
-fn forget_decisions(tx: &Connection, sequence: i64) -> Result<()> {
-    tx.prepare_cached("DELETE FROM decision WHERE audit_sequence = ?1")?
-        .execute([sequence])?;
-    tx.prepare_cached("DELETE FROM question WHERE audit_sequence = ?1")?
-        .execute([sequence])?;
-    Ok(())
 }
 
 fn recorded(

@@ -211,14 +211,12 @@ CREATE TABLE question (
   outcome        TEXT                            -- what after-reset was shown first; NULL: nobody was
 ) STRICT;
 CREATE TABLE decision (
-  audit_sequence INTEGER NOT NULL,
-  position       INTEGER NOT NULL,
+  id             INTEGER PRIMARY KEY,            -- audit_sequence * 1024 + place of the call
   binding_id     BLOB NOT NULL,
   plugin_digest  BLOB NOT NULL,
   config_digest  BLOB NOT NULL,
-  record         TEXT NOT NULL,
-  PRIMARY KEY (audit_sequence, position)
-) STRICT, WITHOUT ROWID;
+  record         TEXT NOT NULL                   -- too long for WITHOUT ROWID: half would lie on overflow pages
+) STRICT;
 
 -- Plugin files by content: what ten organisations install is kept once.
 CREATE TABLE module (
