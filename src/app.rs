@@ -23,6 +23,7 @@ use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
+use crate::service::session::Principals;
 use crate::service::{ExternalIssuer, Services, backup, belonging, deliveries, housekeeping, trail};
 use crate::store::Store;
 
@@ -93,6 +94,7 @@ impl App {
             clock,
             entropy,
             settings: config.settings.clone(),
+            principals: Principals::default(),
             hashing: Hashing::default(),
             in_flight: InFlight::default(),
             floods: Floods::default(),

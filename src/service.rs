@@ -65,6 +65,8 @@ pub struct Services {
     pub entropy: Entropy,
     /// What the operator configured.
     pub settings: Settings,
+    /// Who called since the last commit.
+    pub principals: session::Principals,
     /// Password hashing, off the async workers and bounded.
     pub hashing: hashing::Hashing,
     /// Resets under way, for counts that are upper bounds.

@@ -30,7 +30,6 @@ mod writer;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 /// What verbs take first; services name them from here, so that only the store knows rusqlite.
@@ -225,6 +224,13 @@ impl Store {
             .submit(change)?
             .blocking_recv()
             .map_err(|_| Error::Internal("the writer ended".into()))?
+    }
+
+    /// Grows with every commit, before it is answered. What was read after this number was taken is what the
+    /// database says for as long as it stands: only the writer writes.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.inner.writer.generation()
     }
 
     /// Whether the last group of changes could not be committed: the disk is full, read-only or broken. It is

@@ -1,6 +1,7 @@
 //! Who is calling, and sessions as they begin, go on and end.
 
 mod listing;
+mod principals;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,6 +18,8 @@ use crate::limiter::Bucket;
 use crate::store::sessions;
 pub use crate::store::sessions::SessionRow;
 use crate::store::{accounts, audit};
+
+pub use principals::Principals;
 
 pub use listing::{end_other_sessions, end_session, list_sessions};
 
@@ -43,6 +46,17 @@ pub fn authenticate(services: &Services, bearer: Option<&str>, at: Timestamp) ->
 const GONE: Error = Error::Token(TokenFault::SubjectGone);
 
 fn by_own_token(services: &Services, claims: &Claims, at: Timestamp) -> Result<Principal> {
+    // Taken before the snapshot: a commit in between makes what is kept older than it is, never newer.
+    let generation = services.store.generation();
+    if let Some(principal) = services.principals.find(generation, claims, at) {
+        return Ok(principal);
+    }
+    let principal = read_principal(services, claims, at)?;
+    services.principals.keep(generation, &principal);
+    Ok(principal)
+}
+
+fn read_principal(services: &Services, claims: &Claims, at: Timestamp) -> Result<Principal> {
     services.store.read(|db| {
         let user = accounts::find_user_anywhere(db, claims.sub)?.ok_or(GONE)?;
         if !user.active || user.organization_id != claims.org {

@@ -38,6 +38,7 @@ struct Counters {
     changes: AtomicU64,
     redone: AtomicU64,
     failing: AtomicBool,
+    generation: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -90,6 +91,10 @@ impl Writer {
             Err(TrySendError::Full(_)) => Err(Error::Busy { retry_after_secs: 1 }),
             Err(TrySendError::Disconnected(_)) => Err(Error::Internal("the writer ended".into())),
         }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.counters.generation.load(Ordering::Acquire)
     }
 
     pub(super) fn is_failing(&self) -> bool {
@@ -168,6 +173,8 @@ impl GroupCommit {
             group.extend(waiting.try_iter().take(GROUP_SIZE - 1));
             let before = self.connection.total_changes();
             let committed = self.commit(&mut group);
+            // Even after an error: who knows what reached the disk. And before anybody is answered.
+            self.counters.generation.fetch_add(1, Ordering::Release);
             // What changed nothing says nothing about the disk.
             if committed.is_err() || self.connection.total_changes() != before {
                 self.counters.failing.store(committed.is_err(), Ordering::Relaxed);
