@@ -77,7 +77,7 @@ pub fn services(dir: &Path) -> Services {
         courier: Courier::new(&CourierConfig::default()).expect("a courier"),
         limiter: Limiter::new(&Limits::off(), &clock),
         keys,
-        principals: latchkey::service::session::Principals::default(),
+        principals: session::Principals::default(),
         hashing: Hashing::default(),
         in_flight: Default::default(),
         floods: Default::default(),
