@@ -117,11 +117,22 @@ async fn insert(
         .with("expiresAt", key.expires_at.to_string());
     let subject = format!("An API key was made in your name for {}", admin.organization.name);
     let body = format!(
-        "The API key \"{}\" was made with your account {} on {at:.0}. It reads until {:.0}.\n\n\
-         If that was not you, revoke it and tell the other administrators at once.\n",
-        key.name, admin.user.email, key.expires_at,
+        "The API key \"{}\" was made with your account {} {}. It reads until {:.0}.",
+        key.name,
+        admin.user.email,
+        notices::when_and_whence(context),
+        key.expires_at,
     );
-    let owed = notices::mail(services, &admin.organization, &admin.user.email, &subject, &body);
+    let end = "If it was, there is nothing to do.";
+    let owed = notices::reportable_mail(
+        services,
+        &admin.organization,
+        &admin.user,
+        context,
+        &subject,
+        &body,
+        end,
+    );
     let (hash, entry_id, caller) = (token.hash(), services.entropy.uuid(at), admin.clone());
     let kept = key.clone();
     services

@@ -108,27 +108,53 @@ fn change_mail(services: &Services, changed: &Changed<'_>, context: &RequestCont
         by,
         ..
     } = *changed;
-    let at = context.at;
-    let from = context
-        .ip_text()
-        .unwrap_or_else(|| "an unknown address".to_owned());
-    let (link, kept) = not_me::new_link(services, target, at);
     let who = if by.id == target.id {
         "You, or somebody in your name,".to_owned()
     } else {
         called(by)
     };
     let body = format!(
-        "{who} {} on {at:.0} from {from}.\n\n{}{}If this was not you, or nobody you know of did it for you: lock \
-         your account here. Its sessions end and your administrators are told. The link works once, until \
-         {:.0}.\n\n{link}\n\nIf it was, there is nothing to do.\n",
+        "{who} {} {}.{}{}",
         changed.what,
-        changed.then,
+        when_and_whence(context),
         if changed.then.is_empty() { "" } else { "\n\n" },
-        kept.expires_at,
+        changed.then,
     );
     let subject = format!("{} ({})", changed.subject, organization.name);
-    let mut mail = sealed_mail(services, organization, &target.email, &subject, &body)?;
+    let end = "If it was, there is nothing to do.";
+    reportable_mail(services, organization, target, context, &subject, &body, end)
+}
+
+/// `on 2026-02-18T10:30:00Z from 192.0.2.7`.
+#[must_use]
+pub fn when_and_whence(context: &RequestContext) -> String {
+    let from = context
+        .ip_text()
+        .unwrap_or_else(|| "an unknown address".to_owned());
+    format!("on {:.0} from {from}", context.at)
+}
+
+/// A mail about somebody's credentials, with the link by which its reader says that this was not them.
+#[must_use]
+pub fn reportable_mail(
+    services: &Services,
+    organization: &Organization,
+    target: &User,
+    context: &RequestContext,
+    subject: &str,
+    body: &str,
+    end: &str,
+) -> Option<OwedDelivery> {
+    if !services.settings.mail {
+        return None;
+    }
+    let (link, kept) = not_me::new_link(services, target, context.at);
+    let body = format!(
+        "{body}\n\nIf this was not you, or nobody you know of did it for you: lock your account here. Its \
+         sessions end and your administrators are told. The link works once, until {:.0}.\n\n{link}\n\n{end}\n",
+        kept.expires_at,
+    );
+    let mut mail = sealed_mail(services, organization, &target.email, subject, &body)?;
     mail.link = Some(kept);
     Some(mail)
 }

@@ -186,7 +186,7 @@ impl Plan {
                 let Some(effects) = Effects::of(services, &case, patch, at)? else {
                     return Ok(None);
                 };
-                deliveries = effects.notices(services, &case);
+                deliveries = effects.notices(services, &case, &act.context);
                 What::Update(effects)
             }
             Change::Delete | Change::Erase => What::Delete { erases },
@@ -197,6 +197,7 @@ impl Plan {
                     &case.organization,
                     &case.actor,
                     &case.target,
+                    &act.context,
                 ));
                 What::ResetPassword(invitation)
             }

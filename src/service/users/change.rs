@@ -8,7 +8,7 @@ use crate::domain::account::{Role, User};
 use crate::domain::approval::UserPatch;
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
-use crate::service::{Services, notices};
+use crate::service::{RequestContext, Services, notices};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts};
 
@@ -133,7 +133,7 @@ impl Effects {
     }
 
     /// The user is told what was changed of their account; the admins, that there is one more of them.
-    pub fn notices(&self, services: &Services, case: &Case) -> Vec<OwedDelivery> {
+    pub fn notices(&self, services: &Services, case: &Case, context: &RequestContext) -> Vec<OwedDelivery> {
         let (organization, target) = (&case.organization, &case.target);
         let mut facts = Vec::new();
         if self.role != target.role {
@@ -154,14 +154,15 @@ impl Effects {
         }
         let subject = format!("Your account for {} was changed", organization.name);
         let body = format!(
-            "{} changed your account {}.\n\n{}\n\nIf you don't know why, ask your administrators.\n",
+            "{} changed your account {} {}.\n\n{}",
             notices::called(&case.actor),
             target.email,
+            notices::when_and_whence(context),
             facts.join("\n"),
         );
-        let mut owed: Vec<_> = notices::mail(services, organization, &target.email, &subject, &body)
-            .into_iter()
-            .collect();
+        let end = "If you don't know why, ask your administrators.";
+        let told = notices::reportable_mail(services, organization, target, context, &subject, &body, end);
+        let mut owed: Vec<_> = told.into_iter().collect();
         if self.role >= Role::OrgAdmin && target.role < Role::OrgAdmin {
             owed.extend(notices::of_new_admin(
                 services,

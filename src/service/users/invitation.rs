@@ -110,15 +110,19 @@ impl Invitation {
         organization: &Organization,
         by: &User,
         user: &User,
+        context: &RequestContext,
     ) -> Option<OwedDelivery> {
         let subject = format!("Set a new password for {}", organization.name);
-        let made = format!(
-            "{} reset the password of your account at {}. The old one no longer works, and your sessions were \
-             ended.",
+        let why = format!(
+            "{} reset the password of your account at {} {}. The old one no longer works, and your sessions \
+             were ended.",
             notices::called(by),
             organization.name,
+            notices::when_and_whence(context),
         );
-        self.mail(services, organization, user, &subject, &made)
+        let body = format!("{why}\n\n{}", self.how_to(organization, user));
+        let end = "If you don't know why you got this, don't use the first link.";
+        notices::reportable_mail(services, organization, user, context, &subject, &body, end)
     }
 
     fn mail(
@@ -130,12 +134,20 @@ impl Invitation {
         why: &str,
     ) -> Option<OwedDelivery> {
         let body = format!(
-            "{why}\n\nSet your password here. The link works once, until {:.0}:\n\n{}\n\n\
-             You then log in with the organisation {} and the address {}.\n\n\
-             If you don't know why you got this, tell the administrators of {} and don't use the link.\n",
-            self.expires_at, self.link, organization.slug, user.email, organization.name,
+            "{why}\n\n{}\n\nIf you don't know why you got this, tell the administrators of {} and don't use the \
+             link.\n",
+            self.how_to(organization, user),
+            organization.name,
         );
         notices::sealed_mail(services, organization, &user.email, subject, &body)
+    }
+
+    fn how_to(&self, organization: &Organization, user: &User) -> String {
+        format!(
+            "Set your password here. The link works once, until {:.0}:\n\n{}\n\nYou then log in with the \
+             organisation {} and the address {}.",
+            self.expires_at, self.link, organization.slug, user.email,
+        )
     }
 }
 

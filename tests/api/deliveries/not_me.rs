@@ -70,6 +70,52 @@ async fn restore(app: &App, admin: &str, email: &str) -> Answer {
 }
 
 #[tokio::test]
+async fn whatever_an_admin_does_to_an_account_its_user_can_say_not_me() {
+    let server = MailServer::start();
+    let app = app(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let phone = "phone@acme.example";
+    let path = format!("/users/{}", app.id(phone));
+    let acts = [
+        (Method::POST, format!("{path}/reset-password"), None, phone),
+        (
+            Method::POST,
+            "/api-keys".to_owned(),
+            Some(json!({ "name": "SIEM", "scopes": ["audit:read"] })),
+            "boss@acme.example",
+        ),
+        (
+            Method::PATCH,
+            path.clone(),
+            Some(json!({ "isOrgAdmin": true })),
+            phone,
+        ),
+    ];
+    for (method, path, body, told) in acts {
+        let answer = app.call(method, &path, Some(&admin), body).await;
+        assert!(answer.status < 300, "{path}: {}", answer.body);
+        let notices = mails(&app, &server).await;
+        let mail = notices.iter().find(|mail| mail.to == [told]).expect("a notice");
+        let when = format!("on {:.0} from ", app.services.clock.now());
+        assert!(mail.text.contains(&when), "{}", mail.text);
+        let token = token(&notices, told);
+        if told == phone {
+            report(&app, &token).await.ok();
+            assert!(app.find(phone).locked.is_some(), "{path}");
+            let unlock = Some(json!({ "unlock": true }));
+            app.call(
+                Method::PATCH,
+                &format!("/users/{}", app.id(phone)),
+                Some(&admin),
+                unlock,
+            )
+            .await;
+            mails(&app, &server).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_device_works_again() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
