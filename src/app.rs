@@ -90,6 +90,7 @@ impl App {
             courier,
             limiter,
             keys,
+            passkeys: config.passkeys.clone(),
             external_issuer,
             clock,
             entropy,

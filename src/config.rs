@@ -18,6 +18,7 @@ use jiff::SignedDuration;
 
 use crate::courier::CourierConfig;
 use crate::limiter::Limits;
+use crate::passkeys::{RelyingParty, Written};
 use crate::plugin_host::SignerKey;
 use crate::service::backup::{KeyChoice, Schedule};
 use crate::service::plugins::PluginSettings;
@@ -49,6 +50,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Mail, webhooks, syslog.
     pub courier: CourierConfig,
+    /// For whom passkeys are made.
+    pub passkeys: RelyingParty,
     /// Another issuer whose access tokens count here.
     pub external_issuer: Option<ExternalConfig>,
     /// How the database is kept.
@@ -147,6 +150,7 @@ impl Config {
             tokens,
             external_issuer,
             factors,
+            passkeys,
             limits,
             proxies,
             http,
@@ -197,6 +201,16 @@ impl Config {
             backup.keys != KeyChoice::Sealed || backup.passphrase_file.is_some(),
             "backup.passphrase_file: is needed for backup.keys = \"sealed\"".to_owned(),
         );
+        let passkeys = RelyingParty::read(&Written {
+            id: &passkeys.relying_party_id,
+            origins: &passkeys.origins,
+            public_url: &public_url,
+            name: &factors.issuer,
+        })
+        .unwrap_or_else(|found| {
+            problems.extend(found);
+            RelyingParty::default()
+        });
         let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
         let trail = trail_settings(audit, courier.syslog.is_some(), &mut problems);
@@ -233,6 +247,7 @@ impl Config {
                 trail,
             },
             courier,
+            passkeys,
             external_issuer,
             limits,
             trusted_proxies,

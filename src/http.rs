@@ -19,6 +19,7 @@ pub mod invitations;
 pub mod jwks;
 pub mod mfa;
 pub mod not_me;
+pub mod passkeys;
 pub mod payload;
 pub mod plugins;
 pub mod principal;
@@ -106,7 +107,8 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
     let apis = (
         reset::ResetApi,
         account::AuthenticationApi,
-        mfa::MfaApi,
+        // A tuple has sixteen at most.
+        (mfa::MfaApi, passkeys::PasskeyApi),
         sessions::SessionApi,
         activity::ActivityApi,
         jwks::JwksApi,

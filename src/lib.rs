@@ -8,10 +8,11 @@
 //! | `main`, [`cli`] | the command line | `app` and everything below |
 //! | [`app`], [`config`] | builds every part once, serves, shuts down | everything below |
 //! | [`http`] | the wire: routes, envelope, OpenAPI | `service`, `domain`, `limiter`; poem |
-//! | [`service`] | stories, one function each | `domain`, `store`, `plugin_host`, `courier`, `limiter` |
+//! | [`service`] | stories, one function each | `domain`, `store`, `plugin_host`, `courier`, `passkeys`, `limiter` |
 //! | [`store`] | SQLite, one writer | `domain`; rusqlite |
 //! | [`plugin_host`] | the policy sandbox | `domain`; wasmtime |
 //! | [`courier`] | one mail, webhook call or syslog message at a time | lettre, reqwest |
+//! | [`passkeys`] | what authenticators are asked and answer | `domain`; webauthn-rs |
 //! | [`domain`] | rules | std, serde, jiff, uuid, pure cryptography |
 //!
 //! [`clock`], [`entropy`], [`keys`] and [`limiter`] are small parts that `app` hands out.
@@ -32,6 +33,7 @@ pub mod http;
 pub mod keys;
 pub mod limiter;
 pub mod logging;
+pub mod passkeys;
 pub mod plugin_host;
 pub mod service;
 pub mod store;

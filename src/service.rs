@@ -19,6 +19,7 @@ mod mandate;
 pub mod not_me;
 pub mod notices;
 pub mod operator;
+pub mod passkeys;
 pub mod plugins;
 mod refusals;
 pub mod reset;
@@ -41,6 +42,7 @@ use crate::domain::second_factor;
 use crate::entropy::Entropy;
 use crate::keys::KeyRing;
 use crate::limiter::Limiter;
+use crate::passkeys::RelyingParty;
 use crate::plugin_host::PluginHost;
 use crate::store::Store;
 pub use crate::store::{Checkpoints, Options as StoreOptions};
@@ -57,6 +59,8 @@ pub struct Services {
     pub limiter: Limiter,
     /// Token keys, encryption keys and hash keys.
     pub keys: KeyRing,
+    /// For whom passkeys are made.
+    pub passkeys: RelyingParty,
     /// Another issuer whose access tokens count here, where one is configured.
     pub external_issuer: Option<ExternalIssuer>,
     /// The time.

@@ -17,6 +17,7 @@ pub mod factors;
 pub mod installation;
 pub mod integrity;
 mod migrations;
+pub mod passkeys;
 pub mod passwords;
 pub mod plugins;
 pub mod requests;

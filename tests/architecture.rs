@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["domain"]),
     ("courier", &["domain"]),
     ("plugin_host", &["domain"]),
+    ("passkeys", &["domain"]),
     (
         "service",
         &[
@@ -32,12 +33,16 @@ const LAYERS: &[(&str, &[&str])] = &[
             "entropy",
             "keys",
             "limiter",
+            "passkeys",
             "plugin_host",
             "store",
         ],
     ),
     ("http", &["domain", "limiter", "service"]),
-    ("config", &["courier", "limiter", "plugin_host", "service"]),
+    (
+        "config",
+        &["courier", "limiter", "passkeys", "plugin_host", "service"],
+    ),
     ("logging", &["config"]),
     (
         "app",
@@ -91,6 +96,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("standardwebhooks", &["courier"]),
     ("syslog_fmt", &["courier"]),
     ("wit_component", &["plugin_host"]),
+    ("webauthn_rs", &["passkeys"]),
     ("governor", &["limiter"]),
     ("figment", &["config"]),
     ("clap", &["cli", "config"]),

@@ -82,6 +82,7 @@ pub fn services(dir: &Path) -> Services {
         in_flight: Default::default(),
         floods: Default::default(),
         bindings: Default::default(),
+        passkeys: Default::default(),
         external_issuer: None,
         settings: Settings::default(),
         clock,

@@ -60,6 +60,7 @@ fn in_force(config: &Config) -> serde_json::Value {
         http,
         plugins,
         courier,
+        passkeys,
     } = config;
     json!({
         "file": file,
@@ -89,6 +90,7 @@ fn in_force(config: &Config) -> serde_json::Value {
             "recoveryCodeCharacters": settings.recovery_code_characters,
             "suspendedSecs": settings.suspended_factor_secs,
         },
+        "passkeys": { "relyingPartyId": passkeys.id(), "origins": passkeys.origins() },
         "limits": limits,
         "trustedProxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "http": {

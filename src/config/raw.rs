@@ -24,6 +24,7 @@ pub struct RawConfig {
     pub tokens: RawTokens,
     pub external_issuer: RawExternalIssuer,
     pub factors: RawFactors,
+    pub passkeys: RawPasskeys,
     pub limits: Limits,
     pub proxies: RawProxies,
     pub http: RawHttp,
@@ -84,6 +85,13 @@ pub struct RawFactors {
     pub enrolment_secs: u64,
     pub recovery_code_characters: u64,
     pub suspended_secs: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPasskeys {
+    pub relying_party_id: String,
+    pub origins: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -159,6 +167,7 @@ impl Default for RawConfig {
             tokens: RawTokens::default(),
             external_issuer: RawExternalIssuer::default(),
             factors: RawFactors::default(),
+            passkeys: RawPasskeys::default(),
             limits: Limits::default(),
             proxies: RawProxies::default(),
             http: RawHttp::default(),

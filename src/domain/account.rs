@@ -279,6 +279,9 @@ pub struct Session {
     pub expires_at: Timestamp,
 }
 
+/// How long after its use a second factor vouches for changes of second factors, in minutes.
+pub const FACTOR_CHANGE_MINUTES: u32 = 10;
+
 /// Who is calling: the token is good, its session lives, and this is what the database says now.
 #[derive(Clone, Debug)]
 pub struct Principal {
@@ -312,7 +315,29 @@ impl Principal {
         let Some(minutes) = self.organization.settings.step_up_minutes else {
             return Ok(());
         };
-        let max_age_secs = u32::from(minutes) * 60;
+        self.used_second_factor_within(minutes.into(), at)
+    }
+
+    /// Whether the caller may add and remove second factors: in any session while MFA is off; else in a full
+    /// one in which the second factor was used within [`FACTOR_CHANGE_MINUTES`], or less where the
+    /// organisation demands less (ASVS 7.5.1). A stolen session alone adds and removes nothing.
+    ///
+    /// # Errors
+    /// [`Error::EnrolmentOnly`], [`Error::StepUpRequired`].
+    pub fn may_change_factors(&self, at: Timestamp) -> Result<()> {
+        if !self.user.mfa_enabled {
+            return Ok(());
+        }
+        self.full()?;
+        let demanded = self.organization.settings.step_up_minutes.map(u32::from);
+        let minutes = demanded.map_or(FACTOR_CHANGE_MINUTES, |minutes| {
+            minutes.min(FACTOR_CHANGE_MINUTES)
+        });
+        self.used_second_factor_within(minutes, at)
+    }
+
+    fn used_second_factor_within(&self, minutes: u32, at: Timestamp) -> Result<()> {
+        let max_age_secs = minutes * 60;
         let used = self.session.second_factor_at;
         if used.is_some_and(|used| at.duration_since(used).as_secs() <= i64::from(max_age_secs)) {
             return Ok(());

@@ -105,6 +105,12 @@ event_types! {
     ApiKeyRevoke = "API_KEY_REVOKE",
     /// A second factor was enrolled.
     UserMfaEnabled = "USER_MFA_ENABLED",
+    /// A user registered a passkey, or tried to.
+    UserPasskeyRegistered = "USER_PASSKEY_REGISTERED",
+    /// A user removed one of their passkeys.
+    UserPasskeyRemoved = "USER_PASSKEY_REMOVED",
+    /// The counter of a passkey went back: there is a copy of it. It opens nothing from then on.
+    UserPasskeyAlarm = "USER_PASSKEY_ALARM",
     /// A user switched their own MFA off.
     UserMfaDisabled = "USER_MFA_DISABLED",
     /// A reset call, however it ended.

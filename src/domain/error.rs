@@ -45,6 +45,9 @@ pub enum Error {
     /// The MFA code is wrong or was used before.
     #[error("Invalid MFA code")]
     InvalidCode,
+    /// The passkey doesn't answer what was asked.
+    #[error("Invalid passkey")]
+    InvalidPasskey,
     /// The challenge, refresh token, invitation or link is unknown, used up or expired.
     #[error("The {0} is invalid or has expired")]
     DeadToken(&'static str),

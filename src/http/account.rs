@@ -17,6 +17,7 @@ use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED, W
 use super::mfa::CodeBody;
 use super::payload::J;
 use super::principal::{AnySession, Caller};
+use super::restore::FactorKindBody;
 use super::schema::Context;
 use crate::domain::account::Role;
 use crate::service::Services;
@@ -77,8 +78,12 @@ pub struct LoginResponseBody {
     /// Seconds until the challenge is dead.
     #[oai(nullable)]
     pub mfa_challenge_expires_in: Option<i64>,
-    /// MFA has to be set up first: the access token opens `POST /mfa/setup`, `POST /mfa/setup/confirm` and
-    /// `POST /auth/logout` alone, until set-up is confirmed. Then the same tokens open everything.
+    /// By what it can be shown, the strongest first: `passkey` by `POST /auth/verify-mfa/passkey/options`.
+    #[oai(nullable)]
+    pub mfa_methods: Option<Vec<FactorKindBody>>,
+    /// MFA has to be set up first: the access token opens `POST /mfa/setup`, `POST /mfa/setup/confirm`,
+    /// `POST /mfa/passkeys/options`, `POST /mfa/passkeys` and `POST /auth/logout` alone, until that is done.
+    /// Then the same tokens open everything.
     pub mfa_setup_required: bool,
     /// The password has expired: go on with `POST /auth/change-expired-password`, then log in again.
     pub password_expired: bool,
@@ -345,6 +350,7 @@ impl From<LoginAnswer> for LoginResponseBody {
             mfa_required: false,
             mfa_challenge_token: None,
             mfa_challenge_expires_in: None,
+            mfa_methods: None,
             mfa_setup_required: false,
             password_expired: false,
             password_change_token: None,
@@ -366,10 +372,15 @@ impl From<LoginAnswer> for LoginResponseBody {
                 ..nothing
             }
             .with(tokens),
-            Next::Challenge { token, expires_in } => Self {
+            Next::Challenge {
+                token,
+                expires_in,
+                methods,
+            } => Self {
                 mfa_required: true,
                 mfa_challenge_token: Some(token),
                 mfa_challenge_expires_in: Some(expires_in),
+                mfa_methods: Some(methods.into_iter().map(Into::into).collect()),
                 ..nothing
             },
             Next::PasswordExpired { token } => Self {

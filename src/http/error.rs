@@ -82,6 +82,7 @@ pub fn status(error: &Error) -> StatusCode {
         | Error::StepUpRequired { .. }
         | Error::InvalidCredentials
         | Error::InvalidCode
+        | Error::InvalidPasskey
         | Error::DeadToken(_) => StatusCode::UNAUTHORIZED,
         Error::AccountLocked
         | Error::NotOrgAdmin
@@ -119,7 +120,7 @@ pub fn headers(error: &Error) -> Vec<(&'static str, String)> {
             ),
         )],
         // RFC 9110 §15.5.2: a 401 names a way to authenticate, at login too.
-        Error::InvalidCredentials | Error::InvalidCode | Error::DeadToken(_) => {
+        Error::InvalidCredentials | Error::InvalidCode | Error::InvalidPasskey | Error::DeadToken(_) => {
             vec![("WWW-Authenticate", "Bearer realm=\"latchkey\"".into())]
         }
         Error::RateLimited {

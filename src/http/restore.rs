@@ -142,15 +142,21 @@ impl RestoreApi {
 impl From<Suspended> for SuspendedFactorBody {
     fn from(suspended: Suspended) -> Self {
         Self {
-            kind: match suspended.facts.kind {
-                FactorKind::Totp => FactorKindBody::Totp,
-                FactorKind::Passkey => FactorKindBody::Passkey,
-                FactorKind::RecoveryCodes => FactorKindBody::RecoveryCodes,
-            },
+            kind: suspended.facts.kind.into(),
             enrolled_at: Time(suspended.facts.enrolled_at),
             last_used_at: suspended.facts.last_used_at.map(Time),
             taken_at: Time(suspended.taken_at),
             destroyed_at: Time(suspended.destroyed_at),
+        }
+    }
+}
+
+impl From<FactorKind> for FactorKindBody {
+    fn from(kind: FactorKind) -> Self {
+        match kind {
+            FactorKind::Totp => Self::Totp,
+            FactorKind::Passkey => Self::Passkey,
+            FactorKind::RecoveryCodes => Self::RecoveryCodes,
         }
     }
 }

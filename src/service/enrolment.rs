@@ -60,6 +60,8 @@ pub async fn set_up_mfa(
     services
         .limiter
         .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+    services.store.read(|db| refuse_second_set_up(db, user))?;
+    principal.may_change_factors(context.at)?;
     let secret = TotpSecret::new(services.entropy.bytes());
     let sealed = services.keys.seal(
         user.id,
@@ -104,6 +106,7 @@ pub async fn confirm_mfa(
         refuse_second_set_up(db, user)?;
         factors::find_enrolment(db, user.id, at)
     })?;
+    principal.may_change_factors(at)?;
     let enrolment = enrolment.ok_or(Error::Refused(
         "There is no MFA set-up to confirm. Start it again",
     ))?;
@@ -329,19 +332,19 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
     Ok(codes)
 }
 
-fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
+pub(super) fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
     accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(crate::domain::error::TokenFault::SubjectGone))
 }
 
 fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()> {
-    if factors::find_factors(db, user.id)?.is_empty() {
-        return Ok(());
+    match factors::find_totp(db, user.id)? {
+        None => Ok(()), // a passkey may be there
+        Some(_) => Err(Error::Conflict("MFA is already enabled".to_owned())),
     }
-    Err(Error::Conflict("MFA is already enabled".to_owned()))
 }
 
 /// After a reset: in time, and with the admin's code where it is demanded.
-fn check_enrolment_window(
+pub(super) fn check_enrolment_window(
     tx: &Transaction<'_>,
     user: &User,
     shown: Option<&[u8; 32]>,
@@ -376,7 +379,7 @@ fn check_enrolment_window(
 }
 
 /// New codes, their set and their hashes: eight computations of Argon2id, one after the other.
-async fn new_recovery_codes(
+pub(super) async fn new_recovery_codes(
     services: &Services,
     context: &RequestContext,
 ) -> Result<(RecoveryCodes, RecoverySetRow, Vec<[u8; 32]>)> {
@@ -408,7 +411,7 @@ async fn new_recovery_codes(
 }
 
 /// The notice of what somebody did to their own account.
-fn told(
+pub(super) fn told(
     services: &Services,
     principal: &Principal,
     context: &RequestContext,
@@ -428,13 +431,13 @@ fn told(
     notices::of_change(services, &changed, context)
 }
 
-fn event(principal: &Principal, event_type: EventType, context: &RequestContext) -> Event {
+pub(super) fn event(principal: &Principal, event_type: EventType, context: &RequestContext) -> Event {
     Event::by(principal, event_type)
         .on(Resource::user(&principal.user))
         .from_request(&context.request_id, context.ip_text().as_deref())
 }
 
-fn kind_name(kind: FactorKind) -> &'static str {
+pub(super) fn kind_name(kind: FactorKind) -> &'static str {
     match kind {
         FactorKind::Totp => "totp",
         FactorKind::Passkey => "passkey",

@@ -6,6 +6,7 @@
 pub(super) mod attempts;
 pub(super) mod code;
 mod expired_password;
+mod passkey;
 mod password;
 mod step_up;
 
@@ -17,6 +18,7 @@ use super::{RequestContext, Services};
 use crate::domain::account::{Lock, Organization, SessionScope, User, UserId};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::credential::OneUseToken;
+use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::store::sessions::{self, Purpose, SessionRow};
 use crate::store::{Transaction, accounts, audit, passwords};
@@ -24,6 +26,9 @@ use crate::store::{Transaction, accounts, audit, passwords};
 pub use attempts::read_device;
 pub use code::verify_mfa;
 pub use expired_password::change_expired_password;
+pub use passkey::{
+    passkey_login_options, passkey_step_up_options, step_up_with_passkey, verify_mfa_with_passkey,
+};
 pub use step_up::step_up;
 
 /// How often a login is judged again when the user was changed meanwhile.
@@ -75,6 +80,8 @@ pub enum Next {
         token: String,
         /// Seconds until it is dead.
         expires_in: i64,
+        /// By what it can be met, the strongest first.
+        methods: Vec<FactorKind>,
     },
     /// The password has expired.
     PasswordExpired {
@@ -114,6 +121,8 @@ pub async fn login(
 struct Case {
     user: User,
     organization: Organization,
+    /// By what the second step can be done.
+    methods: Vec<FactorKind>,
 }
 
 /// Where a login leads, by the state of user and organisation alone.
@@ -133,7 +142,9 @@ enum Decision {
 
 impl Case {
     fn decide(&self, at: Timestamp) -> Decision {
-        let Self { user, organization } = self;
+        let Self {
+            user, organization, ..
+        } = self;
         if user.locked.is_some() {
             return Decision::Locked;
         }
@@ -224,7 +235,9 @@ async fn commit(
             Ok(())
         })
         .await?;
-    let Case { user, organization } = case;
+    let Case {
+        user, organization, ..
+    } = case;
     answer.map(|next| LoginAnswer {
         user,
         organization,
@@ -251,7 +264,13 @@ impl Ending {
             Decision::Challenge => {
                 let expires_in = services.settings.mfa_challenge_secs;
                 let (token, writes) = one_use(services, user, Purpose::Mfa, expires_in, at);
-                Self::go_on(writes, Next::Challenge { token, expires_in })
+                let methods = case.methods.clone();
+                let next = Next::Challenge {
+                    token,
+                    expires_in,
+                    methods,
+                };
+                Self::go_on(writes, next)
             }
             Decision::SetUp { until } => {
                 Self::let_in(services, user, SessionScope::Enrolment, Some(until), context)
@@ -354,6 +373,7 @@ fn refused(event: Event, reason: &str) -> Event {
     let message = match reason {
         "locked" | "enrolment-window-over" => Error::AccountLocked,
         "wrong-code" => Error::InvalidCode,
+        "wrong-passkey" => Error::InvalidPasskey,
         _ => Error::InvalidCredentials,
     };
     event.ended(AuditResult::Denied, message).with("reason", reason)

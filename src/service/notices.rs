@@ -231,6 +231,31 @@ pub fn of_new_admin(
         .collect()
 }
 
+/// Somebody has a copy of a user's passkey: the admins are told.
+#[must_use]
+pub fn of_cloned_passkey(
+    services: &Services,
+    organization: &Organization,
+    user: &User,
+    admins: &[User],
+    name: &str,
+) -> Vec<OwedDelivery> {
+    let subject = format!("There seems to be a copy of a passkey of {}", user.email);
+    let body = format!(
+        "The counter of the passkey \"{name}\" of {} went back, as it does when there are two of it. Its use was \
+         refused, and it opens nothing from now on.\n\nWhoever used it knew the password. Talk to the user, by a \
+         way that you know, and let them change the password, remove the passkey and register another.\n",
+        called(user),
+    );
+    let others = admins
+        .iter()
+        .filter(|admin| admin.id != user.id)
+        .map(|admin| &admin.email);
+    let to = others.chain(&organization.settings.security_contact);
+    to.filter_map(|to| mail(services, organization, to, &subject, &body))
+        .collect()
+}
+
 /// A mail, where mail can be sent at all.
 #[must_use]
 pub fn mail(

@@ -252,7 +252,8 @@ fn methods(session: &Session) -> Vec<Amr> {
     match session.second_factor_kind {
         None => vec![Amr::Pwd],
         Some(FactorKind::Totp) => vec![Amr::Pwd, Amr::Otp, Amr::Mfa],
-        Some(FactorKind::Passkey) => vec![Amr::Pwd, Amr::Pop, Amr::Mfa],
+        // Neither `hwk` nor `swk`: without attestation nobody knows where the key lives.
+        Some(FactorKind::Passkey) => vec![Amr::Pwd, Amr::Pop, Amr::User, Amr::Mfa],
         // RFC 8176 has no word for a saved code; that there were two factors is what counts.
         Some(FactorKind::RecoveryCodes) => vec![Amr::Pwd, Amr::Mfa],
     }

@@ -39,6 +39,10 @@ pub enum Purpose {
     Invitation,
     /// Saying that a change of one's credentials was not one's own.
     NotMe,
+    /// What a session asked of an authenticator that is to make a passkey.
+    PasskeyRegistration,
+    /// What a session asked of a passkey.
+    PasskeyStepUp,
 }
 
 /// A one-use token as kept.
@@ -274,6 +278,30 @@ pub fn find_challenge(
     Ok(row.optional()?)
 }
 
+/// Replaces what the maker of a one-use token wanted to remember. False when it is good for that no more.
+pub fn update_challenge_state(
+    tx: &Connection,
+    user: UserId,
+    hash: &[u8; 32],
+    purpose: Purpose,
+    state: Option<&[u8]>,
+    at: Timestamp,
+) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE challenge SET state = ?4 \
+             WHERE user_id = ?1 AND hash = ?2 AND purpose = ?3 AND expires_at > ?5",
+        )?
+        .execute(params![
+            user.0.as_bytes(),
+            hash,
+            purpose_text(purpose),
+            state,
+            millis(at)
+        ])?;
+    Ok(changed == 1)
+}
+
 /// Counts a wrong code against a one-use token, which ends with the last attempt it allows. Says how
 /// many it has had.
 pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: u32) -> Result<u32> {
@@ -362,6 +390,8 @@ fn purpose_text(purpose: Purpose) -> &'static str {
         Purpose::PasswordChange => "password-change",
         Purpose::Invitation => "invitation",
         Purpose::NotMe => "not-me",
+        Purpose::PasskeyRegistration => "passkey-registration",
+        Purpose::PasskeyStepUp => "passkey-step-up",
     }
 }
 

@@ -1,9 +1,11 @@
 //! Accounts: logging in, sessions, tokens and the user's own MFA.
 
 pub mod app;
+pub mod authenticator;
 mod keys;
 mod login;
 mod mfa;
+pub mod passkeys;
 mod recovery;
 mod sessions;
 mod tokens;

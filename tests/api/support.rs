@@ -19,6 +19,7 @@ use latchkey::entropy::Entropy;
 use latchkey::http::{self, HttpOptions};
 use latchkey::keys::KeyRing;
 use latchkey::limiter::{Limiter, Limits};
+use latchkey::passkeys::{RelyingParty, Written};
 use latchkey::plugin_host::{self, Digest, HostOptions, OnFailure, PluginHost};
 use latchkey::service::administration::{self, NewOrganization, NewUser};
 use latchkey::service::plugins::{self, Manager, NewBinding, NewPlugin};
@@ -96,6 +97,13 @@ impl TestApp {
             in_flight: Default::default(),
             floods: Default::default(),
             bindings: Default::default(),
+            passkeys: RelyingParty::read(&Written {
+                id: "",
+                origins: &[],
+                public_url: &setup.settings.public_url,
+                name: "Latchkey",
+            })
+            .unwrap(),
             external_issuer: setup.external_issuer,
             settings: setup.settings,
             clock,

@@ -68,6 +68,8 @@ pub enum Amr {
     Otp,
     /// Proof of possession of a key: a passkey.
     Pop,
+    /// Somebody was there and touched it.
+    User,
     /// More than one factor.
     Mfa,
     /// Not at all: an operator minted the token on the command line.

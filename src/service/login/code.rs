@@ -16,7 +16,7 @@ use crate::store::sessions::Purpose;
 use crate::store::{Transaction, accounts, audit, factors, passwords, sessions};
 
 /// Wrong codes that one challenge bears (ASVS 6.5.1: with the limit per account, guessing is hopeless).
-const WRONG_CODES_PER_CHALLENGE: u32 = 5;
+pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
 
 /// Completes a login with a code.
 ///
@@ -92,7 +92,7 @@ pub async fn verify_mfa(
     })
 }
 
-fn may_log_in(user: &User) -> bool {
+pub(super) fn may_log_in(user: &User) -> bool {
     user.active && user.locked.is_none()
 }
 

@@ -7,6 +7,7 @@ use crate::domain::audit::{ActorRef, ActorType, Event, EventType};
 use crate::domain::credential::{self, PASSWORD_MAX_CHARACTERS};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
+use crate::service::passkeys::login_methods;
 use crate::store::{accounts, audit, passwords};
 
 /// Longest e-mail address (RFC 5321 §4.5.3.1.3, less the angle brackets).
@@ -111,7 +112,15 @@ impl Proof {
             }
             let organization = accounts::find_organization(db, user.organization_id)?;
             let organization = organization.ok_or(Error::InvalidCredentials)?;
-            Ok(Case { user, organization })
+            let methods = match user.mfa_enabled {
+                true => login_methods(services, db, user.id)?,
+                false => Vec::new(),
+            };
+            Ok(Case {
+                user,
+                organization,
+                methods,
+            })
         })
     }
 }

@@ -38,7 +38,8 @@ CREATE UNIQUE INDEX user_by_email ON user (organization_id, email_key);
 CREATE INDEX user_admin ON user (organization_id) WHERE role = 'org-admin'; -- few among many
 
 -- Second factors. TOTP: `secret` is encrypted, `last_step` remembers the newest accepted time step.
--- Passkey: `secret` is the encrypted credential. Recovery codes: `secret` is the salt of the set.
+-- Passkey: `secret` is the encrypted credential, `last_step` the newest counter that its authenticator
+-- showed. Recovery codes: `secret` is the salt of the set.
 CREATE TABLE factor (
   user_id      BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
   id           BLOB NOT NULL CHECK (length(id) = 16),
@@ -49,8 +50,12 @@ CREATE TABLE factor (
   enrolled_at  INTEGER NOT NULL,
   last_used_at INTEGER,
   suspended_at INTEGER,                          -- removed by a reset, not yet destroyed
+  credential_hash BLOB CHECK (length(credential_hash) = 32), -- SHA-256 of a passkey's credential id
+  cloned_at    INTEGER,                          -- a copy of the passkey showed up: it opens nothing since
   PRIMARY KEY (user_id, id)
 ) STRICT, WITHOUT ROWID;
+-- A credential is of one user. A reset changes nothing in here.
+CREATE UNIQUE INDEX factor_by_credential ON factor (credential_hash) WHERE credential_hash IS NOT NULL;
 
 CREATE TABLE recovery_code (
   user_id   BLOB NOT NULL,
@@ -69,11 +74,13 @@ CREATE TABLE enrolment (
   expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Logins under way, password changes, invitations, links in notices: one-use tokens by hash.
+-- Logins under way, password changes, invitations, links in notices: one-use tokens by hash. What a
+-- session asked of an authenticator is kept here too, by a hash of the session's id.
 CREATE TABLE challenge (
   user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
   hash       BLOB NOT NULL CHECK (length(hash) = 32),
-  purpose    TEXT NOT NULL CHECK (purpose IN ('mfa', 'password-change', 'invitation', 'not-me')),
+  purpose    TEXT NOT NULL CHECK (purpose IN ('mfa', 'password-change', 'invitation', 'not-me',
+                                              'passkey-registration', 'passkey-step-up')),
   state      BLOB,
   attempts   INTEGER NOT NULL DEFAULT 0,
   created_at INTEGER NOT NULL,

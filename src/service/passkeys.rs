@@ -1,0 +1,433 @@
+//! A user's own passkeys: registered, listed, removed.
+//!
+//! The first one switches MFA on, just as confirming TOTP does: an enrolment session becomes a full one, and
+//! there are recovery codes. A further one, and removing one, ask for the second factor in this session.
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::enrolment::{self, RecoveryCodes};
+use super::{RequestContext, Services, deliveries};
+use crate::domain::account::{Principal, SessionId, SessionOrigin, UserId};
+use crate::domain::audit::{AuditResult, EventType};
+use crate::domain::error::TokenFault;
+use crate::domain::policy::FactorKind;
+use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::passkeys::{Ceremony, Credential, Fault};
+use crate::store::passkeys::{self, PasskeyRow};
+use crate::store::sessions::Purpose;
+use crate::store::{Connection, accounts, audit, factors, sessions};
+
+pub use crate::passkeys::{Asserted, Created};
+
+/// Passkeys that a user can have.
+pub const PASSKEYS_PER_USER: usize = 10;
+/// Longest name of a passkey, in characters.
+pub const NAME_MAX_CHARACTERS: usize = 64;
+
+/// What somebody is told whose passkey doesn't answer what was asked.
+pub(super) const INVALID: Error = Error::Refused("Invalid passkey");
+
+/// Options for the browser's `navigator.credentials`, as JSON.
+#[derive(Clone, Debug)]
+pub struct Options(pub serde_json::Value);
+
+/// A passkey to be registered.
+#[derive(Debug)]
+pub struct NewPasskey {
+    /// What its user calls it.
+    pub name: String,
+    /// What the authenticator made.
+    pub created: Created,
+    /// The code that an admin gave, where a reset demands one.
+    pub enrolment_code: Option<String>,
+}
+
+/// A passkey, for its user to see.
+#[derive(Clone, Debug)]
+pub struct Passkey {
+    /// Id.
+    pub id: Uuid,
+    /// What its user calls it.
+    pub name: String,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// When it was used last.
+    pub last_used_at: Option<Timestamp>,
+    /// When a copy of it showed up: it opens nothing since.
+    pub cloned_at: Option<Timestamp>,
+}
+
+/// A passkey that was registered.
+#[derive(Debug)]
+pub struct Registered {
+    /// It.
+    pub passkey: Passkey,
+    /// New recovery codes, where it is the first second factor.
+    pub recovery_codes: Option<RecoveryCodes>,
+}
+
+/// Asks the caller's authenticator for a new passkey.
+///
+/// # Errors
+/// [`Error::StepUpRequired`] when MFA is on and the second factor was not used lately;
+/// [`Error::Conflict`] for one passkey too many; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn passkey_registration_options(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+) -> Result<Options> {
+    let user = &principal.user;
+    admit(services, principal, context)?;
+    let known = services.store.read(|db| passkeys::find_passkeys(db, user.id))?;
+    refuse_too_many(known.len())?;
+    let known = open(services, user.id, &known)?;
+    let ceremony = services.passkeys.start_registration(user, &known)?;
+    let purpose = Purpose::PasskeyRegistration;
+    remember(services, principal, purpose, &ceremony, context.at).await?;
+    Ok(Options(ceremony.options))
+}
+
+/// Registers a passkey that the authenticator made.
+///
+/// # Errors
+/// [`Error::Refused`] when no options were asked for, or the passkey doesn't answer them;
+/// [`Error::Conflict`] for a credential that is registered already, and for one passkey too many;
+/// [`Error::Validation`], also where the admin's code is demanded and missing or wrong;
+/// [`Error::StepUpRequired`]; [`Error::Stale`]; [`Error::RateLimited`]; [`Error::Busy`].
+pub async fn register_passkey(
+    services: &Services,
+    principal: &Principal,
+    new: NewPasskey,
+    context: &RequestContext,
+) -> Result<Registered> {
+    admit(services, principal, context)?;
+    let name = read_name(&new.name)?;
+    let (id, at) = (principal.user.id, context.at);
+    let session = principal.session.id;
+    let hash = ceremony_hash(session, Purpose::PasskeyRegistration);
+    let find = move |db: &Connection| {
+        let kept = sessions::find_challenge(db, id, &hash, Purpose::PasskeyRegistration, at)?;
+        kept.and_then(|kept| kept.state).ok_or_else(no_ceremony)
+    };
+    let state = services.store.read(find)?;
+    let credential = match services.passkeys.finish_registration(&new.created, &state)? {
+        Ok(credential) => credential,
+        Err(fault) => return refuse(services, principal, fault, hash, context).await,
+    };
+    let row = new_row(services, id, name, &credential, at);
+    let first = !principal.user.mfa_enabled;
+    let (codes, set) = if first {
+        let (codes, set, hashes) = enrolment::new_recovery_codes(services, context).await?;
+        (Some(codes), Some((set, hashes)))
+    } else {
+        (None, None)
+    };
+    let shown = new
+        .enrolment_code
+        .map(|code| services.keys.enrolment_code_hash(id, &code));
+    let external = principal.session.origin == SessionOrigin::External;
+    let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
+    let registered = enrolment::event(principal, EventType::UserPasskeyRegistered, context)
+        .with("passkeyId", row.id.to_string())
+        .with("passkeyName", row.name.clone())
+        .with("sessionId", session.to_string());
+    let enabled = enrolment::event(principal, EventType::UserMfaEnabled, context)
+        .with("factors", vec!["passkey", "recovery-codes"])
+        .with("sessionId", session.to_string());
+    let did = format!("registered the passkey \"{}\"", row.name);
+    let owed = enrolment::told(services, principal, context, &did, "user.passkey.registered");
+    let passkey = shown_as(&row);
+    let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
+    services
+        .store
+        .write(move |tx| {
+            let user = enrolment::current_user(tx, id)?;
+            if find(tx)? != state {
+                return Err(no_ceremony());
+            }
+            // Recovery codes were made, or not, for what was so a moment ago.
+            if user.mfa_enabled == first {
+                return Err(Error::Stale);
+            }
+            enrolment::check_enrolment_window(tx, &user, shown.as_ref(), at)?;
+            refuse_too_many(passkeys::find_passkeys(tx, id)?.len())?;
+            if passkeys::credential_is_known(tx, &row.credential_hash)? {
+                return Err(Error::Conflict("The passkey is registered already".to_owned()));
+            }
+            passkeys::insert_passkey(tx, id, &row)?;
+            if let Some((set, hashes)) = &set {
+                factors::insert_recovery_set(tx, id, set, hashes, at)?;
+                factors::clear_enrolment(tx, id)?;
+                factors::clear_enrolment_due(tx, id)?;
+            }
+            factors::touch_user(tx, id, at)?;
+            let updated =
+                sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, full_until)?;
+            if !updated && !external {
+                return Err(Error::Token(TokenFault::Revoked));
+            }
+            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            sessions::clear_challenges(tx, id)?;
+            let registered = registered.clone().with("sessionsEnded", ended);
+            let entry = audit::append_entry(tx, at, entry_ids[0], &registered)?;
+            if first {
+                audit::append_entry(tx, at, entry_ids[1], &enabled)?;
+            }
+            deliveries::owe(tx, &owed, entry.sequence, at)
+        })
+        .await?;
+    Ok(Registered {
+        passkey,
+        recovery_codes: codes,
+    })
+}
+
+/// The caller's passkeys, oldest first.
+///
+/// # Errors
+/// [`Error::Internal`] when the store fails.
+pub fn list_passkeys(services: &Services, principal: &Principal) -> Result<Vec<Passkey>> {
+    let rows = services
+        .store
+        .read(|db| passkeys::find_passkeys(db, principal.user.id))?;
+    Ok(rows.iter().map(shown_as).collect())
+}
+
+/// Removes one of the caller's passkeys. With the last second factor that is of use MFA is off, recovery
+/// codes and all.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::StepUpRequired`] when the second factor was not used lately;
+/// [`Error::Refused`] for the last factor while the organisation requires MFA; [`Error::RateLimited`];
+/// [`Error::Busy`].
+pub async fn remove_passkey(
+    services: &Services,
+    principal: &Principal,
+    written_id: &str,
+    context: &RequestContext,
+) -> Result<()> {
+    principal.full()?;
+    let not_found = Error::NotFound {
+        what: "Passkey",
+        id: written_id.to_owned(),
+    };
+    let wanted: Uuid = written_id.parse().map_err(|_| not_found.clone())?;
+    let (id, session, at) = (principal.user.id, principal.session.id, context.at);
+    let rows = services.store.read(|db| passkeys::find_passkeys(db, id))?;
+    let row = rows.into_iter().find(|row| row.id == wanted);
+    let row = row.ok_or_else(|| not_found.clone())?;
+    admit(services, principal, context)?;
+    let removed = enrolment::event(principal, EventType::UserPasskeyRemoved, context)
+        .with("passkeyId", row.id.to_string())
+        .with("passkeyName", row.name.clone());
+    let disabled = enrolment::event(principal, EventType::UserMfaDisabled, context);
+    let did = format!("removed the passkey \"{}\"", row.name);
+    let owed = enrolment::told(services, principal, context, &did, "user.passkey.removed");
+    let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
+    services
+        .store
+        .write(move |tx| {
+            let user = enrolment::current_user(tx, id)?;
+            let rows = passkeys::find_passkeys(tx, id)?;
+            if !rows.iter().any(|row| row.id == wanted) {
+                return Err(not_found.clone());
+            }
+            let others = rows.iter().any(|row| row.id != wanted && row.cloned_at.is_none());
+            let disables = !others && factors::find_totp(tx, id)?.is_none();
+            let mut gone = Vec::new();
+            if disables {
+                let organization = accounts::find_organization(tx, user.organization_id)?;
+                if organization.is_some_and(|organization| organization.settings.mfa_required) {
+                    return Err(Error::Refused("Your organization requires MFA"));
+                }
+                gone = factors::clear_factors(tx, id, at)?;
+            } else {
+                passkeys::delete_passkey(tx, id, wanted)?;
+            }
+            factors::touch_user(tx, id, at)?;
+            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            sessions::clear_challenges(tx, id)?;
+            let removed = removed.clone().with("sessionsEnded", ended);
+            let entry = audit::append_entry(tx, at, entry_ids[0], &removed)?;
+            if disables {
+                let kinds: Vec<_> = gone
+                    .iter()
+                    .map(|facts| enrolment::kind_name(facts.kind))
+                    .collect();
+                audit::append_entry(tx, at, entry_ids[1], &disabled.clone().with("factors", kinds))?;
+            }
+            deliveries::owe(tx, &owed, entry.sequence, at)
+        })
+        .await
+}
+
+/// With MFA on, whoever changes it shows it first (ASVS 7.5.1): a stolen session alone adds and removes
+/// nothing.
+fn admit(services: &Services, principal: &Principal, context: &RequestContext) -> Result<()> {
+    services
+        .limiter
+        .check(Bucket::EnrolmentByAccount, principal.user.id.0.as_bytes())?;
+    principal.may_change_factors(context.at)
+}
+
+fn refuse_too_many(passkeys: usize) -> Result<()> {
+    if passkeys < PASSKEYS_PER_USER {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "There are {PASSKEYS_PER_USER} passkeys already: remove one first"
+    )))
+}
+
+fn read_name(written: &str) -> Result<String> {
+    let name = written.trim();
+    let problem = match name.chars().count() {
+        0 => "is empty",
+        n if n > NAME_MAX_CHARACTERS => "is too long",
+        _ if name.chars().any(char::is_control) => "holds control characters",
+        _ => return Ok(name.to_owned()),
+    };
+    Err(Error::field("name", problem))
+}
+
+/// What doesn't answer the options uses them up, and is an entry.
+async fn refuse<T>(
+    services: &Services,
+    principal: &Principal,
+    fault: Fault,
+    hash: [u8; 32],
+    context: &RequestContext,
+) -> Result<T> {
+    let (id, at) = (principal.user.id, context.at);
+    let event = enrolment::event(principal, EventType::UserPasskeyRegistered, context)
+        .ended(AuditResult::Denied, fault.message())
+        .with("reason", fault.reason());
+    let entry_id = services.entropy.uuid(at);
+    services
+        .store
+        .write(move |tx| {
+            sessions::take_challenge(tx, id, &hash)?;
+            audit::append_entry(tx, at, entry_id, &event).map(drop)
+        })
+        .await?;
+    Err(Error::Refused(fault.message()))
+}
+
+fn new_row(
+    services: &Services,
+    user: UserId,
+    name: String,
+    credential: &Credential,
+    at: Timestamp,
+) -> PasskeyRow {
+    PasskeyRow {
+        id: services.entropy.uuid(at),
+        sealed: seal(services, user, &credential.kept),
+        credential_hash: credential_hash(&credential.id),
+        name,
+        counter: credential.counter,
+        enrolled_at: at,
+        last_used_at: None,
+        cloned_at: None,
+    }
+}
+
+fn shown_as(row: &PasskeyRow) -> Passkey {
+    Passkey {
+        id: row.id,
+        name: row.name.clone(),
+        created_at: row.enrolled_at,
+        last_used_at: row.last_used_at,
+        cloned_at: row.cloned_at,
+    }
+}
+
+/// The user's passkeys that open something.
+pub(super) fn find_usable(db: &Connection, user: UserId) -> Result<Vec<PasskeyRow>> {
+    let mut rows = passkeys::find_passkeys(db, user)?;
+    rows.retain(|row| row.cloned_at.is_none());
+    Ok(rows)
+}
+
+/// The kinds of second factor by which a user can complete a login, the strongest first.
+pub(super) fn login_methods(services: &Services, db: &Connection, user: UserId) -> Result<Vec<FactorKind>> {
+    let kinds: Vec<_> = factors::find_factors(db, user)?
+        .iter()
+        .map(|facts| facts.kind)
+        .collect();
+    let passkey = services.passkeys.id().is_some() && !find_usable(db, user)?.is_empty();
+    let mut methods = Vec::new();
+    for kind in [FactorKind::Passkey, FactorKind::Totp, FactorKind::RecoveryCodes] {
+        if kinds.contains(&kind) && (kind != FactorKind::Passkey || passkey) {
+            methods.push(kind);
+        }
+    }
+    Ok(methods)
+}
+
+/// Asks for the use of one of these passkeys.
+pub(super) fn ask(services: &Services, user: UserId, usable: &[PasskeyRow]) -> Result<Ceremony> {
+    if usable.is_empty() {
+        return Err(Error::Refused("There is no passkey that can be used"));
+    }
+    services
+        .passkeys
+        .start_authentication(&open(services, user, usable)?)
+}
+
+/// Keeps what a ceremony of a session has to remember, in place of an earlier one.
+pub(super) async fn remember(
+    services: &Services,
+    principal: &Principal,
+    purpose: Purpose,
+    ceremony: &Ceremony,
+    at: Timestamp,
+) -> Result<()> {
+    let (user, state) = (principal.user.id, ceremony.state.clone());
+    let hash = ceremony_hash(principal.session.id, purpose);
+    let expires_at = at + SignedDuration::from_secs(services.settings.mfa_challenge_secs);
+    services
+        .store
+        .write(move |tx| {
+            sessions::take_challenge(tx, user, &hash)?;
+            sessions::insert_challenge(tx, user, &hash, purpose, Some(&state), at, expires_at)
+        })
+        .await
+}
+
+/// Where the ceremony of a session is kept. It opens nothing: the answer has to be signed.
+pub(super) fn ceremony_hash(session: SessionId, purpose: Purpose) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(match purpose {
+        Purpose::PasskeyStepUp => b"passkey step-up".as_slice(),
+        _ => b"passkey registration",
+    });
+    hash.update(session.0.as_bytes());
+    hash.finalize().into()
+}
+
+pub(super) fn no_ceremony() -> Error {
+    Error::Refused("No passkey was asked for, or too long ago. Ask for options again")
+}
+
+/// What tells credentials apart: their ids have up to 1023 bytes.
+pub(super) fn credential_hash(id: &[u8]) -> [u8; 32] {
+    Sha256::digest(id).into()
+}
+
+/// The credentials as they were kept, opened.
+pub(super) fn open(services: &Services, user: UserId, rows: &[PasskeyRow]) -> Result<Vec<Vec<u8>>> {
+    let open = |row: &PasskeyRow| services.keys.unseal(user, FactorKind::Passkey, &row.sealed);
+    rows.iter().map(|row| Ok(open(row)?.to_vec())).collect()
+}
+
+/// A credential to be kept. A public key is no secret; that nobody puts their own in its place is what
+/// the seal is for.
+pub(super) fn seal(services: &Services, user: UserId, kept: &[u8]) -> Vec<u8> {
+    services
+        .keys
+        .seal(user, FactorKind::Passkey, kept, services.entropy.bytes())
+}

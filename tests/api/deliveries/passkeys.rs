@@ -1,0 +1,87 @@
+//! Who is told of passkeys: their user of each that comes and goes; the admins, too, of a copy.
+
+use latchkey::domain::account::OrganizationSettings;
+use latchkey::service::Settings;
+use latchkey::service::deliveries::{Channel, send_due};
+use serde_json::json;
+
+use super::mail_to;
+use super::receivers::{MailServer, Received};
+use crate::account::app::{App, Plan};
+use crate::account::authenticator::Authenticator;
+use crate::account::passkeys::{log_in, with_passkey};
+
+const NEW: &str = "new@acme.example";
+
+async fn mails(app: &App, server: &MailServer) -> Vec<Received> {
+    let before = server.received().len();
+    send_due(&app.services, Channel::Mail).await.unwrap();
+    server.received()[before..].to_vec()
+}
+
+#[tokio::test]
+async fn the_user_is_told_of_a_new_passkey_and_everybody_of_a_copy() {
+    let server = MailServer::start();
+    let app = App::with(Plan {
+        settings: Settings {
+            mail: true,
+            public_url: "https://mfa.appliance.example".into(),
+            ..Settings::default()
+        },
+        organization: OrganizationSettings {
+            security_contact: Some("security@acme.example".into()),
+            ..Default::default()
+        },
+        courier: mail_to(&server),
+        ..Plan::default()
+    })
+    .await;
+    let mut device = Authenticator::new(1);
+    device.relying_party = "mfa.appliance.example".into();
+    device.origin = "https://mfa.appliance.example".into();
+    with_passkey(&app, &mut device).await;
+    let told = mails(&app, &server).await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].to, [NEW]);
+    assert_eq!(told[0].header("Subject"), "Your second factor was changed (ACME)");
+    assert!(
+        told[0]
+            .text
+            .contains("registered the passkey \"Laptop\" for your account"),
+        "{}",
+        told[0].text
+    );
+    let (_, link) = told[0]
+        .text
+        .split_once("https://mfa.appliance.example/not-me#")
+        .expect("a link");
+
+    let mut copy = device.clone();
+    log_in(&app, NEW, &mut device).await.ok();
+    log_in(&app, NEW, &mut copy).await.refused(401, "Invalid passkey");
+    let told = mails(&app, &server).await;
+    let mut to: Vec<_> = told.iter().flat_map(|mail| mail.to.clone()).collect();
+    to.sort();
+    assert_eq!(
+        to,
+        [
+            "admin@acme.example",
+            "boss@acme.example",
+            NEW,
+            "second@acme.example",
+            "security@acme.example"
+        ]
+    );
+    for mail in &told {
+        println!("Subject: {}\n\n{}\n", mail.header("Subject"), mail.text);
+        assert!(mail.text.contains("the passkey \"Laptop\""), "{}", mail.text);
+        assert_eq!(mail.text.contains("/not-me#"), mail.to == [NEW]);
+    }
+
+    // The link of the first notice locks the account that the attacker has.
+    let token = link.split_whitespace().next().expect("a token");
+    app.post("/auth/not-me", None, json!({ "token": token }))
+        .await
+        .ok();
+    assert!(app.find(NEW).locked.is_some());
+}
