@@ -10,23 +10,30 @@
     reason = "a test may fail, reads a variable and the clock, and takes randomness as it comes"
 )]
 
+#[path = "api/account/authenticator.rs"]
+mod authenticator;
 mod load_support;
 
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use authenticator::Authenticator;
+use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
 use latchkey::app::App;
 use latchkey::config::{Config, Sources};
-use latchkey::domain::account::{OrganizationId, Role, SessionId, UserId};
+use latchkey::domain::account::{OrganizationId, Role, SessionId, User, UserId};
 use latchkey::domain::audit::{FileVerifier, LogKey, LogKeys, check_receipt};
 use latchkey::domain::credential::{
     AUDIENCE, AccessKeys, Amr, Claims, OneUseToken, RefreshToken, SigningKeyRecord, TokenAlgorithm,
 };
 use latchkey::http::HttpOptions;
+use latchkey::passkeys::{Asserted, Created, RelyingParty, Written};
 use load_support::{latchkey, seed};
 use poem::test::TestClient;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::Value;
 use uuid::Uuid;
 
 /// Runs a target over edits of the seeds, for a second or as long as asked for.
@@ -108,7 +115,7 @@ fn edited(seed: &[u8], random: &mut StdRng) -> Vec<u8> {
 
 #[test]
 fn tokens() {
-    let at = jiff::Timestamp::from_second(1_780_000_000).unwrap();
+    let at = Timestamp::from_second(1_780_000_000).unwrap();
     let user = UserId(Uuid::from_u128(7));
     let refresh = RefreshToken {
         user,
@@ -198,7 +205,7 @@ fn reset_bodies() {
                 String::from_utf8_lossy(bytes)
             );
             let text = response.into_body().into_string().await.unwrap();
-            let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let body: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(body["status"], status, "the envelope");
         });
     });
@@ -221,6 +228,78 @@ fn plugin_files() {
             assert!(!problem.to_string().is_empty());
         }
     });
+}
+
+/// What authenticators answer: nothing panics, and no use of a passkey is taken that was not signed so.
+#[test]
+fn passkeys() {
+    let relying_party = RelyingParty::read(&Written {
+        id: "",
+        origins: &[],
+        public_url: "http://127.0.0.1:8080",
+        name: "Latchkey",
+    })
+    .unwrap();
+    let (id, organization) = (UserId(Uuid::from_u128(1)), OrganizationId(Uuid::from_u128(2)));
+    let email = "dev@acme.example".to_owned();
+    let user = User::new(id, organization, email, None, Role::Member, Timestamp::UNIX_EPOCH);
+    let text = |answer: &Value, field: &str| answer["response"][field].as_str().unwrap().to_owned();
+    let bytes = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap();
+
+    let mut device = Authenticator::new(1);
+    let asked = relying_party.start_registration(&user, &[]).unwrap();
+    let made = device.create(&asked.options);
+    let created = |client_data: &[u8], attestation: &[u8]| Created {
+        credential_id: device.id(),
+        client_data: BASE64URL_NOPAD.encode(client_data),
+        attestation: BASE64URL_NOPAD.encode(attestation),
+        transports: Vec::new(),
+    };
+    let client_data = bytes(&text(&made, "clientDataJSON"));
+    let attestation = bytes(&text(&made, "attestationObject"));
+    let finish = |created: &Created| relying_party.finish_registration(created, &asked.state).unwrap();
+    let kept = finish(&created(&client_data, &attestation)).unwrap().kept;
+    // Nobody signs this, so some edits pass: another counter, for one.
+    fuzz("attestations", std::slice::from_ref(&attestation), |edited| {
+        if let Ok(credential) = finish(&created(&client_data, edited)) {
+            assert_eq!(BASE64URL_NOPAD.encode(&credential.id), device.id());
+        }
+    });
+    fuzz("client data", std::slice::from_ref(&client_data), |edited| {
+        let _ = finish(&created(edited, &attestation));
+    });
+
+    let asked = relying_party
+        .start_authentication(std::slice::from_ref(&kept))
+        .unwrap();
+    let mut again = device.clone();
+    let used = again.get(&asked.options);
+    let original = [
+        bytes(&text(&used, "clientDataJSON")),
+        bytes(&text(&used, "authenticatorData")),
+        bytes(&text(&used, "signature")),
+    ];
+    for (part, name) in ["client data of a use", "authenticator data", "signatures"]
+        .into_iter()
+        .enumerate()
+    {
+        fuzz(name, std::slice::from_ref(&original[part]), |edited| {
+            let mut parts = original.clone();
+            parts[part] = edited.to_vec();
+            let [client_data, authenticator_data, signature] =
+                parts.map(|bytes| BASE64URL_NOPAD.encode(&bytes));
+            let asserted = Asserted {
+                credential_id: device.id(),
+                client_data,
+                authenticator_data,
+                signature,
+                user_handle: None,
+            };
+            let checked =
+                relying_party.finish_authentication(&asserted, &asked.state, std::slice::from_ref(&kept));
+            assert_eq!(checked.unwrap().is_ok(), edited == original[part]);
+        });
+    }
 }
 
 #[test]
@@ -273,7 +352,7 @@ fn audit_files() {
     let whole = String::from_utf8(good.clone()).unwrap();
     assert!(verified(&whole, trusted.clone()), "the seed is intact");
     let first = whole.lines().find(|line| line.contains("USER_CREATE")).unwrap();
-    let entry: serde_json::Value = serde_json::from_str(first).unwrap();
+    let entry: Value = serde_json::from_str(first).unwrap();
     let id = entry["leaf"]["id"].as_str().unwrap().to_owned();
     let receipt = run(&["audit", "prove", &id]);
     let receipt_text = String::from_utf8(receipt.clone()).unwrap();
