@@ -1,6 +1,7 @@
 #!/bin/bash
-# The explorer page (/docs) in headless Chromium: signs in and tries a reset. Where the kernel lets us, server
-# and browser run in a network of their own that has nothing but a loopback: it works without internet.
+# In headless Chromium: the explorer page (/docs) signs in and tries a reset, and a passkey is made and used with
+# the browser's own authenticator. Where the kernel lets us, server and browser run in a network of their own
+# that has nothing but a loopback: it works without internet.
 set -uo pipefail
 cd "$(dirname "$(realpath "$0")")"
 root=$(realpath ../..)
@@ -25,7 +26,7 @@ fi
 work=$(mktemp -d) server=
 trap '[ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server"; rm -rf "$work"' EXIT
 env -u LATCHKEY "$latchkey" --log-level warn --data-dir "$work/data" \
-  demo --sample ../clients/story.toml --listen 127.0.0.1:0 > "$work/out" 2> "$work/log" &
+  demo --sample sample.toml --listen 127.0.0.1:0 > "$work/out" 2> "$work/log" &
 server=$!
 for _ in $(seq 240); do
   LATCHKEY_URL=$(sed -n 's/^Listening on //p' "$work/out"); [ -n "$LATCHKEY_URL" ] && break
@@ -34,6 +35,6 @@ for _ in $(seq 240); do
 done
 [ -n "$LATCHKEY_URL" ] || { cat "$work/log"; exit 1; }
 export LATCHKEY_URL
-node --test --test-reporter=spec explorer.test.mjs; code=$?
+node --test --test-reporter=spec --test-concurrency=1 ./*.test.mjs; code=$?
 grep -E ' (ERROR|WARN) ' "$work/log" | head -20
 exit $code
