@@ -52,6 +52,7 @@ fn policies(criterion: &mut Criterion<ThreadCpu>) {
         .build()
         .expect("a runtime");
     let question: Question = serde_json::from_value(base_question()).expect("the built-in question");
+    let question = Arc::new(question);
     let outcome = Outcome {
         kind: ResultKind::Done,
         removed: question.target.factors.clone(),

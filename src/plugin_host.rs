@@ -11,6 +11,7 @@ mod artefact;
 mod cases;
 mod engine;
 mod evaluation;
+mod lanes;
 mod manifest;
 mod metrics;
 mod package;
@@ -35,7 +36,7 @@ pub use cases::{
 };
 pub use engine::Limits;
 pub use manifest::ConfigError;
-pub use metrics::PluginCounters;
+pub use metrics::{PluginCounters, VersionCounters};
 pub use package::{
     CONTRACT_WIT, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
 };
@@ -48,6 +49,7 @@ pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signatur
 use crate::domain::policy::{Hook, Manifest, Outcome, Question};
 use artefact::Artefacts;
 use engine::TickedEngine;
+use lanes::Lanes;
 use metrics::Metrics;
 use slots::Slots;
 use v1::{Call, Ran, Reply};
@@ -63,6 +65,7 @@ struct Inner {
     /// Modules in use, by digest: a thousand bindings of one plugin share one.
     prepared: Mutex<HashMap<Digest, Weak<Prepared>>>,
     slots: Slots,
+    lanes: Lanes,
     /// Calls that no reset waits for: at installation, golden cases, replays. They never take an
     /// instance that a reset needs.
     aside: Semaphore,
@@ -175,6 +178,7 @@ impl PluginHost {
                 total,
                 options.slot_wait,
             ),
+            lanes: Lanes::default(),
             aside: Semaphore::new(ASIDE as usize),
             metrics: Metrics::default(),
         })))
@@ -271,7 +275,11 @@ impl PluginHost {
 
     /// Asks the plugins, in order, whether the reset may happen. The first denial ends it; approvals and
     /// effects add up.
-    pub async fn before<P: Borrow<BoundPlugin>>(&self, plugins: &[P], question: &Question) -> Evaluation {
+    pub async fn before<P: Borrow<BoundPlugin>>(
+        &self,
+        plugins: &[P],
+        question: &Arc<Question>,
+    ) -> Evaluation {
         self.evaluate(plugins, Hook::BeforeReset, question, None).await
     }
 
@@ -280,7 +288,7 @@ impl PluginHost {
     pub async fn after<P: Borrow<BoundPlugin>>(
         &self,
         plugins: &[P],
-        question: &Question,
+        question: &Arc<Question>,
         outcome: Outcome,
     ) -> Evaluation {
         self.evaluate(plugins, Hook::AfterReset, question, Some(outcome))
@@ -297,6 +305,18 @@ impl PluginHost {
     #[must_use]
     pub fn all_counters(&self) -> Vec<(Uuid, PluginCounters)> {
         self.0.metrics.all()
+    }
+
+    /// What each version of each plugin did, wherever it is bound or was: at most a thousand and one rows.
+    #[must_use]
+    pub fn version_counters(&self) -> Vec<VersionCounters> {
+        self.0.metrics.versions()
+    }
+
+    /// Evaluations that got no turn since the start.
+    #[must_use]
+    pub fn busy_count(&self) -> u64 {
+        self.0.metrics.busy()
     }
 
     /// Forgets the counters of a binding that is gone.

@@ -97,6 +97,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("syslog_fmt", &["courier"]),
     ("wit_component", &["plugin_host"]),
     ("webauthn_rs", &["passkeys"]),
+    ("libc", &["plugin_host"]),
     ("governor", &["limiter"]),
     ("figment", &["config"]),
     ("clap", &["cli", "config"]),

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use latchkey::domain::policy::{Answer, Grants, Hook, Mode, Question};
@@ -122,7 +123,7 @@ async fn every_plugin_that_ships_passes_its_golden_cases() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-fn bound(prepared: std::sync::Arc<latchkey::plugin_host::Prepared>) -> BoundPlugin {
+fn bound(prepared: Arc<latchkey::plugin_host::Prepared>) -> BoundPlugin {
     BoundPlugin {
         binding_id: Uuid::from_u128(1),
         name: "guest".into(),
@@ -143,6 +144,7 @@ fn bound(prepared: std::sync::Arc<latchkey::plugin_host::Prepared>) -> BoundPlug
 async fn every_guest_does_what_it_says_and_no_more() {
     let host = host();
     let question: Question = serde_json::from_value(base_question()).expect("a whole question");
+    let question = Arc::new(question);
     let guests = files("fixtures/guests", "wat");
     assert!(guests.len() >= 15, "only {} guests", guests.len());
     let mut table = String::new();

@@ -141,13 +141,14 @@ enum News {
     Done(Result<Vec<u8>, String>, Duration),
 }
 
-/// One thread: compilation leaves the other cores to requests.
+/// One thread, that steps back: compilation leaves the processors to requests.
 fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
     std::thread::Builder::new()
         .name("latchkey-compile".into())
         .stack_size(COMPILER_STACK_BYTES)
         .spawn(move || {
+            super::lanes::step_back(COMPILER_NICE);
             for job in jobs {
                 if job.reply.send(News::Started).is_ok() {
                     let started = ThreadTime::now();
@@ -266,7 +267,9 @@ fn ours(path: &Path) -> bool {
 const EXTENSION: &str = "artefact";
 const MAGIC: &[u8] = b"latchkey-artefact-1\n";
 const HEADER_BYTES: usize = MAGIC.len() + 32;
-const WALL_PER_CPU: u32 = 5;
+const WALL_PER_CPU: u32 = 10;
+/// Its thread gets a tenth of a processor that requests want, and all of one that they leave idle.
+const COMPILER_NICE: i32 = 10;
 /// cranelift recurses on deeply nested code.
 const COMPILER_STACK_BYTES: usize = 8 << 20;
 

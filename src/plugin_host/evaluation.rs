@@ -1,16 +1,18 @@
 //! One evaluation: which plugins are asked, in which version, and what follows when one fails.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
 use super::engine::Limits;
+use super::metrics::Caller;
 use super::record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
     PluginFailure,
 };
-use super::v1::{self, Call};
-use super::{PluginHost, Prepared};
+use super::v1::{self, Call, Ran};
+use super::{Inner, PluginHost, Prepared};
 use crate::domain::policy::{Decision, Effect, Hook, Mode, Outcome, Question, Vetted, merge_effects, vet};
 
 /// A version of a plugin whose turn it is.
@@ -18,8 +20,8 @@ use crate::domain::policy::{Decision, Effect, Hook, Mode, Outcome, Question, Vet
 struct Turn<'a> {
     plugin: &'a BoundPlugin,
     version: &'a str,
-    prepared: &'a Prepared,
-    config: &'a str,
+    prepared: &'a Arc<Prepared>,
+    config: &'a Arc<str>,
     config_digest: Digest,
     hooks: &'a [Hook],
     asked: Asked,
@@ -32,9 +34,10 @@ impl PluginHost {
         &self,
         plugins: &[P],
         hook: Hook,
-        question: &Question,
-        mut outcome: Option<Outcome>,
+        question: &Arc<Question>,
+        outcome: Option<Outcome>,
     ) -> Evaluation {
+        let mut outcome = outcome.map(Arc::new);
         let mut evaluation = Evaluation {
             decision: Decision::Allow,
             effects: vec![],
@@ -52,6 +55,7 @@ impl PluginHost {
 
         // One slot for the whole evaluation: its plugins run one after the other anyway.
         let Some(_slot) = self.0.slots.take(&question.organization.id).await else {
+            self.0.metrics.note_busy();
             let failure = Failure {
                 cause: FailureCause::Busy,
                 detail: "the organisation's evaluations are all under way".to_owned(),
@@ -72,7 +76,7 @@ impl PluginHost {
                 Ok(Some(vetted)) => {
                     if let Some(outcome) = &mut outcome {
                         // The next plugin sees what this one added.
-                        merge_effects(&mut outcome.effects, vetted.effects.clone());
+                        merge_effects(&mut Arc::make_mut(outcome).effects, vetted.effects.clone());
                     }
                     merge_effects(&mut evaluation.effects, vetted.effects);
                     evaluation.decision = evaluation.decision.and(vetted.decision);
@@ -96,8 +100,8 @@ impl PluginHost {
         &self,
         turn: Turn<'a>,
         hook: Hook,
-        question: &Question,
-        shown: (Option<&[Effect]>, Option<&Outcome>),
+        question: &Arc<Question>,
+        shown: (Option<&[Effect]>, Option<&Arc<Outcome>>),
         records: &mut Vec<DecisionRecord>,
     ) -> (Turn<'a>, Result<Option<Vetted>, Failure>) {
         let first = self.ask(turn, hook, question, shown, records).await;
@@ -124,24 +128,32 @@ impl PluginHost {
         &self,
         turn: Turn<'_>,
         hook: Hook,
-        question: &Question,
-        (shown_first, outcome): (Option<&[Effect]>, Option<&Outcome>),
+        question: &Arc<Question>,
+        (shown_first, outcome): (Option<&[Effect]>, Option<&Arc<Outcome>>),
         records: &mut Vec<DecisionRecord>,
     ) -> Result<Vetted, Failure> {
         let plugin = turn.plugin;
-        let call = match outcome {
-            None => Call::BeforeReset(question, turn.config),
-            Some(outcome) => Call::AfterReset(question, outcome, turn.config),
+        let call = OwnCall {
+            host: Arc::clone(&self.0),
+            prepared: Arc::clone(turn.prepared),
+            limits: plugin.limits.bounded(),
+            question: Arc::clone(question),
+            outcome: outcome.cloned(),
+            config: Arc::clone(turn.config),
         };
-        let limits: Limits = plugin.limits.bounded();
-        let ran = v1::run(&self.0.ticked, turn.prepared, limits, call).await;
+        let starts_apart = self.0.metrics.overran(plugin.binding_id, turn.prepared.digest);
+        let ran = self.0.lanes.run(starts_apart, call.run()).await;
         let (usage, log_dropped) = (ran.usage, ran.log_dropped);
         let (end, log) = ran.end();
         let digest = turn.prepared.digest;
-        let failures_in_a_row = self
-            .0
-            .metrics
-            .note(plugin.binding_id, digest, turn.asked, &end, usage);
+        let caller = Caller {
+            binding_id: plugin.binding_id,
+            plugin: &plugin.name,
+            version: turn.version,
+            digest,
+            asked: turn.asked,
+        };
+        let failures_in_a_row = self.0.metrics.note(caller, &end, usage);
         let vetted = match &end {
             CallEnd::Answer(answer) => Ok(vet(answer.clone(), &plugin.grants, turn.mode)),
             CallEnd::Failure(failure) => {
@@ -178,6 +190,26 @@ impl PluginHost {
             failures_in_a_row,
         });
         vetted
+    }
+}
+
+/// A call with all that it needs: it may go on on another thread than it began on.
+struct OwnCall {
+    host: Arc<Inner>,
+    prepared: Arc<Prepared>,
+    limits: Limits,
+    question: Arc<Question>,
+    outcome: Option<Arc<Outcome>>,
+    config: Arc<str>,
+}
+
+impl OwnCall {
+    async fn run(self) -> Ran {
+        let call = match &self.outcome {
+            None => Call::BeforeReset(&self.question, &self.config),
+            Some(outcome) => Call::AfterReset(&self.question, outcome, &self.config),
+        };
+        v1::run(&self.host.ticked, &self.prepared, self.limits, call).await
     }
 }
 

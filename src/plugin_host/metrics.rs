@@ -1,6 +1,7 @@
-//! Plain counters of what each binding did, for whoever exports them.
+//! Plain counters of what each binding and each version of a plugin did, for whoever exports them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 use super::record::{Asked, CallEnd, Digest, FailureCause, Usage};
 use crate::domain::policy::Answer;
 
-/// What one binding did since the start of the process.
+/// What one binding, or one version of a plugin wherever it is bound, did since the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PluginCounters {
     /// Calls of hooks.
@@ -17,7 +18,7 @@ pub struct PluginCounters {
     pub denials: u64,
     /// Calls that gave no answer, by cause.
     pub failures: BTreeMap<FailureCause, u64>,
-    /// Failures since the last answer, of the version that was asked last.
+    /// Failures since the last answer, of the version that was asked last; of a version by itself not counted.
     pub failures_in_a_row: u32,
     /// Calls of the version before, since the one that is bound had failed.
     pub fallbacks: u64,
@@ -47,44 +48,107 @@ impl PluginCounters {
     }
 }
 
-/// Counters by binding.
+/// What one version of a plugin did since the start of the process, wherever it is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionCounters {
+    /// Name of the plugin; [`VersionCounters::OTHERS`] for all that came after the first thousand.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its file.
+    pub digest: Digest,
+    /// What it did.
+    pub counters: PluginCounters,
+}
+
+impl VersionCounters {
+    /// Stands for the versions that are counted together.
+    pub const OTHERS: &'static str = "(others)";
+}
+
+/// Whose call it was.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) binding_id: Uuid,
+    pub(super) plugin: &'a str,
+    pub(super) version: &'a str,
+    pub(super) digest: Digest,
+    pub(super) asked: Asked,
+}
+
+/// Counters by binding, and by version: these never go down, whatever is unbound.
 #[derive(Default)]
-pub(super) struct Metrics(Mutex<Counted>);
+pub(super) struct Metrics {
+    counted: Mutex<Counted>,
+    busy: AtomicU64,
+}
 
 #[derive(Default)]
 struct Counted {
     bindings: HashMap<Uuid, PluginCounters>,
+    versions: HashMap<Digest, VersionCounters>,
     /// Failures in a row, by version: a canary that always fails must not be excused by the version
     /// before it, which answers.
-    in_a_row: HashMap<(Uuid, Digest), u32>,
+    in_a_row: HashMap<(Uuid, Digest), Failing>,
+}
+
+#[derive(Default)]
+struct Failing {
+    times: u32,
+    /// The last time it was the deadline.
+    overran: bool,
 }
 
 impl Metrics {
     /// Counts a call. Returns the failures of this version of the binding in a row.
-    pub(super) fn note(
-        &self,
-        binding_id: Uuid,
-        digest: Digest,
-        asked: Asked,
-        end: &CallEnd,
-        usage: Usage,
-    ) -> u32 {
+    pub(super) fn note(&self, caller: Caller<'_>, end: &CallEnd, usage: Usage) -> u32 {
+        let Caller {
+            binding_id,
+            digest,
+            asked,
+            ..
+        } = caller;
         let mut counted = self.lock();
         let in_a_row = match end {
             CallEnd::Answer(_) => {
                 counted.in_a_row.remove(&(binding_id, digest));
                 0
             }
-            CallEnd::Failure(_) => {
-                let in_a_row = counted.in_a_row.entry((binding_id, digest)).or_default();
-                *in_a_row = in_a_row.saturating_add(1);
-                *in_a_row
+            CallEnd::Failure(failure) => {
+                let failing = counted.in_a_row.entry((binding_id, digest)).or_default();
+                failing.times = failing.times.saturating_add(1);
+                failing.overran = failure.cause == FailureCause::Deadline;
+                failing.times
             }
         };
         let counters = counted.bindings.entry(binding_id).or_default();
         counters.note(asked, end, usage);
         counters.failures_in_a_row = in_a_row;
+        counted.version(caller).note(asked, end, usage);
         in_a_row
+    }
+
+    /// Whether the last call of this version of a binding overran its time.
+    pub(super) fn overran(&self, binding_id: Uuid, digest: Digest) -> bool {
+        let failing = &self.lock().in_a_row;
+        failing
+            .get(&(binding_id, digest))
+            .is_some_and(|failing| failing.overran)
+    }
+
+    /// Counts an evaluation that got no turn: no plugin was called.
+    pub(super) fn note_busy(&self) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn busy(&self) -> u64 {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn versions(&self) -> Vec<VersionCounters> {
+        let mut versions: Vec<_> = self.lock().versions.values().cloned().collect();
+        versions.sort_by(|a, b| (&a.plugin, a.digest.0).cmp(&(&b.plugin, b.digest.0)));
+        versions
     }
 
     pub(super) fn of(&self, binding_id: Uuid) -> Option<PluginCounters> {
@@ -106,9 +170,31 @@ impl Metrics {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Counted {
+    /// A collector keeps each label that it ever saw: so many versions have their own, the rest share one.
+    fn version(&mut self, caller: Caller<'_>) -> &mut PluginCounters {
+        let full = self.versions.len() >= VERSIONS_MAX && !self.versions.contains_key(&caller.digest);
+        let (digest, plugin, version) = if full {
+            (Digest([0; 32]), VersionCounters::OTHERS, "")
+        } else {
+            (caller.digest, caller.plugin, caller.version)
+        };
+        let version = self.versions.entry(digest).or_insert_with(|| VersionCounters {
+            plugin: plugin.to_owned(),
+            version: version.to_owned(),
+            digest,
+            counters: PluginCounters::default(),
+        });
+        &mut version.counters
+    }
+}
+
+/// Versions of plugins that are counted apart.
+const VERSIONS_MAX: usize = 1_000;
 
 #[cfg(test)]
 mod tests {
@@ -130,7 +216,7 @@ mod tests {
         });
         let answered = CallEnd::Answer(Answer::Allow(vec![]));
         let (one, two) = (Digest([1; 32]), Digest([2; 32]));
-        let note = |digest, end, usage| metrics.note(id, digest, Asked::Current, end, usage);
+        let note = |digest, end, usage| metrics.note(caller(id, digest), end, usage);
         assert_eq!(note(one, &failed, usage), 1);
         assert_eq!(note(two, &answered, usage), 0, "another version's answer");
         assert_eq!(note(one, &failed, usage), 2);
@@ -145,5 +231,58 @@ mod tests {
         assert_eq!((counters.buckets[2], counters.buckets[10]), (4, 1));
         metrics.forget(id);
         assert_eq!(metrics.of(id), None);
+
+        let late = CallEnd::Failure(Failure {
+            cause: FailureCause::Deadline,
+            detail: String::new(),
+        });
+        for (end, overran) in [(&late, true), (&failed, false), (&late, true), (&answered, false)] {
+            note(one, end, usage);
+            assert_eq!(
+                (metrics.overran(id, one), metrics.overran(id, two)),
+                (overran, false)
+            );
+        }
+    }
+
+    #[test]
+    fn versions_are_counted_wherever_they_are_bound_and_never_forgotten() {
+        let metrics = Metrics::default();
+        let answered = CallEnd::Answer(Answer::Allow(vec![]));
+        let note = |binding, version: u32| {
+            let digest = Digest::of(&version.to_be_bytes());
+            metrics.note(
+                caller(Uuid::from_u128(binding), digest),
+                &answered,
+                Usage::default(),
+            );
+        };
+        note(1, 0);
+        note(2, 0);
+        metrics.forget(Uuid::from_u128(1));
+        let versions = metrics.versions();
+        assert_eq!(versions.len(), 1);
+        assert_eq!(
+            (versions[0].plugin.as_str(), versions[0].counters.calls),
+            ("p", 2)
+        );
+
+        for version in 0..2_000 {
+            note(3, version);
+        }
+        let versions = metrics.versions();
+        assert_eq!(versions.len(), VERSIONS_MAX + 1);
+        let others = versions.iter().find(|v| v.plugin == VersionCounters::OTHERS);
+        assert_eq!(others.expect("beyond the bound").counters.calls, 1_000);
+    }
+
+    fn caller(binding_id: Uuid, digest: Digest) -> Caller<'static> {
+        Caller {
+            binding_id,
+            plugin: "p",
+            version: "1.0.0",
+            digest,
+            asked: Asked::Current,
+        }
     }
 }

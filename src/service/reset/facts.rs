@@ -1,5 +1,7 @@
 //! What a reset rests on: the state it judges and the question the policies are asked.
 
+use std::sync::Arc;
+
 use crate::domain::account::{May, Organization, User, Verb, may_act};
 use crate::domain::error::TokenFault;
 use crate::domain::policy::{Actor, Approval, OrganizationFacts, Question, RequestFacts, Target};
@@ -20,7 +22,7 @@ pub struct Case {
     /// The target now.
     pub target: User,
     /// What the policies are asked.
-    pub question: Question,
+    pub question: Arc<Question>,
     /// The policies that are asked.
     pub policies: BoundSet,
     /// Where notices to the admins go.
@@ -126,7 +128,7 @@ pub(super) fn gather(
             organization,
             actor,
             target,
-            question,
+            question: Arc::new(question),
             needs_second_admin: may == May::WithSecondAdmin,
             approved_by: mandate.approved_by().iter().map(ToString::to_string).collect(),
             policies,
