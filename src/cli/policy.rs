@@ -1,6 +1,5 @@
 //! `latchkey plugin install, list, bind, switch, mode, rollback, disable, enable, unbind, replay`: the
-//! operator's commands. What changes a binding works while a server runs, too: then the server does it, at
-//! once. The author's commands are in `plugin.rs`.
+//! operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands are in `plugin.rs`.
 
 mod bind;
 mod list;
@@ -16,12 +15,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::exit::Refusal;
-use super::{Global, output, wait_for};
-use crate::app::App;
-use crate::domain::account::OrganizationId;
+use super::{Global, output};
 use crate::domain::policy::Mode;
-use crate::service::operator;
-use crate::service::plugins::{self, Manager, NewPlugin, PolicyOrder, install_plugin};
+use crate::service::plugins::{InstallOrder, PolicyOrder};
 use bind::{Bind, mode};
 use replay::Replay;
 
@@ -149,14 +145,8 @@ impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let order = |order| orders::carry_out(global, order, orders::unwatched());
         match self {
-            Self::Install(install) => {
-                let app = global.open()?;
-                install.run(&app, &Manager::operator(&app.services))
-            }
-            Self::Bind(bind) => {
-                let app = global.open()?;
-                bind.run(&app, &Manager::operator(&app.services))
-            }
+            Self::Install(install) => install.run(order),
+            Self::Bind(bind) => bind.run(order),
             Self::Replay(replay) => replay.run(global),
             Self::List { json: true } => output::json(&order(PolicyOrder::List)?),
             Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
@@ -217,7 +207,7 @@ impl Which {
 }
 
 impl Install {
-    fn run(self, app: &App, manager: &Manager) -> Result<()> {
+    fn run(self, carry_out: impl Fn(PolicyOrder) -> Result<Value>) -> Result<()> {
         let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
         let signature = match &self.signature {
             Some(file) => {
@@ -225,24 +215,21 @@ impl Install {
             }
             None => None,
         };
-        let owner = organization(app, self.org.as_deref())?;
-        let new = NewPlugin {
-            owner,
-            bytes: bytes.into(),
+        let order = InstallOrder {
+            file: String::new(),
             signature,
+            organization: self.org,
         };
-        let installed = wait_for(install_plugin(&app.services, manager, new, plugins::unwatched()))?.plugin;
-        let digest = hex::encode(installed.digest);
-        let (name, version) = (&installed.manifest.name, &installed.manifest.version);
+        let installed = carry_out(PolicyOrder::Install(order.with_file(&bytes)))?;
+        let [name, version, digest] =
+            ["name", "version", "digest"].map(|key| installed[key].as_str().unwrap_or_default());
         if self.json {
             return output::json(&json!({ "name": name, "version": version, "digest": digest }));
         }
         output::line(format_args!("{name} {version} installed, SHA-256 {digest}"))?;
-        if !installed.manifest.wants.is_empty() {
-            output::line(format_args!(
-                "It asks for: {}",
-                installed.manifest.wants.join(", ")
-            ))?;
+        let wants: Vec<_> = texts(&installed["wants"]).collect();
+        if !wants.is_empty() {
+            output::line(format_args!("It asks for: {}", wants.join(", ")))?;
         }
         output::line(format_args!(
             "Next: latchkey plugin bind {name} --org SLUG --config JSON"
@@ -250,11 +237,9 @@ impl Install {
     }
 }
 
-fn organization(app: &App, slug: Option<&str>) -> Result<Option<OrganizationId>> {
-    Ok(slug
-        .map(|slug| operator::find_organization(&app.services, slug))
-        .transpose()?
-        .map(|o| o.id))
+/// The texts of a list.
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn config(given: &str) -> Result<Value> {

@@ -2,18 +2,14 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{config, organization};
-use crate::app::App;
+use super::config;
 use crate::cli::exit::Refusal;
-use crate::cli::{output, wait_for};
-use crate::domain::Error;
-use crate::domain::account::OrganizationId;
+use crate::cli::output;
 use crate::domain::policy::{Grants, Mode};
-use crate::plugin_host::{Digest, FailureAction, Limits, OnFailure};
-use crate::service::plugins::{Manager, NewBinding, bind_plugin, list_plugins};
-use crate::store::plugins::PluginRow;
+use crate::plugin_host::{FailureAction, Limits, OnFailure};
+use crate::service::plugins::{BindOrder, PolicyOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Bind {
@@ -78,85 +74,43 @@ pub(super) fn mode(text: &str) -> Result<Mode, String> {
 }
 
 impl Bind {
-    pub(super) fn run(self, app: &App, manager: &Manager) -> Result<()> {
-        let owner = organization(app, self.org.as_deref())?;
-        let plugins = wait_for(list_plugins(&app.services, manager))?;
-        let plugin = find_plugin(&plugins, &self.plugin, owner)?;
+    pub(super) fn run(self, carry_out: impl Fn(PolicyOrder) -> Result<Value>) -> Result<()> {
         if let Some(effect) = self.grant.iter().find(|effect| !Grants::all().contains(effect)) {
             return Err(Refusal(format!("{effect} is no effect; see latchkey help plugin bind")).into());
         }
         let mut limits = Limits::default();
         if let Some(deadline_ms) = self.deadline_ms {
-            limits = Limits {
-                deadline_ms,
-                ..limits
-            }
-            .bounded();
+            limits.deadline_ms = deadline_ms;
         }
-        let new = NewBinding {
-            owner,
-            plugin_digest: Digest(plugin.digest),
+        let bound = carry_out(PolicyOrder::Bind(BindOrder {
+            plugin: self.plugin,
+            organization: self.org.clone(),
             config: config(&self.config)?,
             position: self.position,
-            hooks: None,
+            grants: self.grant.clone(),
             mode: if self.monitor { Mode::Monitor } else { self.mode },
             on_failure: OnFailure::always(match self.on_failure {
                 OnFailureName::Deny => FailureAction::Deny,
                 OnFailureName::Skip => FailureAction::Skip,
                 OnFailureName::LastGoodVersion => FailureAction::LastGoodVersion,
             }),
-            grants: Grants::of(self.grant.iter().cloned()),
             limits,
-        };
-        let bound = wait_for(bind_plugin(&app.services, manager, new))?.row.id;
-        let (name, version) = (&plugin.manifest.name, &plugin.manifest.version);
+        }))?;
+        let [binding, name, version] = ["binding", "name", "version"].map(|key| bound[key].as_str());
+        let [binding, name, version] = [binding, name, version].map(Option::unwrap_or_default);
         if self.json {
-            return output::json(&json!({ "binding": bound, "name": name, "version": version }));
+            return output::json(&json!({ "binding": binding, "name": name, "version": version }));
         }
         let whose = self.org.as_deref().unwrap_or("every organisation");
-        output::line(format_args!("{name} {version} bound to {whose}, binding {bound}"))?;
-        for effect in plugin
-            .manifest
-            .wants
-            .iter()
-            .filter(|effect| !self.grant.contains(effect))
-        {
+        output::line(format_args!(
+            "{name} {version} bound to {whose}, binding {binding}"
+        ))?;
+        for effect in super::texts(&bound["wants"]).filter(|effect| !self.grant.iter().any(|g| g == effect)) {
             output::line(format_args!(
                 "It asks for {effect}, which was not granted (--grant {effect})"
             ))?;
         }
         Ok(())
-    }
-}
-
-/// The plugin of that name, of several versions the newest, or the one whose digest begins so; the
-/// node's and the owner's count.
-pub(super) fn find_plugin<'a>(
-    plugins: &'a [PluginRow],
-    name_or_digest: &str,
-    owner: Option<OrganizationId>,
-) -> Result<&'a PluginRow> {
-    let usable = || {
-        plugins
-            .iter()
-            .filter(|p| p.organization_id.is_none() || p.organization_id == owner)
-    };
-    let newest = usable()
-        .filter(|p| p.manifest.name == name_or_digest)
-        .max_by_key(|p| p.installed_at);
-    if let Some(newest) = newest {
-        return Ok(newest);
-    }
-    let long_enough = name_or_digest.len() >= 6;
-    let mut found = usable().filter(|p| long_enough && hex::encode(p.digest).starts_with(name_or_digest));
-    match (found.next(), found.next()) {
-        (Some(plugin), None) => Ok(plugin),
-        (Some(_), Some(_)) => Err(Refusal(format!("{name_or_digest} fits several plugins")).into()),
-        (None, _) => Err(Error::NotFound {
-            what: "Plugin",
-            id: name_or_digest.to_owned(),
-        }
-        .into()),
     }
 }
 

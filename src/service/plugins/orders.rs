@@ -1,6 +1,8 @@
 //! What the operator orders at the command line: carried out by whoever has the data directory, the
 //! command itself or the server that runs.
 
+mod setting_up;
+
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -22,12 +24,18 @@ use crate::domain::{Error, Result};
 use crate::service::{Services, operator};
 use crate::store::{accounts, bindings};
 
+pub use setting_up::{BindOrder, InstallOrder};
+
 /// An order about policies.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum PolicyOrder {
     /// Show what is installed and bound.
     List,
+    /// Judge, compile and keep a plugin.
+    Install(InstallOrder),
+    /// Let an organisation's resets be judged by it.
+    Bind(BindOrder),
     /// Tell what bindings did since the start, as text for a collector.
     Metrics,
     /// Switch a binding off, or on again.
@@ -110,6 +118,8 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
     let manager = Manager::operator(services);
     match order {
         PolicyOrder::List => list(services, &manager).await,
+        PolicyOrder::Install(order) => setting_up::install(services, order, watch).await,
+        PolicyOrder::Bind(order) => setting_up::bind(services, order).await,
         PolicyOrder::Metrics => Ok(Value::String(exposition::metrics(services, &manager).await?)),
         PolicyOrder::Switch { binding, off } => {
             let patch = BindingPatch {
