@@ -26,7 +26,7 @@ plugins *names:
 # An author's path in each language: new, build, test, pack, sign, verify
 templates *languages:
     cargo build
-    LATCHKEY=target/debug/latchkey plugins/check-templates.sh target/ci/projects {{languages}}
+    LATCHKEY=target/debug/latchkey plugins/author-path.sh target/ci/projects {{languages}}
 
 # Write openapi/openapi.json and .yaml anew from the code
 openapi:

@@ -1,6 +1,7 @@
 //! The parts of a reset and the whole of it, in process: the token check, a write to the store alone and
-//! 64 at once, a reset with two Rust policies alone and 64 at once. What says CPU counts the CPU time of
-//! the whole process (so that a busy machine does not blur it); the rest is the clock.
+//! 64 at once, a reset with two Rust policies alone and 64 at once, then with three and
+//! with none. What says CPU counts the CPU time of the whole process (so that a busy machine does not blur it);
+//! the rest is the clock.
 //! `cargo bench --bench reset`.
 
 #[expect(dead_code, reason = "the bench of the load uses more of it")]
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use cpu_time::ProcessTime;
 use criterion::{Criterion, Throughput};
 use latchkey::domain::account::{OrganizationId, Principal, UserId};
+use latchkey::service::plugins::Manager;
 use latchkey::service::reset::{ResetBody, ResetRequest, reset_mfa};
 use latchkey::service::{RequestContext, Services, plugins, session};
 use latchkey::store::factors;
@@ -163,6 +165,36 @@ fn main() {
         b.iter_custom(|n| {
             let ids = bench.users(n);
             cpu(|| bench.resets(ids, AT_ONCE))
+        });
+    });
+    // What policies add to a reset that is on disk when it is answered.
+    bench.runtime.block_on(async {
+        let all_day = serde_json::json!({ "timeZone": "Europe/Berlin", "from": "00:00", "to": "24:00",
+            "days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"] });
+        seed::bind(&bench.services, bench.organization, [("change-window", all_day)]).await;
+    });
+    group.bench_function("whole reset, alone, three policies", |b| {
+        b.iter_custom(|n| {
+            let ids = bench.users(n);
+            wall(|| bench.resets(ids, 1))
+        });
+    });
+    bench.runtime.block_on(async {
+        let operator = Manager::operator(&bench.services);
+        let installed = plugins::list_plugins(&bench.services, &operator)
+            .await
+            .expect("a list");
+        for plugin in installed {
+            let digest = plugins::Digest(plugin.digest).to_string();
+            plugins::switch_plugin(&bench.services, &operator, &digest, true)
+                .await
+                .expect("the emergency switch");
+        }
+    });
+    group.bench_function("whole reset, alone, no policy", |b| {
+        b.iter_custom(|n| {
+            let ids = bench.users(n);
+            wall(|| bench.resets(ids, 1))
         });
     });
     group.finish();

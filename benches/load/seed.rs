@@ -37,7 +37,14 @@ pub fn seed(dir: &Path, users: usize) -> Seeded {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let services = services(dir);
     let organization = runtime.block_on(organization(&services));
-    runtime.block_on(bind(&services, organization));
+    let policies = [
+        (
+            "reset-budget",
+            serde_json::json!({ "perUser": { "max": 100, "days": 30 } }),
+        ),
+        ("force-reenrollment", serde_json::json!({ "hours": 8 })),
+    ];
+    runtime.block_on(bind(&services, organization, policies));
     let admins = (0..ADMINS)
         .map(|n| {
             let new = NewUser {
@@ -83,6 +90,7 @@ pub fn services(dir: &Path) -> Services {
         floods: Default::default(),
         bindings: Default::default(),
         passkeys: Default::default(),
+        counts: Default::default(),
         external_issuer: None,
         settings: Settings::default(),
         clock,
@@ -103,12 +111,13 @@ async fn organization(services: &Services) -> OrganizationId {
         .id
 }
 
-async fn bind(services: &Services, organization: OrganizationId) {
-    let budget = serde_json::json!({ "perUser": { "max": 100, "days": 30 } });
-    for (name, config) in [
-        ("reset-budget", budget),
-        ("force-reenrollment", serde_json::json!({ "hours": 8 })),
-    ] {
+/// Installs these policies that ship, and binds them with these configurations.
+pub async fn bind(
+    services: &Services,
+    organization: OrganizationId,
+    policies: impl IntoIterator<Item = (&'static str, serde_json::Value)>,
+) {
+    for (name, config) in policies {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/plugins/{name}.wasm"));
         let module = std::fs::read(path).expect("a fixture");
         let operator = Manager::operator(services);

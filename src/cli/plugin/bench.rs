@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cpu_time::ThreadTime;
 use serde_json::{Value, json};
 
 use super::run::config_value;
@@ -65,18 +66,16 @@ impl Bench {
             ask(&loaded, &case)?;
         }
         let (mut took, mut peak) = (Vec::with_capacity(self.calls as usize), 0);
-        let cpu = cpu_micros();
+        let cpu = ThreadTime::now(); // calls run on this thread
         for _ in 0..self.calls {
             let started = Instant::now();
             let report = ask(&loaded, &case)?;
             took.push(started.elapsed().as_nanos());
             peak = peak.max(report.usage.peak_memory_bytes);
         }
-        let cpu = (cpu_micros() - cpu) / u64::from(self.calls);
+        let cpu = whole_micros((cpu.elapsed() / self.calls).as_nanos());
         took.sort_unstable();
-        let at = |percent: usize| {
-            u64::try_from(took[(took.len() - 1) * percent / 100] / 1_000).unwrap_or(u64::MAX)
-        };
+        let at = |percent: usize| whole_micros(took[(took.len() - 1) * percent / 100]);
         let (p50, p99) = (at(50), at(99));
 
         if self.json {
@@ -112,18 +111,8 @@ fn ask(loaded: &Loaded, case: &Case) -> Result<CaseReport> {
     Ok(report)
 }
 
-/// CPU time of this process so far, µs; counted in clock ticks of 10 ms.
-fn cpu_micros() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The command's name, in parentheses, may hold spaces; user and system time are fields 14 and 15.
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 = after_name
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|n| n.parse::<u64>().ok())
-        .sum();
-    ticks * 10_000
+fn whole_micros(nanos: u128) -> u64 {
+    u64::try_from(nanos / 1_000).unwrap_or(u64::MAX)
 }
 
 const WARM_UP: u32 = 50;
