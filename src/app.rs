@@ -3,6 +3,7 @@
 mod client_address;
 pub mod control;
 mod listener;
+mod metrics;
 
 use std::fs;
 use std::path::Path;
@@ -21,6 +22,7 @@ use crate::keys::KeyRing;
 use crate::limiter::Limiter;
 use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
+use crate::service::metrics::Counts;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
 use crate::service::session::Principals;
@@ -100,6 +102,7 @@ impl App {
             in_flight: InFlight::default(),
             floods: Floods::default(),
             bindings: Bindings::default(),
+            counts: Counts::default(),
         };
         belonging::check_keys(&services)??;
         Ok(Self {
@@ -111,7 +114,7 @@ impl App {
     /// Serves until `shutdown`, then lets requests under way end.
     ///
     /// # Errors
-    /// When the bound plugins can't be made ready. Once it serves, whatever a request meets ends in its
+    /// When the bound plugins can't be made ready, or metrics can't be served where they are to be. Once it serves, whatever a request meets ends in its
     /// answer.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
         let services = self.services.clone();
@@ -119,6 +122,10 @@ impl App {
             .await
             .context("the bound plugins")?
             .context("the bound plugins can't be made ready")?;
+        let measured = match &self.config.metrics {
+            None => None,
+            Some(metrics) => Some(metrics::open(metrics, &self.services).await?),
+        };
         let options = HttpOptions {
             body_limit_bytes: self.config.http.body_limit_bytes,
             ..HttpOptions::default()
@@ -147,7 +154,7 @@ impl App {
             ..
         } = self.config;
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
-        drop(door);
+        drop((door, measured));
         tidying.abort();
         backing_up.abort();
         signing.abort();

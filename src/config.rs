@@ -5,6 +5,7 @@
 
 mod courier;
 mod external;
+mod metrics;
 mod raw;
 mod sources;
 
@@ -23,7 +24,9 @@ use crate::plugin_host::SignerKey;
 use crate::service::backup::{KeyChoice, Schedule};
 use crate::service::plugins::PluginSettings;
 use crate::service::{Settings, StoreOptions, trail};
+use courier::first_line;
 pub use external::ExternalConfig;
+pub use metrics::MetricsConfig;
 pub use raw::{LogFormat, RawConfig};
 use raw::{RawAudit, RawBackup, RawHttp};
 pub use sources::{Flags, Sources};
@@ -62,6 +65,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Bounds on plugins.
     pub plugins: PluginConfig,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// How to log.
@@ -161,6 +166,7 @@ impl Config {
             syslog,
             database,
             backup,
+            metrics,
         } = raw;
         let listen_to = listen.parse::<SocketAddr>();
         must(
@@ -215,6 +221,7 @@ impl Config {
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
         let trail = trail_settings(audit, courier.syslog.is_some(), &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
+        let metrics = metrics::check(&metrics, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
             return Err(refusal(file.as_deref(), &problems));
         };
@@ -257,6 +264,7 @@ impl Config {
             },
             backup: schedule(backup),
             http: http_config(&http),
+            metrics,
             plugins: PluginConfig {
                 total_concurrency: whole(plugins.total_concurrency),
                 per_organization_concurrency: whole(plugins.per_organization_concurrency),

@@ -16,6 +16,7 @@ pub mod health;
 pub mod housekeeping;
 pub mod login;
 mod mandate;
+pub mod metrics;
 pub mod not_me;
 pub mod notices;
 pub mod operator;
@@ -79,6 +80,8 @@ pub struct Services {
     pub floods: reset::Floods,
     /// Bound plugins, ready to be called.
     pub bindings: plugins::Bindings,
+    /// What is counted for a collector.
+    pub counts: metrics::Counts,
 }
 
 /// Lifetimes and sizes that the operator may change.

@@ -61,6 +61,7 @@ fn in_force(config: &Config) -> serde_json::Value {
         plugins,
         courier,
         passkeys,
+        metrics,
     } = config;
     json!({
         "file": file,
@@ -131,6 +132,10 @@ fn in_force(config: &Config) -> serde_json::Value {
             "everyHours": schedule.every.as_hours(),
             "keep": schedule.keep,
             "keys": schedule.keys,
+        })),
+        "metrics": metrics.as_ref().map(|metrics| json!({
+            "listen": metrics.listen,
+            "withToken": metrics.token.is_some(),
         })),
     })
 }

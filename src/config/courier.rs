@@ -78,14 +78,10 @@ fn check_mail(raw: RawMail, problems: &mut Vec<String>) -> Option<MailConfig> {
     let from = MailConfig::parse_from(&raw.from)
         .map_err(|problem| problems.push(format!("mail.from: {:?}: {problem}", raw.from)))
         .ok()?;
-    let password = read("mail.password_file", &raw.password_file, problems);
+    let password = first_line("mail.password_file", &raw.password_file, problems);
     let credentials = match (raw.username.is_empty(), password) {
         (true, None) => None,
-        (false, Some(password)) => {
-            let password = Zeroizing::new(String::from_utf8_lossy(&password).into_owned());
-            let first = password.lines().next().unwrap_or_default().to_owned();
-            Some((raw.username, Zeroizing::new(first)))
-        }
+        (false, Some(password)) => Some((raw.username, password)),
         (no_name, _) => {
             let (is, not) = if no_name {
                 ("password_file", "username")
@@ -154,6 +150,12 @@ fn check_syslog(raw: &RawSyslog, problems: &mut Vec<String>) -> Option<SyslogTar
     SyslogTarget::parse(&raw.target)
         .map_err(|problem| problems.push(format!("syslog.target: {:?} {problem}", raw.target)))
         .ok()
+}
+
+/// The secret in a file's first line; nothing where no file is named.
+pub(super) fn first_line(key: &str, file: &PathBuf, problems: &mut Vec<String>) -> Option<Zeroizing<String>> {
+    let text = Zeroizing::new(String::from_utf8_lossy(&read(key, file, problems)?).into_owned());
+    Some(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 fn read(key: &str, file: &PathBuf, problems: &mut Vec<String>) -> Option<Vec<u8>> {

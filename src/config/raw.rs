@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::courier::{RawMail, RawSyslog, RawWebhooks};
+use super::metrics::RawMetrics;
 use crate::limiter::Limits;
 use crate::service::backup::KeyChoice;
 use crate::service::{Checkpoints, TokenAlgorithm};
@@ -35,6 +36,7 @@ pub struct RawConfig {
     pub syslog: RawSyslog,
     pub database: RawDatabase,
     pub backup: RawBackup,
+    pub metrics: RawMetrics,
 }
 
 /// Text for people or JSON for collectors.
@@ -178,6 +180,7 @@ impl Default for RawConfig {
             syslog: RawSyslog::default(),
             database: RawDatabase::default(),
             backup: RawBackup::default(),
+            metrics: RawMetrics::default(),
         }
     }
 }

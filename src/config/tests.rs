@@ -164,3 +164,54 @@ fn another_issuer_is_checked_with_its_keys() {
         .unwrap();
     assert_eq!(external.rules.user_claim, "email");
 }
+
+#[test]
+fn metrics_are_off_by_default_and_open_to_others_with_a_token_alone() {
+    assert!(Config::for_data_dir(Path::new("/tmp/x")).metrics.is_none());
+    let on = |toml: &str| Config::load(&Sources::from_text(toml)).map(|config| config.metrics.unwrap());
+    for loopback in ["127.0.0.1:9464", "[::1]:9464", "[::ffff:127.0.0.1]:9464"] {
+        let metrics = on(&format!("[metrics]\nlisten = \"{loopback}\"\n")).unwrap();
+        assert!(metrics.token.is_none(), "{loopback}");
+    }
+    for open in ["0.0.0.0:9464", "[::]:9464", "192.0.2.7:9464"] {
+        let text = problems(&format!("[metrics]\nlisten = \"{open}\"\n"));
+        assert!(
+            text.contains("metrics.token_file: is needed for metrics.listen"),
+            "{text}"
+        );
+    }
+    let text = problems("[metrics]\nlisten = \"9464\"\n");
+    assert!(
+        text.contains("metrics.listen: \"9464\" is not an address and port"),
+        "{text}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let with = |listen: &str| {
+        format!(
+            "[metrics]\nlisten = \"{listen}\"\ntoken_file = {:?}\n",
+            file.display().to_string()
+        )
+    };
+    let text = problems(&with("0.0.0.0:9464"));
+    assert!(
+        text.contains("metrics.token_file: ") && text.contains("No such file"),
+        "{text}"
+    );
+    std::fs::write(&file, "short\n").unwrap();
+    let text = problems(&with("0.0.0.0:9464"));
+    assert!(
+        text.contains("less than 16 characters") && !text.contains("short"),
+        "{text}"
+    );
+    std::fs::write(&file, "correct-horse-battery\nmore\n").unwrap();
+    let metrics = on(&with("0.0.0.0:9464")).unwrap();
+    assert_eq!(metrics.token.as_ref().unwrap().as_str(), "correct-horse-battery");
+    assert!(!format!("{metrics:?}").contains("horse"), "{metrics:?}");
+    let text = problems(&with(""));
+    assert!(
+        text.contains("metrics.token_file: says nothing without metrics.listen"),
+        "{text}"
+    );
+}

@@ -53,6 +53,7 @@ impl<E: Endpoint> Endpoint for Envelope<E> {
             response.headers_mut().insert("X-Request-Id", id);
         }
         secure(&mut response);
+        self.services.counts.answered(response.status().as_u16());
         span.in_scope(|| {
             tracing::info!(%method, path, status = response.status().as_u16(),
                 micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX), "answered");

@@ -23,13 +23,14 @@ pub use bound::{
     BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
 };
 pub use change::{NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
+pub use exposition::metrics_by_version;
 pub use governance::Ended;
 pub(super) use governance::carry_out_agreed;
 pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
 pub use manager::Manager;
-pub use orders::{PolicyOrder, ReplayOrder, carry_out_order};
+pub use orders::{BindOrder, InstallOrder, PolicyOrder, ReplayOrder, carry_out_order};
 pub use patching::BindingPatch;
 pub use replay::replay_plugin;
 pub use replayed::{Difference, Follow, Replay, ReplayReport, parse_since};

@@ -15,6 +15,7 @@ pub use order::{Order, ResetBody, ResetRequest, read_user_id};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::metrics::ResetEnd;
 use super::refusals::{record_refusal, written_user};
 use super::{RequestContext, Services, plugins};
 use crate::domain::account::{Principal, Role};
@@ -55,6 +56,7 @@ pub async fn reset_mfa(
         Ok(answer) => Ok(answer),
         Err(Refusal::Recorded(error)) => Err(error),
         Err(Refusal::Unrecorded(error)) => {
+            services.counts.reset_ended(ResetEnd::refused(&error));
             let (event_type, target) = (EventType::UserMfaReset, written_user(&request.target));
             Err(record_refusal(services, principal, &request.context, event_type, target, error).await)
         }

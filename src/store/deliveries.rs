@@ -173,6 +173,21 @@ pub fn count_deliveries(db: &Connection) -> Result<(u64, u64)> {
     Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
+/// How many deliveries are owed, by way: from the index of what is owed, so that a long past costs nothing.
+pub fn count_owed(db: &Connection) -> Result<Vec<(Channel, u64)>> {
+    let mut statement =
+        db.prepare_cached("SELECT count(*) FROM delivery WHERE state = 'owed' AND channel = ?1")?;
+    Channel::ALL
+        .into_iter()
+        .map(|channel| {
+            Ok((
+                channel,
+                statement.query_row([channel.as_str()], |row| row.get(0))?,
+            ))
+        })
+        .collect()
+}
+
 /// The delivery of that number.
 pub fn find_delivery(db: &Connection, id: i64) -> Result<Option<DeliveryRow>> {
     let mut statement = db.prepare_cached(&format!("{DELIVERY} WHERE id = ?1"))?;

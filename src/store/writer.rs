@@ -30,6 +30,8 @@ pub struct WriterStats {
     pub changes: u64,
     /// Groups that had to be run again one by one.
     pub redone: u64,
+    /// Changes that wait now.
+    pub waiting: u64,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +39,7 @@ struct Counters {
     commits: AtomicU64,
     changes: AtomicU64,
     redone: AtomicU64,
+    waiting: AtomicU64,
     failing: AtomicBool,
     generation: AtomicU64,
 }
@@ -86,7 +89,12 @@ impl Writer {
             .queue
             .as_ref()
             .expect("the queue is open until the writer is dropped");
-        match queue.try_send(job) {
+        // Counted first: the writer may have it before this thread goes on.
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = queue.try_send(job).inspect_err(|_| {
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+        });
+        match sent {
             Ok(()) => Ok(answer),
             Err(TrySendError::Full(_)) => Err(Error::Busy { retry_after_secs: 1 }),
             Err(TrySendError::Disconnected(_)) => Err(Error::Internal("the writer ended".into())),
@@ -110,6 +118,7 @@ impl Writer {
             commits: self.counters.commits.load(Ordering::Relaxed),
             changes: self.counters.changes.load(Ordering::Relaxed),
             redone: self.counters.redone.load(Ordering::Relaxed),
+            waiting: self.counters.waiting.load(Ordering::Relaxed),
         }
     }
 }
@@ -171,6 +180,9 @@ impl GroupCommit {
         while let Ok(first) = waiting.recv() {
             let mut group = vec![first];
             group.extend(waiting.try_iter().take(GROUP_SIZE - 1));
+            self.counters
+                .waiting
+                .fetch_sub(group.len() as u64, Ordering::Relaxed);
             let before = self.connection.total_changes();
             let committed = self.commit(&mut group);
             // Even after an error: who knows what reached the disk. And before anybody is answered.

@@ -104,6 +104,7 @@ impl TestApp {
                 name: "Latchkey",
             })
             .unwrap(),
+            counts: Default::default(),
             external_issuer: setup.external_issuer,
             settings: setup.settings,
             clock,

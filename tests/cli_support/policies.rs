@@ -1,6 +1,7 @@
 //! What an operator does about policies while a server runs.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
@@ -96,13 +97,6 @@ fn a_policy_is_switched_off_while_the_server_runs_and_holds_from_the_next_reset_
     let said = String::from_utf8(none.stderr).unwrap();
     assert!(said.contains("no version before this one"), "{said}");
     assert_eq!(plugin(&desk, &["mode", &id, "sometimes"]).status.code(), Some(2));
-    assert_eq!(
-        plugin(&desk, &["bind", "reset-budget", "--every-org"])
-            .status
-            .code(),
-        Some(4),
-        "what needs a store of its own says that the server has it"
-    );
     ok(&desk, &["unbind", &id]);
     assert_eq!(binding(&desk, &id), Value::default());
 
@@ -123,6 +117,130 @@ fn a_policy_is_switched_off_while_the_server_runs_and_holds_from_the_next_reset_
     assert!(
         denial.contains("ticket-required") && denial.contains("A reset needs a ticket"),
         "{denial}"
+    );
+}
+
+/// Nothing has to be stopped for a policy to come in: what the server installs and binds holds from the next
+/// reset on, and what is refused leaves nothing behind.
+#[test]
+fn a_plugin_is_installed_and_bound_while_the_server_runs() {
+    let desk = Desk::new();
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let curl = demo.line("curl -sS -X POST");
+    demo.exchange("GET", "/health/live", None, "");
+    let refused = |args: &[&str], why: &str| {
+        let refused = plugin(&desk, args);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(5), "{args:?}: {said}");
+        assert!(said.contains(why), "{args:?}: {said}");
+    };
+    let before = ok(&desk, &["list"]);
+    refused(
+        &["install", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
+        "[not-wasm]",
+    );
+    refused(
+        &["install", &fixture("second-admin"), "--org", "nobody"],
+        "nobody",
+    );
+    refused(&["bind", "second-admin", "--every-org"], "second-admin");
+    assert_eq!(ok(&desk, &["list"]), before);
+
+    let said = ok(&desk, &["install", &fixture("ticket-required")]);
+    assert!(
+        said.starts_with("ticket-required 1.0.0 installed, SHA-256 "),
+        "{said}"
+    );
+    refused(
+        &[
+            "bind",
+            "ticket-required",
+            "--org",
+            "juniper",
+            "--config",
+            r#"{"prefix":["HD-"]}"#,
+        ],
+        "prefix",
+    );
+    refused(
+        &[
+            "bind",
+            "ticket-required",
+            "--org",
+            "nobody",
+            "--config",
+            r#"{"prefixes":["HD-"]}"#,
+        ],
+        "nobody",
+    );
+    let terms = r#"{"prefixes":["HD-"]}"#;
+    let bound = ok(
+        &desk,
+        &["bind", "ticket-required", "--org", "juniper", "--config", terms],
+    );
+    assert!(
+        bound.starts_with("ticket-required 1.0.0 bound to juniper, binding "),
+        "{bound}"
+    );
+    let denied: Value = serde_json::from_str(&demo.paste(&curl)).unwrap();
+    assert_eq!(denied["denial"]["plugin"], "ticket-required", "{denied}");
+    demo.stop();
+    let trail = desk.ok(&["--data-dir", "latchkey-demo", "audit", "export"]);
+    let entry = trail
+        .lines()
+        .find(|line| line.contains("POLICY_PLUGIN_INSTALL") && line.contains("ticket-required"));
+    assert!(entry.is_some_and(|entry| entry.contains("OPERATOR")), "{entry:?}");
+}
+
+#[test]
+fn a_collector_reads_metrics_at_their_own_address_and_only_there() {
+    let desk = Desk::new();
+    // A port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    fs::write(
+        desk.path("latchkey.toml"),
+        format!("[metrics]\nlisten = \"{address}\"\n"),
+    )
+    .unwrap();
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    assert_eq!(demo.paste(&demo.line("curl -sS -X POST")), RESET_DONE);
+    let (head, _) = demo.exchange("GET", "/metrics", None, "");
+    assert!(
+        head.starts_with("HTTP/1.1 404"),
+        "not where users are served: {head}"
+    );
+
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    println!("{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    for line in [
+        "latchkey_resets_total{outcome=\"done\"} 1",
+        "latchkey_http_requests_total{status=\"200\"} 1",
+        "latchkey_http_requests_total{status=\"404\"} 1",
+        "latchkey_store_failing 0",
+    ] {
+        assert!(answer.lines().any(|found| found == line), "{line} in {answer}");
+    }
+    assert!(
+        answer.contains("latchkey_policy_calls_total{plugin=\"reset-budget\",version=\"1.0.0\",digest=\"")
+    );
+    let taken = desk.run(&["serve", "--data-dir", "other", "--listen", "127.0.0.1:0"]);
+    let said = String::from_utf8(taken.stderr).unwrap();
+    assert!(
+        !taken.status.success() && said.contains(&format!("metrics.listen: {address} can't be listened on")),
+        "{said}"
+    );
+    demo.stop();
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "it ends with the server"
     );
 }
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use super::watching::{Alarms, Rechecks};
 use super::{blocking, from_json, prepare_blocking};
@@ -139,7 +140,17 @@ impl Table {
 /// # Errors
 /// When the store can't be read.
 pub fn reload(services: &Services) -> Result<()> {
-    Reader::of(services).alone(Reader::take_up_all)
+    let started = Instant::now();
+    let ready = Reader::of(services).alone(Reader::take_up_all)?;
+    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    tracing::info!(
+        bindings = ready.bindings,
+        organizations = ready.organizations,
+        modules = ready.modules,
+        micros,
+        "policies are ready"
+    );
+    Ok(())
 }
 
 /// Takes up what changed in the policies of an organisation (of all, where it is the node's) since they
@@ -152,7 +163,7 @@ pub async fn catch_up(services: &Services, organization: Option<OrganizationId>)
     blocking(move || {
         reader.alone(|reader| match organization {
             Some(organization) => reader.take_up(organization),
-            None => reader.take_up_all(),
+            None => reader.take_up_all().map(|_| ()),
         })
     })
     .await?
@@ -174,7 +185,7 @@ impl Reader {
         }
     }
 
-    fn alone(&self, take_up: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+    fn alone<T>(&self, take_up: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let _turn = self
             .bindings
             .0
@@ -184,11 +195,17 @@ impl Reader {
         take_up(self)
     }
 
-    fn take_up_all(&self) -> Result<()> {
+    fn take_up_all(&self) -> Result<Ready> {
         let ((node_revision, revisions), rows) = self
             .store
             .read(|db| Ok((bindings::find_policy_revisions(db)?, Rows::read(db, Of::All)?)))?;
+        let (bindings, modules) = (rows.bindings.len(), rows.modules.len());
         let mut own = self.sets(rows)?;
+        let ready = Ready {
+            bindings,
+            modules,
+            organizations: own.keys().flatten().count(),
+        };
         let mut node = own.remove(&None).unwrap_or_default();
         node.revision = node_revision;
         let mut table = Table {
@@ -202,7 +219,7 @@ impl Reader {
             table.put(organization, set);
         }
         self.bindings.change(|now| *now = table);
-        Ok(())
+        Ok(ready)
     }
 
     fn take_up(&self, organization: OrganizationId) -> Result<()> {
@@ -219,7 +236,7 @@ impl Reader {
             return Ok(());
         };
         if revision.node != known.node {
-            return self.take_up_all();
+            return self.take_up_all().map(|_| ());
         }
         let mut set = self.sets(rows)?.remove(&Some(organization)).unwrap_or_default();
         set.revision = revision.organization;
@@ -245,6 +262,13 @@ impl Reader {
         }
         Ok(sets)
     }
+}
+
+/// How much was taken up.
+struct Ready {
+    bindings: usize,
+    modules: usize,
+    organizations: usize,
 }
 
 /// What the store says of bindings.

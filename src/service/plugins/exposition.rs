@@ -1,13 +1,17 @@
-//! What bindings did since the start, in the text format of Prometheus (exposition format 0.0.4): for
-//! `latchkey plugin metrics`, whose output a collector of text files takes as it is.
+//! What policies did since the start, in the text format of Prometheus (exposition format 0.0.4): by binding
+//! for `latchkey plugin metrics`, whose output a collector of text files takes as it is, and by version of a
+//! plugin for [`crate::service::metrics`].
 
 use std::fmt::Write as _;
 
 use super::orders::slug_of;
-use super::{BindingView, Manager, PluginCounters, alarm_count, list_bindings};
+use super::{BindingView, FailureCause, Manager, PluginCounters, alarm_count, list_bindings};
 use crate::domain::Result;
 use crate::service::Services;
 use crate::store::accounts;
+
+/// Labels without braces, and what they are of.
+type Labelled<'a> = [(String, &'a PluginCounters)];
 
 /// Every binding's counters and the alarms raised, as text.
 pub(super) async fn metrics(services: &Services, manager: &Manager) -> Result<String> {
@@ -21,67 +25,109 @@ pub(super) async fn metrics(services: &Services, manager: &Manager) -> Result<St
         })
         .collect();
     let mut text = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, of: &dyn Fn(&PluginCounters) -> u64| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, counters) in &labelled {
-            let _ = writeln!(text, "{name}{{{labels}}} {}", of(counters));
-        }
-    };
     family(
-        "latchkey_policy_calls_total",
-        "counter",
-        "Calls of hooks.",
-        &|c| c.calls,
-    );
-    family(
-        "latchkey_policy_denials_total",
-        "counter",
-        "Calls that denied, or with mode monitor would have.",
-        &|c| c.denials,
-    );
-    family(
-        "latchkey_policy_fallbacks_total",
-        "counter",
-        "Calls of the version before, since the one that is bound had failed.",
-        &|c| c.fallbacks,
-    );
-    family(
-        "latchkey_policy_failures_in_a_row",
-        "gauge",
+        &mut text,
+        &labelled,
+        ("latchkey_policy_failures_in_a_row", "gauge"),
         "Failures since the last answer.",
-        &|c| c.failures_in_a_row.into(),
+        |c| c.failures_in_a_row.into(),
     );
-    family(
-        "latchkey_policy_peak_memory_bytes",
-        "gauge",
+    families(&mut text, &labelled);
+    alarms(&mut text, services);
+    Ok(text)
+}
+
+/// The counters of each version of each plugin, whoever bound it, and the alarms raised: for a collector, whose
+/// labels must be few and name nobody.
+pub fn metrics_by_version(services: &Services) -> String {
+    let versions = services.plugin_host.version_counters();
+    let labelled: Vec<(String, &PluginCounters)> = versions
+        .iter()
+        .map(|of| {
+            let labels = format!(
+                "plugin=\"{}\",version=\"{}\",digest=\"{}\"",
+                escaped(&of.plugin),
+                escaped(&of.version),
+                of.digest
+            );
+            (labels, &of.counters)
+        })
+        .collect();
+    let mut text = String::new();
+    families(&mut text, &labelled);
+    alarms(&mut text, services);
+    text
+}
+
+fn families(text: &mut String, labelled: &Labelled<'_>) {
+    let mut one = |of: (&str, &str), help: &str, value: fn(&PluginCounters) -> u64| {
+        family(text, labelled, of, help, value)
+    };
+    one(
+        ("latchkey_policy_calls_total", "counter"),
+        "Calls of hooks.",
+        |c| c.calls,
+    );
+    one(
+        ("latchkey_policy_denials_total", "counter"),
+        "Calls that denied, or with mode monitor would have.",
+        |c| c.denials,
+    );
+    one(
+        ("latchkey_policy_fallbacks_total", "counter"),
+        "Calls of the version before, since the one that is bound had failed.",
+        |c| c.fallbacks,
+    );
+    one(
+        ("latchkey_policy_peak_memory_bytes", "gauge"),
         "The largest linear memory of a call.",
-        &|c| c.peak_memory_bytes,
+        |c| c.peak_memory_bytes,
     );
-    failures(&mut text, &labelled);
-    durations(&mut text, &labelled);
+    failures(text, labelled);
+    durations(text, labelled);
+}
+
+fn family(
+    text: &mut String,
+    labelled: &Labelled<'_>,
+    (name, kind): (&str, &str),
+    help: &str,
+    value: fn(&PluginCounters) -> u64,
+) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, counters) in labelled {
+        let _ = writeln!(text, "{name}{{{labels}}} {}", value(counters));
+    }
+}
+
+fn alarms(text: &mut String, services: &Services) {
     let _ = writeln!(
         text,
         "# HELP latchkey_policy_alarms_total Alarms raised.\n# TYPE latchkey_policy_alarms_total counter\n\
          latchkey_policy_alarms_total {}",
         alarm_count(services)
     );
-    Ok(text)
 }
 
-fn failures(text: &mut String, labelled: &[(String, &PluginCounters)]) {
+/// Every cause from the start: a series that begins with its first failure hides it from whoever watches its rate.
+fn failures(text: &mut String, labelled: &Labelled<'_>) {
     let name = "latchkey_policy_failures_total";
     let _ = writeln!(
         text,
         "# HELP {name} Calls that gave no answer.\n# TYPE {name} counter"
     );
     for (labels, counters) in labelled {
-        for (cause, count) in &counters.failures {
+        for cause in FailureCause::ALL
+            .into_iter()
+            .filter(|cause| *cause != FailureCause::Busy)
+        {
+            let count = counters.failures.get(&cause).copied().unwrap_or_default();
             let _ = writeln!(text, "{name}{{{labels},cause=\"{}\"}} {count}", cause.as_str());
         }
     }
 }
 
-fn durations(text: &mut String, labelled: &[(String, &PluginCounters)]) {
+fn durations(text: &mut String, labelled: &Labelled<'_>) {
     let name = "latchkey_policy_call_duration_seconds";
     let _ = writeln!(
         text,

@@ -16,6 +16,7 @@ use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
 use crate::service::api_keys::end_keys_of;
 use crate::service::mandate::Mandate;
+use crate::service::metrics::ResetEnd;
 use crate::service::{Services, approvals, deliveries, notices, plugins as policies};
 use crate::store::accounts::{self, AfterReset};
 use crate::store::approvals::{insert_approval, update_agreement, update_state};
@@ -46,11 +47,18 @@ pub(super) async fn commit(
         Ending::Failed(cause) => Some(Error::PolicyFailed { cause: cause.clone() }),
         Ending::Done | Ending::AwaitsApproval(_) => None,
     };
+    let end = match &judgement.ending {
+        Ending::Done => ResetEnd::Done,
+        Ending::Denied(_) => ResetEnd::Denied,
+        Ending::AwaitsApproval(_) => ResetEnd::AwaitsApproval,
+        Ending::Failed(_) => ResetEnd::PolicyFailed,
+    };
     let organization = case.organization.id;
     let mut change = Change::prepare(services, order, case, judgement)?;
     let (enrolment_code, alarms) = (change.enrolment_code.clone(), change.alarms.clone());
     let committed = services.store.write(move |tx| change.run(tx)).await;
     let (mut answer, sequence) = committed.inspect_err(|_| policies::withdraw_alarms(services, &alarms))?;
+    services.counts.reset_ended(end);
     policies::sample_for_recheck(services, organization, sequence);
     if let Some(error) = refusal {
         return Err(Refusal::Recorded(error));
@@ -172,7 +180,7 @@ impl Change {
                 ticket: order.body.ticket.clone(),
             },
             asked: AskedRow {
-                question: to_json(&case.question)?,
+                question: to_json(&*case.question)?,
                 outcome: judgement.outcome.as_ref().map(to_json).transpose()?,
             },
             decisions: judgement

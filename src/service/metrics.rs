@@ -1,0 +1,210 @@
+//! Figures for an operator's collector, in the text format of Prometheus (exposition format 0.0.4).
+//!
+//! A dozen counters need no registry: each lives where it is counted, and is written out here. Labels are few and
+//! name plugins, statuses and ways, never a user, an address or an organisation.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Services, plugins};
+use crate::domain::{Error, Result};
+use crate::store::deliveries;
+
+/// How calls of the reset end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetEnd {
+    /// The factors are gone.
+    Done,
+    /// A policy denied.
+    Denied,
+    /// A further admin has to agree.
+    AwaitsApproval,
+    /// A policy failed, and its binding fails closed.
+    PolicyFailed,
+    /// The caller may not, or there is nothing to reset.
+    Refused,
+    /// Too many.
+    RateLimited,
+    /// The appliance could not.
+    Error,
+}
+
+impl ResetEnd {
+    /// Every end there is.
+    pub const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Denied,
+        Self::AwaitsApproval,
+        Self::PolicyFailed,
+        Self::Refused,
+        Self::RateLimited,
+        Self::Error,
+    ];
+
+    /// How a refusal counts that no policy has spoken.
+    pub(super) fn refused(error: &Error) -> Self {
+        match error {
+            Error::RateLimited { .. } => Self::RateLimited,
+            Error::Internal(_) | Error::Busy { .. } | Error::Stale => Self::Error,
+            _ => Self::Refused,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Denied => "denied",
+            Self::AwaitsApproval => "awaits-approval",
+            Self::PolicyFailed => "policy-failed",
+            Self::Refused => "refused",
+            Self::RateLimited => "rate-limited",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What is counted while the appliance serves, since its start.
+#[derive(Debug)]
+pub struct Counts {
+    resets: [AtomicU64; ResetEnd::ALL.len()],
+    /// By status, from 100 on.
+    requests: Box<[AtomicU64]>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            resets: Default::default(),
+            requests: (100..600).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
+impl Counts {
+    pub(super) fn reset_ended(&self, end: ResetEnd) {
+        self.resets[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, status: u16) {
+        if let Some(count) = self.requests.get(usize::from(status).wrapping_sub(100)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Everything, as text. Blocks for a read of an index.
+///
+/// # Errors
+/// When the store can't be read.
+pub fn exposition(services: &Services) -> Result<String> {
+    let mut text = String::with_capacity(16 << 10);
+    let mut family = |(name, kind): (&str, &str), help: &str, samples: &[(String, u64)]| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let one = |value: u64| [(String::new(), value)];
+
+    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    family(
+        ("latchkey_build_info", "gauge"),
+        "The version that runs.",
+        &[(version, 1)],
+    );
+    let resets: Vec<_> = ResetEnd::ALL
+        .into_iter()
+        .map(|end| {
+            let count = &services.counts.resets[end as usize];
+            (
+                format!("{{outcome=\"{}\"}}", end.as_str()),
+                count.load(Ordering::Relaxed),
+            )
+        })
+        .collect();
+    family(
+        ("latchkey_resets_total", "counter"),
+        "Calls of the MFA reset, by how they ended.",
+        &resets,
+    );
+    let requests: Vec<_> = (100..)
+        .zip(&services.counts.requests)
+        .map(|(status, count): (u16, _)| (format!("{{status=\"{status}\"}}"), count.load(Ordering::Relaxed)))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    family(
+        ("latchkey_http_requests_total", "counter"),
+        "Requests answered, by status.",
+        &requests,
+    );
+
+    let writer = services.store.writer_stats();
+    family(
+        ("latchkey_writer_queue_length", "gauge"),
+        "Changes that wait for the writer.",
+        &one(writer.waiting),
+    );
+    family(
+        ("latchkey_writer_commits_total", "counter"),
+        "Commits, each of one or more changes.",
+        &one(writer.commits),
+    );
+    family(
+        ("latchkey_writer_changes_total", "counter"),
+        "Changes committed.",
+        &one(writer.changes),
+    );
+    family(
+        ("latchkey_store_failing", "gauge"),
+        "1 while changes can't be put on disk.",
+        &one(services.store.is_failing().into()),
+    );
+    let owed: Vec<_> = services
+        .store
+        .read(deliveries::count_owed)?
+        .into_iter()
+        .map(|(channel, count)| (format!("{{channel=\"{}\"}}", channel.as_str()), count))
+        .collect();
+    family(
+        ("latchkey_deliveries_owed", "gauge"),
+        "Mails, webhook calls and syslog messages to be sent.",
+        &owed,
+    );
+    family(
+        ("latchkey_policy_busy_total", "counter"),
+        "Evaluations that got no turn, since the organisation's were all under way.",
+        &one(services.plugin_host.busy_count()),
+    );
+    text += &plugins::metrics_by_version(services);
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_and_ends_are_counted_each_by_itself() {
+        let counts = Counts::default();
+        for status in [200, 200, 404, 599, 100] {
+            counts.answered(status);
+        }
+        counts.answered(99); // no status; counted nowhere
+        counts.answered(600);
+        let at = |status: usize| counts.requests[status - 100].load(Ordering::Relaxed);
+        assert_eq!((at(200), at(404), at(599), at(100)), (2, 1, 1, 1));
+        let all: u64 = counts
+            .requests
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum();
+        assert_eq!(all, 5);
+
+        for (at, end) in ResetEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, at, "{end:?} has its place");
+        }
+        assert_eq!(ResetEnd::refused(&Error::Stale), ResetEnd::Error);
+        assert_eq!(ResetEnd::refused(&Error::NotOrgAdmin), ResetEnd::Refused);
+    }
+}
