@@ -19,6 +19,10 @@ test *args:
 check *steps:
     .ci/run {{steps}}
 
+# Fuzz with coverage as the guide: `just fuzz 300` all targets for five minutes each, `just fuzz 300 tokens` one
+fuzz *args:
+    fuzz/run.sh {{args}}
+
 # Rebuild the example policies from source into fixtures/plugins
 plugins *names:
     plugins/build.sh {{names}}

@@ -1,5 +1,5 @@
 //! Fuzzing: what others may give us, changed at random from something valid. No input may panic, hang or be taken
-//! for what it is not.
+//! for what it is not (`fuzz/src/lib.rs` has the targets, which libFuzzer runs with coverage as its guide).
 //!
 //! A second each in the ordinary suite; `LATCHKEY_FUZZ_SECS=300 cargo test --test fuzz -- --nocapture` for minutes.
 //! Inputs are made by mutation, without coverage guidance. Each target prints how often it ran; one that fails
@@ -7,37 +7,50 @@
 
 #![expect(
     clippy::disallowed_methods,
+    clippy::unwrap_used,
     reason = "a test may fail, reads a variable and the clock, and takes randomness as it comes"
 )]
 
 #[path = "api/account/authenticator.rs"]
 mod authenticator;
 mod load_support;
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
 
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use authenticator::Authenticator;
 use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
-use latchkey::app::App;
-use latchkey::config::{Config, Sources};
-use latchkey::domain::account::{OrganizationId, Role, SessionId, User, UserId};
-use latchkey::domain::audit::{FileVerifier, LogKey, LogKeys, check_receipt};
-use latchkey::domain::credential::{
-    AUDIENCE, AccessKeys, Amr, Claims, OneUseToken, RefreshToken, SigningKeyRecord, TokenAlgorithm,
-};
-use latchkey::http::HttpOptions;
+use latchkey::domain::account::{OrganizationId, Role, User, UserId};
 use latchkey::passkeys::{Asserted, Created, RelyingParty, Written};
-use load_support::{latchkey, seed};
-use poem::test::TestClient;
+use load_support::latchkey;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::Value;
+use serde_json::{Value, json};
+use targets::{Ring, Target};
 use uuid::Uuid;
+use wasmparser::{Parser, Payload};
 
-/// Runs a target over edits of the seeds, for a second or as long as asked for.
-fn fuzz(name: &str, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
+/// Runs a target over its seeds and edits of them.
+fn fuzz(name: &str, target: &Target) {
+    let mut paths: Vec<_> = std::fs::read_dir(folder(name))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    paths.sort();
+    let seeds: Vec<_> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    for seed in &seeds {
+        target(seed);
+    }
+    edit(name, &seeds, target);
+}
+
+/// Runs a target over edits of these seeds, for a second or as long as asked for.
+fn edit(name: &str, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
+    assert!(!seeds.is_empty(), "{name} has seeds");
     let number = |variable: &str| {
         std::env::var(variable)
             .ok()
@@ -113,122 +126,22 @@ fn edited(seed: &[u8], random: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn tokens() {
-    let at = Timestamp::from_second(1_780_000_000).unwrap();
-    let user = UserId(Uuid::from_u128(7));
-    let refresh = RefreshToken {
-        user,
-        session: SessionId(Uuid::from_u128(8)),
-        generation: 3,
-    };
-    let records = [
-        SigningKeyRecord::generate(TokenAlgorithm::Hs256, [1; 32], at),
-        SigningKeyRecord::generate(TokenAlgorithm::EdDsa, [2; 32], at),
-    ];
-    let claims = Claims {
-        iss: "urn:uuid:1".to_owned(),
-        aud: AUDIENCE.to_owned(),
-        sub: user,
-        org: OrganizationId(Uuid::from_u128(9)),
-        role: Role::OrgAdmin,
-        sid: SessionId(Uuid::from_u128(8)),
-        auth_time: at.as_second(),
-        amr: vec![Amr::Pwd],
-        jti: Uuid::from_u128(10),
-        iat: at.as_second(),
-        nbf: at.as_second(),
-        exp: at.as_second() + 900,
-    };
-    let rings: Vec<_> = records
-        .iter()
-        .map(|record| AccessKeys::new(claims.iss.clone(), std::slice::from_ref(record)))
-        .collect();
-    let mut seeds: Vec<_> = rings.iter().map(|keys| keys.sign(&claims).into_bytes()).collect();
-    for (keys, token) in rings.iter().zip(&seeds) {
-        let token = std::str::from_utf8(token).unwrap();
-        assert!(keys.verify(token, at).is_ok(), "the seeds are good");
-    }
-    seeds.push(refresh.encode(&[5; 32]).into_bytes());
-    seeds.push(OneUseToken::new(user, [6; 32]).encode().into_bytes());
-    let good = seeds.clone();
-    let keys = AccessKeys::new(claims.iss.clone(), &records);
-    fuzz("tokens", &seeds, move |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        // Whatever opens something is letter for letter what we made.
-        let opens = keys.verify(&text, at).is_ok() || RefreshToken::decode(&text, &[5; 32]).is_some();
-        assert!(!opens || good.iter().any(|good| good == bytes), "{text}");
-        if let Some(token) = OneUseToken::decode(&text) {
-            assert_eq!(token.encode(), text, "one writing for one token");
-        }
-    });
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(target)
 }
 
-#[test]
-fn reset_bodies() {
-    let folder = tempfile::tempdir().unwrap();
-    let seeded = seed::seed(folder.path(), 1);
-    let mut config = Config::for_data_dir(folder.path());
-    config.limits = latchkey::limiter::Limits::off();
-    let app = App::open(config).unwrap();
-    let client = TestClient::new(latchkey::http::endpoint(
-        app.services.clone(),
-        HttpOptions::default(),
-    ));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let seeds = [
-        r#"{"reason":"lost phone","ticket":"INC-1"}"#,
-        r#"{"reason":null,"ticket":"\u0000\ud83d\ude00"}"#,
-        "{}",
-        "",
-        r#"[[[[{"reason":{"a":1e999}}]]]]"#,
-    ]
-    .map(|text| text.as_bytes().to_vec());
-    let admin = format!("Bearer {}", seeded.admins[0]);
-    let target = Uuid::from_u128(42);
-    fuzz("reset bodies", &seeds, move |bytes| {
-        runtime.block_on(async {
-            let request = client
-                .post(format!("/api/v1/users/{target}/reset-mfa"))
-                .header("Authorization", &admin)
-                .content_type("application/json")
-                .body(bytes.to_vec());
-            let response = request.send().await.0;
-            let status = response.status().as_u16();
-            // Nobody has that id: read, it ends in 404; else the body is told to be wrong.
-            assert!(
-                [400, 404, 413].contains(&status),
-                "{status}: {:?}",
-                String::from_utf8_lossy(bytes)
-            );
-            let text = response.into_body().into_string().await.unwrap();
-            let body: Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(body["status"], status, "the envelope");
-        });
-    });
+macro_rules! targets {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            fuzz(stringify!($name), &targets::$name());
+        })*
+    };
 }
 
-#[test]
-fn plugin_files() {
-    let seeds: Vec<_> = ["change-window", "reset-budget"]
-        .map(|name| {
-            std::fs::read(format!(
-                "{}/fixtures/plugins/{name}.wasm",
-                env!("CARGO_MANIFEST_DIR")
-            ))
-            .unwrap()
-        })
-        .into();
-    // Edits reach the first 64 KiB: sections, types, imports.
-    fuzz("plugin files", &seeds, |bytes| {
-        if let Err(problem) = latchkey::plugin_host::read_package(bytes) {
-            assert!(!problem.to_string().is_empty());
-        }
-    });
-}
+targets! { tokens reset_body plugin_file plugin_manifest configuration user_import audit_verify }
 
 /// What authenticators answer: nothing panics, and no use of a passkey is taken that was not signed so.
 #[test]
@@ -260,12 +173,12 @@ fn passkeys() {
     let finish = |created: &Created| relying_party.finish_registration(created, &asked.state).unwrap();
     let kept = finish(&created(&client_data, &attestation)).unwrap().kept;
     // Nobody signs this, so some edits pass: another counter, for one.
-    fuzz("attestations", std::slice::from_ref(&attestation), |edited| {
+    edit("attestations", std::slice::from_ref(&attestation), |edited| {
         if let Ok(credential) = finish(&created(&client_data, edited)) {
             assert_eq!(BASE64URL_NOPAD.encode(&credential.id), device.id());
         }
     });
-    fuzz("client data", std::slice::from_ref(&client_data), |edited| {
+    edit("client data", std::slice::from_ref(&client_data), |edited| {
         let _ = finish(&created(edited, &attestation));
     });
 
@@ -283,7 +196,7 @@ fn passkeys() {
         .into_iter()
         .enumerate()
     {
-        fuzz(name, std::slice::from_ref(&original[part]), |edited| {
+        edit(name, std::slice::from_ref(&original[part]), |edited| {
             let mut parts = original.clone();
             parts[part] = edited.to_vec();
             let [client_data, authenticator_data, signature] =
@@ -302,87 +215,175 @@ fn passkeys() {
     }
 }
 
+/// Where a format has changed: `cargo test --test fuzz -- --ignored`.
 #[test]
-fn configurations() {
-    let seeds = [
-        latchkey::config::EXAMPLE.as_bytes().to_vec(),
-        b"listen = \"127.0.0.1:0\"\n[limits]\nlogin_by_account = { requests = 1, window_secs = 1 }\n"
-            .to_vec(),
-    ];
-    fuzz("configurations", &seeds, |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        if let Err(problem) = Config::load(&Sources::from_text(&text)) {
-            assert!(!problem.to_string().is_empty());
-        }
+#[ignore = "writes files that are checked in"]
+fn seeds_are_written_anew() {
+    let ring = Ring::new();
+    for (number, token) in ring.good_tokens().iter().enumerate() {
+        write("tokens", &format!("token-{number}"), token);
+    }
+    let claims = serde_json::to_value(Ring::good_claims()).unwrap();
+    write("tokens", "claims", format!("c{claims}"));
+    let header = ring.good_tokens()[0].split('.').next().unwrap().to_owned();
+    let header = BASE64URL_NOPAD.decode(header.as_bytes()).unwrap();
+    write("tokens", "header", [b"h", &header[..]].concat());
+    let external = json!({
+        "iss": "https://id.example.org", "aud": ["latchkey"], "sub": "7", "email": "ada@acme.example", "org": "acme",
+        "exp": 1_780_000_900, "iat": 1_780_000_000, "nbf": 1_780_000_000, "auth_time": 1_780_000_000, "jti": "1",
+        "sid": "2", "amr": ["pwd", "otp"], "realm_access": { "roles": ["admin"] },
     });
+    write("tokens", "external-claims", format!("x{external}"));
+    write("tokens", "key-set", format!("j{}", Ring::key_set()));
+
+    for (name, body) in [
+        ("whole", r#"{"reason":"lost phone","ticket":"INC-1"}"#),
+        ("escapes", r#"{"reason":null,"ticket":"\u0000\ud83d\ude00"}"#),
+        ("nothing-said", "{}"),
+        ("nothing", ""),
+        ("deep", r#"[[[[{"reason":{"a":1e999}}]]]]"#),
+    ] {
+        write("reset_body", name, body);
+    }
+    plugin_files();
+    let schema = json!({
+        "type": "object", "required": ["max"], "additionalProperties": false,
+        "properties": {
+            "max": { "type": "integer", "minimum": 1 },
+            "days": { "type": "array", "items": { "$ref": "#/$defs/day" }, "uniqueItems": true },
+            "zone": { "type": "string", "pattern": "^[A-Z][a-z]+/[A-Z]", "default": "Europe/Berlin" },
+        },
+        "$defs": { "day": { "enum": ["mon", "tue"] } },
+    });
+    let manifest = json!({
+        "name": "reset-budget", "version": "1.0.0", "summary": "At most so many resets.",
+        "hooks": ["before-reset", "after-reset"], "wants": ["notify"], "historyDays": 30,
+        "configSchema": schema.to_string(),
+    });
+    write(
+        "plugin_manifest",
+        "budget",
+        format!(
+            "{manifest}\n{}",
+            json!({ "max": 3, "days": ["mon"], "zone": "Europe/Berlin" })
+        ),
+    );
+    let whole: Vec<&str> = latchkey::config::EXAMPLE
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
+    write("configuration", "everything", whole.join("\n"));
+    let few = "listen = \"127.0.0.1:0\"\n[limits]\nlogin_by_account = { requests = 1, window_secs = 1 }\n";
+    write("configuration", "few", few);
+    write(
+        "user_import",
+        "people.csv",
+        "email,name,role\nann@acme.example,\"Able, Ann\",org-admin\nBOB@acme.example,,\n",
+    );
+    write(
+        "user_import",
+        "semicolons.csv",
+        "\u{feff}Role;EMAIL;name\r\n\r\nmember;dev@acme.example;\"two\nlines\"\r\n",
+    );
+    let people = json!([{ "email": "cid@acme.example", "name": "Cid", "role": "member" }, { "email": "eve@acme.example" }]);
+    write("user_import", "people.json", people.to_string());
+    trails();
 }
 
-#[test]
-fn audit_files() {
-    let folder = tempfile::tempdir().unwrap();
+fn write(target: &str, name: &str, content: impl AsRef<[u8]>) {
+    let folder = folder(target);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(name), content).unwrap();
+}
+
+fn plugin_files() {
+    let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+    for name in ["allow", "deny", "imports-wasi", "missing-export", "wrong-version"] {
+        let module = wat::parse_file(fixture(&format!("guests/{name}.wat"))).unwrap();
+        if name == "allow" {
+            let package = latchkey::plugin_host::read_package(&module).unwrap();
+            write("plugin_file", "allow-component.wasm", &package.component);
+        }
+        write("plugin_file", &format!("{name}.wasm"), module);
+    }
+    let built = std::fs::read(fixture("plugins/force-reenrollment.wasm")).unwrap();
+    write(
+        "plugin_file",
+        "producers",
+        [b"p", section(&built, "producers")].concat(),
+    );
+    // As wit-bindgen leaves the contract in a core module.
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve
+        .push_str("policy.wit", latchkey::plugin_host::CONTRACT_WIT)
+        .unwrap();
+    let world = resolve.select_world(&[package], Some("policy")).unwrap();
+    let mut module = wat::parse_str("(module)").unwrap();
+    let utf8 = wit_component::StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, utf8).unwrap();
+    write(
+        "plugin_file",
+        "contract",
+        [b"c", section(&module, "component-type")].concat(),
+    );
+}
+
+fn section<'a>(file: &'a [u8], begins: &str) -> &'a [u8] {
+    let mut payloads = Parser::new(0).parse_all(file).map(Result::unwrap);
+    let found = payloads.find_map(|payload| match payload {
+        Payload::CustomSection(section) if section.name().starts_with(begins) => Some(section.data()),
+        _ => None,
+    });
+    found.expect("it has such a section")
+}
+
+/// A trail with something erased in it, of two organisations, and what can be had of it.
+fn trails() {
+    let data = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| {
-        let mut command = latchkey();
-        let output = command
+        let output = latchkey()
             .args(args)
             .arg("--data-dir")
-            .arg(folder.path().join("data"))
+            .arg(data.path())
             .output()
             .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
         assert!(
             output.status.success(),
-            "{}",
+            "{args:?}: {said}{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        output.stdout
+        said
     };
-    run(&["org", "create", "acme", "--name", "Acme"]);
-    run(&[
-        "user",
-        "create",
-        "--org",
-        "acme",
-        "--email",
-        "ada@acme.example",
-        "--admin",
-    ]);
-    let keys = String::from_utf8(run(&["audit", "key"])).unwrap();
-    let mut trusted = LogKeys::default();
-    trusted.add(LogKey::parse(keys.trim()).unwrap());
-    let good = run(&["audit", "export"]);
-    let whole = String::from_utf8(good.clone()).unwrap();
-    assert!(verified(&whole, trusted.clone()), "the seed is intact");
-    let first = whole.lines().find(|line| line.contains("USER_CREATE")).unwrap();
-    let entry: Value = serde_json::from_str(first).unwrap();
-    let id = entry["leaf"]["id"].as_str().unwrap().to_owned();
-    let receipt = run(&["audit", "prove", &id]);
-    let receipt_text = String::from_utf8(receipt.clone()).unwrap();
-    assert!(check_receipt(&receipt_text, &trusted).is_ok(), "the seed is good");
-    fuzz("audit files", &[good, receipt], move |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        // What passes says what was said: no line differs but in white space at the end.
-        if verified(&text, trusted.clone()) {
-            let same = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            let were = whole.lines().map(str::trim).filter(|line| !line.is_empty());
-            assert!(same.eq(were), "taken for intact: {text}");
+    for slug in ["acme", "globex"] {
+        run(&["org", "create", slug, "--name", slug]);
+        for name in ["ada", "bob"] {
+            let email = format!("{name}@{slug}.example");
+            run(&["user", "create", "--org", slug, "--email", &email, "--admin"]);
         }
-        // A salt may be written in capitals; what is proven is the same.
-        if let Ok(checked) = check_receipt(&text, &trusted) {
-            let were = check_receipt(&receipt_text, &trusted).unwrap();
-            assert_eq!(
-                format!("{:?}", checked.record),
-                format!("{:?}", were.record),
-                "taken for proven"
-            );
-        }
-    });
-}
-
-fn verified(text: &str, keys: LogKeys) -> bool {
-    let mut verifier = FileVerifier::new(keys, Vec::new());
-    for line in text.lines() {
-        if verifier.line(line, None).is_err() {
-            return false;
-        }
+        run(&["audit", "checkpoint"]);
     }
-    verifier.finish().is_ok_and(|report| report.is_intact())
+    let entries = run(&["audit", "export"]);
+    let first = entries.lines().find(|line| line.contains("USER_CREATE")).unwrap();
+    let entry: Value = serde_json::from_str(first).unwrap();
+    let user = entry["leaf"]["resource"]["id"]
+        .as_str()
+        .expect("the user")
+        .to_owned();
+    run(&["audit", "erase", "--org", "acme", &user, "--yes"]);
+    let id = entry["leaf"]["id"].as_str().unwrap();
+    write("audit_verify", "export.ndjson", run(&["audit", "export"]));
+    write(
+        "audit_verify",
+        "of-one.ndjson",
+        run(&["audit", "export", "--org", "globex"]),
+    );
+    write(
+        "audit_verify",
+        "export.csv",
+        run(&["audit", "export", "--format", "csv"]),
+    );
+    write("audit_verify", "receipt", run(&["audit", "prove", id]));
+    write("audit_verify", "checkpoint", run(&["audit", "checkpoint"]));
+    write("", "audit.key", run(&["audit", "key"]));
 }
