@@ -158,16 +158,17 @@ fn reads(c: &mut Criterion) {
     let bytes = std::fs::metadata(dir.path().join(DATABASE_FILE)).unwrap().len();
     println!("{entries} entries, {} bytes each", bytes / entries);
 
+    let counts = audit::Counts::default();
     let mut group = c.benchmark_group("of many");
     let acme = Some(organization(0));
     group.bench_function("the newest page", |b| {
-        b.iter(|| audit::page_entries(&connection, acme, &Filter::default(), 0, 20).unwrap());
+        b.iter(|| audit::page_entries(&connection, acme, &Filter::default(), &counts, 0, 20).unwrap());
     });
     let deep = u32::try_from(entries / 3 / 20 - 1).unwrap();
     group.bench_function("the last page by number", |b| {
-        b.iter(|| audit::page_entries(&connection, acme, &Filter::default(), deep, 20).unwrap());
+        b.iter(|| audit::page_entries(&connection, acme, &Filter::default(), &counts, deep, 20).unwrap());
     });
-    let oldest = audit::page_entries(&connection, acme, &Filter::default(), deep, 1).unwrap();
+    let oldest = audit::page_entries(&connection, acme, &Filter::default(), &counts, deep, 1).unwrap();
     let cursor = Some(audit::Cursor::after(&oldest.content[0]));
     group.bench_function("a far page by cursor", |b| {
         b.iter(|| audit::page_entries_after(&connection, acme, &Filter::default(), cursor, 20).unwrap());
@@ -177,7 +178,10 @@ fn reads(c: &mut Criterion) {
         ..Filter::default()
     };
     group.bench_function("a page of one event type, counted", |b| {
-        b.iter(|| audit::page_entries(&connection, acme, &filter, 0, 20).unwrap());
+        b.iter(|| audit::page_entries(&connection, acme, &filter, &audit::Counts::default(), 0, 20).unwrap());
+    });
+    group.bench_function("the same, the count remembered", |b| {
+        b.iter(|| audit::page_entries(&connection, acme, &filter, &counts, 0, 20).unwrap());
     });
     group.bench_function("the same by cursor, not counted", |b| {
         b.iter(|| audit::page_entries_after(&connection, acme, &filter, None, 20).unwrap());

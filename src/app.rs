@@ -22,6 +22,7 @@ use crate::keys::KeyRing;
 use crate::limiter::Limiter;
 use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
+use crate::service::housekeeping::Sweep;
 use crate::service::metrics::Counts;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
@@ -101,6 +102,7 @@ impl App {
             hashing: Hashing::default(),
             in_flight: InFlight::default(),
             floods: Floods::default(),
+            sweep: Sweep::default(),
             bindings: Bindings::default(),
             counts: Counts::default(),
         };

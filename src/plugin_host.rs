@@ -35,7 +35,7 @@ pub use cases::{
     embedded as embedded_cases, merge_patch,
 };
 pub use engine::Limits;
-pub use manifest::ConfigError;
+pub use manifest::{ConfigError, check as check_manifest, check_config};
 pub use metrics::{PluginCounters, VersionCounters};
 pub use package::{
     CONTRACT_WIT, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
@@ -263,7 +263,7 @@ impl PluginHost {
         manifest: &Manifest,
         config: &str,
     ) -> Result<(), ConfigError> {
-        manifest::check_config(manifest, config)?;
+        check_config(manifest, config)?;
         let ran = self
             .aside(prepared, Limits::at_installation(), Call::CheckConfig(config))
             .await;

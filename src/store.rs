@@ -24,8 +24,10 @@ pub mod requests;
 pub mod revisions;
 mod row;
 pub mod sessions;
+pub mod sweep;
 #[cfg(test)]
 mod testing;
+pub mod turns;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -40,6 +42,7 @@ use rusqlite::{OpenFlags, TransactionBehavior};
 use crate::domain::{Error, Result};
 
 pub use checkpointer::Checkpoints;
+use turns::{Party, Turns};
 pub use writer::{QUEUE_LENGTH, WriterStats};
 
 /// The database's file name in the data directory.
@@ -58,6 +61,10 @@ struct Inner {
     writer: writer::Writer,
     _checkpointer: checkpointer::Checkpointer,
     readers: Readers,
+    // Apart, so that no short read ever waits for a long one.
+    long_readers: Readers,
+    long_turns: Turns,
+    counts: Arc<audit::Counts>,
     path: PathBuf,
     _lock: File,
 }
@@ -147,11 +154,13 @@ impl Store {
         restrict_to_owner(&path)?;
         checkpointer::prepare(&connection, checkpoints).map_err(database)?;
         migrations::run(&mut connection)?;
-        let reader_count = std::thread::available_parallelism().map_or(2, usize::from) * 2;
-        let readers = (0..reader_count)
-            .map(|_| open_connection(&path, OpenFlags::SQLITE_OPEN_READ_ONLY))
-            .collect::<rusqlite::Result<Vec<_>>>()
-            .map_err(database)?;
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let readers = |count| {
+            let opened = (0..count).map(|_| open_connection(&path, OpenFlags::SQLITE_OPEN_READ_ONLY));
+            let opened = opened.collect::<rusqlite::Result<_>>();
+            opened.map(Readers::new).map_err(database)
+        };
+        let (readers, long_readers) = (readers(cores * 2)?, readers(cores)?);
         let checkpoint = open_connection(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(database)?;
         checkpointer::prepare(&checkpoint, checkpoints).map_err(database)?;
         let checkpointer = checkpointer::Checkpointer::start(checkpoint, &path, checkpoints);
@@ -160,7 +169,10 @@ impl Store {
             inner: Arc::new(Inner {
                 writer,
                 _checkpointer: checkpointer,
-                readers: Readers::new(readers),
+                readers,
+                long_readers,
+                long_turns: Turns::new(cores),
+                counts: Arc::default(),
                 path,
                 _lock: lock,
             }),
@@ -172,26 +184,28 @@ impl Store {
     /// # Errors
     /// What `read` returns; [`Error::Internal`] when SQLite fails.
     pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.inner.readers.with(|connection| {
-            let snapshot = Snapshot::begin(connection)?;
-            let value = read(connection);
-            snapshot.end()?;
-            value
-        })
+        self.inner.readers.read(read)
     }
 
-    /// Runs a long read (a list, a page of the trail, an export) on a thread that may block.
+    /// Runs a long read (a list, a page of the trail) on a thread that may block. As many at a time as there are
+    /// cores, and no organisation waits behind the crowd of another one.
     ///
     /// # Errors
     /// As [`Store::read`].
     pub async fn read_long<T: Send + 'static>(
         &self,
+        party: Party,
         read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let turn = self.inner.long_turns.take(party).await;
         let store = self.clone();
-        tokio::task::spawn_blocking(move || store.read(read))
-            .await
-            .map_err(|e| Error::Internal(format!("a read ended early: {e}")))?
+        tokio::task::spawn_blocking(move || {
+            // Held by the work: who hangs up frees no connection.
+            let _turn = turn;
+            store.inner.long_readers.read(read)
+        })
+        .await
+        .map_err(|e| Error::Internal(format!("a read ended early: {e}")))?
     }
 
     /// Runs `change` in a transaction and answers once it is on disk. Waiting changes are committed
@@ -261,6 +275,12 @@ impl Store {
         &self.inner.path
     }
 
+    /// Counts of the trail's entries that are remembered.
+    #[must_use]
+    pub fn counts(&self) -> Arc<audit::Counts> {
+        Arc::clone(&self.inner.counts)
+    }
+
     /// What the writer has done so far.
     #[must_use]
     pub fn writer_stats(&self) -> WriterStats {
@@ -281,6 +301,16 @@ impl Readers {
             idle: Mutex::new(connections),
             returned: Condvar::new(),
         }
+    }
+
+    /// On one consistent snapshot.
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.with(|connection| {
+            let snapshot = Snapshot::begin(connection)?;
+            let value = read(connection);
+            snapshot.end()?;
+            value
+        })
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> T) -> T {

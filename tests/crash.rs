@@ -1,37 +1,54 @@
 //! Kills the real server with SIGKILL at random instants under load, restarts it, and checks every
-//! acknowledged reset: nothing acknowledged is lost, nothing is half done (invariants 1, 2 and 9).
+//! acknowledged reset: nothing acknowledged is lost, nothing is half done (invariants 1, 2 and 9), and whoever
+//! was reset is told by mail, at least once, however often the server was killed meanwhile.
 //!
 //! Three rounds in the ordinary suite; `LATCHKEY_CRASH_ROUNDS=300 cargo test --test crash -- --nocapture`
 //! for the long run.
 
 #![expect(
     clippy::disallowed_methods,
+    clippy::unwrap_used,
     reason = "a test may fail, and takes randomness and variables as they come"
 )]
 
 mod load_support;
+#[path = "api/deliveries/receivers.rs"]
+#[expect(dead_code, reason = "of the receivers, mail alone is needed")]
+mod receivers;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use latchkey::store::DATABASE_FILE;
 use load_support::{Server, check, reset_while, seed};
 use rand::Rng as _;
+use receivers::MailServer;
+use rusqlite::Connection;
+use uuid::Uuid;
 
 const CLIENTS: usize = 8;
 const USERS_PER_ROUND: usize = 400;
 
 #[test]
-fn nothing_acknowledged_is_lost_and_nothing_is_half_done() {
+fn nothing_acknowledged_is_lost_and_nothing_is_half_done_and_everybody_is_told() {
     let rounds = std::env::var("LATCHKEY_CRASH_ROUNDS")
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(3);
     let dir = tempfile::tempdir().unwrap();
     let seeded = seed::seed(dir.path(), USERS_PER_ROUND * rounds);
+    let mail = MailServer::start();
+    let port = mail.address.port().to_string();
+    let variables = [
+        ("LATCHKEY_MAIL__HOST", "127.0.0.1"),
+        ("LATCHKEY_MAIL__PORT", port.as_str()),
+        ("LATCHKEY_MAIL__TLS", "none"),
+    ];
     let mut acknowledged = HashSet::new();
     let (mut cut_off, mut interrupted, mut done) = (0, 0, 0);
     for (round, users) in seeded.users.chunks(USERS_PER_ROUND).enumerate() {
-        let mut server = Server::start(dir.path(), &[]);
+        let mut server = Server::start(dir.path(), &variables);
         let address = server.address.clone();
         let ended = reset_while(&address, &seeded.admins, users, CLIENTS, |load| {
             // Some rounds end while the first request comes in, most of them in the middle.
@@ -43,16 +60,76 @@ fn nothing_acknowledged_is_lost_and_nothing_is_half_done() {
         cut_off += ended.unanswered;
         interrupted += usize::from(ended.interrupted);
         done = check(dir.path(), &acknowledged, &format!("round {round}"));
+        all_owe_a_mail(dir.path());
     }
-    // After the last crash it serves again, without hands.
-    Server::start(dir.path(), &[]).kill();
+    let told_before = mail.received().len();
+    // After the last crash it serves again, without hands, and sends what is owed.
+    let mut server = Server::start(dir.path(), &variables);
+    until_nothing_is_owed(dir.path());
+    server.kill();
+    let owed = number(dir.path(), "SELECT count(*) FROM delivery WHERE channel = 'mail'");
+    let received = mail.received();
+    let names: HashSet<_> = received.iter().map(|mail| mail.header("Message-ID")).collect();
     println!(
         "{rounds} kills ({interrupted} under load): {} resets acknowledged and all found, {done} done, {cut_off} \
-         requests cut off",
-        acknowledged.len()
+         requests cut off; {owed} mails owed and none given up, {told_before} arrived between the kills, {} in the \
+         end, {} of them a second time",
+        acknowledged.len(),
+        received.len(),
+        received.len() - names.len()
     );
     assert!(
         !acknowledged.is_empty(),
         "the server answered before it was killed"
     );
+    assert_eq!(
+        i64::try_from(names.len()),
+        Ok(owed),
+        "each that is owed, and no other"
+    );
+    let told: HashSet<Uuid> = received
+        .iter()
+        .flat_map(|mail| &mail.to)
+        .filter_map(|to| Uuid::parse_str(to.split('@').next()?).ok())
+        .collect();
+    for user in &acknowledged {
+        assert!(told.contains(user), "{user} was reset and never told");
+    }
+    assert_eq!(
+        i64::try_from(told.len()),
+        Ok(done),
+        "nobody else is told of a reset"
+    );
+}
+
+/// No reset without the mails that it owes, sent already or not.
+fn all_owe_a_mail(dir: &Path) {
+    let untold = "SELECT count(*) FROM audit_entry e WHERE event_type = 'USER_MFA_RESET' AND result = 'SUCCESS' \
+         AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.audit_sequence = e.sequence AND d.channel = 'mail')";
+    assert_eq!(number(dir, untold), 0, "resets that owe no mail");
+}
+
+/// Waits as long as it goes on.
+fn until_nothing_is_owed(dir: &Path) {
+    let owed = || number(dir, "SELECT count(*) FROM delivery WHERE state = 'owed'");
+    let (mut left, mut since) = (owed(), Instant::now());
+    while left > 0 {
+        assert!(
+            since.elapsed() < Duration::from_secs(60),
+            "{left} deliveries are owed and not sent"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+        let now = owed();
+        if now < left {
+            (left, since) = (now, Instant::now());
+        }
+    }
+    let dead = number(dir, "SELECT count(*) FROM delivery WHERE state = 'dead'");
+    assert_eq!(dead, 0, "given up");
+}
+
+fn number(dir: &Path, sql: &str) -> i64 {
+    let db = Connection::open(dir.join(DATABASE_FILE)).unwrap();
+    db.busy_timeout(Duration::from_secs(10)).unwrap();
+    db.query_row(sql, [], |row| row.get(0)).unwrap()
 }

@@ -1,9 +1,15 @@
 //! More than the server can serve, over real sockets against the real binary: memory stays bounded, what is too
 //! much gets a clear answer, health stays green, and others are not harmed. Prints its figures.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test may fail, and reads a variable"
+)]
 
 mod load_support;
+#[path = "overload/neighbours.rs"]
+mod neighbours;
 
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};

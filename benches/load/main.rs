@@ -4,7 +4,7 @@
 //! both hooks are on, starts the real server and drives it with wrk (Debian package `wrk`). Absolute
 //! numbers belong to the machine; the ratios and the CPU per request are what to compare.
 //! Options, after `--`: `--users N --seconds N --connections 1,8,64,256 --resets-only --svg FILE
-//! --curve USERS:ENTRIES,… --server FILE --seed-only DIR`.
+//! --curve USERS:ENTRIES,… --server FILE --seed-only DIR [--entries N]`.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -38,6 +38,8 @@ pub struct Options {
     pub server: PathBuf,
     /// Only fill this data directory and write the script `load.lua` for wrk beside it.
     pub seed_only: Option<PathBuf>,
+    /// Entries to put into it as well.
+    pub entries: u64,
     /// Instead of the whole: resets over so many users and earlier entries.
     pub curve: Vec<(usize, u64)>,
     /// Where to draw latency against load.
@@ -46,13 +48,14 @@ pub struct Options {
 
 fn main() -> ExitCode {
     let options = options();
-    if !drive::has_wrk() {
-        println!("load: skipped, wrk is not installed (Debian: apt-get install wrk)");
-        return ExitCode::SUCCESS;
-    }
     if let Some(dir) = &options.seed_only {
         std::fs::create_dir_all(dir).expect("a folder");
         drive::write_script(&seed::seed(dir, options.users), dir);
+        grow::grow(dir, options.entries);
+        return ExitCode::SUCCESS;
+    }
+    if !drive::has_wrk() {
+        println!("load: skipped, wrk is not installed (Debian: apt-get install wrk)");
         return ExitCode::SUCCESS;
     }
     if !options.curve.is_empty() {
@@ -264,6 +267,7 @@ fn options() -> Options {
         resets_only: false,
         server: env!("CARGO_BIN_EXE_latchkey").into(),
         seed_only: None,
+        entries: 0,
         curve: Vec::new(),
         svg: None,
     };
@@ -286,6 +290,7 @@ fn options() -> Options {
             }
             "--server" => options.server = value().into(),
             "--seed-only" => options.seed_only = Some(value().into()),
+            "--entries" => options.entries = value().parse().expect("a number of entries"),
             "--curve" => {
                 let sizes = value();
                 let size = |size: &str| {

@@ -21,6 +21,7 @@ use latchkey::service::plugins::{self, Manager, NewBinding, NewPlugin};
 use latchkey::service::{Services, Settings, hashing::Hashing, session};
 use latchkey::store::sessions::{self, SessionRow};
 use latchkey::store::{Store, accounts, factors};
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 const ADMINS: usize = 64;
@@ -34,9 +35,23 @@ pub struct Seeded {
 }
 
 pub fn seed(dir: &Path, users: usize) -> Seeded {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = Runtime::new().expect("a runtime");
     let services = services(dir);
-    let organization = runtime.block_on(organization(&services));
+    let seeded = organization(&runtime, &services, "load", users);
+    write_config(dir);
+    seeded
+}
+
+/// An organisation with admins, users and policies.
+pub fn organization(runtime: &Runtime, services: &Services, slug: &str, users: usize) -> Seeded {
+    let new = NewOrganization {
+        id: None,
+        slug: slug.into(),
+        name: slug.to_uppercase(),
+        settings: OrganizationSettings::default(),
+    };
+    let created = runtime.block_on(administration::create_organization(services, new));
+    let organization = created.expect("an organisation").id;
     let policies = [
         (
             "reset-budget",
@@ -44,29 +59,26 @@ pub fn seed(dir: &Path, users: usize) -> Seeded {
         ),
         ("force-reenrollment", serde_json::json!({ "hours": 8 })),
     ];
-    runtime.block_on(bind(&services, organization, policies));
-    let admins = (0..ADMINS)
-        .map(|n| {
-            let new = NewUser {
-                id: None,
-                email: format!("admin{n}@load.example"),
-                name: None,
-                role: Role::OrgAdmin,
-                password_hash: None,
-            };
-            let created =
-                administration::create_user(&services, organization, new, ActorRef::operator(), None);
-            let user = runtime.block_on(created).expect("an admin");
-            session::mint_token(&services, user.id, SignedDuration::from_hours(12)).expect("a token")
-        })
-        .collect();
+    runtime.block_on(bind(services, organization, policies));
+    let mut admins = Vec::new();
+    for n in 0..ADMINS {
+        let new = NewUser {
+            id: None,
+            email: format!("admin{n}@{slug}.example"),
+            name: None,
+            role: Role::OrgAdmin,
+            password_hash: None,
+        };
+        let created = administration::create_user(services, organization, new, ActorRef::operator(), None);
+        let user = runtime.block_on(created).expect("an admin").id;
+        admins.push(session::mint_token(services, user, SignedDuration::from_hours(12)).expect("a token"));
+    }
     let ids: Vec<Uuid> = (0..users)
         .map(|_| Uuid::from_bytes(services.entropy.bytes()))
         .collect();
     for chunk in ids.chunks(5_000) {
-        insert(&services, organization, chunk.to_vec());
+        insert(services, organization, chunk.to_vec());
     }
-    write_config(dir);
     Seeded { admins, users: ids }
 }
 
@@ -88,6 +100,7 @@ pub fn services(dir: &Path) -> Services {
         hashing: Hashing::default(),
         in_flight: Default::default(),
         floods: Default::default(),
+        sweep: Default::default(),
         bindings: Default::default(),
         passkeys: Default::default(),
         counts: Default::default(),
@@ -96,19 +109,6 @@ pub fn services(dir: &Path) -> Services {
         clock,
         entropy,
     }
-}
-
-async fn organization(services: &Services) -> OrganizationId {
-    let new = NewOrganization {
-        id: None,
-        slug: "load".into(),
-        name: "Load".into(),
-        settings: OrganizationSettings::default(),
-    };
-    administration::create_organization(services, new)
-        .await
-        .expect("an organisation")
-        .id
 }
 
 /// Installs these policies that ship, and binds them with these configurations.

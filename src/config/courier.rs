@@ -1,12 +1,13 @@
 //! Mail, webhooks and syslog, as configured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::parse_network;
+use super::sources::read_named;
 use crate::courier::{CourierConfig, MailConfig, MailTls, Reach, SyslogTarget};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -153,16 +154,16 @@ fn check_syslog(raw: &RawSyslog, problems: &mut Vec<String>) -> Option<SyslogTar
 }
 
 /// The secret in a file's first line; nothing where no file is named.
-pub(super) fn first_line(key: &str, file: &PathBuf, problems: &mut Vec<String>) -> Option<Zeroizing<String>> {
+pub(super) fn first_line(key: &str, file: &Path, problems: &mut Vec<String>) -> Option<Zeroizing<String>> {
     let text = Zeroizing::new(String::from_utf8_lossy(&read(key, file, problems)?).into_owned());
     Some(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
-fn read(key: &str, file: &PathBuf, problems: &mut Vec<String>) -> Option<Vec<u8>> {
+fn read(key: &str, file: &Path, problems: &mut Vec<String>) -> Option<Vec<u8>> {
     if file.as_os_str().is_empty() {
         return None;
     }
-    std::fs::read(file)
+    read_named(file)
         .map_err(|error| problems.push(format!("{key}: {}: {error}", file.display())))
         .ok()
 }

@@ -3,6 +3,7 @@
 use crate::service::{ExternalIssuer, ExternalRules, role_by_name};
 
 use super::raw::RawExternalIssuer;
+use super::sources::read_named;
 
 /// Another issuer, checked.
 #[derive(Clone, Debug)]
@@ -52,8 +53,8 @@ impl ExternalConfig {
             roles,
         };
         let file = raw.jwks_file.display();
-        let jwks = match std::fs::read_to_string(&raw.jwks_file) {
-            Ok(jwks) => jwks,
+        let jwks = match read_named(&raw.jwks_file) {
+            Ok(jwks) => String::from_utf8_lossy(&jwks).into_owned(),
             Err(error) => {
                 problems.push(format!("external_issuer.jwks_file: {file}: {error}"));
                 return None;

@@ -1,5 +1,6 @@
 //! Where configuration comes from, and how the sources are laid over each other.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -132,6 +133,23 @@ impl Sources {
             .find(|place| place.is_file())
             .map(Path::to_owned))
     }
+}
+
+/// Largest file that the configuration may name.
+const NAMED_FILE_LIMIT: u64 = 1 << 20;
+
+/// A file that the configuration names. What has no end, a device or a pipe, would never be read.
+pub(super) fn read_named(file: &Path) -> std::io::Result<Vec<u8>> {
+    let refused = |problem: &str| Err(std::io::Error::other(problem.to_owned()));
+    if !std::fs::metadata(file)?.is_file() {
+        return refused("it is not a regular file");
+    }
+    let mut bytes = Vec::new();
+    let mut start = std::fs::File::open(file)?.take(NAMED_FILE_LIMIT + 1);
+    if start.read_to_end(&mut bytes)? as u64 > NAMED_FILE_LIMIT {
+        return refused("it has more than a MiB");
+    }
+    Ok(bytes)
 }
 
 /// Refuses every key that [`RawConfig`] doesn't have, each with the nearest one that it has.

@@ -215,3 +215,24 @@ fn metrics_are_off_by_default_and_open_to_others_with_a_token_alone() {
         "{text}"
     );
 }
+
+#[test]
+fn a_named_file_without_an_end_is_refused_instead_of_read() {
+    let named = |path: &str| {
+        problems(&format!(
+            "[external_issuer]\nissuer = \"https://login.example.org\"\njwks_file = {path:?}\n\
+             [mail]\nhost = \"mail.example.org\"\nusername = \"latchkey\"\npassword_file = {path:?}\n"
+        ))
+    };
+    let endless = named("/dev/zero");
+    for key in ["external_issuer.jwks_file", "mail.password_file"] {
+        assert!(
+            endless.contains(&format!("{key}: /dev/zero: it is not a regular file")),
+            "{endless}"
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let large = dir.path().join("large");
+    std::fs::write(&large, vec![b' '; (1 << 20) + 1]).unwrap();
+    assert!(named(large.to_str().unwrap()).contains("it has more than a MiB"));
+}

@@ -297,7 +297,7 @@ pub struct Entry {
 }
 
 /// Which entries of an organisation's trail are asked for; every given field must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     /// What happened.
     pub event_type: Option<EventType>,

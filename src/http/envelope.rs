@@ -133,8 +133,11 @@ impl<E: Endpoint> Envelope<E> {
             Some(problem) => status(&problem.0),
             None => transport_status(error),
         };
-        if status.is_server_error() {
-            tracing::error!(error = ?cause, "failed");
+        match &cause {
+            // Too much to do is nothing that broke.
+            Error::Busy { .. } => tracing::warn!(error = %cause, "refused"),
+            _ if status.is_server_error() => tracing::error!(error = ?cause, "failed"),
+            _ => {}
         }
         let body = self.body(&cause, status, path);
         let mut response = Response::builder()

@@ -1,5 +1,7 @@
 //! Judges what a plugin says of itself, and configurations by its schema.
 
+mod effort;
+
 use std::collections::BTreeSet;
 
 use semver::Version;
@@ -47,7 +49,10 @@ fn at(path: &str) -> String {
 }
 
 /// The manifest, if it is acceptable.
-pub(super) fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
+///
+/// # Errors
+/// [`PackageError::Manifest`] names the field.
+pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
     let bad = |field, reason: String| Err(PackageError::Manifest { field, reason });
     if !is_kebab(&manifest.name) {
         return bad(
@@ -92,14 +97,17 @@ pub(super) fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
             format!("{} is more than {HISTORY_DAYS_MAX}", manifest.history_days),
         );
     }
-    if let Err(reason) = schema(&manifest.config_schema) {
+    if let Err(reason) = read_schema(&manifest.config_schema).and_then(|schema| compile(&schema).map(drop)) {
         return bad("config-schema", reason);
     }
     Ok(manifest)
 }
 
 /// Judges a configuration by the manifest's schema.
-pub(super) fn check_config(manifest: &Manifest, config: &str) -> Result<(), ConfigError> {
+///
+/// # Errors
+/// [`ConfigError`], where it can be told without asking the plugin.
+pub fn check_config(manifest: &Manifest, config: &str) -> Result<(), ConfigError> {
     if config.len() > CONFIG_BYTES_MAX {
         return Err(ConfigError::TooLarge {
             size: config.len(),
@@ -108,27 +116,35 @@ pub(super) fn check_config(manifest: &Manifest, config: &str) -> Result<(), Conf
     }
     let value: serde_json::Value =
         serde_json::from_str(config).map_err(|e| ConfigError::NotJson(e.to_string()))?;
-    let validator = schema(&manifest.config_schema).map_err(|reason| ConfigError::Schema {
+    let refused = |reason| ConfigError::Schema {
         path: String::new(),
-        reason: format!("the plugin's schema: {reason}"),
-    })?;
+        reason,
+    };
+    let unusable = |reason: String| refused(format!("the plugin's schema: {reason}"));
+    let schema = read_schema(&manifest.config_schema).map_err(unusable)?;
+    effort::judge_config(&schema, &value).map_err(refused)?;
+    let validator = compile(&schema).map_err(unusable)?;
     validator.validate(&value).map_err(|error| ConfigError::Schema {
         path: error.instance_path().to_string(),
         reason: error.to_string().chars().take(REASON_CHARS).collect(),
     })
 }
 
-fn schema(text: &str) -> Result<jsonschema::Validator, String> {
+fn read_schema(text: &str) -> Result<serde_json::Value, String> {
     if text.len() > SCHEMA_BYTES_MAX {
         return Err(format!("it has more than {SCHEMA_BYTES_MAX} bytes"));
     }
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    let schema = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    effort::judge_schema(&schema)?;
+    Ok(schema)
+}
+
+fn compile(schema: &serde_json::Value) -> Result<jsonschema::Validator, String> {
     jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
         // Linear time whatever the pattern: a plugin's schema must not stall the host.
         .with_pattern_options(jsonschema::PatternOptions::regex())
-        .build(&value)
+        .build(schema)
         .map_err(|error| {
             let at = at(&error.instance_path().to_string());
             format!("it is not a JSON Schema{at}: {error}")

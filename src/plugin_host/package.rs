@@ -82,22 +82,34 @@ pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
     })
 }
 
-/// Makes a component of a core module. wit-bindgen leaves the contract in a custom section; a module
-/// that only exports the right names (hand-written, say) is given it here.
+/// Makes a component of a core module, by its names of imports and exports. The contract is always our own: what
+/// wit-bindgen leaves of it in a custom section is left out unread, for whoever writes such a section by hand can
+/// make it one that its reader never comes back from (a package that depends on itself overflows the stack).
 fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
-    let (mut has_contract, mut names_hooks, mut wasi) = (false, false, None);
+    let (mut names_hooks, mut wasi, mut unknown) = (false, None, None);
     let mut producers = BTreeSet::new();
+    let mut kept: Vec<u8> = module.iter().copied().take(HEADER_BYTES).collect();
+    let mut read = HEADER_BYTES;
     for payload in Parser::new(0).parse_all(module) {
-        match payload.map_err(invalid)? {
-            Payload::CustomSection(section) => {
-                has_contract |= section.name().starts_with("component-type");
-                note_producers(&section, &mut producers);
+        let payload = payload.map_err(invalid)?;
+        if let Some((_, content)) = payload.as_section() {
+            let is_contract = matches!(&payload, Payload::CustomSection(section)
+                if section.name().starts_with("component-type"));
+            if !is_contract {
+                // Sections follow each other without a gap.
+                kept.extend_from_slice(&module[read..content.end]);
             }
+            read = content.end;
+        }
+        match payload {
+            Payload::CustomSection(section) => note_producers(&section, &mut producers),
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let module = import.map_err(invalid)?.module;
                     if module.starts_with("wasi") {
                         wasi.get_or_insert_with(|| module.to_owned());
+                    } else if module.contains('/') && !module.starts_with("latchkey:policy/") {
+                        unknown.get_or_insert_with(|| module.to_owned());
                     }
                 }
             }
@@ -120,15 +132,15 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
             import,
         });
     }
-    let mut module = Cow::Borrowed(module);
-    if !has_contract {
-        if !names_hooks {
-            return Err(PackageError::NotAComponent);
-        }
-        embed_contract(module.to_mut()).map_err(|error| PackageError::Host(format!("{error:#}")))?;
+    if let Some(import) = unknown {
+        return Err(PackageError::ImportNotProvided { import });
     }
+    if !names_hooks {
+        return Err(PackageError::NotAComponent);
+    }
+    embed_contract(&mut kept).map_err(|error| PackageError::Host(format!("{error:#}")))?;
     wit_component::ComponentEncoder::default()
-        .module(&module)
+        .module(&kept)
         .and_then(|mut encoder| encoder.encode())
         .map_err(|error| PackageError::Componentize(format!("{error:#}")))
 }
@@ -311,6 +323,8 @@ fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
 
 /// The contract as text; what `latchkey plugin new` writes into a project.
 pub const CONTRACT_WIT: &str = include_str!("../../plugins/wit/v1/policy.wit");
+/// Magic and version (WebAssembly core specification, §5.5.16).
+const HEADER_BYTES: usize = 8;
 /// How a core module names the exports of the hooks.
 const CORE_HOOKS: &str = "latchkey:policy/hooks@";
 /// JavaScript (in `SpiderMonkey`) and Python plugins have 12 and 18 MB.

@@ -44,6 +44,44 @@ fn a_core_module_without_the_contract_is_told_so() {
     assert_eq!(refusal(&component("(module)")).code(), "not-a-component");
 }
 
+/// Found by fuzzing: read by wit-parser, a package that depends on itself overflowed the stack, and the process was
+/// gone.
+#[test]
+fn a_contract_that_a_module_brings_along_is_not_read() {
+    let hostile = include_bytes!("../../fuzz/seeds/plugin_file/contract-with-a-cycle");
+    let allow = wat::parse_file(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/guests/allow.wat"));
+    let module = allow.expect("a guest");
+    let plain = read(&module).expect("it is good").component.into_owned();
+    let section = |name: &str, content: &[u8]| {
+        let mut section = vec![0];
+        let mut length = 1 + name.len() + content.len();
+        while length >= 0x80 {
+            section.push(u8::try_from(length & 0x7f).expect("seven bits") | 0x80);
+            length >>= 7;
+        }
+        section.push(u8::try_from(length).expect("seven bits"));
+        section.push(u8::try_from(name.len()).expect("a short name"));
+        [&section[..], name.as_bytes(), content].concat()
+    };
+    let hostile = section("component-type:wit-bindgen:9.9.9", &hostile[1..]);
+    let (header, sections) = module.split_at(8);
+    for with in [
+        [header, &hostile, sections].concat(),
+        [header, sections, &hostile].concat(),
+        [header, &hostile, sections, &hostile].concat(),
+    ] {
+        let package = read(&with).expect("what is beside the contract is good");
+        assert_eq!(package.component, plain, "the same comes of it");
+    }
+}
+
+#[test]
+fn an_import_of_a_core_module_that_is_not_provided_is_named() {
+    let core = component(r#"(module (import "acme:http/client@1.0.0" "get" (func)))"#);
+    let text = refusal(&core).to_string();
+    assert!(text.starts_with("imports acme:http/client@1.0.0"), "{text}");
+}
+
 #[test]
 fn wasi_is_refused_with_the_flag_that_avoids_it() {
     let text = refusal(&component(

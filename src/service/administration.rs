@@ -165,7 +165,9 @@ pub async fn list_users(
         .ok_or_else(|| Error::field("page", "is too large"))?;
     services
         .store
-        .read_long(move |db| accounts::page_users(db, organization, filter.query.as_deref(), offset, size))
+        .read_long(Some(organization), move |db| {
+            accounts::page_users(db, organization, filter.query.as_deref(), offset, size)
+        })
         .await
 }
 

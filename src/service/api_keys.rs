@@ -161,7 +161,7 @@ pub async fn list_api_keys(services: &Services, principal: &Principal) -> Result
     let organization = admit_reader(services, principal)?.organization.id;
     services
         .store
-        .read_long(move |db| {
+        .read_long(Some(organization), move |db| {
             let keys = api_keys::find_api_keys(db, organization)?;
             let mut creators: BTreeMap<UserId, User> = BTreeMap::new();
             for key in &keys {

@@ -164,7 +164,14 @@ fn newest_entry(db: &crate::store::Connection) -> Result<Option<Timestamp>> {
     let organizations = accounts::find_organizations(db)?;
     let mut newest = None;
     for organization in organizations.iter().map(|o| Some(o.id)).chain([None]) {
-        let page = audit::page_entries(db, organization, &Filter::default(), 0, 1)?;
+        let page = audit::page_entries(
+            db,
+            organization,
+            &Filter::default(),
+            &audit::Counts::default(),
+            0,
+            1,
+        )?;
         newest = newest.max(page.content.first().map(|entry| entry.at));
     }
     Ok(newest)

@@ -127,7 +127,7 @@ pub async fn confirm_mfa(
     let shown = confirmation
         .enrolment_code
         .map(|code| services.keys.enrolment_code_hash(user.id, &code));
-    let (codes, set, hashes) = new_recovery_codes(services, context).await?;
+    let (codes, set, hashes) = new_recovery_codes(services, user, context).await?;
 
     let factor = services.entropy.uuid(at);
     let entry_id = services.entropy.uuid(at);
@@ -260,7 +260,7 @@ pub async fn regenerate_recovery_codes(
     services
         .limiter
         .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
-    let (codes, set, hashes) = new_recovery_codes(services, context).await?;
+    let (codes, set, hashes) = new_recovery_codes(services, user, context).await?;
     let event = event(principal, EventType::UserRecoveryCodesRegenerated, context);
     let owed = told(
         services,
@@ -304,7 +304,7 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
         secret.as_bytes(),
         services.entropy.bytes(),
     );
-    let (codes, set, hashes) = new_recovery_codes(services, &context).await?;
+    let (codes, set, hashes) = new_recovery_codes(services, user, &context).await?;
     let (id, at) = (user.id, context.at);
     let factor = services.entropy.uuid(at);
     let entry_id = services.entropy.uuid(at);
@@ -381,6 +381,7 @@ pub(super) fn check_enrolment_window(
 /// New codes, their set and their hashes: eight computations of Argon2id, one after the other.
 pub(super) async fn new_recovery_codes(
     services: &Services,
+    user: &User,
     context: &RequestContext,
 ) -> Result<(RecoveryCodes, RecoverySetRow, Vec<[u8; 32]>)> {
     let length = services.settings.recovery_code_characters;
@@ -406,7 +407,7 @@ pub(super) async fn new_recovery_codes(
             .map(|code| second_factor::hash_recovery_code(code, &salt, &pepper))
             .collect::<Vec<_>>()
     };
-    let hashes = services.hashing.run(work).await?;
+    let hashes = services.hashing.run(Some(user.organization_id), work).await?;
     Ok((RecoveryCodes(codes), set, hashes))
 }
 

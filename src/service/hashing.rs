@@ -1,12 +1,12 @@
 //! Password hashing off the async workers. Each hash takes tens of milliseconds and 19 MiB, so at most
-//! one per core runs at a time, and a flood of logins is told to come again instead of piling up.
+//! one per core runs at a time, and a flood of logins is told to come again instead of piling up. Turns are
+//! shared fairly among organisations.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use tokio::sync::Semaphore;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::{Error, Result};
+use crate::store::turns::{Party, Turns};
 
 /// Hashes that may wait for each core: about a second of work.
 const WAITING_PER_CORE: usize = 32;
@@ -14,9 +14,16 @@ const WAITING_PER_CORE: usize = 32;
 /// Runs hashes, so many at a time.
 #[derive(Clone, Debug)]
 pub struct Hashing {
-    running: Arc<Semaphore>,
-    admitted: Arc<AtomicUsize>,
+    turns: Turns,
+    admitted: Arc<Mutex<Admitted>>,
     limit: usize,
+}
+
+/// Who is hashing or waits, by organisation.
+#[derive(Debug, Default)]
+struct Admitted {
+    all: usize,
+    of: HashMap<Party, usize>,
 }
 
 impl Default for Hashing {
@@ -30,46 +37,58 @@ impl Hashing {
     #[must_use]
     pub fn new(cores: usize) -> Self {
         Self {
-            running: Arc::new(Semaphore::new(cores)),
-            admitted: Arc::new(AtomicUsize::new(0)),
+            turns: Turns::new(cores),
+            admitted: Arc::default(),
             limit: cores * (1 + WAITING_PER_CORE),
         }
     }
 
-    /// Runs `work` on a thread that may block.
+    /// Runs `work` on a thread that may block, when it is the organisation's turn.
     ///
     /// # Errors
-    /// [`Error::Busy`] when too many wait already; [`Error::Internal`] when `work` panics.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let _place = self.admit()?;
-        let permit = Arc::clone(&self.running)
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Internal("hashing ended".to_owned()))?;
+    /// [`Error::Busy`] when too many wait already, or half as many for this organisation; [`Error::Internal`]
+    /// when `work` panics.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        party: Party,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let _place = self.admit(party)?;
+        let turn = self.turns.take(party).await;
         tokio::task::spawn_blocking(move || {
             // Held by the work, not by the one who waits for it: who hangs up frees no core.
-            let _permit = permit;
+            let _turn = turn;
             work()
         })
         .await
         .map_err(|_| Error::Internal("a hash ended early".to_owned()))
     }
 
-    fn admit(&self) -> Result<Place> {
-        let place = Place(Arc::clone(&self.admitted));
-        if self.admitted.fetch_add(1, Ordering::Relaxed) >= self.limit {
+    fn admit(&self, party: Party) -> Result<Place> {
+        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = admitted.of.get(&party).copied().unwrap_or(0);
+        if admitted.all >= self.limit || of >= self.limit / 2 {
             return Err(Error::Busy { retry_after_secs: 1 });
         }
-        Ok(place)
+        admitted.all += 1;
+        admitted.of.insert(party, of + 1);
+        Ok(Place(Arc::clone(&self.admitted), party))
     }
 }
 
 /// A place in the queue, given back when dropped.
-struct Place(Arc<AtomicUsize>);
+struct Place(Arc<Mutex<Admitted>>, Party);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut admitted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.all -= 1;
+        if let Some(of) = admitted.of.get_mut(&self.1) {
+            *of -= 1;
+            if *of == 0 {
+                admitted.of.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -77,26 +96,43 @@ impl Drop for Place {
 mod tests {
     use std::time::Duration;
 
+    use uuid::Uuid;
+
     use super::*;
+    use crate::domain::account::OrganizationId;
 
     #[tokio::test]
     async fn a_flood_is_told_to_come_again_and_the_rest_is_served() {
         let hashing = Hashing::new(1);
         let work = || std::thread::sleep(Duration::from_millis(2));
-        let flood: Vec<_> = (0..100).map(|_| hashing.run(work)).collect();
+        let organization = |n| Some(OrganizationId(Uuid::from_u128(n)));
+        let flood: Vec<_> = (0..100)
+            .map(|n| hashing.run(organization(u128::from(n >= 80)), work))
+            .collect();
         let answers = futures_util::future::join_all(flood).await;
-        let refused = answers
-            .iter()
-            .filter(|a| matches!(a, Err(Error::Busy { .. })))
-            .count();
-        assert_eq!(refused, 100 - hashing.limit);
-        assert!(hashing.run(work).await.is_ok(), "places are given back");
+        let refused = |answers: &[Result<()>]| {
+            let busy = answers.iter().filter(|a| matches!(a, Err(Error::Busy { .. })));
+            busy.count()
+        };
+        assert_eq!(refused(&answers[..80]), 80 - hashing.limit / 2, "half for one");
+        assert_eq!(
+            refused(&answers[80..]),
+            20 - (hashing.limit - hashing.limit / 2).min(hashing.limit / 2),
+            "the rest for others"
+        );
+        assert!(hashing.run(None, work).await.is_ok(), "places are given back");
+        assert!(hashing.admitted.lock().unwrap().of.is_empty());
     }
 
     #[tokio::test]
     async fn a_panic_costs_no_core() {
         let hashing = Hashing::new(1);
-        assert!(hashing.run(|| panic!("expected by the test")).await.is_err());
-        assert_eq!(hashing.run(|| 7).await, Ok(7));
+        assert!(
+            hashing
+                .run(None, || panic!("expected by the test"))
+                .await
+                .is_err()
+        );
+        assert_eq!(hashing.run(None, || 7).await, Ok(7));
     }
 }

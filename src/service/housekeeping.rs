@@ -1,23 +1,32 @@
 //! What must be done now and then, whether anybody asks or not.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::reset::record_floods;
-use super::{Services, approvals, deliveries, plugins, session, token_keys, trail, users};
+use super::{Services, approvals, deliveries, plugins, token_keys, trail, users};
 use crate::domain::Result;
-use crate::store::requests;
+use crate::domain::account::UserId;
+use crate::store::{factors, requests, sessions, sweep};
+
+/// Users who are looked at in one round: all of a small node, a million within the hour. What has lapsed is of
+/// no use meanwhile, it is only still there.
+const SWEPT_AT_ONCE: u32 = 20_000;
+/// Users tidied up in one change: bounds how long a reset waits behind it.
+const CLEARED_AT_ONCE: usize = 64;
+
+/// Up to which user the tables were looked through for what has lapsed.
+#[derive(Debug, Default)]
+pub struct Sweep(Mutex<Option<UserId>>);
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
-/// the record), sessions, factors whose suspension is over, lapsed approvals, remembered outcomes, decisions
+/// the record), what [`sweep`] finds, lapsed approvals, remembered outcomes, decisions
 /// past their retention. Prunes the trail where it is older than its organisation keeps it, erases what is
 /// to be erased, rotates token keys. Meant for once a minute; what
 /// fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
     note("refusals by rate limit", record_floods(services, false).await);
-    note(
-        "suspended factors",
-        users::destroy_suspended_factors(services).await,
-    );
-    note("lapsed sessions", session::clear_lapsed(services).await);
+    note("lapsed sessions, suspended factors", sweep(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
     note(
         "entries past their retention",
@@ -44,6 +53,51 @@ pub async fn tidy(services: &Services) {
 /// Puts on the record what only waits for its window to pass, before the process ends.
 pub async fn wind_up(services: &Services) {
     note("refusals by rate limit", record_floods(services, true).await);
+}
+
+/// Destroys the factors whose suspension by a reset is over, forgets the sessions, one-use tokens and enrolments
+/// that have lapsed, of the next [`SWEPT_AT_ONCE`] users; says of how many.
+///
+/// # Errors
+/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the same
+/// users are looked at the next time.
+pub async fn sweep(services: &Services) -> Result<usize> {
+    let (at, before) = (services.clock.now(), users::destroyed_before(services));
+    let reached = || services.sweep.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let from = *reached();
+    let (range, suspended, lapsed) = services
+        .store
+        .read_long(None, move |db| {
+            let range = sweep::find_range(db, from, SWEPT_AT_ONCE)?;
+            let suspended = sweep::find_suspended(db, &range, before)?;
+            let lapsed = sweep::find_lapsed(db, &range, at)?;
+            Ok((range, suspended, lapsed))
+        })
+        .await?;
+    for users in suspended.chunks(CLEARED_AT_ONCE) {
+        let users = users.to_vec();
+        services
+            .store
+            .write(move |tx| {
+                users
+                    .iter()
+                    .try_for_each(|&user| factors::delete_suspended(tx, user, before).map(drop))
+            })
+            .await?;
+    }
+    for users in lapsed.chunks(CLEARED_AT_ONCE) {
+        let users = users.to_vec();
+        services
+            .store
+            .write(move |tx| {
+                users
+                    .iter()
+                    .try_for_each(|&user| sessions::clear_lapsed(tx, user, at))
+            })
+            .await?;
+    }
+    *reached() = range.up_to;
+    Ok(suspended.len() + lapsed.len())
 }
 
 fn note(what: &'static str, done: Result<usize>) {

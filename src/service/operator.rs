@@ -114,7 +114,10 @@ pub async fn create_account(
         return Err(Error::field("password", problems.join(", ")));
     }
     let (secret, salt) = (password.clone(), services.entropy.bytes());
-    let hash = services.hashing.run(move || hash_password(&secret, salt)).await?;
+    let hash = services
+        .hashing
+        .run(None, move || hash_password(&secret, salt))
+        .await?;
     let user = NewUser {
         id: None,
         email: new.email,

@@ -120,7 +120,7 @@ pub async fn register_passkey(
     let row = new_row(services, id, name, &credential, at);
     let first = !principal.user.mfa_enabled;
     let (codes, set) = if first {
-        let (codes, set, hashes) = enrolment::new_recovery_codes(services, context).await?;
+        let (codes, set, hashes) = enrolment::new_recovery_codes(services, &principal.user, context).await?;
         (Some(codes), Some((set, hashes)))
     } else {
         (None, None)

@@ -1,5 +1,5 @@
-//! Refusals on the record: every refused verb is one entry, in one place; what the limiter refuses is one
-//! entry per caller, verb and window.
+//! Refusals on the record: every refused verb is one entry, in one place; what the limiter refuses, or a full
+//! queue, is one entry per caller, verb and window.
 
 use super::{RequestContext, Services};
 use crate::domain::account::{OrgAdmin, Principal};
@@ -47,8 +47,12 @@ pub async fn record_refusal(
         services.floods.count(principal, context, event_type, quota.name);
         return error;
     }
+    if let Error::Busy { .. } = &error {
+        services.floods.count_busy(principal, context, event_type);
+        return error;
+    }
     let result = match &error {
-        Error::Internal(_) | Error::Busy { .. } | Error::Stale => AuditResult::Failure,
+        Error::Internal(_) | Error::Stale => AuditResult::Failure,
         _ => AuditResult::Denied,
     };
     // The message as the caller sees it: an internal error's text is for the log alone.
@@ -63,6 +67,11 @@ pub async fn record_refusal(
         .await;
     match recorded {
         Ok(()) => error,
+        // The caller is told that the server is busy, and so is the trail.
+        Err(busy @ Error::Busy { .. }) => {
+            services.floods.count_busy(principal, context, event_type);
+            busy
+        }
         Err(failed) => {
             tracing::error!(%failed, refused = %error, "a refusal could not be recorded");
             failed

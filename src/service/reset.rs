@@ -45,7 +45,7 @@ pub struct ResetAnswer {
 /// Resets a user's MFA: decided by the organisation's policies, wholly or not at all, on the record.
 ///
 /// # Errors
-/// Each status of contract A as an [`Error`]. Every ending but a 429 leaves one audit entry; a 429 is
+/// Each status of contract A as an [`Error`]. Every ending but a 429 or 503 leaves one audit entry; those are
 /// counted and recorded once per caller and window.
 pub async fn reset_mfa(
     services: &Services,

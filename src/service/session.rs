@@ -336,25 +336,6 @@ fn reuse_event(user: &User, row: &SessionRow, context: &RequestContext) -> Event
     .with("sessionId", row.session.id.to_string())
 }
 
-/// Forgets sessions, one-use tokens and enrolments that have lapsed, and says of how many users.
-///
-/// # Errors
-/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
-pub async fn clear_lapsed(services: &Services) -> Result<usize> {
-    let at = services.clock.now();
-    let users = services
-        .store
-        .read_long(move |db| sessions::find_lapsed(db, at))
-        .await?;
-    for &user in &users {
-        services
-            .store
-            .write(move |tx| sessions::clear_lapsed(tx, user, at))
-            .await?;
-    }
-    Ok(users.len())
-}
-
 /// Ends the caller's session.
 ///
 /// # Errors

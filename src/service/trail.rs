@@ -97,10 +97,11 @@ pub async fn list_entries(services: &Services, reading: Reading<'_>, query: Quer
     }
     let read = match place {
         Place::Page(page) => {
+            let counts = services.store.counts();
             services
                 .store
-                .read_long(move |db| {
-                    let page = audit::page_entries(db, Some(organization), &filter, page, size)?;
+                .read_long(Some(organization), move |db| {
+                    let page = audit::page_entries(db, Some(organization), &filter, &counts, page, size)?;
                     Ok((page.content, Some(page.total)))
                 })
                 .await?
@@ -109,7 +110,7 @@ pub async fn list_entries(services: &Services, reading: Reading<'_>, query: Quer
             let cursor = read_cursor(&cursor)?;
             services
                 .store
-                .read_long(move |db| {
+                .read_long(Some(organization), move |db| {
                     let content = audit::page_entries_after(db, Some(organization), &filter, cursor, size)?;
                     Ok((content, None))
                 })

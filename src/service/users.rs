@@ -13,7 +13,8 @@ pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
 pub use import::{Format, ImportOptions, Imported, LINES_LIMIT, Refused, Watch, import_users};
 pub use invitation::{Shown, accept_invitation};
-pub use restore::{Suspended, destroy_suspended_factors, list_suspended_factors};
+pub(super) use restore::destroyed_before;
+pub use restore::{Suspended, list_suspended_factors};
 
 use super::mandate::Mandate;
 use super::refusals::{admit_admin, record_refusal, written_user};

@@ -1,6 +1,7 @@
 //! The trail in SQLite: appended in the transaction of what it records.
 
 pub mod checkpoints;
+mod counts;
 mod forwarding;
 mod pages;
 mod personal;
@@ -11,6 +12,7 @@ mod rollback;
 mod row;
 mod verify;
 
+pub use counts::Counts;
 pub use forwarding::{Forwarding, every_entry_after, find_forwarding, update_forwarding};
 pub use pages::{
     Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_activity, page_entries,

@@ -261,14 +261,6 @@ pub fn update_restored(
     Ok((find_factors(tx, user)?, destroyed))
 }
 
-/// Users who have factors that were suspended before that time.
-pub fn find_suspended(db: &Connection, before: Timestamp) -> Result<Vec<UserId>> {
-    let mut statement = db.prepare_cached("SELECT DISTINCT user_id FROM factor WHERE suspended_at < ?1")?;
-    Ok(statement
-        .query_map([millis(before)], |row| column(row, 0))?
-        .collect::<rusqlite::Result<_>>()?)
-}
-
 /// Destroys the factors of a user that were suspended before that time, and says how many.
 pub fn delete_suspended(tx: &Connection, user: UserId, before: Timestamp) -> Result<usize> {
     Ok(tx
@@ -324,6 +316,7 @@ mod tests {
     use super::*;
     use crate::domain::policy::FactorKind;
     use crate::store::row::factor_kind_text;
+    use crate::store::sweep::{UserRange, find_suspended};
     use crate::store::testing;
 
     const AT: Timestamp = Timestamp::UNIX_EPOCH;
@@ -390,9 +383,9 @@ mod tests {
             })
         };
         assert_eq!(codes().unwrap(), 2, "suspended");
-        assert_eq!(find_suspended(&db, AT).unwrap(), []);
+        assert_eq!(find_suspended(&db, &UserRange::ALL, AT).unwrap(), []);
         let later = Timestamp::from_second(1).unwrap();
-        assert_eq!(find_suspended(&db, later).unwrap(), [alice]);
+        assert_eq!(find_suspended(&db, &UserRange::ALL, later).unwrap(), [alice]);
         assert_eq!(delete_suspended(&db, alice, later).unwrap(), 1);
         assert_eq!(codes().unwrap(), 0, "destroyed");
     }

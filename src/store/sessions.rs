@@ -345,18 +345,6 @@ pub fn clear_every_token(tx: &Connection, user: UserId) -> Result<()> {
     Ok(())
 }
 
-/// Users who have sessions, one-use tokens or enrolments that have lapsed.
-pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<UserId>> {
-    let mut statement = db.prepare_cached(
-        "SELECT user_id FROM session WHERE expires_at <= ?1 \
-         UNION SELECT user_id FROM challenge WHERE expires_at <= ?1 \
-         UNION SELECT user_id FROM enrolment WHERE expires_at <= ?1",
-    )?;
-    Ok(statement
-        .query_map([millis(at)], |row| column(row, 0))?
-        .collect::<rusqlite::Result<_>>()?)
-}
-
 /// Ends every invitation of the user: a newer one takes their place, or the account is not to be used.
 pub fn clear_invitations(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND purpose = 'invitation'")?

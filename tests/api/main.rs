@@ -21,6 +21,7 @@ mod people;
 mod plugin_files;
 mod plugins;
 mod policies;
+mod refusals;
 mod reset;
 mod rollback;
 mod second_opinion;

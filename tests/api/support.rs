@@ -62,6 +62,8 @@ pub struct Setup {
     pub acme: OrganizationSettings,
     pub external_issuer: Option<ExternalIssuer>,
     pub courier: CourierConfig,
+    /// Changes that may wait for the writer.
+    pub queue_length: usize,
 }
 
 impl Default for Setup {
@@ -72,6 +74,7 @@ impl Default for Setup {
             acme: OrganizationSettings::default(),
             external_issuer: None,
             courier: CourierConfig::default(),
+            queue_length: latchkey::store::QUEUE_LENGTH,
         }
     }
 }
@@ -86,8 +89,12 @@ impl TestApp {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::set_to("2026-02-18T10:30:00Z".parse().unwrap());
         let entropy = Entropy::seeded(APPS.fetch_add(1, Ordering::Relaxed));
+        let options = latchkey::store::Options {
+            queue_length: setup.queue_length,
+            ..Default::default()
+        };
         let services = Services {
-            store: Store::open(dir.path()).unwrap(),
+            store: Store::open_with(dir.path(), options).unwrap(),
             plugin_host: plugin_host(),
             courier: Courier::new(&setup.courier).unwrap(),
             limiter: Limiter::new(&setup.limits, &clock),
@@ -96,6 +103,7 @@ impl TestApp {
             principals: Default::default(),
             in_flight: Default::default(),
             floods: Default::default(),
+            sweep: Default::default(),
             bindings: Default::default(),
             passkeys: RelyingParty::read(&Written {
                 id: "",
@@ -272,7 +280,16 @@ impl TestApp {
         let mut entries: Vec<_> = [None, Some(self.acme), Some(self.globex)]
             .into_iter()
             .flat_map(|organization| {
-                let page = |db: &_| audit::page_entries(db, organization, &Filter::default(), 0, 10_000);
+                let page = |db: &_| {
+                    audit::page_entries(
+                        db,
+                        organization,
+                        &Filter::default(),
+                        &audit::Counts::default(),
+                        0,
+                        10_000,
+                    )
+                };
                 self.services.store.read(page).unwrap().content
             })
             .collect();

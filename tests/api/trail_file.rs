@@ -102,6 +102,40 @@ async fn every_kind_of_export_is_intact() {
     }
 }
 
+/// Found by fuzzing: a row with fewer cells made the check fall over.
+#[tokio::test]
+async fn a_row_with_cells_missing_or_added_was_edited() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let file = export(&app, Selection::default(), Format::Csv).await;
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .from_reader(file.as_bytes());
+    let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
+    let edited = rows
+        .iter()
+        .position(|row| row.get(3) == Some("USER_LOGIN"))
+        .unwrap_or(rows.len() / 2);
+    let check = |change: &dyn Fn(&mut Vec<&str>)| {
+        let mut verifier = FileVerifier::new(keys.clone(), Vec::new());
+        for (at, row) in rows.iter().enumerate() {
+            let mut cells: Vec<_> = row.iter().collect();
+            if at == edited {
+                change(&mut cells);
+            }
+            let record = row.get(row.len() - 1).unwrap();
+            verifier.line(record, Some(&cells)).unwrap();
+        }
+        let findings = verifier.finish().unwrap().findings;
+        findings.iter().map(|finding| finding.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(check(&|_| ()), []);
+    for missing in 1..=17 {
+        assert_eq!(check(&|cells| drop(cells.drain(..missing))), [Tampering::Edited]);
+    }
+    assert_eq!(check(&|cells| cells.insert(0, "")), [Tampering::Edited]);
+}
+
 #[tokio::test]
 async fn an_organisations_export_holds_nothing_of_others_and_misses_nothing() {
     let app = app().await;

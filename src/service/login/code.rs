@@ -146,7 +146,7 @@ pub(in crate::service) async fn read_code(
             };
             let pepper = *services.keys.pepper();
             let work = move || second_factor::hash_recovery_code(&code, &set.salt, &pepper);
-            let hash = services.hashing.run(work).await?;
+            let hash = services.hashing.run(Some(user.organization_id), work).await?;
             Ok(Some(Shown::Recovery { set: set.id, hash }))
         }
     }

@@ -44,7 +44,7 @@ pub async fn change_expired_password(
     let work = move || {
         (!credential::verify_password(&new.0, &shown)).then(|| credential::hash_password(&new.0, salt))
     };
-    let Some(new) = services.hashing.run(work).await? else {
+    let Some(new) = services.hashing.run(Some(organization.id), work).await? else {
         return Err(Error::field(
             "newPassword",
             "must differ from the expired password",

@@ -68,9 +68,14 @@ pub(super) async fn check(
         Account::Nowhere | Account::Nobody(_) => None,
     };
     let salt = services.entropy.bytes();
+    let organization = match &account {
+        Account::Somebody { user, .. } => Some(user.organization_id),
+        Account::Nobody(organization) => Some(organization.id),
+        Account::Nowhere => None,
+    };
     let outcome = services
         .hashing
-        .run(move || {
+        .run(organization, move || {
             // Longer ones were never accepted, and must not cost more than others.
             if password.chars().count() > PASSWORD_MAX_CHARACTERS {
                 return None;

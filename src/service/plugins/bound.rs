@@ -22,7 +22,7 @@ pub async fn list_plugins(services: &Services, manager: &Manager) -> Result<Vec<
     let organization = manager.organization();
     services
         .store
-        .read_long(move |db| plugins::find_plugins(db, organization))
+        .read_long(organization, move |db| plugins::find_plugins(db, organization))
         .await
 }
 
@@ -113,7 +113,9 @@ pub async fn list_bindings(services: &Services, manager: &Manager) -> Result<Vec
     let of = manager.organization().map_or(Of::All, Of::Organization);
     let rows = services
         .store
-        .read_long(move |db| Snapshot::read(db, bindings::find_bindings(db, of)?, of))
+        .read_long(manager.organization(), move |db| {
+            Snapshot::read(db, bindings::find_bindings(db, of)?, of)
+        })
         .await?;
     rows.views(services)
 }

@@ -1,5 +1,5 @@
-//! Rate-limited calls on the record: one entry per caller and window, with a count, so that a flood
-//! can't fill the disk.
+//! Calls refused without work being done, for a rate limit or a full queue, on the record: one entry per
+//! caller, verb and window, with a count, so that a flood can neither fill the disk nor the writer's queue.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,10 +15,19 @@ use crate::store::audit;
 /// How long refusals of one caller are counted into one entry.
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
-/// Refusals by rate limit that are not recorded yet. Only authenticated callers get here, so there
-/// are at most as many as users and verbs.
+/// Refusals that are not recorded yet. Only authenticated callers get here, so there are at most as many as
+/// users and verbs, twice.
 #[derive(Debug, Default)]
-pub struct Floods(Mutex<HashMap<(UserId, EventType), Flood>>);
+pub struct Floods(Mutex<HashMap<Key, Flood>>);
+
+type Key = (UserId, EventType, Cause);
+
+/// Why nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Cause {
+    RateLimit,
+    Busy,
+}
 
 #[derive(Clone, Debug)]
 struct Flood {
@@ -28,48 +37,92 @@ struct Flood {
 }
 
 impl Floods {
-    /// Counts a refusal.
+    /// Counts a refusal by rate limit.
     pub fn count(&self, principal: &Principal, context: &RequestContext, event_type: EventType, quota: &str) {
-        let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let flood = floods
-            .entry((principal.user.id, event_type))
-            .or_insert_with(|| Flood {
-                since: context.at,
-                refused: 0,
-                event: Event::by(principal, event_type)
-                    .from_request(&context.request_id, context.ip_text().as_deref())
+        self.add(
+            (principal.user.id, event_type, Cause::RateLimit),
+            context.at,
+            || {
+                refusal(principal, context, event_type)
                     .ended(AuditResult::Denied, "Too many requests")
-                    .with("quota", quota),
-            });
+                    .with("quota", quota)
+            },
+        );
+    }
+
+    /// Counts a refusal because too much waits already: its entry would only have to wait behind it.
+    pub fn count_busy(&self, principal: &Principal, context: &RequestContext, event_type: EventType) {
+        self.add((principal.user.id, event_type, Cause::Busy), context.at, || {
+            refusal(principal, context, event_type).ended(AuditResult::Failure, "The server was busy")
+        });
+    }
+
+    fn add(&self, key: Key, at: Timestamp, event: impl FnOnce() -> Event) {
+        let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let flood = floods.entry(key).or_insert_with(|| Flood {
+            since: at,
+            refused: 0,
+            event: event(),
+        });
         flood.refused += 1;
     }
 
-    fn take_due(&self, at: Timestamp, all: bool) -> Vec<Flood> {
+    fn take_due(&self, at: Timestamp, all: bool) -> Vec<(Key, Flood)> {
         let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = floods.extract_if(|_, flood| all || at.duration_since(flood.since) >= WINDOW);
-        due.map(|(_, flood)| flood).collect()
+        due.collect()
+    }
+
+    /// Takes back what could not be recorded: together with what was counted since it is due at once.
+    fn take_back(&self, due: Vec<(Key, Flood)>) {
+        let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, flood) in due {
+            let since = floods.get(&key).map_or(0, |later| later.refused);
+            let refused = flood.refused + since;
+            floods.insert(key, Flood { refused, ..flood });
+        }
     }
 }
 
-/// Records the floods whose window is over, or `all` of them at shutdown. Says how many.
+fn refusal(principal: &Principal, context: &RequestContext, event_type: EventType) -> Event {
+    Event::by(principal, event_type).from_request(&context.request_id, context.ip_text().as_deref())
+}
+
+/// Records the floods whose window is over, or `all` of them at shutdown, in one transaction. Says how many.
 ///
 /// # Errors
-/// When the trail can't be written.
+/// When the trail can't be written; they are counted on then.
 pub async fn record_floods(services: &Services, all: bool) -> Result<usize> {
     let at = services.clock.now();
     let due = services.floods.take_due(at, all);
-    let count = due.len();
-    for flood in due {
-        let entry_id = services.entropy.uuid(at);
-        let event = flood
-            .event
-            .with("refused", flood.refused)
-            .with("since", flood.since.to_string())
-            .with("windowSecs", WINDOW.as_secs());
-        services
-            .store
-            .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
-            .await?;
+    if due.is_empty() {
+        return Ok(0);
     }
-    Ok(count)
+    let entries: Vec<_> = due
+        .iter()
+        .map(|(_, flood)| {
+            let event = flood.event.clone();
+            let event = event
+                .with("refused", flood.refused)
+                .with("since", flood.since.to_string())
+                .with("windowSecs", WINDOW.as_secs());
+            (services.entropy.uuid(at), event)
+        })
+        .collect();
+    let recorded = services
+        .store
+        .write(move |tx| {
+            for (id, event) in &entries {
+                audit::append_entry(tx, at, *id, event)?;
+            }
+            Ok(())
+        })
+        .await;
+    match recorded {
+        Ok(()) => Ok(due.len()),
+        Err(error) => {
+            services.floods.take_back(due);
+            Err(error)
+        }
+    }
 }

@@ -95,7 +95,7 @@ impl Load {
         let (password, salt) = (from.password.clone(), services.entropy.bytes());
         let password_hash = services
             .hashing
-            .run(move || hash_password(&password, salt))
+            .run(None, move || hash_password(&password, salt))
             .await?;
         let totp = from
             .totp_secret
@@ -123,7 +123,7 @@ impl Load {
                         .map(|code| second_factor::hash_recovery_code(code, &salt, &pepper))
                         .collect()
                 };
-                Some((set, services.hashing.run(hash).await?))
+                Some((set, services.hashing.run(None, hash).await?))
             }
         };
         let event = Event::new(

@@ -68,7 +68,7 @@ pub async fn list_activity(
     let (organization, user) = (principal.organization.id, principal.user.id);
     let found = services
         .store
-        .read_long(move |db| {
+        .read_long(Some(organization), move |db| {
             let before = match before {
                 None => None,
                 Some(id) => {

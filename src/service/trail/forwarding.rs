@@ -126,7 +126,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     let from = place.next;
     let (entries, next) = services
         .store
-        .read_long(move |db| audit::every_entry_after(db, from, ROUND))
+        .read_long(None, move |db| audit::every_entry_after(db, from, ROUND))
         .await?;
     let wanted = &services.settings.trail.forward_to.organizations;
     let name_of =

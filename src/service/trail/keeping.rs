@@ -64,7 +64,9 @@ pub async fn erase_user(
 ) -> Result<usize> {
     let addresses = services
         .store
-        .read_long(move |db| audit::find_addresses(db, organization, user))
+        .read_long(Some(organization), move |db| {
+            audit::find_addresses(db, organization, user)
+        })
         .await?
         .ok_or_else(|| Error::UserNotFound(user.to_string()))?;
     let erasure = Erasure {
@@ -116,7 +118,7 @@ async fn step(services: &Services, mut erasure: Erasure) -> Result<(usize, Optio
     // Found beside the writer: it takes a pass over the trail.
     let (erasure, personal, all) = services
         .store
-        .read_long(move |db| {
+        .read_long(Some(erasure.organization), move |db| {
             if erasure.next.is_none() {
                 let known = audit::find_addresses(db, erasure.organization, erasure.user)?;
                 erasure.addresses.extend(known.unwrap_or_default());

@@ -184,7 +184,9 @@ pub async fn accept_invitation(
     let salt = services.entropy.bytes();
     let new = services
         .hashing
-        .run(move || credential::hash_password(&new.0, salt))
+        .run(Some(user.organization_id), move || {
+            credential::hash_password(&new.0, salt)
+        })
         .await?;
     let event = Event::new(
         EventType::UserPasswordChange,

@@ -51,23 +51,9 @@ pub fn list_suspended_factors(
     Ok(suspended.collect())
 }
 
-/// Destroys factors whose suspension by a reset is over, and says of how many users. Called now and then.
-///
-/// # Errors
-/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
-pub async fn destroy_suspended_factors(services: &Services) -> Result<usize> {
-    let before = services.clock.now() - SignedDuration::from_secs(services.settings.suspended_factor_secs);
-    let users = services
-        .store
-        .read_long(move |db| factors::find_suspended(db, before))
-        .await?;
-    for &user in &users {
-        services
-            .store
-            .write(move |tx| factors::delete_suspended(tx, user, before))
-            .await?;
-    }
-    Ok(users.len())
+/// When factors must have been suspended that are destroyed now.
+pub(in crate::service) fn destroyed_before(services: &Services) -> Timestamp {
+    kept_since(services, services.clock.now())
 }
 
 /// What is to be restored.

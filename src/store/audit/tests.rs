@@ -66,7 +66,7 @@ fn pages_are_newest_first_and_filters_meet() {
         from: Some(at(1)),
         to: Some(at(45)),
     };
-    let page = page_entries(&trail, Some(organization(1)), &filter, 0, 20).expect("page");
+    let page = page_entries(&trail, Some(organization(1)), &filter, &Counts::default(), 0, 20).expect("page");
     let numbers: Vec<_> = page
         .content
         .iter()
@@ -74,7 +74,15 @@ fn pages_are_newest_first_and_filters_meet() {
         .collect();
     assert_eq!(numbers, [45, 15]);
     assert_eq!(page.total, 2);
-    let page = page_entries(&trail, Some(organization(0)), &Filter::default(), 2, 12).expect("page");
+    let page = page_entries(
+        &trail,
+        Some(organization(0)),
+        &Filter::default(),
+        &Counts::default(),
+        2,
+        12,
+    )
+    .expect("page");
     assert_eq!(page.content.len(), 6);
     assert_eq!(page.total, 30);
 }
@@ -300,5 +308,37 @@ fn proofs_convince_the_other_side() {
         let proof = consistency_proof(&trail, old, 40).expect("proof");
         let proof = proof.into_iter().map(tlog_tiles::Hash).collect();
         tlog_tiles::check_tree(&proof, 40, tree_root, old, old_root).expect("the proof holds");
+    }
+}
+
+#[test]
+fn every_page_is_read_in_the_order_of_an_index_that_fits_its_filter() {
+    let trail = trail();
+    let (kind, who) = (Some(EventType::UserLogin), Some("admin@example.org".to_owned()));
+    let by_time = "audit_entry_by_time (organization_id=? AND at>? AND at<?)";
+    let by_type = "audit_entry_by_type (organization_id=? AND event_type=? AND at>? AND at<?)";
+    let by_actor = "audit_entry_by_actor (organization_id=? AND actor_email=? AND at>? AND at<?)";
+    for (event_type, actor_email, index) in [
+        (None, None, by_time),
+        (kind, None, by_type),
+        (None, who, by_actor),
+    ] {
+        let filter = Filter {
+            event_type,
+            actor_email,
+            ..Filter::default()
+        };
+        let cursor = Cursor {
+            at_millis: 7,
+            sequence: 7,
+        };
+        for cursor in [None, Some(cursor)] {
+            let plan = pages::plan(&trail, Some(organization(0)), &filter, cursor).expect("a plan");
+            assert_eq!(
+                plan,
+                [format!("SEARCH audit_entry USING INDEX {index}")],
+                "{filter:?}"
+            );
+        }
     }
 }

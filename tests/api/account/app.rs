@@ -92,6 +92,7 @@ impl App {
             acme: plan.organization,
             external_issuer: plan.external_issuer,
             courier: plan.courier,
+            ..Setup::default()
         })
         .await;
         let clock = app.services.clock.clone();

@@ -1,6 +1,7 @@
 use jiff::SignedDuration;
 use latchkey::domain::account::OrganizationSettings;
-use latchkey::service::Settings;
+use latchkey::service::{Settings, housekeeping};
+use latchkey::store::sweep::UserRange;
 use serde_json::{Value, json};
 
 use super::app::{App, Plan, SECRET, entry};
@@ -270,19 +271,14 @@ async fn suspended_factors_are_destroyed_after_their_time() {
         let found = app
             .services
             .store
-            .read(|db| latchkey::store::factors::find_suspended(db, after));
+            .read(|db| latchkey::store::sweep::find_suspended(db, &UserRange::ALL, after));
         found.expect("read").iter().filter(|user| **user == id).count()
     };
     assert_eq!(count(), 1);
     app.wait(7 * 24 * 3600);
-    assert_eq!(
-        latchkey::service::users::destroy_suspended_factors(&app.services).await,
-        Ok(0)
-    );
+    housekeeping::sweep(&app.services).await.unwrap();
+    assert_eq!(count(), 1);
     app.wait(1);
-    assert_eq!(
-        latchkey::service::users::destroy_suspended_factors(&app.services).await,
-        Ok(1)
-    );
+    assert!(housekeeping::sweep(&app.services).await.unwrap() > 0);
     assert_eq!(count(), 0);
 }

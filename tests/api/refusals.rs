@@ -1,0 +1,91 @@
+//! What is refused without work being done, and when it comes on the record.
+
+use jiff::SignedDuration;
+use latchkey::limiter::{Limit, Limits};
+use latchkey::service::reset::record_floods;
+use serde_json::Value;
+
+use crate::support::{DEVELOPER, Setup, TestApp};
+
+#[tokio::test]
+async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
+    let app = TestApp::with(Setup {
+        queue_length: 1,
+        ..Default::default()
+    })
+    .await;
+    let (admin, member) = (app.admin().await, app.caller(&app.member).await);
+    // A slow disk: one change is under way, another one takes the only place.
+    let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+    let held_up = std::sync::Mutex::new(held_up);
+    let (began, has_begun) = std::sync::mpsc::channel();
+    let store = app.services.store.clone();
+    let slow = tokio::spawn(async move {
+        let change = move |_: &latchkey::store::Transaction<'_>| {
+            let _ = began.send(());
+            let _ = held_up.lock().unwrap().recv();
+            Ok(())
+        };
+        store.write(change).await
+    });
+    tokio::task::spawn_blocking(move || has_begun.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let waiting = tokio::spawn({
+        let store = app.services.store.clone();
+        async move { store.write(|_| Ok(())).await }
+    });
+    tokio::task::yield_now().await;
+    // What is refused for another reason can't be recorded either, so that it is 503, too.
+    for caller in [&admin, &admin, &member] {
+        let answer = caller.reset(DEVELOPER).await;
+        answer.assert_error(503, "The server is busy. Try again in 1 s");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    drop(go_on);
+    slow.await.unwrap().unwrap();
+    waiting.await.unwrap().unwrap();
+    let entries = app.trail().len();
+    assert_eq!(record_floods(&app.services, false).await.unwrap(), 0, "too early");
+    app.advance(SignedDuration::from_secs(61));
+    assert_eq!(record_floods(&app.services, false).await.unwrap(), 2);
+    let trail = app.trail();
+    assert_eq!(trail.len(), entries + 2, "one for each caller");
+    let refused = |entry: &Value| (entry["details"]["refused"].as_i64(), entry["result"].clone());
+    let mut counts: Vec<_> = trail[..2].iter().map(|entry| refused(entry).0).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [Some(1), Some(2)]);
+    assert_eq!(refused(&trail[0]).1, "FAILURE");
+    assert_eq!(trail[0]["errorMessage"], "The server was busy");
+    // Nothing was done: the same again is done now.
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+}
+
+#[tokio::test]
+async fn refusals_that_could_not_be_recorded_are_counted_on() {
+    let limits = Limits {
+        reset_by_caller: Limit {
+            requests: 1,
+            window_secs: 60,
+        },
+        ..Limits::off()
+    };
+    let app = TestApp::with(Setup {
+        limits,
+        ..Default::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
+    app.execute(
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON audit_entry BEGIN SELECT RAISE(ABORT, 'full'); END",
+    )
+    .await;
+    assert!(record_floods(&app.services, true).await.is_err());
+    assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
+    app.execute("DROP TRIGGER full").await;
+    assert_eq!(record_floods(&app.services, true).await.unwrap(), 1);
+    assert_eq!(app.last_entry()["details"]["refused"], 2, "before and after");
+}
