@@ -96,8 +96,11 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
             let is_contract = matches!(&payload, Payload::CustomSection(section)
                 if section.name().starts_with("component-type"));
             if !is_contract {
-                // Sections follow each other without a gap.
-                kept.extend_from_slice(&module[read..content.end]);
+                // Sections follow each other without a gap. A code section is told before its end was seen.
+                let section = module.get(read..content.end);
+                let section =
+                    section.ok_or_else(|| PackageError::Invalid("the file ends in its code".into()))?;
+                kept.extend_from_slice(section);
             }
             read = content.end;
         }

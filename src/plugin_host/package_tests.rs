@@ -149,6 +149,17 @@ fn only_contract_versions_spoken_here_are_taken() {
 }
 
 #[test]
+fn a_file_that_is_cut_off_anywhere_is_refused() {
+    let whole =
+        wat::parse_str(r#"(module (func (export "before-reset") (drop (i32.const 7))) (data "seven"))"#);
+    let whole = whole.expect("the test's text is a module");
+    for end in 0..whole.len() {
+        // Found by fuzzing: the code section says how long it is before its end was seen.
+        assert!(read(&whole[..end]).is_err(), "{end} bytes of {}", whole.len());
+    }
+}
+
+#[test]
 fn a_missing_export_is_named_with_what_is_there() {
     let bytes = component(r#"(component (instance $i) (export "acme:other/thing@1.0.0" (instance $i)))"#);
     let text = refusal(&bytes).to_string();
