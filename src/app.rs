@@ -191,6 +191,12 @@ async fn stop(
 }
 
 async fn tidy_now_and_then(services: Arc<Services>) {
+    if let Err(error) = trail::count_ahead(&services).await {
+        tracing::warn!(
+            ?error,
+            "the trail could not be counted: the first page of a type takes longer"
+        );
+    }
     let mut tick = tokio::time::interval(TIDY_EVERY);
     // Where the host slept, once is enough to catch up.
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -28,7 +28,7 @@ use courier::first_line;
 pub use external::ExternalConfig;
 pub use metrics::MetricsConfig;
 pub use raw::{LogFormat, RawConfig};
-use raw::{RawAudit, RawBackup, RawHttp};
+use raw::{RawAudit, RawBackup, RawHttp, RawPlugins};
 pub use sources::{Flags, Sources};
 
 /// The annotated configuration file with every key at its built-in value.
@@ -265,13 +265,7 @@ impl Config {
             backup: schedule(backup),
             http: http_config(&http),
             metrics,
-            plugins: PluginConfig {
-                total_concurrency: whole(plugins.total_concurrency),
-                per_organization_concurrency: whole(plugins.per_organization_concurrency),
-                slot_wait: Duration::from_millis(plugins.slot_wait_ms),
-                count_fuel: plugins.count_fuel,
-                cache_dir: plugins.cache_dir.unwrap_or_else(|| data_dir.join("plugin-cache")),
-            },
+            plugins: plugin_config(plugins, &data_dir),
             data_dir,
         })
     }
@@ -314,6 +308,16 @@ fn trail_settings(audit: RawAudit, has_syslog: bool, problems: &mut Vec<String>)
             webhook: (!audit.forward_webhook.is_empty()).then_some(audit.forward_webhook),
             organizations: audit.forward_organizations,
         },
+    }
+}
+
+fn plugin_config(plugins: RawPlugins, data_dir: &Path) -> PluginConfig {
+    PluginConfig {
+        total_concurrency: whole(plugins.total_concurrency),
+        per_organization_concurrency: whole(plugins.per_organization_concurrency),
+        slot_wait: Duration::from_millis(plugins.slot_wait_ms),
+        count_fuel: plugins.count_fuel,
+        cache_dir: plugins.cache_dir.unwrap_or_else(|| data_dir.join("plugin-cache")),
     }
 }
 

@@ -126,6 +126,16 @@ pub async fn list_entries(services: &Services, reading: Reading<'_>, query: Quer
     Ok(Page { content, total, next })
 }
 
+/// Counts what pages of the trail are asked to count, before they are.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub async fn count_ahead(services: &Services) -> Result<()> {
+    let counts = services.store.counts();
+    let count = move |db: &crate::store::Connection| counts.count_ahead(db);
+    services.store.read_long(None, count).await
+}
+
 /// One entry of the organisation's trail.
 ///
 /// # Errors

@@ -61,7 +61,7 @@ pub fn metrics_by_version(services: &Services) -> String {
 
 fn families(text: &mut String, labelled: &Labelled<'_>) {
     let mut one = |of: (&str, &str), help: &str, value: fn(&PluginCounters) -> u64| {
-        family(text, labelled, of, help, value)
+        family(text, labelled, of, help, value);
     };
     one(
         ("latchkey_policy_calls_total", "counter"),

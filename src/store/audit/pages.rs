@@ -224,7 +224,15 @@ impl<'a> Selection<'a> {
     pub(super) fn conditions(&self) -> String {
         let mut conditions = String::from("organization_id IS :organization_id AND at BETWEEN :from AND :to");
         for (given, condition) in [
-            (self.event_type.is_some(), " AND event_type = :event_type"),
+            // With both given, the entries of one person are the fewer; unary + keeps SQLite from the others.
+            (
+                self.event_type.is_some() && self.actor_email.is_some(),
+                " AND +event_type = :event_type",
+            ),
+            (
+                self.event_type.is_some() && self.actor_email.is_none(),
+                " AND event_type = :event_type",
+            ),
             (self.actor_email.is_some(), " AND actor_email = :actor_email"),
             (
                 self.before.is_some(),

@@ -321,7 +321,8 @@ fn every_page_is_read_in_the_order_of_an_index_that_fits_its_filter() {
     for (event_type, actor_email, index) in [
         (None, None, by_time),
         (kind, None, by_type),
-        (None, who, by_actor),
+        (None, who.clone(), by_actor),
+        (kind, who, by_actor),
     ] {
         let filter = Filter {
             event_type,
