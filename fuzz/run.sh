@@ -6,17 +6,20 @@
 # `fuzz/run.sh FILE TARGET`.
 # Exit: 0 nothing found, 77 no C++ compiler, else an input was found.
 set -euo pipefail
-cd "$(dirname "$(realpath "$0")")"
 seconds=${1:-60}
+[ -f "$seconds" ] && seconds=$(realpath "$seconds")
+cd "$(dirname "$(realpath "$0")")"
 shift || true
 command -v c++ >/dev/null || { echo "no C++ compiler here, which libFuzzer needs"; exit 77; }
-# The product's versions of everything: what is fuzzed is what is shipped.
-cp ../Cargo.lock Cargo.lock
-RUSTC_WRAPPER=$PWD/instrumented cargo build --target-dir ../target "${@/#/--bin=}"
-[ $# -gt 0 ] || set -- $(sed -n 's/^name = "\(.*\)"$/\1/p' Cargo.toml | tail -n +2)
 TMPDIR=$(mktemp -d)
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
+# The product's versions of everything: what is fuzzed is what is shipped. And its effort at each dependency, or they
+# would be built again.
+cp ../Cargo.lock Cargo.lock
+awk '/^\[/ { is = /^\[profile\.dev/ } is' ../Cargo.toml >"$TMPDIR/profile.toml"
+RUSTC_WRAPPER=$PWD/instrumented cargo build --config "$TMPDIR/profile.toml" --target-dir ../target "${@/#/--bin=}"
+[ $# -gt 0 ] || set -- $(sed -n 's/^name = "\(.*\)"$/\1/p' Cargo.toml | tail -n +2)
 found=0
 for target; do
   mkdir -p "corpus/$target" artifacts
