@@ -19,7 +19,7 @@ const CLEARED_AT_ONCE: usize = 64;
 pub struct Sweep(Mutex<Option<UserId>>);
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
-/// the record), what [`sweep`] finds, lapsed approvals, remembered outcomes, decisions
+/// the record), what [`sweep()`] finds, lapsed approvals, remembered outcomes, decisions
 /// past their retention. Prunes the trail where it is older than its organisation keeps it, erases what is
 /// to be erased, rotates token keys. Meant for once a minute; what
 /// fails is logged and done the next time.
@@ -56,7 +56,7 @@ pub async fn wind_up(services: &Services) {
 }
 
 /// Destroys the factors whose suspension by a reset is over, forgets the sessions, one-use tokens and enrolments
-/// that have lapsed, of the next [`SWEPT_AT_ONCE`] users; says of how many.
+/// that have lapsed, of the next `SWEPT_AT_ONCE` users; says of how many.
 ///
 /// # Errors
 /// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the same
