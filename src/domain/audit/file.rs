@@ -109,6 +109,7 @@ impl FileVerifier {
             };
             self.count(line);
             self.state = Some(self.begin(&header));
+            self.nothing_beside(cells);
             return Ok(());
         };
         let next = verifier.next_sequence();
@@ -118,7 +119,10 @@ impl FileVerifier {
             return Ok(());
         }
         match parsed {
-            Ok(Line::End(end)) => self.end(&end),
+            Ok(Line::End(end)) => {
+                self.nothing_beside(cells);
+                self.end(&end);
+            }
             Ok(line_read) => {
                 self.entry(line_read, cells);
                 self.count(line);
@@ -177,17 +181,28 @@ impl FileVerifier {
         verifier
     }
 
+    /// In a table the columns beside a line that is no entry are empty: nothing vouches for what stands there.
+    fn nothing_beside(&mut self, cells: Option<&[&str]>) {
+        let empty = vec![String::new(); CSV_COLUMNS.len() - 1];
+        if let Some(verifier) = &mut self.state
+            && !fits(cells, &empty)
+        {
+            let next = verifier.next_sequence();
+            let text = format!("something stands beside a line before entry {next} that is no entry");
+            verifier.finding(Tampering::Edited, next, next, text);
+        }
+    }
+
     fn entry(&mut self, line: Line, cells: Option<&[&str]>) {
+        if !matches!(line, Line::Entry(_) | Line::Pruned(_)) {
+            self.nothing_beside(cells);
+        }
         let Some(verifier) = &mut self.state else { return };
         let next = verifier.next_sequence();
         let read = match line {
             Line::Entry(entry) => entry.into_record().map(|(record, seals_fit)| {
                 let sequence = record.sequence;
-                let shown = cells.is_none_or(|cells| {
-                    // A row may have been cut as well.
-                    let beside = cells.split_last().map(|(_, beside)| beside);
-                    beside.is_some_and(|beside| beside == csv_cells(&record))
-                });
+                let shown = cells.is_none() || fits(cells, &csv_cells(&record));
                 let intact = record.leaf_hash_at(sequence) == record.kept_leaf_hash();
                 verifier.record(record);
                 if intact && !(seals_fit && shown) {
@@ -200,7 +215,15 @@ impl FileVerifier {
                     verifier.finding(Tampering::Edited, sequence, sequence, text);
                 }
             }),
-            Line::Pruned(pruned) => Record::try_from(pruned).map(|record| verifier.record(record)),
+            Line::Pruned(pruned) => Record::try_from(pruned).map(|record| {
+                let sequence = record.sequence;
+                let shown = cells.is_none() || fits(cells, &csv_cells(&record));
+                verifier.record(record);
+                if !shown {
+                    let text = format!("entry {sequence} was pruned, and something stands beside it");
+                    verifier.finding(Tampering::Edited, sequence, sequence, text);
+                }
+            }),
             Line::Gap(gap) => gap
                 .subtrees()
                 .and_then(|hashes| verifier.gap(gap.first, gap.end, &hashes)),
@@ -260,6 +283,12 @@ impl FileVerifier {
         self.digest.update(line.as_bytes());
         self.digest.update(b"\n");
     }
+}
+
+/// Whether a row of a table, its record being its last cell, has just these cells before it. It may have been
+/// cut as well.
+fn fits(cells: Option<&[&str]>, beside: &[String]) -> bool {
+    cells.is_none_or(|cells| cells.split_last().is_some_and(|(_, before)| before == beside))
 }
 
 /// The cells of an entry before its record, as [`CSV_COLUMNS`] names them.
