@@ -57,9 +57,10 @@ impl<'a> Walk<'a> {
             let Value::Array(schemas) = schema else {
                 return Ok(1);
             };
-            return schemas
-                .iter()
-                .try_fold(1, |sum, schema| self.parts(schema, false).map(|more| sum + more));
+            // Saturating, here and below: what overflows is not to pass for little.
+            return schemas.iter().try_fold(1_u64, |sum, schema| {
+                self.parts(schema, false).map(|more| sum.saturating_add(more))
+            });
         };
         let mut sum = 1_u64;
         for (keyword, value) in keywords {
@@ -140,6 +141,20 @@ mod tests {
             definitions.insert(format!("d{n}"), json!({ "allOf": [next, next] }));
         }
         definitions.insert("d60".to_owned(), json!({ "type": "object" }));
+        let schema = json!({ "$ref": "#/$defs/d0", "$defs": definitions });
+        let refusal = judge_schema(&schema).unwrap_err();
+        assert!(refusal.contains("more than 10000 parts"), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_too_much_to_count_is_not_taken_for_little() {
+        // 16 references at each of 16 steps are 2^64 parts.
+        let mut definitions = serde_json::Map::new();
+        for n in 0..20 {
+            let next = json!({ "$ref": format!("#/$defs/d{}", n + 1) });
+            definitions.insert(format!("d{n}"), json!({ "allOf": vec![next; 16] }));
+        }
+        definitions.insert("d20".to_owned(), json!({ "type": "object" }));
         let schema = json!({ "$ref": "#/$defs/d0", "$defs": definitions });
         let refusal = judge_schema(&schema).unwrap_err();
         assert!(refusal.contains("more than 10000 parts"), "{refusal}");
