@@ -8,6 +8,7 @@ pub(super) mod code;
 mod expired_password;
 mod passkey;
 mod password;
+mod second_step;
 mod step_up;
 
 use jiff::{SignedDuration, Timestamp};

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::attempts::admit_code;
+use super::second_step::{DEAD, complete_login, find_login};
 use super::{RequestContext, Services, login_event, refused};
 use crate::domain::account::{SessionScope, User};
 use crate::domain::audit::{Event, EventType};
@@ -12,8 +13,7 @@ use crate::domain::second_factor::{self, Code, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::session::{self, Opening, Tokens};
-use crate::store::sessions::Purpose;
-use crate::store::{Transaction, accounts, audit, factors, passwords, sessions};
+use crate::store::{Transaction, audit, factors, sessions};
 
 /// Wrong codes that one challenge bears (ASVS 6.5.1: with the limit per account, guessing is hopeless).
 pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
@@ -32,17 +32,11 @@ pub async fn verify_mfa(
     services
         .limiter
         .check_address(Bucket::CodeByAddress, context.ip)?;
-    let dead = || Error::DeadToken("MFA challenge");
-    let token = OneUseToken::decode(challenge).ok_or_else(dead)?;
+    let token = OneUseToken::decode(challenge).ok_or(DEAD)?;
     let hash = token.hash();
     let at = context.at;
     // Only who knows the password has a challenge, so that nobody else uses up the account's attempts.
-    let user = services.store.read(|db| {
-        let challenge = sessions::find_challenge(db, token.user, &hash, Purpose::Mfa, at)?;
-        let user = accounts::find_user_anywhere(db, token.user)?;
-        user.filter(|user| challenge.is_some() && may_log_in(user))
-            .ok_or_else(dead)
-    })?;
+    let (user, _) = services.store.read(|db| find_login(db, &token, &hash, at))?;
     let attempt = admit_code(services, user.id, context)?;
 
     let shown = read_code(services, &user, code, context).await?;
@@ -58,11 +52,7 @@ pub async fn verify_mfa(
     let ended = services
         .store
         .write(move |tx| {
-            let challenge = sessions::find_challenge(tx, token.user, &hash, Purpose::Mfa, at)?;
-            let user = accounts::find_user_anywhere(tx, token.user)?;
-            let Some(user) = user.filter(|user| challenge.is_some() && may_log_in(user)) else {
-                return Ok(Err(Error::DeadToken("MFA challenge")));
-            };
+            let (user, _) = find_login(tx, &token, &hash, at)?;
             let event = login_event(&user, &request);
             let spent = match &shown {
                 Some(shown) => shown.take(tx, &user, &request)?,
@@ -73,13 +63,8 @@ pub async fn verify_mfa(
                 audit::append_entry(tx, at, entry_ids[0], &refused(event, "wrong-code"))?;
                 return Ok(Err(Error::InvalidCode));
             };
-            sessions::take_challenge(tx, user.id, &hash)?;
-            sessions::insert_session(tx, &row)?;
-            passwords::update_last_login(tx, user.id, at)?;
-            let event = event
-                .with("sessionId", row.session.id.to_string())
-                .with("method", spent.method());
-            audit::append_entry(tx, at, entry_ids[0], &event)?;
+            let event = event.with("method", spent.method());
+            complete_login(tx, &hash, &row, event, entry_ids[0])?;
             if let Some(event) = spent.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
             }
@@ -90,10 +75,6 @@ pub async fn verify_mfa(
         attempt.forget(services);
         tokens
     })
-}
-
-pub(super) fn may_log_in(user: &User) -> bool {
-    user.active && user.locked.is_none()
 }
 
 /// A code that belongs to a factor, as far as can be told outside of the transaction.

@@ -6,9 +6,10 @@
 use uuid::Uuid;
 
 use super::attempts::admit_code;
-use super::code::{WRONG_CODES_PER_CHALLENGE, may_log_in};
+use super::code::WRONG_CODES_PER_CHALLENGE;
+use super::second_step::{DEAD, complete_login, find_login, note_step_up, who_steps_up};
 use super::{RequestContext, Services, login_event, refused};
-use crate::domain::account::{Principal, SessionOrigin, SessionScope, User};
+use crate::domain::account::{Principal, SessionScope, User};
 use crate::domain::audit::{AuditResult, Event, EventType};
 use crate::domain::credential::OneUseToken;
 use crate::domain::error::TokenFault;
@@ -22,9 +23,7 @@ use crate::service::passkeys::{self, INVALID, Options, ceremony_hash, no_ceremon
 use crate::service::session::{self, AccessToken, Opening, Tokens};
 use crate::store::passkeys::{PasskeyRow, Taken, take_passkey, update_cloned};
 use crate::store::sessions::Purpose;
-use crate::store::{Connection, Transaction, accounts, audit, factors, passwords, sessions};
-
-const DEAD: Error = Error::DeadToken("MFA challenge");
+use crate::store::{Connection, Transaction, accounts, audit, factors, sessions};
 
 /// Asks for one of the user's passkeys, to complete a login.
 ///
@@ -94,22 +93,15 @@ pub async fn verify_mfa_with_passkey(
     let ended = services
         .store
         .write(move |tx| {
-            let (user, now) = match find_login(tx, &token, &hash, at) {
-                Ok(found) => found,
-                Err(error) => return Ok(Err(error)),
-            };
+            let (user, now) = find_login(tx, &token, &hash, at)?;
             // Answered meanwhile, or asked for anew.
             if now.as_ref() != Some(&state) {
-                return Ok(Err(Error::DeadToken("passkey challenge")));
+                return Err(Error::DeadToken("passkey challenge"));
             }
             let event = login_event(&user, &request);
             match shown.take(tx, &user, at)? {
                 Ok(used) => {
-                    sessions::take_challenge(tx, user.id, &hash)?;
-                    sessions::insert_session(tx, &row)?;
-                    passwords::update_last_login(tx, user.id, at)?;
-                    let event = used.describe(event).with("sessionId", row.session.id.to_string());
-                    audit::append_entry(tx, at, entry_ids[0], &event)?;
+                    complete_login(tx, &hash, &row, used.describe(event), entry_ids[0])?;
                     Ok(Ok(()))
                 }
                 Err(refusal) => {
@@ -194,14 +186,9 @@ pub async fn step_up_with_passkey(
                     return Ok(Err(INVALID));
                 }
             };
-            let revoked = Error::Token(TokenFault::Revoked);
-            let row = sessions::find_session(tx, id, session, at)?.ok_or_else(|| revoked.clone())?;
-            let expires_at = row.session.expires_at;
-            sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, expires_at)?;
+            let session = note_step_up(tx, &user, session, FactorKind::Passkey, at)?;
             audit::append_entry(tx, at, entry_ids[0], &used.describe(event))?;
-            let session = sessions::find_session(tx, id, session, at)?.map(|row| row.session);
-            let session = session.filter(|session| session.scope == SessionScope::Full);
-            Ok(Ok((user, session.ok_or(revoked)?)))
+            Ok(Ok((user, session)))
         })
         .await?;
     let (user, session) = stepped_up?;
@@ -213,27 +200,11 @@ fn admit_step_up<'a>(
     principal: &'a Principal,
     context: &RequestContext,
 ) -> Result<&'a User> {
-    let user = &principal.full()?.user;
-    if principal.session.origin == SessionOrigin::External {
-        return Err(Error::Refused("Step up with the issuer of your access token"));
-    }
+    let user = who_steps_up(principal)?;
     services
         .limiter
         .check_address(Bucket::CodeByAddress, context.ip)?;
     Ok(user)
-}
-
-/// The user of a login that waits for its second factor, and what was asked of their passkeys.
-fn find_login(
-    db: &Connection,
-    token: &OneUseToken,
-    hash: &[u8; 32],
-    at: jiff::Timestamp,
-) -> Result<(User, Option<Vec<u8>>)> {
-    let challenge = sessions::find_challenge(db, token.user, hash, Purpose::Mfa, at)?.ok_or(DEAD)?;
-    let user = accounts::find_user_anywhere(db, token.user)?;
-    let user = user.filter(may_log_in).ok_or(DEAD)?;
-    Ok((user, challenge.state))
 }
 
 /// An answer, checked as far as can be told outside of the transaction.

@@ -3,14 +3,15 @@
 use uuid::Uuid;
 
 use super::code::read_code;
+use super::second_step::{note_step_up, who_steps_up};
 use super::{RequestContext, Services, login_event};
-use crate::domain::account::{Principal, SessionOrigin, SessionScope};
+use crate::domain::account::Principal;
 use crate::domain::audit::{AuditResult, EventType};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::session::{self, AccessToken};
-use crate::store::{accounts, audit, sessions};
+use crate::store::{accounts, audit};
 
 const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
 
@@ -26,10 +27,7 @@ pub async fn step_up(
     code: &str,
     context: &RequestContext,
 ) -> Result<AccessToken> {
-    let user = &principal.full()?.user;
-    if principal.session.origin == SessionOrigin::External {
-        return Err(Error::Refused("Step up with the issuer of your access token"));
-    }
+    let user = who_steps_up(principal)?;
     if !user.mfa_enabled {
         return Err(Error::NoMfa);
     }
@@ -62,18 +60,12 @@ pub async fn step_up(
                 audit::append_entry(tx, at, entry_ids[0], &event)?;
                 return Ok(Err(WRONG_CODE));
             };
-            let Some(row) = sessions::find_session(tx, id, session, at)? else {
-                return Err(Error::Token(TokenFault::Revoked));
-            };
-            let expires_at = row.session.expires_at;
-            sessions::update_second_factor(tx, id, session, shown.kind(), at, expires_at)?;
+            let session = note_step_up(tx, &user, session, shown.kind(), at)?;
             audit::append_entry(tx, at, entry_ids[0], &event.with("method", spent.method()))?;
             if let Some(event) = spent.event(&user, &request) {
                 audit::append_entry(tx, at, entry_ids[1], &event)?;
             }
-            let session = sessions::find_session(tx, id, session, at)?.map(|row| row.session);
-            let session = session.filter(|session| session.scope == SessionScope::Full);
-            Ok(Ok((user, session.ok_or(Error::Token(TokenFault::Revoked))?)))
+            Ok(Ok((user, session)))
         })
         .await?;
     let (user, session) = stepped_up?;

@@ -1,0 +1,86 @@
+//! What the second steps have in common, whatever is shown: a code or a passkey. They know what was shown; this
+//! knows whose turn it is and what follows.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::domain::account::{Principal, Session, SessionId, SessionOrigin, SessionScope, User};
+use crate::domain::audit::Event;
+use crate::domain::credential::OneUseToken;
+use crate::domain::error::TokenFault;
+use crate::domain::policy::FactorKind;
+use crate::domain::{Error, Result};
+use crate::store::sessions::{Purpose, SessionRow};
+use crate::store::{Connection, Transaction, accounts, audit, passwords, sessions};
+
+pub(super) const DEAD: Error = Error::DeadToken("MFA challenge");
+
+fn may_log_in(user: &User) -> bool {
+    user.active && user.locked.is_none()
+}
+
+/// The user of a login that waits for its second step, and what it remembers.
+///
+/// # Errors
+/// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, and for a user who
+/// may not log in any more.
+pub(super) fn find_login(
+    db: &Connection,
+    token: &OneUseToken,
+    hash: &[u8; 32],
+    at: Timestamp,
+) -> Result<(User, Option<Vec<u8>>)> {
+    let challenge = sessions::find_challenge(db, token.user, hash, Purpose::Mfa, at)?.ok_or(DEAD)?;
+    let user = accounts::find_user_anywhere(db, token.user)?;
+    let user = user.filter(may_log_in).ok_or(DEAD)?;
+    Ok((user, challenge.state))
+}
+
+/// The login is complete: its challenge is used up, its session begins.
+pub(super) fn complete_login(
+    tx: &Transaction<'_>,
+    hash: &[u8; 32],
+    row: &SessionRow,
+    event: Event,
+    entry_id: Uuid,
+) -> Result<()> {
+    let (user, at) = (row.session.user_id, row.session.created_at);
+    sessions::take_challenge(tx, user, hash)?;
+    sessions::insert_session(tx, row)?;
+    passwords::update_last_login(tx, user, at)?;
+    let event = event.with("sessionId", row.session.id.to_string());
+    audit::append_entry(tx, at, entry_id, &event).map(drop)
+}
+
+/// The user of a session that can be stepped up here.
+///
+/// # Errors
+/// [`Error::Refused`] for one that another issuer vouches for.
+pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
+    let user = &principal.full()?.user;
+    if principal.session.origin == SessionOrigin::External {
+        return Err(Error::Refused("Step up with the issuer of your access token"));
+    }
+    Ok(user)
+}
+
+/// Notes that a session's user used a second factor now, and gives the session as it is then.
+///
+/// # Errors
+/// [`Error::Token`] when it has ended.
+pub(super) fn note_step_up(
+    tx: &Transaction<'_>,
+    user: &User,
+    session: SessionId,
+    kind: FactorKind,
+    at: Timestamp,
+) -> Result<Session> {
+    let find = || sessions::find_session(tx, user.id, session, at);
+    let revoked = || Error::Token(TokenFault::Revoked);
+    let expires_at = find()?.ok_or_else(revoked)?.session.expires_at;
+    sessions::update_second_factor(tx, user.id, session, kind, at, expires_at)?;
+    let session = find()?.map(|row| row.session);
+    session
+        .filter(|session| session.scope == SessionScope::Full)
+        .ok_or_else(revoked)
+}
