@@ -1,6 +1,5 @@
 //! The one source of randomness. Tests seed it; the appliance asks the operating system.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -52,8 +51,4 @@ impl Entropy {
     }
 }
 
-impl fmt::Debug for Entropy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Entropy")
-    }
-}
+prints_no_secret!(Entropy);

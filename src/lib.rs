@@ -22,6 +22,17 @@
 //!
 //! [`service::reset::reset_mfa`] names the steps in order; read that function first.
 
+/// What holds a secret is printed by its name alone (ASVS 16.2.5).
+macro_rules! prints_no_secret {
+    ($($name:ident),* $(,)?) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(stringify!($name))
+            }
+        }
+    )*};
+}
+
 pub mod app;
 pub mod cli;
 pub mod clock;

@@ -336,13 +336,4 @@ fn internal(error: impl std::fmt::Display) -> Error {
     Error::Internal(format!("a passkey ceremony: {error}"))
 }
 
-macro_rules! prints_nothing {
-    ($($name:ident),*) => {$(
-        impl std::fmt::Debug for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(stringify!($name))
-            }
-        }
-    )*};
-}
-prints_nothing!(Created, Asserted, Ceremony, Credential);
+prints_no_secret!(Created, Asserted, Ceremony, Credential);

@@ -97,11 +97,7 @@ pub(super) struct Mailer {
     from: Mailbox,
 }
 
-impl fmt::Debug for Mailer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Mailer")
-    }
-}
+prints_no_secret!(Mailer);
 
 impl Mailer {
     pub(super) fn new(config: &MailConfig) -> Result<Self, String> {

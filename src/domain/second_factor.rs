@@ -135,11 +135,7 @@ impl TotpSecret {
     }
 }
 
-impl fmt::Debug for TotpSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TotpSecret")
-    }
-}
+prints_no_secret!(TotpSecret);
 
 /// The time step of an instant (RFC 6238 §4.2).
 #[must_use]

@@ -1,6 +1,5 @@
 //! Logging in and out (contract B1).
 
-use std::fmt;
 use std::sync::Arc;
 
 use poem::web::Data;
@@ -404,15 +403,6 @@ impl LoginResponseBody {
     }
 }
 
-macro_rules! prints_no_secret {
-    ($($body:ident),*) => {$(
-        impl fmt::Debug for $body {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($body))
-            }
-        }
-    )*};
-}
 prints_no_secret!(
     LoginRequestBody,
     LoginResponseBody,

@@ -230,11 +230,7 @@ pub struct WebhookSecretBody {
     pub secret: String,
 }
 
-impl std::fmt::Debug for WebhookSecretBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WebhookSecretBody")
-    }
-}
+prints_no_secret!(WebhookSecretBody);
 
 impl From<OrganizationSettings> for SettingsBody {
     fn from(settings: OrganizationSettings) -> Self {

@@ -1,6 +1,5 @@
 //! Setting a password with a link (contract B3), and the page that the link leads to.
 
-use std::fmt;
 use std::sync::Arc;
 
 use poem::RouteMethod;
@@ -39,11 +38,7 @@ pub struct AcceptInvitationBody {
     pub password: String,
 }
 
-impl fmt::Debug for AcceptInvitationBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AcceptInvitationBody")
-    }
-}
+prints_no_secret!(AcceptInvitationBody);
 
 #[OpenApi(prefix_path = "/api/v1/auth", tag = "Tag::Authentication")]
 impl InvitationApi {

@@ -1,6 +1,5 @@
 //! The user's own MFA (contract B2).
 
-use std::fmt;
 use std::sync::Arc;
 
 use poem::web::Data;
@@ -155,13 +154,4 @@ impl From<RecoveryCodes> for RecoveryCodesBody {
     }
 }
 
-macro_rules! prints_no_secret {
-    ($($body:ident),*) => {$(
-        impl fmt::Debug for $body {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($body))
-            }
-        }
-    )*};
-}
 prints_no_secret!(SetUpBody, ConfirmBody, CodeBody, RecoveryCodesBody);

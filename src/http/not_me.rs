@@ -1,6 +1,5 @@
 //! "This was not me", and the page that the link in a notice leads to.
 
-use std::fmt;
 use std::sync::Arc;
 
 use poem::RouteMethod;
@@ -29,11 +28,7 @@ pub struct NotMeBody {
     pub token: String,
 }
 
-impl fmt::Debug for NotMeBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NotMeBody")
-    }
-}
+prints_no_secret!(NotMeBody);
 
 #[OpenApi(prefix_path = "/api/v1/auth", tag = "Tag::Authentication")]
 impl NotMeApi {

@@ -295,11 +295,7 @@ pub enum Credential {
     Key(String),
 }
 
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Credential")
-    }
-}
+prints_no_secret!(Credential);
 
 /// Who shows that credential, by what the database says now.
 ///

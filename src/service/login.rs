@@ -380,8 +380,4 @@ fn refused(event: Event, reason: &str) -> Event {
     event.ended(AuditResult::Denied, message).with("reason", reason)
 }
 
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Password")
-    }
-}
+prints_no_secret!(Password);

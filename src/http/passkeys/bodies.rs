@@ -1,7 +1,5 @@
 //! What goes over the wire for passkeys.
 
-use std::fmt;
-
 use poem_openapi::{Enum, Object};
 use serde::Deserialize;
 use serde_json::Value;
@@ -286,15 +284,6 @@ fn same_id(id: &str, raw_id: &str) -> Result<(), Error> {
     Err(Error::field("credential.rawId", "is not the same as id"))
 }
 
-macro_rules! prints_no_secret {
-    ($($body:ident),*) => {$(
-        impl fmt::Debug for $body {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($body))
-            }
-        }
-    )*};
-}
 prints_no_secret!(
     OptionsBody,
     RegistrationCredentialBody,
