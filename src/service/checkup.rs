@@ -164,15 +164,8 @@ fn newest_entry(db: &crate::store::Connection) -> Result<Option<Timestamp>> {
     let organizations = accounts::find_organizations(db)?;
     let mut newest = None;
     for organization in organizations.iter().map(|o| Some(o.id)).chain([None]) {
-        let page = audit::page_entries(
-            db,
-            organization,
-            &Filter::default(),
-            &audit::Counts::default(),
-            0,
-            1,
-        )?;
-        newest = newest.max(page.content.first().map(|entry| entry.at));
+        let page = audit::page_entries_after(db, organization, &Filter::default(), None, 1)?;
+        newest = newest.max(page.first().map(|entry| entry.at));
     }
     Ok(newest)
 }

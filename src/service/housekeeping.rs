@@ -6,7 +6,7 @@ use super::reset::record_floods;
 use super::{Services, approvals, deliveries, plugins, token_keys, trail, users};
 use crate::domain::Result;
 use crate::domain::account::UserId;
-use crate::store::{factors, requests, sessions, sweep};
+use crate::store::{Transaction, factors, requests, sessions, sweep};
 
 /// Users who are looked at in one round: all of a small node, a million within the hour. What has lapsed is of
 /// no use meanwhile, it is only still there.
@@ -74,30 +74,32 @@ pub async fn sweep(services: &Services) -> Result<usize> {
             Ok((range, suspended, lapsed))
         })
         .await?;
-    for users in suspended.chunks(CLEARED_AT_ONCE) {
-        let users = users.to_vec();
-        services
-            .store
-            .write(move |tx| {
-                users
-                    .iter()
-                    .try_for_each(|&user| factors::delete_suspended(tx, user, before).map(drop))
-            })
-            .await?;
-    }
-    for users in lapsed.chunks(CLEARED_AT_ONCE) {
-        let users = users.to_vec();
-        services
-            .store
-            .write(move |tx| {
-                users
-                    .iter()
-                    .try_for_each(|&user| sessions::clear_lapsed(tx, user, at))
-            })
-            .await?;
-    }
+    clear(services, &suspended, move |tx, user| {
+        factors::delete_suspended(tx, user, before).map(drop)
+    })
+    .await?;
+    clear(services, &lapsed, move |tx, user| {
+        sessions::clear_lapsed(tx, user, at)
+    })
+    .await?;
     *reached() = range.up_to;
     Ok(suspended.len() + lapsed.len())
+}
+
+/// Some users to a transaction, so that nobody waits for all of them.
+async fn clear(
+    services: &Services,
+    users: &[UserId],
+    of: impl Fn(&Transaction<'_>, UserId) -> Result<()> + Clone + Send + 'static,
+) -> Result<()> {
+    for some in users.chunks(CLEARED_AT_ONCE) {
+        let (some, of) = (some.to_vec(), of.clone());
+        let cleared = services
+            .store
+            .write(move |tx| some.iter().try_for_each(|&user| of(tx, user)));
+        cleared.await?;
+    }
+    Ok(())
 }
 
 fn note(what: &'static str, done: Result<usize>) {

@@ -119,14 +119,7 @@ fn alarms(
         services.settings.public_url,
         user.id,
     );
-    let others = admins
-        .iter()
-        .filter(|admin| admin.id != user.id)
-        .map(|admin| &admin.email);
-    let mut owed: Vec<_> = others
-        .chain(&organization.settings.security_contact)
-        .filter_map(|to| notices::mail(services, organization, to, &subject, &body))
-        .collect();
+    let mut owed = notices::to_admins(services, organization, admins, user, &subject, &body);
     let data = json!({ "userId": user.id, "ipAddress": context.ip_text() });
     owed.extend(notices::call(
         services,

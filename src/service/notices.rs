@@ -247,12 +247,25 @@ pub fn of_cloned_passkey(
          way that you know, and let them change the password, remove the passkey and register another.\n",
         called(user),
     );
+    to_admins(services, organization, admins, user, &subject, &body)
+}
+
+/// A mail to each admin but the user whom it is about, and to the organisation's security contact.
+#[must_use]
+pub fn to_admins(
+    services: &Services,
+    organization: &Organization,
+    admins: &[User],
+    about: &User,
+    subject: &str,
+    body: &str,
+) -> Vec<OwedDelivery> {
     let others = admins
         .iter()
-        .filter(|admin| admin.id != user.id)
+        .filter(|admin| admin.id != about.id)
         .map(|admin| &admin.email);
     let to = others.chain(&organization.settings.security_contact);
-    to.filter_map(|to| mail(services, organization, to, &subject, &body))
+    to.filter_map(|to| mail(services, organization, to, subject, body))
         .collect()
 }
 
