@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::exit::Refusal;
 use super::{Global, output};
 use crate::domain::policy::Mode;
-use crate::service::plugins::{InstallOrder, PolicyOrder};
+use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
 use bind::{Bind, mode};
 use replay::Replay;
 
@@ -216,11 +216,11 @@ impl Install {
             None => None,
         };
         let order = InstallOrder {
-            file: String::new(),
+            file: FileText::of(&bytes),
             signature,
             organization: self.org,
         };
-        let installed = carry_out(PolicyOrder::Install(order.with_file(&bytes)))?;
+        let installed = carry_out(PolicyOrder::Install(order))?;
         let [name, version, digest] =
             ["name", "version", "digest"].map(|key| installed[key].as_str().unwrap_or_default());
         if self.json {

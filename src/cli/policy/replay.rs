@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{config, orders};
 use crate::cli::{Global, Progress, output};
-use crate::service::plugins::{self, PolicyOrder, ReplayOrder};
+use crate::service::plugins::{self, FileText, PolicyOrder, ReplayOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Replay {
@@ -39,13 +39,13 @@ impl Replay {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
         let order = ReplayOrder {
-            file: String::new(),
+            file: FileText::of(&bytes),
             organization: self.org,
             since: self.since,
             binding: self.binding,
             config: self.config.as_deref().map(config).transpose()?,
         };
-        let order = PolicyOrder::Replay(order.with_file(&bytes));
+        let order = PolicyOrder::Replay(order);
         // A bar is drawn from the first count on, which knows how many there are.
         let bar = Arc::new(Mutex::new(OnceCell::<Progress>::new()));
         let shown = Arc::clone(&bar);

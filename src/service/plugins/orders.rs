@@ -82,12 +82,31 @@ pub enum PolicyOrder {
     Replay(ReplayOrder),
 }
 
+/// A plugin's file, as text: base64.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FileText(String);
+
+impl FileText {
+    /// A file of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(STANDARD.encode(bytes))
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
+        STANDARD
+            .decode(&self.0)
+            .map_err(|_| Error::Malformed("The file is not base64".into()))
+    }
+}
+
 /// What to replay, and with which file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayOrder {
-    /// The file, base64.
-    pub file: String,
+    /// The file.
+    pub file: FileText,
     /// Slug of the organisation; absent: everybody's resets.
     pub organization: Option<String>,
     /// From when on: `30d`, `12h` or a time.
@@ -96,17 +115,6 @@ pub struct ReplayOrder {
     pub binding: Option<Uuid>,
     /// The candidate's configuration; absent: the one that each decision was made with.
     pub config: Option<Value>,
-}
-
-impl ReplayOrder {
-    /// The same with this file.
-    #[must_use]
-    pub fn with_file(self, bytes: &[u8]) -> Self {
-        Self {
-            file: STANDARD.encode(bytes),
-            ..self
-        }
-    }
 }
 
 /// Carries out an order, on the record with the operator as its actor. What it says is for people and
@@ -235,9 +243,7 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
 }
 
 async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result<Value> {
-    let bytes = STANDARD
-        .decode(&order.file)
-        .map_err(|_| Error::Malformed("The file is not base64".into()))?;
+    let bytes = order.file.bytes()?;
     let organization = match &order.organization {
         Some(slug) => Some(operator::find_organization(services, slug)?.id),
         None => None,

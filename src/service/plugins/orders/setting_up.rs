@@ -1,10 +1,9 @@
 //! A plugin's file comes in, and an organisation is bound to it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::FileText;
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Grants, Mode};
 use crate::domain::{Error, Result};
@@ -19,23 +18,12 @@ use crate::store::plugins::PluginRow;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstallOrder {
-    /// The file, base64.
-    pub file: String,
+    /// The file.
+    pub file: FileText,
     /// Its minisign signature.
     pub signature: Option<String>,
     /// Slug of the organisation that alone may bind it; absent: everybody may.
     pub organization: Option<String>,
-}
-
-impl InstallOrder {
-    /// The same with this file.
-    #[must_use]
-    pub fn with_file(self, bytes: &[u8]) -> Self {
-        Self {
-            file: STANDARD.encode(bytes),
-            ..self
-        }
-    }
 }
 
 /// What to bind, and on which terms.
@@ -61,9 +49,7 @@ pub struct BindOrder {
 }
 
 pub(super) async fn install(services: &Services, order: InstallOrder, watch: Watch) -> Result<Value> {
-    let bytes = STANDARD
-        .decode(&order.file)
-        .map_err(|_| Error::Malformed("The file is not base64".into()))?;
+    let bytes = order.file.bytes()?;
     let new = NewPlugin {
         owner: owner(services, order.organization.as_deref())?,
         bytes: bytes.into(),
