@@ -116,8 +116,8 @@ impl App {
     /// Serves until `shutdown`, then lets requests under way end.
     ///
     /// # Errors
-    /// When the bound plugins can't be made ready, or metrics can't be served where they are to be. Once it serves, whatever a request meets ends in its
-    /// answer.
+    /// When the bound plugins can't be made ready, or metrics can't be served where they are to be. Once it
+    /// serves, whatever a request meets ends in its answer.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
         let services = self.services.clone();
         tokio::task::spawn_blocking(move || plugins::reload(&services))

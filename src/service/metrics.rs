@@ -99,11 +99,8 @@ impl Counts {
 /// When the store can't be read.
 pub fn exposition(services: &Services) -> Result<String> {
     let mut text = String::with_capacity(16 << 10);
-    let mut family = |(name, kind): (&str, &str), help: &str, samples: &[(String, u64)]| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
+    let mut family = |of: (&str, &str), help: &str, samples: &[(String, u64)]| {
+        write_family(&mut text, of, help, samples.iter().cloned());
     };
     let one = |value: u64| [(String::new(), value)];
 
@@ -178,6 +175,24 @@ pub fn exposition(services: &Services) -> Result<String> {
     );
     text += &plugins::metrics_by_version(services);
     Ok(text)
+}
+
+/// A family of samples by their labels, which stand in braces or are missing.
+pub(super) fn write_family(
+    text: &mut String,
+    (name, kind): (&str, &str),
+    help: &str,
+    samples: impl IntoIterator<Item = (String, u64)>,
+) {
+    write_head(text, (name, kind), help);
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+/// What stands above a family's samples.
+pub(super) fn write_head(text: &mut String, (name, kind): (&str, &str), help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::orders::slug_of;
 use super::{BindingView, FailureCause, Manager, PluginCounters, alarm_count, list_bindings};
 use crate::domain::Result;
 use crate::service::Services;
+use crate::service::metrics::{write_family, write_head};
 use crate::store::accounts;
 
 /// Labels without braces, and what they are of.
@@ -90,49 +91,48 @@ fn families(text: &mut String, labelled: &Labelled<'_>) {
 fn family(
     text: &mut String,
     labelled: &Labelled<'_>,
-    (name, kind): (&str, &str),
+    of: (&str, &str),
     help: &str,
     value: fn(&PluginCounters) -> u64,
 ) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, counters) in labelled {
-        let _ = writeln!(text, "{name}{{{labels}}} {}", value(counters));
-    }
+    let samples = labelled
+        .iter()
+        .map(|(labels, counters)| (format!("{{{labels}}}"), value(counters)));
+    write_family(text, of, help, samples);
 }
 
 fn alarms(text: &mut String, services: &Services) {
-    let _ = writeln!(
+    let all = [(String::new(), alarm_count(services))];
+    write_family(
         text,
-        "# HELP latchkey_policy_alarms_total Alarms raised.\n# TYPE latchkey_policy_alarms_total counter\n\
-         latchkey_policy_alarms_total {}",
-        alarm_count(services)
+        ("latchkey_policy_alarms_total", "counter"),
+        "Alarms raised.",
+        all,
     );
 }
 
 /// Every cause from the start: a series that begins with its first failure hides it from whoever watches its rate.
 fn failures(text: &mut String, labelled: &Labelled<'_>) {
-    let name = "latchkey_policy_failures_total";
-    let _ = writeln!(
-        text,
-        "# HELP {name} Calls that gave no answer.\n# TYPE {name} counter"
-    );
-    for (labels, counters) in labelled {
-        for cause in FailureCause::ALL
-            .into_iter()
-            .filter(|cause| *cause != FailureCause::Busy)
-        {
+    let causes = FailureCause::ALL
+        .into_iter()
+        .filter(|cause| *cause != FailureCause::Busy);
+    let samples = labelled.iter().flat_map(|(labels, counters)| {
+        causes.clone().map(move |cause| {
             let count = counters.failures.get(&cause).copied().unwrap_or_default();
-            let _ = writeln!(text, "{name}{{{labels},cause=\"{}\"}} {count}", cause.as_str());
-        }
-    }
+            (format!("{{{labels},cause=\"{}\"}}", cause.as_str()), count)
+        })
+    });
+    write_family(
+        text,
+        ("latchkey_policy_failures_total", "counter"),
+        "Calls that gave no answer.",
+        samples,
+    );
 }
 
 fn durations(text: &mut String, labelled: &Labelled<'_>) {
     let name = "latchkey_policy_call_duration_seconds";
-    let _ = writeln!(
-        text,
-        "# HELP {name} Wall clock of calls.\n# TYPE {name} histogram"
-    );
+    write_head(text, (name, "histogram"), "Wall clock of calls.");
     for (labels, counters) in labelled {
         let mut below = 0;
         for (bound, count) in PluginCounters::BUCKETS.iter().zip(counters.buckets) {
