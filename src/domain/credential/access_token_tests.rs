@@ -163,6 +163,13 @@ fn a_token_that_lacks_a_claim_or_has_another_issuer_or_audience_is_invalid() {
 }
 
 #[test]
+fn a_token_that_says_more_than_ours_is_invalid() {
+    let mut payload = serde_json::to_value(claims()).unwrap();
+    payload["scope"] = json!("all");
+    invalid(&forge(&record(1), &header(&record(1)), &payload));
+}
+
+#[test]
 fn what_is_no_token_is_invalid() {
     for text in ["", ".", "..", "a.b.c", "a.b.c.d", "é.é.é", &"a".repeat(5000)] {
         invalid(text);
