@@ -3,7 +3,7 @@
 # targets. Needs a C++ compiler (libFuzzer) and no other Rust than the product: only the product itself is built
 # anew, beside what `cargo build` made, so that the first run takes minutes and not half an hour.
 # Inputs that reach new code are kept in fuzz/corpus, one that fails in fuzz/artifacts: run it again by
-# `fuzz/run.sh FILE TARGET`.
+# `fuzz/run.sh FILE TARGET`. LATCHKEY_FUZZ_SEED=1 tries the same inputs as the last time with 1, as far as the time goes.
 # Exit: 0 nothing found, 77 no C++ compiler, else an input was found.
 set -euo pipefail
 seconds=${1:-60}
@@ -24,6 +24,7 @@ found=0
 for target; do
   mkdir -p "corpus/$target" artifacts
   options=(-rss_limit_mb=4096 -timeout=10 "-artifact_prefix=artifacts/$target-")
+  [ -z "${LATCHKEY_FUZZ_SEED:-}" ] || options+=("-seed=$LATCHKEY_FUZZ_SEED")
   [ -f "dictionaries/$target" ] && options+=("-dict=dictionaries/$target")
   if [ -f "$seconds" ]; then
     "../target/debug/$target" "${options[@]}" "$seconds" || found=1

@@ -1,7 +1,8 @@
 //! Fuzzing: what others may give us, changed at random from something valid. No input may panic, hang or be taken
 //! for what it is not (`fuzz/src/lib.rs` has the targets, which libFuzzer runs with coverage as its guide).
 //!
-//! A second each in the ordinary suite; `LATCHKEY_FUZZ_SECS=300 cargo test --test fuzz -- --nocapture` for minutes.
+//! A second each in the ordinary suite, of the same inputs each time: a change is judged by what it changes.
+//! `LATCHKEY_FUZZ_SECS=300 cargo test --test fuzz -- --nocapture` looks for minutes, at other inputs each time.
 //! Inputs are made by mutation, without coverage guidance. Each target prints how often it ran; one that fails
 //! prints the seed that makes the same inputs again (`LATCHKEY_FUZZ_SEED`).
 
@@ -56,8 +57,9 @@ fn edit(name: &str, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
             .ok()
             .and_then(|text| text.parse::<u64>().ok())
     };
-    let time = Duration::from_secs(number("LATCHKEY_FUZZ_SECS").unwrap_or(1));
-    let seed = number("LATCHKEY_FUZZ_SEED").unwrap_or_else(|| rand::rng().random());
+    let asked = number("LATCHKEY_FUZZ_SECS").map(Duration::from_secs);
+    let time = asked.unwrap_or(Duration::from_secs(1));
+    let seed = number("LATCHKEY_FUZZ_SEED").unwrap_or_else(|| asked.map_or(1, |_| rand::rng().random()));
     let mut random = StdRng::seed_from_u64(seed);
     let (began, mut inputs, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
     while began.elapsed() < time {
