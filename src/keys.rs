@@ -8,12 +8,10 @@
 //!
 //! A copy of the database is worth nothing without this directory, and a backup nothing without it either.
 
+mod files;
 mod sealed;
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -31,13 +29,15 @@ use crate::domain::credential::{AccessKeys, SigningKeyRecord, TokenAlgorithm};
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result, second_factor};
 use crate::entropy::Entropy;
+pub use files::KeyError;
+use files::{
+    AUDIT_FILE, ROOT_FILE, TOKENS_FILE, check_mode, first_record, make, read_key, read_records, records_text,
+    replace,
+};
 pub use sealed::{KeyTexts, UnsealError, read_key_texts, seal_keys, unseal_keys, write_key_texts};
 
 /// The directory's name in the data directory.
 pub const KEY_DIRECTORY: &str = "keys";
-const ROOT_FILE: &str = "root.key";
-const AUDIT_FILE: &str = "audit.key";
-const TOKENS_FILE: &str = "tokens.json";
 /// First byte of everything encrypted: which key and cipher. One so far.
 const SEAL_VERSION: u8 = 1;
 const NONCE_LENGTH: usize = 24;
@@ -61,43 +61,6 @@ pub struct KeyRing {
 struct Access {
     records: Vec<SigningKeyRecord>,
     keys: Arc<AccessKeys>,
-}
-
-/// Why the keys can't be used; each says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// Somebody else could read it.
-    #[error("{path} has mode {mode:04o}, so that others can read the keys; run: chmod {wanted:o} {path}")]
-    Permissions {
-        /// File or directory.
-        path: PathBuf,
-        /// What it has.
-        mode: u32,
-        /// What it must have.
-        wanted: u32,
-    },
-    /// Not what latchkey wrote.
-    #[error(
-        "{path} is damaged ({problem}); restore the keys directory from a backup, don't delete it: \
-             enrolled factors can't be read without it"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A file is missing beside others.
-    #[error("{0} is missing, but other keys are there; restore the keys directory from a backup")]
-    Incomplete(PathBuf),
-    /// The operating system refuses.
-    #[error("{path}: {source}")]
-    Io {
-        /// File or directory.
-        path: PathBuf,
-        /// What it says.
-        source: io::Error,
-    },
 }
 
 impl KeyRing {
@@ -386,126 +349,9 @@ fn associated_data(user: UserId, kind: FactorKind) -> [u8; 17] {
     data
 }
 
-/// Makes all keys in a directory beside the final one and renames it, so that a crash leaves none or all.
-fn make(directory: &Path, entropy: &Entropy, at: Timestamp) -> Result<(), KeyError> {
-    let unfinished = directory.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&unfinished)
-        .map_err(|source| io_error(&unfinished, source))?;
-    let root = Zeroizing::new(entropy.bytes::<32>());
-    let audit_seed = Zeroizing::new(entropy.bytes::<32>());
-    let records = [first_record(entropy, at)];
-    write_new(&unfinished.join(ROOT_FILE), &hex_line(&root))?;
-    write_new(&unfinished.join(AUDIT_FILE), &hex_line(&audit_seed))?;
-    write_new(&unfinished.join(TOKENS_FILE), &records_text(&records))?;
-    sync_directory(&unfinished)?;
-    std::fs::rename(&unfinished, directory).map_err(|source| io_error(directory, source))?;
-    sync_directory(directory.parent().unwrap_or(Path::new(".")))
-}
-
-fn first_record(entropy: &Entropy, at: Timestamp) -> SigningKeyRecord {
-    SigningKeyRecord::generate(TokenAlgorithm::default(), entropy.bytes(), at)
-}
-
-/// Writes beside the file and renames, so that a crash leaves the old or the new one.
-fn replace(path: &Path, text: &str, entropy: &Entropy) -> Result<(), KeyError> {
-    let unfinished = path.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
-    write_new(&unfinished, text)?;
-    std::fs::rename(&unfinished, path).map_err(|source| io_error(path, source))?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
-}
-
-fn hex_line(key: &[u8; 32]) -> Zeroizing<String> {
-    let mut line = hex::encode(key);
-    line.push('\n');
-    Zeroizing::new(line)
-}
-
-fn records_text(records: &[SigningKeyRecord]) -> Zeroizing<String> {
-    let mut text = serde_json::to_string_pretty(records).expect("signing keys are plain JSON");
-    text.push('\n');
-    Zeroizing::new(text)
-}
-
-fn write_new(path: &Path, text: &str) -> Result<(), KeyError> {
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(|source| io_error(path, source))
-}
-
-fn sync_directory(path: &Path) -> Result<(), KeyError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| io_error(path, source))
-}
-
-fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-    let text = read_secret(path)?;
-    let mut key = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(text.trim_end(), key.as_mut_slice()).map_err(|_| KeyError::Damaged {
-        path: path.to_owned(),
-        problem: "it should hold 64 hexadecimal digits".to_owned(),
-    })?;
-    Ok(key)
-}
-
-fn read_records(path: &Path) -> Result<Vec<SigningKeyRecord>, KeyError> {
-    let text = read_secret(path)?;
-    let damaged = |problem: String| KeyError::Damaged {
-        path: path.to_owned(),
-        problem,
-    };
-    // serde_json's texts may quote values, and these are secrets: only the place is told.
-    let records: Vec<SigningKeyRecord> = serde_json::from_str(&text)
-        .map_err(|e| damaged(format!("line {}, column {}", e.line(), e.column())))?;
-    SigningKeyRecord::check(&records).map_err(|problem| damaged(problem.to_owned()))?;
-    Ok(records)
-}
-
-fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyError> {
-    if !path.exists() {
-        return Err(KeyError::Incomplete(path.to_owned()));
-    }
-    check_mode(path, 0o600)?;
-    std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|source| io_error(path, source))
-}
-
-fn check_mode(path: &Path, wanted: u32) -> Result<(), KeyError> {
-    let mode = std::fs::metadata(path)
-        .map_err(|source| io_error(path, source))?
-        .mode()
-        & 0o7777;
-    let for_others = mode & 0o077;
-    if for_others == 0 {
-        return Ok(());
-    }
-    Err(KeyError::Permissions {
-        path: path.to_owned(),
-        mode,
-        wanted,
-    })
-}
-
-fn io_error(path: &Path, source: io::Error) -> KeyError {
-    KeyError::Io {
-        path: path.to_owned(),
-        source,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use uuid::Uuid;
 

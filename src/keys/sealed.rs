@@ -14,7 +14,7 @@ use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{
+use super::files::{
     AUDIT_FILE, KeyError, ROOT_FILE, TOKENS_FILE, check_mode, io_error, read_secret, sync_directory,
     write_new,
 };
