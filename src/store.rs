@@ -10,6 +10,7 @@ pub mod approvals;
 pub mod audit;
 pub mod backup;
 pub mod bindings;
+pub mod challenges;
 mod checkpointer;
 pub mod decisions;
 pub mod deliveries;

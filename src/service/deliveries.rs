@@ -40,9 +40,9 @@ use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::{Error, Result};
+use crate::store::challenges::Purpose;
 use crate::store::deliveries::{self, DeliveryRow};
-use crate::store::sessions::Purpose;
-use crate::store::{Transaction, accounts, audit, sessions};
+use crate::store::{Transaction, accounts, audit, challenges};
 
 pub use crate::store::deliveries::{Channel, DeliveryState, OwedDelivery, OwedLink};
 
@@ -69,7 +69,7 @@ pub fn owe(tx: &Transaction<'_>, owed: &[OwedDelivery], sequence: u64, at: Times
         deliveries::insert_delivery(tx, delivery, sequence, at)?;
         if let Some(link) = &delivery.link {
             let (purpose, about) = (Purpose::NotMe, sequence.to_be_bytes());
-            sessions::insert_challenge(
+            challenges::insert_challenge(
                 tx,
                 link.user,
                 &link.hash,

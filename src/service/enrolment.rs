@@ -19,7 +19,7 @@ use crate::domain::second_factor::{self, Code, RECOVERY_CODES, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::store::factors::RecoverySetRow;
-use crate::store::{Transaction, accounts, audit, factors, sessions};
+use crate::store::{Transaction, accounts, audit, challenges, factors, sessions};
 
 const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
 
@@ -165,7 +165,7 @@ pub async fn confirm_mfa(
                 return Err(Error::Token(crate::domain::error::TokenFault::Revoked));
             }
             let ended = sessions::clear_other_sessions(tx, id, session)?;
-            sessions::clear_challenges(tx, id)?;
+            challenges::clear_challenges(tx, id)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)
         })
@@ -229,7 +229,7 @@ pub async fn disable_mfa(
             let removed = factors::clear_factors(tx, id, at)?;
             factors::touch_user(tx, id, at)?;
             let ended = sessions::clear_other_sessions(tx, id, session)?;
-            sessions::clear_challenges(tx, id)?;
+            challenges::clear_challenges(tx, id)?;
             let kinds: Vec<_> = removed.iter().map(|facts| kind_name(facts.kind)).collect();
             let event = event.clone().with("factors", kinds).with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &event)?;

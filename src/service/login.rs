@@ -21,8 +21,9 @@ use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::credential::OneUseToken;
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
-use crate::store::sessions::{self, Purpose, SessionRow};
-use crate::store::{Transaction, accounts, audit, passwords};
+use crate::store::challenges::Purpose;
+use crate::store::sessions::{self, SessionRow};
+use crate::store::{Transaction, accounts, audit, challenges, passwords};
 
 pub use attempts::read_device;
 pub use code::verify_mfa;
@@ -339,7 +340,7 @@ impl Writes {
                 hash,
                 purpose,
                 expires_at,
-            } => sessions::insert_challenge(tx, user, hash, *purpose, None, at, *expires_at),
+            } => challenges::insert_challenge(tx, user, hash, *purpose, None, at, *expires_at),
             Self::Session(row) => {
                 sessions::insert_session(tx, row)?;
                 passwords::update_last_login(tx, user, at)

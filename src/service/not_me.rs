@@ -14,8 +14,8 @@ use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::credential::OneUseToken;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::store::sessions::Purpose;
-use crate::store::{accounts, api_keys, audit, factors, sessions};
+use crate::store::challenges::Purpose;
+use crate::store::{accounts, api_keys, audit, challenges, factors, sessions};
 
 /// Why an account is locked that its user reported. An admin who restores its factors unlocks it.
 pub const LOCK_REASON: &str = "The user said that a change of their credentials was not theirs";
@@ -50,7 +50,7 @@ pub async fn report_not_me(services: &Services, token: &str, context: &RequestCo
     let token = OneUseToken::decode(token).ok_or_else(dead)?;
     let (hash, at) = (token.hash(), context.at);
     let (user, organization, about, admins) = services.store.read(|db| {
-        let link = sessions::find_challenge(db, token.user, &hash, Purpose::NotMe, at)?.ok_or_else(dead)?;
+        let link = challenges::find_challenge(db, token.user, &hash, Purpose::NotMe, at)?.ok_or_else(dead)?;
         let user = accounts::find_user_anywhere(db, token.user)?.ok_or_else(dead)?;
         let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(dead)?;
         let admins = accounts::find_active_admins(db, organization.id)?;
@@ -79,11 +79,11 @@ pub async fn report_not_me(services: &Services, token: &str, context: &RequestCo
     services
         .store
         .write(move |tx| {
-            if !sessions::take_challenge(tx, id, &hash)? {
+            if !challenges::take_challenge(tx, id, &hash)? {
                 return Err(dead());
             }
             accounts::update_lock(tx, id, Some(&lock), at)?;
-            sessions::clear_every_token(tx, id)?;
+            challenges::clear_every_token(tx, id)?;
             factors::clear_enrolment(tx, id)?;
             let ended = sessions::clear_sessions(tx, id, at)?;
             let revoked = api_keys::revoke_made_by(tx, id, at)?;

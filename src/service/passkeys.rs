@@ -16,9 +16,9 @@ use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::passkeys::{Ceremony, Credential, Fault};
+use crate::store::challenges::Purpose;
 use crate::store::passkeys::{self, PasskeyRow};
-use crate::store::sessions::Purpose;
-use crate::store::{Connection, accounts, audit, factors, sessions};
+use crate::store::{Connection, accounts, audit, challenges, factors, sessions};
 
 pub use crate::passkeys::{Asserted, Created};
 
@@ -109,7 +109,7 @@ pub async fn register_passkey(
     let session = principal.session.id;
     let hash = ceremony_hash(session, Purpose::PasskeyRegistration);
     let find = move |db: &Connection| {
-        let kept = sessions::find_challenge(db, id, &hash, Purpose::PasskeyRegistration, at)?;
+        let kept = challenges::find_challenge(db, id, &hash, Purpose::PasskeyRegistration, at)?;
         kept.and_then(|kept| kept.state).ok_or_else(no_ceremony)
     };
     let state = services.store.read(find)?;
@@ -170,7 +170,7 @@ pub async fn register_passkey(
                 return Err(Error::Token(TokenFault::Revoked));
             }
             let ended = sessions::clear_other_sessions(tx, id, session)?;
-            sessions::clear_challenges(tx, id)?;
+            challenges::clear_challenges(tx, id)?;
             let registered = registered.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &registered)?;
             if first {
@@ -249,7 +249,7 @@ pub async fn remove_passkey(
             }
             factors::touch_user(tx, id, at)?;
             let ended = sessions::clear_other_sessions(tx, id, session)?;
-            sessions::clear_challenges(tx, id)?;
+            challenges::clear_challenges(tx, id)?;
             let removed = removed.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &removed)?;
             if disables {
@@ -309,7 +309,7 @@ async fn refuse<T>(
     services
         .store
         .write(move |tx| {
-            sessions::take_challenge(tx, id, &hash)?;
+            challenges::take_challenge(tx, id, &hash)?;
             audit::append_entry(tx, at, entry_id, &event).map(drop)
         })
         .await?;
@@ -392,8 +392,8 @@ pub(super) async fn remember(
     services
         .store
         .write(move |tx| {
-            sessions::take_challenge(tx, user, &hash)?;
-            sessions::insert_challenge(tx, user, &hash, purpose, Some(&state), at, expires_at)
+            challenges::take_challenge(tx, user, &hash)?;
+            challenges::insert_challenge(tx, user, &hash, purpose, Some(&state), at, expires_at)
         })
         .await
 }

@@ -1,4 +1,4 @@
-//! Sessions (refresh families) and one-use challenges.
+//! Sessions (refresh families).
 
 #![expect(
     clippy::missing_errors_doc,
@@ -28,38 +28,9 @@ pub struct SessionRow {
     pub last_used_at: Timestamp,
 }
 
-/// What a one-use token is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A login that waits for its second factor.
-    Mfa,
-    /// Replacing an expired password.
-    PasswordChange,
-    /// Setting the first password, or a new one after an admin's reset.
-    Invitation,
-    /// Saying that a change of one's credentials was not one's own.
-    NotMe,
-    /// What a session asked of an authenticator that is to make a passkey.
-    PasskeyRegistration,
-    /// What a session asked of a passkey.
-    PasskeyStepUp,
-}
-
-/// A one-use token as kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChallengeRow {
-    /// How often it was tried with a wrong code.
-    pub attempts: u32,
-    /// What its maker wanted to remember.
-    pub state: Option<Vec<u8>>,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// Until when it is good.
-    pub expires_at: Timestamp,
-}
-
 /// Sessions that a user can have at once; a further one ends that which was used longest ago.
 pub const SESSIONS_PER_USER: u32 = 100;
+
 const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, second_factor_at, \
      second_factor_kind, origin, ip, user_agent, created_at, last_used_at, expires_at FROM session";
 
@@ -226,132 +197,6 @@ pub fn clear_other_sessions(tx: &Connection, user: UserId, but: SessionId) -> Re
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
 }
 
-/// Keeps a one-use token by its hash, and forgets what of the user's has lapsed.
-pub fn insert_challenge(
-    tx: &Connection,
-    user: UserId,
-    hash: &[u8; 32],
-    purpose: Purpose,
-    state: Option<&[u8]>,
-    at: Timestamp,
-    expires_at: Timestamp,
-) -> Result<()> {
-    clear_lapsed(tx, user, at)?;
-    tx.prepare_cached(
-        "INSERT INTO challenge (user_id, hash, purpose, state, created_at, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        user.0.as_bytes(),
-        hash,
-        purpose_text(purpose),
-        state,
-        millis(at),
-        millis(expires_at)
-    ])?;
-    Ok(())
-}
-
-/// The one-use token, if it is good for that at `at`.
-pub fn find_challenge(
-    db: &Connection,
-    user: UserId,
-    hash: &[u8; 32],
-    purpose: Purpose,
-    at: Timestamp,
-) -> Result<Option<ChallengeRow>> {
-    let mut statement = db.prepare_cached(
-        "SELECT attempts, state, created_at, expires_at FROM challenge \
-         WHERE user_id = ?1 AND hash = ?2 AND purpose = ?3 AND expires_at > ?4",
-    )?;
-    let row = statement.query_row(
-        params![user.0.as_bytes(), hash, purpose_text(purpose), millis(at)],
-        |row| {
-            Ok(ChallengeRow {
-                attempts: row.get(0)?,
-                state: row.get(1)?,
-                created_at: column(row, 2)?,
-                expires_at: column(row, 3)?,
-            })
-        },
-    );
-    Ok(row.optional()?)
-}
-
-/// Replaces what the maker of a one-use token wanted to remember. False when it is good for that no more.
-pub fn update_challenge_state(
-    tx: &Connection,
-    user: UserId,
-    hash: &[u8; 32],
-    purpose: Purpose,
-    state: Option<&[u8]>,
-    at: Timestamp,
-) -> Result<bool> {
-    let changed = tx
-        .prepare_cached(
-            "UPDATE challenge SET state = ?4 \
-             WHERE user_id = ?1 AND hash = ?2 AND purpose = ?3 AND expires_at > ?5",
-        )?
-        .execute(params![
-            user.0.as_bytes(),
-            hash,
-            purpose_text(purpose),
-            state,
-            millis(at)
-        ])?;
-    Ok(changed == 1)
-}
-
-/// Counts a wrong code against a one-use token, which ends with the last attempt it allows. Says how
-/// many it has had.
-pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: u32) -> Result<u32> {
-    let attempts: Option<u32> = tx
-        .prepare_cached(
-            "UPDATE challenge SET attempts = attempts + 1 WHERE user_id = ?1 AND hash = ?2 RETURNING attempts",
-        )?
-        .query_row(params![user.0.as_bytes(), hash], |row| row.get(0))
-        .optional()?;
-    let attempts = attempts.unwrap_or(allowed);
-    if attempts >= allowed {
-        take_challenge(tx, user, hash)?;
-    }
-    Ok(attempts)
-}
-
-/// Uses up a one-use token. False when it was used up before.
-pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<bool> {
-    let removed = tx
-        .prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND hash = ?2")?
-        .execute(params![user.0.as_bytes(), hash])?;
-    Ok(removed == 1)
-}
-
-/// Ends every login of the user that is under way, and says how many there were. Invitations stay: who
-/// lost both device and password is sent one just before the reset. So do links in notices, of earlier
-/// changes: whoever made one must not get rid of them by making another.
-pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
-    let removed = tx
-        .prepare_cached(
-            "DELETE FROM challenge WHERE user_id = ?1 AND purpose NOT IN ('invitation', 'not-me')",
-        )?
-        .execute([user.0.as_bytes()])?;
-    Ok(u32::try_from(removed).unwrap_or(u32::MAX))
-}
-
-/// Ends every one-use token of the user, whatever for.
-pub fn clear_every_token(tx: &Connection, user: UserId) -> Result<()> {
-    tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1")?
-        .execute([user.0.as_bytes()])?;
-    Ok(())
-}
-
-/// Ends every invitation of the user: a newer one takes their place, or the account is not to be used.
-pub fn clear_invitations(tx: &Connection, user: UserId) -> Result<()> {
-    tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND purpose = 'invitation'")?
-        .execute([user.0.as_bytes()])?;
-    Ok(())
-}
-
 /// Forgets what of the user's has lapsed.
 pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     for table in ["session", "challenge", "enrolment"] {
@@ -370,17 +215,6 @@ fn clear_oldest(tx: &Connection, user: UserId, kept: u32) -> Result<()> {
     )?
     .execute(params![user.0.as_bytes(), kept])?;
     Ok(())
-}
-
-fn purpose_text(purpose: Purpose) -> &'static str {
-    match purpose {
-        Purpose::Mfa => "mfa",
-        Purpose::PasswordChange => "password-change",
-        Purpose::Invitation => "invitation",
-        Purpose::NotMe => "not-me",
-        Purpose::PasskeyRegistration => "passkey-registration",
-        Purpose::PasskeyStepUp => "passkey-step-up",
-    }
 }
 
 fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
@@ -550,59 +384,5 @@ mod tests {
         clear_sessions(&db, alice, at(10)).unwrap();
         assert!(!session_lives(&db, &external(alice), at(11)).unwrap());
         assert!(session_lives(&db, &external(bob), at(11)).unwrap());
-    }
-
-    #[test]
-    fn a_challenge_is_good_for_its_purpose_until_it_is_taken_or_tried_too_often() {
-        let db = testing::database();
-        let (alice, bob) = testing::two_users(&db);
-        let insert = |hash| insert_challenge(&db, alice, hash, Purpose::Mfa, None, at(0), at(100)).unwrap();
-        let found = |hash, second| {
-            find_challenge(&db, alice, hash, Purpose::Mfa, at(second))
-                .unwrap()
-                .is_some()
-        };
-        insert(&[1; 32]);
-        assert!(found(&[1; 32], 99) && !found(&[1; 32], 100) && !found(&[2; 32], 0));
-        assert!(
-            find_challenge(&db, bob, &[1; 32], Purpose::Mfa, at(0))
-                .unwrap()
-                .is_none()
-        );
-        assert!(
-            find_challenge(&db, alice, &[1; 32], Purpose::PasswordChange, at(0))
-                .unwrap()
-                .is_none()
-        );
-        assert!(take_challenge(&db, alice, &[1; 32]).unwrap());
-        assert!(!take_challenge(&db, alice, &[1; 32]).unwrap());
-        insert(&[2; 32]);
-        for attempt in 1..=2 {
-            assert_eq!(update_attempts(&db, alice, &[2; 32], 3).unwrap(), attempt);
-            assert!(found(&[2; 32], 0));
-        }
-        assert_eq!(update_attempts(&db, alice, &[2; 32], 3).unwrap(), 3);
-        assert!(!found(&[2; 32], 0), "the last attempt ends it");
-        assert_eq!(
-            update_attempts(&db, alice, &[2; 32], 3).unwrap(),
-            3,
-            "gone counts as used up"
-        );
-    }
-
-    #[test]
-    fn a_reset_ends_logins_under_way_but_not_invitations() {
-        let db = testing::database();
-        let (alice, _) = testing::two_users(&db);
-        for (hash, purpose) in [
-            ([1; 32], Purpose::Mfa),
-            ([2; 32], Purpose::PasswordChange),
-            ([3; 32], Purpose::Invitation),
-        ] {
-            insert_challenge(&db, alice, &hash, purpose, Some(b"state"), at(0), at(100)).unwrap();
-        }
-        assert_eq!(clear_challenges(&db, alice).unwrap(), 2);
-        let kept = find_challenge(&db, alice, &[3; 32], Purpose::Invitation, at(0)).unwrap();
-        assert_eq!(kept.expect("kept").state.as_deref(), Some(b"state".as_slice()));
     }
 }

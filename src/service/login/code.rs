@@ -13,7 +13,7 @@ use crate::domain::second_factor::{self, Code, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::session::{self, Opening, Tokens};
-use crate::store::{Transaction, audit, factors, sessions};
+use crate::store::{Transaction, audit, challenges, factors};
 
 /// Wrong codes that one challenge bears (ASVS 6.5.1: with the limit per account, guessing is hopeless).
 pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
@@ -59,7 +59,7 @@ pub async fn verify_mfa(
                 None => None,
             };
             let Some(spent) = spent else {
-                sessions::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
+                challenges::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
                 audit::append_entry(tx, at, entry_ids[0], &refused(event, "wrong-code"))?;
                 return Ok(Err(Error::InvalidCode));
             };

@@ -6,8 +6,8 @@ use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::{deliveries, notices};
-use crate::store::sessions::Purpose;
-use crate::store::{accounts, audit, passwords, sessions};
+use crate::store::challenges::Purpose;
+use crate::store::{accounts, audit, challenges, passwords, sessions};
 
 /// Sets a new password in place of an expired one and ends every session. The user logs in again with it.
 ///
@@ -27,7 +27,7 @@ pub async fn change_expired_password(
     let token = OneUseToken::decode(token).ok_or_else(dead)?;
     let (hash, at) = (token.hash(), context.at);
     let (user, organization, old) = services.store.read(|db| {
-        let challenge = sessions::find_challenge(db, token.user, &hash, Purpose::PasswordChange, at)?;
+        let challenge = challenges::find_challenge(db, token.user, &hash, Purpose::PasswordChange, at)?;
         let user = accounts::find_user_anywhere(db, token.user)?;
         let user = user.filter(|user| challenge.is_some() && user.active && user.locked.is_none());
         let user = user.ok_or_else(dead)?;
@@ -66,11 +66,11 @@ pub async fn change_expired_password(
             let unchanged = passwords::find_password_hash(tx, user.id)?.as_ref() == Some(&old);
             let usable = accounts::find_user_anywhere(tx, user.id)?
                 .is_some_and(|user| user.active && user.locked.is_none());
-            if !unchanged || !usable || !sessions::take_challenge(tx, user.id, &hash)? {
+            if !unchanged || !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(Error::DeadToken("password change token"));
             }
             passwords::update_password(tx, user.id, &new, at)?;
-            sessions::clear_challenges(tx, user.id)?;
+            challenges::clear_challenges(tx, user.id)?;
             let ended = sessions::clear_sessions(tx, user.id, at)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)

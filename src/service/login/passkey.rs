@@ -21,9 +21,9 @@ use crate::service::deliveries::{self, OwedDelivery};
 use crate::service::notices;
 use crate::service::passkeys::{self, INVALID, Options, ceremony_hash, no_ceremony};
 use crate::service::session::{self, AccessToken, Opening, Tokens};
+use crate::store::challenges::Purpose;
 use crate::store::passkeys::{PasskeyRow, Taken, take_passkey, update_cloned};
-use crate::store::sessions::Purpose;
-use crate::store::{Connection, Transaction, accounts, audit, factors, sessions};
+use crate::store::{Connection, Transaction, accounts, audit, challenges, factors};
 
 /// Asks for one of the user's passkeys, to complete a login.
 ///
@@ -51,7 +51,8 @@ pub async fn passkey_login_options(
     services
         .store
         .write(move |tx| {
-            match sessions::update_challenge_state(tx, id, &hash, Purpose::Mfa, Some(&ceremony.state), at)? {
+            match challenges::update_challenge_state(tx, id, &hash, Purpose::Mfa, Some(&ceremony.state), at)?
+            {
                 true => Ok(Options(ceremony.options.clone())),
                 false => Err(DEAD),
             }
@@ -105,8 +106,8 @@ pub async fn verify_mfa_with_passkey(
                     Ok(Ok(()))
                 }
                 Err(refusal) => {
-                    sessions::update_challenge_state(tx, user.id, &hash, Purpose::Mfa, None, at)?;
-                    sessions::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
+                    challenges::update_challenge_state(tx, user.id, &hash, Purpose::Mfa, None, at)?;
+                    challenges::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
                     let event = refused(event, "wrong-passkey").with("fault", refusal.fault.reason());
                     audit::append_entry(tx, at, entry_ids[0], &event)?;
                     refusal.raise_alarm(tx, &user, &request, entry_ids[1])?;
@@ -157,7 +158,7 @@ pub async fn step_up_with_passkey(
     let (id, session, at) = (user.id, principal.session.id, context.at);
     let hash = ceremony_hash(session, Purpose::PasskeyStepUp);
     let find = move |db: &Connection| {
-        let kept = sessions::find_challenge(db, id, &hash, Purpose::PasskeyStepUp, at)?;
+        let kept = challenges::find_challenge(db, id, &hash, Purpose::PasskeyStepUp, at)?;
         kept.and_then(|kept| kept.state).ok_or_else(no_ceremony)
     };
     let state = services.store.read(find)?;
@@ -171,7 +172,7 @@ pub async fn step_up_with_passkey(
             if find(tx)? != state {
                 return Err(no_ceremony());
             }
-            sessions::take_challenge(tx, id, &hash)?;
+            challenges::take_challenge(tx, id, &hash)?;
             let mut event = login_event(&user, &request).with("sessionId", session.to_string());
             event.event_type = EventType::UserStepUp;
             let used = match shown.take(tx, &user, at)? {

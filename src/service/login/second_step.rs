@@ -10,8 +10,9 @@ use crate::domain::credential::OneUseToken;
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
-use crate::store::sessions::{Purpose, SessionRow};
-use crate::store::{Connection, Transaction, accounts, audit, passwords, sessions};
+use crate::store::challenges::Purpose;
+use crate::store::sessions::SessionRow;
+use crate::store::{Connection, Transaction, accounts, audit, challenges, passwords, sessions};
 
 pub(super) const DEAD: Error = Error::DeadToken("MFA challenge");
 
@@ -30,7 +31,7 @@ pub(super) fn find_login(
     hash: &[u8; 32],
     at: Timestamp,
 ) -> Result<(User, Option<Vec<u8>>)> {
-    let challenge = sessions::find_challenge(db, token.user, hash, Purpose::Mfa, at)?.ok_or(DEAD)?;
+    let challenge = challenges::find_challenge(db, token.user, hash, Purpose::Mfa, at)?.ok_or(DEAD)?;
     let user = accounts::find_user_anywhere(db, token.user)?;
     let user = user.filter(may_log_in).ok_or(DEAD)?;
     Ok((user, challenge.state))
@@ -45,7 +46,7 @@ pub(super) fn complete_login(
     entry_id: Uuid,
 ) -> Result<()> {
     let (user, at) = (row.session.user_id, row.session.created_at);
-    sessions::take_challenge(tx, user, hash)?;
+    challenges::take_challenge(tx, user, hash)?;
     sessions::insert_session(tx, row)?;
     passwords::update_last_login(tx, user, at)?;
     let event = event.with("sessionId", row.session.id.to_string());

@@ -25,7 +25,7 @@ use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::requests::{self, ResetCall};
 use crate::store::revisions::{Revisions, find_revisions};
-use crate::store::{Transaction, audit, factors, sessions};
+use crate::store::{Transaction, audit, challenges, factors, sessions};
 
 /// For how long an enrolment code is good, in hours, within the enrolment window (SP 800-63B-4 §4.2:
 /// issued codes by mail or hand at most 24 h).
@@ -213,7 +213,7 @@ impl Change {
                 accounts::update_user_after_reset(tx, self.target, self.target_revision, after, self.at)?;
                 let removed = factors::clear_factors(tx, self.target, self.at)?;
                 factors::clear_enrolment(tx, self.target)?;
-                sessions::clear_challenges(tx, self.target)?;
+                challenges::clear_challenges(tx, self.target)?;
                 let ended = sessions::delete_sessions(tx, self.target)?;
                 end_keys_of(tx, self.target, self.at, &mut self.event)?;
                 let removed: Vec<_> = removed.iter().map(|f| json!(f.kind)).collect();

@@ -6,8 +6,8 @@ use super::{RequestContext, Services};
 use crate::domain::account::{Principal, SessionId};
 use crate::domain::audit::{Event, EventType, Resource};
 use crate::domain::{Error, Result};
-use crate::store::audit;
 use crate::store::sessions::{self, SessionRow};
+use crate::store::{audit, challenges};
 
 /// The caller's live sessions, the one used last first.
 ///
@@ -72,7 +72,7 @@ pub async fn end_other_sessions(
         .store
         .write(move |tx| {
             let ended = sessions::clear_other_sessions(tx, user, kept)?;
-            sessions::clear_challenges(tx, user)?;
+            challenges::clear_challenges(tx, user)?;
             audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             Ok(ended)
         })

@@ -19,7 +19,7 @@ use crate::service::{RequestContext, Services, approvals, deliveries};
 use crate::store::approvals::{insert_approval, update_state};
 use crate::store::audit::Erasure;
 use crate::store::deliveries::OwedDelivery;
-use crate::store::{Transaction, accounts, audit, passwords, sessions};
+use crate::store::{Transaction, accounts, audit, challenges, passwords, sessions};
 
 /// How often a verb is judged again when what was judged changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -289,7 +289,7 @@ impl Plan {
                     end_keys_of(tx, target.id, at, &mut event)?;
                 }
                 if !effects.active {
-                    sessions::clear_invitations(tx, target.id)?;
+                    challenges::clear_invitations(tx, target.id)?;
                 }
             }
             What::Delete { erases } => {
@@ -401,6 +401,6 @@ pub(super) fn guard_last_admin(tx: &Transaction<'_>, case: &Case, refusal: &'sta
 }
 
 fn end_sessions(tx: &Transaction<'_>, user: UserId, at: Timestamp) -> Result<u32> {
-    sessions::clear_challenges(tx, user)?;
+    challenges::clear_challenges(tx, user)?;
     sessions::clear_sessions(tx, user, at)
 }

@@ -10,9 +10,9 @@ use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::login::Password;
 use crate::service::{RequestContext, Services, deliveries, notices};
+use crate::store::challenges::Purpose;
 use crate::store::deliveries::OwedDelivery;
-use crate::store::sessions::Purpose;
-use crate::store::{Transaction, accounts, audit, passwords, sessions};
+use crate::store::{Transaction, accounts, audit, challenges, passwords, sessions};
 
 /// How long a link is good, in hours (contract B3).
 const HOURS: i64 = 7 * 24;
@@ -63,8 +63,8 @@ impl Invitation {
     /// # Errors
     /// [`Error::Internal`] when the store fails.
     pub fn keep(&self, tx: &Transaction<'_>) -> Result<()> {
-        sessions::clear_invitations(tx, self.user)?;
-        sessions::insert_challenge(
+        challenges::clear_invitations(tx, self.user)?;
+        challenges::insert_challenge(
             tx,
             self.user,
             &self.hash,
@@ -170,7 +170,7 @@ pub async fn accept_invitation(
     let token = OneUseToken::decode(token).ok_or_else(dead)?;
     let (hash, at) = (token.hash(), context.at);
     let (user, organization) = services.store.read(|db| {
-        let challenge = sessions::find_challenge(db, token.user, &hash, Purpose::Invitation, at)?;
+        let challenge = challenges::find_challenge(db, token.user, &hash, Purpose::Invitation, at)?;
         let user = accounts::find_user_anywhere(db, token.user)?;
         let user = user.filter(|user| challenge.is_some() && usable(user));
         let user = user.ok_or_else(dead)?;
@@ -202,12 +202,12 @@ pub async fn accept_invitation(
         .store
         .write(move |tx| {
             let usable = accounts::find_user_anywhere(tx, user.id)?.is_some_and(|user| usable(&user));
-            if !usable || !sessions::take_challenge(tx, user.id, &hash)? {
+            if !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(dead());
             }
             passwords::update_password(tx, user.id, &new, at)?;
-            sessions::clear_invitations(tx, user.id)?;
-            sessions::clear_challenges(tx, user.id)?;
+            challenges::clear_invitations(tx, user.id)?;
+            challenges::clear_challenges(tx, user.id)?;
             let ended = sessions::clear_sessions(tx, user.id, at)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)
