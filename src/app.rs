@@ -22,6 +22,7 @@ use crate::keys::KeyRing;
 use crate::limiter::Limiter;
 use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
+use crate::service::health::Probing;
 use crate::service::housekeeping::Sweep;
 use crate::service::metrics::Counts;
 use crate::service::plugins::{self, Bindings};
@@ -100,6 +101,7 @@ impl App {
             settings: config.settings.clone(),
             principals: Principals::default(),
             hashing: Hashing::default(),
+            probing: Probing::default(),
             in_flight: InFlight::default(),
             floods: Floods::default(),
             sweep: Sweep::default(),

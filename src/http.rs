@@ -35,7 +35,7 @@ use poem::{Endpoint, EndpointExt as _, Response, Route};
 use poem_openapi::{OpenApiService, Tags};
 
 pub use document::{document, document_yaml};
-pub use envelope::ClientAddress;
+pub use envelope::{ClientAddress, NoPlace};
 
 use crate::service::Services;
 

@@ -84,6 +84,8 @@ pub struct Services {
     pub bindings: plugins::Bindings,
     /// What is counted for a collector.
     pub counts: metrics::Counts,
+    /// Who finds out whether the appliance is ready.
+    pub probing: health::Probing,
 }
 
 /// Lifetimes and sizes that the operator may change.

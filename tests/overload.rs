@@ -20,11 +20,12 @@ use load_support::{Server, check, exchange, reset, seed};
 use rusqlite::Connection;
 
 const PLACES: usize = 64;
-const BOUNDS: [(&str, &str); 5] = [
+const BOUNDS: [(&str, &str); 6] = [
     ("LATCHKEY_HTTP__MAX_CONNECTIONS", "64"),
     ("LATCHKEY_HTTP__MAX_CONNECTIONS_PER_ADDRESS", "40"),
     ("LATCHKEY_HTTP__HEADER_TIMEOUT_SECS", "6"),
     ("LATCHKEY_HTTP__BODY_TIMEOUT_SECS", "2"),
+    ("LATCHKEY_HTTP__WRITE_TIMEOUT_SECS", "1"),
     ("LATCHKEY_DATABASE__QUEUE_LENGTH", "16"),
 ];
 
@@ -144,33 +145,45 @@ fn slow_and_idle_clients_take_neither_the_places_nor_the_memory() {
         "others are served"
     );
 
-    // Several take all: then a clear answer, at once.
-    let others = (3..6).map(|last| Ipv4Addr::new(127, 0, 0, last));
-    let mut slow: Vec<_> = others
-        .flat_map(|from| (0..12).map(move |_| connect(address, from)))
-        .collect();
-    for stream in &mut slow {
-        let _ = stream.write_all(b"GET /api/v1/users HTTP/1.1\r\nX-Slow: ");
-    }
-    std::thread::sleep(Duration::from_millis(200));
+    // Several take all: then a clear answer, at once, and health stays green.
+    let others: Vec<_> = (3..6).map(|last| Ipv4Addr::new(127, 0, 0, last)).collect();
+    let mut slow = Vec::new();
     let began = Instant::now();
-    let mut beyond = connect(address, Ipv4Addr::new(127, 0, 0, 9));
-    let _ = beyond.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n");
-    let mut refused = String::new();
-    let _ = beyond.read_to_string(&mut refused);
-    println!(
-        "beyond every place: {:?} after {:.0?}",
-        refused.lines().next(),
-        began.elapsed()
-    );
+    let refused = loop {
+        for from in &others {
+            slow.extend((0..25).map(|_| connect(address, *from)));
+        }
+        for stream in &mut slow {
+            let _ = stream.write_all(b"GET /api/v1/users HTTP/1.1\r\nX-Slow: ");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let refused = beyond(address, "/api/v1/users");
+        // On a machine that takes long to connect, the first ones are cut before the last ones came.
+        if !refused.starts_with("HTTP/1.1 401") {
+            break refused;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "places are never all taken"
+        );
+        slow.clear();
+    };
+    println!("beyond every place: {:?}", refused.lines().next());
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused:?}");
-    assert!(
-        refused.to_ascii_lowercase().contains("\r\nretry-after: "),
-        "{refused}"
-    );
-    let (_, body) = refused.split_once("\r\n\r\n").unwrap();
+    let (head, body) = refused.split_once("\r\n\r\n").unwrap();
+    let head = head.to_ascii_lowercase();
+    for name in ["retry-after", "x-request-id", "x-content-type-options"] {
+        assert!(head.contains(&format!("\r\n{name}: ")), "{head}");
+    }
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
-    assert_eq!(body["status"], 503, "the envelope");
+    assert_eq!(
+        (&body["status"], &body["path"]),
+        (&503.into(), &"/api/v1/users".into())
+    );
+    for path in ["/health/live", "/health/ready"] {
+        let health = beyond(address, path);
+        assert!(health.starts_with("HTTP/1.1 200"), "{path}: {health:?}");
+    }
 
     // Slow heads are cut, and everybody is served again, while the slow ones still hold on.
     let began = Instant::now();
@@ -261,14 +274,28 @@ fn huge_heads_and_bodies_are_refused_and_a_slow_body_is_cut() {
     assert!(began.elapsed() < Duration::from_secs(6));
     assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
 
-    // Half-open: the client has said all that it will say, and is answered.
+    // Half-open: who will say no more is taken for gone, as somebody whose line broke, and keeps no place.
+    let began = Instant::now();
     let mut half = connect(address, home);
     let _ = half.write_all(format!("{path}{token}Content-Length: 0\r\n\r\n").as_bytes());
     half.shutdown(std::net::Shutdown::Write).unwrap();
-    println!(
-        "half-open after a whole request: {:?}",
-        read(&mut half).lines().next()
+    let answer = read(&mut half);
+    println!("half-open after a whole request: {:?}", answer.lines().next());
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 200"),
+        "{answer}"
     );
+    assert!(began.elapsed() < Duration::from_secs(2), "it is let go");
+    // Who asks and doesn't read is hung up on, with what the kernel holds already.
+    let mut deaf = connect(address, Ipv4Addr::new(127, 0, 0, 8));
+    let whole = read_document(address);
+    let asked = 50;
+    let text = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(asked);
+    deaf.write_all(text.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let answered = read(&mut deaf).len();
+    println!("{asked} documents of {whole} bytes, unread for 3 s: {answered} bytes came");
+    assert!(answered < whole * asked, "it was not waited for");
     // Pipelining: a hundred at once are answered one after the other.
     let mut many = connect(address, home);
     let one = "GET /health/live HTTP/1.1\r\nHost: x\r\n";
@@ -285,6 +312,19 @@ fn huge_heads_and_bodies_are_refused_and_a_slow_body_is_cut() {
     assert!(after < before + 64 * 1024, "memory is bounded");
     let live = exchange(&server.address, "GET /health/live HTTP/1.1", "").unwrap();
     assert!(live.starts_with("HTTP/1.1 200"));
+}
+
+/// The length of the largest answer that nobody has to sign in for.
+fn read_document(address: SocketAddr) -> usize {
+    beyond(address, "/openapi.json").len()
+}
+
+/// What one more, from an address of its own, is answered.
+fn beyond(address: SocketAddr, path: &str) -> String {
+    let mut stream = connect(address, Ipv4Addr::new(127, 0, 0, 9));
+    let _ =
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    read(&mut stream)
 }
 
 fn connect(to: SocketAddr, from: Ipv4Addr) -> TcpStream {

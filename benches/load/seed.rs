@@ -18,7 +18,7 @@ use latchkey::limiter::{Limiter, Limits};
 use latchkey::plugin_host::{Digest, HostOptions, Limits as CallLimits, OnFailure, PluginHost};
 use latchkey::service::administration::{self, NewOrganization, NewUser};
 use latchkey::service::plugins::{self, Manager, NewBinding, NewPlugin};
-use latchkey::service::{Services, Settings, hashing::Hashing, session};
+use latchkey::service::{Services, Settings, hashing::Hashing, health::Probing, session};
 use latchkey::store::sessions::{self, SessionRow};
 use latchkey::store::{Store, accounts, factors};
 use tokio::runtime::Runtime;
@@ -98,6 +98,7 @@ pub fn services(dir: &Path) -> Services {
         keys,
         principals: session::Principals::default(),
         hashing: Hashing::default(),
+        probing: Probing::default(),
         in_flight: Default::default(),
         floods: Default::default(),
         sweep: Default::default(),

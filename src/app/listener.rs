@@ -1,6 +1,7 @@
 //! The accept loop: hyper beneath the poem endpoint, with the bounds that keep one client from
 //! using up what all need: connections in all and per address, the size of a request's head, time for it,
-//! for its body and for reading the answer. Whoever comes when every place is taken is told so at once.
+//! for its body and for reading the answer. Whoever comes when every place is taken is told so at once, and
+//! whoever asks for the appliance's health is still answered.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,20 +23,20 @@ use ipnet::IpNet;
 use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, IntoResponse};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_io_timeout::TimeoutStream;
 
 use super::client_address::{client_address, is_trusted};
-use crate::clock::Clock;
 use crate::config::HttpConfig;
+use crate::http::NoPlace;
 
-/// Connections that are being told that every place is taken.
-const MOST_REFUSALS: usize = 64;
-/// How long one of them may take.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// Connections beyond every place, each for one request that is told so or asks for health. Beyond them, a
+/// connection is just closed.
+const STANDING_PLACES: usize = 64;
+/// How long one of them may take in all.
+const STANDING_TIME: Duration = Duration::from_secs(2);
 /// How long a head may take, and a connection be idle, once less than a quarter of the places is free.
 const HEADER_TIMEOUT_WHEN_SHORT: Duration = Duration::from_secs(2);
 
@@ -61,7 +62,7 @@ where
         trusted,
     });
     let mut shutdown = std::pin::pin!(shutdown);
-    let refusals = Arc::new(Semaphore::new(MOST_REFUSALS));
+    let standing = Arc::new(Semaphore::new(STANDING_PLACES));
     loop {
         let (stream, peer) = tokio::select! {
             () = &mut shutdown => break,
@@ -83,15 +84,27 @@ where
             tracing::debug!(%address, "connection refused: too many from this address");
             continue;
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            turn_away(stream, &refusals);
+        let sitting = places.clone().try_acquire_owned().map(|place| {
+            // Where places run short, slow heads and idle connections give theirs back sooner.
+            let is_short = places.available_permits() < door.bounds.max_connections / 4;
+            (place, if is_short { Room::Short } else { Room::Ample })
+        });
+        let taken = sitting.or_else(|_| {
+            let place = standing.clone().try_acquire_owned()?;
+            Ok::<_, TryAcquireError>((place, Room::Standing))
+        });
+        let Ok((place, room)) = taken else {
+            tracing::debug!(%address, "connection refused: every place is taken");
             continue;
         };
-        // Where places run short, slow heads and idle connections give theirs back sooner.
-        let is_short = places.available_permits() < door.bounds.max_connections / 4;
         let (door, watcher) = (door.clone(), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = door.connection(stream, peer, watcher, is_short).await {
+            let served = door.connection(stream, peer, watcher, room);
+            let ended = match room {
+                Room::Standing => timeout(STANDING_TIME, served).await.unwrap_or(Ok(())),
+                Room::Ample | Room::Short => served.await,
+            };
+            if let Err(error) = ended {
                 // Clients that went away or were too slow are no news.
                 tracing::debug!(%error, "connection ended");
             }
@@ -102,38 +115,6 @@ where
     timeout(door.bounds.shutdown_grace, graceful.shutdown())
         .await
         .is_ok()
-}
-
-/// Says that every place is taken, in the envelope that every error has. Few at a time: beyond them the
-/// connection is just closed.
-fn turn_away(stream: TcpStream, refusals: &Arc<Semaphore>) {
-    let Ok(turn) = refusals.clone().try_acquire_owned() else {
-        return;
-    };
-    tokio::spawn(async move {
-        // A client that went away or does not read is no news.
-        let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
-        drop(turn);
-    });
-}
-
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    let body = serde_json::json!({
-        "timestamp": format!("{:.0}", Clock::system().now()), "status": 503, "error": "Service Unavailable",
-        "message": "The server is busy. Try again in 1 s", "path": "/",
-    })
-    .to_string();
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await?;
-    // Closed with bytes unread, the connection would take the answer back.
-    let mut rest = [0; 1024];
-    while stream.read(&mut rest).await? > 0 {}
-    Ok(())
 }
 
 /// Out of descriptors or memory: wait for some to come back instead of ending or spinning.
@@ -147,6 +128,15 @@ async fn after_accept_error(error: &io::Error) {
     }
     tracing::warn!(%error, "no connection can be accepted, trying again in a second");
     sleep(Duration::from_secs(1)).await;
+}
+
+/// How much room there was for a connection when it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Ample,
+    Short,
+    /// Every place was taken.
+    Standing,
 }
 
 struct Door<E> {
@@ -165,7 +155,7 @@ where
         stream: TcpStream,
         peer: SocketAddr,
         watcher: hyper_util::server::graceful::Watcher,
-        is_short: bool,
+        room: Room,
     ) -> hyper::Result<()> {
         // Answers are small: waiting for more to send would only make them late.
         let _ = stream.set_nodelay(true);
@@ -176,18 +166,19 @@ where
         );
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.bounds.write_timeout));
-        let header_timeout = match is_short {
-            true => self.bounds.header_timeout.min(HEADER_TIMEOUT_WHEN_SHORT),
-            false => self.bounds.header_timeout,
+        let header_timeout = match room {
+            Room::Ample => self.bounds.header_timeout,
+            Room::Short | Room::Standing => self.bounds.header_timeout.min(HEADER_TIMEOUT_WHEN_SHORT),
         };
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
+            .keep_alive(room != Room::Standing)
             .header_read_timeout(header_timeout)
             .max_buf_size(self.bounds.head_limit_bytes)
             .max_headers(self.bounds.max_headers);
         let service = service_fn(move |request| {
             let (door, local) = (self.clone(), local.clone());
-            async move { Ok::<_, Infallible>(door.request(request, local, peer).await) }
+            async move { Ok::<_, Infallible>(door.request(request, local, peer, room).await) }
         });
         watcher
             .watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service))
@@ -199,6 +190,7 @@ where
         request: hyper::Request<Incoming>,
         local: LocalAddr,
         peer: SocketAddr,
+        room: Room,
     ) -> hyper::Response<BoxBody<Bytes, io::Error>> {
         let client = client_address(peer.ip(), request.headers(), &self.trusted);
         let remote = RemoteAddr(Addr::SocketAddr(SocketAddr::new(client, peer.port())));
@@ -209,6 +201,9 @@ where
             request.set_body(poem::Body::from(
                 TimedBody::new(body, self.bounds.body_timeout).boxed(),
             ));
+        }
+        if room == Room::Standing {
+            request.extensions_mut().insert(NoPlace);
         }
         self.endpoint.get_response(request).await.into()
     }

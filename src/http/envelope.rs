@@ -25,6 +25,10 @@ use crate::service::{RequestContext, Services, login};
 /// Resolves the client's address from the peer's and `X-Forwarded-For`.
 pub type ClientAddress = Arc<dyn Fn(Option<IpAddr>, &[&str]) -> Option<IpAddr> + Send + Sync>;
 
+/// Goes with a request for which the server has no place: only the appliance's health is told it then.
+#[derive(Clone, Copy, Debug)]
+pub struct NoPlace;
+
 /// Wraps the routes so that nothing leaves without an envelope, and nothing panics past it.
 pub struct Envelope<E> {
     pub(super) inner: E,
@@ -79,9 +83,12 @@ impl<E: Endpoint> Envelope<E> {
         response
     }
 
-    /// Bounds the body. A `Transfer-Encoding` is looked at first: with both headers hyper lets it win,
+    /// Turns away whoever has no place, and bounds the body. A `Transfer-Encoding` is looked at first: with both headers hyper lets it win,
     /// so a small `Content-Length` must not be trusted.
     async fn limited(&self, mut request: Request) -> poem::Result<E::Output> {
+        if request.extensions().get::<NoPlace>().is_some() && !super::health::is_asked(request.uri().path()) {
+            return Err(Problem(Error::Busy { retry_after_secs: 1 }).into());
+        }
         if super::plugins::is_upload(request.method(), request.uri().path()) {
             return self.inner.call(request).await; // larger, and bounded where it is read
         }

@@ -14,6 +14,11 @@ use crate::service::{Services, health};
 /// Health.
 pub struct HealthApi;
 
+/// Whether a path asks for the appliance's health.
+pub(super) fn is_asked(path: &str) -> bool {
+    path.starts_with("/health/")
+}
+
 /// A sign of life.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Health")]

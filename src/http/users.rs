@@ -76,8 +76,8 @@ impl UserApi {
     /// List users.
     ///
     /// The users of the caller's organisation by e-mail address. Without `page` and `size`, all of
-    /// them. `X-Total-Count` has how many match in all. Requires the role `ORG_ADMIN`, or an
-    /// API key with scope `users:read`.
+    /// them, where they are no more than 10,000. `X-Total-Count` has how many match in all. Requires the
+    /// role `ORG_ADMIN`, or an API key with scope `users:read`.
     #[oai(path = "/users", method = "get", operation_id = "listUsers")]
     async fn list_users(
         &self,

@@ -25,6 +25,8 @@ const TEXT_LIMIT: usize = 320;
 const PAGE_SIZE: u64 = 50;
 /// Users in a page at most.
 const PAGE_LIMIT: u64 = 1_000;
+/// Users that are listed without asking for pages: what one answer takes of memory has a bound.
+const LIST_LIMIT: u64 = 10_000;
 
 /// What a new organisation starts with.
 #[derive(Clone, Debug)]
@@ -148,9 +150,7 @@ pub async fn list_users(
 ) -> Result<(Vec<User>, u64)> {
     let organization = reader.admit(services, Scope::UsersRead)?.organization().id;
     let paged = filter.page.is_some() || filter.size.is_some();
-    let size = filter
-        .size
-        .unwrap_or(if paged { PAGE_SIZE } else { u64::from(u32::MAX) });
+    let size = filter.size.unwrap_or(if paged { PAGE_SIZE } else { LIST_LIMIT });
     if paged && !(1..=PAGE_LIMIT).contains(&size) {
         return Err(Error::field(
             "size",
@@ -163,12 +163,19 @@ pub async fn list_users(
         .checked_mul(size)
         .filter(|offset| i64::try_from(*offset).is_ok())
         .ok_or_else(|| Error::field("page", "is too large"))?;
-    services
+    let (users, total) = services
         .store
         .read_long(Some(organization), move |db| {
             accounts::page_users(db, organization, filter.query.as_deref(), offset, size)
         })
-        .await
+        .await?;
+    if !paged && total > LIST_LIMIT {
+        return Err(Error::field(
+            "size",
+            format!("is needed with more than {LIST_LIMIT} users ({total} match): ask for pages"),
+        ));
+    }
+    Ok((users, total))
 }
 
 /// One user of the admin's organisation.

@@ -121,8 +121,11 @@ pub fn page_users(
     limit: u64,
 ) -> Result<(Vec<User>, u64)> {
     let pattern = query.map(|q| format!("%{}%", escape_like(&email_key(q))));
-    let filter =
-        "organization_id = ?1 AND (?2 IS NULL OR email_key LIKE ?2 ESCAPE '\\' OR name LIKE ?2 ESCAPE '\\')";
+    // Without a pattern, the index by e-mail address alone is counted and walked.
+    let filter = match pattern {
+        None => "organization_id = ?1 AND ?2 IS NULL",
+        Some(_) => "organization_id = ?1 AND (email_key LIKE ?2 ESCAPE '\\' OR name LIKE ?2 ESCAPE '\\')",
+    };
     let total = db
         .prepare_cached(&format!("SELECT count(*) FROM user WHERE {filter}"))?
         .query_row(params![organization.0.as_bytes(), pattern], |row| {

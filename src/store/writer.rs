@@ -185,10 +185,10 @@ impl GroupCommit {
                 .fetch_sub(group.len() as u64, Ordering::Relaxed);
             let before = self.connection.total_changes();
             let committed = self.commit(&mut group);
-            // Even after an error: who knows what reached the disk. And before anybody is answered.
-            self.counters.generation.fetch_add(1, Ordering::Release);
-            // What changed nothing says nothing about the disk.
+            // What changed nothing is news to nobody and says nothing about the disk.
             if committed.is_err() || self.connection.total_changes() != before {
+                // Even after an error: who knows what reached the disk. And before anybody is answered.
+                self.counters.generation.fetch_add(1, Ordering::Release);
                 self.counters.failing.store(committed.is_err(), Ordering::Relaxed);
             }
             if committed.is_ok() {

@@ -48,6 +48,37 @@ async fn users_are_found_and_paged() {
 }
 
 #[tokio::test]
+async fn an_organisation_of_very_many_is_listed_in_pages_alone() {
+    let app = TestApp::new().await;
+    app.execute(
+        "INSERT INTO user (id, organization_id, email, email_key, role, created_at, updated_at) \
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9996) \
+         SELECT randomblob(16), (SELECT organization_id FROM user WHERE email_key = 'dev@acme.example'), \
+         'n' || i || '@acme.example', 'n' || i || '@acme.example', 'member', 0, 0 FROM n",
+    )
+    .await;
+    let admin = app.admin().await;
+    let all = admin.get("/api/v1/users").await;
+    assert_eq!(all.assert_ok().as_array().unwrap().len(), 10_000);
+    app.employee("one-more").await;
+    let refused = admin.get("/api/v1/users").await;
+    refused.assert_error(400, "Validation failed");
+    assert_eq!(
+        refused.body["validationErrors"]["size"],
+        "is needed with more than 10000 users (10001 match): ask for pages"
+    );
+    let few = admin.get("/api/v1/users?query=dev").await;
+    assert_eq!(
+        few.assert_ok().as_array().unwrap().len(),
+        1,
+        "what is found may be few"
+    );
+    let page = admin.get("/api/v1/users?page=10&size=1000").await;
+    assert_eq!(page.assert_ok().as_array().unwrap().len(), 1);
+    assert_eq!(page.header("x-total-count"), "10001");
+}
+
+#[tokio::test]
 async fn settings_are_read_and_changed_and_the_change_is_recorded() {
     let app = TestApp::new().await;
     let admin = app.admin().await;

@@ -100,6 +100,7 @@ impl TestApp {
             limiter: Limiter::new(&setup.limits, &clock),
             keys: KeyRing::open(dir.path(), &entropy).unwrap(),
             hashing: latchkey::service::hashing::Hashing::new(2),
+            probing: latchkey::service::health::Probing::default(),
             principals: Default::default(),
             in_flight: Default::default(),
             floods: Default::default(),

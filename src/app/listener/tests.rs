@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use poem::{EndpointExt as _, Request, endpoint};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -16,7 +17,7 @@ struct Served {
 }
 
 /// Serves an endpoint that answers with the client's address and the body's length, and takes half
-/// a second when asked for `/slow`.
+/// a second when asked for `/slow`; without a place, with that.
 async fn served(change: impl FnOnce(&mut HttpConfig)) -> Served {
     let mut bounds = Config::for_data_dir("unused".as_ref()).http;
     bounds.header_timeout = Duration::from_millis(300);
@@ -30,6 +31,9 @@ async fn served(change: impl FnOnce(&mut HttpConfig)) -> Served {
         async move {
             if request.uri().path() == "/slow" {
                 sleep(Duration::from_millis(500)).await;
+            }
+            if request.extensions().get::<NoPlace>().is_some() {
+                return Ok("no place".to_owned());
             }
             let client = request.remote_addr().as_socket_addr().map(SocketAddr::ip);
             let body = request.take_body().into_bytes().await?;
@@ -150,20 +154,36 @@ async fn one_address_cannot_take_every_connection() {
 }
 
 #[tokio::test]
-async fn beyond_the_connection_limit_the_next_one_is_told_and_served_once_there_is_a_place() {
+async fn beyond_the_connection_limit_one_request_is_told_and_the_next_served_once_there_is_a_place() {
     let served = served(|bounds| bounds.max_connections = 1).await;
     let _idle = served.connect().await;
     sleep(Duration::from_millis(50)).await;
-    let request = format!("GET / HTTP/1.1\r\n{CLOSE}\r\n");
-    let answer = served.exchange(&request).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After: 1"),
-        "{answer}"
-    );
+    // Without `Connection: close`: whoever stands is not kept.
+    let answer = served.exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.ends_with("no place"), "{answer}");
+    let answer = served.exchange("GET / HTTP/1.1\r\nHost: x\r\n").await;
+    assert!(!answer.contains("200"), "a slow head is cut: {answer}");
     // The idle one has timed out.
     sleep(Duration::from_millis(500)).await;
-    let answer = served.exchange(&request).await;
-    assert!(answer.contains("200"), "{answer}");
+    let answer = served.exchange(&format!("GET / HTTP/1.1\r\n{CLOSE}\r\n")).await;
+    assert!(answer.contains("200") && !answer.contains("no place"), "{answer}");
+}
+
+#[tokio::test]
+async fn beyond_the_standing_places_a_connection_is_closed() {
+    let served = served(|bounds| {
+        bounds.max_connections = 1;
+        bounds.max_connections_per_address = 1000;
+        bounds.header_timeout = Duration::from_secs(2);
+    })
+    .await;
+    let mut standing = Vec::new();
+    for _ in 0..=STANDING_PLACES {
+        standing.push(served.connect().await);
+    }
+    sleep(Duration::from_millis(50)).await;
+    let answer = served.exchange(&format!("GET / HTTP/1.1\r\n{CLOSE}\r\n")).await;
+    assert_eq!(answer, "");
 }
 
 #[tokio::test]
