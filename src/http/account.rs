@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::Tag;
 use super::device::Remembered;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED};
 use super::mfa::CodeBody;
 use super::payload::J;
 use super::principal::{AnySession, Caller};
@@ -195,7 +195,7 @@ pub struct ChangeExpiredPasswordBody {
     pub new_password: String,
 }
 
-type OpenErrors = ApiErr<{ S400 | S401 | BODY | S429 | WRITES }>;
+type OpenErrors = ApiErr<{ S400 | S401 | BODY | S429 }>;
 
 #[OpenApi(prefix_path = "/api/v1/auth", tag = "Tag::Authentication")]
 impl AuthenticationApi {
@@ -209,8 +209,7 @@ impl AuthenticationApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<LoginRequestBody>,
-    ) -> Result<Remembered<LoginResponseBody>, ApiErr<{ S400 | S401 | S403 | S409 | BODY | S429 | WRITES }>>
-    {
+    ) -> Result<Remembered<LoginResponseBody>, ApiErr<{ S400 | S401 | S403 | S409 | BODY | S429 }>> {
         let request = LoginRequest {
             organization_slug: body.0.organization_slug,
             email: body.0.email,
@@ -264,7 +263,7 @@ impl AuthenticationApi {
         caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<MessageBody>, ApiErr<{ SECURED | WRITES }>> {
+    ) -> Result<J<MessageBody>, ApiErr<{ SECURED }>> {
         session::logout(&services, &caller.0, &context.0).await?;
         Ok(J(MessageBody {
             message: "Logged out successfully".into(),
@@ -282,7 +281,7 @@ impl AuthenticationApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<CodeBody>,
-    ) -> Result<J<AccessTokenBody>, ApiErr<{ SECURED | S400 | S404 | BODY | S429 | WRITES }>> {
+    ) -> Result<J<AccessTokenBody>, ApiErr<{ SECURED | S400 | S404 | BODY | S429 }>> {
         let token = login::step_up(&services, &caller.0, &body.0.code, &context.0).await?;
         Ok(J(token.into()))
     }

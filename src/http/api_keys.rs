@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::{Context, Time, WrittenId};
@@ -174,7 +174,7 @@ impl ApiKeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<CreateApiKeyBody>,
-    ) -> Result<Made, ApiErr<{ SECURED | S400 | S409 | S429 | BODY | WRITES }>> {
+    ) -> Result<Made, ApiErr<{ SECURED | S400 | S409 | S429 | BODY }>> {
         let (made, key) = api_keys::create_api_key(&services, &caller.0, &context.0, body.0.into()).await?;
         Ok(Made::Done(J(CreatedApiKeyBody {
             api_key: made.into(),
@@ -194,7 +194,7 @@ impl ApiKeyApi {
         context: Context,
         /// The key's id.
         id: Path<WrittenId>,
-    ) -> Result<Revoked, ApiErr<{ SECURED | S404 | S429 | WRITES }>> {
+    ) -> Result<Revoked, ApiErr<{ SECURED | S404 | S429 }>> {
         api_keys::revoke_api_key(&services, &caller.0, &context.0, &id.0.0).await?;
         Ok(Revoked::Done)
     }

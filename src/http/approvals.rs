@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Tag;
 use super::account::MessageBody;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED};
 use super::payload::{Deferred, J, Listed};
 use super::principal::Caller;
 use super::schema::{Context, Time, WrittenId};
@@ -206,7 +206,7 @@ enum Approved {
     Awaits(J<ApproveBody>),
 }
 
-type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | WRITES }>;
+type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Approvals")]
 impl ApprovalApi {
@@ -293,7 +293,7 @@ impl ApprovalApi {
         /// The approval's id.
         id: Path<WrittenId>,
         body: Deferred<RejectBody>,
-    ) -> Result<J<MessageBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY | WRITES }>> {
+    ) -> Result<J<MessageBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>> {
         let reason = body.0.map(|body| body.and_then(|body| body.reason));
         approvals::reject(&services, &caller.0, &context.0, &id.0.0, reason).await?;
         Ok(J(MessageBody {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S400, S404, S429, SECURED, WRITES};
+use super::error::answers::{S400, S404, S429, SECURED};
 use super::payload::J;
 use super::principal::Reader;
 use super::schema::Time;
@@ -209,7 +209,7 @@ impl AuditApi {
         services: Data<&Arc<Services>>,
         /// The entry's id.
         id: Path<Uuid>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | S429 | WRITES }>> {
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::find_receipt(&services, reading, id.0).await?))
     }
@@ -228,7 +228,7 @@ impl AuditApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 | WRITES }>> {
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 }>> {
         reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::checkpoint(&services).await?.note))
     }
@@ -243,7 +243,7 @@ impl AuditApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 | WRITES }>> {
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 }>> {
         reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::log_keys(&services).await?.to_string()))
     }
@@ -263,8 +263,7 @@ impl AuditApi {
         /// The id of the last event that was received; without it, only new entries.
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<u64>>,
-    ) -> Result<EventStream<BoxStream<'static, AuditLogBody>>, ApiErr<{ SECURED | S400 | S429 | WRITES }>>
-    {
+    ) -> Result<EventStream<BoxStream<'static, AuditLogBody>>, ApiErr<{ SECURED | S400 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         let organization_name = reading.organization().name.clone();
         let permit = Arc::clone(&self.tails)

@@ -171,17 +171,14 @@ pub mod answers {
     pub const S422: u32 = 1 << 5;
     /// 429.
     pub const S429: u32 = 1 << 6;
-    /// 503.
-    pub const S503: u32 = 1 << 7;
     /// 413 and 415, with a body.
-    pub const BODY: u32 = 1 << 8;
+    pub const BODY: u32 = 1 << 7;
     /// A bearer token is required.
     pub const SECURED: u32 = S401 | S403;
-    /// Something is written.
-    pub const WRITES: u32 = S503;
 }
 
-/// An error of an operation that can answer the statuses in `S` and 500.
+/// An error of an operation that can answer the statuses in `S`, 500 and 503: a server without a place for one
+/// more connection says so to whatever is asked.
 #[derive(Debug)]
 pub struct ApiErr<const S: u32>(pub poem::Error);
 
@@ -212,7 +209,7 @@ fn documented<const S: u32>(status: StatusCode) -> bool {
 }
 
 fn responses<const S: u32>() -> Vec<MetaResponse> {
-    use answers::{BODY, S400, S401, S403, S404, S409, S422, S429, S503};
+    use answers::{BODY, S400, S401, S403, S404, S409, S422, S429};
     let challenge = || {
         vec![header(
             "WWW-Authenticate",
@@ -220,7 +217,10 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
             true,
         )]
     };
-    let retry = || header("Retry-After", "Seconds to wait (RFC 9110 §10.2.3)", true);
+    let retry = || MetaHeader {
+        schema: u32::schema_ref(),
+        ..header("Retry-After", "Seconds to wait (RFC 9110 §10.2.3)", true)
+    };
     let limits = || {
         vec![
             retry(),
@@ -263,7 +263,7 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
         (S429, 429, "Too many requests", limits()),
         (u32::MAX, 500, "Unexpected; nothing has been changed", vec![]),
         (
-            S503,
+            u32::MAX,
             503,
             "The server is busy; nothing has been changed",
             vec![retry()],

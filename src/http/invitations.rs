@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::account::MessageBody;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S429, WRITES};
+use super::error::answers::{BODY, S400, S401, S429};
 use super::payload::J;
 use super::schema::Context;
 use super::{Tag, document};
@@ -56,7 +56,7 @@ impl InvitationApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<AcceptInvitationBody>,
-    ) -> Result<J<MessageBody>, ApiErr<{ S400 | S401 | BODY | S429 | WRITES }>> {
+    ) -> Result<J<MessageBody>, ApiErr<{ S400 | S401 | BODY | S429 }>> {
         let J(body) = body;
         let password = Password(Zeroizing::new(body.password));
         users::accept_invitation(&services, &body.token, password, &context.0).await?;

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::{AnySession, Caller};
 use super::schema::Context;
@@ -82,7 +82,7 @@ impl MfaApi {
         caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<SetUpBody>, ApiErr<{ SECURED | S409 | S429 | WRITES }>> {
+    ) -> Result<J<SetUpBody>, ApiErr<{ SECURED | S409 | S429 }>> {
         let shown = enrolment::set_up_mfa(&services, &caller.0, &context.0).await?;
         Ok(J(SetUpBody {
             qr_code_base64: shown.qr_code_base64.to_string(),
@@ -101,7 +101,7 @@ impl MfaApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<ConfirmBody>,
-    ) -> Result<J<RecoveryCodesBody>, ApiErr<{ SECURED | S400 | S409 | BODY | S429 | WRITES }>> {
+    ) -> Result<J<RecoveryCodesBody>, ApiErr<{ SECURED | S400 | S409 | BODY | S429 }>> {
         let J(body) = body;
         let confirmation = Confirmation {
             secret: Zeroizing::new(body.secret),
@@ -122,7 +122,7 @@ impl MfaApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<CodeBody>,
-    ) -> Result<Disabled, ApiErr<{ SECURED | S400 | S404 | BODY | S429 | WRITES }>> {
+    ) -> Result<Disabled, ApiErr<{ SECURED | S400 | S404 | BODY | S429 }>> {
         enrolment::disable_mfa(&services, &caller.0, &body.0.code, &context.0).await?;
         Ok(Disabled::Done)
     }
@@ -140,7 +140,7 @@ impl MfaApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<RecoveryCodesBody>, ApiErr<{ SECURED | S404 | S429 | WRITES }>> {
+    ) -> Result<J<RecoveryCodesBody>, ApiErr<{ SECURED | S404 | S429 }>> {
         let codes = enrolment::regenerate_recovery_codes(&services, &caller.0, &context.0).await?;
         Ok(J(codes.into()))
     }

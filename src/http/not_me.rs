@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::account::MessageBody;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S429, WRITES};
+use super::error::answers::{BODY, S400, S401, S429};
 use super::payload::J;
 use super::schema::Context;
 use super::{Tag, document};
@@ -42,7 +42,7 @@ impl NotMeApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<NotMeBody>,
-    ) -> Result<J<MessageBody>, ApiErr<{ S400 | S401 | BODY | S429 | WRITES }>> {
+    ) -> Result<J<MessageBody>, ApiErr<{ S400 | S401 | BODY | S429 }>> {
         not_me::report_not_me(&services, &body.0.token, &context.0).await?;
         Ok(J(MessageBody {
             message: "The account is locked and your administrators are told".into(),

@@ -13,7 +13,7 @@ use super::Tag;
 use super::account::{AccessTokenBody, TokenBody};
 use super::device::Remembered;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S401, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::{AnySession, Caller};
 use super::schema::{Context, WrittenId};
@@ -53,7 +53,7 @@ impl PasskeyApi {
         caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<OptionsBody>, ApiErr<{ SECURED | S409 | S429 | WRITES }>> {
+    ) -> Result<J<OptionsBody>, ApiErr<{ SECURED | S409 | S429 }>> {
         let options = passkeys::passkey_registration_options(&services, &caller.0, &context.0).await?;
         Ok(J(options.into()))
     }
@@ -74,7 +74,7 @@ impl PasskeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<RegisterPasskeyBody>,
-    ) -> Result<J<RegisteredPasskeyBody>, ApiErr<{ SECURED | S400 | S409 | BODY | S429 | WRITES }>> {
+    ) -> Result<J<RegisteredPasskeyBody>, ApiErr<{ SECURED | S400 | S409 | BODY | S429 }>> {
         let J(body) = body;
         let new = NewPasskey {
             name: body.name,
@@ -121,7 +121,7 @@ impl PasskeyApi {
         context: Context,
         /// The passkey's id.
         id: Path<WrittenId>,
-    ) -> Result<Removed, ApiErr<{ SECURED | S400 | S404 | S429 | WRITES }>> {
+    ) -> Result<Removed, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         passkeys::remove_passkey(&services, &caller.0, &id.0.0, &context.0).await?;
         Ok(Removed::Done)
     }
@@ -140,7 +140,7 @@ impl PasskeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<LoginOptionsBody>,
-    ) -> Result<J<OptionsBody>, ApiErr<{ S400 | S401 | S409 | BODY | S429 | WRITES }>> {
+    ) -> Result<J<OptionsBody>, ApiErr<{ S400 | S401 | S409 | BODY | S429 }>> {
         let token = &body.0.mfa_challenge_token;
         let options = login::passkey_login_options(&services, token, &context.0).await?;
         Ok(J(options.into()))
@@ -160,7 +160,7 @@ impl PasskeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyWithPasskeyBody>,
-    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S409 | BODY | S429 | WRITES }>> {
+    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S409 | BODY | S429 }>> {
         let J(body) = body;
         let asserted = Asserted::try_from(body.credential)?;
         let token = &body.mfa_challenge_token;
@@ -183,7 +183,7 @@ impl PasskeyApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<OptionsBody>, ApiErr<{ SECURED | S400 | S409 | S429 | WRITES }>> {
+    ) -> Result<J<OptionsBody>, ApiErr<{ SECURED | S400 | S409 | S429 }>> {
         let options = login::passkey_step_up_options(&services, &caller.0, &context.0).await?;
         Ok(J(options.into()))
     }
@@ -203,7 +203,7 @@ impl PasskeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<StepUpWithPasskeyBody>,
-    ) -> Result<J<AccessTokenBody>, ApiErr<{ SECURED | S400 | S409 | BODY | S429 | WRITES }>> {
+    ) -> Result<J<AccessTokenBody>, ApiErr<{ SECURED | S400 | S409 | BODY | S429 }>> {
         let asserted = Asserted::try_from(body.0.credential)?;
         let token = login::step_up_with_passkey(&services, &caller.0, &asserted, &context.0).await?;
         Ok(J(token.into()))

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::Context;
@@ -92,7 +92,7 @@ enum Unbound {
 }
 
 type ReadErrors = ApiErr<{ SECURED | S400 | S404 }>;
-type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY | WRITES }>;
+type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Policies")]
 impl PluginApi {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, S409, S422, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S404, S409, S422, S429, SECURED};
 use super::payload::{Deferred, J, ok};
 use super::principal::AnySession;
 use super::schema::{Context, WrittenId};
@@ -87,7 +87,7 @@ impl Example for ResetResponseBody {
 const DONE: &str = "MFA reset successfully";
 const AWAITS_APPROVAL: &str = "MFA reset awaits approval";
 
-type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | BODY | S422 | S429 | WRITES }>;
+type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | BODY | S422 | S429 }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Reset")]
 impl ResetApi {

@@ -8,7 +8,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S400, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{S400, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::{Context, Time, WrittenId};
@@ -118,7 +118,7 @@ impl RestoreApi {
         /// the last ones.
         #[oai(name = "takenBefore")]
         taken_before: Query<Option<Time>>,
-    ) -> Result<Restored, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | WRITES }>> {
+    ) -> Result<Restored, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
         let taken_before = taken_before.0.map(|time| time.0);
         let outcome = users::restore_factors(&services, &caller.0, &context.0, &id.0.0, taken_before).await?;
         let awaits = outcome.approval_id.is_some();

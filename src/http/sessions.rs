@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S400, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{S400, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::{Context, Time, WrittenId};
@@ -98,7 +98,7 @@ impl SessionApi {
         context: Context,
         /// The session's id.
         id: Path<WrittenId>,
-    ) -> Result<Ended, ApiErr<{ SECURED | S404 | WRITES }>> {
+    ) -> Result<Ended, ApiErr<{ SECURED | S404 }>> {
         session::end_session(&services, &caller.0, &id.0.0, &context.0).await?;
         Ok(Ended::Done)
     }
@@ -116,7 +116,7 @@ impl SessionApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED | WRITES }>> {
+    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED }>> {
         let sessions_ended = session::end_other_sessions(&services, &caller.0, &context.0).await?;
         Ok(J(SessionsEndedBody { sessions_ended }))
     }
@@ -136,7 +136,7 @@ impl SessionApi {
         context: Context,
         /// The user's id.
         id: Path<WrittenId>,
-    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | WRITES }>> {
+    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
         let sessions_ended = users::end_user_sessions(&services, &caller.0, &context.0, &id.0.0).await?;
         Ok(J(SessionsEndedBody { sessions_ended }))
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, S409, S429, SECURED, WRITES};
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED};
 use super::payload::{J, Listed};
 use super::principal::{Caller, Reader};
 use super::schema::{Context, Time, WrittenId};
@@ -68,8 +68,8 @@ enum PasswordReset {
     Awaits(J<ResetPasswordBody>),
 }
 
-type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | WRITES }>;
-type ErrorsWithBody = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY | WRITES }>;
+type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>;
+type ErrorsWithBody = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Users")]
 impl UserApi {

@@ -7,6 +7,75 @@ use serde_json::Value;
 
 use crate::support::{DEVELOPER, Setup, TestApp};
 
+/// A change that is under way, and takes until it is told to go on: what others write waits in the queue.
+struct SlowDisk {
+    go_on: std::sync::mpsc::Sender<()>,
+    under_way: tokio::task::JoinHandle<latchkey::domain::Result<()>>,
+}
+
+impl SlowDisk {
+    async fn new(app: &TestApp) -> Self {
+        let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+        let held_up = std::sync::Mutex::new(held_up);
+        let (began, has_begun) = std::sync::mpsc::channel();
+        let store = app.services.store.clone();
+        let under_way = tokio::spawn(async move {
+            let change = move |_: &latchkey::store::Transaction<'_>| {
+                let _ = began.send(());
+                let _ = held_up.lock().unwrap().recv();
+                Ok(())
+            };
+            store.write(change).await
+        });
+        tokio::task::spawn_blocking(move || has_begun.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        Self { go_on, under_way }
+    }
+
+    async fn go_on(self) {
+        drop(self.go_on);
+        self.under_way.await.unwrap().unwrap();
+    }
+}
+
+/// Anybody may ask: however many do, the writer's queue is there for others.
+#[tokio::test]
+async fn however_many_ask_whether_it_is_ready_they_take_one_place_of_the_queue() {
+    let app = TestApp::with(Setup {
+        queue_length: 2,
+        ..Default::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let generation = app.services.store.generation();
+    let disk = SlowDisk::new(&app).await;
+    let nobody = app.anonymous();
+    let asking = futures_util::future::join_all((0..20).map(|_| nobody.get("/health/ready")));
+    let (asked, (), reset) = tokio::join!(
+        asking,
+        async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            disk.go_on().await;
+        },
+        admin.reset(DEVELOPER)
+    );
+    reset.assert_ok();
+    for answer in asked {
+        answer.assert_ok();
+    }
+    // A writer that hangs is told soon, and not by hanging with it.
+    let disk = SlowDisk::new(&app).await;
+    let began = std::time::Instant::now();
+    let answer = nobody.get("/health/ready").await;
+    answer.assert_error(503, "The server is busy. Try again in 1 s");
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
+    disk.go_on().await;
+    // The reset counts, and no question does: who called is remembered as long as nothing changes.
+    assert_eq!(app.services.store.generation(), generation + 1);
+}
+
 #[tokio::test]
 async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
     let app = TestApp::with(Setup {
@@ -15,23 +84,7 @@ async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
     })
     .await;
     let (admin, member) = (app.admin().await, app.caller(&app.member).await);
-    // A slow disk: one change is under way, another one takes the only place.
-    let (go_on, held_up) = std::sync::mpsc::channel::<()>();
-    let held_up = std::sync::Mutex::new(held_up);
-    let (began, has_begun) = std::sync::mpsc::channel();
-    let store = app.services.store.clone();
-    let slow = tokio::spawn(async move {
-        let change = move |_: &latchkey::store::Transaction<'_>| {
-            let _ = began.send(());
-            let _ = held_up.lock().unwrap().recv();
-            Ok(())
-        };
-        store.write(change).await
-    });
-    tokio::task::spawn_blocking(move || has_begun.recv())
-        .await
-        .unwrap()
-        .unwrap();
+    let disk = SlowDisk::new(&app).await;
     let waiting = tokio::spawn({
         let store = app.services.store.clone();
         async move { store.write(|_| Ok(())).await }
@@ -43,8 +96,7 @@ async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
         answer.assert_error(503, "The server is busy. Try again in 1 s");
         assert_eq!(answer.header("retry-after"), "1");
     }
-    drop(go_on);
-    slow.await.unwrap().unwrap();
+    disk.go_on().await;
     waiting.await.unwrap().unwrap();
     let entries = app.trail().len();
     assert_eq!(record_floods(&app.services, false).await.unwrap(), 0, "too early");
