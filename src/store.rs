@@ -38,7 +38,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rusqlite::config::DbConfig;
 /// What verbs take first; services name them from here, so that only the store knows rusqlite.
 pub use rusqlite::{Connection, Transaction};
-use rusqlite::{OpenFlags, TransactionBehavior};
+use rusqlite::{ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::domain::{Error, Result};
 
@@ -105,13 +105,13 @@ pub enum OpenError {
         /// Newest version this binary knows.
         known: usize,
     },
-    /// Not a SQLite database, or a damaged one.
-    #[error("{path} can't be used as a database: {source}; restore it from a backup")]
+    /// Not a SQLite database, a damaged one, or a disk that won't have it.
+    #[error("{path} can't be used as a database: {problem}; {}", remedy(.problem))]
     Database {
         /// The file.
         path: PathBuf,
         /// What SQLite says.
-        source: rusqlite::Error,
+        problem: rusqlite::Error,
     },
     /// The directory or a file in it can't be used.
     #[error("{path}: {source}")]
@@ -124,6 +124,18 @@ pub enum OpenError {
     /// A migration failed; nothing was changed.
     #[error("the database could not be migrated, nothing was changed: {0}")]
     Migration(String),
+}
+
+/// What to do about a database that can't be opened.
+fn remedy(problem: &rusqlite::Error) -> &'static str {
+    match problem.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "make room on the disk and start again",
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            "see that this user may write the file and its directory, and that the disk is not read-only"
+        }
+        Some(ErrorCode::SystemIoFailure) => "the disk fails: see the system's log before starting again",
+        _ => "restore it from a backup",
+    }
 }
 
 impl Store {
@@ -143,9 +155,9 @@ impl Store {
         let checkpoints = options.checkpoints;
         let lock = lock(data_dir)?;
         let path = data_dir.join(DATABASE_FILE);
-        let database = |source| OpenError::Database {
+        let database = |problem| OpenError::Database {
             path: path.clone(),
-            source,
+            problem,
         };
         let mut connection = open_connection(
             &path,

@@ -9,6 +9,7 @@ mod load_support;
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -107,21 +108,68 @@ fn a_write_torn_by_the_end_of_the_machine_loses_nothing_acknowledged() {
             ("LD_PRELOAD", shim.to_str().unwrap()),
             ("FAULT_FILE", control.to_str().unwrap()),
         ];
-        let server = Server::start(&data, &variables);
-        let ended = reset_while(&server.address, &seeded.admins, users, 8, |load| {
+        let mut server = Server::start(&data, &variables);
+        let address = server.address.clone();
+        let ended = reset_while(&address, &seeded.admins, users, 8, |load| {
             load.wait_for(3);
             fs::write(&control, "t").unwrap();
-            // Every client is cut off once the server is gone.
-            std::thread::sleep(Duration::from_millis(200));
+            assert_eq!(server.wait().signal(), Some(9), "the write ended the machine");
         });
+        assert!(ended.unanswered > 0, "somebody was cut off");
         acknowledged.extend(ended.acknowledged.into_keys());
-        drop(server);
         check(&data, &acknowledged, &format!("torn, round {round}"));
     }
+    // And it goes on where it was.
+    let server = Server::start(&data, &[]);
+    let untouched = seeded.users.last().filter(|user| !acknowledged.contains(user));
+    if let Some(user) = untouched {
+        assert!(matches!(
+            reset(&server.address, &seeded.admins[0], *user),
+            Some(200 | 400)
+        ));
+    }
+    assert_eq!(get(&server.address, "/health/ready", &seeded.admins[0]), 200);
+    drop(server);
     println!(
         "{ROUNDS} torn writes: {} resets acknowledged and all found",
         acknowledged.len()
     );
+}
+
+#[test]
+fn a_fault_at_the_first_start_ends_it_with_what_is_wrong_and_the_next_one_succeeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(shim) = shim(folder.path()) else { return };
+    let control = folder.path().join("fault");
+    for (letter, said) in [
+        ("f", "make room on the disk"),
+        ("e", "see the system's log"),
+        ("r", "see the system's log"),
+    ] {
+        let data = folder.path().join(letter);
+        let start = || {
+            latchkey()
+                .args(["org", "create", "acme", "--data-dir"])
+                .arg(&data)
+                .env("LD_PRELOAD", &shim)
+                .env("FAULT_FILE", &control)
+                .output()
+                .unwrap()
+        };
+        fs::write(&control, letter).unwrap();
+        let failed = start();
+        let told = String::from_utf8_lossy(&failed.stderr);
+        println!("{letter}: {told}");
+        assert_eq!(failed.status.code(), Some(4), "{letter}: {told}");
+        assert!(
+            told.contains(said) && told.contains("latchkey.db"),
+            "{letter}: {told}"
+        );
+        assert!(!told.contains("panicked"), "{letter}: {told}");
+        fs::write(&control, "-").unwrap();
+        let succeeded = start();
+        assert!(succeeded.status.success(), "{letter}: {succeeded:?}");
+    }
 }
 
 #[test]
