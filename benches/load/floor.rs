@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use cpu_time::ProcessTime;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use latchkey::domain::credential::hash_password;
 use latchkey::store::DATABASE_FILE;
@@ -116,10 +117,18 @@ fn integer(value: &Value) -> i64 {
     }
 }
 
+/// What SQLite alone does.
+#[derive(Clone, Copy)]
+pub struct Writes {
+    pub per_second: f64,
+    /// CPU time, user and system, of writing and checkpoints together, µs.
+    pub cpu_micros: f64,
+}
+
 /// Resets per second of plain SQLite: our schema with its indexes over a copy of our database, only the
 /// statements that write (what they write is what a reset wrote), `group` to a commit, synchronous=FULL,
 /// checkpoints on a second connection as ours are. No reads, no checks, no policies, no hashes, no HTTP.
-pub fn sqlite(dir: &Path, seeded: &Seeded, reset: &Reset, group: usize, seconds: u64) -> f64 {
+pub fn sqlite(dir: &Path, seeded: &Seeded, reset: &Reset, group: usize, seconds: u64) -> Writes {
     let path = dir.join(format!("floor-{group}.db"));
     std::fs::copy(dir.join(DATABASE_FILE), &path).expect("a copy");
     let mut db = open(&path);
@@ -138,7 +147,7 @@ pub fn sqlite(dir: &Path, seeded: &Seeded, reset: &Reset, group: usize, seconds:
     let (first, at) = (integer(&reset.entry[0]) + 1, integer(&reset.call[4]));
     let first_call = integer(&reset.call[0]) + 1;
     let organization = reset.call[1].clone();
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), ProcessTime::now());
     let mut n = 0_i64;
     while started.elapsed() < Duration::from_secs(seconds) {
         let tx = db.transaction().expect("a transaction");
@@ -193,14 +202,17 @@ pub fn sqlite(dir: &Path, seeded: &Seeded, reset: &Reset, group: usize, seconds:
         }
         tx.commit().expect("it commits");
     }
-    let per_second = n as f64 / started.elapsed().as_secs_f64();
+    let writes = Writes {
+        per_second: n as f64 / started.elapsed().as_secs_f64(),
+        cpu_micros: cpu.elapsed().as_secs_f64() * 1e6 / n as f64,
+    };
     drop(stop);
     checkpointer.join().expect("the checkpointer ends");
     drop(db);
     for suffix in ["", "-wal", "-shm"] {
         std::fs::remove_file(dir.join(format!("floor-{group}.db{suffix}"))).ok();
     }
-    per_second
+    writes
 }
 
 fn open(path: &Path) -> Connection {
@@ -292,7 +304,7 @@ where
     let answer = drive::ask(&address, path, &authorization);
     assert!(answer.starts_with("HTTP/1.1 200"), "{path} answers {answer}");
     let url = format!("http://{address}{path}");
-    let run = drive::wrk(&url, std::process::id(), &script, 64, options.seconds);
+    let run = drive::wrk(&url, std::process::id(), &script, 64, options.seconds).whole();
     runtime.shutdown_background();
     run
 }

@@ -52,3 +52,56 @@ pub fn latency_against_load(path: &Path, curve: &[(usize, Run)]) -> Result<(), B
     root.present()?;
     Ok(())
 }
+
+/// Draws what a reset costs over how many users and entries there are already: one line for users without
+/// entries, one for entries with as many users as the most of them have.
+pub fn cost_against_size(path: &Path, costs: &[(usize, u64, f64)]) -> Result<(), Box<dyn Error>> {
+    let most = costs.iter().map(|(.., cost)| *cost).fold(0.0, f64::max) * 1.3;
+    let largest = costs
+        .iter()
+        .map(|(users, entries, _)| (*users as f64).max(*entries as f64))
+        .fold(1e4, f64::max);
+    let root = SVGBackend::new(path, (800, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("CPU of a reset against size", ("sans-serif", 22))
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d((900.0..largest * 1.2).log_scale(), 0.0..most)?;
+    chart
+        .configure_mesh()
+        .x_desc("users, or entries in the trail")
+        .y_desc("µs")
+        .draw()?;
+    let users = costs.iter().filter(|(_, entries, _)| *entries == 0);
+    let entries = costs.iter().filter(|(_, entries, _)| *entries > 0);
+    let lines: [(&str, RGBColor, Vec<(f64, f64)>); 2] = [
+        (
+            "users",
+            BLUE,
+            users.map(|(users, _, cost)| (*users as f64, *cost)).collect(),
+        ),
+        (
+            "entries",
+            RED,
+            entries
+                .map(|(_, entries, cost)| (*entries as f64, *cost))
+                .collect(),
+        ),
+    ];
+    for (name, colour, points) in lines {
+        chart
+            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
+    root.present()?;
+    Ok(())
+}

@@ -73,13 +73,32 @@ pub fn organization(runtime: &Runtime, services: &Services, slug: &str, users: u
         let user = runtime.block_on(created).expect("an admin").id;
         admins.push(session::mint_token(services, user, SignedDuration::from_hours(12)).expect("a token"));
     }
+    Seeded {
+        admins,
+        users: insert_users(services, organization, users),
+    }
+}
+
+/// Adds so many users who can be reset to the seeded organisation of a data directory that no server uses.
+pub fn add_users(dir: &Path, seeded: &mut Seeded, users: usize) {
+    let services = services(dir);
+    let organization = services
+        .store
+        .read(|db| accounts::find_organization_by_slug(db, "load"))
+        .expect("a read")
+        .expect("it was seeded")
+        .id;
+    seeded.users.extend(insert_users(&services, organization, users));
+}
+
+fn insert_users(services: &Services, organization: OrganizationId, users: usize) -> Vec<Uuid> {
     let ids: Vec<Uuid> = (0..users)
         .map(|_| Uuid::from_bytes(services.entropy.bytes()))
         .collect();
     for chunk in ids.chunks(5_000) {
         insert(services, organization, chunk.to_vec());
     }
-    Seeded { admins, users: ids }
+    ids
 }
 
 pub fn services(dir: &Path) -> Services {
