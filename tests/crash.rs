@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use latchkey::store::DATABASE_FILE;
-use load_support::{Server, check, reset_while, seed};
+use load_support::{Server, check, reset_once, reset_while, seed};
 use rand::Rng as _;
 use receivers::MailServer;
 use rusqlite::Connection;
@@ -46,7 +46,7 @@ fn nothing_acknowledged_is_lost_and_nothing_is_half_done_and_everybody_is_told()
         ("LATCHKEY_MAIL__TLS", "none"),
     ];
     let mut acknowledged = HashSet::new();
-    let (mut cut_off, mut interrupted, mut done) = (0, 0, 0);
+    let (mut interrupted, mut done, mut cut_off) = (0, 0, Vec::new());
     for (round, users) in seeded.users.chunks(USERS_PER_ROUND).enumerate() {
         let mut server = Server::start(dir.path(), &variables);
         let address = server.address.clone();
@@ -57,11 +57,22 @@ fn nothing_acknowledged_is_lost_and_nothing_is_half_done_and_everybody_is_told()
             server.kill();
         });
         acknowledged.extend(ended.acknowledged.into_keys());
-        cut_off += ended.unanswered;
+        cut_off.extend(ended.unanswered);
         interrupted += usize::from(ended.interrupted);
         done = check(dir.path(), &acknowledged, &format!("round {round}"));
         all_owe_a_mail(dir.path());
     }
+    // Who was cut off asks again by the same key: done before or done now, and never twice.
+    let mut server = Server::start(dir.path(), &variables);
+    let done_before = done;
+    for (user, admin) in &cut_off {
+        let repeated = reset_once(&server.address, admin, *user);
+        assert_eq!(repeated, Some(200), "{user} is asked for once more");
+        acknowledged.insert(*user);
+    }
+    server.kill();
+    done = check(dir.path(), &acknowledged, "asked for once more");
+    all_owe_a_mail(dir.path());
     let told_before = mail.received().len();
     // After the last crash it serves again, without hands, and sends what is owed.
     let mut server = Server::start(dir.path(), &variables);
@@ -71,10 +82,12 @@ fn nothing_acknowledged_is_lost_and_nothing_is_half_done_and_everybody_is_told()
     let received = mail.received();
     let names: HashSet<_> = received.iter().map(|mail| mail.header("Message-ID")).collect();
     println!(
-        "{rounds} kills ({interrupted} under load): {} resets acknowledged and all found, {done} done, {cut_off} \
-         requests cut off; {owed} mails owed and none given up, {told_before} arrived between the kills, {} in the \
+        "{rounds} kills ({interrupted} under load): {} resets acknowledged and all found, {done} done; of {} \
+         requests cut off and asked for once more, {} had been done; {owed} mails owed and none given up, {told_before} arrived between the kills, {} in the \
          end, {} of them a second time",
         acknowledged.len(),
+        cut_off.len(),
+        i64::try_from(cut_off.len()).unwrap() - (done - done_before),
         received.len(),
         received.len() - names.len()
     );

@@ -115,7 +115,7 @@ fn a_write_torn_by_the_end_of_the_machine_loses_nothing_acknowledged() {
             fs::write(&control, "t").unwrap();
             assert_eq!(server.wait().signal(), Some(9), "the write ended the machine");
         });
-        assert!(ended.unanswered > 0, "somebody was cut off");
+        assert!(!ended.unanswered.is_empty(), "somebody was cut off");
         acknowledged.extend(ended.acknowledged.into_keys());
         check(&data, &acknowledged, &format!("torn, round {round}"));
     }

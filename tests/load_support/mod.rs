@@ -99,7 +99,8 @@ impl Drop for Server {
 pub struct Ended {
     /// Who was reset, and when that was answered.
     pub acknowledged: HashMap<Uuid, Instant>,
-    pub unanswered: usize,
+    /// Who was cut off before the answer came, and by whose token the reset was asked for.
+    pub unanswered: Vec<(Uuid, String)>,
     pub refused: usize,
     pub interrupted: bool,
 }
@@ -129,7 +130,7 @@ pub fn reset_while(
     meanwhile: impl FnOnce(&Load),
 ) -> Ended {
     let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let (load, unanswered, refused) = (Load::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (load, unanswered, refused) = (Load::default(), Mutex::new(Vec::new()), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for admin in &admins[..clients] {
             let (next, stopped, load) = (&next, &stopped, &load);
@@ -139,7 +140,7 @@ pub fn reset_while(
                     let Some(user) = users.get(next.fetch_add(1, Ordering::SeqCst)) else {
                         return;
                     };
-                    match reset(address, admin, *user) {
+                    match reset_once(address, admin, *user) {
                         Some(200) => {
                             let mut acknowledged = load.0.lock().expect("no client panicked");
                             acknowledged.insert(*user, Instant::now());
@@ -150,7 +151,11 @@ pub fn reset_while(
                         }
                         Some(status) => panic!("a reset was answered {status}"),
                         None => {
-                            unanswered.fetch_add(1, Ordering::SeqCst);
+                            let mut unanswered = unanswered.lock().expect("no client panicked");
+                            unanswered.push((*user, admin.clone()));
+                            if TcpStream::connect(address).is_err() {
+                                return; // it is gone
+                            }
                         }
                     }
                 }
@@ -162,7 +167,7 @@ pub fn reset_while(
     Ended {
         interrupted: next.into_inner() < users.len(),
         acknowledged: load.0.into_inner().expect("no client panicked"),
-        unanswered: unanswered.into_inner(),
+        unanswered: unanswered.into_inner().expect("no client panicked"),
         refused: refused.into_inner(),
     }
 }
@@ -204,6 +209,9 @@ pub fn check(dir: &Path, acknowledged: &HashSet<Uuid>, what: &str) -> i64 {
               OR EXISTS (SELECT 1 FROM reset_call c WHERE c.target_id = u.id) \
               = (u.enrolment_due_until IS NULL))";
         assert_eq!(number(half_done), 0, "{what}: half done");
+        let unrecorded = "SELECT count(*) FROM reset_call c WHERE NOT EXISTS (SELECT 1 FROM audit_entry e \
+             WHERE e.resource_id = c.target_id AND e.event_type = 'USER_MFA_RESET' AND e.result = 'SUCCESS')";
+        assert_eq!(number(unrecorded), 0, "{what}: a reset has an entry of its own");
         let mut found = db.prepare("SELECT 1 FROM reset_call WHERE target_id = ?1")?;
         for user in acknowledged {
             assert!(
@@ -218,11 +226,20 @@ pub fn check(dir: &Path, acknowledged: &HashSet<Uuid>, what: &str) -> i64 {
 
 /// The status, or nothing when the server was killed before it answered.
 pub fn reset(address: &str, token: &str, user: Uuid) -> Option<u16> {
-    let answer = exchange(
-        address,
-        &format!("POST /api/v1/users/{user}/reset-mfa HTTP/1.1"),
-        token,
-    )?;
+    status(&exchange(address, &reset_line(user), token)?)
+}
+
+/// The same with an `Idempotency-Key`: repeated with it, the reset is not done again.
+pub fn reset_once(address: &str, token: &str, user: Uuid) -> Option<u16> {
+    let line = format!("{}\r\nIdempotency-Key: {user}", reset_line(user));
+    status(&exchange(address, &line, token)?)
+}
+
+fn reset_line(user: Uuid) -> String {
+    format!("POST /api/v1/users/{user}/reset-mfa HTTP/1.1")
+}
+
+fn status(answer: &str) -> Option<u16> {
     answer.split(' ').nth(1)?.parse().ok()
 }
 
