@@ -71,6 +71,8 @@ pub fn cost_against_size(path: &Path, costs: &[(usize, u64, f64)]) -> Result<(),
         .build_cartesian_2d((900.0..largest * 1.2).log_scale(), 0.0..most)?;
     chart
         .configure_mesh()
+        .x_labels(5)
+        .light_line_style(TRANSPARENT)
         .x_desc("users, or entries in the trail")
         .y_desc("µs")
         .draw()?;
