@@ -10,9 +10,8 @@ root=$(realpath ../..)
 examples=${1:-10}
 if ! command -v python3 >/dev/null; then echo "there is no python3"; exit 77; fi
 venv=$root/target/schemathesis
-if ! [ -x "$venv/bin/st" ]; then
-  python3 -m venv "$venv" && "$venv/bin/pip" install -q -r requirements.txt || { echo "schemathesis can't be had"; exit 77; }
-fi
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install -q -r requirements.txt || { echo "schemathesis can't be had"; exit 77; }
 latchkey=${LATCHKEY:-$root/target/debug/latchkey}
 [ -x "$latchkey" ] || (cd "$root" && cargo build --locked) || exit 1
 work=$(mktemp -d)

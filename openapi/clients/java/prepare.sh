@@ -9,9 +9,8 @@ command -v oathtool >/dev/null || apt-get install -y -q oathtool >/dev/null 2>&1
   || { apt-get update -q >/dev/null 2>&1 && apt-get install -y -q oathtool >/dev/null 2>&1; } \
   || { echo "there is no oathtool"; exit 77; }
 venv=$CLIENT_WORK/venv
-if ! [ -x "$venv/bin/openapi-generator-cli" ]; then
-  python3 -m venv "$venv" && "$venv/bin/pip" install -q -r requirements.txt || { echo "the generator can't be had"; exit 77; }
-fi
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install -q -r requirements.txt || { echo "the generator can't be had"; exit 77; }
 jar=$(find "$venv" -name openapi-generator.jar)
 rm -rf "$CLIENT_WORK/generated" "$CLIENT_WORK/classes"
 java -jar "$jar" generate -c generator.yaml -t templates -i "$OPENAPI" -o "$CLIENT_WORK/generated" > "$CLIENT_WORK/generator.log" 2>&1 \

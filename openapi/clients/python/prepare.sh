@@ -2,9 +2,8 @@
 set -e
 if ! command -v python3 >/dev/null; then echo "there is no python3"; exit 77; fi
 venv=$CLIENT_WORK/venv
-if ! [ -x "$venv/bin/pytest" ]; then
-  python3 -m venv "$venv" && "$venv/bin/pip" install -q -r requirements.txt || { echo "the packages can't be had"; exit 77; }
-fi
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install -q -r requirements.txt || { echo "the packages can't be had"; exit 77; }
 PATH=$venv/bin:$PATH
 rm -rf latchkey_client
 openapi-python-client generate --path "$OPENAPI" --config generator.yaml --output-path latchkey_client --meta none \

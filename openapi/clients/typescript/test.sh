@@ -1,1 +1,1 @@
-npm test --silent
+npm test --silent && bash ../example.sh node dist/src/reset-mfa.js

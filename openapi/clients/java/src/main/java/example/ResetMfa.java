@@ -6,6 +6,7 @@ import io.latchkey.client.model.LoginRequest;
 import io.latchkey.client.model.ResetMfaRequest;
 import io.latchkey.client.model.User;
 import java.util.Map;
+import java.util.Scanner;
 import java.util.UUID;
 
 /** Resets the MFA of one user: {@code java example.ResetMfa dev.raman@juniper.example "Lost phone"}. */
@@ -21,7 +22,7 @@ public final class ResetMfa {
     LoginRequest who = new LoginRequest().organizationSlug(env.get("LATCHKEY_ORGANIZATION"))
         .email(env.get("LATCHKEY_EMAIL")).password(env.get("LATCHKEY_PASSWORD"));
     try {
-      var session = Latchkey.signIn(env.get("LATCHKEY_URL"), who, () -> System.console().readLine("Code: "));
+      var session = Latchkey.signIn(env.get("LATCHKEY_URL"), who, ResetMfa::askForCode);
       UsersApi users = new UsersApi(session.client());
       User user = Latchkey.call(() -> users.listUsers(args[0], null, null)).stream()
           .filter(each -> each.getEmail().equals(args[0])).findFirst().orElseThrow();
@@ -35,5 +36,10 @@ public final class ResetMfa {
       System.err.printf("%s (request %s)%n", refused.getMessage(), refused.requestId().orElse("?"));
       System.exit(1);
     }
+  }
+
+  private static String askForCode() {
+    System.err.print("Code of your authenticator app: ");
+    return new Scanner(System.in).nextLine();
   }
 }
