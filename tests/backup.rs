@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use latchkey::app::App;
@@ -259,6 +260,40 @@ fn keys_under_a_passphrase_or_kept_elsewhere_come_back_and_others_do_not() {
             .lines()
             .count()
             > 60
+    );
+}
+
+#[test]
+fn a_server_with_a_directory_for_them_makes_backups_by_itself() {
+    let place = Place::with_users(3);
+    let directory = place.path("backups");
+    fs::create_dir(&directory).unwrap();
+    let variables = [
+        ("LATCHKEY_BACKUP__DIRECTORY", directory.to_str().unwrap()),
+        ("LATCHKEY_BACKUP__EVERY_HOURS", "1"),
+    ];
+    let server = Server::start(&place.path("data"), &variables);
+    let until = Instant::now() + Duration::from_secs(30);
+    let made = loop {
+        // An unfinished one begins with a dot.
+        if let Some(name) = names(&directory)
+            .into_iter()
+            .find(|name| name.starts_with("latchkey-"))
+        {
+            break directory.join(name);
+        }
+        assert!(Instant::now() < until, "no backup is made");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let admin = &place.seeded.admins[0];
+    assert_eq!(reset(&server.address, admin, place.seeded.users[0]), Some(200));
+    drop(server);
+    let restored = place.run("restored", &["restore", made.to_str().unwrap()]);
+    assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(
+        check(&place.path("restored"), &HashSet::new(), "restored"),
+        0,
+        "as it was then"
     );
 }
 
