@@ -69,6 +69,9 @@ clients *names:
 # What the parts cost: token check, policy call per language, store write, audit append, whole reset
 bench *args:
     cargo bench --bench reset --bench policy_call --bench audit -- {{args}}
+    cargo build --release
+    plugins/call-costs.sh
+    benches/bindings.sh
 
 # The release binary under load beside its floors: one line per figure, and a plot (needs wrk)
 load *args:

@@ -1,8 +1,8 @@
 //! What a policy costs per call: a fresh instance, the hook, the drop, in CPU time of the calling
 //! thread (so that a busy machine does not blur it). `cargo bench --bench policy_call`.
 //!
-//! `LATCHKEY_BENCH_PLUGINS=a.wasm:b.wasm` adds plugins, such as JavaScript and Python builds, which are
-//! asked with their default configuration `{}`.
+//! reset-budget is the same policy in Rust, C and JavaScript; `LATCHKEY_BENCH_PLUGINS=a.wasm:b.wasm` adds further
+//! builds of it, such as that in Python, which is too large to keep here.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,15 @@ fn policies(criterion: &mut Criterion<ThreadCpu>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/plugins");
     let window =
         r#"{"timeZone":"Europe/Berlin","days":["mon","tue","wed","thu","fri"],"from":"08:00","to":"18:00"}"#;
-    let budget = load(&host, &fixtures.join("reset-budget.wasm"), "{}");
+    let limit = r#"{"perUser":{"max":2,"days":30}}"#;
+    let budget = load(&host, &fixtures.join("reset-budget.wasm"), limit);
+    let in_c = load(&host, &fixtures.join("reset-budget-c.wasm"), limit);
+    let in_javascript = load(&host, &fixtures.join("reset-budget-js.wasm"), limit);
+    let more = std::env::var_os("LATCHKEY_BENCH_PLUGINS").unwrap_or_default();
+    let more: Vec<_> = std::env::split_paths(&more)
+        .filter(|path: &PathBuf| path.is_file())
+        .map(|path| load(&host, &path, limit))
+        .collect();
     let window = load(&host, &fixtures.join("change-window.wasm"), window);
     let enrol = load(
         &host,
@@ -77,7 +85,7 @@ fn policies(criterion: &mut Criterion<ThreadCpu>) {
         .measurement_time(Duration::from_secs(3))
         .warm_up_time(Duration::from_millis(500))
         .sample_size(50);
-    for plugin in [&budget, &window] {
+    for plugin in [&budget, &in_c, &in_javascript, &window].into_iter().chain(&more) {
         let one = std::slice::from_ref(plugin);
         group.bench_function(format!("{} before", plugin.name), |bencher| {
             bencher.iter(|| {
@@ -99,14 +107,6 @@ fn policies(criterion: &mut Criterion<ThreadCpu>) {
             });
         });
     });
-    let more = std::env::var_os("LATCHKEY_BENCH_PLUGINS").unwrap_or_default();
-    for path in std::env::split_paths(&more).filter(|path: &PathBuf| path.is_file()) {
-        let plugin = load(&host, &path, "{}");
-        group.bench_function(format!("{} before", plugin.name), |bencher| {
-            let one = std::slice::from_ref(&plugin);
-            bencher.iter(|| runtime.block_on(host.before(one, black_box(&question))));
-        });
-    }
     group.finish();
 }
 
