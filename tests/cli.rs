@@ -9,6 +9,10 @@
 mod cli_deliveries;
 mod cli_people;
 mod cli_support;
+#[expect(dead_code, reason = "the file is shared with other tests")]
+mod guests;
+#[path = "cli_support/naming.rs"]
+mod naming;
 #[path = "cli_support/policies.rs"]
 mod policies;
 

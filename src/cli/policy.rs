@@ -58,7 +58,8 @@ pub(super) enum PolicyCommand {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// Name of the plugin (its newest version), or the beginning of its digest.
+        /// Name of the plugin (the newest version of the node's and the organisation's own), or the beginning
+        /// of its digest.
         plugin: String,
         /// Configuration: JSON, or @FILE [default: as it is].
         #[arg(long, value_name = "JSON")]
@@ -115,7 +116,8 @@ pub(super) struct Which {
     /// Id of the binding, as `latchkey plugin list` shows it.
     #[arg(value_parser = binding_id)]
     binding: Option<Uuid>,
-    /// A plugin in one version, wherever it is bound: its name (the newest), or the beginning of its digest.
+    /// A plugin in one version, wherever it is bound: its name where no other has it, or the beginning of
+    /// its digest.
     #[arg(long, value_name = "PLUGIN")]
     plugin: Option<String>,
 }
@@ -159,11 +161,10 @@ impl PolicyCommand {
                 plugin,
                 config: given,
             } => {
-                let digest = list::find_digest(&order(PolicyOrder::List)?, &plugin)?;
                 let config = given.as_deref().map(config).transpose()?;
                 let now = order(PolicyOrder::SetVersion {
                     binding,
-                    digest,
+                    plugin,
                     config,
                 })?;
                 list::version("now asks", &now)
@@ -194,11 +195,8 @@ impl Which {
                 output::line(format_args!("Binding {binding} switched {how}"))
             }
             (None, Some(plugin)) => {
-                let digest = list::find_digest(&order(PolicyOrder::List)?, &plugin)?;
-                order(PolicyOrder::SwitchPlugin {
-                    digest: digest.clone(),
-                    off,
-                })?;
+                let switched = order(PolicyOrder::SwitchPlugin { plugin, off })?;
+                let digest = switched["digest"].as_str().unwrap_or_default();
                 output::line(format_args!("Plugin {digest} switched {how} for everybody"))
             }
             (None, None) => Err(Refusal("name a binding or a plugin".to_owned()).into()),

@@ -1,6 +1,7 @@
 //! What the operator orders at the command line: carried out by whoever has the data directory, the
 //! command itself or the server that runs.
 
+mod naming;
 mod setting_up;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::replay::replay_manifest;
 use super::replayed::{Follow, Replay, parse_since};
 use super::{
     BindingPatch, BindingView, Digest, Manager, Watch, blocking, list_bindings, list_plugins, off_the_path,
-    parse_digest, refused, roll_back_binding, switch_plugin, unbind_plugin, update_binding,
+    refused, roll_back_binding, switch_plugin, unbind_plugin, update_binding,
 };
 use crate::domain::account::{Organization, OrganizationId};
 use crate::domain::policy::Mode;
@@ -47,8 +48,8 @@ pub enum PolicyOrder {
     },
     /// Switch a plugin off for everybody, or on again.
     SwitchPlugin {
-        /// SHA-256 of its file, hexadecimal.
-        digest: String,
+        /// Its name, or the beginning of its digest; it must fit no other.
+        plugin: String,
         /// Off.
         off: bool,
     },
@@ -63,8 +64,8 @@ pub enum PolicyOrder {
     SetVersion {
         /// Which binding.
         binding: Uuid,
-        /// SHA-256 of its file, hexadecimal.
-        digest: String,
+        /// Name of the plugin (its newest version), or the beginning of its digest.
+        plugin: String,
         /// Another configuration.
         config: Option<Value>,
     },
@@ -136,10 +137,7 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
             };
             change(services, &manager, binding, patch).await
         }
-        PolicyOrder::SwitchPlugin { digest, off } => {
-            let changed = switch_plugin(services, &manager, &digest, off).await?;
-            Ok(json!({ "digest": digest, "disabled": off, "changed": changed }))
-        }
+        PolicyOrder::SwitchPlugin { plugin, off } => switch(services, &manager, &plugin, off).await,
         PolicyOrder::SetMode { binding, mode } => {
             let patch = BindingPatch {
                 mode: Some(mode),
@@ -149,11 +147,15 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
         }
         PolicyOrder::SetVersion {
             binding,
-            digest,
+            plugin,
             config,
         } => {
+            let owner = super::find_binding(services, &manager, binding)?
+                .row
+                .organization_id;
+            let plugins = list_plugins(services, &manager).await?;
             let patch = BindingPatch {
-                plugin_digest: Some(parse_digest(&digest)?),
+                plugin_digest: Some(Digest(naming::find_usable(&plugins, &plugin, owner)?.digest)),
                 config,
                 ..BindingPatch::default()
             };
@@ -174,6 +176,14 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
 async fn change(services: &Services, manager: &Manager, id: Uuid, patch: BindingPatch) -> Result<Value> {
     update_binding(services, manager, id, patch).await?;
     show(services, manager, id)
+}
+
+async fn switch(services: &Services, manager: &Manager, plugin: &str, off: bool) -> Result<Value> {
+    let plugins = list_plugins(services, manager).await?;
+    let bindings = list_bindings(services, manager).await?;
+    let digest = naming::find_anywhere(&plugins, plugin, &bindings, &organizations(services)?)?.to_string();
+    let changed = switch_plugin(services, manager, &digest, off).await?;
+    Ok(json!({ "digest": digest, "disabled": off, "changed": changed }))
 }
 
 fn show(services: &Services, manager: &Manager, id: Uuid) -> Result<Value> {
