@@ -9,12 +9,13 @@
 mod cli_deliveries;
 mod cli_people;
 mod cli_support;
-#[expect(dead_code, reason = "the file is shared with other tests")]
 mod guests;
 #[path = "cli_support/naming.rs"]
 mod naming;
 #[path = "cli_support/policies.rs"]
 mod policies;
+#[path = "cli_support/terms.rs"]
+mod terms;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

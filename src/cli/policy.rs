@@ -1,10 +1,11 @@
-//! `latchkey plugin install, list, bind, switch, mode, rollback, disable, enable, unbind, replay`: the
+//! `latchkey plugin install, list, bind, change, switch, mode, rollback, disable, enable, unbind, replay`: the
 //! operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands are in `plugin.rs`.
 
 mod bind;
 mod list;
 mod orders;
 mod replay;
+mod terms;
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,8 +19,9 @@ use super::exit::Refusal;
 use super::{Global, output};
 use crate::domain::policy::Mode;
 use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
-use bind::{Bind, mode};
+use bind::{Bind, Change};
 use replay::Replay;
+use terms::mode;
 
 /// What operators do with plugins.
 #[derive(Debug, Subcommand)]
@@ -43,14 +45,31 @@ pub(super) enum PolicyCommand {
     /// Let an organisation's resets be judged by an installed plugin.
     ///
     /// The configuration is checked against the plugin's schema and by the plugin. Of the effects that
-    /// the plugin asks for it gets those that are granted here, and no others.
+    /// the plugin asks for it gets those that are granted here, and no others. What is not said: the
+    /// configuration is {}, the place behind the policies that there are, the hooks are all that it has, no
+    /// effect is granted, its answers count, and each failure of it denies the reset.
     #[command(
         after_help = "Examples:\n  latchkey plugin bind office-hours --org acme --config '{\"from\":\"08:00\"}'\n  \
                             latchkey plugin bind force-reenrollment --org acme --config @forced.json \\\n      \
-                            --grant require-enrolment --position 20\n  \
-                            latchkey plugin bind new-rule --every-org --config '{}' --mode monitor"
+                            --hook after-reset --grant require-enrolment --position 20\n  \
+                            latchkey plugin bind new-rule --every-org --mode monitor \\\n      \
+                            --on-failure deny --on-failure deadline=skip --limit deadline-ms=20"
     )]
     Bind(Bind),
+    /// Change a binding: order, hooks, grants, limits, what failures mean, mode, configuration.
+    ///
+    /// It holds from the next reset on. What is not named stays as it is. Hooks, grants and configuration
+    /// are named as a whole; of limits and causes of failure those that are named are changed. Another
+    /// version of the plugin: latchkey plugin switch.
+    #[command(
+        override_usage = "latchkey plugin change [OPTIONS] <BINDING>",
+        after_help = "Examples:\n  latchkey plugin change 0197… --position 5\n  \
+                            latchkey plugin change 0197… --config @new.json --limit deadline-ms=20\n  \
+                            latchkey plugin change 0197… --on-failure trap=last-good-version\n  \
+                            latchkey plugin change 0197… --on-failure deny    # for every cause, whatever held before\n  \
+                            latchkey plugin change 0197… --hook before-reset --no-grants --json"
+    )]
+    Change(Change),
     /// Take another installed version of a binding's plugin; the one before stays at hand.
     #[command(after_help = "Examples:\n  latchkey plugin switch 0197… office-hours\n  \
                             latchkey plugin switch 0197… 2c26b46b --config @new.json")]
@@ -149,6 +168,7 @@ impl PolicyCommand {
         match self {
             Self::Install(install) => install.run(order),
             Self::Bind(bind) => bind.run(order),
+            Self::Change(change) => change.run(order),
             Self::Replay(replay) => replay.run(global),
             Self::List { json: true } => output::json(&order(PolicyOrder::List)?),
             Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
@@ -245,5 +265,10 @@ fn config(given: &str) -> Result<Value> {
         Some(file) => fs::read_to_string(file).with_context(|| format!("{file} can't be read"))?,
         None => given.to_owned(),
     };
-    serde_json::from_str(&text).map_err(|e| Refusal(format!("the configuration is not JSON: {e}")).into())
+    match serde_json::from_str(&text) {
+        // On its way to a server it would mean: no configuration was given.
+        Ok(Value::Null) => Err(Refusal("the configuration is null; {} is an empty one".to_owned()).into()),
+        Ok(config) => Ok(config),
+        Err(e) => Err(Refusal(format!("the configuration is not JSON: {e}")).into()),
+    }
 }

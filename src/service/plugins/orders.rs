@@ -3,6 +3,7 @@
 
 mod naming;
 mod setting_up;
+mod terms;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use crate::service::{Services, operator};
 use crate::store::{accounts, bindings};
 
 pub use setting_up::{BindOrder, InstallOrder};
+pub use terms::{FailureRule, Limit, TermsOrder};
 
 /// An order about policies.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +39,13 @@ pub enum PolicyOrder {
     Install(InstallOrder),
     /// Let an organisation's resets be judged by it.
     Bind(BindOrder),
+    /// Change the terms of a binding.
+    Change {
+        /// Which binding.
+        binding: Uuid,
+        /// What is to be otherwise.
+        terms: TermsOrder,
+    },
     /// Tell what bindings did since the start, as text for a collector.
     Metrics,
     /// Switch a binding off, or on again.
@@ -129,6 +138,10 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
         PolicyOrder::List => list(services, &manager).await,
         PolicyOrder::Install(order) => setting_up::install(services, order, watch).await,
         PolicyOrder::Bind(order) => setting_up::bind(services, order).await,
+        PolicyOrder::Change { binding, terms } => {
+            let now = super::find_binding(services, &manager, binding)?;
+            change(services, &manager, binding, terms.patch(&now)).await
+        }
         PolicyOrder::Metrics => Ok(Value::String(exposition::metrics(services, &manager).await?)),
         PolicyOrder::Switch { binding, off } => {
             let patch = BindingPatch {
@@ -241,8 +254,12 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
         "digest": hex::encode(view.version.digest.0),
         "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
         "config": view.version.config,
+        "hooks": view.row.hooks,
         "mode": view.row.mode,
         "grants": view.row.grants,
+        "wants": view.version.manifest.wants,
+        "onFailure": terms::failure_actions(&view.on_failure),
+        "limits": view.limits,
         "disabled": view.row.disabled_at.is_some(),
         "pluginDisabled": view.plugin_disabled,
         "calls": view.counters.calls,

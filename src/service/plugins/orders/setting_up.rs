@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{FileText, naming};
+use super::{FileText, TermsOrder, naming};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::{Grants, Mode};
+use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::plugins::{
     Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, list_plugins,
@@ -33,18 +33,9 @@ pub struct BindOrder {
     pub plugin: String,
     /// Slug of the organisation; absent: everybody's resets.
     pub organization: Option<String>,
-    /// Configuration.
-    pub config: Value,
-    /// Place in the order; absent: behind those there are.
-    pub position: Option<i64>,
-    /// Effects that it may ask for.
-    pub grants: Vec<String>,
-    /// Whether its answers count.
-    pub mode: Mode,
-    /// What follows when it fails.
-    pub on_failure: OnFailure,
-    /// What one call may use up.
-    pub limits: Limits,
+    /// On which terms.
+    #[serde(default)]
+    pub terms: TermsOrder,
 }
 
 pub(super) async fn install(services: &Services, order: InstallOrder, watch: Watch) -> Result<Value> {
@@ -70,16 +61,17 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
     let owner = owner(services, order.organization.as_deref())?;
     let plugins = list_plugins(services, &manager).await?;
     let plugin = naming::find_usable(&plugins, &order.plugin, owner)?;
+    let terms = order.terms;
     let new = NewBinding {
         owner,
         plugin_digest: Digest(plugin.digest),
-        config: order.config,
-        position: order.position,
-        hooks: None,
-        mode: order.mode,
-        on_failure: order.on_failure,
-        grants: Grants::of(order.grants),
-        limits: order.limits.bounded(),
+        on_failure: terms.on_failure(OnFailure::default()),
+        limits: terms.limits(Limits::default()),
+        config: terms.config.unwrap_or_else(|| json!({})),
+        position: terms.position,
+        hooks: terms.hooks,
+        mode: terms.mode.unwrap_or_default(),
+        grants: Grants::of(terms.grants.unwrap_or_default()),
     };
     let bound = bind_plugin(services, &manager, new).await?.row.id;
     Ok(json!({
