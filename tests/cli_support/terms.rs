@@ -130,48 +130,7 @@ fn terms_are_said_at_binding_and_changed_after_it() {
         );
         expected["limits"]["deadlineMs"] = json!(30);
 
-        // As the API does: what is out of bounds is refused, not put right in silence.
-        for (args, field, why) in [
-            (
-                bind(config, &["--deadline-ms", "2"]),
-                "limits.deadlineMs",
-                "2 is out of bounds; the nearest allowed is 5",
-            ),
-            (
-                bind(config, &["--grant", "open-sesame"]),
-                "grants",
-                "\"open-sesame\" is no effect",
-            ),
-            (
-                bind(config, &["--hook", "before-reset"]),
-                "hooks",
-                "does not implement",
-            ),
-            (
-                vec!["change", id, "--limit", "memory-bytes=1"],
-                "limits.memoryBytes",
-                "the nearest allowed is 1048576",
-            ),
-            (
-                vec!["change", id, "--hook", "before-reset"],
-                "hooks",
-                "does not implement",
-            ),
-            (
-                vec!["change", id, "--config", r#"{"hours":"many"}"#],
-                "config.hours",
-                "",
-            ),
-            (vec!["change", id, "--config", "null"], "is null", "{}"),
-            (
-                vec!["change", "00000000-0000-0000-0000-000000000000", "--monitor"],
-                "Policy binding not found",
-                "",
-            ),
-        ] {
-            let said = refused(&desk, 5, &args);
-            assert!(said.contains(field) && said.contains(why), "{running}: {said}");
-        }
+        refusals(&desk, running, config, id);
         assert_eq!(binding(&desk, id), expected, "{running}: refused is not done");
         let said = refused(&desk, 2, &["change", id]);
         assert!(
@@ -186,7 +145,56 @@ fn terms_are_said_at_binding_and_changed_after_it() {
     let server = serve(&desk, "serve");
     check("while a server runs");
     server.stop();
+    on_the_record(&desk);
+}
 
+fn refusals(desk: &Desk, running: &str, config: &str, id: &str) {
+    // As the API does: what is out of bounds is refused, not put right in silence.
+    for (args, field, why) in [
+        (
+            bind(config, &["--deadline-ms", "2"]),
+            "limits.deadlineMs",
+            "2 is out of bounds; the nearest allowed is 5",
+        ),
+        (
+            bind(config, &["--grant", "open-sesame"]),
+            "grants",
+            "\"open-sesame\" is no effect",
+        ),
+        (
+            bind(config, &["--hook", "before-reset"]),
+            "hooks",
+            "does not implement",
+        ),
+        (
+            vec!["change", id, "--limit", "memory-bytes=1"],
+            "limits.memoryBytes",
+            "the nearest allowed is 1048576",
+        ),
+        (
+            vec!["change", id, "--hook", "before-reset"],
+            "hooks",
+            "does not implement",
+        ),
+        (
+            vec!["change", id, "--config", r#"{"hours":"many"}"#],
+            "config.hours",
+            "",
+        ),
+        (vec!["change", id, "--config", "null"], "is null", "{}"),
+        (
+            vec!["change", "00000000-0000-0000-0000-000000000000", "--monitor"],
+            "Policy binding not found",
+            "",
+        ),
+    ] {
+        let said = refused(desk, 5, &args);
+        assert!(said.contains(field) && said.contains(why), "{running}: {said}");
+    }
+}
+
+/// Four changes each time, as the operator's; what changed nothing left no entry.
+fn on_the_record(desk: &Desk) {
     let entries = updates(&desk.ok(&["audit", "export"]));
     assert_eq!(entries.len(), 2 * 4);
     for entries in entries.chunks(4) {
