@@ -27,6 +27,8 @@ use terms::mode;
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
     /// Judge, compile and keep a plugin. It is asked once it is bound.
+    ///
+    /// A large one takes seconds; standard error says how far it has come.
     #[command(after_help = "Examples:\n  latchkey plugin install office-hours.wasm\n  \
                             latchkey plugin install theirs.wasm --org acme")]
     Install(Install),
@@ -105,7 +107,8 @@ pub(super) enum PolicyCommand {
     },
     /// Put the decisions of past resets to a candidate and show which would have been others.
     ///
-    /// Exit code 0: none, and all could be replayed; 1: some, or not all could be. Nothing is changed.
+    /// Exit code 0: none, and all could be replayed; 1: some, or not all could be, or there was nothing to
+    /// compare with. Nothing is changed.
     #[command(after_help = "Examples:\n  latchkey plugin replay new.wasm --since 30d\n  \
                             latchkey plugin replay new.wasm --since 2026-01-01T00:00:00Z --org acme --json")]
     Replay(Replay),
@@ -164,9 +167,9 @@ pub(super) struct Install {
 
 impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        let order = |order| orders::carry_out(global, order, orders::unwatched());
+        let order = |order| orders::carry_out(global, order);
         match self {
-            Self::Install(install) => install.run(order),
+            Self::Install(install) => install.run(global),
             Self::Bind(bind) => bind.run(order),
             Self::Change(change) => change.run(order),
             Self::Replay(replay) => replay.run(global),
@@ -225,7 +228,7 @@ impl Which {
 }
 
 impl Install {
-    fn run(self, carry_out: impl Fn(PolicyOrder) -> Result<Value>) -> Result<()> {
+    fn run(self, global: &Global) -> Result<()> {
         let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
         let signature = match &self.signature {
             Some(file) => {
@@ -238,7 +241,7 @@ impl Install {
             signature,
             organization: self.org,
         };
-        let installed = carry_out(PolicyOrder::Install(order))?;
+        let installed = orders::carry_out_shown(global, PolicyOrder::Install(order), "installing")?;
         let [name, version, digest] =
             ["name", "version", "digest"].map(|key| installed[key].as_str().unwrap_or_default());
         if self.json {
