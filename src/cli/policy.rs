@@ -85,6 +85,9 @@ pub(super) enum PolicyCommand {
         /// Configuration: JSON, or @FILE [default: as it is].
         #[arg(long, value_name = "JSON")]
         config: Option<String>,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Make a binding's answers count, or only be recorded.
     #[command(after_help = "Examples:\n  latchkey plugin mode 0197… monitor\n  \
@@ -97,13 +100,19 @@ pub(super) enum PolicyCommand {
         /// the version before is asked).
         #[arg(value_parser = mode)]
         mode: Mode,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Go back to a binding's version before, with the configuration that it had.
-    #[command(after_help = "Examples:\n  latchkey plugin rollback 0197…    once more undoes that")]
+    #[command(after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that")]
     Rollback {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Put the decisions of past resets to a candidate and show which would have been others.
     ///
@@ -118,13 +127,16 @@ pub(super) enum PolicyCommand {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Switch a binding off; it keeps its place and configuration. Or a plugin, for everybody.
     ///
     /// The emergency switch: works whether or not a server runs, holds from the next reset on, and needs
     /// neither the plugin nor a second admin.
     #[command(after_help = "Examples:\n  latchkey plugin disable 0197…\n  \
-                            latchkey plugin disable --plugin office-hours    wherever it is bound")]
+                            latchkey plugin disable --plugin office-hours    # wherever it is bound")]
     Disable(Which),
     /// Switch a binding on again. Or a plugin, for everybody.
     #[command(after_help = "Examples:\n  latchkey plugin enable 0197…")]
@@ -133,7 +145,7 @@ pub(super) enum PolicyCommand {
 
 /// A binding, or a plugin wherever it is bound.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["binding", "plugin"])))]
 pub(super) struct Which {
     /// Id of the binding, as `latchkey plugin list` shows it.
     #[arg(value_parser = binding_id)]
@@ -142,6 +154,9 @@ pub(super) struct Which {
     /// its digest.
     #[arg(long, value_name = "PLUGIN")]
     plugin: Option<String>,
+    /// Print what came of it as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// A plugin's name is no id: it can be bound more than once.
@@ -183,6 +198,7 @@ impl PolicyCommand {
                 binding,
                 plugin,
                 config: given,
+                json,
             } => {
                 let config = given.as_deref().map(config).transpose()?;
                 let now = order(PolicyOrder::SetVersion {
@@ -190,18 +206,20 @@ impl PolicyCommand {
                     plugin,
                     config,
                 })?;
-                list::version("now asks", &now)
+                done(json, &now, list::version("now asks", &now))
             }
-            Self::Mode { binding, mode } => {
+            Self::Mode { binding, mode, json } => {
                 let now = order(PolicyOrder::SetMode { binding, mode })?;
-                output::line(format_args!("Binding {binding}: {}", list::mode(&now["mode"])))
+                let mode = list::mode(&now["mode"]);
+                done(json, &now, format_args!("Binding {binding}: {mode}"))
             }
-            Self::Rollback { binding } => {
-                list::version("asks again", &order(PolicyOrder::RollBack { binding })?)
+            Self::Rollback { binding, json } => {
+                let now = order(PolicyOrder::RollBack { binding })?;
+                done(json, &now, list::version("asks again", &now))
             }
-            Self::Unbind { binding } => {
-                order(PolicyOrder::Unbind { binding })?;
-                output::line(format_args!("Binding {binding} removed"))
+            Self::Unbind { binding, json } => {
+                let gone = order(PolicyOrder::Unbind { binding })?;
+                done(json, &gone, format_args!("Binding {binding} removed"))
             }
             Self::Disable(which) => which.switch(true, order),
             Self::Enable(which) => which.switch(false, order),
@@ -214,13 +232,14 @@ impl Which {
         let how = if off { "off" } else { "on" };
         match (self.binding, self.plugin) {
             (Some(binding), _) => {
-                order(PolicyOrder::Switch { binding, off })?;
-                output::line(format_args!("Binding {binding} switched {how}"))
+                let now = order(PolicyOrder::Switch { binding, off })?;
+                done(self.json, &now, format_args!("Binding {binding} switched {how}"))
             }
             (None, Some(plugin)) => {
                 let switched = order(PolicyOrder::SwitchPlugin { plugin, off })?;
                 let digest = switched["digest"].as_str().unwrap_or_default();
-                output::line(format_args!("Plugin {digest} switched {how} for everybody"))
+                let text = format!("Plugin {digest} switched {how} for everybody");
+                done(self.json, &switched, text)
             }
             (None, None) => Err(Refusal("name a binding or a plugin".to_owned()).into()),
         }
@@ -255,6 +274,15 @@ impl Install {
         output::line(format_args!(
             "Next: latchkey plugin bind {name} --org SLUG --config JSON"
         ))
+    }
+}
+
+/// Says what was done, to people or to scripts.
+fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
+    if json {
+        output::json(now)
+    } else {
+        output::line(text)
     }
 }
 

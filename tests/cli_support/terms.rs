@@ -282,8 +282,16 @@ fn a_version_is_switched_and_rolled_back() {
     );
     assert_eq!(versions(), ["3.0.0", "2.0.0", r#"{"n":2}"#]);
     assert_eq!(code(&server), "three");
-    desk.ok(&["plugin", "rollback", id]);
+    let back = desk.json(&["plugin", "rollback", id, "--json"]);
+    assert_eq!(
+        (&back["version"], &back["previous"]),
+        (&json!("2.0.0"), &json!("3.0.0"))
+    );
     assert_eq!(code(&server), "two");
+    for (verb, off) in [("disable", true), ("enable", false)] {
+        let now = desk.json(&["plugin", verb, id, "--json"]);
+        assert_eq!((&now["id"], &now["disabled"]), (&json!(id), &json!(off)));
+    }
     server.stop();
     assert_eq!(versions(), ["2.0.0", "3.0.0", r#"{"n":2}"#], "it is kept");
 }

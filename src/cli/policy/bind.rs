@@ -84,7 +84,7 @@ impl Change {
         if self.json {
             return output::json(&changed);
         }
-        list::version("asks", &changed)?;
+        output::line(list::version("asks", &changed))?;
         terms::print(&changed)
     }
 }

@@ -57,14 +57,10 @@ pub(super) fn print(lists: &Value) -> Result<()> {
     )
 }
 
-/// Says which version a binding asks.
-pub(super) fn version(verb: &str, binding: &Value) -> Result<()> {
-    output::line(format_args!(
-        "Binding {} {verb} {} {}",
-        text(binding, "id"),
-        text(binding, "plugin"),
-        text(binding, "version")
-    ))
+/// Which version a binding asks, in a line.
+pub(super) fn version(verb: &str, binding: &Value) -> String {
+    let [id, plugin, version] = ["id", "plugin", "version"].map(|field| text(binding, field));
+    format!("Binding {id} {verb} {plugin} {version}")
 }
 
 /// A mode as it is typed.
