@@ -9,8 +9,13 @@
 mod cli_deliveries;
 mod cli_people;
 mod cli_support;
+mod guests;
+#[path = "cli_support/naming.rs"]
+mod naming;
 #[path = "cli_support/policies.rs"]
 mod policies;
+#[path = "cli_support/terms.rs"]
+mod terms;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

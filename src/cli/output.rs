@@ -1,7 +1,8 @@
 //! What commands print: results, tables, and progress of long work.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -48,40 +49,69 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
     Ok(())
 }
 
-/// Long work: a bar on a terminal, plain lines elsewhere, on standard error.
+/// Long work: a bar on a terminal, plain lines elsewhere, on standard error. Clones draw the same bar.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    plain: bool,
+    /// When the last plain line was written; absent on a terminal.
+    plain: Option<Arc<Mutex<Instant>>>,
+    /// Whether how many steps there are is known.
+    counted: bool,
 }
 
 impl Progress {
     /// Work of `steps` steps.
     #[must_use]
     pub fn new(what: &'static str, steps: u64) -> Self {
-        let plain = !io::stderr().is_terminal();
-        let target = if plain {
-            ProgressDrawTarget::hidden()
-        } else {
+        Self::drawn(what, Some(steps))
+    }
+
+    /// Work of named steps, nobody knows how many. Some may be of many small ones: [`Progress::reach_of`].
+    #[must_use]
+    pub fn of_steps(what: &'static str) -> Self {
+        Self::drawn(what, None)
+    }
+
+    fn drawn(what: &'static str, steps: Option<u64>) -> Self {
+        let terminal = io::stderr().is_terminal();
+        let target = if terminal {
             ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
         };
-        let bar = ProgressBar::with_draw_target(Some(steps), target);
-        let style = ProgressStyle::with_template("{prefix:>16} [{bar:24}] {pos}/{len} {msg}")
-            .expect("the template is well-formed")
-            .progress_chars("=> ");
-        bar.set_style(style);
+        let bar = ProgressBar::with_draw_target(steps, target);
+        bar.set_style(style(steps.is_some()));
         bar.set_prefix(what);
         bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar, plain }
+        Self {
+            bar,
+            plain: (!terminal).then(|| Arc::new(Mutex::new(Instant::now()))),
+            counted: steps.is_some(),
+        }
     }
 
     /// The next step begins.
     pub fn step(&self, name: &str) {
-        if self.plain {
-            eprintln!("{}: {name}", self.bar.prefix());
-        }
+        self.say(|_| true, name);
         self.bar.set_message(name.to_owned());
-        self.bar.inc(1);
+        if self.counted {
+            self.bar.inc(1);
+        } else {
+            self.bar.unset_length();
+            self.bar.set_position(0);
+            self.bar.set_style(style(false));
+        }
+    }
+
+    /// So many of so many are done within a step.
+    pub fn reach_of(&self, done: u64, of: u64) {
+        if self.bar.length() == Some(of) {
+            return self.reach(done);
+        }
+        self.bar.set_length(of);
+        self.bar.set_style(style(true));
+        self.bar.set_position(done);
+        self.say(|_| true, format_args!("{done} of {of}"));
     }
 
     /// So many steps are done: for work of millions of steps without names.
@@ -93,14 +123,77 @@ impl Progress {
             return;
         }
         self.bar.set_position(done);
-        // What takes a moment needs no lines.
-        if self.plain && all >= 100_000 && done * 10 / all > before * 10 / all {
-            eprintln!("{}: {} of {all}", self.bar.prefix(), done);
-        }
+        self.say(
+            |since_last| line_due(before, done, all, since_last),
+            format_args!("{done} of {all}"),
+        );
     }
 
     /// All is done.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+
+    /// Writes a plain line, where lines are written and one is due that long after the last.
+    fn say(&self, due: impl Fn(Duration) -> bool, what: impl std::fmt::Display) {
+        if let Some(last) = &self.plain {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if due(last.elapsed()) {
+                eprintln!("{}: {what}", self.bar.prefix());
+                *last = Instant::now();
+            }
+        }
+    }
+}
+
+/// Whether so much was done, or it takes so long, that a log should say so. What takes a moment needs no
+/// lines.
+fn line_due(before: u64, done: u64, all: u64, since_last: Duration) -> bool {
+    let tenth = |done: u64| u128::from(done) * 10 / u128::from(all);
+    since_last >= SILENCE || (all >= 100_000 && tenth(done) > tenth(before))
+}
+
+fn style(counted: bool) -> ProgressStyle {
+    let template = if counted {
+        "{prefix:>16} [{bar:24}] {pos}/{len} {msg}"
+    } else {
+        "{prefix:>16} {spinner} {msg} {elapsed}"
+    };
+    ProgressStyle::with_template(template)
+        .expect("the template is well-formed")
+        .progress_chars("=> ")
+}
+
+/// How long a log may hear nothing of work that goes on.
+const SILENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_hears_of_long_work_now_and_then() {
+        let moment = Duration::from_millis(1);
+        assert!(!line_due(1, 2, 10, moment), "what takes a moment needs no lines");
+        assert!(line_due(1, 2, 10, SILENCE));
+        assert!(line_due(19_999, 20_000, 100_000, moment));
+        assert!(!line_due(20_000, 20_100, 100_000, moment));
+        assert!(line_due(0, u64::MAX, u64::MAX, moment), "no overflow");
+    }
+
+    #[test]
+    fn named_steps_and_counts_take_turns() {
+        let progress = Progress::of_steps("testing");
+        progress.step("compiling");
+        assert_eq!((progress.bar.length(), progress.bar.position()), (None, 0));
+        progress.reach_of(3, 8);
+        progress.reach_of(4, 8);
+        assert_eq!((progress.bar.length(), progress.bar.position()), (Some(8), 4));
+        progress.step("storing");
+        assert_eq!((progress.bar.length(), progress.bar.position()), (None, 0));
+        assert_eq!(progress.bar.message(), "storing");
+        let counted = Progress::new("testing", 2);
+        counted.step("one");
+        assert_eq!((counted.bar.length(), counted.bar.position()), (Some(2), 1));
     }
 }

@@ -1,10 +1,11 @@
-//! `latchkey plugin install, list, bind, switch, mode, rollback, disable, enable, unbind, replay`: the
+//! `latchkey plugin install, list, bind, change, switch, mode, rollback, disable, enable, unbind, replay`: the
 //! operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands are in `plugin.rs`.
 
 mod bind;
 mod list;
 mod orders;
 mod replay;
+mod terms;
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,13 +19,16 @@ use super::exit::Refusal;
 use super::{Global, output};
 use crate::domain::policy::Mode;
 use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
-use bind::{Bind, mode};
+use bind::{Bind, Change};
 use replay::Replay;
+use terms::mode;
 
 /// What operators do with plugins.
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
     /// Judge, compile and keep a plugin. It is asked once it is bound.
+    ///
+    /// A large one takes seconds; standard error says how far it has come.
     #[command(after_help = "Examples:\n  latchkey plugin install office-hours.wasm\n  \
                             latchkey plugin install theirs.wasm --org acme")]
     Install(Install),
@@ -43,14 +47,31 @@ pub(super) enum PolicyCommand {
     /// Let an organisation's resets be judged by an installed plugin.
     ///
     /// The configuration is checked against the plugin's schema and by the plugin. Of the effects that
-    /// the plugin asks for it gets those that are granted here, and no others.
+    /// the plugin asks for it gets those that are granted here, and no others. What is not said: the
+    /// configuration is {}, the place behind the policies that there are, the hooks are all that it has, no
+    /// effect is granted, its answers count, and each failure of it denies the reset.
     #[command(
         after_help = "Examples:\n  latchkey plugin bind office-hours --org acme --config '{\"from\":\"08:00\"}'\n  \
                             latchkey plugin bind force-reenrollment --org acme --config @forced.json \\\n      \
-                            --grant require-enrolment --position 20\n  \
-                            latchkey plugin bind new-rule --every-org --config '{}' --mode monitor"
+                            --hook after-reset --grant require-enrolment --position 20\n  \
+                            latchkey plugin bind new-rule --every-org --mode monitor \\\n      \
+                            --on-failure deny --on-failure deadline=skip --limit deadline-ms=20"
     )]
     Bind(Bind),
+    /// Change a binding: order, hooks, grants, limits, what failures mean, mode, configuration.
+    ///
+    /// It holds from the next reset on. What is not named stays as it is. Hooks, grants and configuration
+    /// are named as a whole; of limits and causes of failure those that are named are changed. Another
+    /// version of the plugin: latchkey plugin switch.
+    #[command(
+        override_usage = "latchkey plugin change [OPTIONS] <BINDING>",
+        after_help = "Examples:\n  latchkey plugin change 0197… --position 5\n  \
+                            latchkey plugin change 0197… --config @new.json --limit deadline-ms=20\n  \
+                            latchkey plugin change 0197… --on-failure trap=last-good-version\n  \
+                            latchkey plugin change 0197… --on-failure deny    # for every cause, whatever held before\n  \
+                            latchkey plugin change 0197… --hook before-reset --no-grants --json"
+    )]
+    Change(Change),
     /// Take another installed version of a binding's plugin; the one before stays at hand.
     #[command(after_help = "Examples:\n  latchkey plugin switch 0197… office-hours\n  \
                             latchkey plugin switch 0197… 2c26b46b --config @new.json")]
@@ -58,11 +79,15 @@ pub(super) enum PolicyCommand {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// Name of the plugin (its newest version), or the beginning of its digest.
+        /// Name of the plugin (the newest version of the node's and the organisation's own), or the beginning
+        /// of its digest.
         plugin: String,
         /// Configuration: JSON, or @FILE [default: as it is].
         #[arg(long, value_name = "JSON")]
         config: Option<String>,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Make a binding's answers count, or only be recorded.
     #[command(after_help = "Examples:\n  latchkey plugin mode 0197… monitor\n  \
@@ -75,17 +100,24 @@ pub(super) enum PolicyCommand {
         /// the version before is asked).
         #[arg(value_parser = mode)]
         mode: Mode,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Go back to a binding's version before, with the configuration that it had.
-    #[command(after_help = "Examples:\n  latchkey plugin rollback 0197…    once more undoes that")]
+    #[command(after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that")]
     Rollback {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Put the decisions of past resets to a candidate and show which would have been others.
     ///
-    /// Exit code 0: none, and all could be replayed; 1: some, or not all could be. Nothing is changed.
+    /// Exit code 0: none, and all could be replayed; 1: some, or not all could be, or there was nothing to
+    /// compare with. Nothing is changed.
     #[command(after_help = "Examples:\n  latchkey plugin replay new.wasm --since 30d\n  \
                             latchkey plugin replay new.wasm --since 2026-01-01T00:00:00Z --org acme --json")]
     Replay(Replay),
@@ -95,13 +127,16 @@ pub(super) enum PolicyCommand {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
+        /// Print what came of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Switch a binding off; it keeps its place and configuration. Or a plugin, for everybody.
     ///
     /// The emergency switch: works whether or not a server runs, holds from the next reset on, and needs
     /// neither the plugin nor a second admin.
     #[command(after_help = "Examples:\n  latchkey plugin disable 0197…\n  \
-                            latchkey plugin disable --plugin office-hours    wherever it is bound")]
+                            latchkey plugin disable --plugin office-hours    # wherever it is bound")]
     Disable(Which),
     /// Switch a binding on again. Or a plugin, for everybody.
     #[command(after_help = "Examples:\n  latchkey plugin enable 0197…")]
@@ -110,14 +145,18 @@ pub(super) enum PolicyCommand {
 
 /// A binding, or a plugin wherever it is bound.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["binding", "plugin"])))]
 pub(super) struct Which {
     /// Id of the binding, as `latchkey plugin list` shows it.
     #[arg(value_parser = binding_id)]
     binding: Option<Uuid>,
-    /// A plugin in one version, wherever it is bound: its name (the newest), or the beginning of its digest.
+    /// A plugin in one version, wherever it is bound: its name where no other has it, or the beginning of
+    /// its digest.
     #[arg(long, value_name = "PLUGIN")]
     plugin: Option<String>,
+    /// Print what came of it as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// A plugin's name is no id: it can be bound more than once.
@@ -143,10 +182,11 @@ pub(super) struct Install {
 
 impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        let order = |order| orders::carry_out(global, order, orders::unwatched());
+        let order = |order| orders::carry_out(global, order);
         match self {
-            Self::Install(install) => install.run(order),
+            Self::Install(install) => install.run(global),
             Self::Bind(bind) => bind.run(order),
+            Self::Change(change) => change.run(order),
             Self::Replay(replay) => replay.run(global),
             Self::List { json: true } => output::json(&order(PolicyOrder::List)?),
             Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
@@ -158,26 +198,28 @@ impl PolicyCommand {
                 binding,
                 plugin,
                 config: given,
+                json,
             } => {
-                let digest = list::find_digest(&order(PolicyOrder::List)?, &plugin)?;
                 let config = given.as_deref().map(config).transpose()?;
                 let now = order(PolicyOrder::SetVersion {
                     binding,
-                    digest,
+                    plugin,
                     config,
                 })?;
-                list::version("now asks", &now)
+                done(json, &now, list::version("now asks", &now))
             }
-            Self::Mode { binding, mode } => {
+            Self::Mode { binding, mode, json } => {
                 let now = order(PolicyOrder::SetMode { binding, mode })?;
-                output::line(format_args!("Binding {binding}: {}", list::mode(&now["mode"])))
+                let mode = list::mode(&now["mode"]);
+                done(json, &now, format_args!("Binding {binding}: {mode}"))
             }
-            Self::Rollback { binding } => {
-                list::version("asks again", &order(PolicyOrder::RollBack { binding })?)
+            Self::Rollback { binding, json } => {
+                let now = order(PolicyOrder::RollBack { binding })?;
+                done(json, &now, list::version("asks again", &now))
             }
-            Self::Unbind { binding } => {
-                order(PolicyOrder::Unbind { binding })?;
-                output::line(format_args!("Binding {binding} removed"))
+            Self::Unbind { binding, json } => {
+                let gone = order(PolicyOrder::Unbind { binding })?;
+                done(json, &gone, format_args!("Binding {binding} removed"))
             }
             Self::Disable(which) => which.switch(true, order),
             Self::Enable(which) => which.switch(false, order),
@@ -190,16 +232,14 @@ impl Which {
         let how = if off { "off" } else { "on" };
         match (self.binding, self.plugin) {
             (Some(binding), _) => {
-                order(PolicyOrder::Switch { binding, off })?;
-                output::line(format_args!("Binding {binding} switched {how}"))
+                let now = order(PolicyOrder::Switch { binding, off })?;
+                done(self.json, &now, format_args!("Binding {binding} switched {how}"))
             }
             (None, Some(plugin)) => {
-                let digest = list::find_digest(&order(PolicyOrder::List)?, &plugin)?;
-                order(PolicyOrder::SwitchPlugin {
-                    digest: digest.clone(),
-                    off,
-                })?;
-                output::line(format_args!("Plugin {digest} switched {how} for everybody"))
+                let switched = order(PolicyOrder::SwitchPlugin { plugin, off })?;
+                let digest = switched["digest"].as_str().unwrap_or_default();
+                let text = format!("Plugin {digest} switched {how} for everybody");
+                done(self.json, &switched, text)
             }
             (None, None) => Err(Refusal("name a binding or a plugin".to_owned()).into()),
         }
@@ -207,7 +247,7 @@ impl Which {
 }
 
 impl Install {
-    fn run(self, carry_out: impl Fn(PolicyOrder) -> Result<Value>) -> Result<()> {
+    fn run(self, global: &Global) -> Result<()> {
         let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
         let signature = match &self.signature {
             Some(file) => {
@@ -220,7 +260,7 @@ impl Install {
             signature,
             organization: self.org,
         };
-        let installed = carry_out(PolicyOrder::Install(order))?;
+        let installed = orders::carry_out_shown(global, PolicyOrder::Install(order), "installing")?;
         let [name, version, digest] =
             ["name", "version", "digest"].map(|key| installed[key].as_str().unwrap_or_default());
         if self.json {
@@ -237,6 +277,15 @@ impl Install {
     }
 }
 
+/// Says what was done, to people or to scripts.
+fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
+    if json {
+        output::json(now)
+    } else {
+        output::line(text)
+    }
+}
+
 /// The texts of a list.
 fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
@@ -247,5 +296,10 @@ fn config(given: &str) -> Result<Value> {
         Some(file) => fs::read_to_string(file).with_context(|| format!("{file} can't be read"))?,
         None => given.to_owned(),
     };
-    serde_json::from_str(&text).map_err(|e| Refusal(format!("the configuration is not JSON: {e}")).into())
+    match serde_json::from_str(&text) {
+        // On its way to a server it would mean: no configuration was given.
+        Ok(Value::Null) => Err(Refusal("the configuration is null; {} is an empty one".to_owned()).into()),
+        Ok(config) => Ok(config),
+        Err(e) => Err(Refusal(format!("the configuration is not JSON: {e}")).into()),
+    }
 }

@@ -30,7 +30,10 @@ pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
 pub use manager::Manager;
-pub use orders::{BindOrder, FileText, InstallOrder, PolicyOrder, ReplayOrder, carry_out_order};
+pub use orders::{
+    BindOrder, FailureRule, FileText, InstallOrder, Limit, PolicyOrder, ReplayOrder, TermsOrder,
+    carry_out_order,
+};
 pub use patching::BindingPatch;
 pub use replay::replay_plugin;
 pub use replayed::{Difference, Follow, Replay, ReplayReport, parse_since};

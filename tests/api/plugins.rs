@@ -352,6 +352,17 @@ async fn what_is_the_nodes_is_shown_and_cannot_be_changed() {
     assert_denied(&admin.reset(DEVELOPER).await, "node");
     let elsewhere = app.admin_of_other_org().await;
     assert_denied(&elsewhere.reset(app.other_developer.id).await, "node");
+
+    // It is asked by every organisation: its figures would tell each how often the others reset.
+    let own = bind(&admin, &install(&admin, denying("2.0.0", "own")).await, json!({})).await;
+    assert_eq!(own.body["statistics"]["calls"], 0);
+    for caller in [&admin, &elsewhere] {
+        let listed = caller.get(BINDINGS).await;
+        for shown in [&listed.assert_ok()[0], caller.get(&binding).await.assert_ok()] {
+            assert_eq!(shown["ofNode"], true);
+            assert_eq!(shown.get("statistics"), None, "{shown}");
+        }
+    }
 }
 
 /// Policies never apply to the calls that manage policies: one that denies everything can be removed.

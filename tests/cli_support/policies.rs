@@ -146,11 +146,14 @@ fn a_plugin_is_installed_and_bound_while_the_server_runs() {
     refused(&["bind", "second-admin", "--every-org"], "second-admin");
     assert_eq!(ok(&desk, &["list"]), before);
 
-    let said = ok(&desk, &["install", &fixture("ticket-required")]);
+    let installed = plugin(&desk, &["install", &fixture("ticket-required")]);
+    let said = String::from_utf8(installed.stdout).unwrap();
     assert!(
         said.starts_with("ticket-required 1.0.0 installed, SHA-256 "),
         "{said}"
     );
+    let steps = "installing: compiling\ninstalling: asking what it is\ninstalling: storing\n";
+    assert_eq!(String::from_utf8(installed.stderr).unwrap(), steps);
     refused(
         &[
             "bind",
@@ -190,6 +193,12 @@ fn a_plugin_is_installed_and_bound_while_the_server_runs() {
         .lines()
         .find(|line| line.contains("POLICY_PLUGIN_INSTALL") && line.contains("ticket-required"));
     assert!(entry.is_some_and(|entry| entry.contains("OPERATOR")), "{entry:?}");
+    let stopped = plugin(&desk, &["install", &fixture("second-admin"), "--json"]);
+    assert_eq!(
+        String::from_utf8(stopped.stderr).unwrap(),
+        steps,
+        "the same while none runs"
+    );
 }
 
 #[test]
@@ -266,6 +275,10 @@ fn a_replay_says_which_decisions_would_have_been_others_and_fails_the_build() {
     demo.paste(&curl);
     ok(&desk, &["disable", &id]);
     assert_eq!(demo.paste(&curl), RESET_DONE);
+    let bind = ["bind", "ticket-required", "--org", "harbourside", "--json"];
+    let config = ["--config", r#"{"prefixes":["HD-"]}"#];
+    let unasked: Value = serde_json::from_str(&ok(&desk, &[&bind[..], &config].concat())).unwrap();
+    let unasked = unasked["binding"].as_str().unwrap().to_owned();
     let same = fixture("ticket-required");
     let closed = r#"{"timeZone":"UTC","days":["mon"],"from":"03:00","to":"03:01"}"#;
     let other = fixture("change-window");
@@ -278,6 +291,24 @@ fn a_replay_says_which_decisions_would_have_been_others_and_fails_the_build() {
             (&json!(1), &json!(1)),
             "{running}"
         );
+        let shown = plugin(&desk, &["replay", &same, "--since", "1h", "--binding", &id]);
+        assert_eq!(shown.status.code(), Some(0), "{running}: {shown:?}");
+        assert_eq!(
+            String::from_utf8(shown.stderr).unwrap(),
+            "replaying: compiling\nreplaying: 1 of 2\n",
+            "{running}"
+        );
+        // What was never asked has decided nothing: a check that compares nothing does not pass.
+        for json in [&[][..], &["--json"]] {
+            let nothing = ["replay", &same, "--binding", &unasked];
+            let nothing = plugin(&desk, &[&nothing[..], json].concat());
+            assert_eq!(nothing.status.code(), Some(1), "{running}: {nothing:?}");
+            let said = String::from_utf8(nothing.stderr).unwrap();
+            assert!(
+                said.contains("latchkey: nothing was compared: no reset since "),
+                "{running}: {said}"
+            );
+        }
         // The candidate is not installed: it is compared with what happened without it.
         let differs = plugin(&desk, &["replay", &other, "--org", "juniper", "--config", closed]);
         assert_eq!(differs.status.code(), Some(1), "{running}: {differs:?}");

@@ -3,9 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::cli::exit::Refusal;
 use crate::cli::output;
-use crate::domain::Error;
 
 /// Prints the lists of plugins and bindings.
 pub(super) fn print(lists: &Value) -> Result<()> {
@@ -59,14 +57,10 @@ pub(super) fn print(lists: &Value) -> Result<()> {
     )
 }
 
-/// Says which version a binding asks.
-pub(super) fn version(verb: &str, binding: &Value) -> Result<()> {
-    output::line(format_args!(
-        "Binding {} {verb} {} {}",
-        text(binding, "id"),
-        text(binding, "plugin"),
-        text(binding, "version")
-    ))
+/// Which version a binding asks, in a line.
+pub(super) fn version(verb: &str, binding: &Value) -> String {
+    let [id, plugin, version] = ["id", "plugin", "version"].map(|field| text(binding, field));
+    format!("Binding {id} {verb} {plugin} {version}")
 }
 
 /// A mode as it is typed.
@@ -74,31 +68,6 @@ pub(super) fn mode(mode: &Value) -> String {
     match (mode.as_str(), &mode["canary"]) {
         (Some(mode), _) => mode.to_owned(),
         (None, percent) => format!("canary:{percent}"),
-    }
-}
-
-/// The digest of the plugin of that name, of several versions the newest, or whose digest begins so.
-pub(super) fn find_digest(lists: &Value, name_or_digest: &str) -> Result<String> {
-    let plugins = items(lists, "plugins");
-    let named = plugins.iter().filter(|plugin| plugin["name"] == name_or_digest);
-    if let Some(newest) = named.max_by_key(|plugin| text(plugin, "installedAt")) {
-        return Ok(text(newest, "digest"));
-    }
-    let fits = |digest: &String| name_or_digest.len() >= 6 && digest.starts_with(name_or_digest);
-    let mut found: Vec<_> = plugins
-        .iter()
-        .map(|plugin| text(plugin, "digest"))
-        .filter(fits)
-        .collect();
-    found.dedup(); // the same file of several owners
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(Error::NotFound {
-            what: "Plugin",
-            id: name_or_digest.to_owned(),
-        }
-        .into()),
-        _ => Err(Refusal(format!("{name_or_digest} fits several plugins")).into()),
     }
 }
 

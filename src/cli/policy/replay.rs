@@ -1,9 +1,7 @@
 //! `latchkey plugin replay`.
 
-use std::cell::OnceCell;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -11,8 +9,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{config, orders};
-use crate::cli::{Global, Progress, output};
-use crate::service::plugins::{self, FileText, PolicyOrder, ReplayOrder};
+use crate::cli::{Global, output};
+use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Replay {
@@ -45,42 +43,51 @@ impl Replay {
             binding: self.binding,
             config: self.config.as_deref().map(config).transpose()?,
         };
-        let order = PolicyOrder::Replay(order);
-        // A bar is drawn from the first count on, which knows how many there are.
-        let bar = Arc::new(Mutex::new(OnceCell::<Progress>::new()));
-        let shown = Arc::clone(&bar);
-        let report = orders::carry_out(
-            global,
-            order,
-            Arc::new(move |progress| {
-                if let plugins::Progress::Done(done, of) = progress {
-                    let bar = shown.lock().unwrap_or_else(PoisonError::into_inner);
-                    bar.get_or_init(|| Progress::new("replaying", of)).reach(done);
-                }
-            }),
-        )?;
-        if let Some(bar) = bar.lock().unwrap_or_else(PoisonError::into_inner).get() {
-            bar.finish();
-        }
+        let report = orders::carry_out_shown(global, PolicyOrder::Replay(order), "replaying")?;
         if self.json {
             output::json(&report)?;
         } else {
             print(&report)?;
         }
-        if report["clean"] == true {
-            return Ok(());
-        }
-        bail!(
-            "{} of {} decisions would have been others{}",
-            report["differing"],
-            report["compared"],
-            if report["complete"] == true {
-                ""
-            } else {
-                ", and not all could be replayed"
-            }
-        )
+        verdict(&report)
     }
+}
+
+/// The end of the command: a check that compared nothing has found nothing out.
+fn verdict(report: &Value) -> Result<()> {
+    let number = |field: &str| report[field].as_u64().unwrap_or_default();
+    if number("compared") == 0 {
+        bail!("{}", nothing_compared(report));
+    }
+    if report["clean"] == true {
+        return Ok(());
+    }
+    bail!(
+        "{} of {} decisions would have been others{}",
+        report["differing"],
+        report["compared"],
+        if report["complete"] == true {
+            ""
+        } else {
+            ", and not all could be replayed"
+        }
+    )
+}
+
+/// Why nothing was compared, and what to do.
+fn nothing_compared(report: &Value) -> String {
+    let since = report["since"].as_str().unwrap_or_default();
+    let failed = report["notComparable"].as_u64().unwrap_or_default();
+    if failed > 0 {
+        return format!(
+            "nothing was compared: all {failed} calls since {since} failed when they were made, so there is no \
+             answer to compare with"
+        );
+    }
+    format!(
+        "nothing was compared: no reset since {since} asked what this is to be compared with; go back further with \
+         --since, or without --binding and --org where they are named"
+    )
 }
 
 fn print(report: &Value) -> Result<()> {
@@ -96,7 +103,7 @@ fn print(report: &Value) -> Result<()> {
         report["differing"],
         report["failed"],
     ))?;
-    if report["askedBefore"] == false {
+    if report["askedBefore"] == false && report["compared"] != 0 {
         output::line("No plugin of this name was asked in that time: it is compared with \"allow\"")?;
     }
     let differences = report["differences"].as_array().map_or(&[][..], Vec::as_slice);

@@ -155,6 +155,7 @@ fn a_token_that_lacks_a_claim_or_has_another_issuer_or_audience_is_invalid() {
         ("exp", json!(1e300)),
         ("sub", json!("me")),
         ("role", json!("ROOT")),
+        ("role", json!("OPERATOR")), // has a socket, and no token
     ] {
         let mut payload = good.clone();
         payload[name] = value;

@@ -11,7 +11,9 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Grants, Manifest, Mode};
 use crate::http::schema::Time;
-use crate::service::plugins::{BindingPatch, BindingView, NewBinding, PluginRow, VersionView, parse_digest};
+use crate::service::plugins::{
+    BindingPatch, BindingView, NewBinding, PluginCounters, PluginRow, VersionView, parse_digest,
+};
 
 /// An installed plugin.
 #[derive(Clone, Debug, Object)]
@@ -219,6 +221,18 @@ pub struct StatisticsBody {
     pub fallbacks: u64,
 }
 
+impl From<&PluginCounters> for StatisticsBody {
+    fn from(counters: &PluginCounters) -> Self {
+        Self {
+            calls: counters.calls,
+            denials: counters.denials,
+            failures: counters.failures.values().sum(),
+            failures_in_a_row: counters.failures_in_a_row,
+            fallbacks: counters.fallbacks,
+        }
+    }
+}
+
 /// A plugin bound to the organisation, or to all of them.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyBinding", rename_all = "camelCase")]
@@ -256,8 +270,10 @@ pub struct BindingBody {
     pub disabled_at: Option<Time>,
     /// Whether the node's operator has the plugin switched off for everybody.
     pub plugin_disabled: bool,
-    /// What it did since the start of the process.
-    pub statistics: StatisticsBody,
+    /// What it did since the start of the process; absent for the node's, which are asked by every
+    /// organisation: their figures would tell of the others' resets.
+    #[oai(skip_serializing_if_is_none)]
+    pub statistics: Option<StatisticsBody>,
     /// When it was made.
     pub created_at: Time,
     /// Last change.
@@ -291,13 +307,7 @@ impl From<BindingView> for BindingBody {
             limits: view.limits.into(),
             disabled_at: view.row.disabled_at.map(Time),
             plugin_disabled: view.plugin_disabled,
-            statistics: StatisticsBody {
-                calls: view.counters.calls,
-                denials: view.counters.denials,
-                failures: view.counters.failures.values().sum(),
-                failures_in_a_row: view.counters.failures_in_a_row,
-                fallbacks: view.counters.fallbacks,
-            },
+            statistics: view.row.organization_id.map(|_| (&view.counters).into()),
             created_at: Time(view.row.created_at),
             updated_at: Time(view.row.updated_at),
             approval_id: None,

@@ -1,7 +1,9 @@
 //! What the operator orders at the command line: carried out by whoever has the data directory, the
 //! command itself or the server that runs.
 
+mod naming;
 mod setting_up;
+mod terms;
 
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use crate::service::{Services, operator};
 use crate::store::{accounts, bindings};
 
 pub use setting_up::{BindOrder, InstallOrder};
+pub use terms::{FailureRule, Limit, TermsOrder};
 
 /// An order about policies.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +39,13 @@ pub enum PolicyOrder {
     Install(InstallOrder),
     /// Let an organisation's resets be judged by it.
     Bind(BindOrder),
+    /// Change the terms of a binding.
+    Change {
+        /// Which binding.
+        binding: Uuid,
+        /// What is to be otherwise.
+        terms: TermsOrder,
+    },
     /// Tell what bindings did since the start, as text for a collector.
     Metrics,
     /// Switch a binding off, or on again.
@@ -47,8 +57,8 @@ pub enum PolicyOrder {
     },
     /// Switch a plugin off for everybody, or on again.
     SwitchPlugin {
-        /// SHA-256 of its file, hexadecimal.
-        digest: String,
+        /// Its name, or the beginning of its digest; it must fit no other.
+        plugin: String,
         /// Off.
         off: bool,
     },
@@ -63,8 +73,8 @@ pub enum PolicyOrder {
     SetVersion {
         /// Which binding.
         binding: Uuid,
-        /// SHA-256 of its file, hexadecimal.
-        digest: String,
+        /// Name of the plugin (its newest version), or the beginning of its digest.
+        plugin: String,
         /// Another configuration.
         config: Option<Value>,
     },
@@ -128,6 +138,10 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
         PolicyOrder::List => list(services, &manager).await,
         PolicyOrder::Install(order) => setting_up::install(services, order, watch).await,
         PolicyOrder::Bind(order) => setting_up::bind(services, order).await,
+        PolicyOrder::Change { binding, terms } => {
+            let now = super::find_binding(services, &manager, binding)?;
+            change(services, &manager, binding, terms.patch(&now)).await
+        }
         PolicyOrder::Metrics => Ok(Value::String(exposition::metrics(services, &manager).await?)),
         PolicyOrder::Switch { binding, off } => {
             let patch = BindingPatch {
@@ -136,10 +150,7 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
             };
             change(services, &manager, binding, patch).await
         }
-        PolicyOrder::SwitchPlugin { digest, off } => {
-            let changed = switch_plugin(services, &manager, &digest, off).await?;
-            Ok(json!({ "digest": digest, "disabled": off, "changed": changed }))
-        }
+        PolicyOrder::SwitchPlugin { plugin, off } => switch(services, &manager, &plugin, off).await,
         PolicyOrder::SetMode { binding, mode } => {
             let patch = BindingPatch {
                 mode: Some(mode),
@@ -149,11 +160,15 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
         }
         PolicyOrder::SetVersion {
             binding,
-            digest,
+            plugin,
             config,
         } => {
+            let owner = super::find_binding(services, &manager, binding)?
+                .row
+                .organization_id;
+            let plugins = list_plugins(services, &manager).await?;
             let patch = BindingPatch {
-                plugin_digest: Some(parse_digest(&digest)?),
+                plugin_digest: Some(Digest(naming::find_usable(&plugins, &plugin, owner)?.digest)),
                 config,
                 ..BindingPatch::default()
             };
@@ -174,6 +189,21 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
 async fn change(services: &Services, manager: &Manager, id: Uuid, patch: BindingPatch) -> Result<Value> {
     update_binding(services, manager, id, patch).await?;
     show(services, manager, id)
+}
+
+async fn switch(services: &Services, manager: &Manager, plugin: &str, off: bool) -> Result<Value> {
+    // A whole digest is the shortest way: in an emergency nothing else need be read.
+    let digest = match parse_digest(plugin) {
+        Ok(digest) => digest,
+        Err(_) => {
+            let plugins = list_plugins(services, manager).await?;
+            let bindings = list_bindings(services, manager).await?;
+            naming::find_anywhere(&plugins, plugin, &bindings, &organizations(services)?)?
+        }
+    }
+    .to_string();
+    let changed = switch_plugin(services, manager, &digest, off).await?;
+    Ok(json!({ "digest": digest, "disabled": off, "changed": changed }))
 }
 
 fn show(services: &Services, manager: &Manager, id: Uuid) -> Result<Value> {
@@ -231,8 +261,12 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
         "digest": hex::encode(view.version.digest.0),
         "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
         "config": view.version.config,
+        "hooks": view.row.hooks,
         "mode": view.row.mode,
         "grants": view.row.grants,
+        "wants": view.version.manifest.wants,
+        "onFailure": terms::failure_actions(&view.on_failure),
+        "limits": view.limits,
         "disabled": view.row.disabled_at.is_some(),
         "pluginDisabled": view.plugin_disabled,
         "calls": view.counters.calls,

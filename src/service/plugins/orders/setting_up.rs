@@ -3,16 +3,15 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::FileText;
+use super::{FileText, TermsOrder, naming};
+use crate::domain::Result;
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::{Grants, Mode};
-use crate::domain::{Error, Result};
+use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::plugins::{
     Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, list_plugins,
 };
 use crate::service::{Services, operator};
-use crate::store::plugins::PluginRow;
 
 /// What to install.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,18 +33,9 @@ pub struct BindOrder {
     pub plugin: String,
     /// Slug of the organisation; absent: everybody's resets.
     pub organization: Option<String>,
-    /// Configuration.
-    pub config: Value,
-    /// Place in the order; absent: behind those there are.
-    pub position: Option<i64>,
-    /// Effects that it may ask for.
-    pub grants: Vec<String>,
-    /// Whether its answers count.
-    pub mode: Mode,
-    /// What follows when it fails.
-    pub on_failure: OnFailure,
-    /// What one call may use up.
-    pub limits: Limits,
+    /// On which terms.
+    #[serde(default)]
+    pub terms: TermsOrder,
 }
 
 pub(super) async fn install(services: &Services, order: InstallOrder, watch: Watch) -> Result<Value> {
@@ -70,17 +60,18 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
     let manager = Manager::operator(services);
     let owner = owner(services, order.organization.as_deref())?;
     let plugins = list_plugins(services, &manager).await?;
-    let plugin = find_plugin(&plugins, &order.plugin, owner)?;
+    let plugin = naming::find_usable(&plugins, &order.plugin, owner)?;
+    let terms = order.terms;
     let new = NewBinding {
         owner,
         plugin_digest: Digest(plugin.digest),
-        config: order.config,
-        position: order.position,
-        hooks: None,
-        mode: order.mode,
-        on_failure: order.on_failure,
-        grants: Grants::of(order.grants),
-        limits: order.limits.bounded(),
+        on_failure: terms.on_failure(OnFailure::default()),
+        limits: terms.limits(Limits::default()),
+        config: terms.config.unwrap_or_else(|| json!({})),
+        position: terms.position,
+        hooks: terms.hooks,
+        mode: terms.mode.unwrap_or_default(),
+        grants: Grants::of(terms.grants.unwrap_or_default()),
     };
     let bound = bind_plugin(services, &manager, new).await?.row.id;
     Ok(json!({
@@ -96,34 +87,4 @@ fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationI
         .map(|slug| operator::find_organization(services, slug))
         .transpose()?;
     Ok(found.map(|organization| organization.id))
-}
-
-/// The plugin of that name, of several versions the newest, or the one whose digest begins so; the
-/// node's and the owner's count.
-fn find_plugin<'a>(
-    plugins: &'a [PluginRow],
-    name_or_digest: &str,
-    owner: Option<OrganizationId>,
-) -> Result<&'a PluginRow> {
-    let usable = || {
-        plugins
-            .iter()
-            .filter(|p| p.organization_id.is_none() || p.organization_id == owner)
-    };
-    let newest = usable()
-        .filter(|p| p.manifest.name == name_or_digest)
-        .max_by_key(|p| p.installed_at);
-    if let Some(newest) = newest {
-        return Ok(newest);
-    }
-    let long_enough = name_or_digest.len() >= 6;
-    let mut found = usable().filter(|p| long_enough && hex::encode(p.digest).starts_with(name_or_digest));
-    match (found.next(), found.next()) {
-        (Some(plugin), None) => Ok(plugin),
-        (Some(_), Some(_)) => Err(Error::Malformed(format!("{name_or_digest} fits several plugins"))),
-        (None, _) => Err(Error::NotFound {
-            what: "Plugin",
-            id: name_or_digest.to_owned(),
-        }),
-    }
 }

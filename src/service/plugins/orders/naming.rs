@@ -1,0 +1,95 @@
+//! Which plugin an operator means by a name or by the beginning of a digest.
+//!
+//! Organisations name what they install as they like: like a plugin of the node's, or like the beginning
+//! of a digest. Neither may lead an operator's order to another file than was meant.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::slug_of;
+use crate::domain::account::{Organization, OrganizationId};
+use crate::domain::{Error, Result};
+use crate::plugin_host::Digest;
+use crate::service::plugins::{BindingView, bound::unknown_plugin, parse_digest};
+use crate::store::plugins::PluginRow;
+
+/// Digits of a digest that say enough.
+const DIGITS_MIN: usize = 6;
+
+/// The plugin that a binding of `owner` can ask: the one of that name, of several versions the newest, or
+/// the one whose digest begins so. The node's and the owner's count, and nobody else's.
+pub(super) fn find_usable<'a>(
+    plugins: &'a [PluginRow],
+    name_or_digest: &str,
+    owner: Option<OrganizationId>,
+) -> Result<&'a PluginRow> {
+    let usable = plugins
+        .iter()
+        .filter(|p| p.organization_id.is_none() || p.organization_id == owner);
+    let (named, begun): (Vec<_>, Vec<_>) = usable
+        .filter(|plugin| meant(plugin, name_or_digest))
+        .partition(|plugin| plugin.manifest.name == name_or_digest);
+    let newest = named.into_iter().max_by_key(|plugin| plugin.installed_at);
+    let mut found = begun;
+    found.extend(newest);
+    found.sort_by_key(|plugin| plugin.digest);
+    found.dedup_by_key(|plugin| plugin.digest); // the same file, installed by both
+    match found[..] {
+        [plugin] => Ok(plugin),
+        [] => Err(unknown_plugin(name_or_digest)),
+        _ => Err(Error::Malformed(format!(
+            "{name_or_digest} fits several plugins; name one by more of its digest"
+        ))),
+    }
+}
+
+/// The one plugin of everybody's that is called so, or whose digest begins so: for what concerns
+/// everybody. With several nobody knows which is meant, so all are shown.
+pub(super) fn find_anywhere(
+    plugins: &[PluginRow],
+    name_or_digest: &str,
+    bindings: &[BindingView],
+    organizations: &[Organization],
+) -> Result<Digest> {
+    let mut found: BTreeMap<[u8; 32], Vec<&PluginRow>> = BTreeMap::new();
+    for plugin in plugins.iter().filter(|plugin| meant(plugin, name_or_digest)) {
+        found.entry(plugin.digest).or_default().push(plugin);
+    }
+    let mut digests = found.keys();
+    match (digests.next(), digests.next()) {
+        (Some(digest), None) => return Ok(Digest(*digest)),
+        (None, _) => return Err(unknown_plugin(name_or_digest)),
+        (Some(_), Some(_)) => {}
+    }
+    let mut text = format!("{name_or_digest} fits several plugins; name one by its digest:");
+    for (digest, rows) in &found {
+        let owners: Vec<_> = rows
+            .iter()
+            .map(|row| slug_of(organizations, row.organization_id).unwrap_or("the node"))
+            .collect();
+        let asking = bindings
+            .iter()
+            .filter(|binding| binding.version.digest.0 == *digest)
+            .count();
+        let manifest = &rows[0].manifest;
+        let _ = write!(
+            text,
+            "\n  {}  {} {}, installed by {}, asked by {asking} {}",
+            Digest(*digest),
+            manifest.name,
+            manifest.version,
+            owners.join(" and "),
+            if asking == 1 { "binding" } else { "bindings" }
+        );
+    }
+    Err(Error::Malformed(text))
+}
+
+/// A whole digest means that file, whatever others are called.
+fn meant(plugin: &PluginRow, name_or_digest: &str) -> bool {
+    if let Ok(digest) = parse_digest(name_or_digest) {
+        return plugin.digest == digest.0;
+    }
+    plugin.manifest.name == name_or_digest
+        || (name_or_digest.len() >= DIGITS_MIN && hex::encode(plugin.digest).starts_with(name_or_digest))
+}
