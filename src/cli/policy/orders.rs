@@ -3,8 +3,8 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -14,6 +14,9 @@ use crate::cli::exit::Refusal;
 use crate::cli::{Global, Progress, wait_for};
 use crate::service::plugins::{PolicyOrder, Watch, carry_out_order, unwatched};
 use crate::store::OpenError;
+
+/// How long a server may take to start or to end: it has the data directory already, or still, and takes no orders.
+const STARTING: Duration = Duration::from_secs(5);
 
 /// Carries an order out, while no server runs or by the one that does. What it says comes back.
 pub(super) fn carry_out(global: &Global, order: PolicyOrder) -> Result<Value> {
@@ -29,14 +32,17 @@ pub(super) fn carry_out_shown(global: &Global, order: PolicyOrder, what: &'stati
 }
 
 fn route(global: &Global, order: PolicyOrder, progress: Option<&Progress>) -> Result<Value> {
-    let app = match global.open() {
-        Ok(app) => app,
-        Err(error) => {
-            let in_use = matches!(error.downcast_ref(), Some(OpenError::InUse(_)));
-            return match in_use.then(|| global.load(None)).transpose()? {
-                Some(config) => ask_server(&config.data_dir, &order, progress, error),
-                None => Err(error),
-            };
+    let patient = Instant::now() + STARTING;
+    let app = loop {
+        let in_use = match global.open() {
+            Ok(app) => break app,
+            Err(error) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => error,
+            Err(error) => return Err(error),
+        };
+        match UnixStream::connect(socket(&global.load(None)?.data_dir)) {
+            Ok(server) => return ask_server(server, &order, progress),
+            Err(_) if Instant::now() < patient => std::thread::sleep(STARTING / 50),
+            Err(_) => return Err(in_use), // whoever has it is no server, or not to be spoken to
         }
     };
     let watch: Watch = match progress.cloned() {
@@ -46,15 +52,7 @@ fn route(global: &Global, order: PolicyOrder, progress: Option<&Progress>) -> Re
     Ok(wait_for(carry_out_order(&app.services, order, watch))?)
 }
 
-fn ask_server(
-    data_dir: &Path,
-    order: &PolicyOrder,
-    progress: Option<&Progress>,
-    in_use: anyhow::Error,
-) -> Result<Value> {
-    let Ok(mut stream) = UnixStream::connect(socket(data_dir)) else {
-        return Err(in_use); // whoever has it is no server, or not to be spoken to
-    };
+fn ask_server(mut stream: UnixStream, order: &PolicyOrder, progress: Option<&Progress>) -> Result<Value> {
     let mut line = serde_json::to_string(order)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
