@@ -8,6 +8,7 @@
 //! services: it is given components and questions, and hands back decisions and records.
 
 mod artefact;
+mod aside;
 mod cases;
 mod engine;
 mod evaluation;
@@ -46,13 +47,13 @@ pub use record::{
 };
 pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signature};
 
-use crate::domain::policy::{Hook, Manifest, Outcome, Question};
+use crate::domain::policy::{Hook, Outcome, Question};
 use artefact::Artefacts;
+use aside::ASIDE;
 use engine::TickedEngine;
 use lanes::Lanes;
 use metrics::Metrics;
 use slots::Slots;
-use v1::{Call, Ran, Reply};
 
 /// Runs policy plugins. Cheap to clone; all clones are the same host.
 #[derive(Clone)]
@@ -66,9 +67,9 @@ struct Inner {
     prepared: Mutex<HashMap<Digest, Weak<Prepared>>>,
     slots: Slots,
     lanes: Lanes,
-    /// Calls that no reset waits for: at installation, golden cases, replays. They never take an
-    /// instance that a reset needs.
+    /// Turns of the calls that no reset waits for.
     aside: Semaphore,
+    cases_limit: Duration,
     metrics: Metrics,
 }
 
@@ -91,6 +92,8 @@ pub struct HostOptions {
     pub meter_fuel: bool,
     /// Longest compilation of one module, in CPU time.
     pub compile_limit: Duration,
+    /// How long the golden cases of one file may run when it is installed, in CPU time.
+    pub cases_limit: Duration,
 }
 
 impl Default for HostOptions {
@@ -104,6 +107,7 @@ impl Default for HostOptions {
             slot_wait: Duration::from_secs(2),
             meter_fuel: false,
             compile_limit: Duration::from_mins(2),
+            cases_limit: Duration::from_secs(10),
         }
     }
 }
@@ -180,6 +184,7 @@ impl PluginHost {
             ),
             lanes: Lanes::default(),
             aside: Semaphore::new(ASIDE as usize),
+            cases_limit: options.cases_limit,
             metrics: Metrics::default(),
         })))
     }
@@ -237,40 +242,6 @@ impl PluginHost {
         known.retain(|_, weak| weak.strong_count() > 0);
         known.insert(digest, Arc::downgrade(&prepared));
         Ok(prepared)
-    }
-
-    /// Asks the plugin what it is, and judges the answer.
-    ///
-    /// # Errors
-    /// `describe` failed, or the manifest is not acceptable.
-    pub async fn describe(&self, prepared: &Prepared) -> Result<Manifest, PackageError> {
-        let ran = self
-            .aside(prepared, Limits::at_installation(), Call::Describe)
-            .await;
-        match ran.reply.map_err(PackageError::Describe)? {
-            Reply::Manifest(manifest) => manifest::check(manifest),
-            Reply::Answer(_) | Reply::Config(_) => unreachable!("describe replies with a manifest"),
-        }
-    }
-
-    /// Judges a configuration: by the plugin's schema, then by its own `check-config`.
-    ///
-    /// # Errors
-    /// What is wrong with it, with the path inside the configuration where the schema knows it.
-    pub async fn check_config(
-        &self,
-        prepared: &Prepared,
-        manifest: &Manifest,
-        config: &str,
-    ) -> Result<(), ConfigError> {
-        check_config(manifest, config)?;
-        let ran = self
-            .aside(prepared, Limits::at_installation(), Call::CheckConfig(config))
-            .await;
-        match ran.reply.map_err(ConfigError::Failed)? {
-            Reply::Config(verdict) => verdict.map_err(ConfigError::Refused),
-            Reply::Answer(_) | Reply::Manifest(_) => unreachable!("check-config replies with ok or an error"),
-        }
     }
 
     /// Asks the plugins, in order, whether the reset may happen. The first denial ends it; approvals and
@@ -332,41 +303,8 @@ impl PluginHost {
         self.0.artefacts.prune(installed)
     }
 
-    /// Puts a recorded question once more: to the module that answered it, or to one that may follow it.
-    /// Nothing is counted.
-    pub async fn ask_again(
-        &self,
-        prepared: &Prepared,
-        config: &str,
-        question: &Question,
-        outcome: Option<&Outcome>,
-    ) -> CallEnd {
-        let call = match outcome {
-            None => Call::BeforeReset(question, config),
-            Some(outcome) => Call::AfterReset(question, outcome, config),
-        };
-        self.aside(prepared, Limits::at_installation(), call)
-            .await
-            .end()
-            .0
-    }
-
-    /// A call that no reset waits for.
-    async fn aside(&self, prepared: &Prepared, limits: Limits, call: Call<'_>) -> Ran {
-        let _turn = self
-            .0
-            .aside
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        v1::run(&self.0.ticked, prepared, limits, call).await
-    }
-
     fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<Prepared>>> {
         // A panic elsewhere can't leave the map half-changed.
         self.0.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Calls at a time that no reset waits for.
-const ASIDE: u32 = 4;

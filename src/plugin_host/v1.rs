@@ -3,11 +3,13 @@
 
 mod lower;
 
+use std::time::Duration;
+
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, Instance, InstancePre};
 use wasmtime::{Engine, Store};
 
 use super::Prepared;
-use super::engine::{CallState, Limits, TickedEngine};
+use super::engine::{CallState, Limits, TickedEngine, metered};
 use super::package::PackageError;
 use super::record::{CallEnd, Failure, FailureCause, LogLevel, LogLine, Usage};
 use crate::domain::policy::{self as domain, Answer, Manifest, Outcome, Question};
@@ -85,6 +87,10 @@ pub(super) struct Ran {
     pub(super) usage: Usage,
     pub(super) log: Vec<LogLine>,
     pub(super) log_dropped: u32,
+    /// Processor time.
+    pub(super) cpu: Duration,
+    /// The longest processor time for which it kept a thread without once letting go.
+    pub(super) longest: Duration,
 }
 
 impl Ran {
@@ -97,6 +103,8 @@ impl Ran {
             usage: Usage::default(),
             log: Vec::new(),
             log_dropped: 0,
+            cpu: Duration::ZERO,
+            longest: Duration::ZERO,
         }
     }
 
@@ -118,13 +126,17 @@ pub(super) async fn run(ticked: &TickedEngine, prepared: &Prepared, limits: Limi
         Err(why) => return Ran::unusable(why),
     };
     let (mut store, _in_flight) = ticked.store(limits);
-    let reply = match pre.instance.instantiate_async(&mut store).await {
-        Ok(instance) => match guest_call(pre, &instance, &mut store, call).await {
-            Ok(reply) => reply,
-            Err(error) => Err(failure(&error, store.data(), FailureCause::BadAnswer)),
-        },
-        Err(error) => Err(failure(&error, store.data(), FailureCause::Instantiation)),
+    let clock = store.data().clock();
+    let work = async {
+        match pre.instance.instantiate_async(&mut store).await {
+            Ok(instance) => match guest_call(pre, &instance, &mut store, call).await {
+                Ok(reply) => reply,
+                Err(error) => Err(failure(&error, store.data(), FailureCause::BadAnswer)),
+            },
+            Err(error) => Err(failure(&error, store.data(), FailureCause::Instantiation)),
+        }
     };
+    let reply = metered(&clock, work).await;
 
     let fuel = ticked.meter_fuel.then(|| {
         let given = if limits.fuel == 0 { u64::MAX } else { limits.fuel };
@@ -140,6 +152,8 @@ pub(super) async fn run(ticked: &TickedEngine, prepared: &Prepared, limits: Limi
         },
         log: std::mem::take(&mut state.log),
         log_dropped: state.log_dropped,
+        cpu: clock.spent(),
+        longest: clock.longest(),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Loaded, bytes, read_plugin, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
 use crate::domain::policy::Effect;
-use crate::plugin_host::{Limits, Package, embedded_cases, read_package};
+use crate::plugin_host::{Package, embedded_cases, read_package};
 
 /// `latchkey plugin check`
 #[derive(Debug, Args)]
@@ -32,20 +32,19 @@ impl Check {
         let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
         let cases = embedded_cases(&loaded.bytes)
             .map_err(|error| Refusal(format!("{}: golden cases inside: {error}", self.plugin.display())))?;
-        for case in &cases {
-            let report = loaded
-                .host
-                .run_case(&loaded.prepared, Limits::at_installation(), case);
-            let report = loaded.runtime.block_on(report)?;
-            if !report.passed {
-                let differences = report.differences.join("; ");
-                let text = format!(
-                    "{}: a golden case inside fails: {}: {differences}",
-                    self.plugin.display(),
-                    report.description
-                );
-                return Err(Refusal(text).into());
-            }
+        let failed = loaded.host.run_cases(&loaded.prepared, &cases, |_| ());
+        let failed = loaded
+            .runtime
+            .block_on(failed)
+            .map_err(|error| Refusal(format!("{}: golden cases inside: {error}", self.plugin.display())))?;
+        if let Some(report) = failed {
+            let text = format!(
+                "{}: a golden case inside fails: {}: {}",
+                self.plugin.display(),
+                report.description,
+                report.differences.join("; ")
+            );
+            return Err(Refusal(text).into());
         }
 
         let mut facts = facts(&package, &loaded.bytes, cases.len());

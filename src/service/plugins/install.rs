@@ -10,9 +10,7 @@ use crate::domain::account::OrganizationId;
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::policy::Manifest;
 use crate::domain::{Error, Result};
-use crate::plugin_host::{
-    Digest, Limits, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature,
-};
+use crate::plugin_host::{Digest, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature};
 use crate::service::Services;
 use crate::store::plugins::{self, PluginRow};
 use crate::store::{accounts, audit, bindings};
@@ -174,7 +172,7 @@ fn trusted(bytes: &[u8], signature: Option<&str>, keys: &[SignerKey]) -> Result<
 
 /// Runs the golden cases that travel in the file: a plugin that does not do here what its author saw
 /// is not installed.
-async fn run_cases(host: &PluginHost, prepared: &Prepared, bytes: &[u8], watch: &Watch) -> Result<()> {
+async fn run_cases(host: &PluginHost, prepared: &Arc<Prepared>, bytes: &[u8], watch: &Watch) -> Result<()> {
     let broken = |e: &dyn std::fmt::Display| {
         Error::PluginRefused(format!("its golden cases can't be run: {e} [golden-cases]"))
     };
@@ -184,27 +182,18 @@ async fn run_cases(host: &PluginHost, prepared: &Prepared, bytes: &[u8], watch: 
     }
     watch(Progress::Step("running its golden cases"));
     let of = cases.len() as u64;
-    for (done, case) in (1..).zip(&cases) {
-        let report = host
-            .run_case(prepared, Limits::at_installation(), case)
-            .await
-            .map_err(|e| broken(&e))?;
-        if !report.passed {
-            let shown: Vec<_> = report
-                .differences
-                .iter()
-                .take(DIFFERENCES_SHOWN)
-                .cloned()
-                .collect();
-            return Err(Error::PluginRefused(format!(
-                "its golden case \"{}\" fails here: {} [golden-case-failed]",
-                report.description,
-                shown.join("; ")
-            )));
-        }
-        watch(Progress::Done(done, of));
-    }
-    Ok(())
+    let failed = host
+        .run_cases(prepared, &cases, |done| watch(Progress::Done(done, of)))
+        .await
+        .map_err(|e| broken(&e))?;
+    let Some(report) = failed else { return Ok(()) };
+    let shown = report.differences.iter().take(DIFFERENCES_SHOWN);
+    let shown: Vec<_> = shown.cloned().collect();
+    Err(Error::PluginRefused(format!(
+        "its golden case \"{}\" fails here: {} [golden-case-failed]",
+        report.description,
+        shown.join("; ")
+    )))
 }
 
 async fn keep(
