@@ -1,7 +1,9 @@
 //! Every kind of bad plugin file, one test each: refused with a word for programs and a sentence that
 //! names what is wrong, on the record, and nothing is stored. Sizes and signatures: see `plugins.rs`.
 
-use latchkey::plugin_host::FILE_BYTES_MAX;
+use std::time::Duration;
+
+use latchkey::plugin_host::{Case, FILE_BYTES_MAX, embed_cases};
 use serde_json::json;
 
 use crate::guests::{Guest, Manifest};
@@ -37,6 +39,12 @@ fn guest(change: impl FnOnce(&mut Guest)) -> Vec<u8> {
     let mut guest = Guest::default();
     change(&mut guest);
     guest.wasm()
+}
+
+/// The file with a case inside that expects this, so many times.
+fn with_cases(file: &[u8], expect: &str, times: usize) -> Vec<u8> {
+    let case = format!(r#"{{"description":"a case","hook":"check-config","expect":{expect}}}"#);
+    embed_cases(file, &vec![Case::parse(&case).unwrap(); times]).unwrap()
 }
 
 macro_rules! refused {
@@ -90,6 +98,64 @@ refused! {
     a_manifest_with_a_schema_that_is_none:
         guest(|guest| guest.manifest = Manifest { schema: r#"{"type":7}"#, ..guest.manifest.clone() })
         => "invalid-manifest", ["config-schema: "];
+    a_golden_case_that_fails_here: with_cases(&Guest::default().wasm(), r#"{"error":"no"}"#, 1)
+        => "golden-case-failed", ["\"a case\" fails here: error: expected \"no\", got nothing"];
+    golden_cases_that_are_none:
+        [&Guest::default().wasm()[..], b"\0\x10\x0elatchkey-cases{"].concat()
+        => "golden-cases", ["its golden cases can't be run"];
+    too_many_golden_cases_in_two_sections: {
+            let file = Guest::default().wasm();
+            let half = with_cases(&file, r#"{"ok":true}"#, 300);
+            [&half[..], &half[file.len()..]].concat()
+        }
+        => "golden-cases", ["more than 500 cases"];
+}
+
+/// Four files at a time, whether their senders wait or have hung up: each is held until it is judged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_hangs_up_gives_no_turn_back_before_the_work_is_done() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let slow = |version| {
+        let file = guest(|guest| {
+            guest.manifest.version = version;
+            guest.check_config = "(loop $l (br $l)) (unreachable)".into();
+        });
+        // A second each.
+        with_cases(&file, r#"{"failure":"deadline"}"#, 3)
+    };
+    let hung_up = async |version| {
+        let call = admin.upload("/api/v1/plugins", slow(version), &[]);
+        let answer = tokio::time::timeout(Duration::from_millis(1_500), call).await;
+        assert!(answer.is_err(), "{version} was judged already");
+    };
+    tokio::join!(
+        hung_up("1.0.0"),
+        hung_up("2.0.0"),
+        hung_up("3.0.0"),
+        hung_up("4.0.0")
+    );
+
+    let file = Guest::default().wasm();
+    let busy = admin.upload("/api/v1/plugins", file.clone(), &[]).await;
+    assert_eq!(busy.assert_envelope().status.as_u16(), 503, "{}", busy.text);
+    let limit = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = admin.upload("/api/v1/plugins", file.clone(), &[]).await;
+        if answer.status.as_u16() != 503 {
+            assert!(answer.status.is_success(), "{}", answer.text);
+            break;
+        }
+        assert!(std::time::Instant::now() < limit, "no turn came back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    while app.count("SELECT count(*) FROM plugin") < 5 {
+        assert!(
+            std::time::Instant::now() < limit,
+            "what was begun is not finished"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
