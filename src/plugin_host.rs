@@ -189,7 +189,8 @@ impl PluginHost {
         })))
     }
 
-    /// Judges a plugin file and makes it ready: from the cache, or compiled on the compiler's thread.
+    /// Judges a plugin file and makes it ready: from the cache, or compiled on the compiler's thread. What was
+    /// compiled is kept only once somebody calls [`Self::keep_artefact`]: a file that is refused leaves nothing.
     /// Blocks (seconds for a JavaScript or Python plugin): call it from a blocking thread.
     ///
     /// # Errors
@@ -201,7 +202,16 @@ impl PluginHost {
         }
         let package = package::read(bytes)?;
         let (component, origin) = self.0.artefacts.component(&package)?;
-        self.keep(digest, origin, &component)
+        self.ready(digest, origin, &component)
+    }
+
+    /// Keeps the machine code of a plugin that is accepted, so that the next start need not compile it. Blocks.
+    pub fn keep_artefact(&self, prepared: &Prepared) {
+        if prepared.origin == Origin::Compiled
+            && let Ok(policy) = &prepared.policy
+        {
+            self.0.artefacts.keep(prepared.digest, policy.component());
+        }
     }
 
     /// The module with that digest, if it is in use or in the cache: without its file, so that a start
@@ -212,7 +222,7 @@ impl PluginHost {
             return Some(prepared);
         }
         let component = self.0.artefacts.find(digest)?;
-        self.keep(digest, Origin::Cache, &component).ok()
+        self.ready(digest, Origin::Cache, &component).ok()
     }
 
     /// Stands for a module that can't be used any more: each call fails as
@@ -227,7 +237,7 @@ impl PluginHost {
         })
     }
 
-    fn keep(
+    fn ready(
         &self,
         digest: Digest,
         origin: Origin,
@@ -295,11 +305,15 @@ impl PluginHost {
         self.0.metrics.forget(binding_id);
     }
 
-    /// Removes kept artefacts of modules that are no longer installed. Returns how many.
+    /// Removes kept artefacts of modules that are not among the installed ones, or that another version of this
+    /// program made. Returns how many. Blocks.
     ///
     /// # Errors
-    /// The folder can't be read or a file can't be removed.
-    pub fn prune_cache(&self, installed: &[Digest]) -> std::io::Result<usize> {
+    /// The outer: what `installed` says. The inner: the folder can't be read or a file can't be removed.
+    pub fn prune_cache<E>(
+        &self,
+        installed: impl FnOnce() -> Result<Vec<Digest>, E>,
+    ) -> Result<std::io::Result<usize>, E> {
         self.0.artefacts.prune(installed)
     }
 

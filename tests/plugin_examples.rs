@@ -71,6 +71,7 @@ async fn every_plugin_that_ships_passes_its_golden_cases() {
     for plugin in &plugins {
         let wasm = fs::read(plugin).expect("the file can be read");
         let prepared = host.prepare(&wasm).expect("the plugin is accepted");
+        host.keep_artefact(&prepared);
         let manifest = host.describe(&prepared).await.expect("a good manifest");
         let name = stem(plugin);
         assert!(

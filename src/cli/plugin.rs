@@ -92,6 +92,9 @@ impl Loaded {
         let spinner = ProgressBar::new_spinner().with_message(format!("compiling {}", path.display()));
         spinner.enable_steady_tick(Duration::from_millis(120));
         let prepared = host.prepare(&bytes).map_err(|error| refused(path, &error));
+        if let Ok(prepared) = &prepared {
+            host.keep_artefact(prepared);
+        }
         spinner.finish_and_clear();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

@@ -37,6 +37,13 @@ pub(super) struct Pre {
     after_reset: ComponentExportIndex,
 }
 
+impl Pre {
+    /// The component itself.
+    pub(super) fn component(&self) -> &Component {
+        self.instance.component()
+    }
+}
+
 /// Everything a policy gets: `log`.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker> {
     let mut linker = Linker::new(engine);

@@ -1,19 +1,23 @@
 //! Every kind of bad plugin file, one test each: refused with a word for programs and a sentence that
 //! names what is wrong, on the record, and nothing is stored. Sizes and signatures: see `plugins.rs`.
 
+use std::path::Path;
 use std::time::Duration;
 
-use latchkey::plugin_host::{Case, FILE_BYTES_MAX, embed_cases};
+use latchkey::plugin_host::{Case, FILE_BYTES_MAX, HostOptions, PluginHost, embed_cases};
+use latchkey::service::housekeeping;
 use serde_json::json;
 
 use crate::guests::{Guest, Manifest};
-use crate::support::TestApp;
+use crate::support::{Setup, TestApp};
 
 async fn refused(file: Vec<u8>, code: &str, parts: &[&str]) {
-    let app = TestApp::new().await;
+    let cache = tempfile::tempdir().unwrap();
+    let app = app_with_cache(cache.path()).await;
     let admin = app.admin().await;
     let answer = admin.upload("/api/v1/plugins", file, &[]).await;
     assert_eq!(answer.status.as_u16(), 400, "{}", answer.text);
+    assert_eq!(kept(cache.path()), 0, "machine code of a refused file");
     let message = answer.assert_envelope().body["message"].as_str().unwrap();
     assert!(message.contains(&format!("[{code}]")), "{message}");
     for part in parts {
@@ -29,6 +33,43 @@ async fn refused(file: Vec<u8>, code: &str, parts: &[&str]) {
     }
     let listed = admin.get("/api/v1/plugins").await;
     assert_eq!(listed.assert_ok(), &json!([]));
+}
+
+async fn app_with_cache(cache: &Path) -> TestApp {
+    let options = HostOptions {
+        cache_dir: Some(cache.to_owned()),
+        total_concurrency: 1,
+        ..HostOptions::default()
+    };
+    TestApp::with(Setup {
+        plugin_host: Some(PluginHost::new(options).unwrap()),
+        ..Setup::default()
+    })
+    .await
+}
+
+/// Files in the folder of machine code.
+fn kept(cache: &Path) -> usize {
+    cache.read_dir().unwrap().count()
+}
+
+#[tokio::test]
+async fn machine_code_is_kept_for_as_long_as_the_plugin_is() {
+    let cache = tempfile::tempdir().unwrap();
+    let app = app_with_cache(cache.path()).await;
+    let admin = app.admin().await;
+    let file = Guest::default().wasm();
+    let installed = admin.upload("/api/v1/plugins", file, &[]).await;
+    assert_eq!(installed.status.as_u16(), 201, "{}", installed.text);
+    let digest = installed.body["digest"].as_str().unwrap();
+    assert_eq!(kept(cache.path()), 1);
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(kept(cache.path()), 1, "it is installed");
+
+    let removed = admin.delete(&format!("/api/v1/plugins/{digest}")).await;
+    assert_eq!(removed.status.as_u16(), 204, "{}", removed.text);
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(kept(cache.path()), 0, "it is gone");
 }
 
 fn wat(text: &str) -> Vec<u8> {

@@ -76,7 +76,12 @@ pub async fn install_plugin(
     manager.admit(services)?;
     let digest = Digest::of(&new.bytes);
     match judge(services, &new, digest, watch).await {
-        Ok((manifest, signed)) => keep(services, manager, new, digest, manifest, signed).await,
+        Ok((prepared, manifest, signed)) => {
+            let installed = keep(services, manager, new, digest, manifest, signed).await?;
+            let host = services.plugin_host.clone();
+            blocking(move || host.keep_artefact(&prepared)).await?;
+            Ok(installed)
+        }
         Err(Error::PluginRefused(reason)) => {
             record_refusal(services, manager, new.owner, digest, &reason).await?;
             Err(Error::PluginRefused(reason))
@@ -90,7 +95,7 @@ async fn judge(
     new: &NewPlugin,
     digest: Digest,
     watch: Watch,
-) -> Result<(Manifest, Option<Signed>)> {
+) -> Result<(Arc<Prepared>, Manifest, Option<Signed>)> {
     if let Some(organization) = new.owner {
         within_quota(services, organization, digest, new.bytes.len())?;
     }
@@ -102,14 +107,15 @@ async fn judge(
     let prepared = blocking(move || host.prepare(&bytes)).await?.map_err(refused)?;
     watch(Progress::Step("asking what it is"));
     let (host, bytes) = (services.plugin_host.clone(), Arc::clone(&new.bytes));
+    let module = Arc::clone(&prepared);
     let manifest = off_the_path(move || async move {
-        let manifest = host.describe(&prepared).await.map_err(refused)?;
-        run_cases(&host, &prepared, &bytes, &watch).await?;
+        let manifest = host.describe(&module).await.map_err(refused)?;
+        run_cases(&host, &module, &bytes, &watch).await?;
         watch(Progress::Step("storing"));
         Ok::<_, Error>(manifest)
     })
     .await??;
-    Ok((manifest, signed))
+    Ok((prepared, manifest, signed))
 }
 
 fn within_quota(
