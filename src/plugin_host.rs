@@ -39,7 +39,7 @@ pub use engine::Limits;
 pub use manifest::{ConfigError, check as check_manifest, check_config};
 pub use metrics::{PluginCounters, VersionCounters};
 pub use package::{
-    CONTRACT_WIT, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
+    CONTRACT_WIT, Contracts, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
 };
 pub use record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
