@@ -59,7 +59,7 @@ impl Artefacts {
         }
         judge_effort(&package.component)?;
         let code = self.compile(package.component.to_vec())?;
-        let component = load(&self.engine, &code).map_err(|e| PackageError::Host(format!("{e:#}")))?;
+        let component = load(&self.engine, &code).map_err(|error| unloadable(&error))?;
         Ok((component, Origin::Compiled))
     }
 
@@ -149,6 +149,18 @@ fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // this appliance: `Cache::load` lets nothing else through. wasmtime itself checks that it was made
     // by the same version with the same settings.
     unsafe { Component::deserialize(engine, code) }
+}
+
+/// Whether a module is more than an instance of the pool has room for, or the host is in trouble. wasmtime has words
+/// for the one alone, and finds out only here.
+fn unloadable(error: &wasmtime::Error) -> PackageError {
+    let reason = error.root_cause().to_string();
+    if reason.contains("exceeds the ") {
+        // What the bytes are made up of follows after that.
+        let reason = reason.split(';').next().unwrap_or_default();
+        return PackageError::Invalid(reason.to_owned());
+    }
+    PackageError::Host(format!("{error:#}"))
 }
 
 struct Job {

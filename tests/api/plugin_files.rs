@@ -129,6 +129,24 @@ refused! {
         guest(|guest| guest.items = format!(
             "(func (local{}) {} {})", " i32".repeat(10_000), "loop ".repeat(6_000), "i32.const 1 br_if 0 end ".repeat(6_000)))
         => "too-complex", ["local variables × branches"];
+    a_plugin_with_more_memory_than_there_is: guest(|guest| guest.memory = "4097".into())
+        => "invalid-component", ["memory has a minimum byte size of 268500992"];
+    a_plugin_with_a_table_that_is_too_large: guest(|guest| guest.items = "(table 40001 funcref)".into())
+        => "invalid-component", ["minimum element size of 40001", "limit of 40000"];
+    a_plugin_with_too_many_tables_in_one_module: guest(|guest| guest.items = "(table 1 funcref)".repeat(9))
+        => "invalid-component", ["tables count of 9 exceeds"];
+    a_plugin_of_too_many_modules:
+        wat(&format!(
+            r#"(component (core module $m) {} (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#,
+            "(core instance (instantiate $m))".repeat(41)))
+        => "invalid-component", ["41 core module instances", "maximum of 40"];
+    a_plugin_with_too_many_memories:
+        wat(&format!(
+            r#"(component (core module $m (memory 1)) {} (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#,
+            "(core instance (instantiate $m))".repeat(9)))
+        => "invalid-component", ["9 Wasm linear memories"];
+    a_plugin_whose_instance_is_too_large: guest(|guest| guest.items = "(global (mut v128) (v128.const i64x2 0 0))".repeat(70_000))
+        => "invalid-component", ["instance allocation for this module"];
     a_plugin_that_never_describes_itself: guest(|guest| guest.describe = "(loop $l (br $l)) (unreachable)".into())
         => "describe-failed", ["deadline: not done after 1000 ms"];
     a_plugin_that_traps_when_it_starts:
