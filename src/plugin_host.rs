@@ -16,6 +16,7 @@ mod lanes;
 mod manifest;
 mod metrics;
 mod package;
+mod printable;
 mod record;
 mod signature;
 mod slots;
@@ -41,6 +42,7 @@ pub use metrics::{PluginCounters, VersionCounters};
 pub use package::{
     CONTRACT_WIT, Contracts, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
 };
+pub use printable::printable;
 pub use record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
     LogLevel, LogLine, OnFailure, PluginFailure, PluginVersion, Usage,

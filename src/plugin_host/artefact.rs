@@ -21,6 +21,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::package::{Package, PackageError, judge_effort};
+use super::printable::printable;
 use super::record::Digest;
 
 /// Makes or finds the machine code of components.
@@ -121,7 +122,7 @@ impl Artefacts {
         // gets to run is given up by the clock.
         match news.recv_timeout(self.compile_limit * WALL_PER_CPU) {
             Ok(News::Done(result, took)) if took <= self.compile_limit => {
-                result.map_err(PackageError::Invalid)
+                result.map_err(|reason| PackageError::Invalid(printable(&reason)))
             }
             Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => Err(PackageError::CompileTime {
                 limit_secs: self.compile_limit.as_secs(),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use wasmparser::{Parser, Payload};
 
 use super::aside::Errand;
+use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLine, Usage};
 use super::v1::{Ran, Reply};
 use crate::domain::policy::{Outcome, Question};
@@ -98,7 +99,8 @@ impl Case {
     /// # Errors
     /// It is no JSON, or not of a case's form.
     pub fn parse(text: &str) -> Result<Self, CaseError> {
-        let case: Self = serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
+        let case: Self =
+            serde_json::from_str(text).map_err(|error| CaseError::Format(printable(&error.to_string())))?;
         let Some((kind, _)) = case
             .expect
             .as_object()
@@ -114,8 +116,9 @@ impl Case {
         };
         if !kinds.contains(&kind.as_str()) {
             return Err(CaseError::Format(format!(
-                "expect is one of {}, not {kind}",
-                kinds.join(", ")
+                "expect is one of {}, not {}",
+                kinds.join(", "),
+                printable(kind)
             )));
         }
         if case.outcome.is_some() && case.hook != CaseHook::AfterReset {
@@ -281,8 +284,11 @@ impl Case {
         };
         let mut differences = Vec::new();
         compare("", &self.expect, &comparable(&answer), &mut differences);
+        for difference in &mut differences {
+            *difference = printable(difference);
+        }
         Ok(CaseReport {
-            description: self.description.clone(),
+            description: printable(&self.description),
             passed: differences.is_empty(),
             differences,
             answer,
@@ -295,7 +301,7 @@ impl Case {
 fn incomplete(part: &'static str) -> impl Fn(serde_json::Error) -> CaseError {
     move |error| CaseError::Part {
         part,
-        reason: error.to_string(),
+        reason: printable(&error.to_string()),
     }
 }
 

@@ -20,6 +20,7 @@ use core_module::componentize;
 pub(super) use effort::judge as judge_effort;
 pub use error::PackageError;
 
+use super::printable::printable;
 use super::record::Digest;
 
 /// A file that may be compiled.
@@ -147,13 +148,13 @@ impl Surface {
                     for import in imports {
                         surface
                             .imports
-                            .push(import.map_err(invalid)?.name.name.to_owned());
+                            .push(printable(import.map_err(invalid)?.name.name));
                     }
                 }
                 Payload::ComponentExportSection(exports) if depth == 0 => {
                     for export in exports {
                         let export = export.map_err(invalid)?;
-                        let text = export.name.name.to_owned();
+                        let text = printable(export.name.name);
                         match export.kind {
                             ComponentExternalKind::Instance => surface.exports.insert(0, text),
                             _ => surface.exports.push(text),
@@ -177,7 +178,7 @@ fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut
         for value in field.values.into_iter().flatten() {
             if producers.len() < PRODUCERS_KEPT {
                 let text = format!("{} {}", value.name, value.version);
-                producers.insert(text.trim().chars().take(80).collect());
+                producers.insert(printable(text.trim()).chars().take(80).collect());
             }
         }
     }
@@ -238,7 +239,7 @@ fn looks_like(bytes: &[u8]) -> &'static str {
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
-    PackageError::Invalid(error.to_string())
+    PackageError::Invalid(printable(&error.to_string()))
 }
 
 /// Largest plugin file, in bytes. JavaScript (in `SpiderMonkey`) and Python plugins have 12 and 18 MB.

@@ -11,6 +11,7 @@ use wasmtime::{Engine, Store};
 use super::Prepared;
 use super::engine::{CallState, Limits, TickedEngine, metered};
 use super::package::PackageError;
+use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLevel, LogLine, Usage};
 use crate::domain::policy::{self as domain, Answer, Manifest, Outcome, Question};
 use bindings::latchkey::policy::{log, types};
@@ -55,7 +56,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker> {
 /// Resolves imports and exports. The types of the exports are checked where they are used: all of them
 /// by `describe`, which every installation runs, and one by each call.
 pub(super) fn prepare(linker: &Linker, component: &Component) -> Result<Pre, PackageError> {
-    let refused = |error: wasmtime::Error| PackageError::Invalid(format!("{error:#}"));
+    let refused = |error: wasmtime::Error| PackageError::Invalid(printable(&format!("{error:#}")));
     let instance = linker.instantiate_pre(component).map_err(refused)?;
     let all = bindings::PolicyIndices::new(&instance).map_err(refused)?;
     let hooks = component.get_export_index(None, HOOKS);
@@ -229,10 +230,7 @@ fn hook_error(text: &str) -> Failure {
 
 /// A plugin's text, fit to be shown and logged.
 fn shown(text: &str) -> String {
-    text.chars()
-        .take(DETAIL_CHARS)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    printable(text).chars().take(DETAIL_CHARS).collect()
 }
 
 /// Why a call failed. What the host itself refused comes first: guests turn it into odd traps.

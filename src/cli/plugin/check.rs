@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Loaded, bytes, read_plugin, refused};
+use super::{Loaded, bytes, line, read_plugin, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
 use crate::domain::policy::Effect;
@@ -52,16 +52,16 @@ impl Check {
         if self.json {
             return output::json(&facts);
         }
-        output::line(format_args!(
+        line(format_args!(
             "{} {}: an appliance of this version takes it",
             manifest.name, manifest.version
         ))?;
-        output::line(format_args!("  {}", manifest.summary))?;
+        line(format_args!("  {}", manifest.summary))?;
         let hooks: Vec<Value> = manifest.hooks.iter().map(|hook| json!(hook)).collect();
-        output::line(format_args!("  hooks     {}", words(&hooks)))?;
+        line(format_args!("  hooks     {}", words(&hooks)))?;
         let wants: Vec<Value> = manifest.wants.iter().map(|name| json!(name)).collect();
-        output::line(format_args!("  wants     {}", words(&wants)))?;
-        output::line(format_args!("  history   {} days", manifest.history_days))?;
+        line(format_args!("  wants     {}", words(&wants)))?;
+        line(format_args!("  history   {} days", manifest.history_days))?;
         print_facts(&facts)?;
         for name in manifest
             .wants
@@ -116,16 +116,16 @@ fn facts(package: &Package<'_>, bytes: &[u8], cases: usize) -> Value {
 
 fn print_facts(facts: &Value) -> Result<()> {
     let size = facts["bytes"].as_u64().unwrap_or_default();
-    output::line(format_args!(
+    line(format_args!(
         "  sha256    {}",
         facts["sha256"].as_str().unwrap_or_default()
     ))?;
-    output::line(format_args!(
+    line(format_args!(
         "  size      {} ({})",
         bytes(size),
         facts["kind"].as_str().unwrap_or_default()
     ))?;
-    output::line(format_args!(
+    line(format_args!(
         "  contract  latchkey:policy {}",
         facts["contract"].as_str().unwrap_or_default()
     ))?;
@@ -135,9 +135,9 @@ fn print_facts(facts: &Value) -> Result<()> {
         ("producers", "made with"),
     ] {
         let values = facts[name].as_array().map_or(&[][..], Vec::as_slice);
-        output::line(format_args!("  {label} {}", words(values)))?;
+        line(format_args!("  {label} {}", words(values)))?;
     }
-    output::line(format_args!("  cases     {} inside", facts["goldenCases"]))
+    line(format_args!("  cases     {} inside", facts["goldenCases"]))
 }
 
 fn words(values: &[Value]) -> String {

@@ -3,6 +3,7 @@
 use semver::Version;
 
 use super::PackageError;
+use crate::plugin_host::printable;
 
 /// The contract as text; what `latchkey plugin new` writes into a project.
 pub const CONTRACT_WIT: &str = include_str!("../../../plugins/wit/v1/policy.wit");
@@ -60,7 +61,7 @@ impl Contracts {
                 found: if version.is_empty() {
                     "none".to_owned()
                 } else {
-                    version.to_owned()
+                    printable(version)
                 },
                 supported,
             }),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use wasmparser::{Parser, Payload};
 
 use super::{Contracts, PackageError, invalid, note_producers, remedy};
+use crate::plugin_host::printable;
 
 /// Makes a component of a core module, by its names of imports and exports. The contract is always our own, in the
 /// version that the exports name: what wit-bindgen leaves of it in a custom section is left out unread, for whoever writes such a section by hand can
@@ -34,9 +35,9 @@ pub(super) fn componentize(module: &[u8], contracts: &Contracts) -> Result<Vec<u
                 for import in imports.into_imports() {
                     let module = import.map_err(invalid)?.module;
                     if module.starts_with("wasi") {
-                        wasi.get_or_insert_with(|| module.to_owned());
+                        wasi.get_or_insert_with(|| printable(module));
                     } else if module.contains('/') && !module.starts_with("latchkey:policy/") {
-                        unknown.get_or_insert_with(|| module.to_owned());
+                        unknown.get_or_insert_with(|| printable(module));
                     }
                 }
             }
@@ -75,7 +76,7 @@ pub(super) fn componentize(module: &[u8], contracts: &Contracts) -> Result<Vec<u
     wit_component::ComponentEncoder::default()
         .module(&kept)
         .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| PackageError::Componentize(format!("{error:#}")))
+        .map_err(|error| PackageError::Componentize(printable(&format!("{error:#}"))))
 }
 
 /// Adds the custom section that wit-bindgen would have written.
