@@ -317,6 +317,7 @@ fn packed_cases_travel_and_are_run_by_whoever_takes_the_plugin() {
     );
     let (code, _, err) = bench.run(&["pack", "guest.wasm", "cases", "-o", "other.wasm"]);
     assert_eq!(code, 5, "{err}");
+    assert!(err.contains("cases/bad.json fails, so it is not packed"), "{err}");
     assert!(!bench.path("other.wasm").exists());
 
     // Someone else's plugin with those cases inside does not pass.

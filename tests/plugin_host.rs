@@ -747,8 +747,8 @@ async fn the_golden_cases_of_a_file_have_a_time_together() {
     let (ran, done) = run(&looping, &cases).await;
     let error = ran.expect_err("refused").to_string();
     assert!(error.contains("together they take more than 1 s"), "{error}");
-    // On a busy machine a call gets less of a processor than all of its second.
-    assert!((2..=7).contains(&done), "{done} were run");
+    // On a busy machine a call gets less of a processor than all of its second, but no less than a fifth.
+    assert!((2..=9).contains(&done), "{done} were run");
     println!("{done} cases in {:?}", started.elapsed());
 
     let good = vec![case("passes", r#"{"ok":true}"#); 100];
