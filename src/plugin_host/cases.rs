@@ -83,6 +83,9 @@ pub enum CaseError {
         /// What is wrong.
         reason: String,
     },
+    /// More of them than a file may have, or more bytes.
+    #[error("{0}")]
+    TooMany(String),
     /// All of them together run for too long.
     #[error(
         "together they take more than {limit_secs} s of processor time, which is the limit; leave some out"
@@ -180,7 +183,7 @@ pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
             let values: Vec<Value> =
                 serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
             if cases.len() + values.len() > CASES_MAX {
-                return Err(CaseError::Format(format!("more than {CASES_MAX} cases")));
+                return Err(too_many());
             }
             for value in values {
                 cases.push(Case::parse(&value.to_string())?);
@@ -197,7 +200,7 @@ pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
 pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
     let format = |error: &dyn std::fmt::Display| CaseError::Format(error.to_string());
     if cases.len() > CASES_MAX {
-        return Err(CaseError::Format(format!("more than {CASES_MAX} cases")));
+        return Err(too_many());
     }
     let mut plain = Vec::with_capacity(bytes.len());
     let mut depth = 0_u32;
@@ -231,9 +234,13 @@ pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
     Ok(plain)
 }
 
+fn too_many() -> CaseError {
+    CaseError::TooMany(format!("there are more than {CASES_MAX} of them"))
+}
+
 fn too_large() -> CaseError {
     let mebibytes = CASES_BYTES_MAX >> 20;
-    CaseError::Format(format!("more than {mebibytes} MiB of cases"))
+    CaseError::TooMany(format!("they have more than {mebibytes} MiB"))
 }
 
 fn leb128(mut n: usize) -> Vec<u8> {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use semver::Version;
 
 use super::package::PackageError;
+use super::printable::printable;
 use super::record::Failure;
 use crate::domain::policy::{Manifest, is_kebab};
 
@@ -53,7 +54,10 @@ fn at(path: &str) -> String {
 /// # Errors
 /// [`PackageError::Manifest`] names the field.
 pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
-    let bad = |field, reason: String| Err(PackageError::Manifest { field, reason });
+    let bad = |field, reason: String| {
+        let reason = printable(&reason);
+        Err(PackageError::Manifest { field, reason })
+    };
     if !is_kebab(&manifest.name) {
         return bad(
             "name",

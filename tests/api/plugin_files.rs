@@ -167,7 +167,7 @@ refused! {
             let half = with_cases(&file, r#"{"ok":true}"#, 300);
             [&half[..], &half[file.len()..]].concat()
         }
-        => "golden-cases", ["more than 500 cases"];
+        => "golden-cases", ["its golden cases can't be run: there are more than 500 of them"];
 }
 
 /// Four files at a time, whether their senders wait or have hung up: each is held until it is judged.

@@ -39,9 +39,9 @@ impl Pack {
         let loaded = Loaded::open(&self.plugin, false)?;
         // As each installation will run them, their time together included.
         let mut to_run = files.iter();
-        let failed = loaded
-            .host
-            .run_cases(&loaded.prepared, &cases, |_| drop(to_run.next()));
+        let failed = loaded.host.run_cases(&loaded.prepared, &cases, |_| {
+            to_run.next();
+        });
         let failed = loaded
             .runtime
             .block_on(failed)
