@@ -2,7 +2,8 @@
 //!
 //! A call runs on the executor's own thread inside a fiber. Every tick the ticker raises the engine's
 //! epoch, the guest yields to the executor, and once its wall-clock budget is gone it is trapped: a
-//! runaway never keeps a thread from serving others for longer than one tick.
+//! runaway never keeps a thread from serving others for longer than one tick, or than one instruction that fills
+//! or copies memory, which nothing interrupts.
 
 mod call;
 
