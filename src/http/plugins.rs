@@ -35,13 +35,13 @@ const UPLOADS: usize = 4;
 
 /// Policies.
 pub struct PluginApi {
-    uploads: Semaphore,
+    uploads: Arc<Semaphore>,
 }
 
 impl Default for PluginApi {
     fn default() -> Self {
         Self {
-            uploads: Semaphore::new(UPLOADS),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
         }
     }
 }
@@ -116,19 +116,21 @@ impl PluginApi {
     ) -> Result<InstallReply, Errors> {
         let manager = change(&caller.0, &context.0)?;
         let signature = signature.0.as_deref().map(signature_text).transpose()?;
-        let _turn = self
-            .uploads
-            .try_acquire()
+        let turn = Arc::clone(&self.uploads)
+            .try_acquire_owned()
             .map_err(|_| Error::Busy { retry_after_secs: 5 })?;
         let new = NewPlugin {
             owner: Some(caller.0.organization.id),
             bytes: upload.read().await?.into(),
             signature,
         };
-        // A task of its own: a caller who hangs up does not stop what a second call then finds done.
+        // A task of its own: a caller who hangs up does not stop what a second call then finds done. The turn goes
+        // with it, for so does the file.
         let services = Arc::clone(&services);
-        let install =
-            async move { plugins::install_plugin(&services, &manager, new, plugins::unwatched()).await };
+        let install = async move {
+            let _turn = turn;
+            plugins::install_plugin(&services, &manager, new, plugins::unwatched()).await
+        };
         let installed = tokio::spawn(install)
             .await
             .map_err(|e| Error::Internal(format!("an installation ended early: {e}")))??;

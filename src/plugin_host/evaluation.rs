@@ -141,9 +141,9 @@ impl PluginHost {
             outcome: outcome.cloned(),
             config: Arc::clone(turn.config),
         };
-        let starts_apart = self.0.metrics.overran(plugin.binding_id, turn.prepared.digest);
+        let starts_apart = self.0.metrics.slow(plugin.binding_id, turn.prepared.digest);
         let ran = self.0.lanes.run(starts_apart, call.run()).await;
-        let (usage, log_dropped) = (ran.usage, ran.log_dropped);
+        let (usage, log_dropped, longest) = (ran.usage, ran.log_dropped, ran.longest);
         let (end, log) = ran.end();
         let digest = turn.prepared.digest;
         let caller = Caller {
@@ -153,7 +153,7 @@ impl PluginHost {
             digest,
             asked: turn.asked,
         };
-        let failures_in_a_row = self.0.metrics.note(caller, &end, usage);
+        let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);
         let vetted = match &end {
             CallEnd::Answer(answer) => Ok(vet(answer.clone(), &plugin.grants, turn.mode)),
             CallEnd::Failure(failure) => {

@@ -20,7 +20,7 @@ pub struct Sweep(Mutex<Option<UserId>>);
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
 /// the record), what [`sweep()`] finds, lapsed approvals, remembered outcomes, decisions
-/// past their retention. Prunes the trail where it is older than its organisation keeps it, erases what is
+/// past their retention, machine code of plugins that are gone. Prunes the trail where it is older than its organisation keeps it, erases what is
 /// to be erased, rotates token keys. Meant for once a minute; what
 /// fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
@@ -47,6 +47,7 @@ pub async fn tidy(services: &Services) {
         "decisions past their retention",
         plugins::forget_lapsed_decisions(services).await,
     );
+    note("plugin artefacts", plugins::prune_artefacts(services).await);
     note("deliveries", deliveries::forget_ended(services).await);
 }
 

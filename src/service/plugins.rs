@@ -92,7 +92,25 @@ fn prepare_blocking(host: &PluginHost, store: &Store, digest: Digest) -> Result<
         .read(|db| plugins::find_module(db, &digest.0))
         .map_err(trouble)?
         .ok_or_else(|| PackageError::Host("its file is gone".to_owned()))?;
-    host.prepare(&bytes)
+    let prepared = host.prepare(&bytes)?;
+    host.keep_artefact(&prepared);
+    Ok(prepared)
+}
+
+/// Removes the machine code of what is not installed any more, or was made by an earlier version of this program.
+/// Says how many files.
+///
+/// # Errors
+/// [`Error::Internal`] where the folder can't be read or written.
+pub async fn prune_artefacts(services: &Services) -> Result<usize> {
+    let (host, store) = (services.plugin_host.clone(), services.store.clone());
+    let pruned = blocking(move || host.prune_cache(|| installed(&store))).await??;
+    pruned.map_err(|error| Error::Internal(format!("the plugins' cache can't be tidied: {error}")))
+}
+
+fn installed(store: &Store) -> Result<Vec<Digest>> {
+    let digests = store.read(|db| plugins::find_module_digests(db))?;
+    Ok(digests.into_iter().map(Digest).collect())
 }
 
 /// [`prepare_blocking`] on a thread that may block.

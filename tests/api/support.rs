@@ -64,6 +64,8 @@ pub struct Setup {
     pub courier: CourierConfig,
     /// Changes that may wait for the writer.
     pub queue_length: usize,
+    /// The host of all tests unless one needs its own.
+    pub plugin_host: Option<PluginHost>,
 }
 
 impl Default for Setup {
@@ -75,6 +77,7 @@ impl Default for Setup {
             external_issuer: None,
             courier: CourierConfig::default(),
             queue_length: latchkey::store::QUEUE_LENGTH,
+            plugin_host: None,
         }
     }
 }
@@ -95,7 +98,7 @@ impl TestApp {
         };
         let services = Services {
             store: Store::open_with(dir.path(), options).unwrap(),
-            plugin_host: plugin_host(),
+            plugin_host: setup.plugin_host.unwrap_or_else(plugin_host),
             courier: Courier::new(&setup.courier).unwrap(),
             limiter: Limiter::new(&setup.limits, &clock),
             keys: KeyRing::open(dir.path(), &entropy).unwrap(),

@@ -179,6 +179,10 @@ impl Load {
             .check_config(&prepared, &manifest, &config)
             .await
             .map_err(|e| refused(&e))?;
+        let (host, module_ready) = (services.plugin_host.clone(), Arc::clone(&prepared));
+        tokio::task::spawn_blocking(move || host.keep_artefact(&module_ready))
+            .await
+            .map_err(|e| Error::Internal(format!("keeping the machine code ended early: {e}")))?;
 
         let digest = prepared.digest().0;
         let resource = Resource::other("PLUGIN", hex::encode(digest), Some(manifest.name.clone()));
