@@ -3,6 +3,7 @@
 //! Nothing here is judged by a policy: whoever may manage policies can always undo what they did, so
 //! nobody locks themselves out.
 
+mod answered;
 mod bindings;
 mod bound;
 mod change;
@@ -18,6 +19,7 @@ mod replayed;
 mod terms;
 mod watching;
 
+pub use answered::{FirstAnswers, first_answers};
 pub use bindings::{Bindings, BoundSet, catch_up, reload};
 pub use bound::{
     BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,

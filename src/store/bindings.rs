@@ -10,13 +10,33 @@ use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Grants, Hook, Mode};
 use crate::domain::{Error, Result};
 
-/// A module with the configuration that it is given.
+/// A module with the configuration that it is given, and when it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionRow {
     /// SHA-256 of the file.
     pub plugin_digest: [u8; 32],
     /// SHA-256 of the configuration.
     pub config_digest: [u8; 32],
+    /// When it is asked. Of the version, not of the binding: versions implement different hooks.
+    pub hooks: Vec<Hook>,
+    /// Whether its answers ever counted, wholly or for a canary's share, at no fewer hooks.
+    pub counted: bool,
+    /// Whether it gave one that counted, at whichever hooks: then it is good enough to fall back on.
+    pub answered: bool,
+}
+
+impl VersionRow {
+    /// Whether both are the same file with the same configuration.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.plugin_digest == other.plugin_digest && self.config_digest == other.config_digest
+    }
+
+    /// Whether this is `other`, asked at no fewer hooks.
+    #[must_use]
+    pub fn stands_for(&self, other: &Self) -> bool {
+        self.is(other) && other.hooks.iter().all(|hook| self.hooks.contains(hook))
+    }
 }
 
 /// A plugin bound to an organisation, or to all of them.
@@ -31,12 +51,10 @@ pub struct BindingRow {
     pub organization_id: Option<OrganizationId>,
     /// What is asked.
     pub version: VersionRow,
-    /// What was asked before the last switch: for rollback, canaries and failures.
+    /// What was asked before, the last that answered for good: for rollback, canaries and failures.
     pub previous: Option<VersionRow>,
     /// Order among the bindings.
     pub position: i64,
-    /// When it is asked.
-    pub hooks: Vec<Hook>,
     /// Whether answers count.
     pub mode: Mode,
     /// What a failure means, JSON.
@@ -57,22 +75,41 @@ pub struct BindingRow {
     pub revision: i64,
 }
 
+impl BindingRow {
+    /// Takes over what is known of its versions from another reading of the binding: that is noted without
+    /// a new revision.
+    pub fn remember(&mut self, other: &Self) {
+        for version in std::iter::once(&mut self.version).chain(&mut self.previous) {
+            for known in std::iter::once(&other.version).chain(&other.previous) {
+                version.counted |= known.counted && version.stands_for(known);
+                version.answered |= known.answered && version.is(known);
+            }
+        }
+    }
+}
+
 /// Keeps a new binding.
 pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
     tx.prepare_cached(
-        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, previous_digest, \
-         previous_config_digest, position, hooks, mode, on_failure, grants, limits, disabled_at, created_at, \
-         updated_at, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, 0)",
+        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, hooks, counted, answered, \
+         previous_digest, previous_config_digest, previous_hooks, previous_counted, previous_answered, \
+         position, mode, on_failure, grants, limits, disabled_at, created_at, updated_at, revision) VALUES \
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?19, 0)",
     )?
     .execute(params![
         binding.id.as_bytes(),
         binding.organization_id.map(|id| id.0.into_bytes()),
         binding.version.plugin_digest,
         binding.version.config_digest,
+        to_json(&binding.version.hooks)?,
+        binding.version.counted,
+        binding.version.answered,
         binding.previous.as_ref().map(|v| v.plugin_digest),
         binding.previous.as_ref().map(|v| v.config_digest),
+        binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
+        binding.previous.as_ref().map(|v| v.counted),
+        binding.previous.as_ref().map(|v| v.answered),
         binding.position,
-        to_json(&binding.hooks)?,
         to_json(&binding.mode)?,
         binding.on_failure,
         to_json(&binding.grants)?,
@@ -92,20 +129,25 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     touch(tx, binding.id, at)?;
     let changed = tx
         .prepare_cached(
-            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, previous_digest = ?5, \
-             previous_config_digest = ?6, position = ?7, hooks = ?8, mode = ?9, on_failure = ?10, \
-             grants = ?11, limits = ?12, disabled_at = ?13, updated_at = ?14, revision = revision + 1 \
-             WHERE id = ?1 AND revision = ?2",
+            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, hooks = ?5, counted = ?6, answered = ?7, \
+             previous_digest = ?8, previous_config_digest = ?9, previous_hooks = ?10, previous_counted = ?11, \
+             previous_answered = ?12, position = ?13, mode = ?14, on_failure = ?15, grants = ?16, limits = ?17, \
+             disabled_at = ?18, updated_at = ?19, revision = revision + 1 WHERE id = ?1 AND revision = ?2",
         )?
         .execute(params![
             binding.id.as_bytes(),
             binding.revision,
             binding.version.plugin_digest,
             binding.version.config_digest,
+            to_json(&binding.version.hooks)?,
+            binding.version.counted,
+            binding.version.answered,
             binding.previous.as_ref().map(|v| v.plugin_digest),
             binding.previous.as_ref().map(|v| v.config_digest),
+            binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
+            binding.previous.as_ref().map(|v| v.counted),
+            binding.previous.as_ref().map(|v| v.answered),
             binding.position,
-            to_json(&binding.hooks)?,
             to_json(&binding.mode)?,
             binding.on_failure,
             to_json(&binding.grants)?,
@@ -118,6 +160,21 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     }
     touch(tx, binding.id, at)?;
     bump_policy_revision(tx, binding.organization_id)
+}
+
+/// Notes that an answer of a version has counted. No change of the binding: its revision stays.
+pub fn note_answered(tx: &Connection, id: Uuid, plugin: &[u8; 32], config: &[u8; 32]) -> Result<()> {
+    let noted = [
+        "UPDATE binding SET answered = 1 WHERE id = ?1 AND plugin_digest = ?2 AND config_digest = ?3 \
+         AND NOT answered",
+        "UPDATE binding SET previous_answered = 1 WHERE id = ?1 AND previous_digest = ?2 \
+         AND previous_config_digest = ?3 AND NOT previous_answered",
+    ];
+    for sql in noted {
+        tx.prepare_cached(sql)?
+            .execute(params![id.as_bytes(), plugin, config])?;
+    }
+    Ok(())
 }
 
 /// Notes that a binding demanded a second admin. No change of the binding: its revision stays.
@@ -285,7 +342,7 @@ pub fn clear_unbound_configurations(tx: &Connection, before: Timestamp) -> Resul
 }
 
 /// The state of the policies that an organisation's resets are judged by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyRevision {
     /// Of the node's bindings and of switched-off plugins.
     pub node: i64,
@@ -329,36 +386,41 @@ pub(super) fn bump_policy_revision(tx: &Connection, organization: Option<Organiz
     Ok(())
 }
 
-const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, previous_digest, \
-    previous_config_digest, position, hooks, mode, on_failure, grants, limits, disabled_at, created_at, \
-    updated_at, revision, approval_demanded_at FROM binding";
+const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, hooks, counted, answered, \
+    previous_digest, previous_config_digest, previous_hooks, previous_counted, previous_answered, position, \
+    mode, on_failure, grants, limits, disabled_at, created_at, updated_at, revision, approval_demanded_at \
+    FROM binding";
 
 fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
-    let previous = match (row.get(4)?, row.get(5)?) {
-        (Some(plugin_digest), Some(config_digest)) => Some(VersionRow {
-            plugin_digest,
-            config_digest,
-        }),
-        _ => None,
+    let previous = match row.get::<_, Option<[u8; 32]>>(7)? {
+        Some(_) => Some(version_from_row(row, 7)?),
+        None => None,
     };
     Ok(BindingRow {
         id: column(row, 0)?,
         organization_id: optional(row, 1)?,
-        version: VersionRow {
-            plugin_digest: row.get(2)?,
-            config_digest: row.get(3)?,
-        },
+        version: version_from_row(row, 2)?,
         previous,
-        position: row.get(6)?,
-        hooks: json(row, 7)?,
-        mode: json(row, 8)?,
-        on_failure: row.get(9)?,
-        grants: json(row, 10)?,
-        limits: row.get(11)?,
-        disabled_at: optional(row, 12)?,
-        created_at: column(row, 13)?,
-        updated_at: column(row, 14)?,
-        revision: row.get(15)?,
-        approval_demanded_at: optional(row, 16)?,
+        position: row.get(12)?,
+        mode: json(row, 13)?,
+        on_failure: row.get(14)?,
+        grants: json(row, 15)?,
+        limits: row.get(16)?,
+        disabled_at: optional(row, 17)?,
+        created_at: column(row, 18)?,
+        updated_at: column(row, 19)?,
+        revision: row.get(20)?,
+        approval_demanded_at: optional(row, 21)?,
+    })
+}
+
+/// A version, of the five columns from `first` on.
+fn version_from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<VersionRow> {
+    Ok(VersionRow {
+        plugin_digest: row.get(first)?,
+        config_digest: row.get(first + 1)?,
+        hooks: json(row, first + 2)?,
+        counted: row.get(first + 3)?,
+        answered: row.get(first + 4)?,
     })
 }

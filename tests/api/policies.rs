@@ -1,9 +1,11 @@
 //! Hooks: real components decide, and what they say commits with the reset or not at all.
 
+mod failures;
 mod governance;
 mod measured;
 mod modes;
 mod replay;
+mod versions;
 mod watching;
 
 use latchkey::domain::account::OrganizationSettings;

@@ -97,6 +97,11 @@ pub(super) async fn judge(
     Ok(Gate(Some((organization, revision))))
 }
 
+/// What a binding is to be has passed the judgement: its version counts from now on, if it is enforced.
+pub(super) fn passed(row: &mut BindingRow) {
+    row.version.counted |= counts(row);
+}
+
 fn counts(row: &BindingRow) -> bool {
     row.disabled_at.is_none() && row.mode != Mode::Monitor
 }
