@@ -350,6 +350,7 @@ impl PluginHost {
     pub async fn ask_again(
         &self,
         prepared: &Prepared,
+        limits: Limits,
         config: &str,
         question: &Question,
         outcome: Option<&Outcome>,
@@ -358,10 +359,7 @@ impl PluginHost {
             None => Call::BeforeReset(question, config),
             Some(outcome) => Call::AfterReset(question, outcome, config),
         };
-        self.aside(prepared, Limits::at_installation(), call)
-            .await
-            .end()
-            .0
+        self.aside(prepared, limits.bounded(), call).await.end().0
     }
 
     /// A call that no reset waits for.

@@ -3,6 +3,7 @@
 //! Nothing here is judged by a policy: whoever may manage policies can always undo what they did, so
 //! nobody locks themselves out.
 
+mod again;
 mod answered;
 mod bindings;
 mod bound;
@@ -35,7 +36,7 @@ pub use manager::Manager;
 pub use orders::{BindOrder, FileText, InstallOrder, PolicyOrder, ReplayOrder, carry_out_order};
 pub use patching::BindingPatch;
 pub use replay::replay_plugin;
-pub use replayed::{Difference, Follow, Replay, ReplayReport, parse_since};
+pub use replayed::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,
     sample_for_recheck, withdraw_alarms,

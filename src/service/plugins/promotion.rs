@@ -3,18 +3,20 @@
 //!
 //! What counts is what is enforced, wholly or for a canary's share. A version begins to count by a switch,
 //! by binding anew what was unbound, by leaving monitor mode, or by staying alone when another version of
-//! the same plugin goes: each of these is judged. Only going back to what counted before is not.
+//! the same plugin goes: each of these is judged. Another configuration is another version here (for some
+//! plugins it is the whole of the policy), and so is being asked at fewer hooks. Only going back to what
+//! counted before is not judged, however long ago that was.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::replay::replay_manifest;
+use super::replay::{Terms, replay_on_terms};
 use super::replayed::{Follow, Replay};
 use super::{Manager, from_json, unwatched};
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Manifest, Mode};
 use crate::domain::{Error, Result};
-use crate::plugin_host::Digest;
+use crate::plugin_host::{Digest, Limits};
 use crate::service::Services;
 use crate::store::Connection;
 use crate::store::bindings::{self, BindingRow, Of, PolicyRevision};
@@ -52,6 +54,7 @@ struct Candidate {
     manifest: Manifest,
     /// Absent: the one that each decision was made with.
     config: Option<String>,
+    terms: Terms,
     takes_over: Follow,
 }
 
@@ -82,8 +85,8 @@ pub(super) async fn judge(
             (None, None) => Vec::new(),
             // The operator's emergency switch asks nobody.
             (Some(_), None) if manager.organization().is_none() => Vec::new(),
-            (Some(now), None) => left_alone(db, organization, now)?,
-            (Some(now), Some(then)) if now.version.plugin_digest == then.version.plugin_digest => Vec::new(),
+            (Some(now), None) => left_alone(db, organization, since, now)?,
+            (Some(now), Some(then)) if then.version.stands_for(&now.version) => Vec::new(),
             (_, Some(then)) => begins(db, organization, since, counted, then, new_config)?,
         };
         Ok((Some(revision), candidates))
@@ -117,12 +120,7 @@ fn begins(
     new_config: Option<&str>,
 ) -> Result<Vec<Candidate>> {
     let deciders = decisions::find_deciders(db, organization, since)?;
-    let counted_before = |decider: &DeciderRow| {
-        decider.counted
-            && decider.binding_id == then.id
-            && decider.plugin_digest == then.version.plugin_digest
-    };
-    if deciders.iter().any(counted_before) {
+    if then.version.counted || counted_before(&deciders, then) {
         return Ok(Vec::new()); // back to what it was
     }
     let takes_over = if let Some(replaced) = replaces {
@@ -131,6 +129,8 @@ fn begins(
         let counting = counting(db, organization)?;
         let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
         let mut gone: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
+        gone.sort_unstable();
+        gone.dedup();
         gone.retain(|id| !still(*id));
         gone
     };
@@ -142,16 +142,35 @@ fn begins(
     Ok(vec![candidate(db, then, config, takes_over)?])
 }
 
+/// Whether the binding was asked at no more hooks than it is to be, in this version, and that counted.
+fn counted_before(deciders: &[DeciderRow], then: &BindingRow) -> bool {
+    let mut of_version = deciders
+        .iter()
+        .filter(|decider| {
+            decider.counted
+                && decider.binding_id == then.id
+                && decider.plugin_digest == then.version.plugin_digest
+                && decider.config_digest == then.version.config_digest
+        })
+        .peekable();
+    of_version.peek().is_some() && of_version.all(|decider| then.version.hooks.contains(&decider.hook))
+}
+
 /// Other versions of a plugin that remain when a binding of it stops to count: binding the new one first
-/// and removing the old one then is a switch, too.
-fn left_alone(db: &Connection, organization: OrganizationId, gone: &BindingRow) -> Result<Vec<Candidate>> {
+/// and removing the old one then is a switch, too. The same file with another configuration may be a
+/// policy of its own; it is one if it stood beside the other, unchanged, for all that time.
+fn left_alone(
+    db: &Connection,
+    organization: OrganizationId,
+    since: Timestamp,
+    gone: &BindingRow,
+) -> Result<Vec<Candidate>> {
     let name = find_manifest(db, gone)?.name;
     let mut left = Vec::new();
     for row in counting(db, organization)? {
-        if row.id != gone.id
-            && row.version.plugin_digest != gone.version.plugin_digest
-            && find_manifest(db, &row)?.name == name
-        {
+        let another = row.version.plugin_digest != gone.version.plugin_digest
+            || !row.version.stands_for(&gone.version) && row.updated_at >= since;
+        if row.id != gone.id && another && find_manifest(db, &row)?.name == name {
             let config = Some(find_config(db, &row)?);
             left.push(candidate(db, &row, config, vec![gone.id])?);
         }
@@ -176,6 +195,10 @@ fn candidate(
         digest: Digest(row.version.plugin_digest),
         manifest: find_manifest(db, row)?,
         config,
+        terms: Terms {
+            hooks: row.version.hooks.clone(),
+            limits: from_json::<Limits>(&row.limits)?,
+        },
         takes_over: Follow::Counted(takes_over),
     })
 }
@@ -201,16 +224,17 @@ async fn replay(
         follow: candidate.takes_over,
         config: candidate.config.as_deref().map(from_json).transpose()?,
     };
-    let report = replay_manifest(
+    let report = replay_on_terms(
         services,
         candidate.manifest,
         vec![organization],
         replay,
+        Some(candidate.terms),
         unwatched(),
     )
     .await?;
-    if report.is_clean() {
-        return Ok(());
+    if report.complete && report.differing == 0 {
+        return Ok(()); // what decided nothing in that time binds nobody
     }
     let differ = match report.differing {
         0 => "not all of them could be replayed in time".to_owned(),
