@@ -19,23 +19,18 @@ pub struct VersionRow {
     pub config_digest: [u8; 32],
     /// When it is asked. Of the version, not of the binding: versions implement different hooks.
     pub hooks: Vec<Hook>,
-    /// Whether its answers ever counted, wholly or for a canary's share, at no fewer hooks.
-    pub counted: bool,
-    /// Whether it gave one that counted, at whichever hooks: then it is good enough to fall back on.
+    /// Whether an answer of it counted, at these hooks or some of them: then it is good enough to go back
+    /// to and to fall back on.
     pub answered: bool,
 }
 
 impl VersionRow {
-    /// Whether both are the same file with the same configuration.
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        self.plugin_digest == other.plugin_digest && self.config_digest == other.config_digest
-    }
-
-    /// Whether this is `other`, asked at no fewer hooks.
+    /// Whether this is `other`, the same file with the same configuration, asked at no fewer hooks.
     #[must_use]
     pub fn stands_for(&self, other: &Self) -> bool {
-        self.is(other) && other.hooks.iter().all(|hook| self.hooks.contains(hook))
+        self.plugin_digest == other.plugin_digest
+            && self.config_digest == other.config_digest
+            && other.hooks.iter().all(|hook| self.hooks.contains(hook))
     }
 }
 
@@ -81,8 +76,7 @@ impl BindingRow {
     pub fn remember(&mut self, other: &Self) {
         for version in std::iter::once(&mut self.version).chain(&mut self.previous) {
             for known in std::iter::once(&other.version).chain(&other.previous) {
-                version.counted |= known.counted && version.stands_for(known);
-                version.answered |= known.answered && version.is(known);
+                version.answered |= known.answered && version.stands_for(known);
             }
         }
     }
@@ -91,10 +85,10 @@ impl BindingRow {
 /// Keeps a new binding.
 pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
     tx.prepare_cached(
-        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, hooks, counted, answered, \
-         previous_digest, previous_config_digest, previous_hooks, previous_counted, previous_answered, \
-         position, mode, on_failure, grants, limits, disabled_at, created_at, updated_at, revision) VALUES \
-         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?19, 0)",
+        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, hooks, answered, \
+         previous_digest, previous_config_digest, previous_hooks, previous_answered, position, mode, \
+         on_failure, grants, limits, disabled_at, created_at, updated_at, revision) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, 0)",
     )?
     .execute(params![
         binding.id.as_bytes(),
@@ -102,12 +96,10 @@ pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
         binding.version.plugin_digest,
         binding.version.config_digest,
         to_json(&binding.version.hooks)?,
-        binding.version.counted,
         binding.version.answered,
         binding.previous.as_ref().map(|v| v.plugin_digest),
         binding.previous.as_ref().map(|v| v.config_digest),
         binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
-        binding.previous.as_ref().map(|v| v.counted),
         binding.previous.as_ref().map(|v| v.answered),
         binding.position,
         to_json(&binding.mode)?,
@@ -129,10 +121,10 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     touch(tx, binding.id, at)?;
     let changed = tx
         .prepare_cached(
-            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, hooks = ?5, counted = ?6, answered = ?7, \
-             previous_digest = ?8, previous_config_digest = ?9, previous_hooks = ?10, previous_counted = ?11, \
-             previous_answered = ?12, position = ?13, mode = ?14, on_failure = ?15, grants = ?16, limits = ?17, \
-             disabled_at = ?18, updated_at = ?19, revision = revision + 1 WHERE id = ?1 AND revision = ?2",
+            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, hooks = ?5, answered = ?6, \
+             previous_digest = ?7, previous_config_digest = ?8, previous_hooks = ?9, previous_answered = ?10, \
+             position = ?11, mode = ?12, on_failure = ?13, grants = ?14, limits = ?15, disabled_at = ?16, \
+             updated_at = ?17, revision = revision + 1 WHERE id = ?1 AND revision = ?2",
         )?
         .execute(params![
             binding.id.as_bytes(),
@@ -140,12 +132,10 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
             binding.version.plugin_digest,
             binding.version.config_digest,
             to_json(&binding.version.hooks)?,
-            binding.version.counted,
             binding.version.answered,
             binding.previous.as_ref().map(|v| v.plugin_digest),
             binding.previous.as_ref().map(|v| v.config_digest),
             binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
-            binding.previous.as_ref().map(|v| v.counted),
             binding.previous.as_ref().map(|v| v.answered),
             binding.position,
             to_json(&binding.mode)?,
@@ -386,14 +376,13 @@ pub(super) fn bump_policy_revision(tx: &Connection, organization: Option<Organiz
     Ok(())
 }
 
-const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, hooks, counted, answered, \
-    previous_digest, previous_config_digest, previous_hooks, previous_counted, previous_answered, position, \
-    mode, on_failure, grants, limits, disabled_at, created_at, updated_at, revision, approval_demanded_at \
-    FROM binding";
+const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, hooks, answered, \
+    previous_digest, previous_config_digest, previous_hooks, previous_answered, position, mode, on_failure, \
+    grants, limits, disabled_at, created_at, updated_at, revision, approval_demanded_at FROM binding";
 
 fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
-    let previous = match row.get::<_, Option<[u8; 32]>>(7)? {
-        Some(_) => Some(version_from_row(row, 7)?),
+    let previous = match row.get::<_, Option<[u8; 32]>>(6)? {
+        Some(_) => Some(version_from_row(row, 6)?),
         None => None,
     };
     Ok(BindingRow {
@@ -401,26 +390,25 @@ fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
         organization_id: optional(row, 1)?,
         version: version_from_row(row, 2)?,
         previous,
-        position: row.get(12)?,
-        mode: json(row, 13)?,
-        on_failure: row.get(14)?,
-        grants: json(row, 15)?,
-        limits: row.get(16)?,
-        disabled_at: optional(row, 17)?,
-        created_at: column(row, 18)?,
-        updated_at: column(row, 19)?,
-        revision: row.get(20)?,
-        approval_demanded_at: optional(row, 21)?,
+        position: row.get(10)?,
+        mode: json(row, 11)?,
+        on_failure: row.get(12)?,
+        grants: json(row, 13)?,
+        limits: row.get(14)?,
+        disabled_at: optional(row, 15)?,
+        created_at: column(row, 16)?,
+        updated_at: column(row, 17)?,
+        revision: row.get(18)?,
+        approval_demanded_at: optional(row, 19)?,
     })
 }
 
-/// A version, of the five columns from `first` on.
+/// A version, of the four columns from `first` on.
 fn version_from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<VersionRow> {
     Ok(VersionRow {
         plugin_digest: row.get(first)?,
         config_digest: row.get(first + 1)?,
         hooks: json(row, first + 2)?,
-        counted: row.get(first + 3)?,
-        answered: row.get(first + 4)?,
+        answered: row.get(first + 3)?,
     })
 }

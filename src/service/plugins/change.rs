@@ -89,14 +89,13 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
     let config = to_json(&new.config)?;
     let ready = check_config(services, new.plugin_digest, &plugin.manifest, &config).await?;
 
-    let mut row = BindingRow {
+    let row = BindingRow {
         id: services.entropy.uuid(at),
         organization_id: new.owner,
         version: VersionRow {
             plugin_digest: new.plugin_digest.0,
             config_digest: Digest::of(config.as_bytes()).0,
             hooks,
-            counted: false,
             answered: false,
         },
         previous: None,
@@ -114,7 +113,6 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
         revision: 0,
     };
     let gate = promotion::judge(services, manager, None, Some(&row), Some(&config)).await?;
-    promotion::passed(&mut row);
     let mut event = named(manager, EventType::PolicyPluginBind, &row, &plugin.manifest);
     for (name, value) in terms(&row)? {
         event = event.with(&name, value);
@@ -169,7 +167,7 @@ pub async fn update_binding(
 }
 
 /// Goes back to the version before, with the configuration and the hooks that it had; once more undoes
-/// that. A version that counted before needs no replay, and nothing is compiled anew: it is for when
+/// that. A version whose answers counted before needs no replay, and nothing is compiled anew: it is for when
 /// something is wrong. A canary is over then, and its version, which never decided for all, is not kept
 /// to go back to.
 ///
@@ -295,7 +293,6 @@ async fn commit(
         config,
         ready,
     } = changed;
-    promotion::passed(&mut row);
     let changes = differences(now, &row)?;
     if changes.is_empty() {
         return view(services, row).map(Ended::Done);

@@ -81,7 +81,6 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
             None if switched => hooks_kept(&now.version.hooks, &old.hooks, &plugin.manifest.hooks),
             None => now.version.hooks.clone(),
         },
-        counted: false,
         answered: false,
     };
     if switched {

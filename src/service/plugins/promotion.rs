@@ -5,7 +5,8 @@
 //! by binding anew what was unbound, by leaving monitor mode, or by staying alone when another version of
 //! the same plugin goes: each of these is judged. Another configuration is another version here (for some
 //! plugins it is the whole of the policy), and so is being asked at fewer hooks. Only going back to what
-//! counted before is not judged, however long ago that was.
+//! counted before is not judged: to the version before, however long ago it decided something, or to one
+//! that did lately.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -52,8 +53,7 @@ impl Gate {
 struct Candidate {
     digest: Digest,
     manifest: Manifest,
-    /// Absent: the one that each decision was made with.
-    config: Option<String>,
+    config: String,
     terms: Terms,
     takes_over: Follow,
 }
@@ -81,14 +81,19 @@ pub(super) async fn judge(
         }
         let revision = bindings::find_policy_revision(db, organization)?;
         let counted = now.filter(|row| counts(row));
-        let candidates = match (counted, then.filter(|row| counts(row))) {
+        let mut candidates = match (counted, then.filter(|row| counts(row))) {
             (None, None) => Vec::new(),
             // The operator's emergency switch asks nobody.
             (Some(_), None) if manager.organization().is_none() => Vec::new(),
             (Some(now), None) => left_alone(db, organization, since, now)?,
             (Some(now), Some(then)) if then.version.stands_for(&now.version) => Vec::new(),
+            (_, Some(then)) if goes_back(manager, now, then) => Vec::new(),
             (_, Some(then)) => begins(db, organization, since, counted, then, new_config)?,
         };
+        // In a canary the version before decides for the others.
+        if let Some(before) = then.and_then(decides_for_others) {
+            candidates.extend(begins(db, organization, since, counted, &before, None)?);
+        }
         Ok((Some(revision), candidates))
     })?;
     let Some(revision) = revision else {
@@ -100,16 +105,32 @@ pub(super) async fn judge(
     Ok(Gate(Some((organization, revision))))
 }
 
-/// What a binding is to be has passed the judgement: its version counts from now on, if it is enforced.
-pub(super) fn passed(row: &mut BindingRow) {
-    row.version.counted |= counts(row);
-}
-
 fn counts(row: &BindingRow) -> bool {
     row.disabled_at.is_none() && row.mode != Mode::Monitor
 }
 
-/// A version that begins to count takes over from the one it replaces, or from bindings that are gone or
+/// Whether the version before comes back that decided something once. The operator may go back to any.
+fn goes_back(manager: &Manager, now: Option<&BindingRow>, then: &BindingRow) -> bool {
+    let operator = manager.organization().is_none();
+    let previous = now.and_then(|now| now.previous.as_ref());
+    previous.is_some_and(|previous| then.version.stands_for(previous) && (previous.answered || operator))
+}
+
+/// The binding with its version before, where that is to decide for others than a canary's share and never
+/// decided anything.
+fn decides_for_others(then: &BindingRow) -> Option<BindingRow> {
+    let canary = matches!(then.mode, Mode::Canary(_)) && counts(then);
+    let before = then
+        .previous
+        .as_ref()
+        .filter(|before| canary && !before.answered)?;
+    Some(BindingRow {
+        version: before.clone(),
+        ..then.clone()
+    })
+}
+
+/// A version that begins to count takes over from the one it replaces, and from bindings that are gone or
 /// don't count any more.
 fn begins(
     db: &Connection,
@@ -120,26 +141,23 @@ fn begins(
     new_config: Option<&str>,
 ) -> Result<Vec<Candidate>> {
     let deciders = decisions::find_deciders(db, organization, since)?;
-    if then.version.counted || counted_before(&deciders, then) {
+    if counted_before(&deciders, then) {
         return Ok(Vec::new()); // back to what it was
     }
-    let takes_over = if let Some(replaced) = replaces {
-        vec![replaced.id]
-    } else {
-        let counting = counting(db, organization)?;
-        let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
-        let mut gone: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
-        gone.sort_unstable();
-        gone.dedup();
-        gone.retain(|id| !still(*id));
-        gone
+    // Of bindings that are gone, too: what took their place must not be switched before it has decided.
+    let counting = counting(db, organization)?;
+    let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
+    let mut takes_over: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
+    takes_over.sort_unstable();
+    takes_over.dedup();
+    takes_over.retain(|id| !still(*id));
+    let config = match new_config {
+        Some(config) => config.to_owned(),
+        None => find_config(db, then)?,
     };
-    let config = match (replaces, new_config) {
-        (Some(replaced), _) if replaced.version.config_digest == then.version.config_digest => None,
-        (_, Some(config)) => Some(config.to_owned()),
-        (_, None) => Some(find_config(db, then)?),
-    };
-    Ok(vec![candidate(db, then, config, takes_over)?])
+    let config_kept = replaces.is_some_and(|row| row.version.config_digest == then.version.config_digest);
+    let own_config = config_kept.then_some(then.id);
+    Ok(vec![candidate(db, then, config, own_config, takes_over)?])
 }
 
 /// Whether the binding was asked at no more hooks than it is to be, in this version, and that counted.
@@ -171,8 +189,8 @@ fn left_alone(
         let another = row.version.plugin_digest != gone.version.plugin_digest
             || !row.version.stands_for(&gone.version) && row.updated_at >= since;
         if row.id != gone.id && another && find_manifest(db, &row)?.name == name {
-            let config = Some(find_config(db, &row)?);
-            left.push(candidate(db, &row, config, vec![gone.id])?);
+            let config = find_config(db, &row)?;
+            left.push(candidate(db, &row, config, None, vec![gone.id])?);
         }
     }
     Ok(left)
@@ -188,7 +206,8 @@ fn counting(db: &Connection, organization: OrganizationId) -> Result<Vec<Binding
 fn candidate(
     db: &Connection,
     row: &BindingRow,
-    config: Option<String>,
+    config: String,
+    own_config: Option<Uuid>,
     takes_over: Vec<Uuid>,
 ) -> Result<Candidate> {
     Ok(Candidate {
@@ -198,6 +217,7 @@ fn candidate(
         terms: Terms {
             hooks: row.version.hooks.clone(),
             limits: from_json::<Limits>(&row.limits)?,
+            own_config,
         },
         takes_over: Follow::Counted(takes_over),
     })
@@ -222,7 +242,7 @@ async fn replay(
         organization: Some(organization),
         since,
         follow: candidate.takes_over,
-        config: candidate.config.as_deref().map(from_json).transpose()?,
+        config: Some(from_json(&candidate.config)?),
     };
     let report = replay_on_terms(
         services,

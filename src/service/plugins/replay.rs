@@ -85,6 +85,9 @@ pub(super) struct Terms {
     pub(super) hooks: Vec<Hook>,
     /// What a call may use up.
     pub(super) limits: Limits,
+    /// The binding, if any, whose configuration stays: its decisions are compared with the one that each was
+    /// made with.
+    pub(super) own_config: Option<Uuid>,
 }
 
 /// [`replay_manifest`] on the candidate's own terms; absent: on those of each binding that it follows.
@@ -102,6 +105,7 @@ pub(super) async fn replay_on_terms(
         None => prepare(services, replay.plugin_digest).await?,
     };
     let limits = terms.as_ref().map(|terms| terms.limits);
+    let own_config = terms.as_ref().and_then(|terms| terms.own_config);
     if let Some(terms) = terms {
         manifest.hooks = terms.hooks; // where it is not asked, it has nothing to say
     }
@@ -120,6 +124,7 @@ pub(super) async fn replay_on_terms(
         replay,
         limits,
         limits_of: HashMap::new(),
+        own_config,
         configurations: HashMap::new(),
     };
     off_the_path(move || async move {
@@ -141,6 +146,8 @@ struct Run {
     /// Under which the candidate is to be asked; absent: under those of each binding.
     limits: Option<Limits>,
     limits_of: HashMap<Uuid, Limits>,
+    /// The binding whose decisions are compared with the configuration that each was made with.
+    own_config: Option<Uuid>,
     configurations: HashMap<[u8; 32], Arc<str>>,
 }
 
@@ -232,7 +239,7 @@ impl Run {
                 report.not_comparable += 1;
                 continue;
             };
-            let config = self.config(row.config_digest)?;
+            let config = self.config(record.binding_id, row.config_digest)?;
             let replayed = if self.manifest.hooks.contains(&record.hook) {
                 let outcome = outcome_shown(&decided.asked, &record)?;
                 let limits = self.limits(&record, &config)?;
@@ -341,8 +348,10 @@ impl Run {
         Ok(limits)
     }
 
-    fn config(&mut self, recorded: [u8; 32]) -> Result<Arc<str>> {
-        if let Some(config) = &self.config {
+    fn config(&mut self, binding: Uuid, recorded: [u8; 32]) -> Result<Arc<str>> {
+        if let Some(config) = &self.config
+            && self.own_config != Some(binding)
+        {
             return Ok(Arc::clone(config));
         }
         if let Some(config) = self.configurations.get(&recorded) {

@@ -31,7 +31,7 @@ pub enum Follow {
     Name,
     /// Those of one binding.
     Binding(Uuid),
-    /// Those that counted, of these bindings, of other versions of the candidate.
+    /// Those that counted, of these bindings, by versions of the candidate.
     Counted(Vec<Uuid>),
 }
 

@@ -209,7 +209,6 @@ impl Load {
                 plugin_digest: digest,
                 config_digest: Digest::of(config.as_bytes()).0,
                 hooks: manifest.hooks.clone(),
-                counted: true,
                 answered: false,
             },
             previous: None,

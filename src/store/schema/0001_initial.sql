@@ -261,13 +261,11 @@ CREATE TABLE binding (
   plugin_digest   BLOB NOT NULL REFERENCES module (digest),
   config_digest   BLOB NOT NULL REFERENCES plugin_configuration (digest),
   hooks           TEXT NOT NULL CHECK (json_valid(hooks)),
-  counted         INTEGER NOT NULL CHECK (counted IN (0, 1)),         -- whether its answers ever counted
-  answered        INTEGER NOT NULL CHECK (answered IN (0, 1)),        -- whether it gave one that counted
-  -- The version to go back to: for rollback, canaries and failures. All five or none.
+  answered        INTEGER NOT NULL CHECK (answered IN (0, 1)),        -- whether an answer of it counted
+  -- The version to go back to: for rollback, canaries and failures. All four or none.
   previous_digest        BLOB REFERENCES module (digest),
   previous_config_digest BLOB REFERENCES plugin_configuration (digest),
   previous_hooks         TEXT CHECK (json_valid(previous_hooks)),
-  previous_counted       INTEGER CHECK (previous_counted IN (0, 1)),
   previous_answered      INTEGER CHECK (previous_answered IN (0, 1)),
   position        INTEGER NOT NULL,
   mode            TEXT NOT NULL CHECK (json_valid(mode)),

@@ -503,3 +503,33 @@ async fn a_candidate_is_replayed_within_the_limits_of_the_binding_that_it_would_
     admin.patch(&path(&bound), with_room).await.assert_ok();
     admin.reset(app.second_admin.id).await.assert_ok();
 }
+
+/// Each step alone is permitted: what matters is what decides in the end.
+#[tokio::test]
+async fn a_required_replay_is_not_got_around_by_a_version_that_never_decided() {
+    let app = acme_wants_clean_replays().await;
+    let admin = app.admin().await;
+    let strict = install(&admin, denying("1.0.0", "one")).await;
+    let also_strict = install(&admin, denying("1.0.1", "one")).await;
+    let loose = install(&admin, allowing("2.0.0")).await;
+    let binding = path(&bind(&admin, &strict, patient(json!({}))).await);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+
+    // Bound beside it, and taken out again before it decides anything.
+    let beside = path(&bind(&admin, &loose, patient(json!({}))).await);
+    let watch = json!({ "mode": "monitor" });
+    admin.patch(&beside, watch).await.assert_ok();
+    assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
+    assert_not_clean(&admin.patch(&beside, json!({ "mode": "enforce" })).await);
+    // As the version before of one that may count: rolled back to, or for a canary's other share.
+    let other = json!({ "pluginDigest": also_strict });
+    admin.patch(&beside, other).await.assert_ok();
+    let previous = admin.get(&beside).await;
+    assert_eq!(previous.assert_ok()["previous"]["version"], "2.0.0");
+    assert_not_clean(&admin.patch(&beside, json!({ "canaryPercent": 1 })).await);
+    let enforce = json!({ "mode": "enforce" });
+    admin.patch(&beside, enforce).await.assert_ok();
+    let back = admin.post(&format!("{beside}/rollback"), json!({})).await;
+    assert_not_clean(&back);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+}

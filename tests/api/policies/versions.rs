@@ -136,6 +136,8 @@ async fn a_rollback_gives_back_the_hooks_that_the_version_had() {
     // What the operator left out of a version stays left out of it.
     let left_out = json!({ "hooks": ["after-reset"] });
     admin.patch(&binding, left_out).await.assert_ok();
+    enrol(&app.services, app.developer.id).await;
+    admin.reset(DEVELOPER).await.assert_ok();
     switch(
         &admin,
         &binding,
