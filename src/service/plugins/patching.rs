@@ -84,7 +84,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         answered: false,
     };
     if switched {
-        row.previous = to_go_back_to(&now);
+        row.previous = to_go_back_to(&now, &row.version);
     }
     row.remember(&now);
     row.position = patch.position.unwrap_or(row.position);
@@ -134,12 +134,15 @@ fn hooks_kept(now: &[Hook], old: &[Hook], new: &[Hook]) -> Vec<Hook> {
     new.iter().filter(kept).copied().collect()
 }
 
-/// What a switch leaves to go back to and to fall back on: the version that it replaces, unless that was
-/// only tried on a canary's share, or has never answered where the one before it has.
-fn to_go_back_to(now: &BindingRow) -> Option<VersionRow> {
+/// What a switch to `then` leaves to go back to and to fall back on: the version that it replaces, unless
+/// that was only tried on a canary's share, or has never answered where the one before it has.
+fn to_go_back_to(now: &BindingRow, then: &VersionRow) -> Option<VersionRow> {
+    let replaced = &now.version;
     match (&now.previous, now.mode) {
         (previous, Mode::Canary(_)) => previous.clone(),
-        (Some(previous), _) if previous.answered && !now.version.answered => Some(previous.clone()),
-        _ => Some(now.version.clone()),
+        (Some(good), _) if good.answered && !replaced.answered && !then.stands_for(good) => {
+            Some(good.clone())
+        }
+        _ => Some(replaced.clone()),
     }
 }

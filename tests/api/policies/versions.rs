@@ -211,6 +211,10 @@ async fn what_never_answered_is_nothing_to_fall_back_on() {
         assert_denied(&admin.reset(DEVELOPER).await, "one");
         assert_eq!(app.last_entry()["details"]["policies"][0]["version"], version);
     }
+    // Switched back to itself, it leaves the other to go back to.
+    let again = switch(&admin, &binding, denying("1.0.0", "one"), json!({})).await;
+    assert_eq!(again.body["previous"]["version"], "4.0.0", "{}", again.text);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
     // One that answers takes the place of the last that did.
     switch(&admin, &binding, denying("5.0.0", "five"), json!({})).await;
     assert_denied(&admin.reset(DEVELOPER).await, "five");
