@@ -263,7 +263,8 @@ impl PluginHost {
         plugins: &[P],
         question: &Arc<Question>,
     ) -> Evaluation {
-        self.evaluate(plugins, Hook::BeforeReset, question, None).await
+        self.evaluate(plugins, Hook::BeforeReset, question, None, &[])
+            .await
     }
 
     /// Shows the plugins how the reset will end, in order, each with the effects so far, and gathers
@@ -274,7 +275,19 @@ impl PluginHost {
         question: &Arc<Question>,
         outcome: Outcome,
     ) -> Evaluation {
-        self.evaluate(plugins, Hook::AfterReset, question, Some(outcome))
+        self.after_fallback(plugins, question, outcome, &[]).await
+    }
+
+    /// [`Self::after`] a [`Self::before`] in which these bindings fell back on their version before: it
+    /// goes on answering for them, so that what it does after a reset is not lost.
+    pub async fn after_fallback<P: Borrow<BoundPlugin>>(
+        &self,
+        plugins: &[P],
+        question: &Arc<Question>,
+        outcome: Outcome,
+        fell_back: &[Uuid],
+    ) -> Evaluation {
+        self.evaluate(plugins, Hook::AfterReset, question, Some(outcome), fell_back)
             .await
     }
 

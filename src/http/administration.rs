@@ -89,7 +89,7 @@ pub struct SettingsBody {
     /// Days after which audit entries are pruned to their hashes; null: never.
     #[oai(nullable)]
     pub audit_retention_days: Option<u16>,
-    /// Whether a policy may be switched to another version only after a clean replay of past decisions.
+    /// Whether another version or configuration of a policy may count only after a clean replay of past decisions.
     pub clean_replay_required: bool,
     /// Whether admins may change policies that are bound.
     pub policy_changes: PolicyChangesBody,
@@ -149,7 +149,7 @@ pub struct SettingsPatchBody {
     #[serde(default)]
     #[oai(nullable)]
     pub audit_retention_days: MaybeUndefined<u16>,
-    /// Whether a policy may be switched to another version only after a clean replay of past decisions.
+    /// Whether another version or configuration of a policy may count only after a clean replay of past decisions.
     pub clean_replay_required: Option<bool>,
     /// Whether admins may change policies that are bound.
     pub policy_changes: Option<PolicyChangesBody>,

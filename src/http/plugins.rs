@@ -280,7 +280,8 @@ impl PluginApi {
     /// Change a policy binding.
     ///
     /// What is absent stays as it is. Another `pluginDigest` switches the version, atomically and without
-    /// a restart; the one before stays at hand for rollback. Once a policy has demanded a second admin for
+    /// a restart. The one before stays at hand as `previous`, for rollback and to fall back on; one that was
+    /// only tried as a canary, or never answered, does not take its place. Once a policy has demanded a second admin for
     /// a reset, or where the organisation wants that of every policy, a change waits for another admin's
     /// approval (202). Requires the role `ORG_ADMIN`.
     #[oai(
@@ -329,9 +330,10 @@ impl PluginApi {
         })
     }
 
-    /// Go back to the version before, with the configuration that it had.
+    /// Go back to the version before, with the configuration and the hooks that it had.
     ///
-    /// Once more undoes that. Waits for another admin's approval (202) where a change does. Requires the
+    /// Once more undoes that. A canary ends: the version before decides everything again, and the one that
+    /// was tried is not kept as `previous`. Waits for another admin's approval (202) where a change does. Requires the
     /// role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id/rollback",

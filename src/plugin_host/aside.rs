@@ -73,6 +73,7 @@ impl PluginHost {
     pub async fn ask_again(
         &self,
         prepared: &Arc<Prepared>,
+        limits: Limits,
         config: &str,
         question: &Question,
         outcome: Option<&Outcome>,
@@ -82,10 +83,7 @@ impl PluginHost {
             None => Errand::BeforeReset(question, config),
             Some(outcome) => Errand::AfterReset(question, Box::new(outcome.clone()), config),
         };
-        self.aside(prepared, Limits::at_installation(), errand)
-            .await
-            .end()
-            .0
+        self.aside(prepared, limits, errand).await.end().0
     }
 
     /// Runs a resolved case, in place: whoever measures it measures this thread.

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::engine::Limits;
 use super::metrics::Caller;
@@ -36,17 +37,26 @@ impl PluginHost {
         hook: Hook,
         question: &Arc<Question>,
         outcome: Option<Outcome>,
+        fell_back: &[Uuid],
     ) -> Evaluation {
         let mut outcome = outcome.map(Arc::new);
         let mut evaluation = Evaluation {
             decision: Decision::Allow,
             effects: vec![],
             records: vec![],
+            fell_back: vec![],
             failure: None,
         };
         let turns: Vec<Turn<'_>> = plugins
             .iter()
-            .map(|plugin| Turn::of(plugin.borrow(), question))
+            .map(|plugin| {
+                let plugin = plugin.borrow();
+                let turn = Turn::of(plugin, question);
+                let fallback = turn.before(Asked::Fallback);
+                fallback
+                    .filter(|before| fell_back.contains(&plugin.binding_id) && before.hooks.contains(&hook))
+                    .unwrap_or(turn)
+            })
             .filter(|turn| turn.hooks.contains(&hook))
             .collect();
         if turns.is_empty() {
@@ -62,6 +72,13 @@ impl PluginHost {
             };
             // Policies that are only watched stop nothing, not even so.
             let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
+            if let Some(turn) = stopped {
+                tracing::warn!(
+                    plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
+                    binding = %turn.plugin.binding_id, cause = failure.cause.as_str(),
+                    organization = %question.organization.id, "policy plugins got no turn"
+                );
+            }
             evaluation.failure = stopped.map(|turn| turn.failed(failure));
             return evaluation;
         };
@@ -72,6 +89,9 @@ impl PluginHost {
             let (turn, vetted) = self
                 .take_turn(turn, hook, question, shown, &mut evaluation.records)
                 .await;
+            if turn.asked == Asked::Fallback {
+                evaluation.fell_back.push(turn.plugin.binding_id);
+            }
             match vetted {
                 Ok(Some(vetted)) => {
                     if let Some(outcome) = &mut outcome {

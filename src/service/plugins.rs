@@ -3,6 +3,8 @@
 //! Nothing here is judged by a policy: whoever may manage policies can always undo what they did, so
 //! nobody locks themselves out.
 
+mod again;
+mod answered;
 mod bindings;
 mod bound;
 mod change;
@@ -18,6 +20,7 @@ mod replayed;
 mod terms;
 mod watching;
 
+pub use answered::{FirstAnswers, first_answers};
 pub use bindings::{Bindings, BoundSet, catch_up, reload};
 pub use bound::{
     BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
@@ -36,7 +39,7 @@ pub use orders::{
 };
 pub use patching::BindingPatch;
 pub use replay::replay_plugin;
-pub use replayed::{Difference, Follow, Replay, ReplayReport, parse_since};
+pub use replayed::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,
     sample_for_recheck, withdraw_alarms,

@@ -164,6 +164,7 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
         .before(&case.policies.plugins, &case.question)
         .await;
     let (ending, effects) = decide(case, &before);
+    let fell_back = before.fell_back;
     let mut judgement = Judgement {
         ending,
         effects,
@@ -191,7 +192,12 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
     };
     let after = services
         .plugin_host
-        .after(&case.policies.plugins, &case.question, outcome.clone())
+        .after_fallback(
+            &case.policies.plugins,
+            &case.question,
+            outcome.clone(),
+            &fell_back,
+        )
         .await;
     judgement.outcome = (!after.records.is_empty()).then_some(outcome);
     if let Some(failure) = after.failure {

@@ -261,7 +261,7 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
         "digest": hex::encode(view.version.digest.0),
         "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
         "config": view.version.config,
-        "hooks": view.row.hooks,
+        "hooks": view.row.version.hooks,
         "mode": view.row.mode,
         "grants": view.row.grants,
         "wants": view.version.manifest.wants,

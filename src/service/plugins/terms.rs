@@ -130,7 +130,7 @@ pub(super) fn terms(row: &BindingRow) -> Result<Map<String, Value>> {
         "pluginDigest": Digest(row.version.plugin_digest),
         "configDigest": Digest(row.version.config_digest),
         "order": row.position,
-        "hooks": row.hooks,
+        "hooks": row.version.hooks,
         "mode": row.mode,
         "onFailure": from_json::<Value>(&row.on_failure)?,
         "grants": row.grants,

@@ -212,10 +212,11 @@ impl Load {
             version: VersionRow {
                 plugin_digest: digest,
                 config_digest: Digest::of(config.as_bytes()).0,
+                hooks: manifest.hooks.clone(),
+                answered: false,
             },
             previous: None,
             position,
-            hooks: manifest.hooks.clone(),
             mode: Mode::default(),
             on_failure: text(&json!(OnFailure::default())),
             grants: Grants::of(from.grants.iter().cloned()),

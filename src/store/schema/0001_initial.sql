@@ -260,16 +260,20 @@ CREATE TABLE binding (
   organization_id BLOB REFERENCES organization (id),                  -- NULL: for every organisation
   plugin_digest   BLOB NOT NULL REFERENCES module (digest),
   config_digest   BLOB NOT NULL REFERENCES plugin_configuration (digest),
-  -- The version before the last switch: for rollback, canaries and failures.
+  hooks           TEXT NOT NULL CHECK (json_valid(hooks)),
+  answered        INTEGER NOT NULL CHECK (answered IN (0, 1)),        -- whether an answer of it counted
+  -- The version to go back to: for rollback, canaries and failures. All four or none.
   previous_digest        BLOB REFERENCES module (digest),
   previous_config_digest BLOB REFERENCES plugin_configuration (digest),
+  previous_hooks         TEXT CHECK (json_valid(previous_hooks)),
+  previous_answered      INTEGER CHECK (previous_answered IN (0, 1)),
   position        INTEGER NOT NULL,
-  hooks           TEXT NOT NULL CHECK (json_valid(hooks)),
   mode            TEXT NOT NULL CHECK (json_valid(mode)),
   on_failure      TEXT NOT NULL CHECK (json_valid(on_failure)),
   grants          TEXT NOT NULL CHECK (json_valid(grants)),
   limits          TEXT NOT NULL CHECK (json_valid(limits)),
   disabled_at     INTEGER,
+  approval_demanded_at INTEGER,                  -- since when it is known to demand a second admin
   created_at      INTEGER NOT NULL,
   updated_at      INTEGER NOT NULL,
   revision        INTEGER NOT NULL DEFAULT 0
