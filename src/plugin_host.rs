@@ -315,6 +315,12 @@ impl PluginHost {
         self.0.metrics.busy()
     }
 
+    /// Whether it counts what a call executes, so that a limit of fuel holds.
+    #[must_use]
+    pub fn counts_fuel(&self) -> bool {
+        self.0.ticked.meter_fuel
+    }
+
     /// Forgets the counters of a binding that is gone.
     pub fn forget(&self, binding_id: Uuid) {
         self.0.metrics.forget(binding_id);

@@ -85,7 +85,14 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
         Some(hooks) => hooks,
         None => plugin.manifest.hooks.clone(),
     };
-    check_terms(&plugin.manifest, &hooks, new.mode, &new.grants, new.limits)?;
+    check_terms(
+        &services.plugin_host,
+        &plugin.manifest,
+        &hooks,
+        new.mode,
+        &new.grants,
+        new.limits,
+    )?;
     let config = to_json(&new.config)?;
     let ready = check_config(services, new.plugin_digest, &plugin.manifest, &config).await?;
 

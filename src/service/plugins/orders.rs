@@ -314,8 +314,9 @@ async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result
     };
     let report = replay_manifest(services, manifest, organizations, replay, watch).await?;
     drop(prepared); // held until here, so that it is found by its digest
-    let clean = report.is_clean();
+    let (clean, verdict) = (report.is_clean(), report.verdict());
     let mut report = json!(report);
     report["clean"] = json!(clean);
+    report["verdict"] = json!(verdict);
     Ok(report)
 }

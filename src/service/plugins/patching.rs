@@ -108,6 +108,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     // What was granted to the version before is not asked about again.
     let asked_for = patch.grants.clone().unwrap_or_default();
     check_terms(
+        &services.plugin_host,
         &plugin.manifest,
         &row.version.hooks,
         row.mode,
