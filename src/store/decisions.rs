@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::plugins::json;
 use super::row::{column, millis};
 use crate::domain::account::OrganizationId;
+use crate::domain::audit::asked_digest;
 use crate::domain::policy::Hook;
 use crate::domain::{Error, Result};
 
@@ -17,6 +18,22 @@ pub struct AskedRow {
     pub question: String,
     /// The outcome as `after-reset` was shown it first, where that hook was asked.
     pub outcome: Option<String>,
+}
+
+impl AskedRow {
+    /// What the entry commits to of this and of the calls.
+    #[must_use]
+    pub fn digest(&self, decisions: &[DecisionRow]) -> [u8; 32] {
+        let calls = decisions.iter().map(|call| {
+            [
+                call.binding_id.as_bytes().as_slice(),
+                &call.plugin_digest,
+                &call.config_digest,
+                call.record.as_bytes(),
+            ]
+        });
+        asked_digest(&self.question, self.outcome.as_deref(), calls)
+    }
 }
 
 /// One hook call as it is kept for replay.

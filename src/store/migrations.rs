@@ -29,6 +29,22 @@ pub fn run(connection: &mut Connection) -> Result<(), OpenError> {
     }
 }
 
+/// An empty database as the migrations up to `version` make it; `None` for a version that is not known.
+///
+/// # Errors
+/// [`OpenError::Migration`] when there is no memory for it.
+pub fn made_by(version: usize) -> Result<Option<Connection>, OpenError> {
+    if version > MIGRATIONS.len() {
+        return Ok(None);
+    }
+    let failed = |error: String| OpenError::Migration(error);
+    let mut connection = Connection::open_in_memory().map_err(|e| failed(e.to_string()))?;
+    Migrations::from_slice(MIGRATIONS)
+        .to_version(&mut connection, version)
+        .map_err(|e| failed(e.to_string()))?;
+    Ok(Some(connection))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::entry::{agreement_event, decision_row, demanding, event};
+use super::entry::{agreement_event, asked_rows, committed_to, demanding, event};
 use super::facts::Case;
 use super::order::Idempotency;
 use super::{Ending, Judgement, Order, Refusal, ResetAnswer};
@@ -156,6 +156,14 @@ impl Change {
             ),
             _ => notices::of_effects(services, &case, &judgement.effects),
         };
+        let (asked, decisions) = asked_rows(&case, &judgement)?;
+        let digest = asked.digest(&decisions);
+        let event = committed_to(&digest, event(order, &case, &judgement, &after, result));
+        let agreed = match &what {
+            // Here the agreement is what the question is kept under.
+            What::AskFurtherAdmin { .. } => agreed.map(|(id, agreed)| (id, committed_to(&digest, agreed))),
+            _ => agreed,
+        };
         Ok(Self {
             at,
             judged: Judged {
@@ -171,7 +179,7 @@ impl Change {
             },
             target: case.target.id,
             target_revision: case.target.revision,
-            event: event(order, &case, &judgement, &after, result),
+            event,
             entry_id,
             agreed,
             call: ResetCall {
@@ -182,15 +190,8 @@ impl Change {
                 outcome: kind,
                 ticket: order.body.ticket.clone(),
             },
-            asked: AskedRow {
-                question: to_json(&*case.question)?,
-                outcome: judgement.outcome.as_ref().map(to_json).transpose()?,
-            },
-            decisions: judgement
-                .records
-                .iter()
-                .map(decision_row)
-                .collect::<Result<_>>()?,
+            asked,
+            decisions,
             demanding: demanding(&judgement.records),
             answered: policies::first_answers(services, case.policies.revision, &judgement.records),
             alarms: policies::raise_alarms(services, case.organization.id, &judgement.records),

@@ -376,15 +376,15 @@ async fn a_crash_half_way_leaves_it_open_and_the_user_as_they_were() {
     let entries = app.trail().len();
     for (break_at, name) in [
         (
-            "CREATE TRIGGER fault BEFORE UPDATE ON approval BEGIN SELECT RAISE(ABORT, 'fault'); END",
+            "CREATE TEMP TRIGGER fault BEFORE UPDATE ON approval BEGIN SELECT RAISE(ABORT, 'fault'); END",
             "state",
         ),
         (
-            "CREATE TRIGGER fault BEFORE INSERT ON reset_call BEGIN SELECT RAISE(ABORT, 'fault'); END",
+            "CREATE TEMP TRIGGER fault BEFORE INSERT ON reset_call BEGIN SELECT RAISE(ABORT, 'fault'); END",
             "history",
         ),
         (
-            "CREATE TRIGGER fault BEFORE INSERT ON question BEGIN SELECT RAISE(ABORT, 'fault'); END",
+            "CREATE TEMP TRIGGER fault BEFORE INSERT ON question BEGIN SELECT RAISE(ABORT, 'fault'); END",
             "question",
         ),
     ] {

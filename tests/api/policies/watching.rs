@@ -1,8 +1,10 @@
 //! What nobody asks for: alarms, re-checks of live decisions, retention.
 
 use jiff::SignedDuration;
+use latchkey::domain::audit::Tampering;
 use latchkey::service::plugins::{PluginSettings, alarm_count, recheck_waiting};
 use latchkey::service::{Settings, housekeeping};
+use latchkey::store::audit;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, before};
@@ -101,6 +103,14 @@ async fn a_live_decision_that_is_not_what_the_module_answers_raises_an_alarm() {
 
     // Somebody changes what was asked: the module, asked that, answers something else.
     admin.reset(app.second_admin.id).await.assert_ok();
+    let asked: String = app
+        .services
+        .store
+        .read(|db| {
+            let newest = "SELECT question FROM question ORDER BY audit_sequence DESC LIMIT 1";
+            Ok(db.query_row(newest, [], |row| row.get(0))?)
+        })
+        .unwrap();
     let changed = app
         .execute(
             "UPDATE question SET question = json_set(question, '$.history.targetResetsLast30Days', 9, \
@@ -115,6 +125,22 @@ async fn a_live_decision_that_is_not_what_the_module_answers_raises_an_alarm() {
     assert!(alarm["details"]["replayed"]["deny"].is_object(), "{alarm}");
     assert_eq!(alarm["resource"]["name"], "reset-budget");
     assert_eq!(recheck_waiting(&app.services).await, 0, "once");
+
+    // The entry of the reset committed to what was asked.
+    assert_eq!(tampering(&app), [Tampering::DerivedDataChanged]);
+    let put_right = move |tx: &latchkey::store::Transaction<'_>| {
+        let newest = "UPDATE question SET question = ?1 \
+                      WHERE audit_sequence = (SELECT max(audit_sequence) FROM question)";
+        Ok(tx.execute(newest, [&asked])?)
+    };
+    app.services.store.write(put_right).await.unwrap();
+    assert_eq!(tampering(&app), []);
+}
+
+/// What the check of the trail finds.
+fn tampering(app: &TestApp) -> Vec<Tampering> {
+    let report = app.services.store.read(audit::verify).unwrap();
+    report.findings.iter().map(|found| found.kind).collect()
 }
 
 #[tokio::test]
@@ -138,6 +164,10 @@ async fn one_in_so_many_is_rechecked_and_none_where_that_is_nought() {
         app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
             .await;
         assert_eq!(recheck_waiting(&app.services).await, waiting, "one in {one_in}");
+        // The entries committed to the answers.
+        assert_eq!(tampering(&app).len(), 4);
+        app.execute("UPDATE decision SET record = replace(record, '\"yes\"', '\"no\"')")
+            .await;
     }
 }
 
