@@ -9,6 +9,7 @@ mod checkpoints;
 mod export;
 mod forwarding;
 mod keeping;
+mod memory;
 mod restoration;
 mod rollback;
 mod verification;

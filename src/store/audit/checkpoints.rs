@@ -94,6 +94,16 @@ pub fn find_newest_checkpoint(connection: &Connection) -> Result<Option<(u64, i6
         .optional()?)
 }
 
+/// Whether any checkpoint was ever kept, of whichever log.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub fn is_any_kept(connection: &Connection) -> Result<bool> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM audit_checkpoint)")?
+        .query_row([], |row| row.get(0))?)
+}
+
 /// Every checkpoint, smallest first.
 ///
 /// # Errors

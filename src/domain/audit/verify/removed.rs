@@ -81,6 +81,11 @@ impl Verifier {
             body.at
         ));
         self.abandoned.insert(origin.to_owned(), sequence);
+        // Logs that the database did not know, found beside it or at the witness.
+        let also = details.get("alsoAbandoned").and_then(Value::as_array);
+        for origin in also.into_iter().flatten().filter_map(Value::as_str) {
+            self.abandoned.insert(origin.to_owned(), sequence);
+        }
     }
 
     pub(super) fn unrecorded_removals(&mut self) {
