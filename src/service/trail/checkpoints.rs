@@ -11,16 +11,19 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::thinning::thin_history;
 use super::{ForwardTo, Services};
 use crate::domain::audit::checkpoint::origin_of;
 use crate::domain::audit::{ActorRef, Event, EventType, LogKey, LogKeys, LogSigner};
 use crate::domain::{Error, Result};
 use crate::service::deliveries;
-use crate::store::Transaction;
 use crate::store::audit::{self, checkpoints};
+use crate::store::{Transaction, deliveries as owed};
 
 /// The directory's name in the data directory.
 pub const CHECKPOINT_DIRECTORY: &str = "checkpoints";
+/// The type of a witness's call.
+pub const CHECKPOINT_CALL: &str = "audit.checkpoint";
 pub(super) const LATEST: &str = "latest";
 pub(super) const HISTORY: &str = "history";
 
@@ -74,7 +77,9 @@ pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
         let age_millis = now.as_millisecond().saturating_sub(at);
         Ok(size > signed
             && (size - signed >= settings.checkpoint_entries
-                || age_millis >= settings.checkpoint_secs.saturating_mul(1000)))
+                || age_millis >= settings.checkpoint_secs.saturating_mul(1000))
+            // That a witness does not answer is an entry, and nothing to call it about.
+            && checkpoints::is_worth_signing(db, signed, CHECKPOINT_CALL)?)
     })?;
     if due {
         checkpoint(services).await.map(Some)
@@ -105,6 +110,23 @@ pub async fn checkpoint(services: &Services) -> Result<Signed> {
         keep(services, &signed, &log_key).await?;
     }
     Ok(signed)
+}
+
+/// A checkpoint over the entry at `sequence`: the newest, where it reaches that far, so that many receipts rest on
+/// one signature.
+///
+/// # Errors
+/// [`Error::Internal`] when it can't be kept.
+pub(super) async fn checkpoint_over(services: &Services, sequence: u64) -> Result<Signed> {
+    let newest = services.store.read(checkpoints::find_newest_checkpoint)?;
+    let key = signer(services).await?.log_key();
+    match newest {
+        // A key that was changed since signs anew.
+        Some((size, _, note)) if size > sequence && LogKeys::new(vec![key]).open(&note).is_ok() => {
+            Ok(Signed { size, note })
+        }
+        _ => checkpoint(services).await,
+    }
 }
 
 /// The keys under which this appliance's log has signed, the one in use last.
@@ -176,13 +198,17 @@ async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> 
     let (size, note) = (signed.size, signed.note.clone());
     let told = services.settings.trail.witness_url.as_ref().map(|url| {
         let data = json!({ "size": size, "checkpoint": note });
-        deliveries::webhook(None, url, "audit.checkpoint", at, data)
+        deliveries::webhook(None, url, CHECKPOINT_CALL, at, data)
     });
     services
         .store
         .write(move |tx| {
             checkpoints::insert_checkpoint(tx, size, &note, at)?;
-            deliveries::owe(tx, told.as_slice(), size.saturating_sub(1), at)
+            match &told {
+                // The newest says all that those before it say.
+                Some(call) => owed::replace_owed_call(tx, call, CHECKPOINT_CALL, size.saturating_sub(1), at),
+                None => Ok(()),
+            }
         })
         .await
 }
@@ -221,8 +247,10 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
         .create(true)
         .append(true)
         .open(directory.join(HISTORY))?;
-    writeln!(history, "{line}")?;
+    let line = format!("{line}\n");
+    history.write_all(line.as_bytes())?;
     history.sync_data()?;
+    thin_history(&directory.join(HISTORY), line.len() as u64, drawn, at)?;
     // Tasks that sign at once end in any order.
     let ahead = fs::read_to_string(directory.join(LATEST))
         .ok()
@@ -259,7 +287,7 @@ pub(super) fn witness_directory(witness: &Path, origin: &str) -> PathBuf {
 }
 
 /// Replaces a file's content so that a crash leaves the old or the new one.
-fn replace(path: &Path, drawn: &str, content: &str) -> io::Result<()> {
+pub(super) fn replace(path: &Path, drawn: &str, content: &str) -> io::Result<()> {
     let new = path.with_extension(format!("new-{drawn}"));
     let mut file = File::create(&new)?;
     file.write_all(content.as_bytes())?;
