@@ -160,7 +160,8 @@ fn short(text: &str) -> String {
 
 const SUMMARY_CHARS: usize = 300;
 const WANTS_MAX: usize = 16;
-const HISTORY_DAYS_MAX: u16 = 366;
+/// The longest history that a plugin may ask for, in days.
+pub const HISTORY_DAYS_MAX: u16 = 366;
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
 const CONFIG_BYTES_MAX: usize = 64 << 10;
 const REASON_CHARS: usize = 500;
