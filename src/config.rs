@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 
 use crate::courier::CourierConfig;
+use crate::courier::webhook::check_url;
 use crate::limiter::Limits;
 use crate::passkeys::{RelyingParty, Written};
 use crate::plugin_host::SignerKey;
@@ -219,7 +220,7 @@ impl Config {
         });
         let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
-        let trail = trail_settings(audit, courier.syslog.is_some(), &mut problems);
+        let trail = trail_settings(audit, &courier, &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let metrics = metrics::check(&metrics, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
@@ -284,8 +285,8 @@ fn refusal(file: Option<&Path>, problems: &[String]) -> anyhow::Error {
     )
 }
 
-fn trail_settings(audit: RawAudit, has_syslog: bool, problems: &mut Vec<String>) -> trail::Settings {
-    if audit.forward_syslog && !has_syslog {
+fn trail_settings(audit: RawAudit, courier: &CourierConfig, problems: &mut Vec<String>) -> trail::Settings {
+    if audit.forward_syslog && courier.syslog.is_none() {
         problems.push("audit.forward_syslog: needs syslog.target".to_owned());
     }
     for (key, url) in [
@@ -295,6 +296,12 @@ fn trail_settings(audit: RawAudit, has_syslog: bool, problems: &mut Vec<String>)
         if !url.is_empty() && !is_base_url(url) {
             problems.push(format!(
                 "audit.{key}: {url:?} is not a URL such as https://siem.example.org/in"
+            ));
+        } else if !url.is_empty()
+            && let Err(problem) = check_url(&courier.webhooks, url)
+        {
+            problems.push(format!(
+                "audit.{key}: {problem} (webhooks.hosts, webhooks.networks)"
             ));
         }
     }

@@ -37,7 +37,7 @@ pub use cases::{
     embedded as embedded_cases, merge_patch,
 };
 pub use engine::Limits;
-pub use manifest::{ConfigError, check as check_manifest, check_config};
+pub use manifest::{ConfigError, HISTORY_DAYS_MAX, check as check_manifest, check_config};
 pub use metrics::{PluginCounters, VersionCounters};
 pub use package::{
     CONTRACT_WIT, Contracts, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,

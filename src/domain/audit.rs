@@ -224,7 +224,7 @@ pub struct ActorRef {
 pub struct Resource {
     /// Kind: `USER`, `ORGANIZATION`, `PLUGIN`, …
     pub r#type: String,
-    /// Its id, as the caller wrote it where it doesn't exist.
+    /// Its id, which may not exist; empty where the caller wrote none.
     pub id: String,
     /// Its name as it was then.
     pub name: Option<String>,

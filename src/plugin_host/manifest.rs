@@ -167,8 +167,8 @@ fn short(text: &str) -> String {
 
 const SUMMARY_CHARS: usize = 300;
 const WANTS_MAX: usize = 16;
-/// As far back as a question's history ever reaches.
-const HISTORY_DAYS_MAX: u16 = 90;
+/// As far back as a question's history ever reaches, in days.
+pub const HISTORY_DAYS_MAX: u16 = 90;
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
 const CONFIG_BYTES_MAX: usize = 64 << 10;
 const REASON_CHARS: usize = 500;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset};
 
 use super::mandate::{Agreement, Mandate};
-use super::refusals::{admit_admin, admit_reader, clipped, record_refusal};
+use super::refusals::{admit_admin, admit_reader, record_refusal, written_resource};
 use super::reset::{self, Order, Refusal};
 use super::users::{self, Act, Change, Shown};
 use super::{RequestContext, Services, plugins};
@@ -385,7 +385,7 @@ fn about(
 }
 
 fn written_approval(id: &str) -> Resource {
-    Resource::other("APPROVAL", clipped(id), None)
+    written_resource("APPROVAL", id)
 }
 
 fn read_id(written: &str) -> Result<Uuid> {

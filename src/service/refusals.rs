@@ -1,6 +1,8 @@
 //! Refusals on the record: every refused verb is one entry, in one place; what the limiter refuses, or a full
 //! queue, is one entry per caller, verb and window.
 
+use uuid::Uuid;
+
 use super::{RequestContext, Services};
 use crate::domain::account::{OrgAdmin, Principal};
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
@@ -79,12 +81,22 @@ pub async fn record_refusal(
     }
 }
 
-/// A user as a caller named them, who may not exist.
-pub fn written_user(id: &str) -> Resource {
-    Resource::other("USER", clipped(id), None)
+/// A user as a caller named them, who may not exist. Only an id is written where it stays for ever; whatever
+/// else stood in its place, an e-mail address perhaps, is sealed like a name, and can be erased.
+pub fn written_user(written: &str) -> Resource {
+    match Uuid::try_parse(written) {
+        Ok(id) => Resource::other("USER", id, None),
+        Err(_) => Resource::other("USER", "", Some(clipped(written)).filter(|text| !text.is_empty())),
+    }
 }
 
-/// An id as a caller may have written it, short enough to keep.
-pub fn clipped(id: &str) -> String {
-    id.chars().filter(|c| !c.is_control()).take(100).collect()
+/// The same of what has no name: what is no id, a key perhaps, is not kept at all.
+pub fn written_resource(kind: &str, written: &str) -> Resource {
+    let id = Uuid::try_parse(written).map(|id| id.to_string());
+    Resource::other(kind, id.unwrap_or_default(), None)
+}
+
+/// A text as a caller may have written it, short enough to keep.
+pub fn clipped(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(100).collect()
 }

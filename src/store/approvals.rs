@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::row::{column, millis, optional, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
+use crate::domain::audit::mentions;
 use crate::domain::{Error, Result};
 
 const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wanted, reason, ticket, \
@@ -132,6 +133,50 @@ pub fn update_state(
             millis(at)
         ])?;
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
+}
+
+/// Some of the approvals that ended before that time.
+pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
+    Ok(db
+        .prepare_cached("SELECT id FROM approval WHERE ended_at < ?1 LIMIT 500")?
+        .query_map([millis(before)], |row| column(row, 0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// An organisation's approvals by or on that user, or in whose words an address of theirs stands.
+pub fn find_about(
+    db: &Connection,
+    organization: OrganizationId,
+    user: UserId,
+    addresses: &[String],
+) -> Result<Vec<Uuid>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, requester_id = ?2 OR target_id = ?2, \
+           concat_ws(' ', reason, ticket, asked_because, wanted) FROM approval WHERE organization_id = ?1",
+    )?;
+    let mut rows = statement.query(params![organization.0.as_bytes(), user.0.as_bytes()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        if row.get(1)? || mentions(row.get_ref(2)?.as_str().unwrap_or_default(), addresses) {
+            found.push(column(row, 0)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Forgets those of these approvals that have ended, and the requester's words in those that have not.
+pub fn forget(tx: &Connection, approvals: &[Uuid]) -> Result<usize> {
+    let mut delete = tx.prepare_cached("DELETE FROM approval WHERE id = ?1 AND ended_at IS NOT NULL")?;
+    let mut blank = tx.prepare_cached("UPDATE approval SET reason = NULL, ticket = NULL WHERE id = ?1")?;
+    let mut forgotten = 0;
+    for id in approvals {
+        let deleted = delete.execute([id.as_bytes()])?;
+        if deleted == 0 {
+            blank.execute([id.as_bytes()])?;
+        }
+        forgotten += deleted;
+    }
+    Ok(forgotten)
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Approval> {

@@ -24,8 +24,8 @@ pub use personal::{
 };
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, find_range, for_each_record};
-pub use removal::{erase_parts, prune_entries};
-pub use rollback::{Revived, clear_every_session, find_revived};
+pub use removal::{erase_parts, find_retention_changes, prune_entries};
+pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived};
 pub use verify::{VerifyError, verify, verify_against, verify_database};
 
 use jiff::Timestamp;

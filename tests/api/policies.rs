@@ -236,7 +236,7 @@ async fn an_enrolment_code_is_shown_once_and_only_its_hash_is_kept() {
 async fn history_counts_what_was_done_in_each_window() {
     use jiff::SignedDuration;
     use latchkey::domain::policy::ResultKind;
-    use latchkey::store::requests::{ResetCall, find_history, insert_reset_call};
+    use latchkey::store::requests::{ResetCall, clear_old_calls, find_history, insert_reset_call};
 
     let app = TestApp::new().await;
     let (organization, actor, target) = (app.acme, app.admin.id, app.developer.id);
@@ -267,6 +267,27 @@ async fn history_counts_what_was_done_in_each_window() {
     assert_eq!(history.target_resets_last_30_days, 5);
     assert_eq!(history.of_target.len(), 6);
     assert_eq!(history.organization_resets_last_day, 3);
+    // The oldest are forgotten, and the rest counts as before.
+    let counts = |back: i64| {
+        let before = now - SignedDuration::from_hours(back);
+        let clear = move |tx: &latchkey::store::Transaction<'_>| clear_old_calls(tx, before);
+        let store = app.services.store.clone();
+        async move {
+            let cleared = store.write(clear).await.unwrap();
+            let history = store.read(read).unwrap();
+            let of = |h: &latchkey::domain::policy::History| {
+                (
+                    h.target_resets_last_30_days,
+                    h.actor_resets_last_day,
+                    h.organization_resets_last_day,
+                )
+            };
+            (cleared, of(&history), history.actor_resets_last_hour)
+        }
+    };
+    assert_eq!(counts(750).await, (1, (5, 3, 3), 2));
+    assert_eq!(counts(20).await, (2, (3, 3, 3), 2));
+    assert_eq!(counts(4).await, (1, (3, 3, 3), 2), "a refusal");
     // Nothing of this happened over HTTP: leave no resets without entries behind.
     app.services
         .store

@@ -141,3 +141,47 @@ async fn refusals_that_could_not_be_recorded_are_counted_on() {
     assert_eq!(record_floods(&app.services, true).await.unwrap(), 1);
     assert_eq!(app.last_entry()["details"]["refused"], 2, "before and after");
 }
+
+/// What is no id is not written where it could never be erased; an id is, as ids are spelt.
+#[tokio::test]
+async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
+    use latchkey::domain::audit::ActorRef;
+    use latchkey::service::trail;
+
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    assert_eq!(admin.reset("dev@acme.example").await.status.as_u16(), 400);
+    let entry = app.last_entry();
+    assert_eq!(entry["resource"]["id"], "");
+    assert_eq!(entry["resource"]["name"], "dev@acme.example");
+    let page = admin.get("/api/v1/audit-logs?size=1").await;
+    let told = &page.assert_ok()["content"][0];
+    assert_eq!(
+        (&told["resourceType"], &told["resourceId"]),
+        (&"USER".into(), &Value::Null)
+    );
+
+    admin.reset(DEVELOPER.to_uppercase()).await;
+    assert_eq!(app.last_entry()["resource"]["id"], DEVELOPER);
+    let refused = admin
+        .send(
+            poem::http::Method::DELETE,
+            "/api/v1/api-keys/lk_secret",
+            None,
+            &[],
+        )
+        .await;
+    assert!(refused.status.is_client_error());
+    assert_eq!(app.last_entry()["resource"]["id"], "");
+
+    let erase = trail::erase_user(
+        &app.services,
+        app.acme,
+        app.developer.id,
+        ActorRef::operator(),
+        |_, _| {},
+    );
+    erase.await.unwrap();
+    let everything = serde_json::to_string(&app.trail()).unwrap();
+    assert!(!everything.contains("dev@acme.example"), "{everything}");
+}

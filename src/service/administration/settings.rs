@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -19,8 +19,10 @@ use crate::domain::account::{
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
+use crate::service::deliveries::{self, OwedDelivery};
 use crate::service::refusals::{admit_admin, admit_reader, record_refusal};
-use crate::service::{RequestContext, Services};
+use crate::service::trail::RETENTION_GRACE_DAYS;
+use crate::service::{RequestContext, Services, notices};
 use crate::store::{Transaction, accounts, audit, sessions};
 
 /// Changes to settings: only what is `Some` changes.
@@ -134,6 +136,13 @@ async fn change_settings(
         ))
         .from_request(&context.request_id, context.ip_text().as_deref());
     let entry_id = services.entropy.uuid(at);
+    let notices = match patch.audit_retention_days {
+        Some(Some(days)) => {
+            let admins = services.store.read(|db| accounts::find_active_admins(db, id))?;
+            notices::of_shorter_retention(services, &admin.organization, &admin.user, &admins, days)
+        }
+        _ => Vec::new(),
+    };
     services
         .store
         .write(move |tx| {
@@ -164,7 +173,9 @@ async fn change_settings(
                     ));
                 }
             }
-            write(tx, &organization, &settings, &event, at, entry_id)?;
+            let is_noticed = is_shortened(&organization.settings, &settings);
+            let notices = if is_noticed { notices.as_slice() } else { &[] };
+            write(tx, &organization, &settings, &event, notices, at, entry_id)?;
             Ok(settings)
         })
         .await
@@ -194,7 +205,7 @@ pub async fn set_settings(
         .store
         .write(move |tx| {
             let (organization, settings) = read_patched(tx, id, &patch)?;
-            write(tx, &organization, &settings, &event, at, entry_id)?;
+            write(tx, &organization, &settings, &event, &[], at, entry_id)?;
             Ok(settings)
         })
         .await
@@ -221,6 +232,7 @@ fn write(
     organization: &Organization,
     settings: &OrganizationSettings,
     event: &Event,
+    notices: &[OwedDelivery],
     at: Timestamp,
     entry_id: Uuid,
 ) -> Result<()> {
@@ -229,8 +241,19 @@ fn write(
         return Ok(());
     }
     accounts::update_settings(tx, organization.id, settings, at)?;
-    let event = event.clone().with("changes", Value::Object(changes));
-    audit::append_entry(tx, at, entry_id, &event).map(|_| ())
+    let mut event = event.clone().with("changes", Value::Object(changes));
+    if is_shortened(&organization.settings, settings) {
+        let effect = at + SignedDuration::from_hours(24 * RETENTION_GRACE_DAYS);
+        event = event.with("auditRetentionTakesEffect", effect.to_string());
+    }
+    let entry = audit::append_entry(tx, at, entry_id, &event)?;
+    deliveries::owe(tx, notices, entry.sequence, at)
+}
+
+/// Whether the trail would be pruned sooner than before.
+fn is_shortened(before: &OrganizationSettings, after: &OrganizationSettings) -> bool {
+    let days = |settings: &OrganizationSettings| settings.audit_retention_days.unwrap_or(u16::MAX);
+    days(after) < days(before)
 }
 
 fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> OrganizationSettings {
