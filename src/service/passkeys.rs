@@ -106,7 +106,7 @@ pub async fn register_passkey(
     admit(services, principal, context)?;
     let name = read_name(&new.name)?;
     let (id, at) = (principal.user.id, context.at);
-    let session = principal.session.id;
+    let (session, kept) = (principal.session.id, principal.session.clone());
     let hash = ceremony_hash(session, Purpose::PasskeyRegistration);
     let find = move |db: &Connection| {
         let kept = challenges::find_challenge(db, id, &hash, Purpose::PasskeyRegistration, at)?;
@@ -169,7 +169,7 @@ pub async fn register_passkey(
             if !updated && !external {
                 return Err(Error::Token(TokenFault::Revoked));
             }
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let registered = registered.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &registered)?;
@@ -188,8 +188,11 @@ pub async fn register_passkey(
 /// The caller's passkeys, oldest first.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::RateLimited`]; [`Error::Internal`] when the store fails.
 pub fn list_passkeys(services: &Services, principal: &Principal) -> Result<Vec<Passkey>> {
+    services
+        .limiter
+        .check(Bucket::AccountByCaller, principal.user.id.0.as_bytes())?;
     let rows = services
         .store
         .read(|db| passkeys::find_passkeys(db, principal.user.id))?;
@@ -215,7 +218,7 @@ pub async fn remove_passkey(
         id: written_id.to_owned(),
     };
     let wanted: Uuid = written_id.parse().map_err(|_| not_found.clone())?;
-    let (id, session, at) = (principal.user.id, principal.session.id, context.at);
+    let (id, kept, at) = (principal.user.id, principal.session.clone(), context.at);
     let rows = services.store.read(|db| passkeys::find_passkeys(db, id))?;
     let row = rows.into_iter().find(|row| row.id == wanted);
     let row = row.ok_or_else(|| not_found.clone())?;
@@ -248,7 +251,7 @@ pub async fn remove_passkey(
                 passkeys::delete_passkey(tx, id, wanted)?;
             }
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let removed = removed.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &removed)?;

@@ -1,5 +1,5 @@
 //! Refusals on the record: every refused verb is one entry, in one place; what the limiter refuses, or a full
-//! queue, is one entry per caller, verb and window.
+//! queue, is one entry per caller, verb and window. So is what is refused to one caller again and again.
 
 use uuid::Uuid;
 
@@ -57,6 +57,9 @@ pub async fn record_refusal(
         Error::Internal(_) | Error::Stale => AuditResult::Failure,
         _ => AuditResult::Denied,
     };
+    if result == AuditResult::Denied && is_one_of_many(services, principal, context, event_type) {
+        return error;
+    }
     // The message as the caller sees it: an internal error's text is for the log alone.
     let event = Event::by(principal, event_type)
         .on(resource)
@@ -79,6 +82,17 @@ pub async fn record_refusal(
             failed
         }
     }
+}
+
+/// Whether it is refused so often that it is only counted: the limit of admins' verbs is too high for an entry
+/// each. Of the reset every attempt is an entry (contract A); its limit is low enough.
+fn is_one_of_many(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    event_type: EventType,
+) -> bool {
+    event_type != EventType::UserMfaReset && services.floods.count_repeated(principal, context, event_type)
 }
 
 /// A user as a caller named them, who may not exist. Only an id is written where it stays for ever; whatever

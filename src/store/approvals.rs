@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::row::{column, millis, optional, unreadable};
+use super::row::{column, millis, optional, role_text, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::audit::mentions;
@@ -15,14 +15,14 @@ use crate::domain::{Error, Result};
 
 const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wanted, reason, ticket, \
      asked_because, authenticated_at, second_factor_used, needed, approved_by, state, created_at, expires_at, \
-     ended_at FROM approval";
+     ended_at, requester_role FROM approval";
 
 /// Keeps an approval.
 pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO approval (id, organization_id, requester_id, target_id, wanted, reason, ticket, \
-         asked_because, authenticated_at, second_factor_used, needed, created_at, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         asked_because, authenticated_at, second_factor_used, needed, created_at, expires_at, \
+         requester_role) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?
     .execute(params![
         approval.id.as_bytes(),
@@ -38,6 +38,7 @@ pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
         approval.needed,
         millis(approval.created_at),
         millis(approval.expires_at),
+        role_text(approval.requester_role),
     ])?;
     Ok(())
 }
@@ -48,6 +49,19 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
     Ok(statement
         .query_row(params![id.as_bytes(), organization.0.as_bytes()], from_row)
         .optional()?)
+}
+
+/// Whether `by` made that account, gave it its role or took its password or second factors away, alone or with
+/// others, after `since`. The trail knows: its entry was written with the change, and stays for longer.
+pub fn had_in_hand(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
+    let mut statement = db.prepare_cached(
+        "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
+         AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND actor_id = ?2 \
+         AND result = 'SUCCESS' AND details ->> '$.awaitsApproval' IS NULL \
+         AND (event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE') \
+              OR event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL)",
+    )?;
+    Ok(statement.exists(params![account.0.as_bytes(), by.0.as_bytes(), millis(since)])?)
 }
 
 /// An organisation's approvals, newest first, and how many there are in all; with a state, those that
@@ -197,6 +211,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Approval> {
         created_at: column(row, 13)?,
         expires_at: column(row, 14)?,
         ended_at: optional(row, 15)?,
+        requester_role: column(row, 16)?,
     })
 }
 

@@ -3,42 +3,9 @@
 use jiff::SignedDuration;
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::reset::record_floods;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{DEVELOPER, Setup, TestApp};
-
-/// A change that is under way, and takes until it is told to go on: what others write waits in the queue.
-struct SlowDisk {
-    go_on: std::sync::mpsc::Sender<()>,
-    under_way: tokio::task::JoinHandle<latchkey::domain::Result<()>>,
-}
-
-impl SlowDisk {
-    async fn new(app: &TestApp) -> Self {
-        let (go_on, held_up) = std::sync::mpsc::channel::<()>();
-        let held_up = std::sync::Mutex::new(held_up);
-        let (began, has_begun) = std::sync::mpsc::channel();
-        let store = app.services.store.clone();
-        let under_way = tokio::spawn(async move {
-            let change = move |_: &latchkey::store::Transaction<'_>| {
-                let _ = began.send(());
-                let _ = held_up.lock().unwrap().recv();
-                Ok(())
-            };
-            store.write(change).await
-        });
-        tokio::task::spawn_blocking(move || has_begun.recv())
-            .await
-            .unwrap()
-            .unwrap();
-        Self { go_on, under_way }
-    }
-
-    async fn go_on(self) {
-        drop(self.go_on);
-        self.under_way.await.unwrap().unwrap();
-    }
-}
+use crate::support::{DEVELOPER, Setup, SlowDisk, TestApp};
 
 /// Anybody may ask: however many do, the writer's queue is there for others.
 #[tokio::test]
@@ -184,4 +151,54 @@ async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
     erase.await.unwrap();
     let everything = serde_json::to_string(&app.trail()).unwrap();
     assert!(!everything.contains("dev@acme.example"), "{everything}");
+}
+
+/// An admin's verbs have a high limit: what is refused to one caller again and again is counted. A reset is an
+/// entry each (contract A).
+#[tokio::test]
+async fn the_same_refusal_again_and_again_is_counted_after_the_first_times_but_for_the_reset() {
+    let app = TestApp::new().await;
+    let (member, admin) = (app.member().await, app.admin().await);
+    let path = format!("/api/v1/users/{DEVELOPER}");
+    let began = app.trail().len();
+    for _ in 0..15 {
+        let answer = member.patch(&path, json!({ "name": "x" })).await;
+        answer.assert_error(403, "Role ORG_ADMIN is required");
+    }
+    assert_eq!(app.trail().len(), began + 10);
+    // Another verb and another caller have their own.
+    member.delete(&path).await.assert_envelope();
+    let nobody = format!("/api/v1/users/{}", uuid::Uuid::max());
+    admin
+        .patch(&nobody, json!({ "name": "x" }))
+        .await
+        .assert_envelope();
+    assert_eq!(app.trail().len(), began + 12);
+    app.advance(SignedDuration::from_secs(61));
+    assert_eq!(
+        record_floods(&app.services, false).await.unwrap(),
+        1,
+        "what was recorded is not counted"
+    );
+    let counted = app.last_entry();
+    assert_eq!(
+        (
+            &counted["eventType"],
+            &counted["details"]["refused"],
+            &counted["actor"]["email"]
+        ),
+        (&json!("USER_UPDATE"), &json!(5), &json!("member@acme.example"))
+    );
+    member
+        .patch(&path, json!({ "name": "x" }))
+        .await
+        .assert_envelope();
+    assert_eq!(app.trail().len(), began + 14, "a new window");
+    for _ in 0..15 {
+        member
+            .reset(DEVELOPER)
+            .await
+            .assert_error(403, "Role ORG_ADMIN is required");
+    }
+    assert_eq!(app.trail().len(), began + 29);
 }

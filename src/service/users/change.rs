@@ -111,6 +111,12 @@ impl Effects {
         }))
     }
 
+    /// Whether links to set the user's password end: the account is not to be used, or it is to do more, and whoever
+    /// made it may have kept the link.
+    pub fn ends_invitations(&self, target: &User) -> bool {
+        !self.active || self.role > target.role
+    }
+
     pub fn enrolment_code(&self) -> Option<String> {
         let code = self.unlock.as_ref()?.code.as_ref()?;
         Some(code.0.clone())

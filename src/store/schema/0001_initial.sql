@@ -107,6 +107,14 @@ CREATE TABLE session (
   PRIMARY KEY (user_id, id)
 ) STRICT, WITHOUT ROWID;
 
+-- Sessions of another issuer that were ended here, until the last of their tokens has expired.
+CREATE TABLE ended_session (
+  user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  id         BLOB NOT NULL CHECK (length(id) = 16),
+  expires_at INTEGER NOT NULL,
+  PRIMARY KEY (user_id, id)
+) STRICT, WITHOUT ROWID;
+
 -- The trail: a Merkle tree (RFC 6962) whose leaves are the entries. Every column of an entry is covered
 -- by its leaf (domain/audit/leaf.rs says how), or checked against an entry that is. Only ever appended;
 -- erasing and pruning blank columns, keep `hashes`, and are entries themselves.
@@ -308,6 +316,7 @@ CREATE TABLE approval (
   id              BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
   organization_id BLOB NOT NULL REFERENCES organization (id),
   requester_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  requester_role  TEXT NOT NULL CHECK (requester_role IN ('member', 'help-desk', 'org-admin')), -- at most
   target_id       BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
   wanted          TEXT NOT NULL CHECK (json_valid(wanted)),  -- what is to be done to the target
   reason          TEXT,                          -- the requester's
