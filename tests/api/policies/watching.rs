@@ -284,9 +284,17 @@ async fn a_reset_that_cannot_be_rechecked_keeps_no_other_from_it() {
     }
     app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
         .await;
-    let unreadable = "UPDATE question SET question = '{}' \
+    let unreadable = "UPDATE question SET question = '?' || question \
                       WHERE audit_sequence = (SELECT min(audit_sequence) FROM question)";
     assert_eq!(app.execute(unreadable).await, 1);
     assert_eq!(recheck_waiting(&app.services).await, 2, "all but the first");
     assert_eq!(recheck_waiting(&app.services).await, 0, "none waits any more");
+    // The entries committed to what was asked and answered.
+    assert_eq!(tampering(&app).len(), 3);
+    app.execute("UPDATE decision SET record = replace(record, '\"yes\"', '\"no\"')")
+        .await;
+    assert_eq!(tampering(&app).len(), 1);
+    app.execute("UPDATE question SET question = substr(question, 2) WHERE question LIKE '?%'")
+        .await;
+    assert_eq!(tampering(&app), []);
 }
