@@ -8,6 +8,7 @@ use super::OpenError;
 const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("schema/0001_initial.sql")),
     M::up(include_str!("schema/0002_policy_changes.sql")),
+    M::up(include_str!("schema/0003_enrolment_by_session.sql")),
 ];
 
 /// Brings the schema up to date.
