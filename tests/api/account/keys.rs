@@ -251,3 +251,23 @@ async fn a_step_up_at_the_other_issuer_counts_and_none_can_be_had_here() {
         .refused(400, "Step up with the issuer of your access token");
     app.reset_of(&token, "phone@acme.example").await.ok();
 }
+
+/// No key signs without an entry: where the entry can't be written there is no rotation.
+#[tokio::test]
+async fn without_its_entry_no_key_is_rotated() {
+    let app = App::new().await;
+    let before = app.services.keys.access().kids();
+    app.sql(
+        "CREATE TRIGGER refuse BEFORE INSERT ON audit_entry WHEN NEW.event_type = 'TOKEN_KEY_ROTATE' \
+         BEGIN SELECT RAISE(ABORT, 'no entry'); END",
+    );
+    let services = app.services.clone();
+    let rotated = tokio::task::spawn_blocking(move || {
+        token_keys::rotate_keys(&services, TokenAlgorithm::EdDsa, ActorRef::operator())
+    });
+    assert!(rotated.await.expect("joined").is_err());
+    assert_eq!(app.services.keys.access().kids(), before);
+    app.sql("DROP TRIGGER refuse");
+    rotate(&app, TokenAlgorithm::EdDsa).await;
+    assert_eq!(app.services.keys.access().kids().len(), 2);
+}
