@@ -25,7 +25,7 @@ use crate::store::DATABASE_FILE;
 use crate::store::audit::Revived;
 
 /// A backup, and how to get at its keys.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source {
     /// The backup.
     pub backup: PathBuf,
@@ -242,3 +242,5 @@ fn trusted(manifest: &Manifest, keys: &KeyRing) -> Result<LogKeys, BackupError> 
     }
     Ok(LogKeys::new(vec![ours]))
 }
+
+prints_no_secret!(Source);
