@@ -144,6 +144,9 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
         let now = after.security_contact.as_deref().unwrap_or("nobody");
         lines.push(format!("securityContact: {now} instead of {was}"));
     }
+    if before.webhook_url.is_some() && before.webhook_url != after.webhook_url {
+        lines.push("webhookUrl: another address is called, or none".to_owned());
+    }
     lines
 }
 
@@ -176,10 +179,11 @@ mod tests {
             enrolment_code_required: true,
             step_up_minutes: Some(5),
             security_contact: Some("security@acme.example".into()),
+            webhook_url: Some("https://hooks.example.com/1".into()),
             ..before.clone()
         };
         assert_eq!(weakened(&before, &after), [""; 0]);
-        assert_eq!(weakened(&after, &before).len(), 4);
+        assert_eq!(weakened(&after, &before).len(), 5);
         assert_eq!(weakened(&after, &after), [""; 0]);
     }
 }
