@@ -18,6 +18,7 @@ pub mod factors;
 pub mod installation;
 pub mod integrity;
 mod migrations;
+mod open_error;
 pub mod passkeys;
 pub mod passwords;
 pub mod plugins;
@@ -38,11 +39,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rusqlite::config::DbConfig;
 /// What verbs take first; services name them from here, so that only the store knows rusqlite.
 pub use rusqlite::{Connection, Transaction};
-use rusqlite::{ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::domain::{Error, Result};
 
 pub use checkpointer::Checkpoints;
+pub use open_error::OpenError;
 use turns::{Party, Turns};
 pub use writer::{QUEUE_LENGTH, WriterStats};
 
@@ -88,56 +90,6 @@ impl Default for Options {
     }
 }
 
-/// Why the store can't be opened; each says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("the data directory {0} is in use by another latchkey process; stop it first")]
-    InUse(PathBuf),
-    /// Written by a newer version.
-    #[error(
-        "the database has schema version {found}, this latchkey knows versions up to {known}; \
-         use the newer latchkey that wrote it, or restore a backup made before the upgrade"
-    )]
-    Newer {
-        /// Version in the file.
-        found: usize,
-        /// Newest version this binary knows.
-        known: usize,
-    },
-    /// Not a SQLite database, a damaged one, or a disk that won't have it.
-    #[error("{path} can't be used as a database: {problem}; {}", remedy(.problem))]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// What SQLite says.
-        problem: rusqlite::Error,
-    },
-    /// The directory or a file in it can't be used.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
-    /// A migration failed; nothing was changed.
-    #[error("the database could not be migrated, nothing was changed: {0}")]
-    Migration(String),
-}
-
-/// What to do about a database that can't be opened.
-fn remedy(problem: &rusqlite::Error) -> &'static str {
-    match problem.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => "make room on the disk and start again",
-        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            "see that this user may write the file and its directory, and that the disk is not read-only"
-        }
-        Some(ErrorCode::SystemIoFailure) => "the disk fails: see the system's log before starting again",
-        _ => "restore it from a backup",
-    }
-}
-
 impl Store {
     /// Opens the database in `data_dir`, makes it if it is missing, and brings its schema up to date.
     ///
@@ -167,6 +119,7 @@ impl Store {
         restrict_to_owner(&path)?;
         checkpointer::prepare(&connection, checkpoints).map_err(database)?;
         migrations::run(&mut connection)?;
+        integrity::refuse_foreign_code(&connection, &path)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let readers = |count| {
             let opened = (0..count).map(|_| open_connection(&path, OpenFlags::SQLITE_OPEN_READ_ONLY));
@@ -440,6 +393,9 @@ fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection
     // Plans must not hang on bound values: without this, every statement with a bound range or LIMIT is
     // parsed anew at each use (6 % of a reset).
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // None of ours; one that somebody else put there could drop what is to be written.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "mmap_size", 256 * 1024 * 1024)?;
     connection.pragma_update(None, "trusted_schema", false)?;

@@ -214,6 +214,159 @@ fn an_erased_address_is_in_no_file_any_more_and_the_trail_is_intact() {
     assert_eq!(desk.run(&nobody).status.code(), Some(5));
 }
 
+/// The verdict and the exit code.
+fn verdict(desk: &Desk, args: &[&str]) -> (Value, Option<i32>) {
+    let all = [&["audit", "verify"], args, &["--json"]].concat();
+    let output = desk.run(&all);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    (report, output.status.code())
+}
+
+#[test]
+fn a_trail_that_nobody_signed_is_not_called_intact() {
+    let desk = Desk::new();
+    demo(&desk).stop();
+    fs::write(desk.path("key"), audit(&desk, &["key"])).unwrap();
+    let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
+    assert_eq!((&report["verdict"], code), (&"intact".into(), Some(0)));
+    let database = desk.path(&format!("{DATA}/latchkey.db"));
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    connection.execute("DELETE FROM audit_checkpoint", []).unwrap();
+    drop(connection);
+    fs::remove_dir_all(desk.path(&format!("{DATA}/checkpoints"))).unwrap();
+    let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
+    assert_eq!((&report["verdict"], code), (&"unsigned".into(), Some(1)));
+    assert_eq!(report["unsigned"], report["size"]);
+    let said = said(&desk.run(&["audit", "verify", DATA, "--key", "key"]));
+    assert!(
+        said.contains("unsigned: ") && said.contains("signed: none"),
+        "{said}"
+    );
+    assert!(!said.contains("intact"), "{said}");
+    let (report, code) = verdict(&desk, &[DATA, "--key", "key", "--allow-unsigned", "1000"]);
+    assert_eq!((&report["verdict"], code), (&"intact".into(), Some(0)));
+}
+
+#[test]
+fn a_checkpoint_of_a_history_that_was_given_up_does_not_end_well() {
+    let desk = Desk::new();
+    let run = |args: &[&str]| desk.ok(&[&["--data-dir", DATA], args].concat());
+    let database = desk.path(&format!("{DATA}/latchkey.db"));
+    run(&["org", "create", "acme"]);
+    run(&["audit", "checkpoint"]);
+    fs::copy(&database, desk.path("older")).unwrap();
+    run(&["org", "create", "globex"]);
+    fs::write(desk.path("mine"), run(&["audit", "checkpoint"])).unwrap();
+    fs::write(desk.path("old-key"), run(&["audit", "key"])).unwrap();
+    fs::copy(desk.path("older"), &database).unwrap();
+    for besides in ["-wal", "-shm"] {
+        let _ = fs::remove_file(desk.path(&format!("{DATA}/latchkey.db{besides}")));
+    }
+    run(&["audit", "accept-rollback", "--yes"]);
+    fs::write(desk.path("key"), run(&["audit", "key"])).unwrap();
+    let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
+    assert_eq!(
+        (&report["verdict"], code),
+        (&"intact".into(), Some(0)),
+        "{report}"
+    );
+    let given = [DATA, "--key", "key", "--checkpoint", "mine"];
+    let (report, code) = verdict(&desk, &given);
+    assert_eq!(
+        (&report["verdict"], code),
+        (&"superseded".into(), Some(1)),
+        "{report}"
+    );
+    let plainly = said(&desk.run(&[&["audit", "verify"], &given[..]].concat()));
+    assert!(
+        plainly.contains("superseded: your checkpoint in mine"),
+        "{plainly}"
+    );
+    // Whoever has the old key only can't tell it from a forgery.
+    let (report, code) = verdict(&desk, &[DATA, "--key", "old-key", "--checkpoint", "mine"]);
+    assert_eq!(
+        (&report["verdict"], code),
+        (&"tampered".into(), Some(1)),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_part_says_that_it_is_one_and_a_table_has_its_own_titles() {
+    let desk = Desk::new();
+    demo(&desk).stop();
+    fs::write(desk.path("key"), audit(&desk, &["key"])).unwrap();
+    let part = audit(
+        &desk,
+        &["export", "--org", "juniper", "--from", "2020-01-01T00:00:00Z"],
+    );
+    fs::write(desk.path("part"), part).unwrap();
+    let said_of_it = desk.ok(&["audit", "verify", "part", "--key", "key"]);
+    assert!(
+        said_of_it.starts_with("part: this is not the whole trail"),
+        "{said_of_it}"
+    );
+    assert!(
+        said_of_it.contains("from 2020-01-01T00:00:00Z on"),
+        "{said_of_it}"
+    );
+    let (report, _) = verdict(&desk, &["part", "--key", "key"]);
+    assert!(
+        report["scope"]["organizationId"].is_string() && report["scope"]["leftOut"].is_u64(),
+        "{report}"
+    );
+    let table = audit(&desk, &["export", "--format", "csv"]);
+    fs::write(desk.path("table.csv"), &table).unwrap();
+    let (report, code) = verdict(&desk, &["table.csv", "--key", "key"]);
+    assert_eq!(
+        (&report["verdict"], code, &report["scope"]),
+        (&"intact".into(), Some(0), &Value::Null)
+    );
+    let swapped = table
+        .replacen("actorEmail", "who", 1)
+        .replacen("resourceName", "actorEmail", 1)
+        .replacen("who", "resourceName", 1);
+    fs::write(desk.path("table.csv"), swapped).unwrap();
+    let (report, code) = verdict(&desk, &["table.csv", "--key", "key"]);
+    assert_eq!(
+        (&report["findings"][0]["kind"], code),
+        (&"edited".into(), Some(1))
+    );
+    // One endless cell.
+    let endless = format!("{table}\"{}", "a".repeat(17 * 1024 * 1024));
+    fs::write(desk.path("table.csv"), endless).unwrap();
+    let refused = desk.run(&["audit", "verify", "table.csv", "--key", "key"]);
+    assert_eq!(refused.status.code(), Some(5), "{}", said(&refused));
+}
+
+#[test]
+fn a_database_with_a_trigger_in_it_is_not_opened_and_verify_names_it() {
+    let desk = Desk::new();
+    desk.ok(&["--data-dir", DATA, "org", "create", "acme"]);
+    audit(&desk, &["checkpoint"]);
+    let database = desk.path(&format!("{DATA}/latchkey.db"));
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TRIGGER quiet BEFORE INSERT ON audit_entry WHEN NEW.actor_email = 'm@acme.example'
+             BEGIN SELECT RAISE(IGNORE); END",
+        )
+        .unwrap();
+    drop(connection);
+    let refused = desk.run(&["--data-dir", DATA, "audit", "key"]);
+    assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("the trigger quiet is none of ours"),
+        "{}",
+        said(&refused)
+    );
+    let (report, code) = verdict(&desk, &[DATA]);
+    assert_eq!(
+        (&report["findings"][0]["kind"], code),
+        (&"schema-changed".into(), Some(1))
+    );
+}
+
 /// What comes up to and with `end`.
 fn read_until(connection: &mut Connection, end: &str) -> String {
     let mut text = Vec::new();
@@ -240,10 +393,13 @@ fn tail(server: &Server, token: &str, after: Option<&str>) -> Connection {
     connection
 }
 
+/// The ids of entries: an event without data only tells where to go on.
 fn ids(events: &str) -> Vec<&str> {
-    events
-        .lines()
-        .filter_map(|line| line.strip_prefix("id: "))
+    let lines: Vec<&str> = events.lines().collect();
+    lines
+        .windows(2)
+        .filter(|two| two[1] == "event: entry")
+        .filter_map(|two| two[0].strip_prefix("id: "))
         .collect()
 }
 

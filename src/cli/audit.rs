@@ -47,7 +47,9 @@ pub enum AuditCommand {
     /// Check a file or a data directory: edited, missing, reordered or cut-off entries are named.
     ///
     /// Needs nothing but the file and the key. A data directory may be in use meanwhile. Ends with 0
-    /// when all is intact and with 1 when something was found.
+    /// when all is intact, and with 1 when something was found, when no checkpoint by a trusted key vouches
+    /// for it (`unsigned`), or when a given checkpoint is of a history that was given up (`superseded`).
+    /// The newest entries may be unsigned as long as a server leaves them so: 10,000 entries, 5 minutes.
     #[command(
         after_help = "Examples:\n  latchkey audit verify trail.ndjson --key mfa.example.org/audit-log+1a2b3c4d+AT…\n  \
                       latchkey audit verify /var/lib/latchkey --key key.txt --checkpoint march.checkpoint --json"
@@ -61,6 +63,9 @@ pub enum AuditCommand {
         /// A checkpoint that you kept: finds what was rewritten even with the signing key.
         #[arg(long = "checkpoint", value_name = "FILE")]
         checkpoints: Vec<PathBuf>,
+        /// As many of the newest entries need not be signed, however old they are.
+        #[arg(long, value_name = "N")]
+        allow_unsigned: Option<u64>,
         /// Print the report as JSON.
         #[arg(long)]
         json: bool,
@@ -149,8 +154,15 @@ impl AuditCommand {
                 target,
                 keys,
                 checkpoints,
+                allow_unsigned,
                 json,
-            } => verify::verify(&target, &keys, &checkpoints, json),
+            } => verify::verify(&verify::Order {
+                target: &target,
+                keys: &keys,
+                checkpoints: &checkpoints,
+                allow_unsigned,
+                as_json: json,
+            }),
             Self::Checkpoint => {
                 let app = global.open()?;
                 let signed = super::wait_for(trail::checkpoint(&app.services))?;

@@ -3,6 +3,7 @@
 //! An [`Event`] is what happened; an [`Entry`] is an event in its place in the trail. The trail is a
 //! Merkle tree (RFC 6962): `audit/leaf.rs` says what a leaf is, `audit/tree.rs` where nodes are kept.
 
+mod asked;
 mod canonical;
 pub mod checkpoint;
 pub mod export;
@@ -17,6 +18,7 @@ mod report;
 pub mod tree;
 mod verify;
 
+pub use asked::asked_digest;
 pub use canonical::object_text;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogKeys, LogSigner};
 pub use file::{CSV_COLUMNS, FileError, FileVerifier, csv_cells};
@@ -27,8 +29,11 @@ pub use mention::mentions;
 pub use receipt::{CheckedReceipt, ReceiptError, check_receipt, write_receipt};
 pub use record::{ActorData, Body, Content, Part, Record, SubjectData};
 pub use removals::{Removal, RemovedPart};
-pub use report::{Anchor, FINDINGS_LISTED, Finding, Report, Tampering};
-pub use verify::Verifier;
+pub use report::{
+    Anchor, FINDINGS_LISTED, Finding, Report, Scope, Tampering, UNSIGNED_ENTRIES, UNSIGNED_SPAN, Verdict,
+    Voided,
+};
+pub use verify::{Head, Verifier};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -221,7 +226,7 @@ pub struct ActorRef {
 pub struct Resource {
     /// Kind: `USER`, `ORGANIZATION`, `PLUGIN`, …
     pub r#type: String,
-    /// Its id, as the caller wrote it where it doesn't exist.
+    /// Its id, which may not exist; empty where the caller wrote none.
     pub id: String,
     /// Its name as it was then.
     pub name: Option<String>,

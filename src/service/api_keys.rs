@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::refusals::{admit_admin, admit_reader, clipped, record_refusal};
+use super::refusals::{admit_admin, admit_reader, clipped, record_refusal, written_resource};
 use super::{RequestContext, Services, deliveries, notices, session};
 use crate::domain::account::{KeyHolder, Principal, Reading, Scope, User, UserId, Verb, may_act};
 use crate::domain::audit::{Event, EventType, Resource};
@@ -203,7 +203,7 @@ pub async fn revoke_api_key(
     match attempt.await {
         Ok(()) => Ok(()),
         Err(error) => {
-            let key = Resource::other(RESOURCE, clipped(written_id), None);
+            let key = written_resource(RESOURCE, written_id);
             Err(record_refusal(services, principal, context, EventType::ApiKeyRevoke, key, error).await)
         }
     }

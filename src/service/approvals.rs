@@ -6,23 +6,23 @@
 
 mod asking;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
 
 pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset};
 
 use super::mandate::{Agreement, Mandate};
-use super::refusals::{admit_admin, admit_reader, clipped, record_refusal};
+use super::refusals::{admit_admin, admit_reader, record_refusal, written_resource};
 use super::reset::{self, Order, Refusal};
 use super::users::{self, Act, Change, Shown};
 use super::{RequestContext, Services, plugins};
-use crate::domain::account::{OrgAdmin, Principal, User, UserId, may_approve};
+use crate::domain::account::{IN_HAND_HOURS, OrgAdmin, Principal, User, UserId, may_approve};
 use crate::domain::approval::{Approval, ApprovalState, Wanted};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
-use crate::store::approvals::{find_approval, find_lapsed, page_approvals, update_state};
+use crate::store::approvals::{find_approval, find_lapsed, had_in_hand, page_approvals, update_state};
 use crate::store::{Connection, accounts, audit};
 
 /// How often an agreement is judged again when another admin was faster.
@@ -59,7 +59,7 @@ pub struct ApprovalFilter {
 }
 
 /// What came of an agreement.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Agreed {
     /// What was agreed to.
     pub wanted: Wanted,
@@ -70,6 +70,8 @@ pub struct Agreed {
     /// The link to set a password, where it could not be mailed.
     pub invitation: Option<Shown>,
 }
+
+prints_no_secret!(Agreed);
 
 /// The approvals of the admin's organisation, newest first, and how many match in all.
 ///
@@ -186,9 +188,14 @@ fn open_approval(
     written_id: &str,
 ) -> Result<Approval> {
     let id = read_id(written_id)?;
-    let (approval, since) = services.store.read(|db| {
+    let lately = context.at - SignedDuration::from_hours(IN_HAND_HOURS);
+    let (approval, since, in_hand) = services.store.read(|db| {
         let approval = find_approval(db, admin.organization.id, id)?;
-        Ok((approval, accounts::find_role_since(db, admin.user.id)?))
+        let in_hand = match &approval {
+            Some(asked) => had_in_hand(db, admin.user.id, asked.requester_id, lately)?,
+            None => false,
+        };
+        Ok((approval, accounts::find_role_since(db, admin.user.id)?, in_hand))
     })?;
     let approval = approval.ok_or_else(|| not_found(written_id))?;
     match approval.state_at(context.at) {
@@ -201,7 +208,8 @@ fn open_approval(
             )));
         }
     }
-    may_approve(&admin.user, since.ok_or(Error::NotOrgAdmin)?, approval.asked())?;
+    let since = since.ok_or(Error::NotOrgAdmin)?;
+    may_approve(&admin.user, since, approval.asked(), in_hand)?;
     if approval.approved_by.contains(&admin.user.id) {
         return Err(Error::Conflict("You agreed to this already".into()));
     }
@@ -285,9 +293,11 @@ async fn close(
         .ended(AuditResult::Denied, &error)
         .with("closed", true);
     let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
+    let mandate = Mandate::agreed(approval.clone(), principal);
     services
         .store
         .write(move |tx| {
+            mandate.session_lives(tx, at)?;
             update_state(tx, &approval, ApprovalState::Denied, &approval.approved_by, at)?;
             audit::append_entry(tx, at, entry_id, &event).map(drop)
         })
@@ -385,7 +395,7 @@ fn about(
 }
 
 fn written_approval(id: &str) -> Resource {
-    Resource::other("APPROVAL", clipped(id), None)
+    written_resource("APPROVAL", id)
 }
 
 fn read_id(written: &str) -> Result<Uuid> {

@@ -149,7 +149,7 @@ async fn enrol(
 
     let factor = services.entropy.uuid(at);
     let entry_id = services.entropy.uuid(at);
-    let session = principal.session.id;
+    let (session, kept) = (principal.session.id, principal.session.clone());
     let external = principal.session.origin == SessionOrigin::External;
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
     let event = event(principal, EventType::UserMfaEnabled, context)
@@ -182,7 +182,7 @@ async fn enrol(
             if !updated && !external {
                 return Err(Error::Token(TokenFault::Revoked));
             }
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)
@@ -222,12 +222,12 @@ pub async fn disable_mfa(
         "user.mfa.disabled",
     );
     let request = context.clone();
-    let (id, session, at) = (user.id, principal.session.clone(), context.at);
+    let (id, kept, at) = (user.id, principal.session.clone(), context.at);
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     services
         .store
         .write(move |tx| {
-            still_lives(tx, &session, at)?;
+            still_lives(tx, &kept, at)?;
             let user = current_user(tx, id)?;
             let organization = accounts::find_organization(tx, user.organization_id)?;
             if organization.is_some_and(|organization| organization.settings.mfa_required) {
@@ -247,7 +247,7 @@ pub async fn disable_mfa(
             };
             let removed = factors::clear_factors(tx, id, at)?;
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, id, session.id)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let kinds: Vec<_> = removed.iter().map(|facts| kind_name(facts.kind)).collect();
             let event = event.clone().with("factors", kinds).with("sessionsEnded", ended);

@@ -256,6 +256,27 @@ pub fn of_cloned_passkey(
     to_admins(services, organization, admins, user, &subject, &body)
 }
 
+/// Entries of the trail are what somebody wants gone who has done wrong: every admin is told while it can be undone.
+#[must_use]
+pub fn of_shorter_retention(
+    services: &Services,
+    organization: &Organization,
+    actor: &User,
+    admins: &[User],
+    days: u16,
+) -> Vec<OwedDelivery> {
+    let subject = format!("{} is to keep its audit trail for {days} days", organization.name);
+    let body = format!(
+        "{} set that entries of the audit trail of {} are kept for {days} days only. It takes effect in {} days; \
+         what is older is pruned then, and can't be had back.\n\nIf that is not right, set auditRetentionDays back \
+         before.\n",
+        called(actor),
+        organization.name,
+        super::trail::RETENTION_GRACE_DAYS,
+    );
+    to_admins(services, organization, admins, actor, &subject, &body)
+}
+
 /// A mail to each admin but the user whom it is about, and to the organisation's security contact.
 #[must_use]
 pub fn to_admins(

@@ -124,7 +124,7 @@ async fn register(
 ) -> Result<Registered> {
     let name = read_name(&new.name)?;
     let (id, at) = (principal.user.id, context.at);
-    let session = principal.session.id;
+    let (session, kept) = (principal.session.id, principal.session.clone());
     let hash = ceremony_hash(session, Purpose::PasskeyRegistration);
     let find = move |db: &Connection| {
         let kept = challenges::find_challenge(db, id, &hash, Purpose::PasskeyRegistration, at)?;
@@ -187,7 +187,7 @@ async fn register(
             if !updated && !external {
                 return Err(Error::Token(TokenFault::Revoked));
             }
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let registered = registered.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &registered)?;
@@ -206,8 +206,11 @@ async fn register(
 /// The caller's passkeys, oldest first.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::RateLimited`]; [`Error::Internal`] when the store fails.
 pub fn list_passkeys(services: &Services, principal: &Principal) -> Result<Vec<Passkey>> {
+    services
+        .limiter
+        .check(Bucket::AccountByCaller, principal.user.id.0.as_bytes())?;
     let rows = services
         .store
         .read(|db| passkeys::find_passkeys(db, principal.user.id))?;

@@ -25,8 +25,8 @@ pub use personal::{
 };
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, find_range, for_each_record};
-pub use removal::{erase_parts, prune_entries};
-pub use rollback::{Revived, clear_every_session, find_revived};
+pub use removal::{erase_parts, find_retention_changes, prune_entries};
+pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived};
 pub use verify::{VerifyError, verify, verify_against, verify_database};
 pub use watched::{entry_exists, find_first_by};
 
@@ -120,7 +120,7 @@ pub fn append(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> Result
         newest.as_ref().map(|(_, h)| h.as_slice()),
     )?;
     // By position: a look-up of 21 names costs as much as the hashing.
-    tx.prepare_cached(
+    let written = tx.prepare_cached(
         "INSERT INTO audit_entry (sequence, hashes, organization_id, organization_index,
            organization_previous, at, id, event_type, result, actor_type, actor_id, resource_type,
            resource_id, request_id, actor_seal, actor_email, ip_address, subject_seal, resource_name,
@@ -150,11 +150,23 @@ pub fn append(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> Result
         event.error_message,
         details,
     ])?;
+    exactly_one(written)?;
     Ok(Appended {
         sequence,
         id,
         leaf_hash,
     })
+}
+
+/// What a trigger can prevent without an error must not go on as if it had happened.
+fn exactly_one(written: usize) -> Result<()> {
+    if written == 1 {
+        Ok(())
+    } else {
+        Err(Error::Internal(format!(
+            "an audit entry was to be one row and became {written}"
+        )))
+    }
 }
 
 /// The newest entry's sequence and the hashes it keeps.
@@ -183,8 +195,10 @@ fn advance_head(tx: &Connection, organization_id: Option<OrganizationId>, sequen
         }
     };
     let index = entries.unwrap_or(0);
-    tx.prepare_cached(statement)?
-        .execute(params![key, to_column(sequence), previous, index + 1])?;
+    let written =
+        tx.prepare_cached(statement)?
+            .execute(params![key, to_column(sequence), previous, index + 1])?;
+    exactly_one(written)?;
     Ok(Chain {
         index: from_column(index),
         previous: previous.map(from_column),

@@ -5,11 +5,7 @@ use rusqlite_migration::{M, MigrationDefinitionError, Migrations};
 
 use super::OpenError;
 
-const MIGRATIONS: &[M<'static>] = &[
-    M::up(include_str!("schema/0001_initial.sql")),
-    M::up(include_str!("schema/0002_policy_changes.sql")),
-    M::up(include_str!("schema/0003_enrolment_by_session.sql")),
-];
+const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("schema/0001_initial.sql"))];
 
 /// Brings the schema up to date.
 ///
@@ -31,6 +27,22 @@ pub fn run(connection: &mut Connection) -> Result<(), OpenError> {
         }
         Err(error) => Err(OpenError::Migration(error.to_string())),
     }
+}
+
+/// An empty database as the migrations up to `version` make it; `None` for a version that is not known.
+///
+/// # Errors
+/// [`OpenError::Migration`] when there is no memory for it.
+pub fn made_by(version: usize) -> Result<Option<Connection>, OpenError> {
+    if version > MIGRATIONS.len() {
+        return Ok(None);
+    }
+    let failed = |error: String| OpenError::Migration(error);
+    let mut connection = Connection::open_in_memory().map_err(|e| failed(e.to_string()))?;
+    Migrations::from_slice(MIGRATIONS)
+        .to_version(&mut connection, version)
+        .map_err(|e| failed(e.to_string()))?;
+    Ok(Some(connection))
 }
 
 #[cfg(test)]

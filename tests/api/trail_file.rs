@@ -24,7 +24,9 @@ async fn app() -> TestApp {
             ))
             .from_request("request", Some("192.0.2.1"))
             .with("n", n)
-            .with("share", 0.1 + 0.2);
+            .with("share", 0.1 + 0.2)
+            // Kept as digits, and a double nevertheless.
+            .with("limit", 1e17);
         let at = app.services.clock.now();
         let id = app.services.entropy.uuid(at);
         app.services
@@ -193,6 +195,78 @@ async fn a_formula_in_a_cell_is_harmless_and_a_changed_cell_is_found() {
     let report = check_csv(&changed, &keys);
     assert_eq!(report.findings.len(), 1, "{report:?}");
     assert_eq!(report.findings[0].kind, Tampering::Edited);
+}
+
+/// An honest part whose header was made to claim the whole.
+#[tokio::test]
+async fn a_part_can_not_be_passed_off_as_the_whole() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let selection = Selection {
+        organization_id: Some(app.globex),
+        ..Selection::default()
+    };
+    let file = export(&app, selection, Format::Ndjson).await;
+    let report = check(&file, &keys);
+    let scope = report.scope.as_ref().unwrap();
+    assert_eq!(scope.organization_id, Some(app.globex.0));
+    assert!(
+        scope.left_out > 0 && scope.left_out + report.entries == report.size,
+        "{report:?}"
+    );
+    let mut lines: Vec<String> = file.lines().map(str::to_owned).collect();
+    let mut header: Value = serde_json::from_str(&lines[0]).unwrap();
+    header.as_object_mut().unwrap().remove("organizationId").unwrap();
+    lines[0] = header.to_string();
+    let report = check(&lines.join("\n"), &keys);
+    assert_eq!(report.scope, None);
+    let left_out = report
+        .findings
+        .iter()
+        .filter(|found| found.text.contains("claims to be whole"));
+    assert!(left_out.count() >= 8, "{report:?}");
+}
+
+/// What a file may say again and again takes no more memory each time, nor more time.
+#[tokio::test]
+async fn what_a_hostile_file_repeats_is_told_once_or_up_to_a_bound() {
+    let app = app().await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let file = export(&app, Selection::default(), Format::Ndjson).await;
+    let lines: Vec<&str> = file.lines().collect();
+    let is_checkpoint = |line: &&&str| line.starts_with("{\"kind\":\"checkpoint\"");
+    let at = lines.iter().position(|line| is_checkpoint(&line)).unwrap();
+    // In its place, then where it comes too late.
+    for place in [at, lines.len() - 1] {
+        let mut repeated = lines.clone();
+        repeated.splice(place..place, std::iter::repeat_n(lines[at], 1500));
+        let report = check(&repeated.join("\n"), &keys);
+        assert!(
+            report.notes.len() <= 1000 && !report.is_intact(),
+            "{}",
+            report.notes.len()
+        );
+        assert_eq!(report.checkpoints, check(&file, &keys).checkpoints);
+    }
+    // Every second entry is late; each is out of its place, and none is missing.
+    let (mut early, mut late) = (Vec::new(), Vec::new());
+    for line in &lines[1..lines.len() - 1] {
+        let line: Value = serde_json::from_str(line).unwrap();
+        if line["kind"] == "entry" {
+            let odd = line["leaf"]["sequence"].as_u64().unwrap() % 2 == 1;
+            if odd { &mut early } else { &mut late }.push(line.to_string());
+        }
+    }
+    let count = late.len();
+    let all = [vec![lines[0].to_owned()], early, late].concat();
+    let report = check(&all.join("\n"), &keys);
+    let of = |kind| report.findings.iter().filter(|found| found.kind == kind).count();
+    assert_eq!(
+        (of(Tampering::Missing), of(Tampering::Duplicated)),
+        (0, 0),
+        "{report:?}"
+    );
+    assert!(of(Tampering::Reordered) >= count - 1, "{report:?}");
 }
 
 #[tokio::test]

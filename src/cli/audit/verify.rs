@@ -1,6 +1,6 @@
 //! `latchkey audit verify`: needs the trail or an export of it, and the key.
 
-use std::io::{BufRead as _, Read as _};
+use std::io::{self, BufRead as _, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -9,10 +9,29 @@ use serde_json::json;
 use super::super::exit::Refusal;
 use super::super::{Progress, output};
 use super::{MAX_LINE, open, read_keys};
-use crate::domain::audit::{Anchor, CSV_COLUMNS, FileVerifier, LogKeys, Report, Tampering};
+use crate::domain::audit::{
+    Anchor, CSV_COLUMNS, FileVerifier, LogKeys, Report, Scope, Tampering, UNSIGNED_ENTRIES, UNSIGNED_SPAN,
+    Verdict,
+};
 use crate::service::trail;
 
-pub(super) fn verify(target: &Path, keys: &[String], checkpoints: &[PathBuf], as_json: bool) -> Result<()> {
+/// What to check, and what against.
+pub(super) struct Order<'a> {
+    pub target: &'a Path,
+    pub keys: &'a [String],
+    pub checkpoints: &'a [PathBuf],
+    /// So many of the newest entries need not be signed.
+    pub allow_unsigned: Option<u64>,
+    pub as_json: bool,
+}
+
+pub(super) fn verify(order: &Order<'_>) -> Result<()> {
+    let Order {
+        target,
+        keys,
+        checkpoints,
+        ..
+    } = *order;
     let keys = read_keys(keys)?;
     let mut anchors = Vec::new();
     for path in checkpoints {
@@ -43,7 +62,20 @@ pub(super) fn verify(target: &Path, keys: &[String], checkpoints: &[PathBuf], as
     } else {
         verify_file(target, keys, anchors)?
     };
-    tell(&report, as_json)
+    let given: Vec<_> = checkpoints
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let verdict = report.verdict(&given, order.allow_unsigned);
+    if order.as_json {
+        let mut value = serde_json::to_value(&report)?;
+        value["verdict"] = json!(verdict);
+        value["unsigned"] = json!(report.unsigned());
+        output::json(&value)?;
+    } else {
+        tell(&report, verdict, &given)?;
+    }
+    conclude(&report, verdict)
 }
 
 fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Report> {
@@ -57,9 +89,17 @@ fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Repor
     let is_csv = file.fill_buf()?.starts_with(CSV_COLUMNS[0].as_bytes());
     let refused = |error: crate::domain::audit::FileError| Refusal(format!("{}: {error}", path.display()));
     if is_csv {
-        let mut rows = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-        for row in rows.records() {
-            let row = row.map_err(|e| Refusal(format!("{}: {e}", path.display())))?;
+        let unreadable = |e: csv::Error| Refusal(format!("{}: {e}", path.display()));
+        let mut rows = csv::ReaderBuilder::new()
+            .flexible(true)
+            .from_reader(Bounded { file, left: MAX_LINE });
+        verifier.titles(rows.headers().map_err(unreadable)?);
+        let mut row = csv::StringRecord::new();
+        loop {
+            rows.get_mut().left = MAX_LINE;
+            if !rows.read_record(&mut row).map_err(unreadable)? {
+                break;
+            }
             let cells: Vec<_> = row.iter().collect();
             verifier
                 .line(cells.last().copied().unwrap_or_default(), Some(&cells))
@@ -81,40 +121,101 @@ fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Repor
     Ok(verifier.finish().map_err(refused)?)
 }
 
-fn tell(report: &Report, as_json: bool) -> Result<()> {
-    if as_json {
-        let verdict = if report.is_intact() { "intact" } else { "tampered" };
-        let mut value = serde_json::to_value(report)?;
-        value["verdict"] = json!(verdict);
-        output::json(&value)?;
-    } else {
-        for note in &report.notes {
-            output::line(format_args!("note: {note}"))?;
-        }
-        for finding in &report.findings {
-            output::line(format_args!("{}: {}", name(finding.kind), finding.text))?;
-        }
-        if report.is_intact() {
-            let removed = match (report.pruned, report.erased) {
-                (0, 0) => String::new(),
-                (pruned, erased) => format!(", {pruned} pruned, {erased} with erased data"),
-            };
-            output::line(format_args!("intact: {} entries{removed}", report.entries))?;
-            output::line(match report.size - report.vouched_size.min(report.size) {
-                0 => format!("signed: all of them, by {} checkpoints", report.checkpoints),
-                rest => format!(
-                    "signed: the first {}, by {} checkpoints; the newest {rest} are not signed yet",
-                    report.vouched_size, report.checkpoints
-                ),
-            })?;
-        }
+fn tell(report: &Report, verdict: Verdict, given: &[String]) -> Result<()> {
+    if let Some(scope) = &report.scope {
+        output::line(part(scope))?;
     }
-    if !report.is_intact() {
-        let count = report.findings.len() as u64 + report.further_findings;
-        let what = if count == 1 { "thing is" } else { "things are" };
-        bail!("the trail was tampered with: {count} {what} wrong");
+    for note in &report.notes {
+        output::line(format_args!("note: {note}"))?;
     }
-    Ok(())
+    for finding in &report.findings {
+        output::line(format_args!("{}: {}", name(finding.kind), finding.text))?;
+    }
+    for voided in report.voided.iter().filter(|one| given.contains(&one.source)) {
+        output::line(format_args!(
+            "superseded: your checkpoint in {} over {} entries is of a history that was given up: entry {} records \
+             that an older database was put in place, and what came after its first {} entries is not here",
+            voided.source, voided.size, voided.given_up_by, voided.given_up_by
+        ))?;
+    }
+    if verdict == Verdict::Tampered {
+        return Ok(());
+    }
+    let removed = match (report.pruned, report.erased) {
+        (0, 0) => String::new(),
+        (pruned, erased) => format!(", {pruned} pruned, {erased} with erased data"),
+    };
+    let verdict = serde_json::to_value(verdict)?;
+    let verdict = verdict.as_str().unwrap_or_default();
+    output::line(format_args!("{verdict}: {} entries{removed}", report.entries))?;
+    output::line(match (report.unsigned(), report.vouched_size) {
+        (0, _) => format!("signed: all of them, by {} checkpoints", report.checkpoints),
+        (_, 0) => "signed: none of them".to_owned(),
+        (rest, signed) => format!(
+            "signed: the first {signed}, by {} checkpoints; the newest {rest} are not signed yet",
+            report.checkpoints
+        ),
+    })
+}
+
+/// What an export does not hold, in one line.
+fn part(scope: &Scope) -> String {
+    let which = [
+        scope.organization_id.map(|id| format!(" of organisation {id}")),
+        scope.from.map(|from| format!(" from {from} on")),
+        scope.to.map(|to| format!(" up to {to}")),
+    ];
+    let which: String = which.into_iter().flatten().collect();
+    format!(
+        "part: this is not the whole trail, but only the entries{which}; {} others were left out, in {} places",
+        scope.left_out, scope.gaps
+    )
+}
+
+fn conclude(report: &Report, verdict: Verdict) -> Result<()> {
+    match verdict {
+        Verdict::Intact => Ok(()),
+        Verdict::Tampered => {
+            let count = report.findings.len() as u64 + report.further_findings;
+            let what = if count == 1 { "thing is" } else { "things are" };
+            bail!("the trail was tampered with: {count} {what} wrong")
+        }
+        Verdict::Superseded => {
+            bail!(
+                "a checkpoint that you gave is of a history that was given up, and can't vouch for this one"
+            )
+        }
+        Verdict::Unsigned if report.vouched_size == 0 => bail!(
+            "nothing wrong was found, but no checkpoint by a trusted key vouches for the trail: whoever can write it \
+             could have made all of it. Run latchkey audit checkpoint where it was never signed"
+        ),
+        Verdict::Unsigned => bail!(
+            "nothing wrong was found, but the newest {} entries are not signed, and a server leaves at most \
+             {UNSIGNED_ENTRIES} of {} minutes so: whoever can write the trail could have made them. Run latchkey \
+             audit checkpoint, or give --allow-unsigned if the configuration asks for fewer checkpoints",
+            report.unsigned(),
+            UNSIGNED_SPAN.as_mins()
+        ),
+    }
+}
+
+/// A file of one endless row must not fill the memory: so much may be read before it ends.
+struct Bounded<R> {
+    file: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a row is longer than any that an export has",
+            )
+        })?;
+        Ok(count)
+    }
 }
 
 fn name(kind: Tampering) -> String {

@@ -152,12 +152,16 @@ pub struct Asked {
     pub at: Timestamp,
 }
 
+/// For how long whoever made an account, gave its role or took its credentials away does not count as another
+/// person than its holder, in hours.
+pub const IN_HAND_HOURS: i64 = 7 * 24;
+
 /// Whether `approver`, an admin since then, counts as a further admin: neither who asked nor on whom, nor
-/// one made for the occasion (ASVS 2.3.5).
+/// one made for the occasion (ASVS 2.3.5), nor one whose account who asked had `in_hand` lately.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::MayNotAct`].
-pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked) -> Result<()> {
+pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked, in_hand: bool) -> Result<()> {
     if approver.role < Role::OrgAdmin {
         return Err(Error::NotOrgAdmin);
     }
@@ -167,6 +171,9 @@ pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked) -> Res
         "This is about your own account; another administrator has to agree"
     } else if admin_since > asked.at {
         "You became an administrator after this was asked for; another one has to agree"
+    } else if in_hand {
+        "Whoever asked for this made your account, gave you your role or reset your credentials within the last \
+         7 days; another administrator has to agree"
     } else {
         return Ok(());
     };

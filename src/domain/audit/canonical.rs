@@ -11,8 +11,24 @@ const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 #[must_use]
 pub fn object_text(object: &Map<String, Value>) -> String {
     let mut text = String::with_capacity(64);
-    write_object(&mut text, object);
+    write_object(&mut text, object, Origin::Ours);
     text
+}
+
+/// The canonical text of an object that was read from a canonical text: the same one. There an integer beyond
+/// 2⁵³−1 is a double, since none of ours is written as a number.
+#[must_use]
+pub fn object_text_again(object: &Map<String, Value>) -> String {
+    let mut text = String::with_capacity(64);
+    write_object(&mut text, object, Origin::Canonical);
+    text
+}
+
+/// Where a value is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Ours,
+    Canonical,
 }
 
 /// Appends a JSON string: RFC 8785 §3.2.2.2 escapes exactly what `serde_json` escapes.
@@ -43,12 +59,12 @@ pub(super) fn write_string(text: &mut String, value: &str) {
     text.push('"');
 }
 
-fn write_value(text: &mut String, value: &Value) {
+fn write_value(text: &mut String, value: &Value, origin: Origin) {
     match value {
         Value::Null => text.push_str("null"),
         Value::Bool(true) => text.push_str("true"),
         Value::Bool(false) => text.push_str("false"),
-        Value::Number(number) => write_number(text, number),
+        Value::Number(number) => write_number(text, number, origin),
         Value::String(string) => write_string(text, string),
         Value::Array(values) => {
             text.push('[');
@@ -56,15 +72,15 @@ fn write_value(text: &mut String, value: &Value) {
                 if position > 0 {
                     text.push(',');
                 }
-                write_value(text, value);
+                write_value(text, value, origin);
             }
             text.push(']');
         }
-        Value::Object(object) => write_object(text, object),
+        Value::Object(object) => write_object(text, object, origin),
     }
 }
 
-fn write_object(text: &mut String, object: &Map<String, Value>) {
+fn write_object(text: &mut String, object: &Map<String, Value>, origin: Origin) {
     let mut members: Vec<_> = object.iter().collect();
     // RFC 8785 §3.2.3 sorts by UTF-16 units, which differs from UTF-8 order beyond the BMP.
     members.sort_by(|(a, _), (b, _)| {
@@ -81,23 +97,21 @@ fn write_object(text: &mut String, object: &Map<String, Value>) {
         }
         write_string(text, name);
         text.push(':');
-        write_value(text, value);
+        write_value(text, value, origin);
     }
     text.push('}');
 }
 
-fn write_number(text: &mut String, number: &Number) {
-    if number.is_f64() {
+fn write_number(text: &mut String, number: &Number, origin: Origin) {
+    let safe = number
+        .as_i64()
+        .is_some_and(|n| n.unsigned_abs() <= MAX_SAFE_INTEGER);
+    if number.is_f64() || (!safe && origin == Origin::Canonical) {
         write_double(text, number.as_f64().unwrap_or_default());
+    } else if safe {
+        write!(text, "{number}").expect("a String takes any text");
     } else {
-        let safe = number
-            .as_i64()
-            .is_some_and(|n| n.unsigned_abs() <= MAX_SAFE_INTEGER);
-        if safe {
-            write!(text, "{number}").expect("a String takes any text");
-        } else {
-            write!(text, "\"{number}\"").expect("a String takes any text");
-        }
+        write!(text, "\"{number}\"").expect("a String takes any text");
     }
 }
 
@@ -202,5 +216,28 @@ mod tests {
             text_of(&json!({"a": u64::MAX, "b": -9_007_199_254_740_991_i64})),
             r#"{"a":"18446744073709551615","b":-9007199254740991}"#
         );
+    }
+    /// An integral double is written as an integer, and read back as one.
+    #[test]
+    fn a_canonical_text_that_is_read_has_the_same_canonical_text() {
+        for number in [
+            1e17,
+            -1e17,
+            9_007_199_254_740_992.0,
+            1.8e19,
+            -9.3e18,
+            1e20,
+            1e21,
+            0.5,
+            7.0,
+        ] {
+            let text = text_of(&json!({ "limit": number, "big": u64::MAX, "more": [{ "n": number }] }));
+            let read: Value = serde_json::from_str(&text).expect("canonical JSON is JSON");
+            assert_eq!(
+                object_text_again(read.as_object().expect("an object")),
+                text,
+                "{number}"
+            );
+        }
     }
 }

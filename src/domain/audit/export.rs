@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::canonical::object_text;
+use super::canonical::object_text_again;
 use super::leaf::{Chain, Hash32, LEAF_FORMAT, Salt, write_time};
 use super::record::{ActorData, Body, Content, Part, Record, SubjectData};
 
@@ -319,7 +319,7 @@ impl EntryLine {
             ip_address: actor.ip_address,
         });
         let subject = self.subject.map(|subject| SubjectData {
-            details: subject.details.as_ref().map(object_text),
+            details: subject.details.as_ref().map(object_text_again),
             error_message: subject.error_message,
             resource_name: subject.resource_name,
         });

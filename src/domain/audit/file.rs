@@ -6,7 +6,7 @@ use super::checkpoint::{Checkpoint, LogKey, LogKeys};
 use super::export::{EXPORT_FORMAT, EndLine, Header, Line};
 use super::leaf::write_time;
 use super::record::{Content, Record};
-use super::report::{Anchor, Report, Tampering};
+use super::report::{Anchor, Report, Scope, Tampering};
 use super::verify::Verifier;
 
 /// The columns of an export as CSV. The last one is the line as it would stand in the other format, and
@@ -42,6 +42,7 @@ pub struct FileVerifier {
     lines: u64,
     digest: Sha256,
     ended: bool,
+    titles_changed: bool,
 }
 
 /// Why a file can't be checked at all.
@@ -74,6 +75,7 @@ impl FileVerifier {
             lines: 0,
             digest: Sha256::new(),
             ended: false,
+            titles_changed: false,
         }
     }
 
@@ -87,6 +89,11 @@ impl FileVerifier {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.state.as_ref().map_or(0, Verifier::next_sequence)
+    }
+
+    /// The titles of a table's columns, before its first line: they say who is who to whoever reads it.
+    pub fn titles<'a>(&mut self, titles: impl IntoIterator<Item = &'a str>) {
+        self.titles_changed = !titles.into_iter().eq(CSV_COLUMNS);
     }
 
     /// The next line, without its line end; with `cells`, as the last cell of that row of a CSV file.
@@ -160,6 +167,18 @@ impl FileVerifier {
         }
         let complete = header.from.is_none() && header.to.is_none();
         let mut verifier = Verifier::new(std::mem::take(&mut self.anchors), complete);
+        if header.organization_id.is_some() || !complete {
+            verifier.scope(Scope {
+                organization_id: header.organization_id,
+                from: header.from,
+                to: header.to,
+                ..Scope::default()
+            });
+        }
+        if self.titles_changed {
+            let text = "the titles of the columns are not those of an export".to_owned();
+            verifier.finding(Tampering::Edited, 0, 0, text);
+        }
         if self.trust_header {
             verifier.note(
                 "no key was given: the keys that the file names were believed, which finds damage but not a forger"

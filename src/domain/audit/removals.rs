@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::leaf::Hash32;
 
@@ -60,22 +62,53 @@ impl Removal {
     }
 }
 
+/// What one entry should record, as far as it was seen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pending {
+    /// The removed parts.
+    pub removal: Removal,
+    /// Whose they were; the inner `None` is the node.
+    pub organizations: Option<Option<Uuid>>,
+    /// They were more than one's.
+    pub mixed: bool,
+    /// The latest time of a whole entry of the organisation before one of the pruned: about as late is that one.
+    pub latest: Option<Timestamp>,
+}
+
 /// Removals by the entry that should record them.
 #[derive(Debug, Default)]
-pub(super) struct Removals(HashMap<u64, Removal>);
+pub(super) struct Removals(HashMap<u64, Pending>);
 
 impl Removals {
-    pub fn add(&mut self, by: u64, sequence: u64, part: RemovedPart) {
-        self.0.entry(by).or_default().add(sequence, part);
+    /// What entry `by` should record.
+    pub fn of(&mut self, by: u64) -> &mut Pending {
+        self.0.entry(by).or_default()
     }
 
-    pub fn take(&mut self, by: u64) -> Removal {
+    /// Whether another entry's removals fit into `most`.
+    pub fn has_room(&self, by: u64, most: usize) -> bool {
+        self.0.len() < most || self.0.contains_key(&by)
+    }
+
+    pub fn take(&mut self, by: u64) -> Pending {
         self.0.remove(&by).unwrap_or_default()
     }
 
     pub fn drain(&mut self) -> Vec<(u64, Removal)> {
-        let mut removals: Vec<_> = self.0.drain().collect();
+        let mut removals: Vec<_> = self
+            .0
+            .drain()
+            .map(|(by, pending)| (by, pending.removal))
+            .collect();
         removals.sort_by_key(|(by, _)| *by);
         removals
+    }
+}
+
+impl Pending {
+    /// One more part, of an entry of this organisation.
+    pub fn add(&mut self, sequence: u64, part: RemovedPart, organization: Option<Uuid>) {
+        self.mixed |= *self.organizations.get_or_insert(organization) != organization;
+        self.removal.add(sequence, part);
     }
 }

@@ -1,11 +1,20 @@
 //! What a check of the trail came to.
 
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::checkpoint::Checkpoint;
 
 /// Findings are listed up to this many; more are counted.
 pub const FINDINGS_LISTED: usize = 1000;
+/// As many of the newest entries may be unsigned: what the schedule leaves while a server runs (a checkpoint at
+/// each 1,000 entries, by default), with room for what is written while one is signed.
+pub const UNSIGNED_ENTRIES: u64 = 10_000;
+/// For so long may the trail have gone on unsigned, from the first such entry to the newest: the schedule is a
+/// minute by default.
+pub const UNSIGNED_SPAN: SignedDuration = SignedDuration::from_mins(5);
+
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -30,6 +39,8 @@ pub enum Tampering {
     RemovalNotRecorded,
     /// A table that is derived from the trail does not agree with it.
     DerivedDataChanged,
+    /// The database has a trigger, a view, a table or an index that is not ours, or lacks one that is.
+    SchemaChanged,
     /// A place can't be read at all.
     Unreadable,
 }
@@ -47,10 +58,56 @@ pub struct Finding {
     pub text: String,
 }
 
+/// What a check came to, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Nothing is wrong, and what the schedule may leave is all that is unsigned.
+    Intact,
+    /// Something is wrong.
+    Tampered,
+    /// Nothing is known to be wrong, but nobody trusted vouches for it.
+    Unsigned,
+    /// Nothing is wrong, but a checkpoint that was given is of a history that was given up on purpose.
+    Superseded,
+}
+
+/// What an export holds of the trail, where it does not hold all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scope {
+    /// Only this organisation's entries.
+    pub organization_id: Option<Uuid>,
+    /// Only entries from this time on.
+    pub from: Option<Timestamp>,
+    /// Only entries up to this time.
+    pub to: Option<Timestamp>,
+    /// How often something was left out.
+    pub gaps: u64,
+    /// How many entries were, others' among them.
+    pub left_out: u64,
+}
+
+/// A checkpoint that does not fit, and need not: its log was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Voided {
+    /// Where it was found.
+    pub source: String,
+    /// Its log.
+    pub origin: String,
+    /// How many entries it is over.
+    pub size: u64,
+    /// The entry that records it.
+    pub given_up_by: u64,
+}
+
 /// What a check came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
+    /// What was checked is a part; `None`: it is the whole trail.
+    pub scope: Option<Scope>,
     /// Entries that were there.
     pub entries: u64,
     /// Of these, pruned to their hashes.
@@ -65,6 +122,12 @@ pub struct Report {
     pub vouched_size: u64,
     /// Signed checkpoints that fit.
     pub checkpoints: u64,
+    /// The time of the first entry that no checkpoint vouches for.
+    pub unsigned_since: Option<Timestamp>,
+    /// The latest time of an entry.
+    pub newest_at: Option<Timestamp>,
+    /// Checkpoints of logs that were given up.
+    pub voided: Vec<Voided>,
     /// What is wrong, by place.
     pub findings: Vec<Finding>,
     /// Findings beyond those listed.
@@ -78,6 +141,48 @@ impl Report {
     #[must_use]
     pub fn is_intact(&self) -> bool {
         self.findings.is_empty() && self.further_findings == 0
+    }
+
+    /// How many of the newest entries no checkpoint vouches for.
+    #[must_use]
+    pub fn unsigned(&self) -> u64 {
+        self.size.saturating_sub(self.vouched_size)
+    }
+
+    /// The verdict, given where the checkpoints were found that must count. So many entries may be unsigned as
+    /// `allowed` says; without, as many as a server leaves that signs as it does by default.
+    #[must_use]
+    pub fn verdict(&self, given: &[String], allowed: Option<u64>) -> Verdict {
+        let span = self.unsigned_since.zip(self.newest_at);
+        let recent = span.is_none_or(|(since, newest)| newest.duration_since(since) <= UNSIGNED_SPAN);
+        let may_be_unsigned = match allowed {
+            Some(allowed) => self.unsigned() <= allowed,
+            None => {
+                self.unsigned() == 0
+                    || (self.vouched_size > 0 && self.unsigned() <= UNSIGNED_ENTRIES && recent)
+            }
+        };
+        if !self.is_intact() {
+            Verdict::Tampered
+        } else if self.voided.iter().any(|voided| given.contains(&voided.source)) {
+            Verdict::Superseded
+        } else if may_be_unsigned {
+            Verdict::Intact
+        } else {
+            Verdict::Unsigned
+        }
+    }
+
+    /// A whole entry bears this time.
+    pub(super) fn seen(&mut self, at: Timestamp) {
+        self.unsigned_since.get_or_insert(at);
+        self.newest_at = self.newest_at.max(Some(at));
+    }
+
+    /// A checkpoint vouches for the first `size` entries.
+    pub(super) fn vouched(&mut self, size: u64) {
+        self.vouched_size = size;
+        self.unsigned_since = None;
     }
 }
 
@@ -138,7 +243,7 @@ impl Findings {
                 .listed
                 .iter()
                 .flatten()
-                .any(|f| f.last >= first && f.first < end && f.kind != Tampering::ForgedCheckpoint)
+                .any(|f| f.last >= first && f.first < end && concerns_entries(f.kind))
     }
 
     pub fn into_report(self, report: &mut Report) {
@@ -146,4 +251,12 @@ impl Findings {
         report.findings.sort_by_key(|finding| finding.first);
         report.further_findings = self.further;
     }
+}
+
+/// Whether a finding says something of the entries that it names.
+fn concerns_entries(kind: Tampering) -> bool {
+    !matches!(
+        kind,
+        Tampering::ForgedCheckpoint | Tampering::DerivedDataChanged | Tampering::SchemaChanged
+    )
 }

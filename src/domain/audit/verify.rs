@@ -1,21 +1,29 @@
 //! Checks a trail from its first entry to its last in one pass and in constant memory, and says of each
 //! thing that is wrong which entries it concerns and what was done to them.
 
+mod anchors;
+mod places;
 mod removed;
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::frontier::{Doubt, Fit, Frontier, Peak};
+use super::frontier::{Frontier, Peak};
 use super::leaf::{Chain, Hash32};
-use super::record::Record;
+use super::record::{Content, Record};
 use super::removals::Removals;
-use super::report::{Anchor, Findings, Report, Tampering};
+use super::report::{Anchor, FINDINGS_LISTED, Findings, Report, Scope, Tampering};
 use super::tree::subtrees;
+use anchors::Abandonment;
+use places::weigh;
 
 /// Edited entries that are tried at each other's places.
 const SUSPECTS_TRIED: usize = 64;
+/// Organisations whose chains are followed, and holes and removals that are remembered: what a hostile file may
+/// take of the memory. An installation has fewer.
+const REMEMBERED: usize = 1 << 20;
 
 /// A check under way.
 #[derive(Debug)]
@@ -27,16 +35,53 @@ pub struct Verifier {
     anchor_failed: bool,
     /// From the first entry on to the last; else the file begins and ends somewhere.
     complete: bool,
-    /// The newest index and sequence of each chain.
-    heads: HashMap<Option<Uuid>, (u64, u64)>,
+    heads: HashMap<Option<Uuid>, Head>,
     /// First and last of each hole, and the finding that it is.
     holes: BTreeMap<(u64, u64), usize>,
     removals: Removals,
     suspects: Vec<(usize, Record)>,
-    /// Logs that were given up, and how many entries of theirs still count.
-    abandoned: HashMap<String, u64>,
+    /// Entries that say that a log was given up.
+    abandoned: Vec<Abandonment>,
+    /// Checkpoints that do not fit, unless one of those counts, with the places that they are about.
+    contradicted: Vec<(Anchor, Tampering, u64)>,
     findings: Findings,
     report: Report,
+}
+
+/// What is known of a chain so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Entries before the newest.
+    pub index: u64,
+    /// Place of the newest.
+    pub sequence: u64,
+    /// Place of the one before it.
+    pub previous: Option<u64>,
+    /// How many were pruned.
+    pub pruned: u64,
+    /// The latest time that a whole entry bears.
+    latest: Option<Timestamp>,
+}
+
+impl Head {
+    /// What a table says of a chain.
+    #[must_use]
+    pub fn new(index: u64, sequence: u64, previous: Option<u64>, pruned: u64) -> Self {
+        Self {
+            index,
+            sequence,
+            previous,
+            pruned,
+            latest: None,
+        }
+    }
+
+    /// Whether both say the same of the chain.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let latest = self.latest;
+        *self == Self { latest, ..*other }
+    }
 }
 
 impl Verifier {
@@ -55,7 +100,8 @@ impl Verifier {
             holes: BTreeMap::new(),
             removals: Removals::default(),
             suspects: Vec::new(),
-            abandoned: HashMap::new(),
+            abandoned: Vec::new(),
+            contradicted: Vec::new(),
             findings: Findings::default(),
             report: Report::default(),
         }
@@ -67,29 +113,21 @@ impl Verifier {
         self.frontier.size()
     }
 
-    /// A further checkpoint, found on the way.
-    pub fn anchor(&mut self, anchor: Anchor) {
-        if anchor.checkpoint.size < self.frontier.size() {
-            self.note(format!(
-                "a checkpoint over {} entries comes too late to be compared",
-                anchor.checkpoint.size
-            ));
-            return;
-        }
-        let later = &self.anchors[self.next_anchor..];
-        let at = later.partition_point(|other| other.checkpoint.size <= anchor.checkpoint.size);
-        self.anchors.insert(self.next_anchor + at, anchor);
-    }
-
     /// Something wrong that was found outside, such as a checkpoint that is forged.
     pub fn finding(&mut self, kind: Tampering, first: u64, last: u64, text: String) {
         self.findings.add(kind, first, last, text);
     }
 
-    /// Entries so far of which only the hashes are left.
-    #[must_use]
-    pub fn pruned(&self) -> u64 {
-        self.report.pruned
+    /// What the trail is only a part of.
+    pub fn scope(&mut self, scope: Scope) {
+        self.report.scope = Some(scope);
+    }
+
+    /// Each chain so far, and its newest entry.
+    pub fn heads(&self) -> impl Iterator<Item = (Option<Uuid>, &Head)> {
+        self.heads
+            .iter()
+            .map(|(organization, head)| (*organization, head))
     }
 
     /// Nothing wrong so far.
@@ -98,9 +136,18 @@ impl Verifier {
         self.findings.is_empty()
     }
 
+    /// Something wrong is known of the entries from `first` to `last`.
+    #[must_use]
+    pub fn is_suspect(&self, first: u64, last: u64) -> bool {
+        self.findings.concern(first, last.saturating_add(1))
+    }
+
     /// Something worth knowing.
     pub fn note(&mut self, text: String) {
-        self.report.notes.push(text);
+        // A file may give rise to one a line.
+        if self.report.notes.len() < FINDINGS_LISTED {
+            self.report.notes.push(text);
+        }
     }
 
     /// The next place.
@@ -122,10 +169,12 @@ impl Verifier {
         let (findings, suspects) = (&mut self.findings, &mut self.suspects);
         self.frontier
             .grow(leaf, kept, |doubt| weigh(findings, suspects, doubt));
+        if let Content::Whole(body) = &record.content {
+            self.report.seen(body.at);
+        }
         if let Some(finding) = suspicion {
             // Its own words about its chain can't be trusted; the next entry's can.
-            self.heads
-                .insert(record.organization_id, (record.chain.index, sequence));
+            self.advance(&record);
             if self.suspects.len() < SUSPECTS_TRIED {
                 self.suspects.push((finding, record));
             }
@@ -154,6 +203,20 @@ impl Verifier {
         if first > expected {
             self.hole(first);
         }
+        match &mut self.report.scope {
+            Some(scope) => {
+                scope.gaps += 1;
+                scope.left_out += end - first;
+            }
+            None if self.complete && end > first => {
+                let text = format!(
+                    "entries {first} to {} were left out of a trail that claims to be whole",
+                    end - 1
+                );
+                self.findings.add(Tampering::Missing, first, end - 1, text);
+            }
+            None => {}
+        }
         for (level, hash) in subtrees(first, end).zip(hashes) {
             self.check_anchors();
             self.frontier.grow_by_subtree(level, Some(*hash));
@@ -177,22 +240,12 @@ impl Verifier {
     #[must_use]
     pub fn finish(mut self) -> Report {
         self.check_anchors();
-        let size = self.frontier.size();
-        let claimed = self.anchors[self.next_anchor..]
-            .iter()
-            .rfind(|anchor| !is_abandoned(&self.abandoned, anchor));
-        if let Some(anchor) = claimed {
-            let claimed = anchor.checkpoint.size;
-            let text = format!(
-                "the trail is cut off: the checkpoint in {} is over {claimed} entries, {size} are here, the newest {} are gone",
-                anchor.source,
-                claimed - size
-            );
-            self.findings.add(Tampering::CutOff, size, claimed - 1, text);
-            self.report.size = claimed;
-        } else {
-            self.report.size = size;
-            self.report.root = self.frontier.root().map(hex::encode);
+        self.beyond_the_end();
+        self.judge_contradictions();
+        if self.report.root.is_none() && self.findings.is_empty() {
+            let text = "hashes are missing: no checkpoint can be compared with what is here".to_owned();
+            let last = self.frontier.size().saturating_sub(1);
+            self.findings.add(Tampering::HashChanged, 0, last, text);
         }
         self.try_places();
         self.unrecorded_removals();
@@ -200,96 +253,9 @@ impl Verifier {
         self.report
     }
 
-    /// An entry that should have come before.
-    fn out_of_order(&mut self, sequence: u64) {
-        let hole = self
-            .holes
-            .iter()
-            .map(|(range, finding)| (*range, *finding))
-            .find(|((first, last), _)| (*first..=*last).contains(&sequence));
-        let Some(((first, last), finding)) = hole else {
-            let text = format!("entry {sequence} stands here a second time");
-            self.findings.add(Tampering::Duplicated, sequence, sequence, text);
-            return;
-        };
-        // It is not missing after all; what else was missing still is.
-        self.holes.remove(&(first, last));
-        self.findings.withdraw(finding);
-        if first < sequence {
-            self.missing(first, sequence - 1);
-        }
-        if sequence < last {
-            self.missing(sequence + 1, last);
-        }
-        self.report.entries += 1;
-        let after = self.frontier.size() - 1;
-        let text = format!("entry {sequence} stands after entry {after}, out of its place");
-        self.findings.add(Tampering::Reordered, sequence, sequence, text);
-    }
-
-    fn hole(&mut self, end: u64) {
-        self.check_anchors();
-        self.missing(self.frontier.size(), end - 1);
-        self.pass_anchors(end);
-        self.frontier.leave_hole(end);
-    }
-
-    fn missing(&mut self, first: u64, last: u64) {
-        let text = if first == last {
-            format!("entry {first} is missing")
-        } else {
-            format!("entries {first} to {last} are missing")
-        };
-        let finding = self.findings.add(Tampering::Missing, first, last, text);
-        self.holes.insert((first, last), finding);
-    }
-
-    /// Leaves out the checkpoints over fewer than `size` entries: there is nothing to compare them with.
-    fn pass_anchors(&mut self, size: u64) {
-        let rest = &self.anchors[self.next_anchor..];
-        self.next_anchor += rest.partition_point(|anchor| anchor.checkpoint.size < size);
-    }
-
-    /// Compares the root with every checkpoint over exactly the entries so far.
-    fn check_anchors(&mut self) {
-        while let Some(anchor) = self.anchors.get(self.next_anchor) {
-            let size = anchor.checkpoint.size;
-            if size != self.frontier.size() {
-                break;
-            }
-            self.next_anchor += 1;
-            let fit = self.frontier.fits(&anchor.checkpoint.root);
-            if let Fit::IfHashWasWrong(finding) = fit {
-                hash_was_wrong(&mut self.findings, &mut self.suspects, finding);
-            }
-            match fit {
-                Fit::Yes | Fit::IfHashWasWrong(_) => {
-                    // The same one may be kept in several places.
-                    let another = self.report.checkpoints == 0 || self.report.vouched_size != size;
-                    self.report.checkpoints += u64::from(another);
-                    self.report.vouched_size = size;
-                }
-                Fit::No if !is_abandoned(&self.abandoned, anchor) => {
-                    let first = self.report.vouched_size;
-                    // What is wrong below explains it, and one checkpoint that fails explains the next.
-                    if !self.anchor_failed && !self.findings.concern(first, size) {
-                        let last = size.saturating_sub(1);
-                        let text = format!(
-                            "entries {first} to {last} were rewritten, hashes and all: the checkpoint in {} says otherwise",
-                            anchor.source
-                        );
-                        self.findings.add(Tampering::Rewritten, first, last, text);
-                    }
-                    self.anchor_failed = true;
-                }
-                Fit::No | Fit::Unknown => {}
-            }
-        }
-    }
-
     fn check_hash_count(&mut self, record: &Record) {
         let expected = 32 * super::tree::completed_by(record.sequence) as usize;
-        if record.hashes.len() != expected && !record.hashes.is_empty() {
+        if record.hashes.len() != expected {
             let sequence = record.sequence;
             let text = format!("beside entry {sequence} not exactly the hashes are kept that belong there");
             self.findings
@@ -332,17 +298,44 @@ impl Verifier {
         peak
     }
 
+    /// Makes an entry its chain's newest, and says which was before.
+    fn advance(&mut self, record: &Record) -> Option<Head> {
+        let before = self.heads.get(&record.organization_id).copied();
+        if before.is_none() && self.heads.len() == REMEMBERED {
+            let (at, text) = (
+                record.sequence,
+                "there are too many organisations to check".to_owned(),
+            );
+            self.findings.add(Tampering::Unreadable, at, at, text);
+            return None;
+        }
+        let known = before.unwrap_or_default();
+        let (pruned, time) = match &record.content {
+            Content::Pruned { .. } => (1, None),
+            Content::Whole(body) => (0, Some(body.at)),
+        };
+        let head = Head {
+            index: record.chain.index,
+            sequence: record.sequence,
+            previous: record.chain.previous,
+            pruned: known.pruned + pruned,
+            latest: known.latest.max(time),
+        };
+        self.heads.insert(record.organization_id, head);
+        before
+    }
+
     fn check_chain(&mut self, record: &Record) {
         let Chain { index, previous } = record.chain;
         let sequence = record.sequence;
-        let before = self.heads.insert(record.organization_id, (index, sequence));
+        let before = self.advance(record);
         let expected = match before {
-            Some((index, sequence)) => (index + 1, Some(sequence)),
+            Some(head) => (head.index.saturating_add(1), Some(head.sequence)),
             None if self.complete => (0, None),
             None => return,
         };
         // What is known to be wrong before explains a chain that does not close.
-        let from = before.map_or(0, |(_, sequence)| sequence);
+        let from = before.map_or(0, |head| head.sequence);
         if expected == (index, previous) || self.findings.concern(from, sequence) {
             return;
         }
@@ -361,61 +354,4 @@ impl Verifier {
             text,
         );
     }
-
-    /// Which edited entries are only at the wrong place.
-    fn try_places(&mut self) {
-        for (finding, record) in &self.suspects {
-            let place = self
-                .suspects
-                .iter()
-                .filter(|(_, other)| other.sequence != record.sequence)
-                .find(|(_, other)| {
-                    let hash = record.leaf_hash_at(other.sequence);
-                    hash == other.kept_leaf_hash() || hash == record.kept_leaf_hash()
-                });
-            if let Some((_, other)) = place {
-                self.findings.change(*finding, |finding| {
-                    finding.kind = Tampering::Reordered;
-                    finding.text = format!(
-                        "at place {} stands the entry that belongs at place {}",
-                        record.sequence, other.sequence
-                    );
-                });
-            }
-        }
-    }
-}
-
-fn is_abandoned(abandoned: &HashMap<String, u64>, anchor: &Anchor) -> bool {
-    abandoned
-        .get(&anchor.checkpoint.origin)
-        .is_some_and(|kept| anchor.checkpoint.size > *kept)
-}
-
-fn weigh(findings: &mut Findings, suspects: &mut Vec<(usize, Record)>, doubt: Doubt) -> usize {
-    match doubt {
-        Doubt::HashWasWrong(finding) => {
-            hash_was_wrong(findings, suspects, finding);
-            finding
-        }
-        Doubt::New { first, last } => {
-            let text = format!(
-                "one of the entries {first} to {last} was replaced together with its hash, or a hash beside entry \
-                 {last} was changed"
-            );
-            findings.add(Tampering::Edited, first, last, text)
-        }
-    }
-}
-
-fn hash_was_wrong(findings: &mut Findings, suspects: &mut Vec<(usize, Record)>, finding: usize) {
-    suspects.retain(|(of, _)| *of != finding);
-    findings.change(finding, |finding| {
-        finding.kind = Tampering::HashChanged;
-        finding.first = finding.last;
-        finding.text = format!(
-            "a hash beside entry {} was changed; the entries themselves are intact",
-            finding.last
-        );
-    });
 }

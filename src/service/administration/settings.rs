@@ -23,6 +23,7 @@ use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::service::login::ENROLMENT_SESSION_SECS;
 use crate::service::refusals::{admit_admin, admit_reader, record_refusal};
+use crate::service::trail::RETENTION_GRACE_DAYS;
 use crate::service::{RequestContext, Services, deliveries, notices};
 use crate::store::{Transaction, accounts, audit, factors, sessions};
 use changes::{Warning, differences};
@@ -140,8 +141,16 @@ async fn change_settings(
             Some(admin.organization.slug.clone()),
         ))
         .from_request(&context.request_id, context.ip_text().as_deref());
+    let shorter = match patch.audit_retention_days {
+        Some(Some(days)) => {
+            let admins = services.store.read(|db| accounts::find_active_admins(db, id))?;
+            notices::of_shorter_retention(services, &admin.organization, &admin.user, &admins, days)
+        }
+        _ => Vec::new(),
+    };
     for _ in 0..ATTEMPTS {
-        let warning = Warning::of(services, id, &patch, &notices::called(&admin.user), context)?;
+        let mut warning = Warning::of(services, id, &patch, &notices::called(&admin.user), context)?;
+        warning.shorter.clone_from(&shorter);
         let (session, patch, event) = (session.clone(), patch.clone(), event.clone());
         let entry_id = services.entropy.uuid(at);
         let change = move |tx: &Transaction<'_>| {
@@ -254,13 +263,26 @@ fn write(
     warning.still_holds(&organization.settings, settings)?;
     accounts::update_settings(tx, organization.id, settings, at)?;
     let mut event = event.clone().with("changes", Value::Object(changes));
+    if is_shortened(&organization.settings, settings) {
+        let effect = at + SignedDuration::from_hours(24 * RETENTION_GRACE_DAYS);
+        event = event.with("auditRetentionTakesEffect", effect.to_string());
+    }
     if settings.mfa_required && !organization.settings.mfa_required {
         let until = at + SignedDuration::from_secs(ENROLMENT_SESSION_SECS);
         let confined = factors::update_sessions_without_factor(tx, organization.id, until)?;
         event = event.with("sessionsConfined", confined);
     }
     let entry = audit::append_entry(tx, at, entry_id, &event)?;
+    if is_shortened(&organization.settings, settings) {
+        deliveries::owe(tx, &warning.shorter, entry.sequence, at)?;
+    }
     deliveries::owe(tx, &warning.owed, entry.sequence, at)
+}
+
+/// Whether the trail would be pruned sooner than before.
+fn is_shortened(before: &OrganizationSettings, after: &OrganizationSettings) -> bool {
+    let days = |settings: &OrganizationSettings| settings.audit_retention_days.unwrap_or(u16::MAX);
+    days(after) < days(before)
 }
 
 fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> OrganizationSettings {

@@ -51,7 +51,7 @@ pub async fn regenerate_recovery_codes(
             }
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, id, session.id)?;
+            let ended = sessions::clear_other_sessions(tx, &session, at)?;
             challenges::clear_challenges(tx, id)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)

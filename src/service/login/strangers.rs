@@ -17,6 +17,8 @@ use crate::store::audit;
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 /// Failures from one address in a window that are entries of their own.
 const TOLD_APART: u64 = 5;
+/// Of an IPv6 address the site counts (RFC 6177 §2), an IPv4 address as a whole.
+const SITE_BYTES: usize = 6;
 /// Addresses that are counted apart; whoever comes with more shares one count.
 const ADDRESSES: usize = 10_000;
 
@@ -24,7 +26,7 @@ const ADDRESSES: usize = 10_000;
 #[derive(Debug, Default)]
 pub struct Strangers(Mutex<HashMap<Key, Count>>);
 
-/// The organisation, and the address as the limiter counts it: none for all that are too many.
+/// The organisation, and the address: none for all that are too many.
 type Key = (OrganizationId, Option<Vec<u8>>);
 
 #[derive(Clone, Debug)]
@@ -44,7 +46,9 @@ impl Strangers {
         mut event: Event,
     ) -> Option<Event> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = (organization, Some(address_key(context.ip)));
+        let mut address = address_key(context.ip);
+        address.truncate(SITE_BYTES);
+        let mut key = (organization, Some(address));
         if counts.len() >= ADDRESSES && !counts.contains_key(&key) {
             key.1 = None;
             event.ip_address = None;

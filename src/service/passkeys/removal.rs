@@ -62,7 +62,7 @@ pub async fn remove_passkey(
                 passkeys::delete_passkey(tx, id, wanted)?;
             }
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, id, session.id)?;
+            let ended = sessions::clear_other_sessions(tx, &session, at)?;
             challenges::clear_challenges(tx, id)?;
             let removed = removed.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &removed)?;

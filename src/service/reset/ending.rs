@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::entry::{agreement_event, decision_row, demanding, event};
+use super::entry::{agreement_event, asked_rows, committed_to, demanding, event};
 use super::facts::Case;
 use super::order::Idempotency;
 use super::{Ending, Judgement, Order, Refusal, ResetAnswer};
@@ -56,9 +56,11 @@ pub(super) async fn commit(
     let organization = case.organization.id;
     let mut change = Change::prepare(services, order, case, judgement)?;
     let (enrolment_code, alarms) = (change.enrolment_code.clone(), change.alarms.clone());
+    let answered = change.answered.clone();
     let committed = services.store.write(move |tx| change.run(tx)).await;
     let (mut answer, sequence) = committed.inspect_err(|_| policies::withdraw_alarms(services, &alarms))?;
     services.counts.reset_ended(end);
+    answered.noted(services);
     policies::sample_for_recheck(services, organization, sequence);
     if let Some(error) = refusal {
         return Err(Refusal::Recorded(error));
@@ -84,6 +86,7 @@ struct Change {
     decisions: Vec<DecisionRow>,
     /// The bindings that demanded a second admin.
     demanding: Vec<Uuid>,
+    answered: policies::FirstAnswers,
     alarms: Vec<policies::Alarm>,
     deliveries: Vec<OwedDelivery>,
     remember: Option<(UserId, Idempotency)>,
@@ -153,6 +156,14 @@ impl Change {
             ),
             _ => notices::of_effects(services, &case, &judgement.effects),
         };
+        let (asked, decisions) = asked_rows(&case, &judgement)?;
+        let digest = asked.digest(&decisions);
+        let event = committed_to(&digest, event(order, &case, &judgement, &after, result));
+        let agreed = match &what {
+            // Here the agreement is what the question is kept under.
+            What::AskFurtherAdmin { .. } => agreed.map(|(id, agreed)| (id, committed_to(&digest, agreed))),
+            _ => agreed,
+        };
         Ok(Self {
             at,
             judged: Judged {
@@ -168,7 +179,7 @@ impl Change {
             },
             target: case.target.id,
             target_revision: case.target.revision,
-            event: event(order, &case, &judgement, &after, result),
+            event,
             entry_id,
             agreed,
             call: ResetCall {
@@ -179,16 +190,10 @@ impl Change {
                 outcome: kind,
                 ticket: order.body.ticket.clone(),
             },
-            asked: AskedRow {
-                question: to_json(&*case.question)?,
-                outcome: judgement.outcome.as_ref().map(to_json).transpose()?,
-            },
-            decisions: judgement
-                .records
-                .iter()
-                .map(decision_row)
-                .collect::<Result<_>>()?,
+            asked,
+            decisions,
             demanding: demanding(&judgement.records),
+            answered: policies::first_answers(services, case.policies.revision, &judgement.records),
             alarms: policies::raise_alarms(services, case.organization.id, &judgement.records),
             deliveries,
             remember: order
@@ -263,6 +268,7 @@ impl Change {
         for binding in &self.demanding {
             note_approval_demanded(tx, *binding, self.at)?;
         }
+        self.answered.note(tx)?;
         deliveries::owe(tx, &self.deliveries, entry.sequence, self.at)?;
         for alarm in &self.alarms {
             audit::append(tx, self.at, alarm.entry_id, &alarm.event)?;

@@ -12,7 +12,7 @@ use crate::domain::policy::{Answer, Mode};
 use crate::plugin_host::{CallEnd, DecisionRecord};
 use crate::service::approvals;
 use crate::store::accounts::AfterReset;
-use crate::store::decisions::DecisionRow;
+use crate::store::decisions::{AskedRow, DecisionRow};
 
 pub(super) fn event(
     order: &Order,
@@ -99,7 +99,26 @@ fn policy_summary(record: &DecisionRecord) -> Value {
     })
 }
 
-pub(super) fn decision_row(record: &DecisionRecord) -> Result<DecisionRow> {
+/// What is kept beside the entry for replay.
+pub(super) fn asked_rows(case: &Case, judgement: &Judgement) -> Result<(AskedRow, Vec<DecisionRow>)> {
+    let asked = AskedRow {
+        question: to_json(&*case.question)?,
+        outcome: judgement.outcome.as_ref().map(to_json).transpose()?,
+    };
+    let decisions = judgement
+        .records
+        .iter()
+        .map(decision_row)
+        .collect::<Result<_>>()?;
+    Ok((asked, decisions))
+}
+
+/// The entry with the digest of what is kept beside it, so that this can't be changed unnoticed either.
+pub(super) fn committed_to(asked_digest: &[u8; 32], event: Event) -> Event {
+    event.with("askedDigest", hex::encode(asked_digest))
+}
+
+fn decision_row(record: &DecisionRecord) -> Result<DecisionRow> {
     Ok(DecisionRow {
         binding_id: record.binding_id,
         plugin_digest: record.digest.0,

@@ -66,6 +66,9 @@ pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome>
     for _ in 0..ATTEMPTS {
         let case = gather(services, act)?; // 404, 403
         let Some(plan) = Plan::of(services, act, case)? else {
+            if act.mandate.agreement.is_some() {
+                return Err(Error::Conflict("What was asked for is so already".into()));
+            }
             return unchanged(services, act);
         };
         let shown = (plan.invitation(), plan.enrolment_code());
@@ -88,8 +91,10 @@ fn gather(services: &Services, act: &Act) -> Result<Case> {
     services.store.read(|db| {
         let organization = accounts::find_organization(db, mandate.organization)?
             .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
+        mandate.stepped_up(&organization.settings, act.context.at)?;
         let actor = accounts::find_user(db, organization.id, mandate.actor)?
             .filter(|actor| actor.active && actor.locked.is_none())
+            .map(|actor| mandate.narrowed(actor))
             .ok_or(Error::Token(TokenFault::SubjectGone))?;
         let target = accounts::find_user(db, organization.id, act.target)?
             .ok_or_else(|| Error::UserNotFound(act.target.to_string()))?;

@@ -72,7 +72,7 @@ pub fn every_entry_after(connection: &Connection, sequence: u64, scanned: u32) -
     let end = super::size(connection)?.min(sequence.saturating_add(u64::from(scanned)));
     let entries = connection
         .prepare_cached(&format!(
-            "SELECT {} FROM audit_entry WHERE sequence >= ?1 AND sequence < ?2 AND at IS NOT NULL ORDER BY sequence",
+            "SELECT {} FROM audit_entry WHERE sequence >= ?1 AND sequence < ?2 AND pruned_by IS NULL ORDER BY sequence",
             row::COLUMNS
         ))?
         .query_map(params![to_column(sequence), to_column(end)], row::entry)?

@@ -54,7 +54,8 @@ pub fn find_entry(
     };
     Ok(connection
         .prepare_cached(&format!(
-            "SELECT {} FROM audit_entry WHERE organization_id IS ?1 AND at = ?2 AND id = ?3",
+            "SELECT {} FROM audit_entry WHERE organization_id IS ?1 AND at = ?2 AND id = ?3
+               AND pruned_by IS NULL",
             row::COLUMNS
         ))?
         .query_row(
@@ -135,7 +136,8 @@ pub fn entries_after(
     let entries = connection
         .prepare_cached(&format!(
             "SELECT {} FROM audit_entry
-             WHERE sequence >= ?1 AND sequence < ?2 AND +organization_id IS ?3 AND at IS NOT NULL ORDER BY sequence",
+             WHERE sequence >= ?1 AND sequence < ?2 AND +organization_id IS ?3 AND pruned_by IS NULL
+             ORDER BY sequence",
             row::COLUMNS
         ))?
         .query_map(
@@ -165,7 +167,7 @@ pub fn page_activity(
         .prepare_cached(&format!(
             "SELECT {} FROM audit_entry
              WHERE resource_id = ?1 AND +organization_id = ?2 AND sequence < ?3
-               AND at IS NOT NULL AND resource_type = 'USER' AND actor_type <> 'ANONYMOUS'
+               AND pruned_by IS NULL AND at IS NOT NULL AND resource_type = 'USER' AND actor_type <> 'ANONYMOUS'
                AND actor_id IS NOT resource_id
              ORDER BY sequence DESC LIMIT ?4",
             row::COLUMNS
@@ -267,7 +269,7 @@ impl<'a> Selection<'a> {
 
     fn page(&self) -> String {
         format!(
-            "SELECT {} FROM audit_entry WHERE {} ORDER BY at DESC, sequence DESC LIMIT :limit OFFSET :offset",
+            "SELECT {} FROM audit_entry WHERE {} AND pruned_by IS NULL ORDER BY at DESC, sequence DESC LIMIT :limit OFFSET :offset",
             row::COLUMNS,
             self.conditions()
         )

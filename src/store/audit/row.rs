@@ -7,7 +7,7 @@ use serde_json::Map;
 use uuid::Uuid;
 
 use super::super::row::{column, optional, unreadable};
-use super::from_column;
+use super::{CompactId, from_column};
 use crate::domain::audit::{
     ActorData, ActorRef, ActorType, AuditResult, Body, Chain, Content, Entry, Event, EventType, Part, Record,
     Resource, SubjectData,
@@ -18,27 +18,33 @@ pub(super) const COLUMNS: &str = "sequence, hashes, organization_id, at, id, eve
      actor_id, resource_type, resource_id, request_id, actor_email, ip_address, resource_name, error_message, \
      details, actor_erased_by, subject_erased_by";
 
-/// An entry that was not pruned.
+/// An entry that was not pruned. What stands in the columns of an erased part is nothing that it says.
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let mut details = match row.get_ref(16)? {
         ValueRef::Null => Map::new(),
         text => serde_json::from_str(text.as_str()?).map_err(|e| unreadable(16, Type::Text, e))?,
     };
-    let mut erased = Vec::new();
-    for (column, part) in [(17, "actor"), (18, "subject")] {
-        if row.get_ref(column)? != ValueRef::Null {
-            erased.push(part);
-        }
+    let actor_erased = row.get_ref(17)? != ValueRef::Null;
+    let subject_erased = row.get_ref(18)? != ValueRef::Null;
+    if subject_erased {
+        details.clear();
     }
+    let erased: Vec<_> = [(actor_erased, "actor"), (subject_erased, "subject")]
+        .into_iter()
+        .filter_map(|(erased, part)| erased.then_some(part))
+        .collect();
     if !erased.is_empty() {
         details.insert("erased".to_owned(), erased.into());
     }
+    let text = |column: usize, erased: bool| -> rusqlite::Result<Option<String>> {
+        if erased { Ok(None) } else { row.get(column) }
+    };
     let resource_type: Option<String> = row.get(9)?;
     let resource = match (resource_type, compact_id(row, 10)?) {
         (Some(r#type), Some(id)) => Some(Resource {
             r#type,
             id,
-            name: row.get(14)?,
+            name: text(14, subject_erased)?,
         }),
         _ => None,
     };
@@ -53,13 +59,13 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
             actor: ActorRef {
                 r#type: named(row, 7, ActorType::from_wire)?,
                 id: optional(row, 8)?,
-                email: row.get(12)?,
+                email: text(12, actor_erased)?,
             },
             resource,
             result: named(row, 6, AuditResult::from_wire)?,
-            ip_address: row.get(13)?,
+            ip_address: text(13, actor_erased)?,
             request_id: compact_id(row, 11)?,
-            error_message: row.get(15)?,
+            error_message: text(15, subject_erased)?,
             details,
         },
     })
@@ -91,6 +97,52 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         hashes: row.get(1)?,
         content,
     })
+}
+
+/// What is wrong with a row of [`RECORD_COLUMNS`] that its record does not show: columns that nothing vouches
+/// for, and another spelling of the same, which an index or a query would take for something else.
+pub(super) fn irregular(row: &Row<'_>) -> rusqlite::Result<Option<&'static str>> {
+    let is_there = |column: usize| Ok::<_, rusqlite::Error>(row.get_ref(column)? != ValueRef::Null);
+    for (removed_by, columns) in [(23, 5..21), (21, 15..17), (22, 18..21)] {
+        if is_there(removed_by)? {
+            for column in columns {
+                if is_there(column)? {
+                    return Ok(Some("something stands where it was removed"));
+                }
+            }
+        }
+    }
+    for column in [0, 3, 4, 21, 22, 23] {
+        if matches!(row.get_ref(column)?, ValueRef::Integer(place) if place < 0) {
+            return Ok(Some("a place is less than nothing"));
+        }
+    }
+    if is_there(11)? != is_there(12)? {
+        return Ok(Some("of what it is about, half is there"));
+    }
+    for column in [12, 13] {
+        if let ValueRef::Text(text) = row.get_ref(column)?
+            && matches!(
+                std::str::from_utf8(text).map(CompactId::of),
+                Ok(CompactId::Uuid(_))
+            )
+        {
+            return Ok(Some("an id is written in a way in which it is not found"));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a row of [`RECORD_COLUMNS`] is what others did to a user: what `audit_entry_by_subject` holds.
+pub(super) fn is_of_subject(row: &Row<'_>) -> rusqlite::Result<bool> {
+    let is = |column: usize, text: &str| {
+        Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null()? == Some(text))
+    };
+    Ok(row.get_ref(5)? != ValueRef::Null
+        && is(11, "USER")?
+        && row.get_ref(9)? != ValueRef::Null
+        && !is(9, "ANONYMOUS")?
+        && row.get_ref(10)? != row.get_ref(12)?)
 }
 
 fn body(row: &Row<'_>) -> rusqlite::Result<Body> {

@@ -1,12 +1,10 @@
+mod hostile;
+
 use super::*;
 use crate::domain::audit::{ActorRef, EventType, Filter, LogSigner, Resource, Tampering};
 
-const SCHEMA: &str = include_str!("../schema/0001_initial.sql");
-
 fn trail() -> Connection {
-    let connection = Connection::open_in_memory().expect("in-memory database");
-    connection.execute_batch(SCHEMA).expect("the schema is SQL");
-    connection
+    crate::store::testing::database()
 }
 
 fn at(second: i64) -> Timestamp {
@@ -193,10 +191,18 @@ fn every_column_of_an_entry_is_covered() {
         "error_message = 'x'",
         "details = '{\"n\":10}'",
         "details = NULL",
+        "hashes = x''",
     ] {
         let found = after(&format!("UPDATE audit_entry SET {column} WHERE sequence = 9"));
         assert!(
-            matches!(found[..], [(Tampering::Edited | Tampering::Unreadable, 9, 9)]),
+            matches!(
+                found[..],
+                [(
+                    Tampering::Edited | Tampering::Unreadable | Tampering::HashChanged,
+                    9,
+                    9
+                )]
+            ),
             "{column}: {found:?}"
         );
     }

@@ -1,10 +1,12 @@
 //! The whole trail, read once from the first row to the last, and handed to the check.
 
+mod derived;
+
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags};
 
-use super::{checkpoints, from_column, row, to_column};
+use super::{checkpoints, from_column, row};
 use crate::domain::Result;
 use crate::domain::audit::{Anchor, CheckpointError, LogKeys, Report, Tampering, Verifier};
 
@@ -72,8 +74,8 @@ pub fn verify_database(
     let mut verifier = Verifier::new(Vec::new(), true);
     let keys = if keys.is_empty() {
         verifier.note(
-            "no key was given: the keys in the database were believed, which finds what was changed without the \
-             signing key"
+            "no key was given: the keys in the database were believed, which finds what was changed by accident or \
+             without care, but not a forger who put keys of their own there"
                 .to_owned(),
         );
         checkpoints::known_keys(&snapshot).map_err(trail)?
@@ -123,6 +125,7 @@ fn run(
         row::RECORD_COLUMNS
     ))?;
     let mut rows = statement.query([])?;
+    let mut tally = derived::Tally::default();
     loop {
         let next = match rows.next() {
             Ok(next) => next,
@@ -136,7 +139,17 @@ fn run(
         match row::record(next) {
             Ok(record) => {
                 progress(record.sequence);
+                tally.add(next)?;
+                let sequence = record.sequence;
+                let asked = derived::compare_asked(connection, &record)?;
                 verifier.record(record);
+                if let Some(what) = row::irregular(next)? {
+                    let text = format!("entry {sequence} was edited: {what}");
+                    verifier.finding(Tampering::Edited, sequence, sequence, text);
+                }
+                if let Some(text) = asked {
+                    verifier.finding(Tampering::DerivedDataChanged, sequence, sequence, text);
+                }
             }
             Err(error) => {
                 let sequence = next.get(0).map(from_column)?;
@@ -144,7 +157,9 @@ fn run(
             }
         }
     }
-    check_heads(connection, &mut verifier)?;
+    derived::check_heads(connection, &mut verifier)?;
+    derived::check_asked(connection, &mut verifier)?;
+    derived::check_schema(connection, &tally, &mut verifier)?;
     Ok(verifier.finish())
 }
 
@@ -182,70 +197,4 @@ fn names_known_log(keys: &LogKeys, note: &str) -> bool {
     note.lines()
         .next()
         .is_some_and(|origin| keys.iter().any(|key| key.origin() == origin))
-}
-
-/// The table of newest entries decides what the next entry follows.
-fn check_heads(connection: &Connection, verifier: &mut Verifier) -> Result<()> {
-    let mut statement = connection.prepare_cached(
-        "SELECT organization_id, sequence, previous, entries FROM audit_head ORDER BY organization_id",
-    )?;
-    let mut rows = statement.query([])?;
-    let mut wrong = Vec::new();
-    while let Some(head) = rows.next()? {
-        let key: Vec<u8> = head.get(0)?;
-        let organization = (!key.is_empty()).then_some(key);
-        let sequence: i64 = head.get(1)?;
-        let previous: Option<i64> = head.get(2)?;
-        let entries: i64 = head.get(3)?;
-        let newest: Option<(i64, Option<i64>, i64)> = connection
-            .prepare_cached(
-                "SELECT sequence, organization_previous, organization_index + 1 FROM audit_entry
-                 WHERE sequence = ?1 AND organization_id IS ?2",
-            )?
-            .query_row(params![sequence, organization], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })
-            .optional()?;
-        if newest != Some((sequence, previous, entries)) {
-            wrong.push(from_column(sequence));
-        }
-    }
-    let next = to_column(verifier.next_sequence());
-    let newest: i64 = connection.query_row(
-        "SELECT coalesce(max(sequence), -1) + 1 FROM audit_head",
-        [],
-        |row| row.get(0),
-    )?;
-    for sequence in wrong {
-        verifier.finding(
-            Tampering::DerivedDataChanged,
-            sequence,
-            sequence,
-            format!("the table of newest entries (audit_head) is wrong about entry {sequence}"),
-        );
-    }
-    let pruned: i64 = connection.query_row("SELECT coalesce(sum(pruned), 0) FROM audit_head", [], |row| {
-        row.get(0)
-    })?;
-    if from_column(pruned) != verifier.pruned() && verifier.is_clean() {
-        verifier.finding(
-            Tampering::DerivedDataChanged,
-            0,
-            from_column(next - 1),
-            format!(
-                "the table of newest entries (audit_head) counts {pruned} pruned entries, {} are",
-                verifier.pruned()
-            ),
-        );
-    }
-    if newest > next {
-        let (first, last) = (from_column(next), from_column(newest - 1));
-        verifier.finding(
-            Tampering::CutOff,
-            first,
-            last,
-            format!("the table of newest entries (audit_head) names entry {last}, the trail ends before entry {first}"),
-        );
-    }
-    Ok(())
 }

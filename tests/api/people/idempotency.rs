@@ -85,7 +85,7 @@ async fn what_failed_half_way_is_done_by_the_repeat() {
                 .expect("the schema changes");
         };
         run(format!(
-            "CREATE TRIGGER fails BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+            "CREATE TEMP TRIGGER fails BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
         ))
         .await;
         let failed = reset(&admin, DEVELOPER, None).await;

@@ -169,7 +169,7 @@ async fn a_link_is_shown_or_mailed_and_sets_a_password() {
 async fn a_store_that_fails_half_way_leaves_nobody() {
     let app = TestApp::new().await;
     let (before, entries) = (users(&app), app.trail().len());
-    let trigger = "CREATE TRIGGER fails BEFORE INSERT ON user WHEN NEW.email = 'c@acme.example' \
+    let trigger = "CREATE TEMP TRIGGER fails BEFORE INSERT ON user WHEN NEW.email = 'c@acme.example' \
                    BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
     app.services
         .store

@@ -1,12 +1,19 @@
 //! What was erased, pruned or given up, against the entries that record it.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::super::EventType;
 use super::super::record::{Body, Content, Record};
-use super::super::removals::RemovedPart;
-use super::super::report::Tampering;
-use super::Verifier;
+use super::super::removals::{Pending, RemovedPart};
+use super::super::report::{FINDINGS_LISTED, Tampering};
+use super::anchors::Abandonment;
+use super::{REMEMBERED, Verifier};
+
+/// How much later than the time before which an organisation's entries were pruned an entry before one of them
+/// may be. Entries stand in the order of their times, but for what was under way at once and clocks that were
+/// wrong for a while.
+const OUT_OF_ORDER: SignedDuration = SignedDuration::from_hours(24);
 
 impl Verifier {
     /// Counts what was removed, and compares it with what an entry says was removed.
@@ -18,21 +25,21 @@ impl Verifier {
                 actor_erased_by,
                 subject_erased_by,
             } => {
-                self.removals.add(*by, sequence, RemovedPart::All);
+                self.removed(record, *by, RemovedPart::All);
                 (None, *actor_erased_by, *subject_erased_by)
             }
             Content::Whole(body) => (Some(body), body.actor.erased_by(), body.subject.erased_by()),
         };
         if let Some(by) = actor {
-            self.removals.add(by, sequence, RemovedPart::Actor);
+            self.removed(record, by, RemovedPart::Actor);
         }
         if let Some(by) = subject {
-            self.removals.add(by, sequence, RemovedPart::Subject);
+            self.removed(record, by, RemovedPart::Subject);
         }
         let Some(body) = body else { return };
         self.report.erased += u64::from(actor.is_some() || subject.is_some());
         match EventType::from_wire(&body.event_type) {
-            Some(EventType::AuditPrune | EventType::AuditErase) => self.compare_removal(sequence, body),
+            Some(EventType::AuditPrune | EventType::AuditErase) => self.compare_removal(record, body),
             Some(EventType::AuditRollbackAccept | EventType::BackupRestore) => {
                 self.accepted_rollback(sequence, body);
             }
@@ -40,13 +47,39 @@ impl Verifier {
         }
     }
 
-    fn compare_removal(&mut self, sequence: u64, body: &Body) {
-        let removal = self.removals.take(sequence);
+    fn removed(&mut self, record: &Record, by: u64, part: RemovedPart) {
+        let sequence = record.sequence;
+        if !self.removals.has_room(by, REMEMBERED) {
+            let text = "more entries should record removals than can be checked".to_owned();
+            self.findings.add(Tampering::Unreadable, sequence, sequence, text);
+            return;
+        }
+        let pending = self.removals.of(by);
+        pending.add(sequence, part, record.organization_id);
+        if part == RemovedPart::All {
+            let head = self.heads.get(&record.organization_id);
+            pending.latest = pending.latest.max(head.and_then(|head| head.latest));
+        }
+    }
+
+    fn compare_removal(&mut self, record: &Record, body: &Body) {
+        let sequence = record.sequence;
+        let pending = self.removals.take(sequence);
         let details = details(body).unwrap_or_default();
         let recorded = details.get("removed").and_then(Value::as_u64);
         let digest = details.get("digest").and_then(Value::as_str);
-        let count = removal.count();
-        if recorded == Some(count) && digest == Some(hex::encode(removal.digest()).as_str()) {
+        let count = pending.removal.count();
+        let first = if count == 0 {
+            sequence
+        } else {
+            pending.removal.first()
+        };
+        if recorded == Some(count) && digest == Some(hex::encode(pending.removal.digest()).as_str()) {
+            if let Some(problem) = implausible(&pending, record, body, &details) {
+                let text = format!("entry {sequence} records a removal that is none of ours: {problem}");
+                self.findings
+                    .add(Tampering::RemovalNotRecorded, first, sequence, text);
+            }
             return;
         }
         if self.complete {
@@ -54,7 +87,6 @@ impl Verifier {
                 "{count} parts say that they were removed by entry {sequence}, which records {} and others",
                 recorded.unwrap_or_default()
             );
-            let first = if count == 0 { sequence } else { removal.first() };
             self.findings
                 .add(Tampering::RemovalNotRecorded, first, sequence, text);
         } else {
@@ -75,12 +107,26 @@ impl Verifier {
             || "any newer".to_owned(),
             |size| format!("{} newer", size.saturating_sub(sequence)),
         );
-        self.note(format!(
-            "entry {sequence} of {} records that an older database was put in place on purpose: {lost} \
-             entries were given up, and checkpoints of {origin} over more than {sequence} entries no longer count",
-            body.at
-        ));
-        self.abandoned.insert(origin.to_owned(), sequence);
+        // With logs that the database did not know, found beside it or at the witness.
+        let also = details.get("alsoAbandoned").and_then(Value::as_array);
+        let origins = also.into_iter().flatten().filter_map(Value::as_str);
+        for origin in std::iter::once(origin).chain(origins) {
+            if self.abandoned.len() == FINDINGS_LISTED {
+                let text = "more logs were given up than can be checked".to_owned();
+                self.findings.add(Tampering::Unreadable, sequence, sequence, text);
+                return;
+            }
+            self.abandoned.push(Abandonment {
+                origin: origin.to_owned(),
+                sequence,
+                vouched: false,
+                text: format!(
+                    "entry {sequence} of {} records that an older database was put in place on purpose: {lost} \
+                     entries were given up, and checkpoints of {origin} over more than {sequence} entries no longer count",
+                    body.at
+                ),
+            });
+        }
     }
 
     pub(super) fn unrecorded_removals(&mut self) {
@@ -109,4 +155,39 @@ impl Verifier {
 
 fn details(body: &Body) -> Option<Map<String, Value>> {
     serde_json::from_str(body.subject.data()?.details.as_deref()?).ok()
+}
+
+/// Why the appliance would not have removed this, if it would not. Whoever has the database but not the key can
+/// append an entry that records a removal; what is older than it says may be gone, the rest not.
+fn implausible(
+    pending: &Pending,
+    record: &Record,
+    body: &Body,
+    details: &Map<String, Value>,
+) -> Option<&'static str> {
+    let of_another = pending
+        .organizations
+        .is_some_and(|organization| organization != record.organization_id);
+    if pending.mixed || of_another {
+        return Some("what is gone was another organisation's");
+    }
+    if EventType::from_wire(&body.event_type) != Some(EventType::AuditPrune) {
+        return None;
+    }
+    let before: Option<Timestamp> = details
+        .get("before")
+        .and_then(Value::as_str)
+        .and_then(|before| before.parse().ok());
+    let Some(before) = before.filter(|before| *before <= body.at) else {
+        return Some("it does not say from before which time");
+    };
+    let too_late = |latest: &Timestamp| {
+        before
+            .checked_add(OUT_OF_ORDER)
+            .is_ok_and(|bound| *latest >= bound)
+    };
+    pending
+        .latest
+        .filter(too_late)
+        .map(|_| "entries are gone that were not as old as it says")
 }

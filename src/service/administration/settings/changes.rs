@@ -57,6 +57,8 @@ fn without_secret(url: Value) -> Value {
 pub(super) struct Warning {
     weakened: Vec<String>,
     pub owed: Vec<OwedDelivery>,
+    /// Owed where the trail is to be pruned sooner.
+    pub shorter: Vec<OwedDelivery>,
 }
 
 impl Warning {
@@ -99,7 +101,11 @@ impl Warning {
             let event = "organization.settings.weakened";
             owed.extend(notices::call(services, &organization, event, context.at, data));
         }
-        Ok(Self { weakened, owed })
+        Ok(Self {
+            weakened,
+            owed,
+            shorter: Vec::new(),
+        })
     }
 
     /// # Errors

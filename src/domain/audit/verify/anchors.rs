@@ -1,0 +1,202 @@
+//! The signed checkpoints: what they vouch for, what they contradict, and which of them no longer count
+//! because their log was given up.
+
+use super::super::frontier::Fit;
+use super::super::report::{Anchor, FINDINGS_LISTED, Tampering, Voided};
+use super::Verifier;
+use super::places::hash_was_wrong;
+
+/// An entry that says that a log was given up.
+#[derive(Debug)]
+pub(super) struct Abandonment {
+    /// The log.
+    pub origin: String,
+    /// The entry; the log's checkpoints over more entries than stand before it no longer count.
+    pub sequence: u64,
+    /// Another log that is trusted has signed that entry. Until then anybody may have written it.
+    pub vouched: bool,
+    /// What it means, in one sentence.
+    pub text: String,
+}
+
+impl Verifier {
+    /// A further checkpoint, found on the way.
+    pub fn anchor(&mut self, anchor: Anchor) {
+        let size = anchor.checkpoint.size;
+        if size < self.frontier.size() {
+            self.note(format!(
+                "a checkpoint over {size} entries comes too late to be compared"
+            ));
+            return;
+        }
+        let later = &self.anchors[self.next_anchor..];
+        let at = later.partition_point(|other| other.checkpoint.size <= size);
+        // The same one may be repeated as often as a file is long. One with a name of its own is told apart.
+        let known = later[..at].iter().rev();
+        let mut known = known.take_while(|other| other.checkpoint.size == size);
+        if !known.any(|other| *other == anchor) {
+            self.anchors.insert(self.next_anchor + at, anchor);
+        }
+    }
+
+    /// Leaves out the checkpoints over fewer than `size` entries: there is nothing to compare them with.
+    pub(super) fn pass_anchors(&mut self, size: u64) {
+        let rest = &self.anchors[self.next_anchor..];
+        let passed = rest.partition_point(|anchor| anchor.checkpoint.size < size);
+        for at in self.next_anchor..self.next_anchor + passed {
+            let Anchor { checkpoint, source } = &self.anchors[at];
+            let text = format!(
+                "the checkpoint in {source} over {} entries could not be compared: what is around it is not here",
+                checkpoint.size
+            );
+            self.note(text);
+        }
+        self.next_anchor += passed;
+    }
+
+    /// Compares the root with every checkpoint over exactly the entries so far.
+    pub(super) fn check_anchors(&mut self) {
+        while let Some(anchor) = self.anchors.get(self.next_anchor) {
+            let size = anchor.checkpoint.size;
+            if size != self.frontier.size() {
+                break;
+            }
+            self.next_anchor += 1;
+            let fit = self.frontier.fits(&anchor.checkpoint.root);
+            if let Fit::IfHashWasWrong(finding) = fit {
+                hash_was_wrong(&mut self.findings, &mut self.suspects, finding);
+            }
+            match fit {
+                Fit::Yes | Fit::IfHashWasWrong(_) => {
+                    // The same one may be kept in several places.
+                    let another = self.report.checkpoints == 0 || self.report.vouched_size != size;
+                    self.report.checkpoints += u64::from(another);
+                    self.report.vouched(size);
+                    for abandonment in &mut self.abandoned {
+                        abandonment.vouched |=
+                            size > abandonment.sequence && abandonment.origin != anchor.checkpoint.origin;
+                    }
+                }
+                Fit::No => {
+                    let (anchor, from) = (anchor.clone(), self.report.vouched_size);
+                    if self.is_given_up(&anchor) {
+                        self.contradict(anchor, Tampering::Rewritten, from);
+                        continue;
+                    }
+                    // What is wrong below explains it, and one checkpoint that fails explains the next.
+                    if !self.anchor_failed && !self.findings.concern(from, size) {
+                        let last = size.saturating_sub(1);
+                        let text = rewritten(from, last, &anchor.source);
+                        self.findings.add(Tampering::Rewritten, from, last, text);
+                    }
+                    self.anchor_failed = true;
+                }
+                Fit::Unknown => {
+                    let from = self.report.vouched_size;
+                    if !self.findings.concern(from, size) {
+                        let text = format!(
+                            "hashes are missing among those of the entries {from} to {}: the checkpoint in {} can't \
+                             be compared",
+                            size.saturating_sub(1),
+                            anchor.source
+                        );
+                        self.findings
+                            .add(Tampering::HashChanged, from, size.saturating_sub(1), text);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The checkpoints over more entries than are here.
+    pub(super) fn beyond_the_end(&mut self) {
+        let size = self.frontier.size();
+        self.report.size = size;
+        self.report.root = self.frontier.root().map(hex::encode);
+        let rest = self.anchors.split_off(self.next_anchor);
+        for anchor in rest.into_iter().rev() {
+            let given_up = self.is_given_up(&anchor);
+            self.contradict(anchor, Tampering::CutOff, size);
+            if !given_up {
+                // It is over the most of those that count in any case.
+                break;
+            }
+        }
+    }
+
+    /// Whether an entry so far says that the checkpoint no longer counts. It need not be true.
+    fn is_given_up(&self, anchor: &Anchor) -> bool {
+        self.abandoned.iter().any(|abandonment| abandonment.voids(anchor))
+    }
+
+    fn contradict(&mut self, anchor: Anchor, kind: Tampering, from: u64) {
+        if self.contradicted.len() < FINDINGS_LISTED {
+            self.contradicted.push((anchor, kind, from));
+        } else {
+            let (first, last) = (from, anchor.checkpoint.size.saturating_sub(1));
+            let text = format!("the checkpoint in {} does not fit either", anchor.source);
+            self.findings.add(kind, first, last, text);
+        }
+    }
+
+    /// What does not fit is wrong, but for the checkpoints of a log that was given up, as another log that is
+    /// trusted has signed.
+    pub(super) fn judge_contradictions(&mut self) {
+        for abandonment in std::mem::take(&mut self.abandoned) {
+            if abandonment.vouched {
+                self.note(abandonment.text.clone());
+                self.abandoned.push(abandonment);
+            } else {
+                self.note(format!(
+                    "entry {} says that the log {} was given up there, and no checkpoint by a trusted key of the log \
+                     that followed vouches for it: it does not count. If it was done on purpose, ask for the new key",
+                    abandonment.sequence, abandonment.origin
+                ));
+            }
+        }
+        let here = self.frontier.size();
+        let mut told = [self.anchor_failed, false];
+        for (anchor, kind, from) in std::mem::take(&mut self.contradicted) {
+            let size = anchor.checkpoint.size;
+            if let Some(abandonment) = self.abandoned.iter().find(|one| one.voids(&anchor)) {
+                self.report.voided.push(Voided {
+                    source: anchor.source,
+                    origin: anchor.checkpoint.origin,
+                    size,
+                    given_up_by: abandonment.sequence,
+                });
+                continue;
+            }
+            // One that fails explains the next.
+            let told = &mut told[usize::from(kind == Tampering::CutOff)];
+            if std::mem::replace(told, true) {
+                continue;
+            }
+            let (last, source) = (size.saturating_sub(1), anchor.source);
+            let text = if kind == Tampering::CutOff {
+                self.report.size = size;
+                self.report.root = None;
+                format!(
+                    "the trail is cut off: the checkpoint in {source} is over {size} entries, {here} are here, the \
+                     newest {} are gone",
+                    size - here
+                )
+            } else {
+                rewritten(from, last, &source)
+            };
+            self.findings.add(kind, from, last, text);
+        }
+    }
+}
+
+impl Abandonment {
+    fn voids(&self, anchor: &Anchor) -> bool {
+        anchor.checkpoint.origin == self.origin && anchor.checkpoint.size > self.sequence
+    }
+}
+
+fn rewritten(first: u64, last: u64, source: &str) -> String {
+    format!(
+        "entries {first} to {last} were rewritten, hashes and all: the checkpoint in {source} says otherwise"
+    )
+}
