@@ -98,9 +98,13 @@ buckets! {
     /// MFA codes tried for one account, from one known device or from all others: five at once, then one in three minutes. With three valid
     /// codes in a million at a time, guessing for a day succeeds in 0.15 % of cases (ASVS 6.5.1).
     CodeByAccount, code_by_account, "code-by-account": 5 per 900;
+    /// MFA codes tried for one account, from all known devices together, right ones too: whoever gathered
+    /// devices has no more guesses than this.
+    CodeByDevices, code_by_devices, "code-by-devices": 20 per 900;
     /// MFA codes tried from one address.
     CodeByAddress, code_by_address, "code-by-address": 60 per 60;
-    /// Set-up, confirmation and disabling of one's own MFA, per account.
+    /// Set-up, confirmation and disabling of one's own MFA, in one session: what another session of the
+    /// account does uses up nothing here.
     EnrolmentByAccount, enrolment_by_account, "enrolment-by-account": 20 per 600;
     /// Refreshes, logouts, invitations and other one-use tokens from one address.
     TokenByAddress, token_by_address, "token-by-address": 600 per 60;

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::SignedDuration;
 
+use super::login::record_strangers;
 use super::reset::record_floods;
 use super::{Services, approvals, deliveries, plugins, token_keys, trail, users};
 use crate::domain::Result;
@@ -35,7 +36,9 @@ pub struct Sweep {
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
     note("refusals by rate limit", record_floods(services, false).await);
+    note("logins of nobody", record_strangers(services, false).await);
     note("lapsed sessions, suspended factors", sweep(services).await);
+    note("admins after a reset", users::watch_reset_admins(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
     note(
         "entries past their retention",
@@ -66,6 +69,7 @@ pub async fn tidy(services: &Services) {
 /// Puts on the record what only waits for its window to pass, before the process ends.
 pub async fn wind_up(services: &Services) {
     note("refusals by rate limit", record_floods(services, true).await);
+    note("logins of nobody", record_strangers(services, true).await);
 }
 
 /// Destroys the factors whose suspension by a reset is over, forgets the sessions, one-use tokens and enrolments

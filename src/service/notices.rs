@@ -95,9 +95,15 @@ pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestCo
     if services.settings.mail {
         owed.extend(change_mail(services, changed, context));
     }
-    let data = json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() });
+    let data = who_to_whom(by, target, context);
     owed.extend(call(services, organization, changed.event, at, data));
     owed
+}
+
+/// What every webhook call about somebody's credentials says.
+#[must_use]
+pub fn who_to_whom(by: &User, target: &User, context: &RequestContext) -> Value {
+    json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() })
 }
 
 /// The notice to the user.

@@ -33,6 +33,35 @@ pub struct ResetCall {
     pub ticket: Option<String>,
 }
 
+/// A reset that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetDone {
+    /// On whom.
+    pub target: UserId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The resets done since then, the latest first. No row's time is less than that of the one before, so that reading
+/// stops at the first that is too old.
+pub fn find_resets_since(db: &Connection, since: Timestamp) -> Result<Vec<ResetDone>> {
+    let mut statement =
+        db.prepare_cached("SELECT target_id, at, outcome = 'done' FROM reset_call ORDER BY id DESC")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let at: Timestamp = column(row, 1)?;
+        if at < since {
+            break;
+        }
+        if row.get(2)? {
+            let target = column(row, 0).map(UserId)?;
+            found.push(ResetDone { target, at });
+        }
+    }
+    Ok(found)
+}
+
 /// Keeps a reset call. A clock that was set back must not hide what was done: `at` is never less than the
 /// row's before, so windows then reach further, never less far.
 pub fn insert_reset_call(tx: &Connection, call: &ResetCall) -> Result<()> {

@@ -107,6 +107,7 @@ impl TestApp {
             principals: Default::default(),
             in_flight: Default::default(),
             floods: Default::default(),
+            strangers: Default::default(),
             sweep: Default::default(),
             bindings: Default::default(),
             passkeys: RelyingParty::read(&Written {

@@ -25,7 +25,7 @@ use crate::store::audit::{Revived, checkpoints as kept};
 use crate::store::{DATABASE_FILE, backup as copying};
 
 /// A backup, and how to get at its keys.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source {
     /// The backup.
     pub backup: PathBuf,
@@ -247,3 +247,5 @@ fn trusted(manifest: &Manifest, keys: &KeyRing, database: &Path) -> Result<LogKe
     trusted.add(ours);
     Ok(trusted)
 }
+
+prints_no_secret!(Source);

@@ -15,7 +15,7 @@ use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::service::api_keys::end_keys_of;
 use crate::service::mandate::Mandate;
-use crate::service::{RequestContext, Services, approvals, deliveries};
+use crate::service::{RequestContext, Services, approvals, deliveries, notices};
 use crate::store::approvals::{insert_approval, update_state};
 use crate::store::audit::Erasure;
 use crate::store::deliveries::OwedDelivery;
@@ -38,7 +38,7 @@ pub struct Act {
 }
 
 /// How a verb ended.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Outcome {
     /// The user afterwards; as before where they were deleted or a further admin has to agree.
     pub user: User,
@@ -204,6 +204,14 @@ impl Plan {
                     &case.target,
                     &act.context,
                 ));
+                let data = notices::who_to_whom(&case.actor, &case.target, &act.context);
+                deliveries.extend(notices::call(
+                    services,
+                    &case.organization,
+                    "user.password.reset",
+                    at,
+                    data,
+                ));
                 What::ResetPassword(invitation)
             }
             Change::EndSessions => What::EndSessions,
@@ -319,6 +327,7 @@ impl Plan {
             }
             What::RestoreFactors(restoring) => {
                 event = restoring.run(tx, target, at, event)?;
+                end_keys_of(tx, target.id, at, &mut event)?;
                 sessions_ended = end_sessions(tx, target.id, at)?;
                 event = event.with("sessionsEnded", sessions_ended);
             }
@@ -409,3 +418,5 @@ fn end_sessions(tx: &Transaction<'_>, user: UserId, at: Timestamp) -> Result<u32
     challenges::clear_challenges(tx, user)?;
     sessions::clear_sessions(tx, user, at)
 }
+
+prints_no_secret!(Outcome);

@@ -35,6 +35,8 @@ CREATE TABLE user (
   revision            INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX user_by_email ON user (organization_id, email_key);
+-- Whether an address that somebody typed is of a domain that a user of the organisation has.
+CREATE INDEX user_by_domain ON user (organization_id, substr(email_key, instr(email_key, '@') + 1));
 CREATE INDEX user_admin ON user (organization_id) WHERE role = 'org-admin'; -- few among many
 
 -- Second factors. TOTP: `secret` is encrypted, `last_step` remembers the newest accepted time step.
@@ -68,10 +70,12 @@ CREATE TABLE recovery_code (
 
 -- A TOTP secret that was shown but not yet confirmed: one per user.
 CREATE TABLE enrolment (
-  user_id    BLOB NOT NULL PRIMARY KEY REFERENCES user (id) ON DELETE CASCADE,
+  user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  session_id BLOB NOT NULL CHECK (length(session_id) = 16), -- another session can't put its own in the place
   secret     BLOB NOT NULL,
   created_at INTEGER NOT NULL,
-  expires_at INTEGER NOT NULL
+  expires_at INTEGER NOT NULL,
+  PRIMARY KEY (user_id, session_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Logins under way, password changes, invitations, links in notices: one-use tokens by hash. What a

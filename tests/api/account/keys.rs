@@ -252,6 +252,24 @@ async fn a_step_up_at_the_other_issuer_counts_and_none_can_be_had_here() {
     app.reset_of(&token, "phone@acme.example").await.ok();
 }
 
+/// No key signs without an entry: where the entry can't be written there is no rotation.
+#[tokio::test]
+async fn without_its_entry_no_key_is_rotated() {
+    let app = App::new().await;
+    rotate(&app, TokenAlgorithm::EdDsa).await;
+    let before = app.services.keys.access().kids();
+    app.sql("CREATE UNIQUE INDEX refuse ON audit_entry (event_type) WHERE event_type = 'TOKEN_KEY_ROTATE'");
+    let services = app.services.clone();
+    let rotated = tokio::task::spawn_blocking(move || {
+        token_keys::rotate_keys(&services, TokenAlgorithm::EdDsa, ActorRef::operator())
+    });
+    assert!(rotated.await.expect("joined").is_err());
+    assert_eq!(app.services.keys.access().kids(), before);
+    app.sql("DROP INDEX refuse");
+    rotate(&app, TokenAlgorithm::EdDsa).await;
+    assert_eq!(app.services.keys.access().kids().len(), 3);
+}
+
 #[tokio::test]
 async fn a_token_that_says_help_desk_resets_as_the_help_desk_does() {
     let organization = OrganizationSettings {
