@@ -22,7 +22,9 @@ use crate::domain::approval::{Approval, ApprovalState, Wanted};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
-use crate::store::approvals::{find_approval, find_lapsed, had_in_hand, page_approvals, update_state};
+use crate::store::approvals::{
+    find_approval, find_lapsed, gave_role, had_in_hand, page_approvals, update_state,
+};
 use crate::store::{Connection, accounts, audit};
 
 /// How often an agreement is judged again when another admin was faster.
@@ -188,11 +190,10 @@ fn open_approval(
     written_id: &str,
 ) -> Result<Approval> {
     let id = read_id(written_id)?;
-    let lately = context.at - SignedDuration::from_hours(IN_HAND_HOURS);
     let (approval, since, in_hand) = services.store.read(|db| {
         let approval = find_approval(db, admin.organization.id, id)?;
         let in_hand = match &approval {
-            Some(asked) => had_in_hand(db, admin.user.id, asked.requester_id, lately)?,
+            Some(approval) => may_be_one_person(db, admin.user.id, approval, context.at)?,
             None => false,
         };
         Ok((approval, accounts::find_role_since(db, admin.user.id)?, in_hand))
@@ -214,6 +215,23 @@ fn open_approval(
         return Err(Error::Conflict("You agreed to this already".into()));
     }
     Ok(approval)
+}
+
+/// Whether who asked, or agreed before, may be this admin as well: who had the account of the other in hand before
+/// the other's word was given, or gave the one who agrees now the role for it.
+fn may_be_one_person(db: &Connection, admin: UserId, approval: &Approval, at: Timestamp) -> Result<bool> {
+    let lately = at - SignedDuration::from_hours(IN_HAND_HOURS);
+    let requester = (approval.requester_id, approval.created_at);
+    let agreed = approval.approved_by.iter().map(|user| (*user, at));
+    for (other, word_given) in std::iter::once(requester).chain(agreed) {
+        if had_in_hand(db, admin, other, lately, at)?
+            || gave_role(db, admin, other, lately)?
+            || had_in_hand(db, other, admin, lately, word_given)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn carry_out(
