@@ -697,6 +697,8 @@ async fn who_agreed_before_is_no_other_person_than_whom_they_had_in_hand() {
         "You became an administrator after this was asked for; another one has to agree",
     );
     assert!(has_mfa(&app, &app.developer));
+    // It takes no two to say no.
+    reject(&app.caller(&third).await, &id).await.assert_ok();
 }
 
 #[tokio::test]
