@@ -262,7 +262,7 @@ async fn who_has_no_second_factor_cannot_step_up() {
 
 #[tokio::test]
 async fn ending_what_is_not_there_is_no_entry_and_has_a_limit() {
-    let app = App::with(super::app::Plan {
+    let app = App::with(Plan {
         limits: Some(latchkey::limiter::Limits {
             account_by_caller: latchkey::limiter::Limit {
                 requests: 5,
