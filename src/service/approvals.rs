@@ -5,10 +5,13 @@
 //! and what must live is the session of the one who agrees.
 
 mod asking;
+mod word;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
+
+use word::{Word, open_approval};
 
 pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset};
 
@@ -17,12 +20,12 @@ use super::refusals::{admit_admin, admit_reader, record_refusal, written_resourc
 use super::reset::{self, Order, Refusal};
 use super::users::{self, Act, Change, Shown};
 use super::{RequestContext, Services, plugins};
-use crate::domain::account::{IN_HAND_HOURS, OrgAdmin, Principal, User, UserId, may_approve};
+use crate::domain::account::{Principal, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState, Wanted};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
-use crate::store::approvals::{find_approval, find_lapsed, had_in_hand, page_approvals, update_state};
+use crate::store::approvals::{find_approval, find_lapsed, page_approvals, update_state};
 use crate::store::{Connection, accounts, audit};
 
 /// How often an agreement is judged again when another admin was faster.
@@ -167,7 +170,7 @@ async fn agree(
 ) -> Result<Agreed, Refusal> {
     let admin = admit_admin(services, principal, context)?;
     for _ in 0..ATTEMPTS {
-        let approval = open_approval(services, admin, context, written_id)?;
+        let approval = open_approval(services, admin, context, written_id, Word::Yes)?;
         match carry_out(services, principal, context, approval.clone()).await {
             Err(Refusal::Unrecorded(Error::Stale)) => {} // another admin was faster: look again
             Err(Refusal::Unrecorded(error)) => match moot(&error) {
@@ -178,42 +181,6 @@ async fn agree(
         }
     }
     Err(Error::Stale.into())
-}
-
-/// The approval, if this admin's word counts on it now.
-fn open_approval(
-    services: &Services,
-    admin: OrgAdmin<'_>,
-    context: &RequestContext,
-    written_id: &str,
-) -> Result<Approval> {
-    let id = read_id(written_id)?;
-    let lately = context.at - SignedDuration::from_hours(IN_HAND_HOURS);
-    let (approval, since, in_hand) = services.store.read(|db| {
-        let approval = find_approval(db, admin.organization.id, id)?;
-        let in_hand = match &approval {
-            Some(asked) => had_in_hand(db, admin.user.id, asked.requester_id, lately)?,
-            None => false,
-        };
-        Ok((approval, accounts::find_role_since(db, admin.user.id)?, in_hand))
-    })?;
-    let approval = approval.ok_or_else(|| not_found(written_id))?;
-    match approval.state_at(context.at) {
-        ApprovalState::Open => {}
-        ApprovalState::Expired => return Err(Error::Conflict("This has expired; ask for it again".into())),
-        closed => {
-            return Err(Error::Conflict(format!(
-                "This is closed already: {}",
-                closed.as_str()
-            )));
-        }
-    }
-    let since = since.ok_or(Error::NotOrgAdmin)?;
-    may_approve(&admin.user, since, approval.asked(), in_hand)?;
-    if approval.approved_by.contains(&admin.user.id) {
-        return Err(Error::Conflict("You agreed to this already".into()));
-    }
-    Ok(approval)
 }
 
 async fn carry_out(
@@ -319,7 +286,7 @@ pub async fn reject(
     let attempt = async {
         let admin = admit_admin(services, principal, context)?;
         let reason = reason?;
-        let approval = open_approval(services, admin, context, written_id)?;
+        let approval = open_approval(services, admin, context, written_id, Word::No)?;
         let mut event = about(&approval, EventType::ApprovalReject, principal, context);
         if let Some(reason) = reason {
             event = event.with("reason", reason);

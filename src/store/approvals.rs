@@ -51,18 +51,34 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
         .optional()?)
 }
 
-/// Whether `by` made that account, gave it its role or took its password or second factors away, alone or with
-/// others, after `since`. The trail knows: its entry was written with the change, and stays for longer.
-pub fn had_in_hand(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
-    let mut statement = db.prepare_cached(
-        "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
-         AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND actor_id = ?2 \
-         AND result = 'SUCCESS' AND details ->> '$.awaitsApproval' IS NULL \
-         AND (event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE') \
-              OR event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL)",
-    )?;
+/// Whether `by` made that account or reset its password or second factors, alone or with others, after `since` and
+/// not after `until`. The trail knows: its entry was written with the change, and stays for longer.
+pub fn had_in_hand(
+    db: &Connection,
+    account: UserId,
+    by: UserId,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<bool> {
+    let mut statement = db.prepare_cached(&format!(
+        "{DONE_TO_BY} AND at <= ?4 AND details ->> '$.awaitsApproval' IS NULL \
+         AND event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE')"
+    ))?;
+    let (account, by) = (account.0.as_bytes(), by.0.as_bytes());
+    Ok(statement.exists(params![account, by, millis(since), millis(until)])?)
+}
+
+/// Whether `by` gave that account its role or another one, alone or with others, after `since`.
+pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
+    let mut statement = db.prepare_cached(&format!(
+        "{DONE_TO_BY} AND event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL"
+    ))?;
     Ok(statement.exists(params![account.0.as_bytes(), by.0.as_bytes(), millis(since)])?)
 }
+
+/// What somebody else did to an account, as the index `audit_entry_by_subject` has it.
+const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
+     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND actor_id = ?2 AND result = 'SUCCESS'";
 
 /// An organisation's approvals, newest first, and how many there are in all; with a state, those that
 /// are in it at `at`.

@@ -615,8 +615,9 @@ async fn a_lone_admin_erases_nobody_and_a_member_does_not_ask() {
     assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
 }
 
-const IN_HAND: &str = "Whoever asked for this made your account, gave you your role or reset your credentials \
-                       within the last 7 days; another administrator has to agree";
+const IN_HAND: &str = "You and whoever asked for this or agreed so far don't count as two: within the last 7 days \
+                       one of you made the other's account, gave it its role or reset its credentials; another \
+                       administrator has to agree";
 
 /// One who makes an account and knows its password is not a second person once somebody else promotes it.
 #[tokio::test]
@@ -659,10 +660,45 @@ async fn whom_the_one_who_asks_had_in_hand_does_not_count_for_a_week() {
         .await
         .assert_error(403, IN_HAND);
     assert!(has_mfa(&app, &app.developer));
+    // Nor is who had the account in hand another person than who asks with it.
+    let reversed = app.caller(&puppet).await.reset(DEVELOPER).await;
+    let reversed = reversed.assert_status(202)["approvalId"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    approve(&admin, &reversed).await.assert_error(403, IN_HAND);
     app.advance(SignedDuration::from_hours(7 * 24));
-    let id = asked(&app).await;
+    let (id, admin) = (asked(&app).await, app.admin().await);
+    approve(&admin, &reversed)
+        .await
+        .assert_error(409, "This has expired; ask for it again");
     approve(&app.caller(&puppet).await, &id).await.assert_ok();
     assert!(!has_mfa(&app, &app.developer));
+}
+
+#[tokio::test]
+async fn who_agreed_before_is_no_other_person_than_whom_they_had_in_hand() {
+    let app = app_that_wants_admins(2).await;
+    let id = asked(&app).await;
+    let second = app.caller(&app.second_admin).await;
+    let third = app.further("third", Role::OrgAdmin).await;
+    second
+        .call(&format!("{}/reset-password", user_path(&third)))
+        .await
+        .assert_ok();
+    app.advance(SignedDuration::from_secs(1));
+    approve(&second, &id).await.assert_status(202);
+    approve(&app.caller(&third).await, &id)
+        .await
+        .assert_error(403, IN_HAND);
+    let fourth = app.further("fourth", Role::OrgAdmin).await;
+    approve(&app.caller(&fourth).await, &id).await.assert_error(
+        403,
+        "You became an administrator after this was asked for; another one has to agree",
+    );
+    assert!(has_mfa(&app, &app.developer));
+    // It takes no two to say no.
+    reject(&app.caller(&third).await, &id).await.assert_ok();
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ fn a_further_admin_is_neither_who_asked_nor_on_whom_nor_made_for_the_occasion() 
     assert!(!approve(3, Role::OrgAdmin, 101), "made afterwards");
     assert!(!approve(3, Role::HelpDesk, 0));
     let puppet = may_approve(&user(3, Role::OrgAdmin), at(0), asked, true);
-    assert!(puppet.is_err(), "whom the one who asked had in hand");
+    assert!(puppet.is_err(), "in the hands of the one who asked");
 }
 
 proptest! {
