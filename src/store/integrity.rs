@@ -1,6 +1,5 @@
 //! Is the database itself in order, and is it the one that we made?
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -47,21 +46,29 @@ pub fn find_schema_changes(db: &Connection) -> Result<SchemaChanges> {
             is_newer: true,
         });
     };
-    let expected = objects(&expected)?;
+    let mut missing = objects(&expected)?;
     let mut changes = Vec::new();
-    for (object, made) in &expected {
-        let (r#type, name) = object;
-        match found.get(object) {
-            None => changes.push(format!("the {type} {name} is missing")),
-            Some(sql) if sql != made => changes.push(format!("the {type} {name} is not as it was made")),
-            Some(_) => {}
+    for object in found {
+        // One stands for one: a second row of the same name is none of ours, whatever it says.
+        if let Some(at) = missing.iter().position(|made| *made == object) {
+            missing.swap_remove(at);
+        } else {
+            changes.push((object.r#type, object.name, "is none of ours"));
         }
     }
-    for (r#type, name) in found.keys().filter(|object| !expected.contains_key(*object)) {
-        changes.push(format!("the {type} {name} is none of ours"));
+    for Object { r#type, name, .. } in missing {
+        let same = |(other, called, _): &&mut (String, String, &str)| *other == r#type && *called == name;
+        match changes.iter_mut().find(same) {
+            Some((_, _, what)) => *what = "is not as it was made",
+            None => changes.push((r#type, name, "is missing")),
+        }
     }
+    changes.sort();
     Ok(SchemaChanges {
-        changes,
+        changes: changes
+            .into_iter()
+            .map(|(r#type, name, what)| format!("the {type} {name} {what}"))
+            .collect(),
         is_newer: false,
     })
 }
@@ -78,22 +85,36 @@ pub(super) fn refuse_foreign_code(connection: &Connection, path: &Path) -> Resul
     }
 }
 
-/// Tables, indexes, triggers and views by kind and name, with the table and the text that made them.
-type Objects = BTreeMap<(String, String), (String, String)>;
+/// A row of the schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Object {
+    r#type: String,
+    name: String,
+    table: String,
+    /// The text that makes it: all that SQLite goes by when it opens the file.
+    sql: String,
+}
 
-fn objects(db: &Connection) -> Result<Objects> {
+fn objects(db: &Connection) -> Result<Vec<Object>> {
     let mut statement = db.prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema")?;
     let rows = statement.query_map([], |row| {
-        let sql: String = row.get(3)?;
-        Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, plain(&sql))))
+        Ok(Object {
+            r#type: row.get(0)?,
+            name: row.get(1)?,
+            table: row.get(2)?,
+            sql: plain(&row.get::<_, String>(3)?),
+        })
     })?;
-    let all: Objects = rows.collect::<rusqlite::Result<_>>()?;
-    // What ANALYZE counts.
-    Ok(all
-        .into_iter()
-        .filter(|((_, name), _)| !name.starts_with("sqlite_stat"))
-        .collect())
+    let mut all = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    all.retain(|object| !STATISTICS.contains(&object.sql.as_str()));
+    Ok(all)
 }
+
+/// What ANALYZE makes.
+const STATISTICS: [&str; 2] = [
+    "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
+    "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+];
 
 /// A statement without comments and line breaks: a version may word a comment in another way.
 fn plain(sql: &str) -> String {
@@ -106,11 +127,18 @@ fn plain(sql: &str) -> String {
         .join(" ")
 }
 
-fn foreign_code(found: &Objects) -> Vec<String> {
+/// By their text, not by what the schema calls them: that is not what SQLite goes by.
+fn foreign_code(found: &[Object]) -> Vec<String> {
+    let ours = |sql: &str| {
+        sql.is_empty()
+            || ["CREATE TABLE ", "CREATE INDEX ", "CREATE UNIQUE INDEX "]
+                .iter()
+                .any(|beginning| sql.starts_with(beginning))
+    };
     found
-        .keys()
-        .filter(|(r#type, _)| matches!(r#type.as_str(), "trigger" | "view"))
-        .map(|(r#type, name)| format!("the {type} {name} is none of ours"))
+        .iter()
+        .filter(|object| matches!(object.r#type.as_str(), "trigger" | "view") || !ours(&object.sql))
+        .map(|Object { r#type, name, .. }| format!("the {type} {name} is none of ours"))
         .collect()
 }
 
@@ -179,6 +207,16 @@ mod tests {
             !changes("PRAGMA user_version = 0").is_empty(),
             "no version at all"
         );
+        // Called an index, and a trigger all the same.
+        let hidden = "PRAGMA writable_schema = ON;
+            INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES ('index', 'sqlite_stat1',
+              'audit_entry', 0, 'CREATE TRIGGER q BEFORE INSERT ON audit_entry BEGIN SELECT RAISE(IGNORE); END');
+            PRAGMA writable_schema = OFF";
+        let db = testing::database();
+        db.execute_batch(hidden).expect("the change is SQL");
+        let found = find_schema_changes(&db).expect("readable").changes;
+        assert_eq!(found, ["the index sqlite_stat1 is none of ours"]);
+        assert!(refuse_foreign_code(&db, Path::new("latchkey.db")).is_err());
         let newer = "PRAGMA user_version = 999; CREATE VIEW shown AS SELECT 1";
         assert_eq!(changes(newer), ["the view shown is none of ours"]);
     }

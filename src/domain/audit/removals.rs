@@ -71,7 +71,7 @@ pub(super) struct Pending {
     pub organizations: Option<Option<Uuid>>,
     /// They were more than one's.
     pub mixed: bool,
-    /// The latest time of a whole entry of the organisation before one of the pruned: about as late is that one.
+    /// The latest time of a whole entry before one of the pruned: about as late is that one.
     pub latest: Option<Timestamp>,
 }
 

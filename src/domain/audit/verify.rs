@@ -7,7 +7,6 @@ mod removed;
 
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::frontier::{Frontier, Peak};
@@ -16,7 +15,7 @@ use super::record::{Content, Record};
 use super::removals::Removals;
 use super::report::{Anchor, FINDINGS_LISTED, Findings, Report, Scope, Tampering};
 use super::tree::subtrees;
-use anchors::Abandonment;
+use anchors::{Abandonment, Contradiction};
 use places::weigh;
 
 /// Edited entries that are tried at each other's places.
@@ -42,8 +41,8 @@ pub struct Verifier {
     suspects: Vec<(usize, Record)>,
     /// Entries that say that a log was given up.
     abandoned: Vec<Abandonment>,
-    /// Checkpoints that do not fit, unless one of those counts, with the places that they are about.
-    contradicted: Vec<(Anchor, Tampering, u64)>,
+    /// Checkpoints that do not fit, unless one of those counts.
+    contradicted: Vec<Contradiction>,
     findings: Findings,
     report: Report,
 }
@@ -59,29 +58,6 @@ pub struct Head {
     pub previous: Option<u64>,
     /// How many were pruned.
     pub pruned: u64,
-    /// The latest time that a whole entry bears.
-    latest: Option<Timestamp>,
-}
-
-impl Head {
-    /// What a table says of a chain.
-    #[must_use]
-    pub fn new(index: u64, sequence: u64, previous: Option<u64>, pruned: u64) -> Self {
-        Self {
-            index,
-            sequence,
-            previous,
-            pruned,
-            latest: None,
-        }
-    }
-
-    /// Whether both say the same of the chain.
-    #[must_use]
-    pub fn agrees_with(&self, other: &Self) -> bool {
-        let latest = self.latest;
-        *self == Self { latest, ..*other }
-    }
 }
 
 impl Verifier {
@@ -310,16 +286,11 @@ impl Verifier {
             return None;
         }
         let known = before.unwrap_or_default();
-        let (pruned, time) = match &record.content {
-            Content::Pruned { .. } => (1, None),
-            Content::Whole(body) => (0, Some(body.at)),
-        };
         let head = Head {
             index: record.chain.index,
             sequence: record.sequence,
             previous: record.chain.previous,
-            pruned: known.pruned + pruned,
-            latest: known.latest.max(time),
+            pruned: known.pruned + u64::from(matches!(record.content, Content::Pruned { .. })),
         };
         self.heads.insert(record.organization_id, head);
         before

@@ -2,7 +2,7 @@
 //! because their log was given up.
 
 use super::super::frontier::Fit;
-use super::super::report::{Anchor, FINDINGS_LISTED, Tampering, Voided};
+use super::super::report::{Anchor, Tampering, Voided};
 use super::Verifier;
 use super::places::hash_was_wrong;
 
@@ -19,6 +19,18 @@ pub(super) struct Abandonment {
     pub text: String,
 }
 
+/// So many that were compared are kept before they are dropped together.
+const ANCHORS_KEPT: usize = 1024;
+
+/// A checkpoint that does not fit, unless its log was given up; it stands for the larger ones of the same kind.
+#[derive(Debug)]
+pub(super) struct Contradiction {
+    anchor: Anchor,
+    kind: Tampering,
+    from: u64,
+    largest: u64,
+}
+
 impl Verifier {
     /// A further checkpoint, found on the way.
     pub fn anchor(&mut self, anchor: Anchor) {
@@ -28,6 +40,9 @@ impl Verifier {
                 "a checkpoint over {size} entries comes too late to be compared"
             ));
             return;
+        }
+        if self.next_anchor > ANCHORS_KEPT {
+            self.anchors.drain(..std::mem::take(&mut self.next_anchor));
         }
         let later = &self.anchors[self.next_anchor..];
         let at = later.partition_point(|other| other.checkpoint.size <= size);
@@ -114,13 +129,10 @@ impl Verifier {
         self.report.size = size;
         self.report.root = self.frontier.root().map(hex::encode);
         let rest = self.anchors.split_off(self.next_anchor);
-        for anchor in rest.into_iter().rev() {
-            let given_up = self.is_given_up(&anchor);
+        // The last that counts in any case is over the most of those.
+        let counts = rest.iter().rposition(|anchor| !self.is_given_up(anchor));
+        for anchor in rest.into_iter().skip(counts.unwrap_or(0)) {
             self.contradict(anchor, Tampering::CutOff, size);
-            if !given_up {
-                // It is over the most of those that count in any case.
-                break;
-            }
         }
     }
 
@@ -129,13 +141,23 @@ impl Verifier {
         self.abandoned.iter().any(|abandonment| abandonment.voids(anchor))
     }
 
+    /// They come in the order of their sizes: where one need not fit, the larger ones of its log need not either.
     fn contradict(&mut self, anchor: Anchor, kind: Tampering, from: u64) {
-        if self.contradicted.len() < FINDINGS_LISTED {
-            self.contradicted.push((anchor, kind, from));
+        let largest = anchor.checkpoint.size;
+        let same = |known: &&mut Contradiction| {
+            known.kind == kind
+                && known.anchor.source == anchor.source
+                && known.anchor.checkpoint.origin == anchor.checkpoint.origin
+        };
+        if let Some(known) = self.contradicted.iter_mut().find(same) {
+            known.largest = known.largest.max(largest);
         } else {
-            let (first, last) = (from, anchor.checkpoint.size.saturating_sub(1));
-            let text = format!("the checkpoint in {} does not fit either", anchor.source);
-            self.findings.add(kind, first, last, text);
+            self.contradicted.push(Contradiction {
+                anchor,
+                kind,
+                from,
+                largest,
+            });
         }
     }
 
@@ -156,8 +178,13 @@ impl Verifier {
         }
         let here = self.frontier.size();
         let mut told = [self.anchor_failed, false];
-        for (anchor, kind, from) in std::mem::take(&mut self.contradicted) {
-            let size = anchor.checkpoint.size;
+        for contradiction in std::mem::take(&mut self.contradicted) {
+            let Contradiction {
+                anchor,
+                kind,
+                from,
+                largest: size,
+            } = contradiction;
             if let Some(abandonment) = self.abandoned.iter().find(|one| one.voids(&anchor)) {
                 self.report.voided.push(Voided {
                     source: anchor.source,

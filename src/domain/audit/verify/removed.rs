@@ -10,8 +10,7 @@ use super::super::report::{FINDINGS_LISTED, Tampering};
 use super::anchors::Abandonment;
 use super::{REMEMBERED, Verifier};
 
-/// How much later than the time before which an organisation's entries were pruned an entry before one of them
-/// may be. Entries stand in the order of their times, but for what was under way at once and clocks that were
+/// How much later than the time before which entries were pruned an entry before one of them may be. Entries stand in the order of their times, but for what was under way at once and clocks that were
 /// wrong for a while.
 const OUT_OF_ORDER: SignedDuration = SignedDuration::from_hours(24);
 
@@ -57,8 +56,7 @@ impl Verifier {
         let pending = self.removals.of(by);
         pending.add(sequence, part, record.organization_id);
         if part == RemovedPart::All {
-            let head = self.heads.get(&record.organization_id);
-            pending.latest = pending.latest.max(head.and_then(|head| head.latest));
+            pending.latest = pending.latest.max(self.report.newest_at);
         }
     }
 

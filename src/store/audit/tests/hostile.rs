@@ -210,6 +210,16 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
         let report = told(&trail, &both, vec![anchor]);
         assert_eq!(report.findings, []);
         assert_eq!(report.verdict(&[], None), Verdict::Intact);
+        // One history file remembers thousands of them.
+        let many = (41..2041).map(|size| Anchor {
+            checkpoint: keys()
+                .open(&LogSigner::new("log.example/audit-log", &SEED).checkpoint(size, [7; 32]))
+                .expect("signed"),
+            source: "history".to_owned(),
+        });
+        let given_up = told(&trail, &both, many.collect());
+        assert_eq!((given_up.findings.len(), given_up.further_findings), (0, 0));
+        assert!(given_up.voided.len() < 10, "{}", given_up.voided.len());
         // Whoever gave the checkpoint is told that it does not count.
         assert_eq!(report.verdict(&["mine".to_owned()], None), Verdict::Superseded);
     }

@@ -49,12 +49,12 @@ pub(super) fn check_heads(connection: &Connection, verifier: &mut Verifier) -> R
         };
         let (sequence, previous): (i64, Option<i64>) = (row.get(1)?, row.get(2)?);
         let (entries, pruned): (i64, i64) = (row.get(3)?, row.get(4)?);
-        let told = Head::new(
-            from_column(entries.saturating_sub(1)),
-            from_column(sequence),
-            previous.map(from_column),
-            from_column(pruned),
-        );
+        let told = Head {
+            index: from_column(entries.saturating_sub(1)),
+            sequence: from_column(sequence),
+            previous: previous.map(from_column),
+            pruned: from_column(pruned),
+        };
         if from_column(sequence) >= next {
             beyond = beyond.max(Some(from_column(sequence)));
         }
@@ -63,7 +63,7 @@ pub(super) fn check_heads(connection: &Connection, verifier: &mut Verifier) -> R
             .iter()
             .any(|count| *count < 0);
         match head {
-            Some(head) if head.agrees_with(&told) && !negative => {}
+            Some(head) if head == told && !negative => {}
             Some(head) => wrong.push((head.sequence.min(told.sequence), head.sequence.max(told.sequence))),
             None => wrong.push((told.sequence, told.sequence)),
         }

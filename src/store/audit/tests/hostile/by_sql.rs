@@ -154,7 +154,7 @@ fn carry_out(trail: &Connection, attack: &Attack) -> bool {
                     )
                     .expect("SQL");
             }
-            // The entry of the same organisation before it is two days older.
+            // One of the two entries before it is whole, and at most two days older.
             !blank_hashes && i64::try_from(*place).expect("few") - 2 < *before + 1
         }
     }
@@ -177,7 +177,7 @@ fn whatever_sql_changes_for_readers_is_found() {
             let found = verify_against(&trail, &keys(), Vec::new(), |_| {});
             let found = found.map(|report| report.verdict(&[], None));
             if !could_be_ours && !matches!(found, Err(_) | Ok(Verdict::Tampered | Verdict::Unsigned)) {
-                prop_assert_eq!(readers(&trail, 24), before, "{:?} was not found", attack);
+                prop_assert!(readers(&trail, 24) == before, "{attack:?} was not found");
             }
             Ok(())
         })
