@@ -9,6 +9,7 @@ mod metrics;
 mod ranges;
 mod raw;
 mod sources;
+mod trail;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,19 +20,18 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 
 use crate::courier::CourierConfig;
-use crate::courier::webhook::check_url;
 use crate::limiter::Limits;
 use crate::passkeys::{RelyingParty, Written};
 use crate::plugin_host::SignerKey;
 use crate::service::backup::{KeyChoice, Schedule};
 use crate::service::plugins::PluginSettings;
-use crate::service::{Settings, StoreOptions, trail};
+use crate::service::{Settings, StoreOptions};
 use courier::first_line;
 pub use external::ExternalConfig;
 pub use metrics::MetricsConfig;
 use ranges::out_of_range;
 pub use raw::{LogFormat, RawConfig};
-use raw::{RawAudit, RawBackup, RawHttp, RawPlugins};
+use raw::{RawBackup, RawHttp, RawPlugins};
 pub use sources::{Flags, Sources};
 
 /// The annotated configuration file with every key at its built-in value.
@@ -222,7 +222,7 @@ impl Config {
         });
         let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
-        let trail = trail_settings(audit, &courier, &mut problems);
+        let trail = trail::check(audit, &courier, &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let metrics = metrics::check(&metrics, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
@@ -285,39 +285,6 @@ fn refusal(file: Option<&Path>, problems: &[String]) -> anyhow::Error {
         "the configuration{place} has {count}:\n  {}",
         problems.join("\n  ")
     )
-}
-
-fn trail_settings(audit: RawAudit, courier: &CourierConfig, problems: &mut Vec<String>) -> trail::Settings {
-    if audit.forward_syslog && courier.syslog.is_none() {
-        problems.push("audit.forward_syslog: needs syslog.target".to_owned());
-    }
-    for (key, url) in [
-        ("forward_webhook", &audit.forward_webhook),
-        ("witness_url", &audit.witness_url),
-    ] {
-        if !url.is_empty() && !is_base_url(url) {
-            problems.push(format!(
-                "audit.{key}: {url:?} is not a URL such as https://siem.example.org/in"
-            ));
-        } else if !url.is_empty()
-            && let Err(problem) = check_url(&courier.webhooks, url)
-        {
-            problems.push(format!(
-                "audit.{key}: {problem} (webhooks.hosts, webhooks.networks)"
-            ));
-        }
-    }
-    trail::Settings {
-        checkpoint_entries: audit.checkpoint_entries,
-        checkpoint_secs: whole(audit.checkpoint_secs),
-        witness_dir: audit.witness_dir,
-        witness_url: (!audit.witness_url.is_empty()).then_some(audit.witness_url),
-        forward_to: trail::ForwardTo {
-            syslog: audit.forward_syslog,
-            webhook: (!audit.forward_webhook.is_empty()).then_some(audit.forward_webhook),
-            organizations: audit.forward_organizations,
-        },
-    }
 }
 
 fn plugin_config(plugins: RawPlugins, data_dir: &Path) -> PluginConfig {

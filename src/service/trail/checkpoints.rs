@@ -181,13 +181,15 @@ pub(super) fn begin(
     tx: &Transaction<'_>,
     signer: &LogSigner,
     first_size: u64,
+    witness_url: Option<&str>,
     at: Timestamp,
 ) -> Result<Signed> {
     checkpoints::begin_log(tx, &signer.log_key(), first_size, at)?;
     let size = audit::size(tx)?;
     let note = signer.checkpoint(size, audit::root(tx, size)?);
-    checkpoints::insert_checkpoint(tx, size, &note, at)?;
-    Ok(Signed { size, note })
+    let signed = Signed { size, note };
+    insert(tx, &signed, witness_url, at)?;
+    Ok(signed)
 }
 
 /// In the files first: a database that has a checkpoint has one beside it, whatever crashes when. The entries
@@ -195,22 +197,22 @@ pub(super) fn begin(
 async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> {
     let at = services.clock.now();
     keep_beside(services, signed, key.origin(), at).await?;
-    let (size, note) = (signed.size, signed.note.clone());
-    let told = services.settings.trail.witness_url.as_ref().map(|url| {
-        let data = json!({ "size": size, "checkpoint": note });
-        deliveries::webhook(None, url, CHECKPOINT_CALL, at, data)
-    });
+    let (signed, url) = (signed.clone(), services.settings.trail.witness_url.clone());
     services
         .store
-        .write(move |tx| {
-            checkpoints::insert_checkpoint(tx, size, &note, at)?;
-            match &told {
-                // The newest says all that those before it say.
-                Some(call) => owed::replace_owed_call(tx, call, CHECKPOINT_CALL, size.saturating_sub(1), at),
-                None => Ok(()),
-            }
-        })
+        .write(move |tx| insert(tx, &signed, url.as_deref(), at))
         .await
+}
+
+/// Keeps it, and owes it to the witness: the newest alone, which says all that those before it say.
+fn insert(tx: &Transaction<'_>, signed: &Signed, witness_url: Option<&str>, at: Timestamp) -> Result<()> {
+    checkpoints::insert_checkpoint(tx, signed.size, &signed.note, at)?;
+    let Some(url) = witness_url else {
+        return Ok(());
+    };
+    let data = json!({ "size": signed.size, "checkpoint": signed.note });
+    let call = deliveries::webhook(None, url, CHECKPOINT_CALL, at, data);
+    owed::replace_owed_call(tx, &call, CHECKPOINT_CALL, signed.size.saturating_sub(1), at)
 }
 
 /// Keeps it beside the database and gives it to the witness directory. What fails is logged: it holds

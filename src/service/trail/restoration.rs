@@ -32,6 +32,7 @@ pub async fn begin_after_restore(
     let given_up = give_up(services, replaced.map(memories_beside).unwrap_or_default())?;
     let signer = given_up.signer(services);
     let key = signer.log_key();
+    let url = services.settings.trail.witness_url.clone();
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
     let count = |kind: &str| revived.iter().filter(|one| one.kind == kind).count();
@@ -52,7 +53,7 @@ pub async fn begin_after_restore(
             let event = event.clone().with("sessionsEnded", ended);
             let size = audit::size(tx)?;
             audit::append_entry(tx, at, entry_id, &event)?;
-            Ok((ended, checkpoints::begin(tx, &signer, size, at)?))
+            Ok((ended, checkpoints::begin(tx, &signer, size, url.as_deref(), at)?))
         })
         .await?;
     checkpoints::keep_beside(services, &begun, key.origin(), at).await?;

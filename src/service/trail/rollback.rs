@@ -114,6 +114,7 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
     let given_up = give_up(services, Vec::new())?;
     let signer = given_up.signer(services);
     let (key, signed) = (signer.log_key(), given_up.signed);
+    let url = services.settings.trail.witness_url.clone();
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
     let event = given_up.record(
@@ -133,7 +134,11 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
                 .with("databaseSize", found)
                 .with("sessionsEnded", ended);
             audit::append_entry(tx, at, entry_id, &event)?;
-            Ok((found, ended, checkpoints::begin(tx, &signer, found, at)?))
+            Ok((
+                found,
+                ended,
+                checkpoints::begin(tx, &signer, found, url.as_deref(), at)?,
+            ))
         })
         .await?;
     checkpoints::keep_beside(services, &begun, key.origin(), at).await?;
