@@ -24,6 +24,7 @@ use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
 use crate::service::health::Probing;
 use crate::service::housekeeping::Sweep;
+use crate::service::login::Strangers;
 use crate::service::metrics::Counts;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
@@ -104,6 +105,7 @@ impl App {
             probing: Probing::default(),
             in_flight: InFlight::default(),
             floods: Floods::default(),
+            strangers: Strangers::default(),
             sweep: Sweep::default(),
             bindings: Bindings::default(),
             counts: Counts::default(),

@@ -6,8 +6,10 @@
 mod courier;
 mod external;
 mod metrics;
+mod ranges;
 mod raw;
 mod sources;
+mod trail;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,12 +25,13 @@ use crate::passkeys::{RelyingParty, Written};
 use crate::plugin_host::SignerKey;
 use crate::service::backup::{KeyChoice, Schedule};
 use crate::service::plugins::PluginSettings;
-use crate::service::{Settings, StoreOptions, trail};
+use crate::service::{Settings, StoreOptions};
 use courier::first_line;
 pub use external::ExternalConfig;
 pub use metrics::MetricsConfig;
+use ranges::out_of_range;
 pub use raw::{LogFormat, RawConfig};
-use raw::{RawAudit, RawBackup, RawHttp, RawPlugins};
+use raw::{RawBackup, RawHttp, RawPlugins};
 pub use sources::{Flags, Sources};
 
 /// The annotated configuration file with every key at its built-in value.
@@ -219,7 +222,7 @@ impl Config {
         });
         let trusted_keys = trusted_keys(&plugins.trusted_keys, &mut problems);
         let courier = courier::check(mail, &webhooks, &syslog, &mut problems);
-        let trail = trail_settings(audit, courier.syslog.is_some(), &mut problems);
+        let trail = trail::check(audit, &courier, &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let metrics = metrics::check(&metrics, &mut problems);
         let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
@@ -284,33 +287,6 @@ fn refusal(file: Option<&Path>, problems: &[String]) -> anyhow::Error {
     )
 }
 
-fn trail_settings(audit: RawAudit, has_syslog: bool, problems: &mut Vec<String>) -> trail::Settings {
-    if audit.forward_syslog && !has_syslog {
-        problems.push("audit.forward_syslog: needs syslog.target".to_owned());
-    }
-    for (key, url) in [
-        ("forward_webhook", &audit.forward_webhook),
-        ("witness_url", &audit.witness_url),
-    ] {
-        if !url.is_empty() && !is_base_url(url) {
-            problems.push(format!(
-                "audit.{key}: {url:?} is not a URL such as https://siem.example.org/in"
-            ));
-        }
-    }
-    trail::Settings {
-        checkpoint_entries: audit.checkpoint_entries,
-        checkpoint_secs: whole(audit.checkpoint_secs),
-        witness_dir: audit.witness_dir,
-        witness_url: (!audit.witness_url.is_empty()).then_some(audit.witness_url),
-        forward_to: trail::ForwardTo {
-            syslog: audit.forward_syslog,
-            webhook: (!audit.forward_webhook.is_empty()).then_some(audit.forward_webhook),
-            organizations: audit.forward_organizations,
-        },
-    }
-}
-
 fn plugin_config(plugins: RawPlugins, data_dir: &Path) -> PluginConfig {
     PluginConfig {
         total_concurrency: whole(plugins.total_concurrency),
@@ -343,67 +319,6 @@ fn schedule(backup: RawBackup) -> Option<Schedule> {
         keys: backup.keys,
         passphrase_file: backup.passphrase_file,
     })
-}
-
-/// Names a key once for its value and its place in the message.
-macro_rules! ranges {
-    ($raw:ident, $problems:ident: $($section:ident . $key:ident in $range:expr;)*) => {$(
-        let (value, range) = ($raw.$section.$key, $range);
-        if !range.contains(&value) {
-            let name = concat!(stringify!($section), ".", stringify!($key));
-            let (least, most) = (range.start(), range.end());
-            $problems.push(format!("{name}: {value} is not between {least} and {most}"));
-        }
-    )*};
-}
-
-fn out_of_range(raw: &RawConfig) -> Vec<String> {
-    let mut problems = Vec::new();
-    ranges! { raw, problems:
-        tokens.access_secs in 60..=86_400;
-        tokens.refresh_secs in 300..=7_776_000;
-        tokens.session_max_secs in 300..=31_536_000;
-        tokens.mfa_challenge_secs in 30..=3600;
-        tokens.key_rotation_days in 0..=3650;
-        factors.enrolment_secs in 60..=86_400;
-        factors.suspended_secs in 0..=7_776_000;
-        factors.recovery_code_characters in 8..=32;
-        http.body_limit_bytes in 1024..=67_108_864;
-        http.head_limit_bytes in 8192..=1_048_576;
-        database.queue_length in 16..=65_536;
-        http.max_headers in 16..=1000;
-        http.header_timeout_secs in 1..=300;
-        http.body_timeout_secs in 1..=3600;
-        http.write_timeout_secs in 1..=3600;
-        http.max_connections in 1..=65_536;
-        http.max_connections_per_address in 1..=65_536;
-        http.shutdown_grace_secs in 0..=600;
-        plugins.total_concurrency in 1..=256;
-        plugins.per_organization_concurrency in 1..=256;
-        plugins.slot_wait_ms in 0..=60_000;
-        plugins.decision_days in 1..=3650;
-        plugins.alarm_after in 1..=1000;
-        plugins.recheck_one_in in 0..=1_000_000;
-        audit.checkpoint_entries in 1..=1_000_000;
-        audit.checkpoint_secs in 1..=86_400;
-        backup.every_hours in 1..=8760;
-        backup.keep in 1..=10_000;
-    }
-    for (name, limit) in raw.limits.entries() {
-        if !(1..=86_400).contains(&limit.window_secs) {
-            problems.push(format!(
-                "limits.{name}.window_secs: {} is not between 1 and 86400",
-                limit.window_secs
-            ));
-        }
-        if limit.requests > 10_000_000 {
-            problems.push(format!(
-                "limits.{name}.requests: {} is not between 0 and 10000000",
-                limit.requests
-            ));
-        }
-    }
-    problems
 }
 
 fn whole<T: TryFrom<u64>>(n: u64) -> T {

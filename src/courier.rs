@@ -34,6 +34,9 @@ pub enum Undelivered {
     /// Trying again makes sense.
     #[error("{0}")]
     Later(String),
+    /// The receiver does not want it as it is; it may one day.
+    #[error("{0}")]
+    Refused(String),
     /// It will never arrive as it is.
     #[error("{0}")]
     Never(String),

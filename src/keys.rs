@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::account::{OrganizationId, UserId};
-use crate::domain::credential::{AccessKeys, SigningKeyRecord, TokenAlgorithm};
+use crate::domain::credential::{AccessKeys, SigningKeyRecord};
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result, second_factor};
 use crate::entropy::Entropy;
@@ -100,21 +100,14 @@ impl KeyRing {
         self.access.read().unwrap_or_else(PoisonError::into_inner).records[0].created_at
     }
 
-    /// Lets a new key sign from now on, and says its `kid`. The old ones check tokens until `lapse`; those
-    /// that have lapsed are forgotten.
+    /// Lets a new key sign from now on. The old ones check tokens until `lapse`; those that have lapsed by the time
+    /// the new one was made are forgotten.
     ///
     /// # Errors
     /// [`KeyError::Io`]; then the old key goes on signing.
-    pub fn rotate(
-        &self,
-        algorithm: TokenAlgorithm,
-        entropy: &Entropy,
-        at: Timestamp,
-        lapse: Timestamp,
-    ) -> Result<String, KeyError> {
+    pub fn rotate(&self, new: SigningKeyRecord, entropy: &Entropy, lapse: Timestamp) -> Result<(), KeyError> {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
-        let new = SigningKeyRecord::generate(algorithm, entropy.bytes(), at);
-        let kid = new.kid.clone();
+        let at = new.created_at;
         let mut records = vec![new];
         for record in &access.records {
             let mut old = record.clone();
@@ -127,7 +120,7 @@ impl KeyRing {
         }
         access.keys = Arc::new(AccessKeys::new(self.issuer.clone(), &records));
         access.records = records;
-        Ok(kid)
+        Ok(())
     }
 
     /// The key under refresh tokens.
@@ -356,6 +349,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::credential::TokenAlgorithm;
 
     fn open(path: &Path) -> Result<KeyRing, KeyError> {
         KeyRing::open(path, &Entropy::seeded(7))
@@ -420,17 +414,19 @@ mod tests {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let keys = open(dir.path()).expect("made");
         let first = keys.access().kids();
-        let second = keys
-            .rotate(TokenAlgorithm::EdDsa, &entropy, at(100), at(200))
-            .expect("rotated");
+        let rotate = |keys: &KeyRing, algorithm, made, lapse| {
+            let new = SigningKeyRecord::generate(algorithm, entropy.bytes(), at(made));
+            let kid = new.kid.clone();
+            keys.rotate(new, &entropy, at(lapse)).expect("rotated");
+            kid
+        };
+        let second = rotate(&keys, TokenAlgorithm::EdDsa, 100, 200);
         assert_eq!(keys.access().kids(), [second.as_str(), first[0].as_str()]);
         assert_eq!(keys.access().algorithm(), TokenAlgorithm::EdDsa);
         assert_eq!(keys.signing_since(), at(100));
         let again = open(dir.path()).expect("read");
         assert_eq!(again.access().kids(), keys.access().kids());
-        let third = again
-            .rotate(TokenAlgorithm::Hs256, &entropy, at(200), at(300))
-            .expect("rotated");
+        let third = rotate(&again, TokenAlgorithm::Hs256, 200, 300);
         assert_eq!(again.access().kids(), [third, second], "the first has lapsed");
         let file = dir.path().join(KEY_DIRECTORY).join(TOKENS_FILE);
         assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);

@@ -98,14 +98,20 @@ buckets! {
     /// MFA codes tried for one account, from one known device or from all others: five at once, then one in three minutes. With three valid
     /// codes in a million at a time, guessing for a day succeeds in 0.15 % of cases (ASVS 6.5.1).
     CodeByAccount, code_by_account, "code-by-account": 5 per 900;
+    /// MFA codes tried for one account, from all known devices together, right ones too: whoever gathered
+    /// devices has no more guesses than this.
+    CodeByDevices, code_by_devices, "code-by-devices": 20 per 900;
     /// MFA codes tried from one address.
     CodeByAddress, code_by_address, "code-by-address": 60 per 60;
-    /// Set-up, confirmation and disabling of one's own MFA, per account.
+    /// Set-up, confirmation and disabling of one's own MFA, in one session: what another session of the
+    /// account does uses up nothing here.
     EnrolmentByAccount, enrolment_by_account, "enrolment-by-account": 20 per 600;
     /// Refreshes, logouts, invitations and other one-use tokens from one address.
     TokenByAddress, token_by_address, "token-by-address": 600 per 60;
     /// Everything else an admin does: lists, users, settings, approvals.
     AdminByCaller, admin_by_caller, "admin-by-caller": 600 per 60;
+    /// What one does about one's own account: sessions, activity, passkeys, listed and ended.
+    AccountByCaller, account_by_caller, "account-by-caller": 120 per 60;
     /// Plugins uploaded or tried by one admin: each costs a compilation.
     PluginByCaller, plugin_by_caller, "plugin-by-caller": 20 per 60;
     /// Documents and the API explorer (1.6 MB a page) to one address.
@@ -129,6 +135,13 @@ impl Limit {
         window_secs: 1,
     };
 
+    fn times(self, times: u32) -> Self {
+        Self {
+            requests: self.requests.saturating_mul(times),
+            ..self
+        }
+    }
+
     /// Whether it counts at all.
     #[must_use]
     pub fn is_on(self) -> bool {
@@ -139,6 +152,8 @@ impl Limit {
 /// Counts requests. One per process, handed out by `app`.
 pub struct Limiter {
     buckets: Vec<Option<Counter>>,
+    /// The same for IPv6 sites, each as if it were so many addresses.
+    sites: Vec<Option<Counter>>,
     hasher: RandomState,
     clock: Clock,
 }
@@ -153,12 +168,13 @@ impl Limiter {
     /// A limiter with nothing counted yet.
     #[must_use]
     pub fn new(limits: &Limits, clock: &Clock) -> Self {
-        let buckets = Bucket::ALL
-            .iter()
-            .map(|&bucket| Counter::new(bucket, limits.of(bucket), clock))
-            .collect();
+        let counters = |times: u32| {
+            let counter = |&bucket| Counter::new(bucket, limits.of(bucket).times(times), clock);
+            Bucket::ALL.iter().map(counter).collect()
+        };
         Self {
-            buckets,
+            buckets: counters(1),
+            sites: counters(ADDRESSES_PER_SITE),
             hasher: RandomState::new(),
             clock: clock.clone(),
         }
@@ -169,7 +185,11 @@ impl Limiter {
     /// # Errors
     /// [`Error::RateLimited`] with the seconds until the next one is admitted.
     pub fn check(&self, bucket: Bucket, key: impl AsRef<[u8]>) -> Result<()> {
-        let Some(counter) = &self.buckets[bucket as usize] else {
+        self.count(self.buckets[bucket as usize].as_ref(), key)
+    }
+
+    fn count(&self, counter: Option<&Counter>, key: impl AsRef<[u8]>) -> Result<()> {
+        let Some(counter) = counter else {
             return Ok(());
         };
         counter
@@ -185,11 +205,15 @@ impl Limiter {
             })
     }
 
-    /// [`Limiter::check`] for an address; an unknown one is one key of its own.
+    /// [`Limiter::check`] for an address; an unknown one is one key of its own. The site of an IPv6 address is
+    /// counted first: what it is refused takes no room among the keys.
     ///
     /// # Errors
     /// As [`Limiter::check`].
     pub fn check_address(&self, bucket: Bucket, address: Option<IpAddr>) -> Result<()> {
+        if let Some(site) = site_key(address) {
+            self.count(self.sites[bucket as usize].as_ref(), site)?;
+        }
         self.check(bucket, address_key(address))
     }
 
@@ -202,7 +226,7 @@ impl Limiter {
 
     /// Forgets the keys that have their whole quota again.
     pub fn retain(&self) {
-        for counter in self.buckets.iter().flatten() {
+        for counter in self.counters() {
             counter.limiter.retain_recent();
             counter.limiter.shrink_to_fit();
         }
@@ -211,11 +235,11 @@ impl Limiter {
     /// How many keys are kept, over all buckets.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.buckets
-            .iter()
-            .flatten()
-            .map(|counter| counter.limiter.len())
-            .sum()
+        self.counters().map(|counter| counter.limiter.len()).sum()
+    }
+
+    fn counters(&self) -> impl Iterator<Item = &Counter> {
+        self.buckets.iter().chain(&self.sites).flatten()
     }
 
     /// Whether nothing is kept.
@@ -262,6 +286,18 @@ pub fn address_key(address: Option<IpAddr>) -> Vec<u8> {
         None => Vec::new(),
         Some(IpAddr::V4(v4)) => v4.octets().to_vec(),
         Some(IpAddr::V6(v6)) => v6.octets()[..8].to_vec(),
+    }
+}
+
+/// A site of IPv6 may use as much as so many addresses.
+const ADDRESSES_PER_SITE: u32 = 16;
+
+/// The site that an IPv6 address is of: its first 48 bits. One who has a whole site (RFC 6177 §2) would else come
+/// as 65,536 callers, as many as a bucket keeps keys.
+fn site_key(address: Option<IpAddr>) -> Option<[u8; 6]> {
+    match address?.to_canonical() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => v6.octets().first_chunk().copied(),
     }
 }
 
@@ -366,6 +402,30 @@ mod tests {
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+
+    #[test]
+    fn an_ipv6_site_is_sixteen_callers_and_takes_no_more_room() {
+        let (limiter, clock) = limiter(2, 60);
+        let check = |site: u16, network: u16| {
+            let address = format!("2001:db8:{site:x}:{network:x}::1").parse().unwrap();
+            limiter.check_address(Bucket::ResetByTarget, Some(address))
+        };
+        let admitted = (0..1000).filter(|&network| check(1, network).is_ok()).count();
+        assert_eq!(admitted, 32);
+        assert_eq!(limiter.len(), 32 + 1, "what was refused is not kept");
+        check(2, 0).unwrap();
+        for _ in 0..2 {
+            limiter
+                .check_address(Bucket::ResetByTarget, Some("192.0.2.1".parse().unwrap()))
+                .unwrap();
+        }
+        check(2, 1).unwrap();
+        check(2, 1).unwrap();
+        check(2, 1).unwrap_err();
+        clock.advance(SignedDuration::from_secs(121));
+        limiter.retain();
+        assert!(limiter.is_empty());
     }
 
     #[test]

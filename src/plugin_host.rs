@@ -8,6 +8,7 @@
 //! services: it is given components and questions, and hands back decisions and records.
 
 mod artefact;
+mod aside;
 mod cases;
 mod engine;
 mod evaluation;
@@ -15,6 +16,7 @@ mod lanes;
 mod manifest;
 mod metrics;
 mod package;
+mod printable;
 mod record;
 mod signature;
 mod slots;
@@ -35,24 +37,25 @@ pub use cases::{
     embedded as embedded_cases, merge_patch,
 };
 pub use engine::Limits;
-pub use manifest::{ConfigError, check as check_manifest, check_config};
+pub use manifest::{ConfigError, HISTORY_DAYS_MAX, check as check_manifest, check_config};
 pub use metrics::{PluginCounters, VersionCounters};
 pub use package::{
-    CONTRACT_WIT, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
+    CONTRACT_WIT, Contracts, FILE_BYTES_MAX, Package, PackageError, contract_version, read as read_package,
 };
+pub use printable::printable;
 pub use record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
     LogLevel, LogLine, OnFailure, PluginFailure, PluginVersion, Usage,
 };
 pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signature};
 
-use crate::domain::policy::{Hook, Manifest, Outcome, Question};
+use crate::domain::policy::{Hook, Outcome, Question};
 use artefact::Artefacts;
+use aside::ASIDE;
 use engine::TickedEngine;
 use lanes::Lanes;
 use metrics::Metrics;
 use slots::Slots;
-use v1::{Call, Ran, Reply};
 
 /// Runs policy plugins. Cheap to clone; all clones are the same host.
 #[derive(Clone)]
@@ -66,9 +69,9 @@ struct Inner {
     prepared: Mutex<HashMap<Digest, Weak<Prepared>>>,
     slots: Slots,
     lanes: Lanes,
-    /// Calls that no reset waits for: at installation, golden cases, replays. They never take an
-    /// instance that a reset needs.
+    /// Turns of the calls that no reset waits for.
     aside: Semaphore,
+    cases_limit: Duration,
     metrics: Metrics,
 }
 
@@ -91,6 +94,8 @@ pub struct HostOptions {
     pub meter_fuel: bool,
     /// Longest compilation of one module, in CPU time.
     pub compile_limit: Duration,
+    /// How long the golden cases of one file may run when it is installed, in CPU time.
+    pub cases_limit: Duration,
 }
 
 impl Default for HostOptions {
@@ -104,6 +109,7 @@ impl Default for HostOptions {
             slot_wait: Duration::from_secs(2),
             meter_fuel: false,
             compile_limit: Duration::from_mins(2),
+            cases_limit: Duration::from_secs(10),
         }
     }
 }
@@ -180,11 +186,13 @@ impl PluginHost {
             ),
             lanes: Lanes::default(),
             aside: Semaphore::new(ASIDE as usize),
+            cases_limit: options.cases_limit,
             metrics: Metrics::default(),
         })))
     }
 
-    /// Judges a plugin file and makes it ready: from the cache, or compiled on the compiler's thread.
+    /// Judges a plugin file and makes it ready: from the cache, or compiled on the compiler's thread. What was
+    /// compiled is kept only once somebody calls [`Self::keep_artefact`]: a file that is refused leaves nothing.
     /// Blocks (seconds for a JavaScript or Python plugin): call it from a blocking thread.
     ///
     /// # Errors
@@ -196,7 +204,16 @@ impl PluginHost {
         }
         let package = package::read(bytes)?;
         let (component, origin) = self.0.artefacts.component(&package)?;
-        self.keep(digest, origin, &component)
+        self.ready(digest, origin, &component)
+    }
+
+    /// Keeps the machine code of a plugin that is accepted, so that the next start need not compile it. Blocks.
+    pub fn keep_artefact(&self, prepared: &Prepared) {
+        if prepared.origin == Origin::Compiled
+            && let Ok(policy) = &prepared.policy
+        {
+            self.0.artefacts.keep(prepared.digest, policy.component());
+        }
     }
 
     /// The module with that digest, if it is in use or in the cache: without its file, so that a start
@@ -207,7 +224,7 @@ impl PluginHost {
             return Some(prepared);
         }
         let component = self.0.artefacts.find(digest)?;
-        self.keep(digest, Origin::Cache, &component).ok()
+        self.ready(digest, Origin::Cache, &component).ok()
     }
 
     /// Stands for a module that can't be used any more: each call fails as
@@ -222,7 +239,7 @@ impl PluginHost {
         })
     }
 
-    fn keep(
+    fn ready(
         &self,
         digest: Digest,
         origin: Origin,
@@ -239,40 +256,6 @@ impl PluginHost {
         Ok(prepared)
     }
 
-    /// Asks the plugin what it is, and judges the answer.
-    ///
-    /// # Errors
-    /// `describe` failed, or the manifest is not acceptable.
-    pub async fn describe(&self, prepared: &Prepared) -> Result<Manifest, PackageError> {
-        let ran = self
-            .aside(prepared, Limits::at_installation(), Call::Describe)
-            .await;
-        match ran.reply.map_err(PackageError::Describe)? {
-            Reply::Manifest(manifest) => manifest::check(manifest),
-            Reply::Answer(_) | Reply::Config(_) => unreachable!("describe replies with a manifest"),
-        }
-    }
-
-    /// Judges a configuration: by the plugin's schema, then by its own `check-config`.
-    ///
-    /// # Errors
-    /// What is wrong with it, with the path inside the configuration where the schema knows it.
-    pub async fn check_config(
-        &self,
-        prepared: &Prepared,
-        manifest: &Manifest,
-        config: &str,
-    ) -> Result<(), ConfigError> {
-        check_config(manifest, config)?;
-        let ran = self
-            .aside(prepared, Limits::at_installation(), Call::CheckConfig(config))
-            .await;
-        match ran.reply.map_err(ConfigError::Failed)? {
-            Reply::Config(verdict) => verdict.map_err(ConfigError::Refused),
-            Reply::Answer(_) | Reply::Manifest(_) => unreachable!("check-config replies with ok or an error"),
-        }
-    }
-
     /// Asks the plugins, in order, whether the reset may happen. The first denial ends it; approvals and
     /// effects add up.
     pub async fn before<P: Borrow<BoundPlugin>>(
@@ -280,7 +263,8 @@ impl PluginHost {
         plugins: &[P],
         question: &Arc<Question>,
     ) -> Evaluation {
-        self.evaluate(plugins, Hook::BeforeReset, question, None).await
+        self.evaluate(plugins, Hook::BeforeReset, question, None, &[])
+            .await
     }
 
     /// Shows the plugins how the reset will end, in order, each with the effects so far, and gathers
@@ -291,7 +275,19 @@ impl PluginHost {
         question: &Arc<Question>,
         outcome: Outcome,
     ) -> Evaluation {
-        self.evaluate(plugins, Hook::AfterReset, question, Some(outcome))
+        self.after_fallback(plugins, question, outcome, &[]).await
+    }
+
+    /// [`Self::after`] a [`Self::before`] in which these bindings fell back on their version before: it
+    /// goes on answering for them, so that what it does after a reset is not lost.
+    pub async fn after_fallback<P: Borrow<BoundPlugin>>(
+        &self,
+        plugins: &[P],
+        question: &Arc<Question>,
+        outcome: Outcome,
+        fell_back: &[Uuid],
+    ) -> Evaluation {
+        self.evaluate(plugins, Hook::AfterReset, question, Some(outcome), fell_back)
             .await
     }
 
@@ -319,47 +315,27 @@ impl PluginHost {
         self.0.metrics.busy()
     }
 
+    /// Whether it counts what a call executes, so that a limit of fuel holds.
+    #[must_use]
+    pub fn counts_fuel(&self) -> bool {
+        self.0.ticked.meter_fuel
+    }
+
     /// Forgets the counters of a binding that is gone.
     pub fn forget(&self, binding_id: Uuid) {
         self.0.metrics.forget(binding_id);
     }
 
-    /// Removes kept artefacts of modules that are no longer installed. Returns how many.
+    /// Removes kept artefacts of modules that are not among the installed ones, or that another version of this
+    /// program made. Returns how many. Blocks.
     ///
     /// # Errors
-    /// The folder can't be read or a file can't be removed.
-    pub fn prune_cache(&self, installed: &[Digest]) -> std::io::Result<usize> {
-        self.0.artefacts.prune(installed)
-    }
-
-    /// Puts a recorded question once more: to the module that answered it, or to one that may follow it.
-    /// Nothing is counted.
-    pub async fn ask_again(
+    /// The outer: what `installed` says. The inner: the folder can't be read or a file can't be removed.
+    pub fn prune_cache<E>(
         &self,
-        prepared: &Prepared,
-        config: &str,
-        question: &Question,
-        outcome: Option<&Outcome>,
-    ) -> CallEnd {
-        let call = match outcome {
-            None => Call::BeforeReset(question, config),
-            Some(outcome) => Call::AfterReset(question, outcome, config),
-        };
-        self.aside(prepared, Limits::at_installation(), call)
-            .await
-            .end()
-            .0
-    }
-
-    /// A call that no reset waits for.
-    async fn aside(&self, prepared: &Prepared, limits: Limits, call: Call<'_>) -> Ran {
-        let _turn = self
-            .0
-            .aside
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        v1::run(&self.0.ticked, prepared, limits, call).await
+        installed: impl FnOnce() -> Result<Vec<Digest>, E>,
+    ) -> Result<std::io::Result<usize>, E> {
+        self.0.artefacts.prune(installed)
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<Prepared>>> {
@@ -367,6 +343,3 @@ impl PluginHost {
         self.0.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Calls at a time that no reset waits for.
-const ASIDE: u32 = 4;

@@ -78,6 +78,8 @@ pub struct Services {
     pub in_flight: reset::InFlight,
     /// Refusals by rate limit, to be recorded once per caller and window.
     pub floods: reset::Floods,
+    /// Failed logins for accounts that don't exist, to be recorded.
+    pub strangers: login::Strangers,
     /// How far what has lapsed was looked for.
     pub sweep: housekeeping::Sweep,
     /// Bound plugins, ready to be called.

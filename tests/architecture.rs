@@ -203,6 +203,76 @@ fn no_file_is_longer_than_a_sitting() {
     assert!(long.is_empty(), "files of more than {LONGEST} lines: {long:?}");
 }
 
+/// Names of fields whose text opens something.
+const SECRETS: [&str; 16] = [
+    "access_token",
+    "challenge",
+    "code",
+    "device",
+    "enrolment_code",
+    "invitation",
+    "invitation_link",
+    "key",
+    "link",
+    "mfa_challenge_token",
+    "new_password",
+    "password",
+    "recovery_codes",
+    "refresh_token",
+    "secret",
+    "token",
+];
+
+/// Structures with such a field that tell no secret by it.
+const OPEN: [(&str, &str); 6] = [
+    ("Accepted", "key"),
+    ("Denial", "code"),
+    ("DenialBody", "code"),
+    ("Restored", "key"),
+    ("SampleUser", "password"),
+    ("Trail", "key"),
+];
+
+/// Whose own tests say what they print.
+const READ_ELSEWHERE: [&str; 5] = [
+    "src/http/approvals.rs",
+    "src/http/reset.rs",
+    "src/service/approvals.rs",
+    "src/service/reset.rs",
+    "src/service/session.rs",
+];
+
+/// ASVS 16.2.5: a structure that is printed by its name alone can be logged by mistake, and tells nothing.
+#[test]
+fn what_holds_a_secret_derives_no_debug() {
+    let mut told = Vec::new();
+    for file in sources() {
+        if READ_ELSEWHERE.iter().any(|path| file.path.ends_with(path)) {
+            continue;
+        }
+        let mut printed = false;
+        let mut within: Option<String> = None;
+        for line in file.text.lines() {
+            let words = line.trim_start().trim_start_matches("pub ");
+            if line.starts_with("#[derive(") {
+                printed = line.contains("Debug");
+            } else if let Some(name) = words.strip_prefix("struct ") {
+                within = printed.then(|| leading_name(name));
+                printed = false;
+            } else if line.starts_with('}') {
+                (within, printed) = (None, false);
+            } else if let (Some(name), Some((field, kind))) = (&within, words.split_once(": ")) {
+                let text = ["String", "Option<String>"];
+                let opens = SECRETS.contains(&field) && text.iter().any(|text| kind.starts_with(text));
+                if (opens || kind.contains("Zeroizing<")) && !OPEN.contains(&(name.as_str(), field)) {
+                    told.push(format!("{}: {name}.{field}", file.path.display()));
+                }
+            }
+        }
+    }
+    assert_eq!(told, [""; 0]);
+}
+
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut sources = Vec::new();

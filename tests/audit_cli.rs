@@ -393,10 +393,13 @@ fn tail(server: &Server, token: &str, after: Option<&str>) -> Connection {
     connection
 }
 
+/// The ids of entries: an event without data only tells where to go on.
 fn ids(events: &str) -> Vec<&str> {
-    events
-        .lines()
-        .filter_map(|line| line.strip_prefix("id: "))
+    let lines: Vec<&str> = events.lines().collect();
+    lines
+        .windows(2)
+        .filter(|two| two[1] == "event: entry")
+        .filter_map(|two| two[0].strip_prefix("id: "))
         .collect()
 }
 

@@ -156,6 +156,25 @@ fn a_backup_made_under_load_is_whole_and_restores_with_its_sessions_ended() {
 }
 
 #[test]
+fn a_backup_made_after_the_trails_key_was_replaced_restores_twice_under_names_of_its_own() {
+    let place = Place::with_users(5);
+    place.ok("data", &["audit", "checkpoint"]);
+    fs::write(
+        place.path("data/keys/audit.key"),
+        format!("{}\n", "5a".repeat(32)),
+    )
+    .unwrap();
+    place.ok("data", &["audit", "checkpoint"]);
+    place.ok("data", &["backup", "made"]);
+    let keys = ["once", "twice"].map(|name| {
+        let restored = place.json(name, &["restore", "made", "--json"]);
+        place.ok(name, &["audit", "verify", place.path(name).to_str().unwrap()]);
+        restored["key"].as_str().unwrap().to_owned()
+    });
+    assert_ne!(keys[0], keys[1], "one name never signs two histories");
+}
+
+#[test]
 fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     let place = Place::with_users(5);
     place.ok("data", &["backup", "good"]);

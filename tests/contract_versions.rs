@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use latchkey::plugin_host::{Contracts, read_package};
+use semver::Version;
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store};
 use wit_parser::{Resolve, Type, TypeDefKind, WorldItem};
@@ -109,29 +111,59 @@ fn a_module_built_against_1_0_works_on_a_host_of_1_1() {
     let engine = Engine::default();
     let mut linker = Linker::new(&engine);
     later::Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |host: &mut LaterHost| host).expect("linked");
-    let wasm = std::fs::read("fixtures/plugins/reset-budget.wasm").expect("the build against 1.0");
-    let component = Component::new(&engine, wasm).expect("it compiles");
-    let ask = |resets: u32| {
+    // Read as the product of that day will: its own contracts, and one row more.
+    let contracts = Contracts::released().and(Version::new(1, 1, 0), INVENTED);
+    let ask = |file: &[u8], resets: u32| {
+        let package = contracts.read(file).expect("1.1 takes it");
+        assert_eq!(package.contract, Version::new(1, 0, 0));
+        let component = Component::new(&engine, &package.component).expect("it compiles");
         let mut store = Store::new(&engine, LaterHost::default());
         let policy = later::Policy::instantiate(&mut store, &component, &linker).expect("1.1 hosts it");
         let hooks = policy.latchkey_policy_hooks();
         let manifest = hooks.call_describe(&mut store).expect("it describes itself");
-        assert_eq!(manifest.name, "reset-budget");
+        let config = r#"{"perUser":{"max":2,"days":30}}"#;
         hooks
-            .call_before_reset(
-                &mut store,
-                &question(resets),
-                r#"{"perUser":{"max":2,"days":30}}"#,
-            )
+            .call_check_config(&mut store, config)
             .expect("no trap")
-            .expect("no error")
+            .expect("a good configuration");
+        let verdict = hooks
+            .call_before_reset(&mut store, &question(resets), config)
+            .expect("no trap")
+            .expect("no error");
+        (manifest.name, verdict)
     };
-    assert!(matches!(ask(1), types::Verdict::Allow(effects) if effects.is_empty()));
-    let types::Verdict::Deny(denial) = ask(2) else {
-        panic!("the budget is used up")
-    };
-    assert_eq!(denial.code, "user-reset-budget");
-    assert!(denial.allowed_from.is_some() && !denial.because.is_empty());
+    // A component, and core modules of another compiler: all of the released 1.0.
+    for (file, from_core_module) in [("reset-budget", false), ("reset-budget-c", true)] {
+        let wasm = std::fs::read(format!("fixtures/plugins/{file}.wasm")).expect("the build against 1.0");
+        assert_eq!(
+            contracts.read(&wasm).expect("taken").from_core_module,
+            from_core_module
+        );
+        let (name, verdict) = ask(&wasm, 1);
+        assert_eq!(name, "reset-budget", "{file}");
+        assert!(matches!(verdict, types::Verdict::Allow(effects) if effects.is_empty()));
+        let (_, types::Verdict::Deny(denial)) = ask(&wasm, 2) else {
+            panic!("the budget is used up, {file}")
+        };
+        assert_eq!(denial.code, "user-reset-budget", "{file}");
+        assert!(denial.allowed_from.is_some() && !denial.because.is_empty());
+    }
+    let guest = |name: &str| wat::parse_file(format!("fixtures/guests/{name}.wat")).expect("a guest");
+    let (name, verdict) = ask(&guest("allow"), 0);
+    assert_eq!(name, "guest-allow");
+    assert!(matches!(verdict, types::Verdict::Allow(_)));
+    let (_, verdict) = ask(&guest("deny"), 0);
+    assert!(matches!(verdict, types::Verdict::Deny(denial) if denial.code == "as-the-guest-likes"));
+
+    // What was built for 1.1 is read by 1.1's text, and refused by today's host.
+    let text = std::fs::read_to_string("fixtures/guests/allow.wat").expect("a guest");
+    let newer = wat::parse_str(text.replace("@1.0.0", "@1.1.0")).expect("a module");
+    assert_eq!(
+        contracts.read(&newer).expect("1.1 takes it").contract,
+        Version::new(1, 1, 0)
+    );
+    let refused = read_package(&newer).expect_err("too new for 1.0");
+    assert_eq!(refused.code(), "wrong-contract-version");
 }
 
 #[test]

@@ -198,6 +198,105 @@ fn run_shows_answer_log_and_what_it_took_the_same_each_time() {
 }
 
 #[test]
+fn check_says_what_is_in_a_file_and_run_what_a_call_took() {
+    let bench = Bench::new();
+    let plugin = repository("fixtures/plugins/force-reenrollment.wasm");
+    let plugin = plugin.to_str().expect("a path");
+    let facts = bench.json(&["check", plugin, "--json"]);
+    assert_eq!(
+        facts["imports"],
+        json!(["latchkey:policy/log@1.0.0", "latchkey:policy/types@1.0.0"])
+    );
+    assert_eq!(facts["exports"], json!(["latchkey:policy/hooks@1.0.0"]));
+    assert_eq!(facts["contract"], "1.0.0");
+    assert_eq!(facts["kind"], "component");
+    let size = std::fs::metadata(plugin).expect("the fixture").len();
+    assert_eq!(facts["bytes"], size);
+    assert_eq!(
+        facts["manifest"]["wants"],
+        json!(["require-enrolment", "require-enrolment-code", "notify"])
+    );
+    let inspected = bench.json(&["inspect", plugin, "--json"]);
+    assert_eq!(inspected["sha256"], facts["sha256"]);
+    assert_eq!(inspected["manifest"], Value::Null, "nothing of it is run");
+
+    let ran = bench.json(&[
+        "run",
+        plugin,
+        "--hook",
+        "after-reset",
+        "--config",
+        r#"{"hours":24}"#,
+        "--json",
+    ]);
+    let usage = &ran["usage"];
+    let number = |name: &str| usage[name].as_u64().unwrap_or_else(|| panic!("{name}: {usage}"));
+    assert!((1..5_000_000).contains(&number("elapsedMicros")), "{usage}");
+    // Whole pages, and at least one.
+    assert!(number("peakMemoryBytes") >= 65_536, "{usage}");
+    assert_eq!(number("peakMemoryBytes") % 65_536, 0, "{usage}");
+    assert!(number("fuel") > 0, "{usage}");
+}
+
+/// Whoever looks at a file does not trust it yet.
+#[test]
+fn no_escape_sequence_of_a_file_reaches_the_terminal() {
+    let bench = Bench::new();
+    let clean = |args: &[&str], part: &str| {
+        let (_, out, err) = bench.run(args);
+        let said = [out, err].concat();
+        assert!(said.contains(part), "{args:?}: {said:?}");
+        let dirty = said.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(dirty, None, "{args:?}: {said:?}");
+        assert!(!said.contains("\nhooks"), "{args:?}: a line of its own: {said:?}");
+    };
+    let component = |text: String| wat::parse_str(text).expect("a component");
+    // One field, one value: "C", of a version that clears the screen.
+    bench.write(
+        "made.wasm",
+        component(
+            r#"(component (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h))
+                 (core module (@custom "producers" "\01\08language\01\01C\0a\1b[2J\0ahooks")))"#
+                .to_owned(),
+        ),
+    );
+    clean(&["inspect", "made.wasm"], "made with C  [2J hooks");
+    for (file, text) in [
+        (
+            "core.wasm",
+            r#"(module (import "evil/\1b[2J\0ahooks" "f" (func)))"#,
+        ),
+        (
+            "wasi.wasm",
+            r#"(module (import "wasi\1b[2J\0ahooks" "f" (func)))"#,
+        ),
+        (
+            "version.wasm",
+            r#"(module (func (export "latchkey:policy/hooks@9\1b[2J\0ahooks#describe")))"#,
+        ),
+    ] {
+        bench.write(file, component(text.to_owned()));
+        for command in ["inspect", "check"] {
+            clean(&[command, file], " [2J hooks");
+        }
+    }
+
+    let guest = Guest::default().wasm();
+    let case =
+        r#"{"description":"\u001b[2J\nhooks","hook":"check-config","expect":{"error":"\u009b2J\nhooks"}}"#;
+    bench.write("cases/one.json", case);
+    bench.write("guest.wasm", &guest);
+    clean(&["test", "guest.wasm", "cases"], " [2J hooks");
+    let cases = [latchkey::plugin_host::Case::parse(case).expect("a case")];
+    let packed = latchkey::plugin_host::embed_cases(&guest, &cases).expect("packed");
+    bench.write("packed.wasm", packed);
+    clean(
+        &["check", "packed.wasm"],
+        "a golden case inside fails:  [2J hooks",
+    );
+}
+
+#[test]
 fn packed_cases_travel_and_are_run_by_whoever_takes_the_plugin() {
     let bench = Bench::new();
     bench.write("guest.wasm", Guest::default().wasm());
@@ -218,6 +317,7 @@ fn packed_cases_travel_and_are_run_by_whoever_takes_the_plugin() {
     );
     let (code, _, err) = bench.run(&["pack", "guest.wasm", "cases", "-o", "other.wasm"]);
     assert_eq!(code, 5, "{err}");
+    assert!(err.contains("cases/bad.json fails, so it is not packed"), "{err}");
     assert!(!bench.path("other.wasm").exists());
 
     // Someone else's plugin with those cases inside does not pass.

@@ -112,6 +112,7 @@ async fn every_recipe_does_what_it_says() {
     {
         let wasm = fs::read(format!("fixtures/plugins/{plugin}.wasm")).expect("the plugin ships");
         let prepared = host.prepare(&wasm).expect("it is accepted");
+        host.keep_artefact(&prepared);
         let manifest = host.describe(&prepared).await.expect("a manifest");
         let checked = host.check_config(&prepared, &manifest, &config.to_string()).await;
         assert!(checked.is_ok(), "{folder}: {checked:?}");

@@ -120,6 +120,7 @@ pub fn services(dir: &Path) -> Services {
         probing: Probing::default(),
         in_flight: Default::default(),
         floods: Default::default(),
+        strangers: Default::default(),
         sweep: Default::default(),
         bindings: Default::default(),
         passkeys: Default::default(),

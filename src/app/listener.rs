@@ -31,6 +31,7 @@ use tokio_io_timeout::TimeoutStream;
 use super::client_address::{client_address, is_trusted};
 use crate::config::HttpConfig;
 use crate::http::NoPlace;
+use crate::limiter::address_key;
 
 /// Connections beyond every place, each for one request that is told so or asks for health. Beyond them, a
 /// connection is just closed.
@@ -250,17 +251,17 @@ impl Body for TimedBody {
     }
 }
 
-/// Counts open connections by address.
+/// Counts open connections by address, as the limiter does: a whole IPv6 /64 is one.
 #[derive(Clone)]
 struct PerAddress {
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    open: Arc<Mutex<HashMap<Vec<u8>, usize>>>,
     most: usize,
 }
 
 /// One open connection; dropped, it gives its place back.
 struct Seat {
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    address: IpAddr,
+    open: Arc<Mutex<HashMap<Vec<u8>, usize>>>,
+    key: Vec<u8>,
 }
 
 impl PerAddress {
@@ -273,14 +274,15 @@ impl PerAddress {
 
     fn take(&self, address: IpAddr) -> Option<Seat> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
+        let key = address_key(Some(address));
+        let count = open.entry(key.clone()).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
         Some(Seat {
             open: self.open.clone(),
-            address,
+            key,
         })
     }
 }
@@ -288,10 +290,10 @@ impl PerAddress {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
+        if let Some(count) = open.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.address);
+                open.remove(&self.key);
             }
         }
     }

@@ -31,14 +31,18 @@ pub fn json(value: &impl Serialize) -> Result<()> {
 pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Result<()> {
     let mut out = io::stdout().lock();
     let heading: [String; N] = headings.map(str::to_owned);
+    let rows: Vec<[String; N]> = rows
+        .iter()
+        .map(|row| row.each_ref().map(|cell| printable(cell)))
+        .collect();
     let mut widths = heading.each_ref().map(|cell| cell.chars().count());
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let terminal = out.is_terminal();
-    for row in terminal.then_some(&heading).into_iter().chain(rows) {
+    for row in terminal.then_some(&heading).into_iter().chain(&rows) {
         let cells: Vec<_> = row
             .iter()
             .zip(widths)
@@ -47,6 +51,18 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
         writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())
+}
+
+/// A cell that keeps to its place: whoever chose a name must not move the cursor or colour what follows.
+fn printable(cell: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    cell.chars().map(shown).collect()
 }
 
 /// Long work: a bar on a terminal, plain lines elsewhere, on standard error. Clones draw the same bar.
@@ -170,6 +186,14 @@ const SILENCE: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_holds_nothing_that_a_terminal_obeys() {
+        assert_eq!(
+            printable("Ada\n\u{1b}[31m\u{9b}2J Lovelace é"),
+            "Ada��[31m�2J Lovelace é"
+        );
+    }
 
     #[test]
     fn a_log_hears_of_long_work_now_and_then() {

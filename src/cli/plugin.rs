@@ -19,8 +19,9 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 
 use super::exit::Refusal;
+use super::output;
 use crate::entropy::Entropy;
-use crate::plugin_host::{HostOptions, PackageError, PluginHost, Prepared};
+use crate::plugin_host::{HostOptions, PackageError, PluginHost, Prepared, printable};
 
 /// What authors do with plugins.
 #[derive(Debug, Subcommand)]
@@ -92,6 +93,9 @@ impl Loaded {
         let spinner = ProgressBar::new_spinner().with_message(format!("compiling {}", path.display()));
         spinner.enable_steady_tick(Duration::from_millis(120));
         let prepared = host.prepare(&bytes).map_err(|error| refused(path, &error));
+        if let Ok(prepared) = &prepared {
+            host.keep_artefact(prepared);
+        }
         spinner.finish_and_clear();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -110,7 +114,17 @@ fn read_plugin(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn refused(path: &Path, error: &PackageError) -> anyhow::Error {
-    Refusal(format!("{}: {error} [{}]", path.display(), error.code())).into()
+    Refusal(printable(&format!(
+        "{}: {error} [{}]",
+        path.display(),
+        error.code()
+    )))
+    .into()
+}
+
+/// Prints a line of which a plugin may have supplied a part.
+fn line(text: impl std::fmt::Display) -> Result<()> {
+    output::line(printable(&text.to_string()))
 }
 
 /// Compiled plugins of this user, so that a JavaScript plugin is not compiled for every test run.

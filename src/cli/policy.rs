@@ -105,7 +105,9 @@ pub(super) enum PolicyCommand {
         json: bool,
     },
     /// Go back to a binding's version before, with the configuration that it had.
-    #[command(after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that")]
+    #[command(
+        after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that, but where it ended a canary"
+    )]
     Rollback {
         /// Id of the binding, as `latchkey plugin list` shows it.
         #[arg(value_parser = binding_id)]

@@ -131,8 +131,10 @@ impl Mailer {
         let message = self.message(name, mail, at).map_err(Undelivered::Never)?;
         match self.transport.send(message).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() && !about_us(&error) => Err(Undelivered::Never(told(&error))),
-            Err(error) => Err(Undelivered::Later(told(&error))),
+            Err(error) if error.is_permanent() && !about_us(&error) => {
+                Err(Undelivered::Never(without_addresses(&told(&error))))
+            }
+            Err(error) => Err(Undelivered::Later(without_addresses(&told(&error)))),
         }
     }
 
@@ -174,9 +176,41 @@ fn about_us(error: &lettre::transport::smtp::Error) -> bool {
         .is_some_and(|code| matches!(u16::from(code), 500..=504 | 521 | 530 | 534 | 535 | 538))
 }
 
+/// A server's answer without the addresses that it quotes: it is kept where the recipient, erased, would still
+/// stand.
+fn without_addresses(answer: &str) -> String {
+    let is_end = |c: char| c.is_whitespace() || "<>()[]{},;:\"'`=".contains(c);
+    answer
+        .split_inclusive(is_end)
+        .map(|word| {
+            let name = word.trim_end_matches(is_end);
+            if name.contains('@') {
+                format!("(address){}", &word[name.len()..])
+            } else {
+                word.to_owned()
+            }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_kept_without_the_addresses_that_it_quotes() {
+        for (answer, kept) in [
+            (
+                "550 5.1.1 <Dev@acme.example>: user unknown",
+                "550 5.1.1 <(address)>: user unknown",
+            ),
+            ("no dev@acme.example here", "no (address) here"),
+            ("to=dev+x@acme.example, refused", "to=(address), refused"),
+            ("421 try again", "421 try again"),
+        ] {
+            assert_eq!(without_addresses(answer), kept);
+        }
+    }
 
     #[test]
     fn a_subject_begins_no_header_and_the_message_has_its_name() {

@@ -17,6 +17,10 @@ use tokio::time::timeout;
 use super::{Undelivered, told};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// 65,535 bytes less the headers of IPv4 (RFC 791) and UDP (RFC 768).
+const LONGEST_DATAGRAM: usize = 65_507;
+/// errno of Linux for a datagram that is longer than the socket sends.
+const EMSGSIZE: i32 = 90;
 
 /// Where syslog messages go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +125,12 @@ impl Syslog {
 
     pub(super) async fn write(&self, message: &SyslogMessage<'_>) -> Result<(), Undelivered> {
         let text = self.format(message).map_err(|e| Undelivered::Never(told(&e)))?;
+        if matches!(self.target, SyslogTarget::Udp(_)) && text.len() > LONGEST_DATAGRAM {
+            return Err(too_long(text.len()));
+        }
         match timeout(TIMEOUT, self.send(&text)).await {
             Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.raw_os_error() == Some(EMSGSIZE) => Err(too_long(text.len())),
             Ok(Err(error)) => Err(Undelivered::Later(told(&error))),
             Err(_) => {
                 *self.stream.lock().await = None;
@@ -219,6 +227,10 @@ impl Stream {
         };
         read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
+}
+
+fn too_long(bytes: usize) -> Undelivered {
+    Undelivered::Never(format!("{bytes} bytes are more than one datagram takes"))
 }
 
 fn visible(c: char) -> char {

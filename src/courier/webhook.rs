@@ -77,6 +77,11 @@ impl Webhooks {
         match answer.status() {
             status if status.is_success() => Ok(()),
             StatusCode::GONE => Err(Undelivered::Never("the receiver answered 410 Gone".into())),
+            status @ (StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNPROCESSABLE_ENTITY) => {
+                Err(Undelivered::Refused(format!("the receiver answered {status}")))
+            }
             status => Err(Undelivered::Later(format!("the receiver answered {status}"))),
         }
     }

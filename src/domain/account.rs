@@ -14,7 +14,7 @@ use super::error::{Error, Result};
 use super::policy::FactorKind;
 pub use super::policy::Role;
 pub use api_key::{KeyHolder, Reading, Scope};
-pub use may_act::{Asked, May, Verb, may_act, may_approve, may_create, may_loosen};
+pub use may_act::{Asked, IN_HAND_HOURS, May, Verb, may_act, may_approve, may_create, may_loosen};
 pub use policy_changes::{PolicyChanges, may_change_policy, may_loosen_policy_rules};
 
 /// Makes a UUID newtype, so that an organisation's id can't be passed for a user's.
@@ -279,6 +279,37 @@ pub struct Session {
     pub expires_at: Timestamp,
 }
 
+/// How far a clock may have been set back since the second factor was used, in seconds: else what was used in
+/// the future would stay fresh until then.
+const SET_BACK_SECS: i64 = 5;
+
+impl Session {
+    /// Whether its second factor was used as lately as these settings demand for acts on credentials, if they
+    /// do (RFC 9470).
+    ///
+    /// # Errors
+    /// [`Error::StepUpRequired`].
+    pub fn stepped_up(&self, settings: &OrganizationSettings, at: Timestamp) -> Result<()> {
+        let Some(minutes) = settings.step_up_minutes else {
+            return Ok(());
+        };
+        self.used_second_factor_within(minutes.into(), at)
+    }
+
+    fn used_second_factor_within(&self, minutes: u32, at: Timestamp) -> Result<()> {
+        let max_age_secs = minutes * 60;
+        let fresh = -SET_BACK_SECS..=i64::from(max_age_secs);
+        let age_secs = |used| at.duration_since(used).as_secs();
+        if self
+            .second_factor_at
+            .is_some_and(|used| fresh.contains(&age_secs(used)))
+        {
+            return Ok(());
+        }
+        Err(Error::StepUpRequired { max_age_secs })
+    }
+}
+
 /// How long after its use a second factor vouches for changes of second factors, in minutes.
 pub const FACTOR_CHANGE_MINUTES: u32 = 10;
 
@@ -312,10 +343,7 @@ impl Principal {
     /// # Errors
     /// [`Error::StepUpRequired`].
     pub fn stepped_up(&self, at: Timestamp) -> Result<()> {
-        let Some(minutes) = self.organization.settings.step_up_minutes else {
-            return Ok(());
-        };
-        self.used_second_factor_within(minutes.into(), at)
+        self.session.stepped_up(&self.organization.settings, at)
     }
 
     /// Whether the caller may add and remove second factors: in any session while MFA is off; else in a full
@@ -333,16 +361,7 @@ impl Principal {
         let minutes = demanded.map_or(FACTOR_CHANGE_MINUTES, |minutes| {
             minutes.min(FACTOR_CHANGE_MINUTES)
         });
-        self.used_second_factor_within(minutes, at)
-    }
-
-    fn used_second_factor_within(&self, minutes: u32, at: Timestamp) -> Result<()> {
-        let max_age_secs = minutes * 60;
-        let used = self.session.second_factor_at;
-        if used.is_some_and(|used| at.duration_since(used).as_secs() <= i64::from(max_age_secs)) {
-            return Ok(());
-        }
-        Err(Error::StepUpRequired { max_age_secs })
+        self.session.used_second_factor_within(minutes, at)
     }
 
     /// The caller, in a session that is good for more than enrolment.
@@ -366,5 +385,42 @@ impl std::ops::Deref for OrgAdmin<'_> {
 
     fn deref(&self) -> &Principal {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_up_of_the_future_is_none() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let session = Session {
+            id: SessionId(Uuid::nil()),
+            user_id: UserId(Uuid::nil()),
+            scope: SessionScope::Full,
+            authenticated_at: at(1000),
+            second_factor_at: Some(at(1000)),
+            second_factor_kind: Some(FactorKind::Totp),
+            origin: SessionOrigin::Login,
+            created_at: at(1000),
+            expires_at: at(9000),
+        };
+        let settings = OrganizationSettings {
+            step_up_minutes: Some(5),
+            ..Default::default()
+        };
+        let fresh = |second| session.stepped_up(&settings, at(second)).is_ok();
+        assert!(fresh(1000) && fresh(1300) && !fresh(1301));
+        assert!(fresh(995), "clocks are set by a little");
+        assert!(
+            !fresh(994) && !fresh(0),
+            "a clock that was set back keeps nothing fresh"
+        );
+        assert!(
+            session
+                .stepped_up(&OrganizationSettings::default(), at(0))
+                .is_ok()
+        );
     }
 }

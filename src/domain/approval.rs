@@ -148,6 +148,8 @@ pub struct Approval {
     pub organization_id: OrganizationId,
     /// Who asked.
     pub requester_id: UserId,
+    /// The most that they were when they asked: a token of another issuer may say less than the database.
+    pub requester_role: Role,
     /// On whom.
     pub target_id: UserId,
     /// For what.

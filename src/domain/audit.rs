@@ -120,6 +120,8 @@ event_types! {
     UserMfaDisabled = "USER_MFA_DISABLED",
     /// A reset call, however it ended.
     UserMfaReset = "USER_MFA_RESET",
+    /// Somebody whose MFA had been reset a short time before used the power of an admin or of the help desk.
+    UserResetAlarm = "USER_RESET_ALARM",
     /// A user's link said that a change of their credentials was not theirs; the account was locked.
     UserReport = "USER_REPORT",
     /// An admin restored factors that had been taken away.
@@ -224,7 +226,7 @@ pub struct ActorRef {
 pub struct Resource {
     /// Kind: `USER`, `ORGANIZATION`, `PLUGIN`, …
     pub r#type: String,
-    /// Its id, as the caller wrote it where it doesn't exist.
+    /// Its id, which may not exist; empty where the caller wrote none.
     pub id: String,
     /// Its name as it was then.
     pub name: Option<String>,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S400, SECURED};
+use super::error::answers::{S400, S429, SECURED};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::Time;
@@ -93,7 +93,7 @@ impl ActivityApi {
         size: Query<u32>,
         /// The `nextCursor` of the page before.
         cursor: Query<Option<Uuid>>,
-    ) -> Result<J<ActivityPage>, ApiErr<{ SECURED | S400 }>> {
+    ) -> Result<J<ActivityPage>, ApiErr<{ SECURED | S400 | S429 }>> {
         let (acts, more) = trail::list_activity(&services, &caller.0, cursor.0, size.0).await?;
         let next_cursor = acts.last().filter(|_| more).map(|act| act.id);
         Ok(J(ActivityPage {

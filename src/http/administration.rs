@@ -86,10 +86,11 @@ pub struct SettingsBody {
     /// What is called when somebody's credentials change, signed (Standard Webhooks).
     #[oai(nullable)]
     pub webhook_url: Option<String>,
-    /// Days after which audit entries are pruned to their hashes; null: never.
+    /// Days after which audit entries are pruned to their hashes; null: never. A shorter time takes effect
+    /// seven days after it was set.
     #[oai(nullable)]
     pub audit_retention_days: Option<u16>,
-    /// Whether a policy may be switched to another version only after a clean replay of past decisions.
+    /// Whether another version or configuration of a policy may count only after a clean replay of past decisions.
     pub clean_replay_required: bool,
     /// Whether admins may change policies that are bound.
     pub policy_changes: PolicyChangesBody,
@@ -145,11 +146,12 @@ pub struct SettingsPatchBody {
     #[serde(default)]
     #[oai(nullable, validator(max_length = 1000))]
     pub webhook_url: MaybeUndefined<String>,
-    /// Days after which audit entries are pruned to their hashes, 30 to 36500; null: never.
+    /// Days after which audit entries are pruned to their hashes, 30 to 36500; null: never. A shorter time takes
+    /// effect seven days after it was set, and the admins are told by mail.
     #[serde(default)]
     #[oai(nullable)]
     pub audit_retention_days: MaybeUndefined<u16>,
-    /// Whether a policy may be switched to another version only after a clean replay of past decisions.
+    /// Whether another version or configuration of a policy may count only after a clean replay of past decisions.
     pub clean_replay_required: Option<bool>,
     /// Whether admins may change policies that are bound.
     pub policy_changes: Option<PolicyChangesBody>,

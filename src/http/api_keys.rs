@@ -94,7 +94,7 @@ pub struct ApiKeyBody {
 }
 
 /// A new key, with its secret.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Object)]
 #[oai(rename = "CreatedApiKey", rename_all = "camelCase")]
 pub struct CreatedApiKeyBody {
     /// The key, without its secret.
@@ -199,3 +199,5 @@ impl ApiKeyApi {
         Ok(Revoked::Done)
     }
 }
+
+prints_no_secret!(CreatedApiKeyBody);

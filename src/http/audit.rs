@@ -1,19 +1,17 @@
 //! The trail on the wire (contract B5), and what lets a reader check it.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
+mod tail;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::{self, BoxStream, Stream};
+use std::sync::Arc;
+
+use futures_util::stream::BoxStream;
 use poem::web::Data;
-use poem::web::sse::Event as SseEvent;
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::payload::{EventStream, PlainText};
-use poem_openapi::types::{Any, Example, ToJSON as _};
+use poem_openapi::types::{Any, Example};
 use poem_openapi::{Object, OpenApi};
 use serde_json::{Map, Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::Tag;
@@ -26,8 +24,8 @@ use crate::domain::Error;
 use crate::domain::account::Scope;
 use crate::domain::audit::{Entry, Filter};
 use crate::service::Services;
-use crate::service::api_keys::{self, Credential};
 use crate::service::trail::{self, Place, Query as TrailQuery};
+use tail::{Tail, Told};
 
 /// The trail.
 pub struct AuditApi {
@@ -36,11 +34,6 @@ pub struct AuditApi {
 
 /// Tails open at a time, in the whole node.
 const TAILS: usize = 64;
-/// How often a tail looks for new entries.
-const TAIL_PAUSE: Duration = Duration::from_millis(500);
-/// A tail ends after this many looks; the reader comes back with `Last-Event-ID`.
-const TAIL_POLLS: u32 = 15 * 60 * 2;
-
 impl Default for AuditApi {
     fn default() -> Self {
         Self {
@@ -65,10 +58,10 @@ pub struct AuditLogBody {
     /// Kind of what it was done to: `USER`, `ORGANIZATION`, `PLUGIN`, …
     #[oai(nullable)]
     pub resource_type: Option<String>,
-    /// Id of what it was done to; where that doesn't exist, as the caller wrote it.
+    /// Id of what it was done to, which may not exist; null where the caller wrote no id.
     #[oai(nullable)]
     pub resource_id: Option<String>,
-    /// Name of what it was done to, as it was then.
+    /// Name of what it was done to, as it was then; where the caller wrote no id, what they wrote.
     #[oai(nullable)]
     pub resource_name: Option<String>,
     /// `SUCCESS`, `DENIED` or `FAILURE`.
@@ -252,8 +245,9 @@ impl AuditApi {
     ///
     /// Server-sent events, one for each new entry of the organisation, `data` as in the list. The id of
     /// an event is its place in the trail; with `Last-Event-ID` the stream goes on after it, so that
-    /// nothing is lost between two connections. It ends with the session, and after a quarter of an
-    /// hour at the latest. Requires the role `ORG_ADMIN`, or an API key with
+    /// nothing is lost between two connections. The first event, and one now and then while there is no
+    /// entry, has an id and no data: clients remember it and hand nothing on. It ends with the session,
+    /// and after a quarter of an hour at the latest. Requires the role `ORG_ADMIN`, or an API key with
     /// scope `audit:read`.
     #[oai(path = "/audit-logs/tail", method = "get", operation_id = "tailAuditLogs")]
     async fn tail(
@@ -263,32 +257,24 @@ impl AuditApi {
         /// The id of the last event that was received; without it, only new entries.
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<u64>>,
-    ) -> Result<EventStream<BoxStream<'static, AuditLogBody>>, ApiErr<{ SECURED | S400 | S429 }>> {
+    ) -> Result<EventStream<BoxStream<'static, Told>>, ApiErr<{ SECURED | S400 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         let organization_name = reading.organization().name.clone();
         let permit = Arc::clone(&self.tails)
             .try_acquire_owned()
             .map_err(|_| Error::Busy { retry_after_secs: 10 })?;
-        let next = match last_event_id.0 {
-            Some(last) => after(last)?,
-            None => trail::size(&services)?,
+        let (next, known) = match last_event_id.0 {
+            Some(last) => after(last).map(|next| (next, next))?,
+            None => (trail::size(&services)?, 0),
         };
-        let tail = Tail {
+        Ok(tail::events(Tail {
             services: Arc::clone(&services),
             credential: reader.credential,
             organization_name,
             next,
-            ready: VecDeque::new(),
-            polls: 0,
+            known,
             _permit: permit,
-        };
-        Ok(EventStream::new(follow(tail).boxed())
-            .keep_alive(Duration::from_secs(15))
-            .to_event(|entry: AuditLogBody| {
-                SseEvent::message(entry.to_json_string())
-                    .id(entry.sequence.to_string())
-                    .event_type("entry")
-            }))
+        }))
     }
 }
 
@@ -307,7 +293,11 @@ impl AuditLogBody {
     fn new(entry: Entry, organization_name: &str) -> Self {
         let event = entry.event;
         let (resource_type, resource_id, resource_name) = match event.resource {
-            Some(resource) => (Some(resource.r#type), Some(resource.id), resource.name),
+            Some(resource) => (
+                Some(resource.r#type),
+                Some(resource.id).filter(|id| !id.is_empty()),
+                resource.name,
+            ),
             None => (None, None, None),
         };
         Self {
@@ -348,55 +338,5 @@ impl Example for AuditLogBody {
             created_at: Time(jiff::Timestamp::constant(1_771_410_600, 0)),
             sequence: 0,
         }
-    }
-}
-
-/// A tail under way.
-struct Tail {
-    services: Arc<Services>,
-    credential: Credential,
-    organization_name: String,
-    next: u64,
-    ready: VecDeque<Entry>,
-    polls: u32,
-    _permit: OwnedSemaphorePermit,
-}
-
-fn follow(tail: Tail) -> impl Stream<Item = AuditLogBody> + Send + 'static {
-    stream::unfold(tail, |mut tail| async move {
-        loop {
-            if let Some(entry) = tail.ready.pop_front() {
-                let body = AuditLogBody::new(entry, &tail.organization_name);
-                return Some((body, tail));
-            }
-            if !tail.look().await? {
-                tokio::time::sleep(TAIL_PAUSE).await;
-            }
-        }
-    })
-}
-
-impl Tail {
-    /// Whether there may be more at once; `None` when the tail has to end.
-    async fn look(&mut self) -> Option<bool> {
-        self.polls += 1;
-        if self.polls > TAIL_POLLS {
-            return None;
-        }
-        // The right to read may have been taken away meanwhile (ASVS 8.3.2).
-        let now = self.services.clock.now();
-        let who = api_keys::authenticate(&self.services, &self.credential, now).ok()?;
-        let organization = {
-            let reading = who.reading(Scope::AuditRead).ok()?;
-            self.organization_name.clone_from(&reading.organization().name);
-            reading.organization().id
-        };
-        let (services, from) = (Arc::clone(&self.services), self.next);
-        let read = move || trail::entries_after(&services, organization, from);
-        let (entries, next) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;
-        let more = next > self.next;
-        self.next = next;
-        self.ready = entries.into();
-        Some(more)
     }
 }

@@ -75,7 +75,8 @@ enum Disabled {
 impl MfaApi {
     /// Start to set up MFA.
     ///
-    /// Gives a new secret, which counts once it is confirmed. Works in an enrolment-only session, too.
+    /// Gives a new secret, which counts once it is confirmed, in this session. Works in an enrolment-only session,
+    /// too.
     #[oai(path = "/setup", method = "post", operation_id = "setUpMfa")]
     async fn set_up_mfa(
         &self,
@@ -129,7 +130,9 @@ impl MfaApi {
 
     /// Replace one's own recovery codes.
     ///
-    /// The old ones stop working at once.
+    /// The old ones stop working at once, and the user's other sessions end. Asks for a second factor used within
+    /// the last ten minutes, or less where the organisation says so: 401 with
+    /// `error="insufficient_user_authentication"` leads to `POST /auth/step-up`.
     #[oai(
         path = "/recovery-codes/regenerate",
         method = "post",

@@ -99,7 +99,7 @@ impl PasskeyApi {
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
-    ) -> Result<J<Vec<PasskeyBody>>, ApiErr<{ SECURED }>> {
+    ) -> Result<J<Vec<PasskeyBody>>, ApiErr<{ SECURED | S429 }>> {
         let listed = passkeys::list_passkeys(&services, &caller.0)?;
         Ok(J(listed.into_iter().map(Into::into).collect()))
     }

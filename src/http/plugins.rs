@@ -35,13 +35,13 @@ const UPLOADS: usize = 4;
 
 /// Policies.
 pub struct PluginApi {
-    uploads: Semaphore,
+    uploads: Arc<Semaphore>,
 }
 
 impl Default for PluginApi {
     fn default() -> Self {
         Self {
-            uploads: Semaphore::new(UPLOADS),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
         }
     }
 }
@@ -116,19 +116,21 @@ impl PluginApi {
     ) -> Result<InstallReply, Errors> {
         let manager = change(&caller.0, &context.0)?;
         let signature = signature.0.as_deref().map(signature_text).transpose()?;
-        let _turn = self
-            .uploads
-            .try_acquire()
+        let turn = Arc::clone(&self.uploads)
+            .try_acquire_owned()
             .map_err(|_| Error::Busy { retry_after_secs: 5 })?;
         let new = NewPlugin {
             owner: Some(caller.0.organization.id),
             bytes: upload.read().await?.into(),
             signature,
         };
-        // A task of its own: a caller who hangs up does not stop what a second call then finds done.
+        // A task of its own: a caller who hangs up does not stop what a second call then finds done. The turn goes
+        // with it, for so does the file.
         let services = Arc::clone(&services);
-        let install =
-            async move { plugins::install_plugin(&services, &manager, new, plugins::unwatched()).await };
+        let install = async move {
+            let _turn = turn;
+            plugins::install_plugin(&services, &manager, new, plugins::unwatched()).await
+        };
         let installed = tokio::spawn(install)
             .await
             .map_err(|e| Error::Internal(format!("an installation ended early: {e}")))??;
@@ -278,7 +280,8 @@ impl PluginApi {
     /// Change a policy binding.
     ///
     /// What is absent stays as it is. Another `pluginDigest` switches the version, atomically and without
-    /// a restart; the one before stays at hand for rollback. Once a policy has demanded a second admin for
+    /// a restart. The one before stays at hand as `previous`, for rollback and to fall back on; one that was
+    /// only tried as a canary, or never answered, does not take its place. Once a policy has demanded a second admin for
     /// a reset, or where the organisation wants that of every policy, a change waits for another admin's
     /// approval (202). Requires the role `ORG_ADMIN`.
     #[oai(
@@ -327,9 +330,10 @@ impl PluginApi {
         })
     }
 
-    /// Go back to the version before, with the configuration that it had.
+    /// Go back to the version before, with the configuration and the hooks that it had.
     ///
-    /// Once more undoes that. Waits for another admin's approval (202) where a change does. Requires the
+    /// Once more undoes that. A canary ends: the version before decides everything again, and the one that
+    /// was tried is not kept as `previous`. Waits for another admin's approval (202) where a change does. Requires the
     /// role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id/rollback",

@@ -69,7 +69,8 @@ enum Ended {
 impl SessionApi {
     /// List one's own sessions.
     ///
-    /// Those that can still be used, the one that asks among them.
+    /// Those that can still be used, the one that asks among them. A session of another issuer is known by its
+    /// token alone, and not listed.
     #[oai(path = "/account/sessions", method = "get", operation_id = "listSessions")]
     #[expect(clippy::unused_async, reason = "handlers are async")]
     async fn list_sessions(
@@ -77,7 +78,7 @@ impl SessionApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<Vec<SessionBody>>, ApiErr<{ SECURED }>> {
+    ) -> Result<J<Vec<SessionBody>>, ApiErr<{ SECURED | S429 }>> {
         let sessions = session::list_sessions(&services, &caller.0, &context.0)?;
         let current = caller.0.session.id;
         Ok(J(sessions.into_iter().map(|row| body(row, current)).collect()))
@@ -98,14 +99,15 @@ impl SessionApi {
         context: Context,
         /// The session's id.
         id: Path<WrittenId>,
-    ) -> Result<Ended, ApiErr<{ SECURED | S404 }>> {
+    ) -> Result<Ended, ApiErr<{ SECURED | S404 | S429 }>> {
         session::end_session(&services, &caller.0, &id.0.0, &context.0).await?;
         Ok(Ended::Done)
     }
 
     /// End all of one's own sessions but this one.
     ///
-    /// For somebody who sees a session in the list that is not theirs.
+    /// For somebody who sees a session in the list that is not theirs. Access tokens of another issuer that were
+    /// issued before end, too; they are not in the count.
     #[oai(
         path = "/account/sessions",
         method = "delete",
@@ -116,7 +118,7 @@ impl SessionApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED }>> {
+    ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED | S429 }>> {
         let sessions_ended = session::end_other_sessions(&services, &caller.0, &context.0).await?;
         Ok(J(SessionsEndedBody { sessions_ended }))
     }

@@ -4,6 +4,7 @@
 //! key that the appliance alone has; anything else (tampered, cut, of another engine, of another
 //! module) is compiled anew and replaced.
 
+use std::collections::HashSet;
 use std::fs;
 use std::hash::{Hash as _, Hasher};
 use std::io::Write as _;
@@ -20,6 +21,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::package::{Package, PackageError, judge_effort};
+use super::printable::printable;
 use super::record::Digest;
 
 /// Makes or finds the machine code of components.
@@ -51,20 +53,14 @@ impl Artefacts {
         })
     }
 
-    /// The component, from the cache or compiled. Blocks; never call it on the executor.
+    /// The component, from the cache or compiled; [`Self::keep`] keeps it. Blocks; never call it on the executor.
     pub(super) fn component(&self, package: &Package<'_>) -> Result<(Component, Origin), PackageError> {
         if let Some(component) = self.find(package.digest) {
             return Ok((component, Origin::Cache));
         }
         judge_effort(&package.component)?;
         let code = self.compile(package.component.to_vec())?;
-        if let Some(cache) = &self.cache
-            && let Err(error) = cache.keep(package.digest, &code)
-        {
-            // The plugin works without; the next start compiles again.
-            tracing::warn!(digest = %package.digest, error = %format!("{error:#}"), "cannot keep a plugin artefact");
-        }
-        let component = load(&self.engine, &code).map_err(|e| PackageError::Host(format!("{e:#}")))?;
+        let component = load(&self.engine, &code).map_err(|error| unloadable(&error))?;
         Ok((component, Origin::Compiled))
     }
 
@@ -78,9 +74,34 @@ impl Artefacts {
             .ok()
     }
 
-    /// Removes every kept artefact except those of `installed`, as this engine makes them.
-    pub(super) fn prune(&self, installed: &[Digest]) -> std::io::Result<usize> {
-        self.cache.as_ref().map_or(Ok(0), |cache| cache.prune(installed))
+    /// Keeps a component's machine code for the next start. Blocks.
+    pub(super) fn keep(&self, digest: Digest, component: &Component) {
+        let Some(cache) = &self.cache else { return };
+        let kept = component
+            .serialize()
+            .map_err(|error| anyhow::anyhow!("{error:#}"))
+            .and_then(|code| cache.keep(digest, &code));
+        if let Err(error) = kept {
+            // The plugin works without; the next start compiles again.
+            tracing::warn!(%digest, error = %format!("{error:#}"), "cannot keep a plugin artefact");
+        }
+    }
+
+    /// Removes every kept artefact except those of `installed`, as this engine makes them. Blocks.
+    pub(super) fn prune<E>(
+        &self,
+        installed: impl FnOnce() -> Result<Vec<Digest>, E>,
+    ) -> Result<std::io::Result<usize>, E> {
+        let Some(cache) = &self.cache else {
+            return Ok(Ok(0));
+        };
+        // What is kept is listed first: an artefact that comes in between is not looked at.
+        let kept = match cache.kept() {
+            Ok(kept) if kept.is_empty() => return Ok(Ok(0)),
+            Ok(kept) => kept,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(cache.remove_but(kept, &installed()?))
     }
 
     fn compile(&self, component: Vec<u8>) -> Result<Vec<u8>, PackageError> {
@@ -101,7 +122,7 @@ impl Artefacts {
         // gets to run is given up by the clock.
         match news.recv_timeout(self.compile_limit * WALL_PER_CPU) {
             Ok(News::Done(result, took)) if took <= self.compile_limit => {
-                result.map_err(PackageError::Invalid)
+                result.map_err(|reason| PackageError::Invalid(printable(&reason)))
             }
             Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => Err(PackageError::CompileTime {
                 limit_secs: self.compile_limit.as_secs(),
@@ -129,6 +150,18 @@ fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // this appliance: `Cache::load` lets nothing else through. wasmtime itself checks that it was made
     // by the same version with the same settings.
     unsafe { Component::deserialize(engine, code) }
+}
+
+/// Whether a module is more than an instance of the pool has room for, or the host is in trouble. wasmtime has words
+/// for the one alone, and finds out only here.
+fn unloadable(error: &wasmtime::Error) -> PackageError {
+    let reason = error.root_cause().to_string();
+    if reason.contains("exceeds the ") {
+        // What the bytes are made up of follows after that.
+        let reason = reason.split(';').next().unwrap_or_default();
+        return PackageError::Invalid(reason.to_owned());
+    }
+    PackageError::Host(format!("{error:#}"))
 }
 
 struct Job {
@@ -226,7 +259,7 @@ impl Cache {
     fn keep(&self, digest: Digest, code: &[u8]) -> anyhow::Result<()> {
         let tag = self.tag(digest).chain_update(code).finalize().into_bytes();
         let path = self.path(digest);
-        let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+        let unfinished = path.with_extension(unfinished_extension());
         let write = || -> std::io::Result<()> {
             let mut file = fs::OpenOptions::new()
                 .write(true)
@@ -245,23 +278,38 @@ impl Cache {
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    fn prune(&self, installed: &[Digest]) -> std::io::Result<usize> {
-        let wanted: Vec<PathBuf> = installed.iter().map(|digest| self.path(*digest)).collect();
-        let mut removed = 0;
+    /// Every artefact there is, and what a process that ended has left unfinished.
+    fn kept(&self) -> std::io::Result<Vec<PathBuf>> {
+        let mut kept = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if ours(&path) && !wanted.contains(&path) {
-                fs::remove_file(&path)?;
-                removed += 1;
+            if ours(&path) {
+                kept.push(path);
             }
+        }
+        Ok(kept)
+    }
+
+    fn remove_but(&self, kept: Vec<PathBuf>, installed: &[Digest]) -> std::io::Result<usize> {
+        let wanted: HashSet<PathBuf> = installed.iter().map(|digest| self.path(*digest)).collect();
+        let mut removed = 0;
+        for path in kept.into_iter().filter(|path| !wanted.contains(path)) {
+            fs::remove_file(&path)?;
+            removed += 1;
         }
         Ok(removed)
     }
 }
 
 fn ours(path: &Path) -> bool {
+    let under_way = format!(".{}", unfinished_extension());
     path.extension()
         .is_some_and(|extension| extension == EXTENSION || extension == "tmp")
+        && !path.to_string_lossy().ends_with(&under_way)
+}
+
+fn unfinished_extension() -> String {
+    format!("{}.tmp", std::process::id())
 }
 
 const EXTENSION: &str = "artefact";

@@ -20,10 +20,10 @@ fn artefacts(folder: &Path, key: [u8; 32]) -> Artefacts {
 
 fn origin(artefacts: &Artefacts) -> Origin {
     let bytes = wasm();
-    artefacts
-        .component(&package::read(&bytes).expect("a plugin"))
-        .expect("it compiles")
-        .1
+    let package = package::read(&bytes).expect("a plugin");
+    let (component, origin) = artefacts.component(&package).expect("it compiles");
+    artefacts.keep(package.digest, &component);
+    origin
 }
 
 fn kept(folder: &Path) -> PathBuf {
@@ -32,6 +32,46 @@ fn kept(folder: &Path) -> PathBuf {
         .next()
         .expect("one artefact");
     entry.expect("an entry").path()
+}
+
+fn prune(artefacts: &Artefacts, installed: &[Digest]) -> usize {
+    let installed = || Ok::<_, std::convert::Infallible>(installed.to_vec());
+    let Ok(removed) = artefacts.prune(installed);
+    removed.expect("the folder is there")
+}
+
+#[test]
+fn what_is_not_installed_or_not_of_this_engine_or_unfinished_is_removed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artefacts = artefacts(folder.path(), KEY);
+    assert_eq!(prune(&artefacts, &[]), 0);
+    origin(&artefacts);
+    let good = kept(folder.path());
+    let name = good.to_string_lossy().into_owned();
+    let of_another_engine = name.replace(".artefact", "0.artefact");
+    let left_behind = name.replace(".artefact", ".1.tmp");
+    let under_way = good.with_extension(unfinished_extension());
+    let foreign = folder.path().join("README");
+    for path in [
+        Path::new(&of_another_engine),
+        Path::new(&left_behind),
+        &under_way,
+        &foreign,
+    ] {
+        fs::write(path, "").expect("a file");
+    }
+    assert_eq!(prune(&artefacts, &[Digest::of(&wasm())]), 2);
+    for (path, there) in [
+        (Path::new(&of_another_engine), false),
+        (Path::new(&left_behind), false),
+        (&good, true),
+        (&under_way, true),
+        (&foreign, true),
+    ] {
+        assert_eq!(path.exists(), there, "{}", path.display());
+    }
+    assert_eq!(prune(&artefacts, &[]), 1);
+    assert!(!good.exists());
 }
 
 #[test]
@@ -79,7 +119,7 @@ fn an_authentic_artefact_of_another_module_or_another_key_is_not_taken() {
     let other = Digest::of(b"another module");
     fs::copy(kept(folder.path()), cache.path(other)).expect("a swap");
     assert!(cache.load(other).is_none());
-    assert_eq!(cache.prune(&[Digest::of(&wasm())]).expect("pruned"), 1);
+    assert_eq!(prune(&artefacts_one, &[Digest::of(&wasm())]), 1);
 
     assert_eq!(origin(&artefacts(folder.path(), [8; 32])), Origin::Compiled);
 }

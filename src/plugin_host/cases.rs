@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wasmparser::{Parser, Payload};
 
-use super::engine::Limits;
+use super::aside::Errand;
+use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLine, Usage};
-use super::v1::{Call, Reply};
-use super::{PluginHost, Prepared};
+use super::v1::{Ran, Reply};
 use crate::domain::policy::{Outcome, Question};
 
 /// A case as an author writes it: question and outcome may be partial.
@@ -83,6 +83,17 @@ pub enum CaseError {
         /// What is wrong.
         reason: String,
     },
+    /// More of them than a file may have, or more bytes.
+    #[error("{0}")]
+    TooMany(String),
+    /// All of them together run for too long.
+    #[error(
+        "together they take more than {limit_secs} s of processor time, which is the limit; leave some out"
+    )]
+    TooLong {
+        /// Seconds allowed.
+        limit_secs: u64,
+    },
 }
 
 impl Case {
@@ -91,7 +102,8 @@ impl Case {
     /// # Errors
     /// It is no JSON, or not of a case's form.
     pub fn parse(text: &str) -> Result<Self, CaseError> {
-        let case: Self = serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
+        let case: Self =
+            serde_json::from_str(text).map_err(|error| CaseError::Format(printable(&error.to_string())))?;
         let Some((kind, _)) = case
             .expect
             .as_object()
@@ -107,8 +119,9 @@ impl Case {
         };
         if !kinds.contains(&kind.as_str()) {
             return Err(CaseError::Format(format!(
-                "expect is one of {}, not {kind}",
-                kinds.join(", ")
+                "expect is one of {}, not {}",
+                kinds.join(", "),
+                printable(kind)
             )));
         }
         if case.outcome.is_some() && case.hook != CaseHook::AfterReset {
@@ -122,12 +135,7 @@ impl Case {
     /// # Errors
     /// What comes out is not a whole question or outcome.
     pub fn resolved(&self, base: &Value) -> Result<Self, CaseError> {
-        let part = |part| {
-            move |error: serde_json::Error| CaseError::Part {
-                part,
-                reason: error.to_string(),
-            }
-        };
+        let part = incomplete;
         let mut question = base.clone();
         merge_patch(&mut question, &self.question);
         let question: Question = serde_json::from_value(question).map_err(part("question"))?;
@@ -157,20 +165,25 @@ pub fn base_question() -> Value {
 /// The cases that travel inside a plugin file, resolved. None if there are none.
 ///
 /// # Errors
-/// The file or the section is malformed.
+/// The file or the section is malformed, or there are too many in all its sections together.
 pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
-    let mut cases = Vec::new();
+    let (mut cases, mut size) = (Vec::new(), 0);
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(|error| CaseError::Format(error.to_string()))?;
         if let Payload::CustomSection(section) = payload
             && section.name() == SECTION
         {
+            // As values they take several times their size as text.
+            size += section.data().len();
+            if size > CASES_BYTES_MAX {
+                return Err(too_large());
+            }
             let text =
                 std::str::from_utf8(section.data()).map_err(|error| CaseError::Format(error.to_string()))?;
             let values: Vec<Value> =
                 serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
-            if values.len() > CASES_MAX {
-                return Err(CaseError::Format(format!("more than {CASES_MAX} cases")));
+            if cases.len() + values.len() > CASES_MAX {
+                return Err(too_many());
             }
             for value in values {
                 cases.push(Case::parse(&value.to_string())?);
@@ -183,11 +196,11 @@ pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
 /// The plugin file with resolved cases inside, instead of those it may have.
 ///
 /// # Errors
-/// The file is no WebAssembly, or there are too many cases.
+/// The file is no WebAssembly, or there are too many cases or bytes of them.
 pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
     let format = |error: &dyn std::fmt::Display| CaseError::Format(error.to_string());
     if cases.len() > CASES_MAX {
-        return Err(CaseError::Format(format!("more than {CASES_MAX} cases")));
+        return Err(too_many());
     }
     let mut plain = Vec::with_capacity(bytes.len());
     let mut depth = 0_u32;
@@ -209,6 +222,9 @@ pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
     plain.extend_from_slice(&bytes[kept..]);
 
     let text = serde_json::to_vec(cases).map_err(|error| format(&error))?;
+    if text.len() > CASES_BYTES_MAX {
+        return Err(too_large());
+    }
     let mut body = leb128(SECTION.len());
     body.extend_from_slice(SECTION.as_bytes());
     body.extend_from_slice(&text);
@@ -216,6 +232,15 @@ pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
     plain.extend_from_slice(&leb128(body.len()));
     plain.extend_from_slice(&body);
     Ok(plain)
+}
+
+fn too_many() -> CaseError {
+    CaseError::TooMany(format!("there are more than {CASES_MAX} of them"))
+}
+
+fn too_large() -> CaseError {
+    let mebibytes = CASES_BYTES_MAX >> 20;
+    CaseError::TooMany(format!("they have more than {mebibytes} MiB"))
 }
 
 fn leb128(mut n: usize) -> Vec<u8> {
@@ -231,42 +256,30 @@ fn leb128(mut n: usize) -> Vec<u8> {
     }
 }
 
-impl PluginHost {
-    /// Runs a resolved case.
-    ///
-    /// # Errors
-    /// The case is not resolved.
-    pub async fn run_case(
-        &self,
-        prepared: &Prepared,
-        limits: Limits,
-        case: &Case,
-    ) -> Result<CaseReport, CaseError> {
-        let part = |part| {
-            move |error: serde_json::Error| CaseError::Part {
-                part,
-                reason: error.to_string(),
-            }
+impl Case {
+    /// The call that it makes.
+    pub(super) fn errand(&self) -> Result<Errand, CaseError> {
+        let config = self.config.to_string();
+        let question = || {
+            Question::deserialize(&self.question)
+                .map(Box::new)
+                .map_err(incomplete("question"))
         };
-        let config = case.config.to_string();
-        let question;
-        let outcome;
-        let call = match case.hook {
-            CaseHook::CheckConfig => Call::CheckConfig(&config),
-            CaseHook::BeforeReset => {
-                question = Question::deserialize(&case.question).map_err(part("question"))?;
-                Call::BeforeReset(&question, &config)
-            }
+        Ok(match self.hook {
+            CaseHook::CheckConfig => Errand::CheckConfig(config),
+            CaseHook::BeforeReset => Errand::BeforeReset(question()?, config),
             CaseHook::AfterReset => {
-                question = Question::deserialize(&case.question).map_err(part("question"))?;
-                let value = case.outcome.as_ref().unwrap_or(&Value::Null);
-                outcome = Outcome::deserialize(value).map_err(part("outcome"))?;
-                Call::AfterReset(&question, &outcome, &config)
+                let value = self.outcome.as_ref().unwrap_or(&Value::Null);
+                let outcome = Outcome::deserialize(value).map_err(incomplete("outcome"))?;
+                Errand::AfterReset(question()?, Box::new(outcome), config)
             }
-        };
-        let ran = self.aside(prepared, limits.bounded(), call).await;
+        })
+    }
+
+    /// What came of that call, beside what should have.
+    pub(super) fn judge(&self, ran: Ran) -> Result<CaseReport, CaseError> {
         let answer = match ran.reply {
-            Ok(Reply::Answer(answer)) => serde_json::to_value(answer).map_err(part("answer"))?,
+            Ok(Reply::Answer(answer)) => serde_json::to_value(answer).map_err(incomplete("answer"))?,
             Ok(Reply::Config(Ok(()))) => json!({ "ok": true }),
             Ok(Reply::Config(Err(text))) => json!({ "error": text }),
             Ok(Reply::Manifest(_)) => unreachable!("a case never asks for the manifest"),
@@ -277,15 +290,25 @@ impl PluginHost {
             Err(failure) => json!({ "failure": failure.cause, "detail": failure.detail }),
         };
         let mut differences = Vec::new();
-        compare("", &case.expect, &comparable(&answer), &mut differences);
+        compare("", &self.expect, &comparable(&answer), &mut differences);
+        for difference in &mut differences {
+            *difference = printable(difference);
+        }
         Ok(CaseReport {
-            description: case.description.clone(),
+            description: printable(&self.description),
             passed: differences.is_empty(),
             differences,
             answer,
             log: ran.log,
             usage: ran.usage,
         })
+    }
+}
+
+fn incomplete(part: &'static str) -> impl Fn(serde_json::Error) -> CaseError {
+    move |error| CaseError::Part {
+        part,
+        reason: printable(&error.to_string()),
     }
 }
 
@@ -368,6 +391,7 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 /// The custom section in which cases travel.
 const SECTION: &str = "latchkey-cases";
 const CASES_MAX: usize = 500;
+const CASES_BYTES_MAX: usize = 4 << 20;
 const DIFFERENCES_MAX: usize = 50;
 /// The question that cases are merged over where there is no other, as text.
 pub const BASE_QUESTION: &str = include_str!("../../plugins/examples/base-question.json");

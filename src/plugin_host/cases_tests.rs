@@ -110,14 +110,6 @@ fn a_case_is_read_strictly_and_resolved_over_the_base() {
 #[test]
 fn cases_travel_in_the_file_and_replace_those_before() {
     let plain = wat::parse_str("(component (core module) (core module))").expect("a component");
-    let case = |n: usize| Case {
-        description: format!("{n} {}", "x".repeat(100)),
-        hook: CaseHook::CheckConfig,
-        config: empty(),
-        question: empty(),
-        outcome: None,
-        expect: json!({"ok": true}),
-    };
     assert_eq!(embedded(&plain).expect("readable"), []);
     let one = embed(&plain, &[case(1)]).expect("embedded");
     assert_eq!(embedded(&one).expect("readable"), [case(1)]);
@@ -126,4 +118,45 @@ fn cases_travel_in_the_file_and_replace_those_before() {
     let none = embed(&two, &[]).expect("embedded");
     assert_eq!(none.len(), plain.len() + 2 + 1 + SECTION.len() + 2);
     assert!(embed(b"not wasm", &[]).is_err());
+}
+
+fn case(n: usize) -> Case {
+    Case {
+        description: format!("{n} {}", "x".repeat(100)),
+        hook: CaseHook::CheckConfig,
+        config: empty(),
+        question: empty(),
+        outcome: None,
+        expect: json!({"ok": true}),
+    }
+}
+
+#[test]
+fn the_cases_of_all_sections_are_counted_together() {
+    let plain = wat::parse_str("(module)").expect("a module");
+    let section = |cases: usize| {
+        let cases: Vec<Case> = (0..cases).map(case).collect();
+        embed(&plain, &cases).expect("embedded").split_off(plain.len())
+    };
+    let with = |sections: &[usize]| {
+        let sections: Vec<_> = sections.iter().flat_map(|n| section(*n)).collect();
+        embedded(&[&plain[..], &sections].concat())
+    };
+    assert_eq!(
+        with(&[250, 250]).expect("as many as there may be").len(),
+        CASES_MAX
+    );
+    let refused = with(&[250, 251]).expect_err("one more").to_string();
+    assert_eq!(refused, "there are more than 500 of them");
+
+    let long = |bytes: usize| Case {
+        description: "x".repeat(bytes),
+        ..case(0)
+    };
+    let half = embed(&plain, &[long(CASES_BYTES_MAX / 2)]).expect("embedded");
+    assert!(embedded(&half).is_ok());
+    let twice = [&half[..], &half[plain.len()..]].concat();
+    let refused = embedded(&twice).expect_err("too large").to_string();
+    assert_eq!(refused, "they have more than 4 MiB");
+    assert!(embed(&plain, &[long(CASES_BYTES_MAX)]).is_err());
 }

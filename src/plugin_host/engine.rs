@@ -2,21 +2,23 @@
 //!
 //! A call runs on the executor's own thread inside a fiber. Every tick the ticker raises the engine's
 //! epoch, the guest yields to the executor, and once its wall-clock budget is gone it is trapped: a
-//! runaway never keeps a thread from serving others for longer than one tick.
+//! runaway never keeps a thread from serving others for longer than one tick, or than one instruction that fills
+//! or copies memory, which nothing interrupts.
+
+mod call;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter, Store,
-    UpdateDeadline,
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
 };
 
-use super::record::{LogLevel, LogLine};
+pub(super) use call::{CallState, metered};
 
 /// What one call of a plugin may use up. Every field has a safe default and is held to its bounds by
 /// [`Limits::bounded`].
@@ -27,7 +29,7 @@ pub struct Limits {
     pub deadline_ms: u32,
     /// Linear memory of all memories together, in bytes: 1 MiB to 256 MiB.
     pub memory_bytes: u64,
-    /// Elements of all tables together: at most 200,000.
+    /// Elements of all tables together: at most 200,000. One table has at most 40,000.
     pub table_elements: u32,
     /// Instructions, roughly; counted only where [`super::HostOptions::meter_fuel`] is on. 0: unlimited.
     pub fuel: u64,
@@ -83,7 +85,6 @@ impl Limits {
 pub(super) struct TickedEngine {
     pub(super) engine: Engine,
     pub(super) meter_fuel: bool,
-    tick: Duration,
     ticker: Ticker,
 }
 
@@ -98,7 +99,6 @@ impl TickedEngine {
         Ok(Self {
             engine,
             meter_fuel,
-            tick,
             ticker,
         })
     }
@@ -106,7 +106,7 @@ impl TickedEngine {
     /// A store for one call, its clock running.
     pub(super) fn store(&self, limits: Limits) -> (Store<CallState>, InFlight<'_>) {
         let in_flight = self.ticker.begin();
-        let mut store = Store::new(&self.engine, CallState::new(limits, self.tick));
+        let mut store = Store::new(&self.engine, CallState::new(limits));
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.answer_bytes as usize);
         if self.meter_fuel {
@@ -115,7 +115,7 @@ impl TickedEngine {
         }
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut context| {
-            if context.data_mut().budget_spent(Instant::now()) {
+            if context.data_mut().is_out_of_time() {
                 return Ok(UpdateDeadline::Interrupt);
             }
             // tokio's own yield lets the executor look at its sockets before it comes back here; a
@@ -139,7 +139,7 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
         .max_memory_size(usize::try_from(MEMORY_BYTES_MAX).expect("256 MiB fit"))
         .max_memories_per_module(MEMORIES_MAX)
         .total_tables(concurrent_calls * TABLES_MAX)
-        .table_elements(40_000)
+        .table_elements(TABLE_ELEMENTS_EACH as usize)
         .max_tables_per_module(8)
         .total_stacks(concurrent_calls)
         // Giving pages back costs more than a small policy: system calls, and interrupts to every core
@@ -172,143 +172,6 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
         // Compilation has one thread of its own and leaves the other cores to requests.
         .parallel_compilation(false);
     config
-}
-
-/// What belongs to one call: its budgets, what it has used of them, and what it logged.
-pub(super) struct CallState {
-    limits: Limits,
-    started: Instant,
-    deadline: Instant,
-    /// Even a guest that hardly got to run ends here.
-    last_deadline: Instant,
-    /// Ticks at which the guest was found running.
-    slices: u32,
-    /// So many before the deadline counts.
-    fair_slices: u32,
-    memory_bytes: u64,
-    table_elements: u64,
-    /// The clock ran out.
-    pub(super) out_of_time: bool,
-    /// A memory or table was refused; in words.
-    pub(super) refused_growth: Option<String>,
-    pub(super) log: Vec<LogLine>,
-    log_bytes: usize,
-    pub(super) log_dropped: u32,
-}
-
-impl CallState {
-    fn new(limits: Limits, tick: Duration) -> Self {
-        let started = Instant::now();
-        let budget = Duration::from_millis(limits.deadline_ms.into());
-        let ticks = budget.as_micros() / tick.as_micros().max(1);
-        Self {
-            limits,
-            started,
-            deadline: started + budget,
-            last_deadline: started + budget * 4,
-            slices: 0,
-            fair_slices: u32::try_from(ticks / 5).unwrap_or(u32::MAX).max(1),
-            memory_bytes: 0,
-            table_elements: 0,
-            out_of_time: false,
-            refused_growth: None,
-            log: Vec::new(),
-            log_bytes: 0,
-            log_dropped: 0,
-        }
-    }
-
-    /// Called at each tick that finds the guest running. The budget is wall clock, but a guest that the
-    /// machine left waiting for most of it is not to blame: it may run for a fifth of its budget, and
-    /// until four times the budget has passed. A runaway has run that fifth long before.
-    fn budget_spent(&mut self, now: Instant) -> bool {
-        self.slices = self.slices.saturating_add(1);
-        self.out_of_time =
-            now >= self.deadline && (self.slices >= self.fair_slices || now >= self.last_deadline);
-        self.out_of_time
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// Linear memories never shrink, so what is there now is the peak.
-    pub(super) fn peak_memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-
-    /// Keeps a log line if the quota allows, else counts it.
-    pub(super) fn log(&mut self, level: LogLevel, message: String) {
-        let left = (self.limits.log_bytes as usize).saturating_sub(self.log_bytes);
-        if self.log.len() >= self.limits.log_lines as usize || message.len() > left {
-            self.log_dropped = self.log_dropped.saturating_add(1);
-            return;
-        }
-        self.log_bytes += message.len();
-        self.log.push(LogLine { level, message });
-    }
-}
-
-impl ResourceLimiter for CallState {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let after = self.memory_bytes + (desired - current) as u64;
-        if after > self.limits.memory_bytes {
-            let text = format!(
-                "asked for {after} bytes of memory, the limit is {}",
-                self.limits.memory_bytes
-            );
-            self.refused_growth = Some(text.clone());
-            // An error, not `false`: guests turn a refusal into an `unreachable` that explains nothing.
-            return Err(wasmtime::Error::msg(text));
-        }
-        // Beyond the module's own maximum the growth fails by itself, as the guest knows it.
-        if maximum.is_none_or(|max| desired <= max) {
-            self.memory_bytes = after;
-        }
-        Ok(true)
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let after = self.table_elements + (desired - current) as u64;
-        if after > self.limits.table_elements.into() {
-            let text = format!(
-                "asked for {after} table elements, the limit is {}",
-                self.limits.table_elements
-            );
-            self.refused_growth = Some(text.clone());
-            return Err(wasmtime::Error::msg(text));
-        }
-        if maximum.is_none_or(|max| desired <= max) {
-            self.table_elements = after;
-        }
-        Ok(true)
-    }
-
-    fn instances(&self) -> usize {
-        CORE_INSTANCES_MAX as usize
-    }
-
-    fn tables(&self) -> usize {
-        TABLES_MAX as usize
-    }
-
-    fn memories(&self) -> usize {
-        MEMORIES_MAX as usize
-    }
 }
 
 /// Raises the epoch while calls are in flight, and sleeps soundly otherwise: an idle appliance does
@@ -402,6 +265,7 @@ const MEMORY_BYTES_KEPT: usize = 1 << 20;
 const TABLE_BYTES_KEPT: usize = 64 << 10;
 const CORE_INSTANCES_MAX: u32 = 40;
 const TABLES_MAX: u32 = 40;
+const TABLE_ELEMENTS_EACH: u32 = 40_000;
 const MEMORIES_MAX: u32 = 8;
 const WASM_STACK_BYTES: usize = 512 << 10;
 /// For host functions and the lowering of arguments, which run on the guest's fiber.

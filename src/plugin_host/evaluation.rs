@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::engine::Limits;
 use super::metrics::Caller;
@@ -36,17 +37,26 @@ impl PluginHost {
         hook: Hook,
         question: &Arc<Question>,
         outcome: Option<Outcome>,
+        fell_back: &[Uuid],
     ) -> Evaluation {
         let mut outcome = outcome.map(Arc::new);
         let mut evaluation = Evaluation {
             decision: Decision::Allow,
             effects: vec![],
             records: vec![],
+            fell_back: vec![],
             failure: None,
         };
         let turns: Vec<Turn<'_>> = plugins
             .iter()
-            .map(|plugin| Turn::of(plugin.borrow(), question))
+            .map(|plugin| {
+                let plugin = plugin.borrow();
+                let turn = Turn::of(plugin, question);
+                let fallback = turn.before(Asked::Fallback);
+                fallback
+                    .filter(|before| fell_back.contains(&plugin.binding_id) && before.hooks.contains(&hook))
+                    .unwrap_or(turn)
+            })
             .filter(|turn| turn.hooks.contains(&hook))
             .collect();
         if turns.is_empty() {
@@ -62,6 +72,13 @@ impl PluginHost {
             };
             // Policies that are only watched stop nothing, not even so.
             let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
+            if let Some(turn) = stopped {
+                tracing::warn!(
+                    plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
+                    binding = %turn.plugin.binding_id, cause = failure.cause.as_str(),
+                    organization = %question.organization.id, "policy plugins got no turn"
+                );
+            }
             evaluation.failure = stopped.map(|turn| turn.failed(failure));
             return evaluation;
         };
@@ -72,6 +89,9 @@ impl PluginHost {
             let (turn, vetted) = self
                 .take_turn(turn, hook, question, shown, &mut evaluation.records)
                 .await;
+            if turn.asked == Asked::Fallback {
+                evaluation.fell_back.push(turn.plugin.binding_id);
+            }
             match vetted {
                 Ok(Some(vetted)) => {
                     if let Some(outcome) = &mut outcome {
@@ -141,9 +161,9 @@ impl PluginHost {
             outcome: outcome.cloned(),
             config: Arc::clone(turn.config),
         };
-        let starts_apart = self.0.metrics.overran(plugin.binding_id, turn.prepared.digest);
+        let starts_apart = self.0.metrics.slow(plugin.binding_id, turn.prepared.digest);
         let ran = self.0.lanes.run(starts_apart, call.run()).await;
-        let (usage, log_dropped) = (ran.usage, ran.log_dropped);
+        let (usage, log_dropped, longest) = (ran.usage, ran.log_dropped, ran.longest);
         let (end, log) = ran.end();
         let digest = turn.prepared.digest;
         let caller = Caller {
@@ -153,7 +173,7 @@ impl PluginHost {
             digest,
             asked: turn.asked,
         };
-        let failures_in_a_row = self.0.metrics.note(caller, &end, usage);
+        let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);
         let vetted = match &end {
             CallEnd::Answer(answer) => Ok(vet(answer.clone(), &plugin.grants, turn.mode)),
             CallEnd::Failure(failure) => {

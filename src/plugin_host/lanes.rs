@@ -101,6 +101,7 @@ pub(super) fn step_back(by: i32) {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use super::super::record::Usage;
     use super::*;
@@ -121,6 +122,8 @@ mod tests {
             usage: Usage::default(),
             log: Vec::new(),
             log_dropped: 0,
+            cpu: Duration::ZERO,
+            longest: Duration::ZERO,
         }
     }
 
@@ -153,7 +156,7 @@ mod tests {
             async move {
                 loop {
                     turns.fetch_add(1, Ordering::SeqCst);
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
         };
@@ -164,12 +167,12 @@ mod tests {
         let apart = apart.expect("a runtime");
         let held = Apart(apart.spawn(endless));
         while turns.load(Ordering::SeqCst) < 3 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(held);
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let after = turns.load(Ordering::SeqCst);
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(turns.load(Ordering::SeqCst), after);
         apart.shutdown_background();
         drop(lanes);

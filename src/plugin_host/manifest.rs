@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use semver::Version;
 
 use super::package::PackageError;
+use super::printable::printable;
 use super::record::Failure;
 use crate::domain::policy::{Manifest, is_kebab};
 
@@ -53,7 +54,10 @@ fn at(path: &str) -> String {
 /// # Errors
 /// [`PackageError::Manifest`] names the field.
 pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
-    let bad = |field, reason: String| Err(PackageError::Manifest { field, reason });
+    let bad = |field, reason: String| {
+        let reason = printable(&reason);
+        Err(PackageError::Manifest { field, reason })
+    };
     if !is_kebab(&manifest.name) {
         return bad(
             "name",
@@ -94,7 +98,10 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
     if manifest.history_days > HISTORY_DAYS_MAX {
         return bad(
             "history-days",
-            format!("{} is more than {HISTORY_DAYS_MAX}", manifest.history_days),
+            format!(
+                "{} days are asked for, and a question tells of {HISTORY_DAYS_MAX} at most",
+                manifest.history_days
+            ),
         );
     }
     if let Err(reason) = read_schema(&manifest.config_schema).and_then(|schema| compile(&schema).map(drop)) {
@@ -160,7 +167,8 @@ fn short(text: &str) -> String {
 
 const SUMMARY_CHARS: usize = 300;
 const WANTS_MAX: usize = 16;
-const HISTORY_DAYS_MAX: u16 = 366;
+/// As far back as a question's history ever reaches, in days.
+pub const HISTORY_DAYS_MAX: u16 = 90;
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
 const CONFIG_BYTES_MAX: usize = 64 << 10;
 const REASON_CHARS: usize = 500;
@@ -203,7 +211,12 @@ mod tests {
         assert_eq!(field(|m| m.hooks = vec![]), "hooks");
         assert_eq!(field(|m| m.hooks = vec![Hook::AfterReset; 2]), "hooks");
         assert_eq!(field(|m| m.wants = vec!["rm -rf".into()]), "wants");
-        assert_eq!(field(|m| m.history_days = 367), "history-days");
+        assert_eq!(field(|m| m.history_days = 91), "history-days");
+        let longest = Manifest {
+            history_days: 90,
+            ..manifest()
+        };
+        assert!(check(longest).is_ok());
         assert_eq!(field(|m| m.config_schema = "{".into()), "config-schema");
         assert_eq!(
             field(|m| m.config_schema = r#"{"type":"nonsense"}"#.into()),

@@ -1,8 +1,9 @@
 //! Plain counters of what each binding and each version of a plugin did, for whoever exports them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -89,19 +90,15 @@ struct Counted {
     versions: HashMap<Digest, VersionCounters>,
     /// Failures in a row, by version: a canary that always fails must not be excused by the version
     /// before it, which answers.
-    in_a_row: HashMap<(Uuid, Digest), Failing>,
-}
-
-#[derive(Default)]
-struct Failing {
-    times: u32,
-    /// The last time it was the deadline.
-    overran: bool,
+    in_a_row: HashMap<(Uuid, Digest), u32>,
+    /// Whose last call overran its time, or kept a thread for long at a stretch.
+    slow: HashSet<(Uuid, Digest)>,
 }
 
 impl Metrics {
-    /// Counts a call. Returns the failures of this version of the binding in a row.
-    pub(super) fn note(&self, caller: Caller<'_>, end: &CallEnd, usage: Usage) -> u32 {
+    /// Counts a call, and for how long it kept a thread at a stretch. Returns the failures of this version of the
+    /// binding in a row.
+    pub(super) fn note(&self, caller: Caller<'_>, end: &CallEnd, usage: Usage, longest: Duration) -> u32 {
         let Caller {
             binding_id,
             digest,
@@ -114,13 +111,18 @@ impl Metrics {
                 counted.in_a_row.remove(&(binding_id, digest));
                 0
             }
-            CallEnd::Failure(failure) => {
-                let failing = counted.in_a_row.entry((binding_id, digest)).or_default();
-                failing.times = failing.times.saturating_add(1);
-                failing.overran = failure.cause == FailureCause::Deadline;
-                failing.times
+            CallEnd::Failure(_) => {
+                let times = counted.in_a_row.entry((binding_id, digest)).or_default();
+                *times = times.saturating_add(1);
+                *times
             }
         };
+        let overran = matches!(end, CallEnd::Failure(failure) if failure.cause == FailureCause::Deadline);
+        if overran || longest > STRETCH_MAX {
+            counted.slow.insert((binding_id, digest));
+        } else {
+            counted.slow.remove(&(binding_id, digest));
+        }
         let counters = counted.bindings.entry(binding_id).or_default();
         counters.note(asked, end, usage);
         counters.failures_in_a_row = in_a_row;
@@ -128,12 +130,9 @@ impl Metrics {
         in_a_row
     }
 
-    /// Whether the last call of this version of a binding overran its time.
-    pub(super) fn overran(&self, binding_id: Uuid, digest: Digest) -> bool {
-        let failing = &self.lock().in_a_row;
-        failing
-            .get(&(binding_id, digest))
-            .is_some_and(|failing| failing.overran)
+    /// Whether the last call of this version of a binding was too slow for the next to run in place.
+    pub(super) fn slow(&self, binding_id: Uuid, digest: Digest) -> bool {
+        self.lock().slow.contains(&(binding_id, digest))
     }
 
     /// Counts an evaluation that got no turn: no plugin was called.
@@ -167,6 +166,7 @@ impl Metrics {
         let mut counted = self.lock();
         counted.bindings.remove(&binding_id);
         counted.in_a_row.retain(|(id, _), _| *id != binding_id);
+        counted.slow.retain(|(id, _)| *id != binding_id);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
@@ -193,6 +193,9 @@ impl Counted {
     }
 }
 
+/// A guest lets go of its thread at every tick, unless the host copies or fills memory for it: a stretch of some
+/// ticks of processor time is a bulk operation of megabytes, which nothing interrupts.
+const STRETCH_MAX: Duration = Duration::from_millis(8);
 /// Versions of plugins that are counted apart.
 const VERSIONS_MAX: usize = 1_000;
 
@@ -216,7 +219,7 @@ mod tests {
         });
         let answered = CallEnd::Answer(Answer::Allow(vec![]));
         let (one, two) = (Digest([1; 32]), Digest([2; 32]));
-        let note = |digest, end, usage| metrics.note(caller(id, digest), end, usage);
+        let note = |digest, end, usage| metrics.note(caller(id, digest), end, usage, Duration::ZERO);
         assert_eq!(note(one, &failed, usage), 1);
         assert_eq!(note(two, &answered, usage), 0, "another version's answer");
         assert_eq!(note(one, &failed, usage), 2);
@@ -236,13 +239,21 @@ mod tests {
             cause: FailureCause::Deadline,
             detail: String::new(),
         });
-        for (end, overran) in [(&late, true), (&failed, false), (&late, true), (&answered, false)] {
-            note(one, end, usage);
-            assert_eq!(
-                (metrics.overran(id, one), metrics.overran(id, two)),
-                (overran, false)
-            );
+        let (short, long) = (STRETCH_MAX, STRETCH_MAX + Duration::from_millis(1));
+        for (end, longest, slow) in [
+            (&late, short, true),
+            (&failed, short, false),
+            (&late, short, true),
+            (&answered, short, false),
+            (&answered, long, true),
+            (&answered, short, false),
+            (&failed, long, true),
+        ] {
+            metrics.note(caller(id, one), end, usage, longest);
+            assert_eq!((metrics.slow(id, one), metrics.slow(id, two)), (slow, false));
         }
+        metrics.forget(id);
+        assert!(!metrics.slow(id, one));
     }
 
     #[test]
@@ -255,6 +266,7 @@ mod tests {
                 caller(Uuid::from_u128(binding), digest),
                 &answered,
                 Usage::default(),
+                Duration::ZERO,
             );
         };
         note(1, 0);

@@ -4,6 +4,8 @@
 //! A core module with the contract embedded (as wit-bindgen leaves it) is turned into one here, so
 //! authors need no tool beyond their compiler.
 
+mod contracts;
+mod core_module;
 mod effort;
 mod error;
 
@@ -13,9 +15,12 @@ use std::collections::BTreeSet;
 use semver::Version;
 use wasmparser::{ComponentExternalKind, KnownCustom, Parser, Payload};
 
+pub use contracts::{CONTRACT_WIT, Contracts, contract_version};
+use core_module::componentize;
 pub(super) use effort::judge as judge_effort;
 pub use error::PackageError;
 
+use super::printable::printable;
 use super::record::Digest;
 
 /// A file that may be compiled.
@@ -37,123 +42,88 @@ pub struct Package<'a> {
     pub producers: Vec<String>,
 }
 
-/// The newest contract that this host speaks.
-#[must_use]
-pub fn contract_version() -> Version {
-    Version::new(1, 0, 0)
-}
-
-/// Reads and judges a plugin file. Does not compile.
+/// Reads and judges a plugin file by the contracts of this host. Does not compile.
 ///
 /// # Errors
 /// Every reason for a refusal that can be told without compiling.
 pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(PackageError::TooLarge {
-            size: bytes.len(),
-            limit: FILE_BYTES_MAX,
-        });
-    }
-    let digest = Digest::of(bytes);
-    let from_core_module = Parser::is_core_wasm(bytes);
-    let component = if Parser::is_component(bytes) {
-        Cow::Borrowed(bytes)
-    } else if from_core_module {
-        Cow::Owned(componentize(bytes)?)
-    } else {
-        return Err(PackageError::NotWasm {
-            found: looks_like(bytes),
-        });
-    };
-
-    let surface = Surface::of(&component)?;
-    for import in &surface.imports {
-        judge_import(import, &surface.producers, &component)?;
-    }
-    let contract = hooks_version(&surface.exports)?;
-    Ok(Package {
-        digest,
-        component,
-        from_core_module,
-        imports: surface.imports,
-        exports: surface.exports,
-        contract,
-        producers: surface.producers.into_iter().collect(),
-    })
+    Contracts::released().read(bytes)
 }
 
-/// Makes a component of a core module, by its names of imports and exports. The contract is always our own: what
-/// wit-bindgen leaves of it in a custom section is left out unread, for whoever writes such a section by hand can
-/// make it one that its reader never comes back from (a package that depends on itself overflows the stack).
-fn componentize(module: &[u8]) -> Result<Vec<u8>, PackageError> {
-    let (mut names_hooks, mut wasi, mut unknown) = (false, None, None);
-    let mut producers = BTreeSet::new();
-    let mut kept: Vec<u8> = module.iter().copied().take(HEADER_BYTES).collect();
-    let mut read = HEADER_BYTES;
-    for payload in Parser::new(0).parse_all(module) {
-        let payload = payload.map_err(invalid)?;
-        if let Some((_, content)) = payload.as_section() {
-            let is_contract = matches!(&payload, Payload::CustomSection(section)
-                if section.name().starts_with("component-type"));
-            if !is_contract {
-                // Sections follow each other without a gap. A code section is told before its end was seen.
-                let section = module.get(read..content.end);
-                let section =
-                    section.ok_or_else(|| PackageError::Invalid("the file ends in its code".into()))?;
-                kept.extend_from_slice(section);
-            }
-            read = content.end;
+impl Contracts {
+    /// Reads and judges a plugin file by these contracts. Does not compile.
+    ///
+    /// # Errors
+    /// Every reason for a refusal that can be told without compiling.
+    pub fn read<'a>(&self, bytes: &'a [u8]) -> Result<Package<'a>, PackageError> {
+        if bytes.len() > FILE_BYTES_MAX {
+            return Err(PackageError::TooLarge {
+                size: bytes.len(),
+                limit: FILE_BYTES_MAX,
+            });
         }
-        match payload {
-            Payload::CustomSection(section) => note_producers(&section, &mut producers),
-            Payload::ImportSection(imports) => {
-                for import in imports.into_imports() {
-                    let module = import.map_err(invalid)?.module;
-                    if module.starts_with("wasi") {
-                        wasi.get_or_insert_with(|| module.to_owned());
-                    } else if module.contains('/') && !module.starts_with("latchkey:policy/") {
-                        unknown.get_or_insert_with(|| module.to_owned());
-                    }
-                }
-            }
-            Payload::ExportSection(exports) => {
-                for export in exports {
-                    let name = export.map_err(invalid)?.name;
-                    if let Some((version, _)) = name.strip_prefix(CORE_HOOKS).and_then(|n| n.split_once('#'))
-                    {
-                        spoken("latchkey:policy/hooks", version)?;
-                        names_hooks = true;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    if let Some(import) = wasi {
-        return Err(PackageError::ImportsWasi {
-            remedy: remedy(&producers, module),
-            import,
-        });
-    }
-    if let Some(import) = unknown {
-        return Err(PackageError::ImportNotProvided { import });
-    }
-    if !names_hooks {
-        return Err(PackageError::NotAComponent);
-    }
-    embed_contract(&mut kept).map_err(|error| PackageError::Host(format!("{error:#}")))?;
-    wit_component::ComponentEncoder::default()
-        .module(&kept)
-        .and_then(|mut encoder| encoder.encode())
-        .map_err(|error| PackageError::Componentize(format!("{error:#}")))
-}
+        let digest = Digest::of(bytes);
+        let from_core_module = Parser::is_core_wasm(bytes);
+        let component = if Parser::is_component(bytes) {
+            Cow::Borrowed(bytes)
+        } else if from_core_module {
+            Cow::Owned(componentize(bytes, self)?)
+        } else {
+            return Err(PackageError::NotWasm {
+                found: looks_like(bytes),
+            });
+        };
 
-/// Adds the custom section that wit-bindgen would have written.
-fn embed_contract(module: &mut Vec<u8>) -> anyhow::Result<()> {
-    let mut resolve = wit_parser::Resolve::default();
-    let package = resolve.push_str("policy.wit", CONTRACT_WIT)?;
-    let world = resolve.select_world(&[package], Some("policy"))?;
-    wit_component::embed_component_metadata(module, &resolve, world, wit_component::StringEncoding::UTF8)
+        let surface = Surface::of(&component)?;
+        for import in &surface.imports {
+            self.judge_import(import, &surface.producers, &component)?;
+        }
+        let contract = self.hooks_version(&surface.exports)?;
+        Ok(Package {
+            digest,
+            component,
+            from_core_module,
+            imports: surface.imports,
+            exports: surface.exports,
+            contract,
+            producers: surface.producers.into_iter().collect(),
+        })
+    }
+
+    fn judge_import(
+        &self,
+        import: &str,
+        producers: &BTreeSet<String>,
+        component: &[u8],
+    ) -> Result<(), PackageError> {
+        if import.starts_with("wasi:") {
+            return Err(PackageError::ImportsWasi {
+                import: import.to_owned(),
+                remedy: remedy(producers, component),
+            });
+        }
+        let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+        match interface {
+            "latchkey:policy/log" | "latchkey:policy/types" => self.spoken(interface, version).map(drop),
+            _ => Err(PackageError::ImportNotProvided {
+                import: import.to_owned(),
+            }),
+        }
+    }
+
+    fn hooks_version(&self, exports: &[String]) -> Result<Version, PackageError> {
+        let found = exports
+            .iter()
+            .find_map(|export| export.strip_prefix("latchkey:policy/hooks@"));
+        let Some(version) = found else {
+            let found = exports.iter().take(10).cloned().collect();
+            return Err(PackageError::MissingExport {
+                supported: self.newest(),
+                found,
+            });
+        };
+        self.spoken("latchkey:policy/hooks", version)
+    }
 }
 
 /// What a component shows to the outside.
@@ -178,13 +148,13 @@ impl Surface {
                     for import in imports {
                         surface
                             .imports
-                            .push(import.map_err(invalid)?.name.name.to_owned());
+                            .push(printable(import.map_err(invalid)?.name.name));
                     }
                 }
                 Payload::ComponentExportSection(exports) if depth == 0 => {
                     for export in exports {
                         let export = export.map_err(invalid)?;
-                        let text = export.name.name.to_owned();
+                        let text = printable(export.name.name);
                         match export.kind {
                             ComponentExternalKind::Instance => surface.exports.insert(0, text),
                             _ => surface.exports.push(text),
@@ -208,62 +178,10 @@ fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut
         for value in field.values.into_iter().flatten() {
             if producers.len() < PRODUCERS_KEPT {
                 let text = format!("{} {}", value.name, value.version);
-                producers.insert(text.trim().chars().take(80).collect());
+                producers.insert(printable(text.trim()).chars().take(80).collect());
             }
         }
     }
-}
-
-fn judge_import(import: &str, producers: &BTreeSet<String>, component: &[u8]) -> Result<(), PackageError> {
-    if import.starts_with("wasi:") {
-        return Err(PackageError::ImportsWasi {
-            import: import.to_owned(),
-            remedy: remedy(producers, component),
-        });
-    }
-    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
-    match interface {
-        "latchkey:policy/log" | "latchkey:policy/types" => spoken(interface, version).map(drop),
-        _ => Err(PackageError::ImportNotProvided {
-            import: import.to_owned(),
-        }),
-    }
-}
-
-fn hooks_version(exports: &[String]) -> Result<Version, PackageError> {
-    let found = exports
-        .iter()
-        .find_map(|export| export.strip_prefix("latchkey:policy/hooks@"));
-    let Some(version) = found else {
-        let found = exports.iter().take(10).cloned().collect();
-        return Err(PackageError::MissingExport {
-            supported: contract_version(),
-            found,
-        });
-    };
-    spoken("latchkey:policy/hooks", version)
-}
-
-/// The version, if this host speaks it: the same major, and no newer minor (a plugin built for a
-/// newer minor may rest on facts that this host does not tell).
-fn spoken(interface: &str, version: &str) -> Result<Version, PackageError> {
-    let supported = contract_version();
-    match Version::parse(version) {
-        Ok(version) if speaks(&supported, &version) => Ok(version),
-        _ => Err(PackageError::WrongVersion {
-            interface: interface.to_owned(),
-            found: if version.is_empty() {
-                "none".to_owned()
-            } else {
-                version.to_owned()
-            },
-            supported,
-        }),
-    }
-}
-
-fn speaks(supported: &Version, asked: &Version) -> bool {
-    asked.major == supported.major && asked.minor <= supported.minor && asked.pre.is_empty()
 }
 
 /// The flag that avoids WASI, for the language of the plugin if it can be told, else for each.
@@ -321,17 +239,10 @@ fn looks_like(bytes: &[u8]) -> &'static str {
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
-    PackageError::Invalid(error.to_string())
+    PackageError::Invalid(printable(&error.to_string()))
 }
 
-/// The contract as text; what `latchkey plugin new` writes into a project.
-pub const CONTRACT_WIT: &str = include_str!("../../plugins/wit/v1/policy.wit");
-/// Magic and version (WebAssembly core specification, §5.5.16).
-const HEADER_BYTES: usize = 8;
-/// How a core module names the exports of the hooks.
-const CORE_HOOKS: &str = "latchkey:policy/hooks@";
-/// JavaScript (in `SpiderMonkey`) and Python plugins have 12 and 18 MB.
-/// Largest plugin file, in bytes.
+/// Largest plugin file, in bytes. JavaScript (in `SpiderMonkey`) and Python plugins have 12 and 18 MB.
 pub const FILE_BYTES_MAX: usize = 32 << 20;
 const PRODUCERS_KEPT: usize = 32;
 

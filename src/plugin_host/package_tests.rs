@@ -149,6 +149,24 @@ fn only_contract_versions_spoken_here_are_taken() {
 }
 
 #[test]
+fn the_newest_contract_is_the_one_that_plugins_are_written_for() {
+    assert_eq!(
+        Contracts::released().text(&contract_version()),
+        Some(CONTRACT_WIT)
+    );
+    assert!(CONTRACT_WIT.starts_with(&format!("package latchkey:policy@{};", contract_version())));
+}
+
+#[test]
+fn a_core_module_is_made_a_component_by_a_version_that_was_released() {
+    let module = component(r#"(module (func (export "latchkey:policy/hooks@1.0.7#describe")))"#);
+    assert_eq!(
+        refusal(&module).to_string(),
+        "latchkey:policy/hooks is of contract version 1.0.7; this appliance speaks 1.0.0"
+    );
+}
+
+#[test]
 fn a_file_that_is_cut_off_anywhere_is_refused() {
     let whole =
         wat::parse_str(r#"(module (func (export "before-reset") (drop (i32.const 7))) (data "seven"))"#);
@@ -187,7 +205,7 @@ fn a_host_speaks_its_own_contract_and_every_earlier_one_of_its_major() {
         ("2.0.0", false),
         ("1.1.0-rc.1", false),
     ] {
-        assert_eq!(speaks(&host, &version(plugin)), spoken, "{plugin}");
+        assert_eq!(contracts::speaks(&host, &version(plugin)), spoken, "{plugin}");
     }
 }
 

@@ -154,8 +154,8 @@ pub enum FailureAction {
     Deny,
     /// As if the plugin had not been bound.
     Skip,
-    /// The version before the last switch is asked instead; where there is none, or it fails too, the
-    /// reset does not happen.
+    /// The version before is asked instead, that is the last one that answered for good; where there is
+    /// none, or it fails too, the reset does not happen.
     LastGoodVersion,
 }
 
@@ -366,6 +366,8 @@ pub struct Evaluation {
     pub effects: Vec<Effect>,
     /// Every call made, in order.
     pub records: Vec<DecisionRecord>,
+    /// The bindings whose version failed, so that their version before answered for them.
+    pub fell_back: Vec<Uuid>,
     /// Set if a plugin failed and its binding says that the reset must then not happen: answer 500,
     /// change nothing.
     pub failure: Option<PluginFailure>,

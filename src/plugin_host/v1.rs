@@ -3,12 +3,15 @@
 
 mod lower;
 
+use std::time::Duration;
+
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, Instance, InstancePre};
 use wasmtime::{Engine, Store};
 
 use super::Prepared;
-use super::engine::{CallState, Limits, TickedEngine};
+use super::engine::{CallState, Limits, TickedEngine, metered};
 use super::package::PackageError;
+use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLevel, LogLine, Usage};
 use crate::domain::policy::{self as domain, Answer, Manifest, Outcome, Question};
 use bindings::latchkey::policy::{log, types};
@@ -35,6 +38,13 @@ pub(super) struct Pre {
     after_reset: ComponentExportIndex,
 }
 
+impl Pre {
+    /// The component itself.
+    pub(super) fn component(&self) -> &Component {
+        self.instance.component()
+    }
+}
+
 /// Everything a policy gets: `log`.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker> {
     let mut linker = Linker::new(engine);
@@ -46,7 +56,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker> {
 /// Resolves imports and exports. The types of the exports are checked where they are used: all of them
 /// by `describe`, which every installation runs, and one by each call.
 pub(super) fn prepare(linker: &Linker, component: &Component) -> Result<Pre, PackageError> {
-    let refused = |error: wasmtime::Error| PackageError::Invalid(format!("{error:#}"));
+    let refused = |error: wasmtime::Error| PackageError::Invalid(printable(&format!("{error:#}")));
     let instance = linker.instantiate_pre(component).map_err(refused)?;
     let all = bindings::PolicyIndices::new(&instance).map_err(refused)?;
     let hooks = component.get_export_index(None, HOOKS);
@@ -85,6 +95,10 @@ pub(super) struct Ran {
     pub(super) usage: Usage,
     pub(super) log: Vec<LogLine>,
     pub(super) log_dropped: u32,
+    /// Processor time.
+    pub(super) cpu: Duration,
+    /// The longest processor time for which it kept a thread without once letting go.
+    pub(super) longest: Duration,
 }
 
 impl Ran {
@@ -97,6 +111,8 @@ impl Ran {
             usage: Usage::default(),
             log: Vec::new(),
             log_dropped: 0,
+            cpu: Duration::ZERO,
+            longest: Duration::ZERO,
         }
     }
 
@@ -118,13 +134,17 @@ pub(super) async fn run(ticked: &TickedEngine, prepared: &Prepared, limits: Limi
         Err(why) => return Ran::unusable(why),
     };
     let (mut store, _in_flight) = ticked.store(limits);
-    let reply = match pre.instance.instantiate_async(&mut store).await {
-        Ok(instance) => match guest_call(pre, &instance, &mut store, call).await {
-            Ok(reply) => reply,
-            Err(error) => Err(failure(&error, store.data(), FailureCause::BadAnswer)),
-        },
-        Err(error) => Err(failure(&error, store.data(), FailureCause::Instantiation)),
+    let clock = store.data().clock();
+    let work = async {
+        match pre.instance.instantiate_async(&mut store).await {
+            Ok(instance) => match guest_call(pre, &instance, &mut store, call).await {
+                Ok(reply) => reply,
+                Err(error) => Err(failure(&error, store.data(), FailureCause::BadAnswer)),
+            },
+            Err(error) => Err(failure(&error, store.data(), FailureCause::Instantiation)),
+        }
     };
+    let reply = metered(&clock, work).await;
 
     let fuel = ticked.meter_fuel.then(|| {
         let given = if limits.fuel == 0 { u64::MAX } else { limits.fuel };
@@ -140,6 +160,8 @@ pub(super) async fn run(ticked: &TickedEngine, prepared: &Prepared, limits: Limi
         },
         log: std::mem::take(&mut state.log),
         log_dropped: state.log_dropped,
+        cpu: clock.spent(),
+        longest: clock.longest(),
     }
 }
 
@@ -208,10 +230,7 @@ fn hook_error(text: &str) -> Failure {
 
 /// A plugin's text, fit to be shown and logged.
 fn shown(text: &str) -> String {
-    text.chars()
-        .take(DETAIL_CHARS)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    printable(text).chars().take(DETAIL_CHARS).collect()
 }
 
 /// Why a call failed. What the host itself refused comes first: guests turn it into odd traps.

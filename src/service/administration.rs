@@ -217,29 +217,23 @@ pub(in crate::service) fn check_user(new: &NewUser) -> Result<()> {
     if !is_email(new.email.trim()) {
         problems.insert("email".to_owned(), "must be an e-mail address".to_owned());
     }
-    if new
-        .name
-        .as_ref()
-        .is_some_and(|name| name.chars().count() > TEXT_LIMIT)
-    {
-        problems.insert(
-            "name".to_owned(),
-            format!("must have at most {TEXT_LIMIT} characters"),
-        );
-    }
-    // A name stands in mails and tables: no line of its own in either.
-    if new
-        .name
-        .as_ref()
-        .is_some_and(|name| name.chars().any(char::is_control))
-    {
-        problems.insert("name".to_owned(), "must have no control characters".to_owned());
+    if let Some(problem) = new.name.as_deref().and_then(name_problem) {
+        problems.insert("name".to_owned(), problem);
     }
     if problems.is_empty() {
         Ok(())
     } else {
         Err(Error::Validation(problems))
     }
+}
+
+/// What is wrong with a user's name, if anything is. It stands in mails and tables: no line of its own in either.
+pub(in crate::service) fn name_problem(name: &str) -> Option<String> {
+    if name.chars().count() > TEXT_LIMIT {
+        return Some(format!("must have at most {TEXT_LIMIT} characters"));
+    }
+    let printable = !name.chars().any(char::is_control);
+    (!printable).then(|| "must have no control characters".to_owned())
 }
 
 /// An address that lettre, which will send to it, can read.

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::refusals::{admit_admin, admit_reader, clipped, record_refusal};
+use super::refusals::{admit_admin, admit_reader, clipped, record_refusal, written_resource};
 use super::{RequestContext, Services, deliveries, notices, session};
 use crate::domain::account::{KeyHolder, Principal, Reading, Scope, User, UserId, Verb, may_act};
 use crate::domain::audit::{Event, EventType, Resource};
@@ -19,6 +19,7 @@ use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::store::api_keys::{self, ApiKeyRow};
+use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts, audit, sessions};
 
 /// Longest name, in characters.
@@ -124,7 +125,7 @@ async fn insert(
         key.expires_at,
     );
     let end = "If it was, there is nothing to do.";
-    let owed = notices::reportable_mail(
+    let mail = notices::reportable_mail(
         services,
         &admin.organization,
         &admin.user,
@@ -133,6 +134,10 @@ async fn insert(
         &body,
         end,
     );
+    let owed: Vec<_> = mail
+        .into_iter()
+        .chain(call(services, admin, "api-key.created", key.id, context))
+        .collect();
     let (hash, entry_id, caller) = (token.hash(), services.entropy.uuid(at), admin.clone());
     let kept = key.clone();
     services
@@ -146,7 +151,7 @@ async fn insert(
             }
             api_keys::insert_api_key(tx, &kept, &hash)?;
             let entry = audit::append_entry(tx, at, entry_id, &event)?;
-            deliveries::owe(tx, owed.as_slice(), entry.sequence, at)
+            deliveries::owe(tx, &owed, entry.sequence, at)
         })
         .await?;
     let creator = admin.user.clone();
@@ -198,7 +203,7 @@ pub async fn revoke_api_key(
     match attempt.await {
         Ok(()) => Ok(()),
         Err(error) => {
-            let key = Resource::other(RESOURCE, clipped(written_id), None);
+            let key = written_resource(RESOURCE, written_id);
             Err(record_refusal(services, principal, context, EventType::ApiKeyRevoke, key, error).await)
         }
     }
@@ -217,6 +222,7 @@ async fn revoke(
     let id: Uuid = written_id.parse().map_err(|_| not_found.clone())?;
     let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
     let (caller, request) = (admin.clone(), context.clone());
+    let owed = call(services, admin, "api-key.revoked", id, context);
     services
         .store
         .write(move |tx| {
@@ -229,10 +235,22 @@ async fn revoke(
             may_act(&actor, &organization.settings, Verb::RevokeApiKey, &creator)?;
             let event = key_event(EventType::ApiKeyRevoke, &caller, &request, &key)
                 .with("createdBy", creator.id.to_string());
-            audit::append_entry(tx, at, entry_id, &event)?;
-            Ok(())
+            let entry = audit::append_entry(tx, at, entry_id, &event)?;
+            deliveries::owe(tx, owed.as_slice(), entry.sequence, at)
         })
         .await
+}
+
+/// The call of the organisation's webhook that a key owes.
+fn call(
+    services: &Services,
+    by: &Principal,
+    event: &str,
+    key: Uuid,
+    context: &RequestContext,
+) -> Option<OwedDelivery> {
+    let data = json!({ "apiKeyId": key, "actorId": by.user.id, "ipAddress": context.ip_text() });
+    notices::call(services, &by.organization, event, context.at, data)
 }
 
 /// Ends every key that a user made, in the transaction of what makes them untrustworthy: a reset, a new

@@ -5,19 +5,22 @@
 //! and what must live is the session of the one who agrees.
 
 mod asking;
+mod word;
 
 use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
+use word::{Word, open_approval};
+
 pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset};
 
 use super::mandate::{Agreement, Mandate};
-use super::refusals::{admit_admin, admit_reader, clipped, record_refusal};
+use super::refusals::{admit_admin, admit_reader, record_refusal, written_resource};
 use super::reset::{self, Order, Refusal};
 use super::users::{self, Act, Change, Shown};
 use super::{RequestContext, Services, plugins};
-use crate::domain::account::{OrgAdmin, Principal, User, UserId, may_approve};
+use crate::domain::account::{Principal, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState, Wanted};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
@@ -59,7 +62,7 @@ pub struct ApprovalFilter {
 }
 
 /// What came of an agreement.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Agreed {
     /// What was agreed to.
     pub wanted: Wanted,
@@ -70,6 +73,8 @@ pub struct Agreed {
     /// The link to set a password, where it could not be mailed.
     pub invitation: Option<Shown>,
 }
+
+prints_no_secret!(Agreed);
 
 /// The approvals of the admin's organisation, newest first, and how many match in all.
 ///
@@ -165,7 +170,7 @@ async fn agree(
 ) -> Result<Agreed, Refusal> {
     let admin = admit_admin(services, principal, context)?;
     for _ in 0..ATTEMPTS {
-        let approval = open_approval(services, admin, context, written_id)?;
+        let approval = open_approval(services, admin, context, written_id, Word::Yes)?;
         match carry_out(services, principal, context, approval.clone()).await {
             Err(Refusal::Unrecorded(Error::Stale)) => {} // another admin was faster: look again
             Err(Refusal::Unrecorded(error)) => match moot(&error) {
@@ -176,36 +181,6 @@ async fn agree(
         }
     }
     Err(Error::Stale.into())
-}
-
-/// The approval, if this admin's word counts on it now.
-fn open_approval(
-    services: &Services,
-    admin: OrgAdmin<'_>,
-    context: &RequestContext,
-    written_id: &str,
-) -> Result<Approval> {
-    let id = read_id(written_id)?;
-    let (approval, since) = services.store.read(|db| {
-        let approval = find_approval(db, admin.organization.id, id)?;
-        Ok((approval, accounts::find_role_since(db, admin.user.id)?))
-    })?;
-    let approval = approval.ok_or_else(|| not_found(written_id))?;
-    match approval.state_at(context.at) {
-        ApprovalState::Open => {}
-        ApprovalState::Expired => return Err(Error::Conflict("This has expired; ask for it again".into())),
-        closed => {
-            return Err(Error::Conflict(format!(
-                "This is closed already: {}",
-                closed.as_str()
-            )));
-        }
-    }
-    may_approve(&admin.user, since.ok_or(Error::NotOrgAdmin)?, approval.asked())?;
-    if approval.approved_by.contains(&admin.user.id) {
-        return Err(Error::Conflict("You agreed to this already".into()));
-    }
-    Ok(approval)
 }
 
 async fn carry_out(
@@ -285,9 +260,11 @@ async fn close(
         .ended(AuditResult::Denied, &error)
         .with("closed", true);
     let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
+    let mandate = Mandate::agreed(approval.clone(), principal);
     services
         .store
         .write(move |tx| {
+            mandate.session_lives(tx, at)?;
             update_state(tx, &approval, ApprovalState::Denied, &approval.approved_by, at)?;
             audit::append_entry(tx, at, entry_id, &event).map(drop)
         })
@@ -309,7 +286,7 @@ pub async fn reject(
     let attempt = async {
         let admin = admit_admin(services, principal, context)?;
         let reason = reason?;
-        let approval = open_approval(services, admin, context, written_id)?;
+        let approval = open_approval(services, admin, context, written_id, Word::No)?;
         let mut event = about(&approval, EventType::ApprovalReject, principal, context);
         if let Some(reason) = reason {
             event = event.with("reason", reason);
@@ -385,7 +362,7 @@ fn about(
 }
 
 fn written_approval(id: &str) -> Resource {
-    Resource::other("APPROVAL", clipped(id), None)
+    written_resource("APPROVAL", id)
 }
 
 fn read_id(written: &str) -> Result<Uuid> {

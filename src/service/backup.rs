@@ -57,7 +57,7 @@ pub enum KeyChoice {
 }
 
 /// What is backed up, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Order {
     /// The data directory, in use or not.
     pub data_dir: PathBuf,
@@ -277,3 +277,5 @@ fn refuse_what_is_there(destination: &Path) -> Result<(), BackupError> {
     }
     Ok(())
 }
+
+prints_no_secret!(Order);

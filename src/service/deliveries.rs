@@ -157,11 +157,11 @@ pub async fn send_due(services: &Services, channel: Channel) -> Result<usize> {
 
 async fn attempt(services: &Services, row: DeliveryRow) -> Result<()> {
     let outcome = send(services, &row).await;
-    let (id, at) = (row.id, services.clock.now());
+    let (id, created_at, at) = (row.id, row.created_at, services.clock.now());
     let Err(failure) = outcome else {
         return services
             .store
-            .write(move |tx| deliveries::update_sent(tx, id, at))
+            .write(move |tx| deliveries::update_sent(tx, id, created_at, at))
             .await;
     };
     let why = failure.to_string();
@@ -172,7 +172,7 @@ async fn attempt(services: &Services, row: DeliveryRow) -> Result<()> {
         why,
         "not delivered"
     );
-    let wait = wait_secs(row.attempts).filter(|_| matches!(failure, Undelivered::Later(_)));
+    let wait = wait_secs(row.attempts).filter(|_| !matches!(failure, Undelivered::Never(_)));
     if let Some(secs) = wait {
         let next = at + SignedDuration::from_secs(secs);
         return services
@@ -286,10 +286,21 @@ fn dead_letter(services: &Services, row: &DeliveryRow, why: &str) -> Event {
         .ended(AuditResult::Failure, why)
         .with("channel", row.channel.as_str())
         .with("attempts", row.attempts + 1);
-    match row.audit_sequence {
+    let event = match row.audit_sequence {
         Some(sequence) => event.with("about", sequence),
         None => event,
+    };
+    match type_of(row) {
+        Some(r#type) if row.organization_id.is_none() => event.with("call", r#type),
+        _ => event,
     }
+}
+
+/// The type of a webhook's call.
+fn type_of(row: &DeliveryRow) -> Option<String> {
+    let call: OwedCall = serde_json::from_str(&row.payload).ok()?;
+    let body: Value = serde_json::from_str(&call.body).ok()?;
+    body["type"].as_str().map(str::to_owned)
 }
 
 /// A delivery, for operators.

@@ -3,28 +3,33 @@
 //! Setting up takes a session of either scope. Confirming makes an enrolment session a full one: the same
 //! access and refresh token go on working, every other session of the user ends.
 
+mod recovery_codes;
+mod window;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
-use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::login::code::read_code;
 use super::{RequestContext, Services, deliveries, notices};
-use crate::domain::account::{Principal, SessionOrigin, User};
+use crate::domain::account::{Principal, Session, SessionOrigin, User};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
-use crate::domain::second_factor::{self, Code, RECOVERY_CODES, TotpSecret};
+use crate::domain::second_factor::{Code, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::store::factors::RecoverySetRow;
 use crate::store::{Transaction, accounts, audit, challenges, factors, sessions};
+
+pub(super) use recovery_codes::new_recovery_codes;
+pub use recovery_codes::{RecoveryCodes, regenerate_recovery_codes};
+pub(super) use window::{check_enrolment_window, record_wrong_code};
 
 const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
 
 /// A secret to be read into an authenticator app.
-#[derive(Debug)]
 pub struct SetUp {
     /// PNG with the `otpauth` address, base 64.
     pub qr_code_base64: Zeroizing<String>,
@@ -33,7 +38,6 @@ pub struct SetUp {
 }
 
 /// Confirms that the secret was read.
-#[derive(Debug)]
 pub struct Confirmation {
     /// The secret that was shown, base 32.
     pub secret: Zeroizing<String>,
@@ -43,11 +47,8 @@ pub struct Confirmation {
     pub enrolment_code: Option<String>,
 }
 
-/// A new set of recovery codes. Shown once; the store keeps hashes.
-#[derive(Debug)]
-pub struct RecoveryCodes(pub Zeroizing<Vec<String>>);
-
-/// Makes a new TOTP secret and shows it. An earlier one that was not confirmed is forgotten.
+/// Makes a new TOTP secret and shows it. An earlier one that this session was shown is forgotten; what other
+/// sessions of the user were shown stays: one of them may be somebody else's.
 ///
 /// # Errors
 /// [`Error::Conflict`] when MFA is on already; [`Error::RateLimited`].
@@ -59,7 +60,7 @@ pub async fn set_up_mfa(
     let user = &principal.user;
     services
         .limiter
-        .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+        .check(Bucket::EnrolmentByAccount, principal.session.id.0.as_bytes())?;
     services.store.read(|db| refuse_second_set_up(db, user))?;
     principal.may_change_factors(context.at)?;
     let secret = TotpSecret::new(services.entropy.bytes());
@@ -71,12 +72,14 @@ pub async fn set_up_mfa(
     );
     let png = Zeroizing::new(secret.qr_code_png(&services.settings.issuer, &user.email)?);
     let (id, at) = (user.id, context.at);
+    let session = principal.session.clone();
     let expires_at = at + SignedDuration::from_secs(services.settings.enrolment_secs);
     services
         .store
         .write(move |tx| {
+            still_lives(tx, &session, at)?;
             refuse_second_set_up(tx, &current_user(tx, id)?)?;
-            factors::insert_enrolment(tx, id, &sealed, at, expires_at)
+            factors::insert_enrolment(tx, id, session.id, &sealed, at, expires_at)
         })
         .await?;
     Ok(SetUp {
@@ -90,21 +93,36 @@ pub async fn set_up_mfa(
 /// # Errors
 /// [`Error::Conflict`] when MFA is on already; [`Error::Refused`] for another secret or a wrong code, or
 /// when the set-up has lapsed; [`Error::Validation`] where the admin's code is demanded and missing or
-/// wrong; [`Error::RateLimited`]; [`Error::Busy`].
+/// wrong; [`Error::RateLimited`]; [`Error::Busy`]. A wrong code of either kind is an entry.
 pub async fn confirm_mfa(
     services: &Services,
     principal: &Principal,
     confirmation: Confirmation,
     context: &RequestContext,
 ) -> Result<RecoveryCodes> {
-    let user = &principal.user;
     services
         .limiter
-        .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
+        .check(Bucket::EnrolmentByAccount, principal.session.id.0.as_bytes())?;
+    match enrol(services, principal, confirmation, context).await {
+        Ok(codes) => Ok(codes),
+        Err(error) => {
+            let denied = event(principal, EventType::UserMfaEnabled, context);
+            Err(record_wrong_code(services, denied, error, context.at).await)
+        }
+    }
+}
+
+async fn enrol(
+    services: &Services,
+    principal: &Principal,
+    confirmation: Confirmation,
+    context: &RequestContext,
+) -> Result<RecoveryCodes> {
+    let user = &principal.user;
     let at = context.at;
     let enrolment = services.store.read(|db| {
         refuse_second_set_up(db, user)?;
-        factors::find_enrolment(db, user.id, at)
+        factors::find_enrolment(db, user.id, principal.session.id, at)
     })?;
     principal.may_change_factors(at)?;
     let enrolment = enrolment.ok_or(Error::Refused(
@@ -131,7 +149,7 @@ pub async fn confirm_mfa(
 
     let factor = services.entropy.uuid(at);
     let entry_id = services.entropy.uuid(at);
-    let session = principal.session.id;
+    let (session, kept) = (principal.session.id, principal.session.clone());
     let external = principal.session.origin == SessionOrigin::External;
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
     let event = event(principal, EventType::UserMfaEnabled, context)
@@ -151,7 +169,7 @@ pub async fn confirm_mfa(
             let user = current_user(tx, id)?;
             refuse_second_set_up(tx, &user)?;
             check_enrolment_window(tx, &user, shown.as_ref(), at)?;
-            let current = factors::find_enrolment(tx, id, at)?;
+            let current = factors::find_enrolment(tx, id, session, at)?;
             if current.is_none_or(|current| current.sealed != enrolment.sealed) {
                 return Err(Error::Refused("Another MFA set-up was started. Confirm that one"));
             }
@@ -162,9 +180,9 @@ pub async fn confirm_mfa(
             factors::touch_user(tx, id, at)?;
             let updated = sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
             if !updated && !external {
-                return Err(Error::Token(crate::domain::error::TokenFault::Revoked));
+                return Err(Error::Token(TokenFault::Revoked));
             }
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)
@@ -204,11 +222,12 @@ pub async fn disable_mfa(
         "user.mfa.disabled",
     );
     let request = context.clone();
-    let (id, session, at) = (user.id, principal.session.id, context.at);
+    let (id, kept, at) = (user.id, principal.session.clone(), context.at);
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     services
         .store
         .write(move |tx| {
+            still_lives(tx, &kept, at)?;
             let user = current_user(tx, id)?;
             let organization = accounts::find_organization(tx, user.organization_id)?;
             if organization.is_some_and(|organization| organization.settings.mfa_required) {
@@ -228,7 +247,7 @@ pub async fn disable_mfa(
             };
             let removed = factors::clear_factors(tx, id, at)?;
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let kinds: Vec<_> = removed.iter().map(|facts| kind_name(facts.kind)).collect();
             let event = event.clone().with("factors", kinds).with("sessionsEnded", ended);
@@ -240,50 +259,6 @@ pub async fn disable_mfa(
             Ok(Ok(()))
         })
         .await?
-}
-
-/// Replaces the user's recovery codes.
-///
-/// # Errors
-/// [`Error::NoMfa`] when MFA is off; [`Error::StepUpRequired`] where the organisation demands that the
-/// second factor was used lately; [`Error::RateLimited`]; [`Error::Busy`].
-pub async fn regenerate_recovery_codes(
-    services: &Services,
-    principal: &Principal,
-    context: &RequestContext,
-) -> Result<RecoveryCodes> {
-    let user = &principal.full()?.user;
-    if !user.mfa_enabled {
-        return Err(Error::NoMfa);
-    }
-    principal.stepped_up(context.at)?;
-    services
-        .limiter
-        .check(Bucket::EnrolmentByAccount, user.id.0.as_bytes())?;
-    let (codes, set, hashes) = new_recovery_codes(services, user, context).await?;
-    let event = event(principal, EventType::UserRecoveryCodesRegenerated, context);
-    let owed = told(
-        services,
-        principal,
-        context,
-        "made new recovery codes",
-        "user.recovery-codes.regenerated",
-    );
-    let (id, at) = (user.id, context.at);
-    let entry_id = services.entropy.uuid(at);
-    services
-        .store
-        .write(move |tx| {
-            if !current_user(tx, id)?.mfa_enabled {
-                return Err(Error::NoMfa);
-            }
-            factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
-            factors::touch_user(tx, id, at)?;
-            let entry = audit::append_entry(tx, at, entry_id, &event)?;
-            deliveries::owe(tx, &owed, entry.sequence, at)
-        })
-        .await?;
-    Ok(codes)
 }
 
 /// Enrols a known secret for a user, from the command line: for sample data, and for moving users here
@@ -333,7 +308,15 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
 }
 
 pub(super) fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
-    accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(crate::domain::error::TokenFault::SubjectGone))
+    accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(TokenFault::SubjectGone))
+}
+
+/// A session may have been ended since its token was read.
+pub(super) fn still_lives(tx: &Transaction<'_>, session: &Session, at: jiff::Timestamp) -> Result<()> {
+    match sessions::session_lives(tx, session, at)? {
+        true => Ok(()),
+        false => Err(Error::Token(TokenFault::Revoked)),
+    }
 }
 
 fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()> {
@@ -341,74 +324,6 @@ fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()
         None => Ok(()), // a passkey may be there
         Some(_) => Err(Error::Conflict("MFA is already enabled".to_owned())),
     }
-}
-
-/// After a reset: in time, and with the admin's code where it is demanded.
-pub(super) fn check_enrolment_window(
-    tx: &Transaction<'_>,
-    user: &User,
-    shown: Option<&[u8; 32]>,
-    at: jiff::Timestamp,
-) -> Result<()> {
-    let Some(due) = &user.enrolment_due else {
-        return Ok(());
-    };
-    if at >= due.until {
-        return Err(Error::Refused(
-            "The time for setting up MFA is over. Ask an administrator",
-        ));
-    }
-    if !due.code_required {
-        return Ok(());
-    }
-    let shown =
-        shown.ok_or_else(|| Error::field("enrolmentCode", "is required: ask the administrator for it"))?;
-    let wrong = || {
-        Error::field(
-            "enrolmentCode",
-            "is wrong or has expired: ask the administrator for another",
-        )
-    };
-    let (hash, expires_at) = factors::find_enrolment_code(tx, user.id)?.ok_or_else(wrong)?;
-    let same: bool = hash.ct_eq(shown).into();
-    if same && at < expires_at {
-        Ok(())
-    } else {
-        Err(wrong())
-    }
-}
-
-/// New codes, their set and their hashes: eight computations of Argon2id, one after the other.
-pub(super) async fn new_recovery_codes(
-    services: &Services,
-    user: &User,
-    context: &RequestContext,
-) -> Result<(RecoveryCodes, RecoverySetRow, Vec<[u8; 32]>)> {
-    let length = services.settings.recovery_code_characters;
-    let codes: Zeroizing<Vec<String>> = Zeroizing::new(
-        (0..RECOVERY_CODES)
-            .map(|_| {
-                let random = services
-                    .entropy
-                    .bytes::<{ second_factor::RECOVERY_CODE_MAX_CHARACTERS }>();
-                second_factor::recovery_code(&random[..length])
-            })
-            .collect(),
-    );
-    let set = RecoverySetRow {
-        id: services.entropy.uuid(context.at),
-        salt: services.entropy.bytes(),
-    };
-    let (salt, pepper) = (set.salt, *services.keys.pepper());
-    let clear = codes.clone();
-    let work = move || {
-        clear
-            .iter()
-            .map(|code| second_factor::hash_recovery_code(code, &salt, &pepper))
-            .collect::<Vec<_>>()
-    };
-    let hashes = services.hashing.run(Some(user.organization_id), work).await?;
-    Ok((RecoveryCodes(codes), set, hashes))
 }
 
 /// The notice of what somebody did to their own account.
@@ -445,3 +360,5 @@ pub(super) fn kind_name(kind: FactorKind) -> &'static str {
         FactorKind::RecoveryCodes => "recovery-codes",
     }
 }
+
+prints_no_secret!(SetUp, Confirmation);

@@ -2,11 +2,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use jiff::SignedDuration;
+
+use super::login::record_strangers;
 use super::reset::record_floods;
 use super::{Services, approvals, deliveries, plugins, token_keys, trail, users};
 use crate::domain::Result;
 use crate::domain::account::UserId;
-use crate::store::{Transaction, factors, requests, sessions, sweep};
+use crate::plugin_host::HISTORY_DAYS_MAX;
+use crate::store::{Transaction, approvals as kept, factors, requests, sessions, sweep};
 
 /// Users who are looked at in one round: all of a small node, a million within the hour. What has lapsed is of
 /// no use meanwhile, it is only still there.
@@ -14,19 +18,27 @@ const SWEPT_AT_ONCE: u32 = 20_000;
 /// Users tidied up in one change: bounds how long a reset waits behind it.
 const CLEARED_AT_ONCE: usize = 64;
 
-/// Up to which user the tables were looked through for what has lapsed.
+/// Ended approvals are kept for this long, in hours.
+const APPROVAL_HOURS: i64 = 90 * 24;
+
+/// Up to which user the tables were looked through for what has lapsed, and how the clock ran meanwhile.
 #[derive(Debug, Default)]
-pub struct Sweep(Mutex<Option<UserId>>);
+pub struct Sweep {
+    reached: Mutex<Option<UserId>>,
+    pub(super) clock: trail::EvenClock,
+}
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
 /// the record), what [`sweep()`] finds, lapsed approvals, remembered outcomes, decisions
-/// past their retention. Prunes the trail where it is older than its organisation keeps it, erases what is
+/// past their retention, earlier reset calls and approvals, machine code of plugins that are gone. Prunes the trail where it is older than its organisation keeps it, erases what is
 /// to be erased, rotates token keys. Meant for once a minute; what
 /// fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
     note("refusals by rate limit", record_floods(services, false).await);
+    note("logins of nobody", record_strangers(services, false).await);
     note("lapsed sessions, suspended factors", sweep(services).await);
+    note("admins after a reset", users::watch_reset_admins(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
     note(
         "entries past their retention",
@@ -36,7 +48,10 @@ pub async fn tidy(services: &Services) {
         "personal data to be erased",
         trail::carry_on_erasures(services).await,
     );
+    note("checkpoints", trail::thin_checkpoints(services).await);
     note("lapsed approvals", approvals::expire_approvals(services).await);
+    note("ended approvals", forget_approvals(services).await);
+    note("earlier reset calls", forget_calls(services).await);
     let at = services.clock.now();
     let forgotten = services
         .store
@@ -47,12 +62,14 @@ pub async fn tidy(services: &Services) {
         "decisions past their retention",
         plugins::forget_lapsed_decisions(services).await,
     );
+    note("plugin artefacts", plugins::prune_artefacts(services).await);
     note("deliveries", deliveries::forget_ended(services).await);
 }
 
 /// Puts on the record what only waits for its window to pass, before the process ends.
 pub async fn wind_up(services: &Services) {
     note("refusals by rate limit", record_floods(services, true).await);
+    note("logins of nobody", record_strangers(services, true).await);
 }
 
 /// Destroys the factors whose suspension by a reset is over, forgets the sessions, one-use tokens and enrolments
@@ -63,7 +80,13 @@ pub async fn wind_up(services: &Services) {
 /// users are looked at the next time.
 pub async fn sweep(services: &Services) -> Result<usize> {
     let (at, before) = (services.clock.now(), users::destroyed_before(services));
-    let reached = || services.sweep.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let reached = || {
+        services
+            .sweep
+            .reached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    };
     let from = *reached();
     let (range, suspended, lapsed) = services
         .store
@@ -84,6 +107,30 @@ pub async fn sweep(services: &Services) -> Result<usize> {
     .await?;
     *reached() = range.up_to;
     Ok(suspended.len() + lapsed.len())
+}
+
+/// Forgets the reset calls that no policy may ask for any more, some at a time.
+async fn forget_calls(services: &Services) -> Result<usize> {
+    // A day more than the longest window reaches.
+    let days = i64::from(HISTORY_DAYS_MAX) + 1;
+    let before = services.clock.now() - SignedDuration::from_hours(24 * days);
+    services
+        .store
+        .write(move |tx| requests::clear_old_calls(tx, before))
+        .await
+}
+
+/// Forgets approvals that ended long ago, some at a time; the trail has them.
+async fn forget_approvals(services: &Services) -> Result<usize> {
+    let before = services.clock.now() - SignedDuration::from_hours(APPROVAL_HOURS);
+    let ended = services
+        .store
+        .read_long(None, move |db| kept::find_ended(db, before))
+        .await?;
+    if ended.is_empty() {
+        return Ok(0);
+    }
+    services.store.write(move |tx| kept::forget(tx, &ended)).await
 }
 
 /// Some users to a transaction, so that nobody waits for all of them.

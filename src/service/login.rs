@@ -10,6 +10,7 @@ mod passkey;
 mod password;
 mod second_step;
 mod step_up;
+mod strangers;
 
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
@@ -32,13 +33,14 @@ pub use passkey::{
     passkey_login_options, passkey_step_up_options, step_up_with_passkey, verify_mfa_with_passkey,
 };
 pub use step_up::step_up;
+pub use strangers::{Strangers, record_strangers};
 
 /// How often a login is judged again when the user was changed meanwhile.
 const ATTEMPTS: usize = 3;
 /// For how long a password alone may be changed after it expired and was shown, in seconds.
 const PASSWORD_CHANGE_SECS: i64 = 10 * 60;
 /// For how long at most a session for enrolment lives, in seconds.
-const ENROLMENT_SESSION_SECS: i64 = 60 * 60;
+pub(super) const ENROLMENT_SESSION_SECS: i64 = 60 * 60;
 
 /// Why an account is locked that nobody enrolled in time.
 pub(super) const WINDOW_OVER_REASON: &str = "MFA was not set up in time after a reset";
@@ -59,7 +61,7 @@ pub struct LoginRequest {
 pub struct Password(pub Zeroizing<String>);
 
 /// How a login goes on, for a user who proved to know the password.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LoginAnswer {
     /// The user.
     pub user: User,
@@ -70,7 +72,7 @@ pub struct LoginAnswer {
 }
 
 /// What comes next.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Next {
     /// Logged in.
     Done(Tokens),
@@ -381,4 +383,4 @@ fn refused(event: Event, reason: &str) -> Event {
     event.ended(AuditResult::Denied, message).with("reason", reason)
 }
 
-prints_no_secret!(Password);
+prints_no_secret!(Password, LoginAnswer, Next);

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use crate::domain::account::{OrganizationId, Principal, Role, Session, User, UserId};
+use crate::domain::account::{OrganizationId, OrganizationSettings, Principal, Role, Session, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::store::{Transaction, accounts, approvals, sessions};
@@ -19,6 +19,8 @@ pub struct Mandate {
     pub authenticated_at: Timestamp,
     /// Whether with a second factor.
     pub second_factor_used: bool,
+    /// The most that the actor may be: a token of another issuer may say less than the database.
+    pub role: Role,
     /// Who agreed, where somebody had to.
     pub agreement: Option<Agreement>,
     /// The session of the call: it must still live at the commit.
@@ -43,6 +45,7 @@ impl Mandate {
             actor: principal.user.id,
             authenticated_at: principal.session.authenticated_at,
             second_factor_used: principal.session.second_factor_at.is_some(),
+            role: principal.user.role,
             agreement: None,
             session: principal.session.clone(),
         }
@@ -56,6 +59,7 @@ impl Mandate {
             actor: approval.requester_id,
             authenticated_at: approval.authenticated_at,
             second_factor_used: approval.second_factor_used,
+            role: approval.requester_role,
             session: approver.session.clone(),
             agreement: Some(Agreement {
                 approver: approver.user.clone(),
@@ -70,15 +74,39 @@ impl Mandate {
         self.agreement.as_ref().map(Agreement::all).unwrap_or_default()
     }
 
+    /// The actor as the database has them now, with no more power than they asked with.
+    #[must_use]
+    pub fn narrowed(&self, mut actor: User) -> User {
+        actor.role = actor.role.min(self.role);
+        actor
+    }
+
+    /// Whether the second factor of this call was used as lately as the organisation demands now.
+    ///
+    /// # Errors
+    /// [`Error::StepUpRequired`].
+    pub fn stepped_up(&self, settings: &OrganizationSettings, at: Timestamp) -> Result<()> {
+        self.session.stepped_up(settings, at)
+    }
+
+    /// Checks in the transaction that the session of this call has not ended.
+    ///
+    /// # Errors
+    /// [`Error::Token`] when it has.
+    pub fn session_lives(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
+        if sessions::session_lives(tx, &self.session, at)? {
+            return Ok(());
+        }
+        Err(Error::Token(TokenFault::Revoked))
+    }
+
     /// Checks in the transaction what the right rests on.
     ///
     /// # Errors
     /// [`Error::Token`] when the call's session has ended; [`Error::Stale`] when an approver or what
     /// they agreed to was changed.
     pub fn still_holds(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
-        if !sessions::session_lives(tx, &self.session, at)? {
-            return Err(Error::Token(TokenFault::Revoked));
-        }
+        self.session_lives(tx, at)?;
         match &self.agreement {
             Some(agreement) => agreement.still_holds(tx, at),
             None => Ok(()),

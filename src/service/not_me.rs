@@ -82,13 +82,19 @@ pub async fn report_not_me(services: &Services, token: &str, context: &RequestCo
             if !challenges::take_challenge(tx, id, &hash)? {
                 return Err(dead());
             }
-            accounts::update_lock(tx, id, Some(&lock), at)?;
+            // A policy's or another reason stays: restoring the factors must not lift it.
+            let locked = accounts::find_user_anywhere(tx, id)?.ok_or_else(dead)?.locked;
+            match &locked {
+                None => accounts::update_lock(tx, id, Some(&lock), at)?,
+                Some(_) => factors::touch_user(tx, id, at)?,
+            }
             challenges::clear_every_token(tx, id)?;
             factors::clear_enrolment(tx, id)?;
             let ended = sessions::clear_sessions(tx, id, at)?;
             let revoked = api_keys::revoke_made_by(tx, id, at)?;
             let event = event
                 .clone()
+                .with("wasLocked", locked.is_some())
                 .with("sessionsEnded", ended)
                 .with("apiKeysRevoked", revoked);
             let entry = audit::append_entry(tx, at, entry_id, &event)?;

@@ -95,9 +95,15 @@ pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestCo
     if services.settings.mail {
         owed.extend(change_mail(services, changed, context));
     }
-    let data = json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() });
+    let data = who_to_whom(by, target, context);
     owed.extend(call(services, organization, changed.event, at, data));
     owed
+}
+
+/// What every webhook call about somebody's credentials says.
+#[must_use]
+pub fn who_to_whom(by: &User, target: &User, context: &RequestContext) -> Value {
+    json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() })
 }
 
 /// The notice to the user.
@@ -248,6 +254,27 @@ pub fn of_cloned_passkey(
         called(user),
     );
     to_admins(services, organization, admins, user, &subject, &body)
+}
+
+/// Entries of the trail are what somebody wants gone who has done wrong: every admin is told while it can be undone.
+#[must_use]
+pub fn of_shorter_retention(
+    services: &Services,
+    organization: &Organization,
+    actor: &User,
+    admins: &[User],
+    days: u16,
+) -> Vec<OwedDelivery> {
+    let subject = format!("{} is to keep its audit trail for {days} days", organization.name);
+    let body = format!(
+        "{} set that entries of the audit trail of {} are kept for {days} days only. It takes effect in {} days; \
+         what is older is pruned then, and can't be had back.\n\nIf that is not right, set auditRetentionDays back \
+         before.\n",
+        called(actor),
+        organization.name,
+        super::trail::RETENTION_GRACE_DAYS,
+    );
+    to_admins(services, organization, admins, actor, &subject, &body)
 }
 
 /// A mail to each admin but the user whom it is about, and to the organisation's security contact.

@@ -3,6 +3,8 @@
 //! The first one switches MFA on, just as confirming TOTP does: an enrolment session becomes a full one, and
 //! there are recovery codes. A further one, and removing one, ask for the second factor in this session.
 
+mod removal;
+
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -18,9 +20,10 @@ use crate::limiter::Bucket;
 use crate::passkeys::{Ceremony, Credential, Fault};
 use crate::store::challenges::Purpose;
 use crate::store::passkeys::{self, PasskeyRow};
-use crate::store::{Connection, accounts, audit, challenges, factors, sessions};
+use crate::store::{Connection, audit, challenges, factors, sessions};
 
 pub use crate::passkeys::{Asserted, Created};
+pub use removal::remove_passkey;
 
 /// Passkeys that a user can have.
 pub const PASSKEYS_PER_USER: usize = 10;
@@ -35,7 +38,6 @@ pub(super) const INVALID: Error = Error::Refused("Invalid passkey");
 pub struct Options(pub serde_json::Value);
 
 /// A passkey to be registered.
-#[derive(Debug)]
 pub struct NewPasskey {
     /// What its user calls it.
     pub name: String,
@@ -96,7 +98,8 @@ pub async fn passkey_registration_options(
 /// [`Error::Refused`] when no options were asked for, or the passkey doesn't answer them;
 /// [`Error::Conflict`] for a credential that is registered already, and for one passkey too many;
 /// [`Error::Validation`], also where the admin's code is demanded and missing or wrong;
-/// [`Error::StepUpRequired`]; [`Error::Stale`]; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::StepUpRequired`]; [`Error::Stale`]; [`Error::RateLimited`]; [`Error::Busy`]. A passkey that doesn't
+/// answer and a wrong code are entries.
 pub async fn register_passkey(
     services: &Services,
     principal: &Principal,
@@ -104,9 +107,24 @@ pub async fn register_passkey(
     context: &RequestContext,
 ) -> Result<Registered> {
     admit(services, principal, context)?;
+    match register(services, principal, new, context).await {
+        Ok(registered) => Ok(registered),
+        Err(error) => {
+            let denied = enrolment::event(principal, EventType::UserPasskeyRegistered, context);
+            Err(enrolment::record_wrong_code(services, denied, error, context.at).await)
+        }
+    }
+}
+
+async fn register(
+    services: &Services,
+    principal: &Principal,
+    new: NewPasskey,
+    context: &RequestContext,
+) -> Result<Registered> {
     let name = read_name(&new.name)?;
     let (id, at) = (principal.user.id, context.at);
-    let session = principal.session.id;
+    let (session, kept) = (principal.session.id, principal.session.clone());
     let hash = ceremony_hash(session, Purpose::PasskeyRegistration);
     let find = move |db: &Connection| {
         let kept = challenges::find_challenge(db, id, &hash, Purpose::PasskeyRegistration, at)?;
@@ -169,7 +187,7 @@ pub async fn register_passkey(
             if !updated && !external {
                 return Err(Error::Token(TokenFault::Revoked));
             }
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let registered = registered.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &registered)?;
@@ -188,80 +206,15 @@ pub async fn register_passkey(
 /// The caller's passkeys, oldest first.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::RateLimited`]; [`Error::Internal`] when the store fails.
 pub fn list_passkeys(services: &Services, principal: &Principal) -> Result<Vec<Passkey>> {
+    services
+        .limiter
+        .check(Bucket::AccountByCaller, principal.user.id.0.as_bytes())?;
     let rows = services
         .store
         .read(|db| passkeys::find_passkeys(db, principal.user.id))?;
     Ok(rows.iter().map(shown_as).collect())
-}
-
-/// Removes one of the caller's passkeys. With the last second factor that is of use MFA is off, recovery
-/// codes and all.
-///
-/// # Errors
-/// [`Error::NotFound`]; [`Error::StepUpRequired`] when the second factor was not used lately;
-/// [`Error::Refused`] for the last factor while the organisation requires MFA; [`Error::RateLimited`];
-/// [`Error::Busy`].
-pub async fn remove_passkey(
-    services: &Services,
-    principal: &Principal,
-    written_id: &str,
-    context: &RequestContext,
-) -> Result<()> {
-    principal.full()?;
-    let not_found = Error::NotFound {
-        what: "Passkey",
-        id: written_id.to_owned(),
-    };
-    let wanted: Uuid = written_id.parse().map_err(|_| not_found.clone())?;
-    let (id, session, at) = (principal.user.id, principal.session.id, context.at);
-    let rows = services.store.read(|db| passkeys::find_passkeys(db, id))?;
-    let row = rows.into_iter().find(|row| row.id == wanted);
-    let row = row.ok_or_else(|| not_found.clone())?;
-    admit(services, principal, context)?;
-    let removed = enrolment::event(principal, EventType::UserPasskeyRemoved, context)
-        .with("passkeyId", row.id.to_string())
-        .with("passkeyName", row.name.clone());
-    let disabled = enrolment::event(principal, EventType::UserMfaDisabled, context);
-    let did = format!("removed the passkey \"{}\"", row.name);
-    let owed = enrolment::told(services, principal, context, &did, "user.passkey.removed");
-    let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
-    services
-        .store
-        .write(move |tx| {
-            let user = enrolment::current_user(tx, id)?;
-            let rows = passkeys::find_passkeys(tx, id)?;
-            if !rows.iter().any(|row| row.id == wanted) {
-                return Err(not_found.clone());
-            }
-            let others = rows.iter().any(|row| row.id != wanted && row.cloned_at.is_none());
-            let disables = !others && factors::find_totp(tx, id)?.is_none();
-            let mut gone = Vec::new();
-            if disables {
-                let organization = accounts::find_organization(tx, user.organization_id)?;
-                if organization.is_some_and(|organization| organization.settings.mfa_required) {
-                    return Err(Error::Refused("Your organization requires MFA"));
-                }
-                gone = factors::clear_factors(tx, id, at)?;
-            } else {
-                passkeys::delete_passkey(tx, id, wanted)?;
-            }
-            factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, id, session)?;
-            challenges::clear_challenges(tx, id)?;
-            let removed = removed.clone().with("sessionsEnded", ended);
-            let entry = audit::append_entry(tx, at, entry_ids[0], &removed)?;
-            if disables {
-                let kinds: Vec<_> = gone
-                    .iter()
-                    .map(|facts| enrolment::kind_name(facts.kind))
-                    .collect();
-                audit::append_entry(tx, at, entry_ids[1], &disabled.clone().with("factors", kinds))?;
-            }
-            deliveries::owe(tx, &owed, entry.sequence, at)
-        })
-        .await
 }
 
 /// With MFA on, whoever changes it shows it first (ASVS 7.5.1): a stolen session alone adds and removes
@@ -269,7 +222,7 @@ pub async fn remove_passkey(
 fn admit(services: &Services, principal: &Principal, context: &RequestContext) -> Result<()> {
     services
         .limiter
-        .check(Bucket::EnrolmentByAccount, principal.user.id.0.as_bytes())?;
+        .check(Bucket::EnrolmentByAccount, principal.session.id.0.as_bytes())?;
     principal.may_change_factors(context.at)
 }
 
@@ -431,3 +384,5 @@ pub(super) fn seal(services: &Services, user: UserId, kept: &[u8]) -> Vec<u8> {
         .keys
         .seal(user, FactorKind::Passkey, kept, services.entropy.bytes())
 }
+
+prints_no_secret!(NewPasskey);

@@ -3,6 +3,8 @@
 //! Nothing here is judged by a policy: whoever may manage policies can always undo what they did, so
 //! nobody locks themselves out.
 
+mod again;
+mod answered;
 mod bindings;
 mod bound;
 mod change;
@@ -18,6 +20,7 @@ mod replayed;
 mod terms;
 mod watching;
 
+pub use answered::{FirstAnswers, first_answers};
 pub use bindings::{Bindings, BoundSet, catch_up, reload};
 pub use bound::{
     BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
@@ -36,7 +39,7 @@ pub use orders::{
 };
 pub use patching::BindingPatch;
 pub use replay::replay_plugin;
-pub use replayed::{Difference, Follow, Replay, ReplayReport, parse_since};
+pub use replayed::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,
     sample_for_recheck, withdraw_alarms,
@@ -92,7 +95,25 @@ fn prepare_blocking(host: &PluginHost, store: &Store, digest: Digest) -> Result<
         .read(|db| plugins::find_module(db, &digest.0))
         .map_err(trouble)?
         .ok_or_else(|| PackageError::Host("its file is gone".to_owned()))?;
-    host.prepare(&bytes)
+    let prepared = host.prepare(&bytes)?;
+    host.keep_artefact(&prepared);
+    Ok(prepared)
+}
+
+/// Removes the machine code of what is not installed any more, or was made by an earlier version of this program.
+/// Says how many files.
+///
+/// # Errors
+/// [`Error::Internal`] where the folder can't be read or written.
+pub async fn prune_artefacts(services: &Services) -> Result<usize> {
+    let (host, store) = (services.plugin_host.clone(), services.store.clone());
+    let pruned = blocking(move || host.prune_cache(|| installed(&store))).await??;
+    pruned.map_err(|error| Error::Internal(format!("the plugins' cache can't be tidied: {error}")))
+}
+
+fn installed(store: &Store) -> Result<Vec<Digest>> {
+    let digests = store.read(|db| plugins::find_module_digests(db))?;
+    Ok(digests.into_iter().map(Digest).collect())
 }
 
 /// [`prepare_blocking`] on a thread that may block.

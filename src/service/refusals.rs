@@ -1,5 +1,7 @@
 //! Refusals on the record: every refused verb is one entry, in one place; what the limiter refuses, or a full
-//! queue, is one entry per caller, verb and window.
+//! queue, is one entry per caller, verb and window. So is what is refused to one caller again and again.
+
+use uuid::Uuid;
 
 use super::{RequestContext, Services};
 use crate::domain::account::{OrgAdmin, Principal};
@@ -55,6 +57,9 @@ pub async fn record_refusal(
         Error::Internal(_) | Error::Stale => AuditResult::Failure,
         _ => AuditResult::Denied,
     };
+    if result == AuditResult::Denied && is_one_of_many(services, principal, context, event_type) {
+        return error;
+    }
     // The message as the caller sees it: an internal error's text is for the log alone.
     let event = Event::by(principal, event_type)
         .on(resource)
@@ -79,12 +84,33 @@ pub async fn record_refusal(
     }
 }
 
-/// A user as a caller named them, who may not exist.
-pub fn written_user(id: &str) -> Resource {
-    Resource::other("USER", clipped(id), None)
+/// Whether it is refused so often that it is only counted: the limit of admins' verbs is too high for an entry
+/// each. Of the reset every attempt is an entry (contract A); its limit is low enough.
+fn is_one_of_many(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    event_type: EventType,
+) -> bool {
+    event_type != EventType::UserMfaReset && services.floods.count_repeated(principal, context, event_type)
 }
 
-/// An id as a caller may have written it, short enough to keep.
-pub fn clipped(id: &str) -> String {
-    id.chars().filter(|c| !c.is_control()).take(100).collect()
+/// A user as a caller named them, who may not exist. Only an id is written where it stays for ever; whatever
+/// else stood in its place, an e-mail address perhaps, is sealed like a name, and can be erased.
+pub fn written_user(written: &str) -> Resource {
+    match Uuid::try_parse(written) {
+        Ok(id) => Resource::other("USER", id, None),
+        Err(_) => Resource::other("USER", "", Some(clipped(written)).filter(|text| !text.is_empty())),
+    }
+}
+
+/// The same of what has no name: what is no id, a key perhaps, is not kept at all.
+pub fn written_resource(kind: &str, written: &str) -> Resource {
+    let id = Uuid::try_parse(written).map(|id| id.to_string());
+    Resource::other(kind, id.unwrap_or_default(), None)
+}
+
+/// A text as a caller may have written it, short enough to keep.
+pub fn clipped(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(100).collect()
 }

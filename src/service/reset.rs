@@ -30,7 +30,7 @@ use crate::plugin_host::{CallEnd, DecisionRecord, Evaluation};
 const ATTEMPTS: usize = 3;
 
 /// What the caller is told of a reset that did not end badly.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResetAnswer {
     /// Set when a second admin has to agree; nothing has been changed yet.
@@ -41,6 +41,8 @@ pub struct ResetAnswer {
     /// The entry that records it.
     pub audit_id: Uuid,
 }
+
+prints_no_secret!(ResetAnswer);
 
 /// Resets a user's MFA: decided by the organisation's policies, wholly or not at all, on the record.
 ///
@@ -68,10 +70,13 @@ async fn attempt(
     principal: &Principal,
     request: &ResetRequest,
 ) -> Result<ResetAnswer, Refusal> {
-    admit(services, principal, request)?; // 429, before anything is read
+    admit_caller(services, principal)?; // 429, before anything is read
     may_call(principal, &request.context)?; // 403; 401 where a step-up is due
-    let order = Order::from_request(principal, request)?; // 400
-    carry_out(services, order).await
+    admit_target(services, principal, request)?; // 429
+    match Order::from_request(principal, request) {
+        Ok(order) => carry_out(services, order).await,
+        Err(flaw) => Err(facts::before_flaw(services, principal, request, flaw).into()), // 404, 403, 400
+    }
 }
 
 /// Judges and carries out an order whose caller was admitted: also how an approval is executed.
@@ -85,7 +90,7 @@ pub(super) async fn carry_out(services: &Services, mut order: Order) -> Result<R
             return Ok(answer); // a repeat with the same Idempotency-Key changes nothing
         }
         let read = order.read.take();
-        let case = facts::gather(services, &order, read)?; // 404, 403, 400
+        let case = facts::gather(services, &order, read)?; // 401, 404, 403, 400
         let judgement = judge(services, &case).await; // before and after hooks
         match ending::commit(services, &order, case, judgement).await {
             // What was judged has changed: judge again, by the policies as they are now.
@@ -113,10 +118,14 @@ impl From<Error> for Refusal {
     }
 }
 
-fn admit(services: &Services, principal: &Principal, request: &ResetRequest) -> Result<()> {
+fn admit_caller(services: &Services, principal: &Principal) -> Result<()> {
     services
         .limiter
-        .check(Bucket::ResetByCaller, principal.user.id.0.as_bytes())?;
+        .check(Bucket::ResetByCaller, principal.user.id.0.as_bytes())
+}
+
+/// Only once the caller has the role: else anybody could use up what the admins have.
+fn admit_target(services: &Services, principal: &Principal, request: &ResetRequest) -> Result<()> {
     // Keyed by the id as written, within the caller's organisation: tells nothing of who exists.
     let target = format!(
         "{}/{}",
@@ -164,6 +173,7 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
         .before(&case.policies.plugins, &case.question)
         .await;
     let (ending, effects) = decide(case, &before);
+    let fell_back = before.fell_back;
     let mut judgement = Judgement {
         ending,
         effects,
@@ -191,7 +201,12 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
     };
     let after = services
         .plugin_host
-        .after(&case.policies.plugins, &case.question, outcome.clone())
+        .after_fallback(
+            &case.policies.plugins,
+            &case.question,
+            outcome.clone(),
+            &fell_back,
+        )
         .await;
     judgement.outcome = (!after.records.is_empty()).then_some(outcome);
     if let Some(failure) = after.failure {

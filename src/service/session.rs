@@ -1,5 +1,6 @@
 //! Who is calling, and sessions as they begin, go on and end.
 
+mod external;
 mod listing;
 mod principals;
 
@@ -8,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::login::attempts::remember_device;
 use super::{RequestContext, Services};
 use crate::domain::account::{
-    OrganizationId, Principal, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
+    Principal, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
 };
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
-use crate::domain::credential::{AUDIENCE, Amr, Claims, ExternalClaims, RefreshToken};
+use crate::domain::credential::{AUDIENCE, Amr, Claims, ENROLMENT_AUDIENCE, RefreshToken};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::domain::policy::FactorKind;
 use crate::limiter::Bucket;
@@ -19,6 +20,7 @@ use crate::store::sessions;
 pub use crate::store::sessions::SessionRow;
 use crate::store::{accounts, audit};
 
+use external::by_external_token;
 pub use principals::Principals;
 
 pub use listing::{end_other_sessions, end_session, list_sessions};
@@ -76,33 +78,10 @@ fn read_principal(services: &Services, claims: &Claims, at: Timestamp) -> Result
     })
 }
 
-/// The role is the lower one of the token's and the database's.
-fn by_external_token(services: &Services, claims: &ExternalClaims, at: Timestamp) -> Result<Principal> {
-    services.store.read(|db| {
-        let organization = match claims.organization.parse() {
-            Ok(id) => accounts::find_organization(db, OrganizationId(id))?,
-            Err(_) => accounts::find_organization_by_slug(db, &claims.organization)?,
-        };
-        let organization = organization.ok_or(GONE)?;
-        let user = accounts::find_user_by_email(db, organization.id, &claims.email)?;
-        let mut user = user
-            .filter(|user| user.active && user.locked.is_none())
-            .ok_or(GONE)?;
-        let session = claims.session(user.id);
-        if !sessions::session_lives(db, &session, at)? {
-            return Err(Error::Token(TokenFault::Revoked));
-        }
-        user.role = user.role.min(claims.role);
-        Ok(Principal {
-            user,
-            organization,
-            session,
-        })
-    })
-}
+prints_no_secret!(Tokens, AccessToken);
 
 /// What a client gets to go on with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tokens {
     /// For the `Authorization` header.
     pub access_token: String,
@@ -115,7 +94,7 @@ pub struct Tokens {
 }
 
 /// An access token alone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AccessToken {
     /// For the `Authorization` header.
     pub access_token: String,
@@ -225,12 +204,17 @@ fn sign(
     let access = services.keys.access();
     let now = at.as_second();
     let expires_in = lifetime_secs.min(session.expires_at.as_second() - now).max(0);
+    // Others believe what the claims say: one for enrolment says nothing of the power that is not there yet.
+    let (audience, role) = match session.scope {
+        SessionScope::Full => (AUDIENCE, user.role),
+        SessionScope::Enrolment => (ENROLMENT_AUDIENCE, Role::Member),
+    };
     let claims = Claims {
         iss: access.issuer().to_owned(),
-        aud: AUDIENCE.to_owned(),
+        aud: audience.to_owned(),
         sub: user.id,
         org: user.organization_id,
-        role: user.role,
+        role,
         sid: session.id,
         auth_time: session.authenticated_at.as_second(),
         amr: methods(session),
@@ -341,17 +325,17 @@ fn reuse_event(user: &User, row: &SessionRow, context: &RequestContext) -> Event
 /// # Errors
 /// [`Error::Internal`] when the store fails.
 pub async fn logout(services: &Services, principal: &Principal, context: &RequestContext) -> Result<()> {
-    let (user, session, at) = (principal.user.id, principal.session.id, context.at);
+    let (session, at) = (principal.session.clone(), context.at);
     let event = Event::by(principal, EventType::UserLogout)
         .on(Resource::user(&principal.user))
         .from_request(&context.request_id, context.ip_text().as_deref())
-        .with("sessionId", session.to_string());
+        .with("sessionId", session.id.to_string());
     let entry_id = services.entropy.uuid(at);
     services
         .store
         .write(move |tx| {
             // Two logouts of one session are one act.
-            if sessions::clear_session(tx, user, session)? {
+            if sessions::end_session(tx, &session, at)? {
                 audit::append_entry(tx, at, entry_id, &event)?;
             }
             Ok(())

@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Services;
-use crate::domain::audit::{ActorRef, Event, EventType, Resource};
-use crate::domain::credential::{PublicKey, TokenAlgorithm};
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::credential::{PublicKey, SigningKeyRecord, TokenAlgorithm};
 use crate::domain::{Error, Result};
 use crate::store::{audit, sessions};
 
@@ -25,13 +25,19 @@ pub struct Rotation {
 /// # Errors
 /// [`Error::Internal`] when the key directory or the store can't be written.
 pub fn rotate_keys(services: &Services, algorithm: TokenAlgorithm, actor: ActorRef) -> Result<Rotation> {
-    let (rotation, event) = rotate(services, algorithm, actor)?;
+    let change = Change::prepare(services, algorithm, actor)?;
     let at = services.clock.now();
-    let entry_id = services.entropy.uuid(at);
+    let (entry_id, event) = (services.entropy.uuid(at), change.event.clone());
     services
         .store
         .write_blocking(move |tx| audit::append_entry(tx, at, entry_id, &event).map(drop))?;
-    Ok(rotation)
+    change.rotate(services).or_else(|failed| {
+        let (entry_id, event) = (services.entropy.uuid(at), failed.event);
+        services
+            .store
+            .write_blocking(move |tx| audit::append_entry(tx, at, entry_id, &event).map(drop))?;
+        Err(failed.error)
+    })
 }
 
 /// Rotates when the key that signs is of another algorithm than configured, or older than configured, and
@@ -48,34 +54,72 @@ pub async fn rotate_keys_when_due(services: &Services) -> Result<usize> {
     if !too_old && services.keys.access().algorithm() == settings.token_algorithm {
         return Ok(0);
     }
-    let (_, event) = rotate(services, settings.token_algorithm, ActorRef::system())?;
-    let entry_id = services.entropy.uuid(at);
+    let change = Change::prepare(services, settings.token_algorithm, ActorRef::system())?;
+    let (entry_id, event) = (services.entropy.uuid(at), change.event.clone());
     services
         .store
         .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(drop))
         .await?;
-    Ok(1)
+    let Err(failed) = change.rotate(services) else {
+        return Ok(1);
+    };
+    let (entry_id, event) = (services.entropy.uuid(at), failed.event);
+    services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(drop))
+        .await?;
+    Err(failed.error)
 }
 
-fn rotate(services: &Services, algorithm: TokenAlgorithm, actor: ActorRef) -> Result<(Rotation, Event)> {
-    let at = services.clock.now();
-    let minted = services.store.read(sessions::find_last_minted_expiry)?;
-    let logged_in = at + SignedDuration::from_secs(services.settings.access_token_secs);
-    let old_until = minted.map_or(logged_in, |minted| minted.max(logged_in));
-    let kid = services
-        .keys
-        .rotate(algorithm, &services.entropy, at, old_until)
-        .map_err(|error| Error::Internal(error.to_string()))?;
-    let event = Event::new(EventType::TokenKeyRotate, None, actor)
-        .on(Resource::other("TOKEN_KEY", &kid, None))
-        .with("algorithm", algorithm.name())
-        .with("oldKeysUntil", old_until.to_string());
-    let rotation = Rotation {
-        kid,
-        algorithm,
-        old_until,
-    };
-    Ok((rotation, event))
+/// A rotation that has yet to happen. Its entry is written first: one transaction can't hold a file, and a key
+/// that signs without an entry would be the worse half.
+struct Change {
+    new: SigningKeyRecord,
+    old_until: Timestamp,
+    event: Event,
+}
+
+/// Why there was none after all, and the entry that says so.
+struct Failed {
+    error: Error,
+    event: Event,
+}
+
+impl Change {
+    fn prepare(services: &Services, algorithm: TokenAlgorithm, actor: ActorRef) -> Result<Self> {
+        let at = services.clock.now();
+        let minted = services.store.read(sessions::find_last_minted_expiry)?;
+        let logged_in = at + SignedDuration::from_secs(services.settings.access_token_secs);
+        let old_until = minted.map_or(logged_in, |minted| minted.max(logged_in));
+        let new = SigningKeyRecord::generate(algorithm, services.entropy.bytes(), at);
+        let event = Event::new(EventType::TokenKeyRotate, None, actor)
+            .on(Resource::other("TOKEN_KEY", &new.kid, None))
+            .with("algorithm", algorithm.name())
+            .with("oldKeysUntil", old_until.to_string());
+        Ok(Self {
+            new,
+            old_until,
+            event,
+        })
+    }
+
+    fn rotate(self, services: &Services) -> Result<Rotation, Failed> {
+        let rotation = Rotation {
+            kid: self.new.kid.clone(),
+            algorithm: self.new.algorithm,
+            old_until: self.old_until,
+        };
+        match services.keys.rotate(self.new, &services.entropy, self.old_until) {
+            Ok(()) => Ok(rotation),
+            Err(error) => Err(Failed {
+                error: Error::Internal(error.to_string()),
+                event: self.event.ended(
+                    AuditResult::Failure,
+                    "The key file could not be written; the old key goes on signing",
+                ),
+            }),
+        }
+    }
 }
 
 /// The keys with which others can check access tokens; none while HS256 signs them.

@@ -9,8 +9,10 @@ mod checkpoints;
 mod export;
 mod forwarding;
 mod keeping;
+mod memory;
 mod restoration;
 mod rollback;
+mod thinning;
 mod verification;
 
 use uuid::Uuid;
@@ -23,12 +25,13 @@ use crate::store::audit;
 pub use crate::store::audit::Cursor;
 
 pub use activity::{Activity, By, list_activity};
-pub use checkpoints::{Settings, checkpoint, checkpoint_if_due, log_keys};
+pub use checkpoints::{CHECKPOINT_CALL, Settings, checkpoint, checkpoint_if_due, log_keys};
 pub use export::{ExportError, Format, Selection, export};
 pub use forwarding::{ForwardTo, Way, forward_due, forward_while};
-pub use keeping::{carry_on_erasures, erase_user, prune_expired};
+pub use keeping::{EvenClock, RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
 pub use restoration::begin_after_restore;
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
+pub use thinning::thin_checkpoints;
 pub use verification::verify_data_dir;
 
 /// Entries in a page at most.
@@ -210,7 +213,7 @@ async fn make_receipt(
     sequence: u64,
     shown: impl FnOnce(Record) -> Record,
 ) -> Result<String> {
-    let signed = checkpoint(services).await?;
+    let signed = checkpoints::checkpoint_over(services, sequence).await?;
     let size = signed.size;
     services.store.read(|db| {
         let record = audit::find_record(db, sequence)?

@@ -8,6 +8,7 @@ mod create;
 mod import;
 mod invitation;
 mod restore;
+mod watch;
 
 pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
@@ -15,6 +16,7 @@ pub use import::{Format, ImportOptions, Imported, LINES_LIMIT, Refused, Watch, i
 pub use invitation::{Shown, accept_invitation};
 pub(super) use restore::destroyed_before;
 pub use restore::{Suspended, list_suspended_factors};
+pub use watch::watch_reset_admins;
 
 use super::mandate::Mandate;
 use super::refusals::{admit_admin, record_refusal, written_user};

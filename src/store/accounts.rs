@@ -326,6 +326,18 @@ pub fn find_organization_revision(db: &Connection, id: OrganizationId) -> Result
         .optional()?)
 }
 
+/// Whether some user of the organisation has an address of the same domain.
+pub fn domain_is_known(db: &Connection, organization: OrganizationId, email: &str) -> Result<bool> {
+    let key = email_key(email);
+    let Some((_, domain)) = key.split_once('@') else {
+        return Ok(false);
+    };
+    let mut statement = db.prepare_cached(
+        "SELECT 1 FROM user WHERE organization_id = ?1 AND substr(email_key, instr(email_key, '@') + 1) = ?2",
+    )?;
+    Ok(statement.exists(params![organization.0.as_bytes(), domain])?)
+}
+
 /// The form of an e-mail address that is unique and searched: NFKC, lower case, trimmed.
 #[must_use]
 pub fn email_key(email: &str) -> String {

@@ -7,21 +7,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::row::{column, millis, optional, unreadable};
+use super::row::{column, millis, optional, role_text, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
+use crate::domain::audit::mentions;
 use crate::domain::{Error, Result};
 
 const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wanted, reason, ticket, \
      asked_because, authenticated_at, second_factor_used, needed, approved_by, state, created_at, expires_at, \
-     ended_at FROM approval";
+     ended_at, requester_role FROM approval";
 
 /// Keeps an approval.
 pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO approval (id, organization_id, requester_id, target_id, wanted, reason, ticket, \
-         asked_because, authenticated_at, second_factor_used, needed, created_at, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         asked_because, authenticated_at, second_factor_used, needed, created_at, expires_at, \
+         requester_role) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?
     .execute(params![
         approval.id.as_bytes(),
@@ -37,6 +38,7 @@ pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
         approval.needed,
         millis(approval.created_at),
         millis(approval.expires_at),
+        role_text(approval.requester_role),
     ])?;
     Ok(())
 }
@@ -48,6 +50,35 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
         .query_row(params![id.as_bytes(), organization.0.as_bytes()], from_row)
         .optional()?)
 }
+
+/// Whether `by` made that account or reset its password or second factors, alone or with others, after `since` and
+/// not after `until`. The trail knows: its entry was written with the change, and stays for longer.
+pub fn had_in_hand(
+    db: &Connection,
+    account: UserId,
+    by: UserId,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<bool> {
+    let mut statement = db.prepare_cached(&format!(
+        "{DONE_TO_BY} AND at <= ?4 AND details ->> '$.awaitsApproval' IS NULL \
+         AND event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE')"
+    ))?;
+    let (account, by) = (account.0.as_bytes(), by.0.as_bytes());
+    Ok(statement.exists(params![account, by, millis(since), millis(until)])?)
+}
+
+/// Whether `by` gave that account its role or another one, alone or with others, after `since`.
+pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
+    let mut statement = db.prepare_cached(&format!(
+        "{DONE_TO_BY} AND event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL"
+    ))?;
+    Ok(statement.exists(params![account.0.as_bytes(), by.0.as_bytes(), millis(since)])?)
+}
+
+/// What somebody else did to an account, as the index `audit_entry_by_subject` has it.
+const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
+     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND actor_id = ?2 AND result = 'SUCCESS'";
 
 /// An organisation's approvals, newest first, and how many there are in all; with a state, those that
 /// are in it at `at`.
@@ -134,6 +165,50 @@ pub fn update_state(
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
+/// Some of the approvals that ended before that time.
+pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
+    Ok(db
+        .prepare_cached("SELECT id FROM approval WHERE ended_at < ?1 LIMIT 500")?
+        .query_map([millis(before)], |row| column(row, 0))?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// An organisation's approvals by or on that user, or in whose words an address of theirs stands.
+pub fn find_about(
+    db: &Connection,
+    organization: OrganizationId,
+    user: UserId,
+    addresses: &[String],
+) -> Result<Vec<Uuid>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, requester_id = ?2 OR target_id = ?2, \
+           concat_ws(' ', reason, ticket, asked_because, wanted) FROM approval WHERE organization_id = ?1",
+    )?;
+    let mut rows = statement.query(params![organization.0.as_bytes(), user.0.as_bytes()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        if row.get(1)? || mentions(row.get_ref(2)?.as_str().unwrap_or_default(), addresses) {
+            found.push(column(row, 0)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Forgets those of these approvals that have ended, and the requester's words in those that have not.
+pub fn forget(tx: &Connection, approvals: &[Uuid]) -> Result<usize> {
+    let mut delete = tx.prepare_cached("DELETE FROM approval WHERE id = ?1 AND ended_at IS NOT NULL")?;
+    let mut blank = tx.prepare_cached("UPDATE approval SET reason = NULL, ticket = NULL WHERE id = ?1")?;
+    let mut forgotten = 0;
+    for id in approvals {
+        let deleted = delete.execute([id.as_bytes()])?;
+        if deleted == 0 {
+            blank.execute([id.as_bytes()])?;
+        }
+        forgotten += deleted;
+    }
+    Ok(forgotten)
+}
+
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Approval> {
     Ok(Approval {
         id: column(row, 0)?,
@@ -152,6 +227,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Approval> {
         created_at: column(row, 13)?,
         expires_at: column(row, 14)?,
         ended_at: optional(row, 15)?,
+        requester_role: column(row, 16)?,
     })
 }
 

@@ -11,6 +11,7 @@ mod removal;
 mod rollback;
 mod row;
 mod verify;
+mod watched;
 
 pub use counts::Counts;
 pub use forwarding::{Forwarding, every_entry_after, find_forwarding, update_forwarding};
@@ -24,9 +25,10 @@ pub use personal::{
 };
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, find_range, for_each_record};
-pub use removal::{erase_parts, prune_entries};
-pub use rollback::{Revived, clear_every_session, find_revived};
+pub use removal::{erase_parts, find_retention_changes, prune_entries};
+pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived};
 pub use verify::{VerifyError, verify, verify_against, verify_database};
+pub use watched::{entry_exists, find_first_by};
 
 use jiff::Timestamp;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};

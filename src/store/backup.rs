@@ -77,6 +77,19 @@ pub fn copy_database<T>(
     Ok(told)
 }
 
+/// Reads a database that nobody writes.
+///
+/// # Errors
+/// [`CopyError`].
+pub fn read_copy<T>(path: &Path, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T, CopyError> {
+    let database = |source| CopyError::Database {
+        path: path.to_owned(),
+        source,
+    };
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
+    read(&connection).map_err(|error| CopyError::Read(format!("{error:?}")))
+}
+
 /// The schema's version (`user_version`).
 ///
 /// # Errors

@@ -10,13 +10,28 @@ use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Grants, Hook, Mode};
 use crate::domain::{Error, Result};
 
-/// A module with the configuration that it is given.
+/// A module with the configuration that it is given, and when it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionRow {
     /// SHA-256 of the file.
     pub plugin_digest: [u8; 32],
     /// SHA-256 of the configuration.
     pub config_digest: [u8; 32],
+    /// When it is asked. Of the version, not of the binding: versions implement different hooks.
+    pub hooks: Vec<Hook>,
+    /// Whether an answer of it counted, at these hooks or some of them: then it is good enough to go back
+    /// to and to fall back on.
+    pub answered: bool,
+}
+
+impl VersionRow {
+    /// Whether this is `other`, the same file with the same configuration, asked at no fewer hooks.
+    #[must_use]
+    pub fn stands_for(&self, other: &Self) -> bool {
+        self.plugin_digest == other.plugin_digest
+            && self.config_digest == other.config_digest
+            && other.hooks.iter().all(|hook| self.hooks.contains(hook))
+    }
 }
 
 /// A plugin bound to an organisation, or to all of them.
@@ -31,12 +46,10 @@ pub struct BindingRow {
     pub organization_id: Option<OrganizationId>,
     /// What is asked.
     pub version: VersionRow,
-    /// What was asked before the last switch: for rollback, canaries and failures.
+    /// What was asked before, the last that answered for good: for rollback, canaries and failures.
     pub previous: Option<VersionRow>,
     /// Order among the bindings.
     pub position: i64,
-    /// When it is asked.
-    pub hooks: Vec<Hook>,
     /// Whether answers count.
     pub mode: Mode,
     /// What a failure means, JSON.
@@ -57,22 +70,38 @@ pub struct BindingRow {
     pub revision: i64,
 }
 
+impl BindingRow {
+    /// Takes over what is known of its versions from another reading of the binding: that is noted without
+    /// a new revision.
+    pub fn remember(&mut self, other: &Self) {
+        for version in std::iter::once(&mut self.version).chain(&mut self.previous) {
+            for known in std::iter::once(&other.version).chain(&other.previous) {
+                version.answered |= known.answered && version.stands_for(known);
+            }
+        }
+    }
+}
+
 /// Keeps a new binding.
 pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
     tx.prepare_cached(
-        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, previous_digest, \
-         previous_config_digest, position, hooks, mode, on_failure, grants, limits, disabled_at, created_at, \
-         updated_at, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, 0)",
+        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, hooks, answered, \
+         previous_digest, previous_config_digest, previous_hooks, previous_answered, position, mode, \
+         on_failure, grants, limits, disabled_at, created_at, updated_at, revision) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, 0)",
     )?
     .execute(params![
         binding.id.as_bytes(),
         binding.organization_id.map(|id| id.0.into_bytes()),
         binding.version.plugin_digest,
         binding.version.config_digest,
+        to_json(&binding.version.hooks)?,
+        binding.version.answered,
         binding.previous.as_ref().map(|v| v.plugin_digest),
         binding.previous.as_ref().map(|v| v.config_digest),
+        binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
+        binding.previous.as_ref().map(|v| v.answered),
         binding.position,
-        to_json(&binding.hooks)?,
         to_json(&binding.mode)?,
         binding.on_failure,
         to_json(&binding.grants)?,
@@ -92,20 +121,23 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     touch(tx, binding.id, at)?;
     let changed = tx
         .prepare_cached(
-            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, previous_digest = ?5, \
-             previous_config_digest = ?6, position = ?7, hooks = ?8, mode = ?9, on_failure = ?10, \
-             grants = ?11, limits = ?12, disabled_at = ?13, updated_at = ?14, revision = revision + 1 \
-             WHERE id = ?1 AND revision = ?2",
+            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, hooks = ?5, answered = ?6, \
+             previous_digest = ?7, previous_config_digest = ?8, previous_hooks = ?9, previous_answered = ?10, \
+             position = ?11, mode = ?12, on_failure = ?13, grants = ?14, limits = ?15, disabled_at = ?16, \
+             updated_at = ?17, revision = revision + 1 WHERE id = ?1 AND revision = ?2",
         )?
         .execute(params![
             binding.id.as_bytes(),
             binding.revision,
             binding.version.plugin_digest,
             binding.version.config_digest,
+            to_json(&binding.version.hooks)?,
+            binding.version.answered,
             binding.previous.as_ref().map(|v| v.plugin_digest),
             binding.previous.as_ref().map(|v| v.config_digest),
+            binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
+            binding.previous.as_ref().map(|v| v.answered),
             binding.position,
-            to_json(&binding.hooks)?,
             to_json(&binding.mode)?,
             binding.on_failure,
             to_json(&binding.grants)?,
@@ -118,6 +150,21 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     }
     touch(tx, binding.id, at)?;
     bump_policy_revision(tx, binding.organization_id)
+}
+
+/// Notes that an answer of a version has counted. No change of the binding: its revision stays.
+pub fn note_answered(tx: &Connection, id: Uuid, plugin: &[u8; 32], config: &[u8; 32]) -> Result<()> {
+    let noted = [
+        "UPDATE binding SET answered = 1 WHERE id = ?1 AND plugin_digest = ?2 AND config_digest = ?3 \
+         AND NOT answered",
+        "UPDATE binding SET previous_answered = 1 WHERE id = ?1 AND previous_digest = ?2 \
+         AND previous_config_digest = ?3 AND NOT previous_answered",
+    ];
+    for sql in noted {
+        tx.prepare_cached(sql)?
+            .execute(params![id.as_bytes(), plugin, config])?;
+    }
+    Ok(())
 }
 
 /// Notes that a binding demanded a second admin. No change of the binding: its revision stays.
@@ -285,7 +332,7 @@ pub fn clear_unbound_configurations(tx: &Connection, before: Timestamp) -> Resul
 }
 
 /// The state of the policies that an organisation's resets are judged by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyRevision {
     /// Of the node's bindings and of switched-off plugins.
     pub node: i64,
@@ -329,36 +376,39 @@ pub(super) fn bump_policy_revision(tx: &Connection, organization: Option<Organiz
     Ok(())
 }
 
-const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, previous_digest, \
-    previous_config_digest, position, hooks, mode, on_failure, grants, limits, disabled_at, created_at, \
-    updated_at, revision, approval_demanded_at FROM binding";
+const BINDING: &str = "SELECT id, organization_id, plugin_digest, config_digest, hooks, answered, \
+    previous_digest, previous_config_digest, previous_hooks, previous_answered, position, mode, on_failure, \
+    grants, limits, disabled_at, created_at, updated_at, revision, approval_demanded_at FROM binding";
 
 fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
-    let previous = match (row.get(4)?, row.get(5)?) {
-        (Some(plugin_digest), Some(config_digest)) => Some(VersionRow {
-            plugin_digest,
-            config_digest,
-        }),
-        _ => None,
+    let previous = match row.get::<_, Option<[u8; 32]>>(6)? {
+        Some(_) => Some(version_from_row(row, 6)?),
+        None => None,
     };
     Ok(BindingRow {
         id: column(row, 0)?,
         organization_id: optional(row, 1)?,
-        version: VersionRow {
-            plugin_digest: row.get(2)?,
-            config_digest: row.get(3)?,
-        },
+        version: version_from_row(row, 2)?,
         previous,
-        position: row.get(6)?,
-        hooks: json(row, 7)?,
-        mode: json(row, 8)?,
-        on_failure: row.get(9)?,
-        grants: json(row, 10)?,
-        limits: row.get(11)?,
-        disabled_at: optional(row, 12)?,
-        created_at: column(row, 13)?,
-        updated_at: column(row, 14)?,
-        revision: row.get(15)?,
-        approval_demanded_at: optional(row, 16)?,
+        position: row.get(10)?,
+        mode: json(row, 11)?,
+        on_failure: row.get(12)?,
+        grants: json(row, 13)?,
+        limits: row.get(14)?,
+        disabled_at: optional(row, 15)?,
+        created_at: column(row, 16)?,
+        updated_at: column(row, 17)?,
+        revision: row.get(18)?,
+        approval_demanded_at: optional(row, 19)?,
+    })
+}
+
+/// A version, of the four columns from `first` on.
+fn version_from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<VersionRow> {
+    Ok(VersionRow {
+        plugin_digest: row.get(first)?,
+        config_digest: row.get(first + 1)?,
+        hooks: json(row, first + 2)?,
+        answered: row.get(first + 3)?,
     })
 }

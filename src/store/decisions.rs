@@ -4,9 +4,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
+use super::plugins::json;
 use super::row::{column, millis};
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::asked_digest;
+use crate::domain::policy::Hook;
 use crate::domain::{Error, Result};
 
 /// What the policies were asked at one reset, as JSON.
@@ -114,13 +116,17 @@ pub fn find_decided_sequences(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// A version of a binding that decided something.
+/// A version of a binding that decided something at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeciderRow {
     /// Which binding; it may be gone.
     pub binding_id: Uuid,
     /// SHA-256 of the module.
     pub plugin_digest: [u8; 32],
+    /// SHA-256 of the configuration.
+    pub config_digest: [u8; 32],
+    /// At which hook.
+    pub hook: Hook,
     /// Whether some of its answers counted.
     pub counted: bool,
 }
@@ -132,16 +138,19 @@ pub fn find_deciders(
     since: Timestamp,
 ) -> Result<Vec<DeciderRow>> {
     let mut statement = db.prepare_cached(&format!(
-        "SELECT d.binding_id, d.plugin_digest, max(d.record ->> '$.mode' = 'enforce') FROM audit_entry e \
+        "SELECT d.binding_id, d.plugin_digest, d.config_digest, d.record -> '$.hook' AS hook, \
+         max(d.record ->> '$.mode' = 'enforce') FROM audit_entry e \
          JOIN decision d ON {} WHERE e.organization_id = ?1 AND e.at >= ?2 \
-         GROUP BY d.binding_id, d.plugin_digest",
+         GROUP BY d.binding_id, d.plugin_digest, d.config_digest, hook",
         calls_of("e.sequence")
     ))?;
     let rows = statement.query_map(params![organization.0.as_bytes(), millis(since)], |row| {
         Ok(DeciderRow {
             binding_id: column(row, 0)?,
             plugin_digest: row.get(1)?,
-            counted: row.get(2)?,
+            config_digest: row.get(2)?,
+            hook: json(row, 3)?,
+            counted: row.get(4)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::row::{column, millis, optional, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
+use crate::domain::audit::mentions;
 use crate::domain::{Error, Result};
 
 /// By which way something leaves.
@@ -194,13 +195,14 @@ pub fn find_delivery(db: &Connection, id: i64) -> Result<Option<DeliveryRow>> {
     Ok(statement.query_row([id], delivery_from_row).optional()?)
 }
 
-/// Notes that it was sent. What it said is forgotten: it may hold names and links.
-pub fn update_sent(tx: &Connection, id: i64, at: Timestamp) -> Result<()> {
+/// Notes that it was sent, as it was at `created_at`: one that was replaced meanwhile is still owed. What it said is
+/// forgotten: it may hold names and links.
+pub fn update_sent(tx: &Connection, id: i64, created_at: Timestamp, at: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "UPDATE delivery SET state = 'sent', payload = '{}', attempts = attempts + 1, last_error = NULL, \
-         ended_at = ?2 WHERE id = ?1",
+         ended_at = ?3 WHERE id = ?1 AND created_at = ?2",
     )?
-    .execute(params![id, millis(at)])?;
+    .execute(params![id, millis(created_at), millis(at)])?;
     Ok(())
 }
 
@@ -232,6 +234,65 @@ pub fn update_owed_again(tx: &Connection, id: i64, at: Timestamp) -> Result<bool
         )?
         .execute(params![id, millis(at)])?;
     Ok(changed == 1)
+}
+
+/// An organisation's mail that has not reached one of those addresses yet, and what was given up that names one.
+pub fn find_to(db: &Connection, organization: OrganizationId, addresses: &[String]) -> Result<Vec<i64>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, state, CASE channel WHEN 'mail' THEN payload ->> '$.to' END, \
+           concat_ws(' ', payload ->> '$.body', payload, last_error) \
+         FROM delivery WHERE organization_id = ?1 AND state <> 'sent'",
+    )?;
+    let mut rows = statement.query([organization.0.as_bytes()])?;
+    let mut found = Vec::new();
+    let text = |row: &Row<'_>, at| row.get_ref(at).ok()?.as_str().map(str::to_owned).ok();
+    while let Some(row) = rows.next()? {
+        let is_to = text(row, 2).is_some_and(|to| mentions(&to, addresses));
+        let is_dead = row.get::<_, String>(1)? == DeliveryState::Dead.as_str();
+        if is_to || (is_dead && text(row, 3).is_some_and(|said| mentions(&said, addresses))) {
+            found.push(row.get(0)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Forgets those deliveries, whatever has become of them.
+pub fn delete_deliveries(tx: &Connection, ids: &[i64]) -> Result<()> {
+    let mut delete = tx.prepare_cached("DELETE FROM delivery WHERE id = ?1")?;
+    ids.iter().try_for_each(|id| delete.execute([id]).map(drop))?;
+    Ok(())
+}
+
+/// Owes the node's newest call of one `type`: one that is still owed is replaced, with its place in the order of
+/// attempts, so that a receiver that does not answer is owed one call and not thousands.
+pub fn replace_owed_call(
+    tx: &Connection,
+    delivery: &OwedDelivery,
+    r#type: &str,
+    audit_sequence: u64,
+    at: Timestamp,
+) -> Result<()> {
+    let owed = tx
+        .prepare_cached(
+            "SELECT id FROM delivery WHERE state = 'owed' AND channel = 'webhook' AND organization_id IS NULL \
+             AND payload ->> '$.body' ->> '$.type' = ?1 ORDER BY id LIMIT 1",
+        )?
+        .query_row([r#type], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(id) = owed else {
+        return insert_delivery(tx, delivery, audit_sequence, at);
+    };
+    // With the time its name changes: to the receiver it is another call.
+    tx.prepare_cached(
+        "UPDATE delivery SET payload = ?2, audit_sequence = ?3, created_at = ?4 WHERE id = ?1",
+    )?
+    .execute(params![
+        id,
+        delivery.payload,
+        i64::try_from(audit_sequence).unwrap_or(i64::MAX),
+        millis(at)
+    ])?;
+    Ok(())
 }
 
 /// Forgets what was sent or given up before that time, and says how many.

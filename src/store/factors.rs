@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::row::{column, millis, optional};
 use crate::domain::Result;
-use crate::domain::account::UserId;
+use crate::domain::account::{OrganizationId, SessionId, UserId};
 use crate::domain::policy::FactorFacts;
 
 /// A TOTP factor as kept.
@@ -88,11 +88,18 @@ pub fn find_recovery_set(db: &Connection, user: UserId) -> Result<Option<Recover
     Ok(row.optional()?)
 }
 
-/// The enrolment under way, if it can still be confirmed at `at`.
-pub fn find_enrolment(db: &Connection, user: UserId, at: Timestamp) -> Result<Option<EnrolmentRow>> {
-    let mut statement =
-        db.prepare_cached("SELECT secret, expires_at FROM enrolment WHERE user_id = ?1 AND expires_at > ?2")?;
-    let row = statement.query_row(params![user.0.as_bytes(), millis(at)], |row| {
+/// The enrolment that a session has under way, if it can still be confirmed at `at`.
+pub fn find_enrolment(
+    db: &Connection,
+    user: UserId,
+    session: SessionId,
+    at: Timestamp,
+) -> Result<Option<EnrolmentRow>> {
+    let mut statement = db.prepare_cached(
+        "SELECT secret, expires_at FROM enrolment WHERE user_id = ?1 AND session_id = ?2 AND expires_at > ?3",
+    )?;
+    let key = params![user.0.as_bytes(), session.0.as_bytes(), millis(at)];
+    let row = statement.query_row(key, |row| {
         Ok(EnrolmentRow {
             sealed: row.get(0)?,
             expires_at: column(row, 1)?,
@@ -154,18 +161,26 @@ pub fn insert_recovery_set(
     Ok(())
 }
 
-/// Remembers the secret that was shown, in place of an earlier one.
+/// Remembers the secret that a session was shown, in place of an earlier one of that session.
 pub fn insert_enrolment(
     tx: &Connection,
     user: UserId,
+    session: SessionId,
     sealed: &[u8],
     at: Timestamp,
     expires_at: Timestamp,
 ) -> Result<()> {
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO enrolment (user_id, secret, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT OR REPLACE INTO enrolment (user_id, session_id, secret, created_at, expires_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute(params![user.0.as_bytes(), sealed, millis(at), millis(expires_at)])?;
+    .execute(params![
+        user.0.as_bytes(),
+        session.0.as_bytes(),
+        sealed,
+        millis(at),
+        millis(expires_at)
+    ])?;
     Ok(())
 }
 
@@ -268,7 +283,7 @@ pub fn delete_suspended(tx: &Connection, user: UserId, before: Timestamp) -> Res
         .execute(params![user.0.as_bytes(), millis(before)])?)
 }
 
-/// Forgets an enrolment under way.
+/// Forgets what enrolments the user has under way, in whatever session.
 pub fn clear_enrolment(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM enrolment WHERE user_id = ?1")?
         .execute([user.0.as_bytes()])?;
@@ -294,6 +309,24 @@ pub fn clear_enrolment_due(tx: &Connection, user: UserId) -> Result<()> {
     )?
     .execute([user.0.as_bytes()])?;
     Ok(())
+}
+
+/// Leaves of the sessions of users without a second factor what opens enrolment alone, until that time at most:
+/// their organisation demands one from now on. Says how many. A token that the operator minted stays as it is.
+pub fn update_sessions_without_factor(
+    tx: &Connection,
+    organization: OrganizationId,
+    until: Timestamp,
+) -> Result<usize> {
+    Ok(tx
+        .prepare_cached(
+            "UPDATE session SET scope = 'enrolment', expires_at = min(expires_at, ?2) \
+             WHERE scope = 'full' AND origin = 'login' \
+             AND user_id IN (SELECT id FROM user WHERE organization_id = ?1) \
+             AND NOT EXISTS (SELECT 1 FROM factor WHERE factor.user_id = session.user_id \
+                             AND suspended_at IS NULL)",
+        )?
+        .execute(params![organization.0.as_bytes(), millis(until)])?)
 }
 
 /// Marks a user as changed in what a policy's decision may rest on.

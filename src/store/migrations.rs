@@ -5,10 +5,7 @@ use rusqlite_migration::{M, MigrationDefinitionError, Migrations};
 
 use super::OpenError;
 
-const MIGRATIONS: &[M<'static>] = &[
-    M::up(include_str!("schema/0001_initial.sql")),
-    M::up(include_str!("schema/0002_policy_changes.sql")),
-];
+const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("schema/0001_initial.sql"))];
 
 /// Brings the schema up to date.
 ///

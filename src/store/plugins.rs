@@ -154,6 +154,13 @@ fn clear_modules(tx: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Of every file that there is.
+pub fn find_module_digests(db: &Connection) -> Result<Vec<[u8; 32]>> {
+    let mut statement = db.prepare_cached("SELECT digest FROM module")?;
+    let digests = statement.query_map([], |row| row.get(0))?;
+    Ok(digests.collect::<rusqlite::Result<_>>()?)
+}
+
 /// A plugin's file.
 pub fn find_module(db: &Connection, digest: &[u8; 32]) -> Result<Option<Vec<u8>>> {
     let mut statement = db.prepare_cached("SELECT bytes FROM module_file WHERE digest = ?1")?;

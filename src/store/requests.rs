@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::row::{column, millis};
 use crate::domain::account::{OrganizationId, UserId};
+use crate::domain::audit::mentions;
 use crate::domain::policy::{History, PastReset, ResultKind};
 use crate::domain::{Error, Result};
 
@@ -30,6 +31,35 @@ pub struct ResetCall {
     pub outcome: ResultKind,
     /// Ticket reference.
     pub ticket: Option<String>,
+}
+
+/// A reset that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetDone {
+    /// On whom.
+    pub target: UserId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The resets done since then, the latest first. No row's time is less than that of the one before, so that reading
+/// stops at the first that is too old.
+pub fn find_resets_since(db: &Connection, since: Timestamp) -> Result<Vec<ResetDone>> {
+    let mut statement =
+        db.prepare_cached("SELECT target_id, at, outcome = 'done' FROM reset_call ORDER BY id DESC")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let at: Timestamp = column(row, 1)?;
+        if at < since {
+            break;
+        }
+        if row.get(2)? {
+            let target = column(row, 0).map(UserId)?;
+            found.push(ResetDone { target, at });
+        }
+    }
+    Ok(found)
 }
 
 /// Keeps a reset call. A clock that was set back must not hide what was done: `at` is never less than the
@@ -116,20 +146,39 @@ fn find_counts(
 }
 
 /// Totals of target, actor and organisation: up to now, then up to the beginnings of their two windows.
-/// The order by `…_done` is that of the index; among rows of one instant the newest has the highest.
+/// The order by `…_done` is that of the index; among rows of one instant the newest has the highest. Where the
+/// row before a window is gone ([`clear_old_calls`]), the total before the window's first one says the same.
 const COUNTS: &str = "SELECT \
     (SELECT target_done FROM reset_call WHERE target_id = ?3 ORDER BY at DESC, target_done DESC LIMIT 1), \
+    coalesce( \
     (SELECT target_done FROM reset_call WHERE target_id = ?3 AND at <= ?5 ORDER BY at DESC, target_done DESC LIMIT 1), \
+    (SELECT target_done - (outcome = 'done') FROM reset_call WHERE target_id = ?3 AND at > ?5 \
+     ORDER BY at, target_done LIMIT 1)), \
+    coalesce( \
     (SELECT target_done FROM reset_call WHERE target_id = ?3 AND at <= ?6 ORDER BY at DESC, target_done DESC LIMIT 1), \
+    (SELECT target_done - (outcome = 'done') FROM reset_call WHERE target_id = ?3 AND at > ?6 \
+     ORDER BY at, target_done LIMIT 1)), \
     (SELECT actor_done FROM reset_call WHERE actor_id = ?2 ORDER BY at DESC, actor_done DESC LIMIT 1), \
+    coalesce( \
     (SELECT actor_done FROM reset_call WHERE actor_id = ?2 AND at <= ?4 ORDER BY at DESC, actor_done DESC LIMIT 1), \
+    (SELECT actor_done - (outcome = 'done') FROM reset_call WHERE actor_id = ?2 AND at > ?4 \
+     ORDER BY at, actor_done LIMIT 1)), \
+    coalesce( \
     (SELECT actor_done FROM reset_call WHERE actor_id = ?2 AND at <= ?5 ORDER BY at DESC, actor_done DESC LIMIT 1), \
+    (SELECT actor_done - (outcome = 'done') FROM reset_call WHERE actor_id = ?2 AND at > ?5 \
+     ORDER BY at, actor_done LIMIT 1)), \
     (SELECT organization_done FROM reset_call WHERE organization_id = ?1 \
      ORDER BY at DESC, organization_done DESC LIMIT 1), \
+    coalesce( \
     (SELECT organization_done FROM reset_call WHERE organization_id = ?1 AND at <= ?4 \
      ORDER BY at DESC, organization_done DESC LIMIT 1), \
+    (SELECT organization_done - (outcome = 'done') FROM reset_call WHERE organization_id = ?1 AND at > ?4 \
+     ORDER BY at, organization_done LIMIT 1)), \
+    coalesce( \
     (SELECT organization_done FROM reset_call WHERE organization_id = ?1 AND at <= ?5 \
-     ORDER BY at DESC, organization_done DESC LIMIT 1)";
+     ORDER BY at DESC, organization_done DESC LIMIT 1), \
+    (SELECT organization_done - (outcome = 'done') FROM reset_call WHERE organization_id = ?1 AND at > ?5 \
+     ORDER BY at, organization_done LIMIT 1))";
 
 /// Whose resets are listed.
 #[derive(Clone, Copy)]
@@ -173,6 +222,61 @@ fn outcome_text(outcome: ResultKind) -> &'static str {
         ResultKind::Denied => "denied",
         ResultKind::Failed => "failed",
     }
+}
+
+/// Calls with a ticket by or on that user, or with one that names an address of theirs.
+pub fn find_calls_about(
+    db: &Connection,
+    organization: OrganizationId,
+    user: UserId,
+    addresses: &[String],
+) -> Result<Vec<i64>> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, actor_id = ?2 OR target_id = ?2, ticket FROM reset_call \
+         WHERE organization_id = ?1 AND ticket IS NOT NULL",
+    )?;
+    let mut rows = statement.query(params![organization.0.as_bytes(), user.0.as_bytes()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        if row.get(1)? || mentions(row.get_ref(2)?.as_str().unwrap_or_default(), addresses) {
+            found.push(row.get(0)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Forgets the tickets of those calls: free text, in which anything may stand.
+pub fn clear_tickets(tx: &Connection, calls: &[i64]) -> Result<()> {
+    let mut clear = tx.prepare_cached("UPDATE reset_call SET ticket = NULL WHERE id = ?1")?;
+    calls
+        .iter()
+        .try_for_each(|call| clear.execute([call]).map(drop))?;
+    Ok(())
+}
+
+/// Forgets the tickets of an organisation's calls between these times, both included.
+pub fn clear_tickets_between(
+    tx: &Connection,
+    organization: OrganizationId,
+    first: i64,
+    last: i64,
+) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE reset_call SET ticket = NULL \
+         WHERE organization_id = ?1 AND at BETWEEN ?2 AND ?3 AND ticket IS NOT NULL",
+    )?
+    .execute(params![organization.0.as_bytes(), first, last])?;
+    Ok(())
+}
+
+/// Forgets the calls from before that time, the oldest first and some at once. Says how many.
+pub fn clear_old_calls(tx: &Connection, before: Timestamp) -> Result<usize> {
+    Ok(tx
+        .prepare_cached(
+            "DELETE FROM reset_call WHERE id IN (SELECT id FROM \
+             (SELECT id, at FROM reset_call ORDER BY id LIMIT 1000) WHERE at < ?1)",
+        )?
+        .execute([millis(before)])?)
 }
 
 /// The outcome remembered for a key, unless it has lapsed.

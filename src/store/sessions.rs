@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::row::{column, factor_kind_text, millis, optional, origin_text, scope_text};
 use crate::domain::Result;
 use crate::domain::account::{Session, SessionId, SessionOrigin, UserId};
+use crate::domain::credential::EXTERNAL_LIFETIME;
 use crate::domain::policy::FactorKind;
 
 /// A session as kept.
@@ -52,13 +53,17 @@ pub fn find_session(
 }
 
 /// Whether the session is alive at `at`. One that another issuer vouches for lives as long as its token
-/// says, unless the user's sessions were ended since.
+/// says, unless it or all the user's sessions were ended since.
 pub fn session_lives(db: &Connection, session: &Session, at: Timestamp) -> Result<bool> {
     let user = session.user_id.0.as_bytes();
     if session.origin == SessionOrigin::External {
-        let mut statement =
-            db.prepare_cached("SELECT 1 FROM user WHERE id = ?1 AND coalesce(sessions_ended_at, -1) < ?2")?;
-        let not_ended = statement.exists(params![user, millis(session.created_at)])?;
+        let mut statement = db.prepare_cached(
+            "SELECT 1 FROM user WHERE id = ?1 AND coalesce(sessions_ended_at, -1) < ?2 \
+                 AND NOT EXISTS (SELECT 1 FROM ended_session e \
+                                 WHERE e.user_id = ?1 AND e.id = ?3 AND e.expires_at > ?4)",
+        )?;
+        let id = session.id.0.as_bytes();
+        let not_ended = statement.exists(params![user, millis(session.created_at), id, millis(at)])?;
         return Ok(not_ended && at < session.expires_at);
     }
     let mut statement =
@@ -189,17 +194,53 @@ pub fn delete_sessions(tx: &Connection, user: UserId) -> Result<u32> {
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
 }
 
-/// Ends every session of the user but one, and says how many there were.
-pub fn clear_other_sessions(tx: &Connection, user: UserId, but: SessionId) -> Result<u32> {
+/// Ends every session of the user but this one, and says how many were known here. Tokens of another issuer
+/// that were issued up to now are dead from now on; where it is one of them that stays, those issued before it.
+pub fn clear_other_sessions(tx: &Connection, kept: &Session, at: Timestamp) -> Result<u32> {
+    let user = kept.user_id.0.as_bytes();
+    let ended_at = match kept.origin {
+        SessionOrigin::External => millis(kept.created_at) - 1,
+        SessionOrigin::Login | SessionOrigin::Minted => millis(at),
+    };
+    tx.prepare_cached(
+        "UPDATE user SET sessions_ended_at = max(coalesce(sessions_ended_at, ?2), ?2) WHERE id = ?1",
+    )?
+    .execute(params![user, ended_at])?;
     let removed = tx
         .prepare_cached("DELETE FROM session WHERE user_id = ?1 AND id <> ?2")?
-        .execute(params![user.0.as_bytes(), but.0.as_bytes()])?;
+        .execute(params![user, kept.id.0.as_bytes()])?;
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
+}
+
+/// Ends this session, whoever opened it. False when it was ended before.
+pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<bool> {
+    let (user, id) = (session.user_id, session.id);
+    if session.origin != SessionOrigin::External {
+        return clear_session(tx, user, id);
+    }
+    clear_lapsed(tx, user, at)?;
+    let ended: u32 = tx
+        .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1")?
+        .query_row([user.0.as_bytes()], |row| row.get(0))?;
+    if ended >= SESSIONS_PER_USER {
+        // Nobody fills the table with tokens: one that has no room in it ends the others, too.
+        tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
+            .execute(params![user.0.as_bytes(), millis(at)])?;
+        return Ok(true);
+    }
+    // Its other tokens may be good for longer than this one, but not for more than that.
+    let until = session.expires_at.max(at + EXTERNAL_LIFETIME);
+    let added = tx
+        .prepare_cached(
+            "INSERT INTO ended_session (user_id, id, expires_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![user.0.as_bytes(), id.0.as_bytes(), millis(until)])?;
+    Ok(added == 1)
 }
 
 /// Forgets what of the user's has lapsed.
 pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
-    for table in ["session", "challenge", "enrolment"] {
+    for table in ["session", "ended_session", "challenge", "enrolment"] {
         tx.prepare_cached(&format!(
             "DELETE FROM {table} WHERE user_id = ?1 AND expires_at <= ?2"
         ))?
@@ -357,7 +398,10 @@ mod tests {
         }
         insert_session(&db, &row(bob, 9)).unwrap();
         let first = row(alice, 1).session.id;
-        assert_eq!(clear_other_sessions(&db, alice, first).unwrap(), 2);
+        assert_eq!(
+            clear_other_sessions(&db, &row(alice, 1).session, at(0)).unwrap(),
+            2
+        );
         assert!(session_lives(&db, &row(alice, 1).session, at(0)).unwrap());
         assert!(clear_session(&db, alice, first).unwrap());
         assert!(!clear_session(&db, alice, first).unwrap());
@@ -384,5 +428,51 @@ mod tests {
         clear_sessions(&db, alice, at(10)).unwrap();
         assert!(!session_lives(&db, &external(alice), at(11)).unwrap());
         assert!(session_lives(&db, &external(bob), at(11)).unwrap());
+    }
+
+    fn external(user: UserId, id: u128, issued: i64) -> Session {
+        Session {
+            origin: SessionOrigin::External,
+            created_at: at(issued),
+            ..row(user, id).session
+        }
+    }
+
+    #[test]
+    fn others_of_another_issuer_end_too_and_the_one_that_stays_stays() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let lives = |session: &Session| session_lives(&db, session, at(30)).unwrap();
+        let (older, kept) = (external(alice, 7, 9), external(alice, 8, 10));
+        clear_other_sessions(&db, &kept, at(30)).unwrap();
+        assert!(lives(&kept) && !lives(&older));
+        insert_session(&db, &row(alice, 1)).unwrap();
+        clear_other_sessions(&db, &row(alice, 1).session, at(20)).unwrap();
+        assert!(!lives(&kept) && lives(&row(alice, 1).session));
+        clear_other_sessions(&db, &kept, at(30)).unwrap();
+        assert!(!lives(&kept), "what has ended stays so");
+    }
+
+    #[test]
+    fn a_session_of_another_issuer_is_ended_by_itself_and_only_so_many_are_remembered() {
+        let db = testing::database();
+        let (alice, bob) = testing::two_users(&db);
+        let lives = |session: &Session| session_lives(&db, session, at(30)).unwrap();
+        let (one, other) = (external(alice, 7, 10), external(alice, 8, 10));
+        assert!(end_session(&db, &one, at(20)).unwrap());
+        assert!(!end_session(&db, &one, at(20)).unwrap(), "once");
+        assert!(!lives(&one) && !lives(&external(alice, 7, 25)) && lives(&other));
+        assert!(lives(&external(bob, 7, 10)), "another's");
+        for id in 100..100 + u128::from(SESSIONS_PER_USER) {
+            assert!(end_session(&db, &external(alice, id, 10), at(20)).unwrap());
+        }
+        let rows = || -> u32 {
+            let sql = "SELECT count(*) FROM ended_session";
+            db.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(rows(), SESSIONS_PER_USER);
+        assert!(!lives(&other), "beyond them, all end");
+        clear_lapsed(&db, alice, at(20) + EXTERNAL_LIFETIME).unwrap();
+        assert_eq!(rows(), 0);
     }
 }

@@ -68,6 +68,7 @@ fn find(db: &Connection, sql: &str, range: &UserRange, at: Timestamp) -> Result<
 const SUSPENDED: &str = "SELECT DISTINCT user_id FROM factor \
      WHERE user_id > ?1 AND user_id <= ?2 AND suspended_at < ?3";
 const LAPSED: &str = "SELECT user_id FROM session WHERE user_id > ?1 AND user_id <= ?2 AND expires_at <= ?3 \
+     UNION SELECT user_id FROM ended_session WHERE user_id > ?1 AND user_id <= ?2 AND expires_at <= ?3 \
      UNION SELECT user_id FROM challenge WHERE user_id > ?1 AND user_id <= ?2 AND expires_at <= ?3 \
      UNION SELECT user_id FROM enrolment WHERE user_id > ?1 AND user_id <= ?2 AND expires_at <= ?3";
 

@@ -1,8 +1,12 @@
 //! Contract B3 and B4.
 
+use jiff::SignedDuration;
+use latchkey::domain::account::OrganizationSettings;
+use latchkey::service::Settings;
+use poem::http::Method;
 use serde_json::json;
 
-use crate::support::{DEVELOPER, TestApp};
+use crate::support::{DEVELOPER, Setup, TestApp};
 
 #[tokio::test]
 async fn users_are_listed_by_address_and_only_their_own_organisations() {
@@ -125,4 +129,86 @@ async fn settings_out_of_range_are_refused_by_field_and_nothing_changes() {
         .patch(path, json!({ "mfaRequired": true }))
         .await
         .assert_error(403, "Role ORG_ADMIN is required");
+}
+
+/// Whoever took over an admin's account loosens first. The contact that there was is told, not only the new one.
+#[tokio::test]
+async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {
+    let app = TestApp::with(Setup {
+        settings: Settings {
+            mail: true,
+            ..Settings::default()
+        },
+        acme: OrganizationSettings {
+            mfa_required: true,
+            enrolment_code_required: true,
+            step_up_minutes: Some(720),
+            security_contact: Some("security@acme.example".into()),
+            ..OrganizationSettings::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    app.execute("UPDATE session SET second_factor_at = created_at, second_factor_kind = 'totp'")
+        .await;
+    let settings = "/api/v1/organization/settings";
+    let told = |to: &str| {
+        app.count(&format!(
+            "SELECT count(*) FROM delivery WHERE payload ->> '$.to' = '{to}' \
+             AND payload ->> '$.subject' LIKE '% is protected less than before'"
+        ))
+    };
+    admin
+        .patch(settings, json!({ "passwordMinLength": 14 }))
+        .await
+        .assert_ok();
+    assert_eq!(told("second@acme.example"), 0, "nothing became weaker");
+    for (n, patch) in [
+        json!({ "securityContact": "thief@elsewhere.example" }),
+        json!({ "mfaRequired": false }),
+        json!({ "enrolmentCodeRequired": false }),
+        json!({ "stepUpMinutes": 1440 }),
+        json!({ "stepUpMinutes": null }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        admin.patch(settings, patch).await.assert_ok();
+        for to in ["admin@acme.example", "second@acme.example"] {
+            assert_eq!(told(to), n as i64 + 1, "{to}");
+        }
+        assert_eq!(told("security@acme.example"), 1);
+        assert_eq!(told("thief@elsewhere.example"), n as i64);
+    }
+}
+
+#[tokio::test]
+async fn requiring_mfa_leaves_sessions_without_it_nothing_but_enrolment() {
+    let app = TestApp::new().await;
+    let login = app.log_in("member@acme.example", crate::support::PASSWORD).await;
+    let token = login.assert_ok()["accessToken"].as_str().unwrap().to_owned();
+    let member = app.bearer(&token);
+    member.get("/api/v1/account/sessions").await.assert_ok();
+    let settings = "/api/v1/organization/settings";
+    let admin = app.admin().await;
+    admin
+        .patch(settings, json!({ "mfaRequired": true }))
+        .await
+        .assert_ok();
+    assert_eq!(app.last_entry()["details"]["sessionsConfined"], 1);
+    member
+        .get("/api/v1/account/sessions")
+        .await
+        .assert_error(403, "Set up MFA before anything else");
+    member
+        .send(Method::POST, "/api/v1/mfa/setup", None, &[])
+        .await
+        .assert_ok();
+    // An hour is enough to set it up, and then the session is over.
+    app.advance(SignedDuration::from_secs(3600));
+    let refresh = json!({ "refreshToken": login.body["refreshToken"] });
+    let ended = app.anonymous().post("/api/v1/auth/refresh", refresh).await;
+    assert_eq!(ended.status, 401);
+    admin.get(settings).await.assert_ok();
 }

@@ -255,6 +255,25 @@ async fn a_tail_tells_what_is_new_and_goes_on_where_it_was_left() {
     assert!(!nothing.contains("data:"), "{nothing}");
 }
 
+/// Else a reader whose quarter of an hour passed without an entry would come back without an id, and miss what
+/// came in between.
+#[tokio::test]
+async fn a_tail_says_at_once_where_to_come_back_to() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let size = trail::size(&app.services).unwrap();
+    let path = format!("{LOGS}/tail");
+    let said = admin.stream(&path, &[], Duration::from_secs(1)).await;
+    assert!(said.starts_with(&format!("id: {}\n\n", size - 1)), "{said}");
+    assert!(!said.contains("data:"), "{said}");
+    admin.reset(DEVELOPER).await.assert_ok();
+    let last = (size - 1).to_string();
+    let events = admin
+        .stream(&path, &[("Last-Event-ID", &last)], Duration::from_secs(1))
+        .await;
+    assert!(events.contains("\"eventType\":\"USER_MFA_RESET\""), "{events}");
+}
+
 #[tokio::test]
 async fn a_tail_from_beyond_any_entry_is_refused_or_waits() {
     let app = TestApp::new().await;
@@ -291,6 +310,43 @@ async fn a_tail_ends_with_the_right_to_read() {
         .await
         .expect("the tail ends by itself");
     assert!(!events.contains("data:"), "{events}");
+}
+
+#[tokio::test]
+async fn receipts_rest_on_a_signature_that_is_there_and_old_ones_are_thinned() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    admin.reset(DEVELOPER).await;
+    let size = trail::size(&app.services).unwrap();
+    let signed = "SELECT count(*) FROM audit_checkpoint";
+    let first = trail::receipt(&app.services, size - 1).await.unwrap();
+    let before = app.count(signed);
+    admin.reset(DEVELOPER).await;
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    for sequence in [size - 2, size - 1] {
+        let receipt = trail::receipt(&app.services, sequence).await.unwrap();
+        check_receipt(&receipt, &keys).unwrap();
+    }
+    assert_eq!(app.count(signed), before, "what was signed reaches that far");
+
+    for minutes in [10, 20, 100] {
+        app.advance(SignedDuration::from_mins(minutes));
+        admin.reset(DEVELOPER).await;
+        trail::checkpoint(&app.services).await.unwrap();
+    }
+    assert_eq!(
+        trail::thin_checkpoints(&app.services).await.unwrap(),
+        0,
+        "the last day is whole"
+    );
+    app.advance(SignedDuration::from_hours(48));
+    let thinned = trail::thin_checkpoints(&app.services).await.unwrap();
+    assert!(thinned > 0);
+    assert_eq!(app.count(signed), before + 3 - i64::try_from(thinned).unwrap());
+    check_receipt(&first, &keys).unwrap();
+    let again = trail::receipt(&app.services, size - 1).await.unwrap();
+    check_receipt(&again, &keys).unwrap();
 }
 
 #[tokio::test]

@@ -465,10 +465,17 @@ async fn an_organisations_webhook_is_called_at_a_listed_host_and_signed_with_its
         assert_eq!(answer.status.as_u16(), 400, "{}", answer.text);
         assert_eq!(answer.body["validationErrors"]["webhookUrl"], problem);
     }
+    let url = format!("{}?token=s3cr3t", receiver.url());
     admin
-        .patch(settings, json!({ "webhookUrl": receiver.url() }))
+        .patch(settings, json!({ "webhookUrl": url }))
         .await
         .assert_ok();
+    let changed = app.last_entry()["details"]["changes"]["webhookUrl"].clone();
+    let to = changed["to"].as_str().unwrap();
+    assert!(
+        to.contains("://127.0.0.1:") && !to.contains("s3cr3t"),
+        "{changed}"
+    );
     let shown = admin.get("/api/v1/organization/webhook-secret").await;
     let secret = shown.assert_ok()["secret"].as_str().unwrap();
     app.member()

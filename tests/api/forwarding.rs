@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use jiff::SignedDuration;
 use latchkey::courier::{CourierConfig, Reach, SyslogTarget};
+use latchkey::domain::audit::{ActorRef, Event, EventType};
 use latchkey::service::Settings;
 use latchkey::service::deliveries::{Channel, send_due};
 use latchkey::service::trail::{self, ForwardTo, Way, forward_due};
@@ -242,6 +243,104 @@ async fn syslog_is_told_every_entry_in_order_as_rfc_5424_has_it() {
     }
 }
 
+/// Appends an entry whose details are of that many characters.
+async fn append_long(app: &TestApp, characters: usize) -> u64 {
+    let at = app.services.clock.now();
+    let (id, acme) = (app.services.entropy.uuid(at), app.acme);
+    let event = Event::new(EventType::UserUpdate, Some(acme), ActorRef::operator())
+        .with("note", "x".repeat(characters));
+    let append = app
+        .services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, id, &event));
+    append.await.unwrap().sequence
+}
+
+#[tokio::test]
+async fn an_entry_too_long_for_a_datagram_is_told_shortened_and_holds_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let unix = std::os::unix::net::UnixDatagram::bind(dir.path().join("log")).unwrap();
+    let targets = [
+        format!("udp://{}", udp.local_addr().unwrap()),
+        format!("unix:{}", dir.path().join("log").display()),
+    ];
+    udp.set_read_timeout(Some(std::time::Duration::from_secs(5)))
+        .unwrap();
+    unix.set_read_timeout(Some(std::time::Duration::from_secs(5)))
+        .unwrap();
+    for (way, target) in targets.iter().enumerate() {
+        let courier = CourierConfig {
+            syslog: Some(SyslogTarget::parse(target).unwrap()),
+            ..CourierConfig::default()
+        };
+        let forward_to = ForwardTo {
+            syslog: true,
+            ..ForwardTo::default()
+        };
+        let app = app(courier, forward_to).await;
+        forward(&app, Way::Syslog).await;
+        let long = append_long(&app, 70_000 + 500_000 * way).await;
+        let short = append_long(&app, 10).await;
+        forward(&app, Way::Syslog).await;
+        let mut buffer = vec![0; 1 << 20];
+        for (sequence, is_truncated) in [(long, true), (short, false)] {
+            let length = if way == 0 {
+                udp.recv(&mut buffer).unwrap()
+            } else {
+                unix.recv(&mut buffer).unwrap()
+            };
+            let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            let entry: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
+            assert_eq!(entry["sequence"], sequence);
+            assert_eq!(entry["truncated"] == true, is_truncated, "{text}");
+            let record = app
+                .services
+                .store
+                .read(|db| audit::find_record(db, sequence))
+                .unwrap();
+            let leaf_hash = record.unwrap().kept_leaf_hash().unwrap();
+            assert_eq!(entry["leafHash"], hex::encode(leaf_hash));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_receiver_refuses_for_hours_is_left_out_on_the_record() {
+    let receiver = Receiver::start();
+    let app = app_with_webhook(&receiver, &[]).await;
+    forward(&app, Way::Webhook).await;
+    let refused = append_long(&app, 10).await;
+    let behind = append_long(&app, 10).await;
+    // Shortened it would do, the first time.
+    receiver.answer_next(&["413 Payload Too Large"]);
+    forward(&app, Way::Webhook).await;
+    assert_eq!(sequences(&receiver), [refused, refused, behind]);
+    let body: Value = serde_json::from_str(&receiver.calls()[1].body).unwrap();
+    assert_eq!(body["data"]["truncated"], true);
+
+    let refused = append_long(&app, 10).await;
+    let behind = append_long(&app, 10).await;
+    for round in 0..16 {
+        assert_eq!(
+            sequences(&receiver).last() == Some(&behind),
+            false,
+            "round {round}"
+        );
+        receiver.answer_next(&["400 Bad Request", "400 Bad Request"]);
+        forward(&app, Way::Webhook).await;
+        app.advance(SignedDuration::from_mins(11));
+    }
+    forward(&app, Way::Webhook).await;
+    let told = sequences(&receiver);
+    assert_eq!(told[told.len() - 2..], [behind, behind + 1], "{told:?}");
+    let entry = app.last_entry();
+    assert_eq!(entry["eventType"], "DELIVERY_DEAD");
+    assert_eq!(entry["details"]["leftOut"], refused);
+    assert_eq!(entry["details"]["attempts"], 16);
+    assert_eq!(entry["errorMessage"], "the receiver answered 400 Bad Request");
+}
+
 #[tokio::test]
 async fn a_witness_is_sent_each_checkpoint_and_can_check_it() {
     let receiver = Receiver::start();
@@ -270,4 +369,58 @@ async fn a_witness_is_sent_each_checkpoint_and_can_check_it() {
         (told.size, body["data"]["size"].as_u64()),
         (signed.size, Some(signed.size))
     );
+}
+
+/// A witness that is dead for long is owed one call, and that it is dead is nothing to call it about.
+#[tokio::test]
+async fn a_witness_that_does_not_answer_is_owed_the_newest_checkpoint_alone() {
+    let receiver = Receiver::start();
+    let mut settings = Settings::default();
+    settings.trail.witness_url = Some(receiver.url());
+    let courier = CourierConfig {
+        webhooks: Reach::new(&["127.0.0.1".to_owned()], vec!["127.0.0.0/8".parse().unwrap()]),
+        ..CourierConfig::default()
+    };
+    let app = TestApp::with(Setup {
+        settings,
+        courier,
+        ..Setup::default()
+    })
+    .await;
+    let owed = "SELECT count(*) FROM delivery WHERE state = 'owed'";
+    for _ in 0..3 {
+        append_long(&app, 10).await;
+        trail::checkpoint(&app.services).await.unwrap();
+        assert_eq!(app.count(owed), 1);
+        receiver.answer_next(&["503 Service Unavailable"]);
+        app.advance(SignedDuration::from_hours(1));
+        send_due(&app.services, Channel::Webhook).await.unwrap();
+    }
+    let names: std::collections::BTreeSet<_> = receiver
+        .calls()
+        .iter()
+        .map(|call| call.headers["webhook-id"].clone())
+        .map(|name| name.to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names.len(), 3, "each checkpoint is a call of its own");
+    assert_eq!(
+        app.count("SELECT attempts FROM delivery"),
+        3,
+        "and their attempts add up"
+    );
+
+    receiver.answer_next(&["410 Gone"]);
+    app.advance(SignedDuration::from_hours(1));
+    send_due(&app.services, Channel::Webhook).await.unwrap();
+    let entry = app.last_entry();
+    assert_eq!(
+        (&entry["eventType"], &entry["details"]["call"]),
+        (&"DELIVERY_DEAD".into(), &"audit.checkpoint".into())
+    );
+    app.advance(SignedDuration::from_hours(1));
+    assert_eq!(trail::checkpoint_if_due(&app.services).await.unwrap(), None);
+    assert_eq!(app.count(owed), 0);
+    append_long(&app, 10).await;
+    assert!(trail::checkpoint_if_due(&app.services).await.unwrap().is_some());
+    assert_eq!(app.count(owed), 1);
 }

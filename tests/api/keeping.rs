@@ -33,6 +33,13 @@ async fn keep_days(app: &TestApp, days: Value) -> crate::support::Answer {
     app.admin().await.patch(SETTINGS, patch).await
 }
 
+/// Housekeeping, then once more when the clock has run evenly for long enough to prune by it.
+async fn tidy_by_a_settled_clock(app: &TestApp) {
+    housekeeping::tidy(&app.services).await;
+    app.advance(SignedDuration::from_hours(6));
+    housekeeping::tidy(&app.services).await;
+}
+
 #[tokio::test]
 async fn entries_past_the_limit_are_pruned_and_every_proof_still_holds() {
     let app = TestApp::new().await;
@@ -44,12 +51,12 @@ async fn entries_past_the_limit_are_pruned_and_every_proof_still_holds() {
     let keys = trail::log_keys(&app.services).await.unwrap();
     let before = trail::checkpoint(&app.services).await.unwrap();
     keep_days(&app, json!(30)).await.assert_ok();
-    housekeeping::tidy(&app.services).await;
+    tidy_by_a_settled_clock(&app).await;
     assert_eq!(verified(&app.services).pruned, 0, "nothing is old enough");
 
     app.advance(SignedDuration::from_hours(31 * 24));
     app.admin().await.reset(&app.member.id).await;
-    housekeeping::tidy(&app.services).await;
+    tidy_by_a_settled_clock(&app).await;
     let report = verified(&app.services);
     assert_eq!(report.findings, []);
     let of_acme = "SELECT count(*) FROM audit_entry e JOIN organization o ON o.id = e.organization_id \
@@ -109,6 +116,233 @@ async fn entries_past_the_limit_are_pruned_and_every_proof_still_holds() {
     );
 }
 
+/// Who has taken over an admin must not be able to have the trail of it pruned within the minute.
+#[tokio::test]
+async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
+    let mut settings = latchkey::service::Settings::default();
+    settings.mail = true;
+    let app = TestApp::with(crate::support::Setup {
+        settings,
+        ..Default::default()
+    })
+    .await;
+    app.advance(SignedDuration::from_hours(500 * 24));
+    keep_days(&app, json!(400)).await.assert_ok();
+    let entry = app.last_entry();
+    let effect: jiff::Timestamp = entry["details"]["auditRetentionTakesEffect"]
+        .as_str()
+        .expect("the entry says when")
+        .parse()
+        .unwrap();
+    assert_eq!(
+        effect.duration_since(app.services.clock.now()),
+        SignedDuration::from_hours(7 * 24)
+    );
+    tidy_by_a_settled_clock(&app).await;
+    assert_eq!(
+        verified(&app.services).pruned,
+        0,
+        "the first limit is a shorter one, too"
+    );
+    app.advance(SignedDuration::from_hours(7 * 24));
+    tidy_by_a_settled_clock(&app).await;
+    let pruned = verified(&app.services).pruned;
+    assert!(pruned > 0);
+
+    app.advance(SignedDuration::from_hours(60 * 24));
+    keep_days(&app, json!(30)).await.assert_ok();
+    keep_days(&app, json!(31)).await.assert_ok();
+    assert_eq!(
+        app.last_entry()["details"].get("auditRetentionTakesEffect"),
+        None,
+        "a longer one counts at once"
+    );
+    tidy_by_a_settled_clock(&app).await;
+    assert_eq!(verified(&app.services).pruned, pruned);
+    app.advance(SignedDuration::from_hours(7 * 24));
+    tidy_by_a_settled_clock(&app).await;
+    assert!(verified(&app.services).pruned > pruned);
+}
+
+#[tokio::test]
+async fn the_other_admins_are_told_of_a_shorter_limit() {
+    let mut settings = latchkey::service::Settings::default();
+    settings.mail = true;
+    let app = TestApp::with(crate::support::Setup {
+        settings,
+        ..Default::default()
+    })
+    .await;
+    let patch = json!({ "securityContact": "soc@acme.example" });
+    app.admin().await.patch(SETTINGS, patch).await.assert_ok();
+    let owed = "SELECT count(*) FROM delivery WHERE payload LIKE '%audit trail for 400 days%' \
+                AND payload ->> '$.to' = 'soc@acme.example'";
+    keep_days(&app, json!(400)).await.assert_ok();
+    assert_eq!(app.count(owed), 1);
+    let mails = "SELECT count(*) FROM delivery WHERE payload LIKE '%audit trail for%'";
+    let told = app.count(mails);
+    let to_caller = "SELECT count(*) FROM delivery WHERE payload ->> '$.to' = 'admin@acme.example' \
+                     AND payload LIKE '%audit trail for%'";
+    assert_eq!(app.count(to_caller), 0);
+    keep_days(&app, json!(500)).await.assert_ok();
+    assert_eq!(app.count(mails), told, "longer is no news");
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_prunes_nothing_until_it_has_run_for_hours() {
+    let app = TestApp::new().await;
+    keep_days(&app, json!(30)).await.assert_ok();
+    app.advance(SignedDuration::from_hours(8 * 24));
+    tidy_by_a_settled_clock(&app).await;
+    app.advance(SignedDuration::from_hours(365 * 24));
+    // What is done at that time makes it no truer.
+    app.admin().await.reset(&app.member.id).await;
+    for _ in 0..5 {
+        housekeeping::tidy(&app.services).await;
+        app.advance(SignedDuration::from_hours(1));
+        assert_eq!(verified(&app.services).pruned, 0);
+    }
+    app.advance(SignedDuration::from_hours(1));
+    housekeeping::tidy(&app.services).await;
+    assert!(
+        verified(&app.services).pruned > 0,
+        "a machine that was off for long prunes again"
+    );
+}
+
+/// What is known beside the trail goes with it: free text in which anybody may stand.
+#[tokio::test]
+async fn tickets_go_with_their_entries_and_calls_with_the_longest_history() {
+    let app = TestApp::new().await;
+    keep_days(&app, json!(30)).await.assert_ok();
+    let body = json!({ "reason": "lost phone", "ticket": "HD-1 Dev, +49 170 0000000" });
+    let admin = app.admin().await;
+    admin.post(&reset_path(DEVELOPER), body).await.assert_ok();
+    let tickets = "SELECT count(*) FROM reset_call WHERE ticket IS NOT NULL";
+    tidy_by_a_settled_clock(&app).await;
+    assert_eq!(app.count(tickets), 1);
+    app.advance(SignedDuration::from_hours(31 * 24));
+    tidy_by_a_settled_clock(&app).await;
+    assert_eq!(app.count(tickets), 0);
+    assert_eq!(
+        app.count("SELECT count(*) FROM reset_call"),
+        1,
+        "policies may still ask"
+    );
+    app.advance(SignedDuration::from_hours(337 * 24));
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(app.count("SELECT count(*) FROM reset_call"), 0);
+}
+
+async fn insert_approval(app: &TestApp, state: &'static str, ended_at: Option<i64>) {
+    let (acme, admin, developer) = (app.acme, app.admin.id, app.developer.id);
+    let id = app.services.entropy.uuid(app.services.clock.now());
+    let insert = app.services.store.write(move |tx| {
+        tx.execute(
+            "INSERT INTO approval (id, organization_id, requester_id, target_id, wanted, reason, ticket, asked_because,
+               authenticated_at, second_factor_used, needed, state, created_at, expires_at, ended_at, requester_role)
+             VALUES (?1, ?2, ?3, ?4, '\"DELETE_USER\"', 'Dev called', 'HD-1', 'rule', 0, 1, 1, ?5, 0, 99999999999999, ?6,
+               'org-admin')",
+            rusqlite::params![
+                id.as_bytes(),
+                acme.0.as_bytes(),
+                admin.0.as_bytes(),
+                developer.0.as_bytes(),
+                state,
+                ended_at
+            ],
+        )?;
+        Ok(())
+    });
+    insert.await.unwrap();
+}
+
+#[tokio::test]
+async fn ended_approvals_are_forgotten_after_ninety_days() {
+    let app = TestApp::new().await;
+    let now = app.services.clock.now().as_millisecond();
+    insert_approval(&app, "rejected", Some(now)).await;
+    app.advance(SignedDuration::from_hours(90 * 24));
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(app.count("SELECT count(*) FROM approval"), 1);
+    app.advance(SignedDuration::from_secs(1));
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(app.count("SELECT count(*) FROM approval"), 0);
+}
+
+#[tokio::test]
+async fn erasing_a_user_reaches_tickets_approvals_and_mail_that_is_owed() {
+    use latchkey::store::deliveries::{Channel, OwedDelivery, insert_delivery};
+    let app = TestApp::new().await;
+    let body = json!({ "ticket": "HD-1" });
+    app.admin()
+        .await
+        .post(&reset_path(DEVELOPER), body)
+        .await
+        .assert_ok();
+    let body = json!({ "ticket": "as for Dev@acme.example, HD-2" });
+    let pat = app.employee("pat").await;
+    app.admin()
+        .await
+        .post(&reset_path(pat.id), body)
+        .await
+        .assert_ok();
+    let now = app.services.clock.now();
+    insert_approval(&app, "rejected", Some(now.as_millisecond())).await;
+    insert_approval(&app, "open", None).await;
+    let mail = |to: &str| OwedDelivery {
+        organization_id: Some(app.acme),
+        channel: Channel::Mail,
+        payload: json!({ "to": to, "subject": "S", "body": "B" }).to_string(),
+        link: None,
+    };
+    let call = OwedDelivery {
+        organization_id: Some(app.acme),
+        channel: Channel::Webhook,
+        payload:
+            json!({ "url": "https://x.example", "body": json!({ "of": DEVELOPERS_ADDRESS }).to_string() })
+                .to_string(),
+        link: None,
+    };
+    let owed = [
+        mail("DEV@acme.example"),
+        mail("member@acme.example"),
+        mail("dev@acme.example"),
+        call,
+    ];
+    let insert = app.services.store.write(move |tx| {
+        owed.iter().try_for_each(|one| insert_delivery(tx, one, 0, now))?;
+        tx.execute(
+            "UPDATE delivery SET state = 'dead', ended_at = 0 WHERE id >= 3",
+            [],
+        )?;
+        Ok(())
+    });
+    insert.await.unwrap();
+    let erase = trail::erase_user(
+        &app.services,
+        app.acme,
+        app.developer.id,
+        ActorRef::operator(),
+        |_, _| {},
+    );
+    erase.await.unwrap();
+    assert_eq!(
+        app.count("SELECT count(*) FROM reset_call WHERE ticket IS NOT NULL"),
+        0
+    );
+    assert_eq!(app.count("SELECT count(*) FROM approval"), 1);
+    assert_eq!(
+        app.count("SELECT count(*) FROM approval WHERE reason IS NOT NULL OR ticket IS NOT NULL"),
+        0
+    );
+    assert_eq!(
+        app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%member@acme.example%'"),
+        1
+    );
+    assert_eq!(app.count("SELECT count(*) FROM delivery"), 1);
+}
+
 #[tokio::test]
 async fn pruning_goes_on_in_batches_each_on_the_record() {
     let app = TestApp::new().await;
@@ -127,7 +361,7 @@ async fn pruning_goes_on_in_batches_each_on_the_record() {
     append.await.unwrap();
     keep_days(&app, json!(30)).await.assert_ok();
     app.advance(SignedDuration::from_hours(31 * 24));
-    housekeeping::tidy(&app.services).await;
+    tidy_by_a_settled_clock(&app).await;
     let entries: Vec<_> = app
         .trail()
         .into_iter()
@@ -371,6 +605,8 @@ async fn any_order_of_pruning_and_erasing_keeps_every_proof() {
                 Step::Wait(days) => app.advance(SignedDuration::from_hours(24 * i64::from(*days))),
                 Step::Prune => {
                     trail::prune_expired(&app.services).await.unwrap();
+                    app.advance(SignedDuration::from_hours(6));
+                    trail::prune_expired(&app.services).await.unwrap();
                 }
                 Step::Erase(user) => {
                     let id = [&app.admin, &app.developer, &app.member][usize::from(*user)].id;
@@ -406,7 +642,7 @@ async fn a_removal_that_nobody_recorded_is_found() {
     let app = TestApp::new().await;
     keep_days(&app, json!(30)).await.assert_ok();
     app.advance(SignedDuration::from_hours(31 * 24));
-    housekeeping::tidy(&app.services).await;
+    tidy_by_a_settled_clock(&app).await;
     let other = app.admin_of_other_org().await;
     other.reset(app.other_admin.id).await;
     let erase = trail::erase_user(

@@ -152,6 +152,7 @@ async fn a_configuration_is_refused_with_path_and_reason_and_nothing_is_stored()
         (json!({ "mode": "enforce", "canaryPercent": 5 }), "canaryPercent"),
         (json!({ "grants": ["lock-account"] }), "grants"),
         (json!({ "grants": ["open-the-door"] }), "grants"),
+        (json!({ "limits": { "fuel": 1_000_000 } }), "limits.fuel"),
         (json!({ "limits": { "deadlineMs": 4 } }), "limits.deadlineMs"),
         (json!({ "hooks": [] }), "hooks"),
         (json!({ "mod": "enforce" }), "mod"),

@@ -1,13 +1,16 @@
 //! Hooks: real components decide, and what they say commits with the reset or not at all.
 
+mod failures;
 mod governance;
 mod measured;
 mod modes;
+mod order;
 mod replay;
+mod versions;
 mod watching;
 
 use latchkey::domain::account::OrganizationSettings;
-use latchkey::plugin_host::{FailureAction, OnFailure};
+use latchkey::plugin_host::{Digest, FailureAction, OnFailure};
 use serde_json::{Value, json};
 
 use crate::guests::before;
@@ -35,6 +38,15 @@ async fn a_budget_denies_with_the_plugins_reason_and_facts() {
     assert_eq!(entry["result"], "DENIED");
     assert_eq!(entry["errorMessage"], denied.body["message"]);
     assert_eq!(entry["details"]["deniedBy"], "reset-budget");
+    let kept = &entry["details"]["denial"];
+    assert_eq!(kept["code"], denial["code"], "{entry}");
+    let because = kept["because"].as_array().unwrap().iter();
+    let because: serde_json::Map<_, _> = because
+        .map(|fact| (fact["name"].as_str().unwrap().to_owned(), fact["value"].clone()))
+        .collect();
+    assert_eq!(Value::Object(because), denial["because"], "{entry}");
+    assert_eq!(kept["allowedFrom"], "2026-03-20T10:30:00Z", "{entry}");
+    assert_eq!(denial["allowedFrom"], "2026-03-20T10:30:00.000Z");
     assert_eq!(
         app.count("SELECT count(*) FROM reset_call WHERE outcome = 'denied'"),
         1
@@ -108,6 +120,25 @@ async fn what_was_asked_and_answered_is_kept_for_replay() {
         .read(|db| Ok(db.query_row("SELECT question FROM question", [], |r| r.get(0))?))
         .unwrap();
     let question: Value = serde_json::from_str(&question).unwrap();
+    let decision = "SELECT record, hex(plugin_digest), hex(config_digest) FROM decision";
+    let kept: (String, String, String) = app
+        .services
+        .store
+        .read(|db| Ok(db.query_row(decision, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?))
+        .unwrap();
+    let record: Value = serde_json::from_str(&kept.0).unwrap();
+    assert_eq!(record["hook"], "before-reset", "{record}");
+    assert_eq!(record["end"], json!({ "answer": { "allow": [] } }), "{record}");
+    assert_eq!(record["digest"], *kept.1.to_lowercase());
+    assert_eq!(record["configDigest"], *kept.2.to_lowercase());
+    // The digest is of the configuration as it is kept, to the letter.
+    let config: String = app
+        .services
+        .store
+        .read(|db| Ok(db.query_row("SELECT config FROM plugin_configuration", [], |r| r.get(0))?))
+        .unwrap();
+    assert_eq!(config, r#"{"perUser":{"max":3,"days":30}}"#);
+    assert_eq!(record["configDigest"], Digest::of(config.as_bytes()).to_string());
     assert_eq!(question["actor"]["id"], ADMIN);
     assert_eq!(question["request"]["ticket"], "HD-1");
     assert!(!question.to_string().contains(PASSWORD));
@@ -205,7 +236,7 @@ async fn an_enrolment_code_is_shown_once_and_only_its_hash_is_kept() {
 async fn history_counts_what_was_done_in_each_window() {
     use jiff::SignedDuration;
     use latchkey::domain::policy::ResultKind;
-    use latchkey::store::requests::{ResetCall, find_history, insert_reset_call};
+    use latchkey::store::requests::{ResetCall, clear_old_calls, find_history, insert_reset_call};
 
     let app = TestApp::new().await;
     let (organization, actor, target) = (app.acme, app.admin.id, app.developer.id);
@@ -236,6 +267,27 @@ async fn history_counts_what_was_done_in_each_window() {
     assert_eq!(history.target_resets_last_30_days, 5);
     assert_eq!(history.of_target.len(), 6);
     assert_eq!(history.organization_resets_last_day, 3);
+    // The oldest are forgotten, and the rest counts as before.
+    let counts = |back: i64| {
+        let before = now - SignedDuration::from_hours(back);
+        let clear = move |tx: &latchkey::store::Transaction<'_>| clear_old_calls(tx, before);
+        let store = app.services.store.clone();
+        async move {
+            let cleared = store.write(clear).await.unwrap();
+            let history = store.read(read).unwrap();
+            let of = |h: &latchkey::domain::policy::History| {
+                (
+                    h.target_resets_last_30_days,
+                    h.actor_resets_last_day,
+                    h.organization_resets_last_day,
+                )
+            };
+            (cleared, of(&history), history.actor_resets_last_hour)
+        }
+    };
+    assert_eq!(counts(750).await, (1, (5, 3, 3), 2));
+    assert_eq!(counts(20).await, (2, (3, 3, 3), 2));
+    assert_eq!(counts(4).await, (1, (3, 3, 3), 2), "a refusal");
     // Nothing of this happened over HTTP: leave no resets without entries behind.
     app.services
         .store

@@ -3,42 +3,9 @@
 use jiff::SignedDuration;
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::reset::record_floods;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{DEVELOPER, Setup, TestApp};
-
-/// A change that is under way, and takes until it is told to go on: what others write waits in the queue.
-struct SlowDisk {
-    go_on: std::sync::mpsc::Sender<()>,
-    under_way: tokio::task::JoinHandle<latchkey::domain::Result<()>>,
-}
-
-impl SlowDisk {
-    async fn new(app: &TestApp) -> Self {
-        let (go_on, held_up) = std::sync::mpsc::channel::<()>();
-        let held_up = std::sync::Mutex::new(held_up);
-        let (began, has_begun) = std::sync::mpsc::channel();
-        let store = app.services.store.clone();
-        let under_way = tokio::spawn(async move {
-            let change = move |_: &latchkey::store::Transaction<'_>| {
-                let _ = began.send(());
-                let _ = held_up.lock().unwrap().recv();
-                Ok(())
-            };
-            store.write(change).await
-        });
-        tokio::task::spawn_blocking(move || has_begun.recv())
-            .await
-            .unwrap()
-            .unwrap();
-        Self { go_on, under_way }
-    }
-
-    async fn go_on(self) {
-        drop(self.go_on);
-        self.under_way.await.unwrap().unwrap();
-    }
-}
+use crate::support::{DEVELOPER, Setup, SlowDisk, TestApp};
 
 /// Anybody may ask: however many do, the writer's queue is there for others.
 #[tokio::test]
@@ -140,4 +107,98 @@ async fn refusals_that_could_not_be_recorded_are_counted_on() {
     app.execute("DROP TRIGGER full").await;
     assert_eq!(record_floods(&app.services, true).await.unwrap(), 1);
     assert_eq!(app.last_entry()["details"]["refused"], 2, "before and after");
+}
+
+/// What is no id is not written where it could never be erased; an id is, as ids are spelt.
+#[tokio::test]
+async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
+    use latchkey::domain::audit::ActorRef;
+    use latchkey::service::trail;
+
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    assert_eq!(admin.reset("dev@acme.example").await.status.as_u16(), 400);
+    let entry = app.last_entry();
+    assert_eq!(entry["resource"]["id"], "");
+    assert_eq!(entry["resource"]["name"], "dev@acme.example");
+    let page = admin.get("/api/v1/audit-logs?size=1").await;
+    let told = &page.assert_ok()["content"][0];
+    assert_eq!(
+        (&told["resourceType"], &told["resourceId"]),
+        (&"USER".into(), &Value::Null)
+    );
+
+    admin.reset(DEVELOPER.to_uppercase()).await;
+    assert_eq!(app.last_entry()["resource"]["id"], DEVELOPER);
+    let refused = admin
+        .send(
+            poem::http::Method::DELETE,
+            "/api/v1/api-keys/lk_secret",
+            None,
+            &[],
+        )
+        .await;
+    assert!(refused.status.is_client_error());
+    assert_eq!(app.last_entry()["resource"]["id"], "");
+
+    let erase = trail::erase_user(
+        &app.services,
+        app.acme,
+        app.developer.id,
+        ActorRef::operator(),
+        |_, _| {},
+    );
+    erase.await.unwrap();
+    let everything = serde_json::to_string(&app.trail()).unwrap();
+    assert!(!everything.contains("dev@acme.example"), "{everything}");
+}
+
+/// An admin's verbs have a high limit: what is refused to one caller again and again is counted. A reset is an
+/// entry each (contract A).
+#[tokio::test]
+async fn the_same_refusal_again_and_again_is_counted_after_the_first_times_but_for_the_reset() {
+    let app = TestApp::new().await;
+    let (member, admin) = (app.member().await, app.admin().await);
+    let path = format!("/api/v1/users/{DEVELOPER}");
+    let began = app.trail().len();
+    for _ in 0..15 {
+        let answer = member.patch(&path, json!({ "name": "x" })).await;
+        answer.assert_error(403, "Role ORG_ADMIN is required");
+    }
+    assert_eq!(app.trail().len(), began + 10);
+    // Another verb and another caller have their own.
+    member.delete(&path).await.assert_envelope();
+    let nobody = format!("/api/v1/users/{}", uuid::Uuid::max());
+    admin
+        .patch(&nobody, json!({ "name": "x" }))
+        .await
+        .assert_envelope();
+    assert_eq!(app.trail().len(), began + 12);
+    app.advance(SignedDuration::from_secs(61));
+    assert_eq!(
+        record_floods(&app.services, false).await.unwrap(),
+        1,
+        "what was recorded is not counted"
+    );
+    let counted = app.last_entry();
+    assert_eq!(
+        (
+            &counted["eventType"],
+            &counted["details"]["refused"],
+            &counted["actor"]["email"]
+        ),
+        (&json!("USER_UPDATE"), &json!(5), &json!("member@acme.example"))
+    );
+    member
+        .patch(&path, json!({ "name": "x" }))
+        .await
+        .assert_envelope();
+    assert_eq!(app.trail().len(), began + 14, "a new window");
+    for _ in 0..15 {
+        member
+            .reset(DEVELOPER)
+            .await
+            .assert_error(403, "Role ORG_ADMIN is required");
+    }
+    assert_eq!(app.trail().len(), began + 29);
 }

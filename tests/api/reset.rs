@@ -8,7 +8,7 @@ use poem::http::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{ADMIN, DEVELOPER, PASSWORD, Setup, TestApp, reset_path};
+use crate::support::{ADMIN, DEVELOPER, PASSWORD, Setup, SlowDisk, TestApp, reset_path};
 
 #[tokio::test]
 async fn a_reset_answers_200_with_exactly_the_documented_body() {
@@ -407,4 +407,97 @@ async fn two_resets_at_once_are_one_reset() {
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 400], "{} {}", first.text, second.text);
     assert_eq!(app.count("SELECT count(*) FROM reset_call"), 1);
+}
+
+#[tokio::test]
+async fn who_may_not_reset_uses_up_nothing_of_what_the_admins_have() {
+    let limits = Limits {
+        reset_by_target: Limits::default().reset_by_target,
+        ..Limits::off()
+    };
+    let app = TestApp::with(Setup {
+        limits,
+        ..Default::default()
+    })
+    .await;
+    let (member, admin) = (app.member().await, app.admin().await);
+    for _ in 0..6 {
+        let refused = member.reset(DEVELOPER).await;
+        refused.assert_error(403, "Role ORG_ADMIN is required");
+    }
+    admin.reset(DEVELOPER).await.assert_ok();
+    for _ in 0..4 {
+        let refused = admin.reset(DEVELOPER).await;
+        refused.assert_error(400, "MFA is not enabled for this user");
+    }
+    assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
+}
+
+#[tokio::test]
+async fn whose_body_or_key_is_malformed_is_told_so_after_404_and_403() {
+    let settings = OrganizationSettings {
+        admin_on_admin: AdminOnAdmin::Refused,
+        ..Default::default()
+    };
+    let app = TestApp::with(Setup {
+        acme: settings,
+        ..Default::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let unknown = Uuid::max().to_string();
+    let (other, second) = (
+        app.other_developer.id.to_string(),
+        app.second_admin.id.to_string(),
+    );
+    for (target, status, message) in [
+        (
+            unknown.as_str(),
+            404,
+            format!("User not found with id: {unknown}"),
+        ),
+        (&other, 404, format!("User not found with id: {other}")),
+        (
+            &second,
+            403,
+            "This organisation does not let administrators reset administrators".to_owned(),
+        ),
+        ("nonsense", 400, "The user id must be a UUID".to_owned()),
+    ] {
+        let body = admin.post(&reset_path(target), json!([1])).await;
+        body.assert_error(status, &message);
+        let key = [("Idempotency-Key", "")];
+        let key = admin.send(Method::POST, &reset_path(target), None, &key).await;
+        key.assert_error(status, &message);
+    }
+    // Where there is nothing else, it is that.
+    for target in [app.developer.id, app.member.id] {
+        let answer = admin.post(&reset_path(target), json!([1])).await;
+        assert_eq!(answer.status.as_u16(), 400, "{}", answer.text);
+        assert_ne!(answer.body["message"], "MFA is not enabled for this user");
+    }
+    app.member()
+        .await
+        .post(&reset_path(&unknown), json!([1]))
+        .await
+        .assert_error(403, "Role ORG_ADMIN is required");
+}
+
+/// A reset is judged by the organisation as it is when it is committed, the step-up included.
+#[tokio::test]
+async fn a_step_up_that_is_demanded_meanwhile_is_demanded() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let demand = "UPDATE organization SET settings = json_set(settings, '$.stepUpMinutes', 5), \
+                  revision = revision + 1 WHERE slug = 'acme'";
+    let disk = SlowDisk::writing(&app, demand).await;
+    let (reset, ()) = tokio::join!(admin.reset(DEVELOPER), disk.go_on_soon());
+    reset.assert_error(401, "A more recent authentication is required");
+    assert_eq!(app.count("SELECT count(*) FROM reset_call"), 0);
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let disk = SlowDisk::writing(&app, demand).await;
+    let path = format!("/api/v1/users/{DEVELOPER}");
+    let (deleted, ()) = tokio::join!(admin.delete(&path), disk.go_on_soon());
+    deleted.assert_error(401, "A more recent authentication is required");
 }

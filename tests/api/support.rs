@@ -64,6 +64,8 @@ pub struct Setup {
     pub courier: CourierConfig,
     /// Changes that may wait for the writer.
     pub queue_length: usize,
+    /// The host of all tests unless one needs its own.
+    pub plugin_host: Option<PluginHost>,
 }
 
 impl Default for Setup {
@@ -75,6 +77,7 @@ impl Default for Setup {
             external_issuer: None,
             courier: CourierConfig::default(),
             queue_length: latchkey::store::QUEUE_LENGTH,
+            plugin_host: None,
         }
     }
 }
@@ -95,7 +98,7 @@ impl TestApp {
         };
         let services = Services {
             store: Store::open_with(dir.path(), options).unwrap(),
-            plugin_host: plugin_host(),
+            plugin_host: setup.plugin_host.unwrap_or_else(plugin_host),
             courier: Courier::new(&setup.courier).unwrap(),
             limiter: Limiter::new(&setup.limits, &clock),
             keys: KeyRing::open(dir.path(), &entropy).unwrap(),
@@ -104,6 +107,7 @@ impl TestApp {
             principals: Default::default(),
             in_flight: Default::default(),
             floods: Default::default(),
+            strangers: Default::default(),
             sweep: Default::default(),
             bindings: Default::default(),
             passkeys: RelyingParty::read(&Written {
@@ -605,4 +609,49 @@ pub async fn enrol(services: &Services, user: UserId) -> TotpSecret {
         .await
         .unwrap();
     secret
+}
+
+/// A change that is under way, and takes until it is told to go on: what others write waits in the queue, and
+/// was judged by what was there before.
+pub struct SlowDisk {
+    go_on: std::sync::mpsc::Sender<()>,
+    under_way: tokio::task::JoinHandle<latchkey::domain::Result<()>>,
+}
+
+impl SlowDisk {
+    pub async fn new(app: &TestApp) -> Self {
+        Self::writing(app, "").await
+    }
+
+    pub async fn writing(app: &TestApp, sql: &'static str) -> Self {
+        let (go_on, held_up) = std::sync::mpsc::channel::<()>();
+        let held_up = std::sync::Mutex::new(held_up);
+        let (began, has_begun) = std::sync::mpsc::channel();
+        let store = app.services.store.clone();
+        let under_way = tokio::spawn(async move {
+            let change = move |tx: &latchkey::store::Transaction<'_>| {
+                tx.execute_batch(sql)?;
+                let _ = began.send(());
+                let _ = held_up.lock().unwrap().recv();
+                Ok(())
+            };
+            store.write(change).await
+        });
+        tokio::task::spawn_blocking(move || has_begun.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        Self { go_on, under_way }
+    }
+
+    pub async fn go_on(self) {
+        drop(self.go_on);
+        self.under_way.await.unwrap().unwrap();
+    }
+
+    /// Goes on once what was asked for meanwhile waits in the queue.
+    pub async fn go_on_soon(self) {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        self.go_on().await;
+    }
 }

@@ -12,6 +12,11 @@ pub fn before(body: &str) -> Vec<u8> {
 
 /// A guest of this version that denies every reset with this code.
 pub fn denying(version: &'static str, code: &str) -> Vec<u8> {
+    denier(version, code).wasm()
+}
+
+/// The parts of such a guest.
+pub fn denier(version: &'static str, code: &str) -> Guest {
     let length = u8::try_from(code.len()).expect("short");
     let text = format!("\\b8\\0b\\00\\00\\{length:02x}\\00\\00\\00"); // at 3000
     Guest {
@@ -25,7 +30,6 @@ pub fn denying(version: &'static str, code: &str) -> Vec<u8> {
         },
         ..Guest::default()
     }
-    .wasm()
 }
 
 /// The parts of a guest that tests vary.
@@ -50,6 +54,8 @@ pub struct Manifest {
     pub name: &'static str,
     pub version: &'static str,
     pub schema: &'static str,
+    /// Numbers of the hooks that it implements: 0 before the reset, 1 after it.
+    pub hooks: &'static [u8],
 }
 
 impl Default for Guest {
@@ -67,6 +73,7 @@ impl Default for Guest {
                 name: "guest",
                 version: "1.0.0",
                 schema: "{}",
+                hooks: &[0, 1],
             },
         }
     }
@@ -89,6 +96,7 @@ impl Guest {
             name,
             version,
             schema,
+            hooks,
         } = self.manifest;
         let word = |n: usize| {
             u32::try_from(n)
@@ -97,11 +105,8 @@ impl Guest {
                 .map(|b| format!("\\{b:02x}"))
                 .concat()
         };
-        let schema_text = schema
-            .bytes()
-            .map(|b| format!("\\{b:02x}"))
-            .collect::<Vec<_>>()
-            .concat();
+        let escaped = |bytes: &[u8]| bytes.iter().map(|b| format!("\\{b:02x}")).collect::<String>();
+        let (schema_text, hooks_text) = (escaped(schema.as_bytes()), escaped(hooks));
         // record manifest at 1024: name, version, summary, hooks, wants, history-days, config-schema
         let manifest = [
             word(2048),
@@ -111,7 +116,7 @@ impl Guest {
             word(2048),
             word(0),
             word(2300),
-            word(2),
+            word(hooks.len()),
             word(0),
             word(0),
             word(30),
@@ -127,7 +132,7 @@ impl Guest {
               (data (i32.const 1024) "{manifest}")
               (data (i32.const 2048) "{name}")
               (data (i32.const 2200) "{version}")
-              (data (i32.const 2300) "\00\01")
+              (data (i32.const 2300) "{hooks_text}")
               (data (i32.const 4096) "{schema_text}")
               {items}
               (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc})

@@ -216,3 +216,14 @@ async fn the_grace_period_is_a_bound() {
     sleep(Duration::from_millis(100)).await;
     assert!(!served.stop().await, "a request was cut off");
 }
+
+#[test]
+fn an_ipv6_network_is_one_address_and_gives_its_places_back() {
+    let places = PerAddress::new(1);
+    let take = |address: &str| places.take(address.parse().unwrap());
+    let seat = take("2001:db8:1:2::1");
+    assert!(seat.is_some() && take("2001:db8:1:2:ffff::9").is_none());
+    assert!(take("2001:db8:1:3::1").is_some() && take("192.0.2.1").is_some());
+    drop(seat);
+    assert!(take("2001:db8:1:2:ffff::9").is_some());
+}

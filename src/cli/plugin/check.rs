@@ -6,11 +6,11 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Loaded, bytes, read_plugin, refused};
+use super::{Loaded, bytes, line, read_plugin, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
 use crate::domain::policy::Effect;
-use crate::plugin_host::{Limits, Package, embedded_cases, read_package};
+use crate::plugin_host::{Package, embedded_cases, read_package};
 
 /// `latchkey plugin check`
 #[derive(Debug, Args)]
@@ -32,20 +32,19 @@ impl Check {
         let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
         let cases = embedded_cases(&loaded.bytes)
             .map_err(|error| Refusal(format!("{}: golden cases inside: {error}", self.plugin.display())))?;
-        for case in &cases {
-            let report = loaded
-                .host
-                .run_case(&loaded.prepared, Limits::at_installation(), case);
-            let report = loaded.runtime.block_on(report)?;
-            if !report.passed {
-                let differences = report.differences.join("; ");
-                let text = format!(
-                    "{}: a golden case inside fails: {}: {differences}",
-                    self.plugin.display(),
-                    report.description
-                );
-                return Err(Refusal(text).into());
-            }
+        let failed = loaded.host.run_cases(&loaded.prepared, &cases, |_| ());
+        let failed = loaded
+            .runtime
+            .block_on(failed)
+            .map_err(|error| Refusal(format!("{}: golden cases inside: {error}", self.plugin.display())))?;
+        if let Some(report) = failed {
+            let text = format!(
+                "{}: a golden case inside fails: {}: {}",
+                self.plugin.display(),
+                report.description,
+                report.differences.join("; ")
+            );
+            return Err(Refusal(text).into());
         }
 
         let mut facts = facts(&package, &loaded.bytes, cases.len());
@@ -53,16 +52,16 @@ impl Check {
         if self.json {
             return output::json(&facts);
         }
-        output::line(format_args!(
+        line(format_args!(
             "{} {}: an appliance of this version takes it",
             manifest.name, manifest.version
         ))?;
-        output::line(format_args!("  {}", manifest.summary))?;
+        line(format_args!("  {}", manifest.summary))?;
         let hooks: Vec<Value> = manifest.hooks.iter().map(|hook| json!(hook)).collect();
-        output::line(format_args!("  hooks     {}", words(&hooks)))?;
+        line(format_args!("  hooks     {}", words(&hooks)))?;
         let wants: Vec<Value> = manifest.wants.iter().map(|name| json!(name)).collect();
-        output::line(format_args!("  wants     {}", words(&wants)))?;
-        output::line(format_args!("  history   {} days", manifest.history_days))?;
+        line(format_args!("  wants     {}", words(&wants)))?;
+        line(format_args!("  history   {} days", manifest.history_days))?;
         print_facts(&facts)?;
         for name in manifest
             .wants
@@ -117,16 +116,16 @@ fn facts(package: &Package<'_>, bytes: &[u8], cases: usize) -> Value {
 
 fn print_facts(facts: &Value) -> Result<()> {
     let size = facts["bytes"].as_u64().unwrap_or_default();
-    output::line(format_args!(
+    line(format_args!(
         "  sha256    {}",
         facts["sha256"].as_str().unwrap_or_default()
     ))?;
-    output::line(format_args!(
+    line(format_args!(
         "  size      {} ({})",
         bytes(size),
         facts["kind"].as_str().unwrap_or_default()
     ))?;
-    output::line(format_args!(
+    line(format_args!(
         "  contract  latchkey:policy {}",
         facts["contract"].as_str().unwrap_or_default()
     ))?;
@@ -136,9 +135,9 @@ fn print_facts(facts: &Value) -> Result<()> {
         ("producers", "made with"),
     ] {
         let values = facts[name].as_array().map_or(&[][..], Vec::as_slice);
-        output::line(format_args!("  {label} {}", words(values)))?;
+        line(format_args!("  {label} {}", words(values)))?;
     }
-    output::line(format_args!("  cases     {} inside", facts["goldenCases"]))
+    line(format_args!("  cases     {} inside", facts["goldenCases"]))
 }
 
 fn words(values: &[Value]) -> String {

@@ -10,7 +10,7 @@ use super::test::{case_files, read_case};
 use super::{Loaded, read_plugin, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
-use crate::plugin_host::{Digest, Limits, embed_cases, read_package};
+use crate::plugin_host::{Digest, embed_cases, read_package};
 
 /// `latchkey plugin pack`
 #[derive(Debug, Args)]
@@ -37,19 +37,22 @@ impl Pack {
             .map(|file| read_case(file))
             .collect::<Result<Vec<_>>>()?;
         let loaded = Loaded::open(&self.plugin, false)?;
-        for (file, case) in files.iter().zip(&cases) {
-            let report = loaded
-                .host
-                .run_case(&loaded.prepared, Limits::at_installation(), case);
-            let report = loaded.runtime.block_on(report)?;
-            if !report.passed {
-                let text = format!(
-                    "{} fails, so it is not packed: {}",
-                    file.display(),
-                    report.differences.join("; ")
-                );
-                return Err(Refusal(text).into());
-            }
+        // As each installation will run them, their time together included.
+        let mut to_run = files.iter();
+        let failed = loaded.host.run_cases(&loaded.prepared, &cases, |_| {
+            to_run.next();
+        });
+        let failed = loaded
+            .runtime
+            .block_on(failed)
+            .map_err(|error| Refusal(format!("{} can't be packed: {error}", self.cases.display())))?;
+        if let (Some(report), Some(file)) = (failed, to_run.next()) {
+            let text = format!(
+                "{} fails, so it is not packed: {}",
+                file.display(),
+                report.differences.join("; ")
+            );
+            return Err(Refusal(text).into());
         }
         let packed =
             embed_cases(&read_plugin(&self.plugin)?, &cases).map_err(|error| Refusal(error.to_string()))?;

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Loaded, base_question, bytes, micros, read_json};
+use super::{Loaded, base_question, bytes, line, micros, read_json};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
 use crate::domain::policy::{Answer, Denial, Grants, Manifest, Mode, vet};
@@ -88,20 +88,20 @@ impl Run {
         } else {
             match serde_json::from_value::<Answer>(report.answer.clone()) {
                 Ok(Answer::Deny(denial)) => print_denial(&denial)?,
-                _ => output::line(serde_json::to_string_pretty(&report.answer)?)?,
+                _ => print_json(&report.answer)?,
             }
-            for line in &report.log {
-                output::line(format_args!(
+            for logged in &report.log {
+                line(format_args!(
                     "log {:5}  {}",
-                    json!(line.level).as_str().unwrap_or_default(),
-                    line.message
+                    json!(logged.level).as_str().unwrap_or_default(),
+                    logged.message
                 ))?;
             }
             for note in &notes {
-                output::line(format_args!("note       {note}"))?;
+                line(format_args!("note       {note}"))?;
             }
             let usage = report.usage;
-            output::line(format_args!(
+            line(format_args!(
                 "used       {}, fuel {}, memory {}",
                 micros(usage.elapsed_micros),
                 usage.fuel.unwrap_or_default(),
@@ -159,14 +159,19 @@ impl Run {
     }
 }
 
+/// JSON as people read it, line by line: it escapes some control characters, and not all.
+fn print_json(value: &Value) -> Result<()> {
+    serde_json::to_string_pretty(value)?.lines().try_for_each(line)
+}
+
 /// As the admin will see it: what, why, and from when on it would be allowed.
 fn print_denial(denial: &Denial) -> Result<()> {
-    output::line(format_args!("deny       {}: {}", denial.code, denial.message))?;
+    line(format_args!("deny       {}: {}", denial.code, denial.message))?;
     if let Some(from) = denial.allowed_from {
-        output::line(format_args!("from       {from}"))?;
+        line(format_args!("from       {from}"))?;
     }
     for fact in &denial.because {
-        output::line(format_args!("because    {} = {}", fact.name, fact.value))?;
+        line(format_args!("because    {} = {}", fact.name, fact.value))?;
     }
     Ok(())
 }

@@ -11,9 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
 
-use super::{Loaded, read_plugin, refused};
+use super::{Loaded, line, read_plugin, refused};
 use crate::cli::exit::Refusal;
-use crate::cli::output;
 use crate::plugin_host::{SignerKey, verify_signature};
 
 /// `latchkey plugin keygen`
@@ -72,8 +71,8 @@ impl Keygen {
         };
         create(&secret_path, 0o600, &secret)?;
         create(&public_path, 0o644, &pair.pk.to_box()?.to_bytes())?;
-        output::line(format_args!("secret key  {}", secret_path.display()))?;
-        output::line(format_args!(
+        line(format_args!("secret key  {}", secret_path.display()))?;
+        line(format_args!(
             "public key  {}  {}",
             public_path.display(),
             pair.pk.to_base64()
@@ -136,7 +135,7 @@ impl Sign {
         let output = self.output.unwrap_or_else(|| signature_path(&self.plugin));
         fs::write(&output, signature.to_bytes())
             .with_context(|| format!("cannot write {}", output.display()))?;
-        output::line(format_args!("{}: {comment}", output.display()))
+        line(format_args!("{}: {comment}", output.display()))
     }
 }
 
@@ -192,7 +191,7 @@ impl Verify {
         let key = key.map_err(|reason| Refusal(format!("{}: {reason}", self.public_key)))?;
         let signed = verify_signature(&bytes, &signature, &[key])
             .map_err(|error| Refusal(format!("{}: {error}", self.plugin.display())))?;
-        output::line(format_args!(
+        line(format_args!(
             "good signature by {}: {}",
             signed.key_id, signed.comment
         ))

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::run::host_notes;
-use super::{Loaded, base_question, micros, refused};
+use super::{Loaded, base_question, line, micros, refused};
 use crate::cli::exit::Refusal;
 use crate::cli::output;
 use crate::domain::policy::Manifest;
@@ -93,7 +93,7 @@ impl Test {
             )?;
         } else {
             print(&all)?;
-            output::line(format_args!(
+            line(format_args!(
                 "{} {}: {} passed, {failed} failed, {}",
                 manifest.name,
                 manifest.version,
@@ -183,17 +183,17 @@ fn print(all: &[Ran]) -> Result<()> {
     for Ran { file, report, notes } in all {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
         let mark = if report.passed { "ok  " } else { "FAIL" };
-        output::line(format_args!("{mark}  {name}: {}", report.description))?;
+        line(format_args!("{mark}  {name}: {}", report.description))?;
         for difference in &report.differences {
-            output::line(format_args!("        {difference}"))?;
+            line(format_args!("        {difference}"))?;
         }
         if !report.passed {
-            for line in &report.log {
-                output::line(format_args!("        log: {}", line.message))?;
+            for logged in &report.log {
+                line(format_args!("        log: {}", logged.message))?;
             }
         }
         for note in notes {
-            output::line(format_args!("        note: {note}"))?;
+            line(format_args!("        note: {note}"))?;
         }
     }
     Ok(())

@@ -152,12 +152,17 @@ pub struct Asked {
     pub at: Timestamp,
 }
 
+/// For how long whoever made an account, gave its role or reset its credentials does not count as another person
+/// than its holder, in hours: they may know how to be both.
+pub const IN_HAND_HOURS: i64 = 7 * 24;
+
 /// Whether `approver`, an admin since then, counts as a further admin: neither who asked nor on whom, nor
-/// one made for the occasion (ASVS 2.3.5).
+/// one made for the occasion (ASVS 2.3.5), nor one who and who asked, or agreed so far, had
+/// the one the other's account `in_hand` lately.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::MayNotAct`].
-pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked) -> Result<()> {
+pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked, in_hand: bool) -> Result<()> {
     if approver.role < Role::OrgAdmin {
         return Err(Error::NotOrgAdmin);
     }
@@ -167,6 +172,9 @@ pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked) -> Res
         "This is about your own account; another administrator has to agree"
     } else if admin_since > asked.at {
         "You became an administrator after this was asked for; another one has to agree"
+    } else if in_hand {
+        "You and whoever asked for this or agreed so far don't count as two: within the last 7 days one of you made \
+         the other's account, gave it its role or reset its credentials; another administrator has to agree"
     } else {
         return Ok(());
     };

@@ -21,6 +21,9 @@ use crate::domain::error::TokenFault;
 
 /// Whom access tokens are for (`aud`).
 pub const AUDIENCE: &str = "latchkey";
+/// Whom tokens are for that open enrolment and nothing else: a service that checks our tokens by the public key
+/// looks for [`AUDIENCE`], and refuses them.
+pub const ENROLMENT_AUDIENCE: &str = "latchkey-enrolment";
 /// `typ` of the header (RFC 9068 §2.1).
 const TOKEN_TYPE: &str = "at+jwt";
 /// How far a clock may have been set back since the token was made. `exp` has no such grace.
@@ -35,7 +38,7 @@ const MAX_TOKEN_BYTES: usize = 4096;
 pub struct Claims {
     /// Who issued it: this installation's keys.
     pub iss: String,
-    /// Whom it is for: [`AUDIENCE`].
+    /// Whom it is for: [`AUDIENCE`] or [`ENROLMENT_AUDIENCE`].
     pub aud: String,
     /// The user.
     pub sub: UserId,
@@ -223,7 +226,9 @@ impl AccessKeys {
         let claims: Claims = jsonwebtoken::decode(token, &key.decoding, &key.validation)
             .map_err(|_| TokenFault::Invalid)?
             .claims;
-        if claims.iss != self.issuer || claims.aud != AUDIENCE || claims.exp < claims.nbf {
+        // Which of the two it is says nothing here: what the session is good for, the database knows.
+        let is_ours = [AUDIENCE, ENROLMENT_AUDIENCE].contains(&claims.aud.as_str());
+        if claims.iss != self.issuer || !is_ours || claims.exp < claims.nbf {
             return Err(TokenFault::Invalid);
         }
         let now = at.as_second();

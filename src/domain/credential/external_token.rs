@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
@@ -19,6 +19,8 @@ use crate::domain::account::{Role, Session, SessionId, SessionOrigin, SessionSco
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
 
+/// For how long a token is good at most, whatever it says: what ends it sooner is kept for as long.
+pub const EXTERNAL_LIFETIME: SignedDuration = SignedDuration::from_hours(12);
 /// Clocks of two hosts differ by so much at most, in seconds.
 const LEEWAY_SECS: i64 = 5;
 /// Longest token that is parsed at all.
@@ -65,7 +67,10 @@ pub struct ExternalClaims {
     pub role: Role,
     session: SessionId,
     authenticated_at: Timestamp,
-    second_factor: bool,
+    /// Whether a second factor was used when the user logged in there.
+    pub second_factor: bool,
+    /// When: a token without `auth_time` doesn't say.
+    second_factor_at: Option<Timestamp>,
     issued_at: Timestamp,
     expires_at: Timestamp,
 }
@@ -149,7 +154,7 @@ impl ExternalIssuer {
             return Err(TokenFault::Invalid);
         }
         let now = at.as_second();
-        if now >= claims.exp {
+        if now >= expiry(&claims) {
             return Err(TokenFault::Expired);
         }
         if now + LEEWAY_SECS < claims.nbf.unwrap_or(claims.iat).max(claims.iat) {
@@ -166,19 +171,30 @@ impl ExternalIssuer {
         };
         let gone = TokenFault::SubjectGone;
         let time = |second: i64| Timestamp::from_second(second).map_err(|_| TokenFault::Invalid);
+        if self.is_unverified(&claims.others) {
+            return Err(gone);
+        }
+        let logged_in = claims.auth_time.map(|second| second.min(claims.iat));
+        let second_factor = proves_second_factor(&claims.amr);
         Ok(ExternalClaims {
             organization: text(&self.rules.organization_claim).ok_or(gone)?,
             email: text(&self.rules.user_claim).ok_or(gone)?,
             role: self.role(&claims.others),
             session: session_id(&claims),
-            authenticated_at: time(claims.auth_time.unwrap_or(claims.iat).min(claims.iat))?,
-            second_factor: claims
-                .amr
-                .iter()
-                .any(|method| SECOND_FACTORS.contains(&method.as_str())),
+            authenticated_at: time(logged_in.unwrap_or(claims.iat))?,
+            second_factor,
+            // A refreshed token has a new `iat`: it is no time at which anybody proved anything.
+            second_factor_at: logged_in.filter(|_| second_factor).map(time).transpose()?,
             issued_at: time(claims.iat)?,
-            expires_at: time(claims.exp)?,
+            expires_at: time(expiry(&claims))?,
         })
+    }
+
+    /// Whether the issuer says that it has not checked whose address it is (OpenID Connect Core §5.1): some let
+    /// users enter any. Some write the word in quotes.
+    fn is_unverified(&self, claims: &serde_json::Map<String, Value>) -> bool {
+        let verified = find(claims, &format!("{}_verified", self.rules.user_claim));
+        verified.is_some_and(|verified| *verified != Value::Bool(true) && verified != "true")
     }
 
     /// The highest of the roles that the token names and the operator mapped; a member when it names none.
@@ -193,8 +209,26 @@ impl ExternalIssuer {
     }
 }
 
-/// Values of `amr` that say that more than a password was used (RFC 8176 §2).
-const SECOND_FACTORS: [&str; 6] = ["mfa", "otp", "hwk", "swk", "pop", "fpt"];
+/// Until when a token is good, in seconds since the epoch.
+fn expiry(claims: &Registered) -> i64 {
+    claims
+        .exp
+        .min(claims.iat.saturating_add(EXTERNAL_LIFETIME.as_secs()))
+}
+
+/// Whether `amr` says that two factors were used (RFC 8176 §2): in so many words, or something known and
+/// something else. A one-time password or a key alone is one factor.
+fn proves_second_factor(amr: &[String]) -> bool {
+    let has = |methods: &[&str]| amr.iter().any(|method| methods.contains(&method.as_str()));
+    has(&["mfa"]) || (has(&KNOWN) && has(&HELD_OR_GROWN))
+}
+
+/// What the user knows.
+const KNOWN: [&str; 2] = ["pwd", "pin"];
+/// What the user has or is.
+const HELD_OR_GROWN: [&str; 12] = [
+    "otp", "hwk", "swk", "pop", "sc", "sms", "tel", "face", "fpt", "iris", "retina", "vbm",
+];
 
 impl ExternalClaims {
     /// The session that the token stands for. No row keeps it.
@@ -205,9 +239,9 @@ impl ExternalClaims {
             user_id: user,
             scope: SessionScope::Full,
             authenticated_at: self.authenticated_at,
-            second_factor_at: self.second_factor.then_some(self.authenticated_at),
+            second_factor_at: self.second_factor_at,
             // Which one it was is the other issuer's to know; only that there was one counts.
-            second_factor_kind: self.second_factor.then_some(FactorKind::Totp),
+            second_factor_kind: self.second_factor_at.map(|_| FactorKind::Totp),
             origin: SessionOrigin::External,
             created_at: self.issued_at,
             expires_at: self.expires_at,

@@ -76,11 +76,84 @@ fn a_token_is_read_as_the_operator_mapped_it() {
         (Some(at(900)), at(1000))
     );
     assert_eq!(session.expires_at, at(1900));
-    let plain = with("amr", json!(["pwd"]));
-    let read = issuer()
-        .verify(&sign(2, Some("b"), &plain), at(1000))
-        .expect("good");
-    assert_eq!(read.session(UserId(Uuid::nil())).second_factor_at, None);
+}
+
+#[test]
+fn only_two_factors_are_a_second_one_and_only_auth_time_says_when() {
+    let read = |claims: &Value| {
+        let read = issuer()
+            .verify(&sign(2, Some("b"), claims), at(1000))
+            .expect("good");
+        (
+            read.second_factor,
+            read.session(UserId(Uuid::nil())).second_factor_at,
+        )
+    };
+    for one in [
+        json!(["pwd"]),
+        json!(["otp"]),
+        json!(["pop"]),
+        json!(["swk"]),
+        json!(["hwk", "fpt"]),
+        json!(["pwd", "pin"]),
+        json!([]),
+    ] {
+        assert_eq!(read(&with("amr", one.clone())), (false, None), "{one}");
+    }
+    for two in [
+        json!(["mfa"]),
+        json!(["pwd", "otp"]),
+        json!(["hwk", "pin"]),
+        json!(["pwd", "sms"]),
+    ] {
+        assert_eq!(read(&with("amr", two.clone())), (true, Some(at(900))), "{two}");
+    }
+    // A refresh renews `iat`, and nobody proved anything then.
+    let mut undated = claims();
+    undated.as_object_mut().expect("an object").remove("auth_time");
+    assert_eq!(read(&undated), (true, None));
+}
+
+#[test]
+fn a_token_is_good_for_twelve_hours_at_most() {
+    let day = with("exp", json!(1000 + 24 * 3600));
+    let token = sign(1, Some("a"), &day);
+    let end = 1000 + 12 * 3600;
+    let read = issuer().verify(&token, at(end - 1)).expect("good");
+    assert_eq!(read.session(UserId(Uuid::nil())).expires_at, at(end));
+    assert_eq!(issuer().verify(&token, at(end)), Err(TokenFault::Expired));
+    let for_ever = json!({"exp": i64::MAX, "iat": i64::MAX - 1});
+    let mut odd = claims();
+    for name in ["exp", "iat"] {
+        odd[name] = for_ever[name].clone();
+    }
+    let token = sign(1, Some("a"), &odd);
+    assert_eq!(issuer().verify(&token, at(1000)), Err(TokenFault::NotYetValid));
+}
+
+#[test]
+fn an_address_that_the_issuer_has_not_checked_names_nobody() {
+    for unchecked in [json!(false), json!("false"), json!(0), Value::Null] {
+        let token = sign(1, Some("a"), &with("email_verified", unchecked.clone()));
+        assert_eq!(
+            issuer().verify(&token, at(1000)),
+            Err(TokenFault::SubjectGone),
+            "{unchecked}"
+        );
+    }
+    for checked in [json!(true), json!("true")] {
+        let token = sign(1, Some("a"), &with("email_verified", checked.clone()));
+        assert!(issuer().verify(&token, at(1000)).is_ok(), "{checked}");
+    }
+    // By another claim than the address, it says nothing.
+    let by_name = ExternalRules {
+        user_claim: "sub_name".into(),
+        ..rules()
+    };
+    let issuer = ExternalIssuer::new(by_name, &json!({"keys": [jwk(1, "a")]}).to_string()).expect("usable");
+    let mut named = with("email_verified", json!(false));
+    named["sub_name"] = json!("ada@acme.example");
+    assert!(issuer.verify(&sign(1, Some("a"), &named), at(1000)).is_ok());
 }
 
 #[test]

@@ -202,10 +202,13 @@ pub struct DeviceToken {
     pub device: [u8; 16],
     /// When, in seconds since 1970.
     pub since: i64,
+    /// The revision of the user then: with their next change, of password or second factor above all, the
+    /// device is a stranger's again.
+    pub revision: i64,
 }
 
 impl DeviceToken {
-    const BODY: usize = 40;
+    const BODY: usize = 48;
     const LENGTH: usize = Self::BODY + 32;
 
     /// The token as the client keeps it.
@@ -214,7 +217,8 @@ impl DeviceToken {
         let mut bytes = [0; Self::LENGTH];
         bytes[..16].copy_from_slice(self.user.0.as_bytes());
         bytes[16..32].copy_from_slice(&self.device);
-        bytes[32..Self::BODY].copy_from_slice(&self.since.to_be_bytes());
+        bytes[32..40].copy_from_slice(&self.since.to_be_bytes());
+        bytes[40..Self::BODY].copy_from_slice(&self.revision.to_be_bytes());
         let tag = Self::mac(mac_key, &bytes[..Self::BODY]).finalize().into_bytes();
         bytes[Self::BODY..].copy_from_slice(&tag);
         format!("{DEVICE_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
@@ -226,12 +230,13 @@ impl DeviceToken {
         let bytes: [u8; Self::LENGTH] = decode(token, DEVICE_PREFIX)?;
         let (body, tag) = bytes.split_at(Self::BODY);
         Self::mac(mac_key, body).verify_slice(tag).ok()?;
-        let since = i64::from_be_bytes(body[32..].try_into().ok()?);
+        let since = i64::from_be_bytes(body[32..40].try_into().ok()?);
         (at < since.saturating_add(DEVICE_TOKEN_SECS)).then_some(())?;
         Some(Self {
             user: UserId(Uuid::from_slice(&body[..16]).ok()?),
             device: body[16..32].try_into().ok()?,
             since,
+            revision: i64::from_be_bytes(body[40..].try_into().ok()?),
         })
     }
 
@@ -307,6 +312,7 @@ mod tests {
             user: UserId(Uuid::from_u128(1)),
             device: [3; 16],
             since: 1_000,
+            revision: 7,
         };
         let text = token.encode(&KEY);
         assert_eq!(DeviceToken::decode(&text, &KEY, 1_000), Some(token));

@@ -245,7 +245,7 @@ pub struct BindingBody {
     pub plugin: String,
     /// What is asked.
     pub current: VersionBody,
-    /// What was asked before the last switch.
+    /// What was asked before, the last that answered for good: for rollback, canaries and failures.
     #[oai(nullable)]
     pub previous: Option<VersionBody>,
     /// Order among the policies of its owner.
@@ -298,7 +298,7 @@ impl From<BindingView> for BindingBody {
             current: view.version.into(),
             previous: view.previous.map(VersionBody::from),
             order: view.row.position,
-            hooks: hooks(&view.row.hooks),
+            hooks: hooks(&view.row.version.hooks),
             mode,
             canary_percent,
             wants,

@@ -1,8 +1,8 @@
 //! A replay as JSON.
 
 use jiff::Timestamp;
-use poem_openapi::Object;
 use poem_openapi::types::Example;
+use poem_openapi::{Enum, Object};
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,7 +11,9 @@ use super::words::{HookBody, hooks};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::http::schema::Time;
-use crate::service::plugins::{Difference, Follow, Replay, ReplayReport, parse_digest, parse_since};
+use crate::service::plugins::{
+    Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_digest, parse_since,
+};
 
 /// Which decisions to replay.
 #[derive(Clone, Debug, Object, Deserialize)]
@@ -77,6 +79,31 @@ pub struct DifferenceBody {
     pub replayed: Value,
 }
 
+/// What a replay comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[oai(rename = "PolicyReplayVerdict", rename_all = "kebab-case")]
+pub enum ReplayVerdictBody {
+    /// Everything was looked at, and nothing would have been decided otherwise.
+    Clean,
+    /// Something would have been.
+    Differs,
+    /// Nothing would have been, as far as was looked.
+    Incomplete,
+    /// There was no answer to compare with: nobody was asked in that time, or every call had failed.
+    NothingCompared,
+}
+
+impl From<ReplayVerdict> for ReplayVerdictBody {
+    fn from(verdict: ReplayVerdict) -> Self {
+        match verdict {
+            ReplayVerdict::Clean => Self::Clean,
+            ReplayVerdict::Differs => Self::Differs,
+            ReplayVerdict::Incomplete => Self::Incomplete,
+            ReplayVerdict::NothingCompared => Self::NothingCompared,
+        }
+    }
+}
+
 /// What a replay found.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyReplay", rename_all = "camelCase")]
@@ -89,8 +116,11 @@ pub struct ReplayReportBody {
     pub digest: String,
     /// From when on.
     pub since: Time,
-    /// Whether everything was looked at and nothing would have been decided otherwise.
+    /// Whether something was compared, everything was looked at, and nothing would have been decided
+    /// otherwise.
     pub clean: bool,
+    /// What the replay comes to.
+    pub verdict: ReplayVerdictBody,
     /// Whether a plugin of this name was asked in that time. If not, it is compared with "allow".
     pub asked_before: bool,
     /// Resets looked at.
@@ -115,6 +145,7 @@ impl From<ReplayReport> for ReplayReportBody {
     fn from(report: ReplayReport) -> Self {
         Self {
             clean: report.is_clean(),
+            verdict: report.verdict().into(),
             plugin: report.plugin,
             version: report.version,
             digest: report.digest.to_string(),

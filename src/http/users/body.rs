@@ -125,7 +125,7 @@ impl Example for CreateUserBody {
 }
 
 /// A user who was made, and the link to set a password where it could not be mailed.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Object)]
 #[oai(rename = "CreatedUser", rename_all = "camelCase")]
 pub struct CreatedUserBody {
     /// The user.
@@ -155,13 +155,14 @@ pub struct UserPatchBody {
     pub is_active: Option<bool>,
     /// The role, in place of `isOrgAdmin`.
     pub role: Option<RoleBody>,
-    /// `false` unlocks the account, and opens the window for enrolment again where that is what closed it.
-    /// To lock somebody out, use `isActive`.
+    /// `false` unlocks the account, and opens the window for enrolment again where that is what closed it. Where
+    /// setting up MFA asks for an administrator's code, the answer has a new one and earlier ones end: so it is
+    /// had again when an answer was lost. To lock somebody out, use `isActive`.
     pub locked: Option<bool>,
 }
 
 /// A user as they are after the change.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Object)]
 #[oai(rename = "ChangedUser", rename_all = "camelCase")]
 pub struct ChangedUserBody {
     /// The user.
@@ -170,14 +171,13 @@ pub struct ChangedUserBody {
     /// Only with 202: what another admin approves or rejects. Nothing has been changed yet.
     #[oai(skip_serializing_if_is_none)]
     pub approval_id: Option<String>,
-    /// Only where unlocking opened the window for enrolment again and a code is demanded: the code that
-    /// the user is asked for. Shown once.
+    /// Only where the user was unlocked and setting up MFA asks for a code: that code. Shown once.
     #[oai(skip_serializing_if_is_none)]
     pub enrolment_code: Option<String>,
 }
 
 /// How the reset of a password went.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Object)]
 #[oai(
     rename = "ResetPasswordResponse",
     rename_all = "camelCase",
@@ -204,3 +204,5 @@ pub struct AwaitsApprovalBody {
     /// What another admin approves or rejects.
     pub approval_id: String,
 }
+
+prints_no_secret!(CreatedUserBody, ChangedUserBody, ResetPasswordBody);

@@ -1,12 +1,14 @@
 //! What an organisation decides for itself, as its admins change it (contract B4).
 
+mod changes;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::{Map, Value, json};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -19,9 +21,15 @@ use crate::domain::account::{
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
+use crate::service::login::ENROLMENT_SESSION_SECS;
 use crate::service::refusals::{admit_admin, admit_reader, record_refusal};
-use crate::service::{RequestContext, Services};
-use crate::store::{Transaction, accounts, audit, sessions};
+use crate::service::trail::RETENTION_GRACE_DAYS;
+use crate::service::{RequestContext, Services, deliveries, notices};
+use crate::store::{Transaction, accounts, audit, factors, sessions};
+use changes::{Warning, differences};
+
+/// How often a change is judged again when the settings were changed meanwhile.
+const ATTEMPTS: usize = 3;
 
 /// Changes to settings: only what is `Some` changes.
 #[derive(Clone, Debug, Default)]
@@ -133,10 +141,19 @@ async fn change_settings(
             Some(admin.organization.slug.clone()),
         ))
         .from_request(&context.request_id, context.ip_text().as_deref());
-    let entry_id = services.entropy.uuid(at);
-    services
-        .store
-        .write(move |tx| {
+    let shorter = match patch.audit_retention_days {
+        Some(Some(days)) => {
+            let admins = services.store.read(|db| accounts::find_active_admins(db, id))?;
+            notices::of_shorter_retention(services, &admin.organization, &admin.user, &admins, days)
+        }
+        _ => Vec::new(),
+    };
+    for _ in 0..ATTEMPTS {
+        let mut warning = Warning::of(services, id, &patch, &notices::called(&admin.user), context)?;
+        warning.shorter.clone_from(&shorter);
+        let (session, patch, event) = (session.clone(), patch.clone(), event.clone());
+        let entry_id = services.entropy.uuid(at);
+        let change = move |tx: &Transaction<'_>| {
             if !sessions::session_lives(tx, &session, at)? {
                 return Err(Error::Token(TokenFault::Revoked));
             }
@@ -164,10 +181,15 @@ async fn change_settings(
                     ));
                 }
             }
-            write(tx, &organization, &settings, &event, at, entry_id)?;
+            write(tx, &organization, &settings, &warning, &event, at, entry_id)?;
             Ok(settings)
-        })
-        .await
+        };
+        match services.store.write(change).await {
+            Err(Error::Stale) => {} // other settings than those of which people would be told
+            ended => return ended,
+        }
+    }
+    Err(Error::Stale)
 }
 
 /// Changes an organisation's settings as the operator, whom no rule of the organisation's binds.
@@ -189,15 +211,21 @@ pub async fn set_settings(
     )
     .on(Resource::other("ORGANIZATION", id, Some(organization.slug)))
     .from_request(&context.request_id, None);
-    let entry_id = services.entropy.uuid(at);
-    services
-        .store
-        .write(move |tx| {
+    for _ in 0..ATTEMPTS {
+        let warning = Warning::of(services, id, &patch, "The operator of the appliance", &context)?;
+        let (patch, event) = (patch.clone(), event.clone());
+        let entry_id = services.entropy.uuid(at);
+        let change = move |tx: &Transaction<'_>| {
             let (organization, settings) = read_patched(tx, id, &patch)?;
-            write(tx, &organization, &settings, &event, at, entry_id)?;
+            write(tx, &organization, &settings, &warning, &event, at, entry_id)?;
             Ok(settings)
-        })
-        .await
+        };
+        match services.store.write(change).await {
+            Err(Error::Stale) => {}
+            ended => return ended,
+        }
+    }
+    Err(Error::Stale)
 }
 
 /// An organisation as it is, and the settings that a patch makes of its own.
@@ -216,10 +244,14 @@ fn read_patched(
 }
 
 /// Keeps settings with the entry of what changed; where nothing does, neither.
+///
+/// # Errors
+/// [`Error::Stale`] when the warning is of other changes.
 fn write(
     tx: &Transaction<'_>,
     organization: &Organization,
     settings: &OrganizationSettings,
+    warning: &Warning,
     event: &Event,
     at: Timestamp,
     entry_id: Uuid,
@@ -228,9 +260,29 @@ fn write(
     if changes.is_empty() {
         return Ok(());
     }
+    warning.still_holds(&organization.settings, settings)?;
     accounts::update_settings(tx, organization.id, settings, at)?;
-    let event = event.clone().with("changes", Value::Object(changes));
-    audit::append_entry(tx, at, entry_id, &event).map(|_| ())
+    let mut event = event.clone().with("changes", Value::Object(changes));
+    if is_shortened(&organization.settings, settings) {
+        let effect = at + SignedDuration::from_hours(24 * RETENTION_GRACE_DAYS);
+        event = event.with("auditRetentionTakesEffect", effect.to_string());
+    }
+    if settings.mfa_required && !organization.settings.mfa_required {
+        let until = at + SignedDuration::from_secs(ENROLMENT_SESSION_SECS);
+        let confined = factors::update_sessions_without_factor(tx, organization.id, until)?;
+        event = event.with("sessionsConfined", confined);
+    }
+    let entry = audit::append_entry(tx, at, entry_id, &event)?;
+    if is_shortened(&organization.settings, settings) {
+        deliveries::owe(tx, &warning.shorter, entry.sequence, at)?;
+    }
+    deliveries::owe(tx, &warning.owed, entry.sequence, at)
+}
+
+/// Whether the trail would be pruned sooner than before.
+fn is_shortened(before: &OrganizationSettings, after: &OrganizationSettings) -> bool {
+    let days = |settings: &OrganizationSettings| settings.audit_retention_days.unwrap_or(u16::MAX);
+    days(after) < days(before)
 }
 
 fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> OrganizationSettings {
@@ -288,23 +340,6 @@ fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> Organiz
     );
     set(&mut settings.policy_changes, patch.policy_changes.as_ref());
     settings
-}
-
-/// Field → `{from, to}` for each setting that changes.
-fn differences(before: &OrganizationSettings, after: &OrganizationSettings) -> Result<Map<String, Value>> {
-    let object = |settings: &OrganizationSettings| match serde_json::to_value(settings) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        other => Err(Error::Internal(format!("settings are no object: {other:?}"))),
-    };
-    let (before, after) = (object(before)?, object(after)?);
-    Ok(after
-        .into_iter()
-        .filter(|(field, to)| before.get(field) != Some(to))
-        .map(|(field, to)| {
-            let from = before.get(&field).cloned().unwrap_or_default();
-            (field, json!({ "from": from, "to": to }))
-        })
-        .collect())
 }
 
 /// What settings must satisfy, for every door they come in by.

@@ -76,6 +76,7 @@ fn new(
         id: services.entropy.uuid(at),
         organization_id: mandate.organization,
         requester_id: mandate.actor,
+        requester_role: mandate.role,
         target_id: target,
         wanted,
         reason: None,

@@ -21,11 +21,11 @@ use crate::keys::{
     KEY_DIRECTORY, KeyRing, KeyTexts, UnsealError, read_key_texts, unseal_keys, write_key_texts,
 };
 use crate::service::{Services, trail};
-use crate::store::DATABASE_FILE;
-use crate::store::audit::Revived;
+use crate::store::audit::{Revived, checkpoints as kept};
+use crate::store::{DATABASE_FILE, backup as copying};
 
 /// A backup, and how to get at its keys.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source {
     /// The backup.
     pub backup: PathBuf,
@@ -89,7 +89,8 @@ pub fn unpack(
     let note = fs::read_to_string(source.backup.join(CHECKPOINT_FILE))
         .map_err(|error| io_error(&source.backup.join(CHECKPOINT_FILE), error))?;
     files::write_private(&folder.join(CHECKPOINT_FILE), &note)?;
-    check(folder, &manifest, &trusted(&manifest, &keys)?, watch)?;
+    let trusted = trusted(&manifest, &keys, &folder.join(DATABASE_FILE))?;
+    check(folder, &manifest, &trusted, watch)?;
     Ok((manifest, unfinished))
 }
 
@@ -230,8 +231,9 @@ fn compare_keys(backup: &Path, manifest: &Manifest, text: &str, keys: &KeyRing) 
     }
 }
 
-/// The key that the manifest names, which must be ours; what the database believes is checked against it.
-fn trusted(manifest: &Manifest, keys: &KeyRing) -> Result<LogKeys, BackupError> {
+/// The key that the manifest names, which must be ours, and those that signed before it, as the database has them:
+/// whoever made the manifest had our keys, and it names the database by its hash.
+fn trusted(manifest: &Manifest, keys: &KeyRing, database: &Path) -> Result<LogKeys, BackupError> {
     let told = LogKey::parse(&manifest.trail.key)
         .map_err(|error| BackupError::Damaged(format!("the manifest: {error}")))?;
     let ours = LogSigner::new(told.origin(), &keys.audit_signing_key()).log_key();
@@ -240,5 +242,10 @@ fn trusted(manifest: &Manifest, keys: &KeyRing) -> Result<LogKeys, BackupError> 
             "the trail's key in the manifest is not the backup's".to_owned(),
         ));
     }
-    Ok(LogKeys::new(vec![ours]))
+    let mut trusted = copying::read_copy(database, kept::known_keys)
+        .map_err(|error| BackupError::Damaged(error.to_string()))?;
+    trusted.add(ours);
+    Ok(trusted)
 }
+
+prints_no_secret!(Source);

@@ -30,7 +30,7 @@ pub(super) fn admit_password(
         accounts::email_key(&request.email)
     );
     let user = match account {
-        Account::Somebody { user, .. } => Some(user.id),
+        Account::Somebody { user, .. } => Some(&**user),
         Account::Nowhere | Account::Nobody(_) => None,
     };
     let own = own_key(typed.as_bytes(), user, context);
@@ -40,20 +40,28 @@ pub(super) fn admit_password(
         match services.limiter.check(Bucket::LoginByStrangers, &typed) {
             Ok(()) => counted.push((Bucket::LoginByStrangers, typed.into_bytes())),
             // What strangers used up stays used up when the user is let in beside them.
-            Err(_) if known_address(services, user, context)? => {}
+            Err(_) if known_address(services, user.map(|user| user.id), context)? => {}
             Err(refused) => return Err(refused),
         }
     }
     Ok(Attempt(counted))
 }
 
-/// Counts a code at login: from a known device by itself, from anywhere else together.
-pub(super) fn admit_code(services: &Services, user: UserId, context: &RequestContext) -> Result<Attempt> {
-    let mut key = user.0.as_bytes().to_vec();
-    if let Some(device) = known_device(user, context) {
+/// Counts a code at login: from a known device by itself, from anywhere else together. Over all known devices
+/// there is a ceiling, which a right code does not give back: else whoever gathered devices while the password
+/// was enough had as many guesses as devices, and the user's own logins would renew them.
+pub(super) fn admit_code(services: &Services, user: &User, context: &RequestContext) -> Result<Attempt> {
+    let device = known_device(user, context);
+    let mut key = user.id.0.as_bytes().to_vec();
+    if let Some(device) = device {
         key.extend_from_slice(&device.device);
     }
     services.limiter.check(Bucket::CodeByAccount, &key)?;
+    if device.is_some() {
+        services
+            .limiter
+            .check(Bucket::CodeByDevices, user.id.0.as_bytes())?;
+    }
     Ok(Attempt(vec![(Bucket::CodeByAccount, key)]))
 }
 
@@ -78,16 +86,17 @@ pub(in crate::service) fn remember_device(
     user: &User,
     context: &RequestContext,
 ) -> String {
-    let known = known_device(user.id, context);
+    let known = known_device(user, context);
     let token = DeviceToken {
         user: user.id,
         device: known.map_or_else(|| services.entropy.bytes(), |known| known.device),
         since: context.at.as_second(),
+        revision: user.revision,
     };
     token.encode(services.keys.token_mac_key())
 }
 
-fn own_key(typed: &[u8], user: Option<UserId>, context: &RequestContext) -> Vec<u8> {
+fn own_key(typed: &[u8], user: Option<&User>, context: &RequestContext) -> Vec<u8> {
     let mut key = typed.to_vec();
     if let Some(device) = user.and_then(|user| known_device(user, context)) {
         key.extend_from_slice(b"\ndevice\n");
@@ -99,8 +108,12 @@ fn own_key(typed: &[u8], user: Option<UserId>, context: &RequestContext) -> Vec<
     key
 }
 
-fn known_device(user: UserId, context: &RequestContext) -> Option<DeviceToken> {
-    context.device.filter(|device| device.user == user)
+/// The device that the request came from, if a login of the user was completed on it since the account was last
+/// changed. A new password, an enrolment, a reset, a lock: each is a change.
+fn known_device(user: &User, context: &RequestContext) -> Option<DeviceToken> {
+    context
+        .device
+        .filter(|device| device.user == user.id && device.revision == user.revision)
 }
 
 /// Whether the account has a live session from there. Asked only when strangers are held up.

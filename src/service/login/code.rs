@@ -12,8 +12,10 @@ use crate::domain::policy::FactorKind;
 use crate::domain::second_factor::{self, Code, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
+use crate::service::deliveries::{self, OwedDelivery};
+use crate::service::notices;
 use crate::service::session::{self, Opening, Tokens};
-use crate::store::{Transaction, audit, challenges, factors};
+use crate::store::{Transaction, accounts, audit, challenges, factors};
 
 /// Wrong codes that one challenge bears (ASVS 6.5.1: with the limit per account, guessing is hopeless).
 pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
@@ -37,7 +39,7 @@ pub async fn verify_mfa(
     let at = context.at;
     // Only who knows the password has a challenge, so that nobody else uses up the account's attempts.
     let (user, _) = services.store.read(|db| find_login(db, &token, &hash, at))?;
-    let attempt = admit_code(services, user.id, context)?;
+    let attempt = admit_code(services, &user, context)?;
 
     let shown = read_code(services, &user, code, context).await?;
     let kind = shown.as_ref().map(Shown::kind);
@@ -47,6 +49,10 @@ pub async fn verify_mfa(
         until: None,
     };
     let (row, tokens) = session::new_session(services, &user, opening, context);
+    let owed = match kind {
+        Some(FactorKind::RecoveryCodes) => told_of_recovery_code(services, &user, context)?,
+        _ => Vec::new(),
+    };
     let request = context.clone();
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     let ended = services
@@ -66,7 +72,8 @@ pub async fn verify_mfa(
             let event = event.with("method", spent.method());
             complete_login(tx, &hash, &row, event, entry_ids[0])?;
             if let Some(event) = spent.event(&user, &request) {
-                audit::append_entry(tx, at, entry_ids[1], &event)?;
+                let entry = audit::append_entry(tx, at, entry_ids[1], &event)?;
+                deliveries::owe(tx, &owed, entry.sequence, at)?;
             }
             Ok(Ok(()))
         })
@@ -75,6 +82,28 @@ pub async fn verify_mfa(
         attempt.forget(services);
         tokens
     })
+}
+
+/// Whoever found a list of codes logs in with one: its owner is told (SP 800-63B-4 §4.6).
+fn told_of_recovery_code(
+    services: &Services,
+    user: &User,
+    context: &RequestContext,
+) -> Result<Vec<OwedDelivery>> {
+    let organization = services
+        .store
+        .read(|db| accounts::find_organization(db, user.organization_id))?
+        .ok_or(DEAD)?;
+    let changed = notices::Changed {
+        organization: &organization,
+        target: user,
+        by: user,
+        subject: "A recovery code was used",
+        what: &format!("logged in with a recovery code of your account {}", user.email),
+        then: "Each works once. You can make new ones, which end the old ones.",
+        event: "user.recovery-code.used",
+    };
+    Ok(notices::of_change(services, &changed, context))
 }
 
 /// A code that belongs to a factor, as far as can be told outside of the transaction.

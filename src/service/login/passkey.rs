@@ -79,7 +79,7 @@ pub async fn verify_mfa_with_passkey(
     let token = OneUseToken::decode(challenge).ok_or(DEAD)?;
     let (hash, at) = (token.hash(), context.at);
     let (user, state) = services.store.read(|db| find_login(db, &token, &hash, at))?;
-    let attempt = admit_code(services, user.id, context)?;
+    let attempt = admit_code(services, &user, context)?;
     let state = state.ok_or(Error::DeadToken("passkey challenge"))?;
     let shown = Shown::check(services, &user, asserted, &state, context)?;
 

@@ -97,8 +97,7 @@ pub(super) async fn check(
             Ok(Proof { user, hash, rehashed })
         }
         (account, outcome) => {
-            let event = failure(&account, outcome.is_some(), request, context);
-            record(services, event, context).await?;
+            record(services, &account, outcome.is_some(), request, context).await?;
             Err(Error::InvalidCredentials)
         }
     }
@@ -130,14 +129,17 @@ impl Proof {
     }
 }
 
-/// The entry of a failed attempt; none where there is no organisation in whose trail it would stand.
-fn failure(
+/// Puts a failed attempt on the record. Where that needs no entry something else is written, so that the answer takes
+/// as long: else the clock would tell which organisations and accounts exist.
+async fn record(
+    services: &Services,
     account: &Account,
     password_right: bool,
     request: &LoginRequest,
     context: &RequestContext,
-) -> Option<Event> {
-    match account {
+) -> Result<()> {
+    let event = match account {
+        // There is no trail in which it would stand.
         Account::Nowhere => {
             tracing::info!(
                 ip = context.ip_text(),
@@ -146,25 +148,54 @@ fn failure(
             None
         }
         Account::Nobody(organization) => {
-            let actor = claimed(written_address(&request.email));
-            let event = Event::new(EventType::UserLogin, Some(organization.id), actor)
-                .from_request(&context.request_id, context.ip_text().as_deref());
-            Some(refused(event, "unknown-account"))
+            let event = failure_of_nobody(services, organization, request, context)?;
+            services.strangers.count(organization.id, context, event)
         }
         Account::Somebody { user, hash } => {
-            // Whoever failed to prove it is not the user.
-            let mut event = login_event(user, context);
-            event.actor = claimed(Some(&user.email));
-            Some(refused(
-                event,
-                match (hash, password_right) {
-                    (None, _) => "no-password",
-                    (Some(_), false) => "wrong-password",
-                    (Some(_), true) => "inactive",
-                },
-            ))
+            Some(failure_of_somebody(user, hash.is_some(), password_right, context))
         }
-    }
+    };
+    let Some(event) = event else {
+        return services.store.probe().await;
+    };
+    let (at, id) = (context.at, services.entropy.uuid(context.at));
+    services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop))
+        .await
+}
+
+/// What was typed as an address stands in the entry only where somebody of the organisation has one of that domain:
+/// people type passwords into that field, and `P@ssw0rd.1` looks like an address.
+fn failure_of_nobody(
+    services: &Services,
+    organization: &Organization,
+    request: &LoginRequest,
+    context: &RequestContext,
+) -> Result<Event> {
+    let address = written_address(&request.email);
+    let known = services.store.read(|db| match address {
+        Some(address) => accounts::domain_is_known(db, organization.id, address),
+        None => Ok(false),
+    })?;
+    let actor = claimed(address.filter(|_| known));
+    let event = Event::new(EventType::UserLogin, Some(organization.id), actor)
+        .from_request(&context.request_id, context.ip_text().as_deref());
+    Ok(refused(event, "unknown-account"))
+}
+
+/// Whoever failed to prove it is not the user.
+fn failure_of_somebody(user: &User, has_password: bool, right: bool, context: &RequestContext) -> Event {
+    let mut event = login_event(user, context);
+    event.actor = claimed(Some(&user.email));
+    refused(
+        event,
+        match (has_password, right) {
+            (false, _) => "no-password",
+            (true, false) => "wrong-password",
+            (true, true) => "inactive",
+        },
+    )
 }
 
 /// Somebody who says that they are that.
@@ -176,8 +207,7 @@ fn claimed(address: Option<&str>) -> ActorRef {
     }
 }
 
-/// What was typed as an address, if it looks like one: people type passwords into that field, and a
-/// password must not get into the trail.
+/// What was typed as an address, if it looks like one.
 fn written_address(text: &str) -> Option<&str> {
     let text = text.trim();
     let (local, domain) = text.split_once('@')?;
@@ -186,13 +216,4 @@ fn written_address(text: &str) -> Option<&str> {
         && text.len() <= EMAIL_MAX_BYTES
         && !text.chars().any(|c| c.is_control() || c.is_whitespace());
     plausible.then_some(text)
-}
-
-async fn record(services: &Services, event: Option<Event>, context: &RequestContext) -> Result<()> {
-    let Some(event) = event else { return Ok(()) };
-    let (at, id) = (context.at, services.entropy.uuid(context.at));
-    services
-        .store
-        .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop))
-        .await
 }

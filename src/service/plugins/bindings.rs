@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use super::answered::Answered;
 use super::watching::{Alarms, Rechecks};
 use super::{blocking, from_json, prepare_blocking};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::{Hook, Manifest, Mode};
+use crate::domain::policy::{Manifest, Mode};
 use crate::plugin_host::{
     BoundPlugin, Digest, FailureAction, FailureCause, OnFailure, PackageError, PluginHost, PluginVersion,
     Prepared,
@@ -40,6 +41,7 @@ struct Inner {
     replaying: AtomicBool,
     alarms: Alarms,
     rechecks: Rechecks,
+    answered: Answered,
 }
 
 /// The right to replay; it ends when dropped.
@@ -121,7 +123,12 @@ impl Bindings {
         &self.0.rechecks
     }
 
+    pub(super) fn answered(&self) -> &Answered {
+        &self.0.answered
+    }
+
     fn change(&self, change: impl FnOnce(&mut Table)) {
+        self.0.answered.clear();
         change(&mut self.0.table.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -308,18 +315,18 @@ impl Maker<'_> {
         if binding.disabled_at.is_some() {
             return Ok(None);
         }
-        let Some((manifest, current)) = self.version(&binding.version, &binding.hooks)? else {
+        let Some((manifest, current)) = self.version(&binding.version)? else {
             return Ok(None);
         };
         let on_failure: OnFailure = from_json(&binding.on_failure)?;
         let mut history_days = manifest.history_days;
         let before = match &binding.previous {
-            Some(previous) if needs_version_before(binding.mode, &on_failure) => self
-                .version(previous, &binding.hooks)?
-                .map(|(manifest, version)| {
+            Some(previous) if needs_version_before(binding.mode, &on_failure) => {
+                self.version(previous)?.map(|(manifest, version)| {
                     history_days = history_days.max(manifest.history_days);
                     version
-                }),
+                })
+            }
             _ => None,
         };
         let bound = BoundPlugin {
@@ -340,7 +347,7 @@ impl Maker<'_> {
     }
 
     /// A version of a plugin; nothing if the operator has it switched off for everybody.
-    fn version(&mut self, row: &VersionRow, hooks: &[Hook]) -> Result<Option<(Manifest, PluginVersion)>> {
+    fn version(&mut self, row: &VersionRow) -> Result<Option<(Manifest, PluginVersion)>> {
         let module = self.modules.get(&row.plugin_digest);
         let module = module.ok_or_else(|| missing("module", &row.plugin_digest))?;
         if module.disabled_at.is_some() {
@@ -358,12 +365,7 @@ impl Maker<'_> {
             ),
             config: Arc::clone(config),
             config_digest: Digest(row.config_digest),
-            hooks: manifest
-                .hooks
-                .iter()
-                .filter(|hook| hooks.contains(hook))
-                .copied()
-                .collect(),
+            hooks: row.hooks.clone(),
         };
         Ok(Some((manifest, version)))
     }

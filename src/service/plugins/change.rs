@@ -85,7 +85,14 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
         Some(hooks) => hooks,
         None => plugin.manifest.hooks.clone(),
     };
-    check_terms(&plugin.manifest, &hooks, new.mode, &new.grants, new.limits)?;
+    check_terms(
+        &services.plugin_host,
+        &plugin.manifest,
+        &hooks,
+        new.mode,
+        &new.grants,
+        new.limits,
+    )?;
     let config = to_json(&new.config)?;
     let ready = check_config(services, new.plugin_digest, &plugin.manifest, &config).await?;
 
@@ -95,12 +102,13 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
         version: VersionRow {
             plugin_digest: new.plugin_digest.0,
             config_digest: Digest::of(config.as_bytes()).0,
+            hooks,
+            answered: false,
         },
         previous: None,
         position: new
             .position
             .unwrap_or_else(|| last.map_or(1, |last| last.saturating_add(1))),
-        hooks,
         mode: new.mode,
         on_failure: to_json(&new.on_failure)?,
         grants: new.grants,
@@ -165,8 +173,10 @@ pub async fn update_binding(
     Err(changed_meanwhile())
 }
 
-/// Goes back to the version before, with the configuration that it had; once more undoes that. A version
-/// that counted before needs no replay, and nothing is compiled anew: it is for when something is wrong.
+/// Goes back to the version before, with the configuration and the hooks that it had; once more undoes
+/// that. A version whose answers counted before needs no replay, and nothing is compiled anew: it is for when
+/// something is wrong. A canary is over then, and its version, which never decided for all, is not kept
+/// to go back to.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::MayNotAct`] for the node's, [`Error::Conflict`] when there is none.
@@ -187,7 +197,13 @@ pub async fn roll_back_binding(
             .store
             .read(|db| usable_plugin(db, digest, now.organization_id))?;
         let mut row = now.clone();
-        row.previous = Some(row.version);
+        row.previous = if let Mode::Canary(_) = row.mode {
+            // The share was the other version's: kept, it would decide for nearly all by the old one.
+            row.mode = Mode::Enforce;
+            None
+        } else {
+            Some(row.version)
+        };
         row.version = previous;
         let back = Changed {
             ready: Some(prepare(services, digest).await?),
@@ -279,7 +295,7 @@ async fn commit(
 ) -> Result<Ended<BindingView>> {
     let at = manager.at();
     let Changed {
-        row,
+        mut row,
         manifest,
         config,
         ready,
@@ -315,6 +331,9 @@ async fn commit(
             governance::settle(tx, &changer, agreed_id, row.id)?;
             if let Some(config) = &config {
                 bindings::insert_configuration(tx, &row.version.config_digest, config, at)?;
+            }
+            if let Some(now) = bindings::find_binding(tx, row.id)? {
+                row.remember(&now);
             }
             bindings::update_binding(tx, &row, at)?;
             audit::append_entry(tx, at, entry_id, &event)?;

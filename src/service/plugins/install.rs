@@ -10,9 +10,7 @@ use crate::domain::account::OrganizationId;
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::policy::Manifest;
 use crate::domain::{Error, Result};
-use crate::plugin_host::{
-    Digest, Limits, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature,
-};
+use crate::plugin_host::{Digest, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature};
 use crate::service::Services;
 use crate::store::plugins::{self, PluginRow};
 use crate::store::{accounts, audit, bindings};
@@ -78,7 +76,12 @@ pub async fn install_plugin(
     manager.admit(services)?;
     let digest = Digest::of(&new.bytes);
     match judge(services, &new, digest, watch).await {
-        Ok((manifest, signed)) => keep(services, manager, new, digest, manifest, signed).await,
+        Ok((prepared, manifest, signed)) => {
+            let installed = keep(services, manager, new, digest, manifest, signed).await?;
+            let host = services.plugin_host.clone();
+            blocking(move || host.keep_artefact(&prepared)).await?;
+            Ok(installed)
+        }
         Err(Error::PluginRefused(reason)) => {
             record_refusal(services, manager, new.owner, digest, &reason).await?;
             Err(Error::PluginRefused(reason))
@@ -92,7 +95,7 @@ async fn judge(
     new: &NewPlugin,
     digest: Digest,
     watch: Watch,
-) -> Result<(Manifest, Option<Signed>)> {
+) -> Result<(Arc<Prepared>, Manifest, Option<Signed>)> {
     if let Some(organization) = new.owner {
         within_quota(services, organization, digest, new.bytes.len())?;
     }
@@ -104,14 +107,15 @@ async fn judge(
     let prepared = blocking(move || host.prepare(&bytes)).await?.map_err(refused)?;
     watch(Progress::Step("asking what it is"));
     let (host, bytes) = (services.plugin_host.clone(), Arc::clone(&new.bytes));
+    let module = Arc::clone(&prepared);
     let manifest = off_the_path(move || async move {
-        let manifest = host.describe(&prepared).await.map_err(refused)?;
-        run_cases(&host, &prepared, &bytes, &watch).await?;
+        let manifest = host.describe(&module).await.map_err(refused)?;
+        run_cases(&host, &module, &bytes, &watch).await?;
         watch(Progress::Step("storing"));
         Ok::<_, Error>(manifest)
     })
     .await??;
-    Ok((manifest, signed))
+    Ok((prepared, manifest, signed))
 }
 
 fn within_quota(
@@ -174,7 +178,7 @@ fn trusted(bytes: &[u8], signature: Option<&str>, keys: &[SignerKey]) -> Result<
 
 /// Runs the golden cases that travel in the file: a plugin that does not do here what its author saw
 /// is not installed.
-async fn run_cases(host: &PluginHost, prepared: &Prepared, bytes: &[u8], watch: &Watch) -> Result<()> {
+async fn run_cases(host: &PluginHost, prepared: &Arc<Prepared>, bytes: &[u8], watch: &Watch) -> Result<()> {
     let broken = |e: &dyn std::fmt::Display| {
         Error::PluginRefused(format!("its golden cases can't be run: {e} [golden-cases]"))
     };
@@ -184,27 +188,18 @@ async fn run_cases(host: &PluginHost, prepared: &Prepared, bytes: &[u8], watch: 
     }
     watch(Progress::Step("running its golden cases"));
     let of = cases.len() as u64;
-    for (done, case) in (1..).zip(&cases) {
-        let report = host
-            .run_case(prepared, Limits::at_installation(), case)
-            .await
-            .map_err(|e| broken(&e))?;
-        if !report.passed {
-            let shown: Vec<_> = report
-                .differences
-                .iter()
-                .take(DIFFERENCES_SHOWN)
-                .cloned()
-                .collect();
-            return Err(Error::PluginRefused(format!(
-                "its golden case \"{}\" fails here: {} [golden-case-failed]",
-                report.description,
-                shown.join("; ")
-            )));
-        }
-        watch(Progress::Done(done, of));
-    }
-    Ok(())
+    let failed = host
+        .run_cases(prepared, &cases, |done| watch(Progress::Done(done, of)))
+        .await
+        .map_err(|e| broken(&e))?;
+    let Some(report) = failed else { return Ok(()) };
+    let shown = report.differences.iter().take(DIFFERENCES_SHOWN);
+    let shown: Vec<_> = shown.cloned().collect();
+    Err(Error::PluginRefused(format!(
+        "its golden case \"{}\" fails here: {} [golden-case-failed]",
+        report.description,
+        shown.join("; ")
+    )))
 }
 
 async fn keep(

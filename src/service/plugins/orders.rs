@@ -261,7 +261,7 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
         "digest": hex::encode(view.version.digest.0),
         "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
         "config": view.version.config,
-        "hooks": view.row.hooks,
+        "hooks": view.row.version.hooks,
         "mode": view.row.mode,
         "grants": view.row.grants,
         "wants": view.version.manifest.wants,
@@ -314,8 +314,9 @@ async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result
     };
     let report = replay_manifest(services, manifest, organizations, replay, watch).await?;
     drop(prepared); // held until here, so that it is found by its digest
-    let clean = report.is_clean();
+    let (clean, verdict) = (report.is_clean(), report.verdict());
     let mut report = json!(report);
     report["clean"] = json!(clean);
+    report["verdict"] = json!(verdict);
     Ok(report)
 }

@@ -76,23 +76,19 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     row.version = VersionRow {
         plugin_digest: digest.0,
         config_digest: Digest::of(config.as_bytes()).0,
+        hooks: match &patch.hooks {
+            Some(hooks) => hooks.clone(),
+            None if switched => hooks_kept(&now.version.hooks, &old.hooks, &plugin.manifest.hooks),
+            None => now.version.hooks.clone(),
+        },
+        answered: false,
     };
     if switched {
-        row.previous = Some(now.version);
-        // Hooks that the binding left out stay left out; those that the new version adds are asked.
-        row.hooks = plugin
-            .manifest
-            .hooks
-            .iter()
-            .filter(|hook| now.hooks.contains(hook) || !old.hooks.contains(hook))
-            .copied()
-            .collect();
+        row.previous = to_go_back_to(&now, &row.version);
     }
+    row.remember(&now);
     row.position = patch.position.unwrap_or(row.position);
     row.mode = patch.mode.unwrap_or(row.mode);
-    if let Some(hooks) = &patch.hooks {
-        row.hooks.clone_from(hooks);
-    }
     if let Some(grants) = &patch.grants {
         row.grants = grants.clone();
     }
@@ -111,20 +107,10 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     }
     // What was granted to the version before is not asked about again.
     let asked_for = patch.grants.clone().unwrap_or_default();
-    // Nor are hooks that only the version before implements.
-    let hooks = match &patch.hooks {
-        Some(hooks) => hooks.clone(),
-        None => plugin
-            .manifest
-            .hooks
-            .iter()
-            .filter(|h| row.hooks.contains(h))
-            .copied()
-            .collect(),
-    };
     check_terms(
+        &services.plugin_host,
         &plugin.manifest,
-        &hooks,
+        &row.version.hooks,
         row.mode,
         &asked_for,
         from_json(&row.limits)?,
@@ -141,4 +127,23 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         config: Some(config),
         ready,
     })
+}
+
+/// Hooks that the binding left out stay left out; those that the new version adds are asked.
+fn hooks_kept(now: &[Hook], old: &[Hook], new: &[Hook]) -> Vec<Hook> {
+    let kept = |hook: &&Hook| now.contains(hook) || !old.contains(hook);
+    new.iter().filter(kept).copied().collect()
+}
+
+/// What a switch to `then` leaves to go back to and to fall back on: the version that it replaces, unless
+/// that was only tried on a canary's share, or has never answered where the one before it has.
+fn to_go_back_to(now: &BindingRow, then: &VersionRow) -> Option<VersionRow> {
+    let replaced = &now.version;
+    match (&now.previous, now.mode) {
+        (previous, Mode::Canary(_)) => previous.clone(),
+        (Some(good), _) if good.answered && !replaced.answered && !then.stands_for(good) => {
+            Some(good.clone())
+        }
+        _ => Some(replaced.clone()),
+    }
 }

@@ -3,18 +3,21 @@
 //!
 //! What counts is what is enforced, wholly or for a canary's share. A version begins to count by a switch,
 //! by binding anew what was unbound, by leaving monitor mode, or by staying alone when another version of
-//! the same plugin goes: each of these is judged. Only going back to what counted before is not.
+//! the same plugin goes: each of these is judged. Another configuration is another version here (for some
+//! plugins it is the whole of the policy), and so is being asked at fewer hooks. Only going back to what
+//! counted before is not judged: to the version before, however long ago it decided something, or to one
+//! that did lately.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::replay::replay_manifest;
+use super::replay::{Terms, replay_on_terms};
 use super::replayed::{Follow, Replay};
 use super::{Manager, from_json, unwatched};
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Manifest, Mode};
 use crate::domain::{Error, Result};
-use crate::plugin_host::Digest;
+use crate::plugin_host::{Digest, Limits};
 use crate::service::Services;
 use crate::store::Connection;
 use crate::store::bindings::{self, BindingRow, Of, PolicyRevision};
@@ -50,8 +53,8 @@ impl Gate {
 struct Candidate {
     digest: Digest,
     manifest: Manifest,
-    /// Absent: the one that each decision was made with.
-    config: Option<String>,
+    config: String,
+    terms: Terms,
     takes_over: Follow,
 }
 
@@ -78,14 +81,19 @@ pub(super) async fn judge(
         }
         let revision = bindings::find_policy_revision(db, organization)?;
         let counted = now.filter(|row| counts(row));
-        let candidates = match (counted, then.filter(|row| counts(row))) {
+        let mut candidates = match (counted, then.filter(|row| counts(row))) {
             (None, None) => Vec::new(),
             // The operator's emergency switch asks nobody.
             (Some(_), None) if manager.organization().is_none() => Vec::new(),
-            (Some(now), None) => left_alone(db, organization, now)?,
-            (Some(now), Some(then)) if now.version.plugin_digest == then.version.plugin_digest => Vec::new(),
+            (Some(now), None) => left_alone(db, organization, since, now)?,
+            (Some(now), Some(then)) if then.version.stands_for(&now.version) => Vec::new(),
+            (_, Some(then)) if goes_back(manager, now, then) => Vec::new(),
             (_, Some(then)) => begins(db, organization, since, counted, then, new_config)?,
         };
+        // In a canary the version before decides for the others.
+        if let Some(before) = then.and_then(decides_for_others) {
+            candidates.extend(begins(db, organization, since, counted, &before, None)?);
+        }
         Ok((Some(revision), candidates))
     })?;
     let Some(revision) = revision else {
@@ -101,7 +109,28 @@ fn counts(row: &BindingRow) -> bool {
     row.disabled_at.is_none() && row.mode != Mode::Monitor
 }
 
-/// A version that begins to count takes over from the one it replaces, or from bindings that are gone or
+/// Whether the version before comes back that decided something once. The operator may go back to any.
+fn goes_back(manager: &Manager, now: Option<&BindingRow>, then: &BindingRow) -> bool {
+    let operator = manager.organization().is_none();
+    let previous = now.and_then(|now| now.previous.as_ref());
+    previous.is_some_and(|previous| then.version.stands_for(previous) && (previous.answered || operator))
+}
+
+/// The binding with its version before, where that is to decide for others than a canary's share and never
+/// decided anything.
+fn decides_for_others(then: &BindingRow) -> Option<BindingRow> {
+    let canary = matches!(then.mode, Mode::Canary(_)) && counts(then);
+    let before = then
+        .previous
+        .as_ref()
+        .filter(|before| canary && !before.answered)?;
+    Some(BindingRow {
+        version: before.clone(),
+        ..then.clone()
+    })
+}
+
+/// A version that begins to count takes over from the one it replaces, and from bindings that are gone or
 /// don't count any more.
 fn begins(
     db: &Connection,
@@ -112,43 +141,56 @@ fn begins(
     new_config: Option<&str>,
 ) -> Result<Vec<Candidate>> {
     let deciders = decisions::find_deciders(db, organization, since)?;
-    let counted_before = |decider: &DeciderRow| {
-        decider.counted
-            && decider.binding_id == then.id
-            && decider.plugin_digest == then.version.plugin_digest
-    };
-    if deciders.iter().any(counted_before) {
+    if counted_before(&deciders, then) {
         return Ok(Vec::new()); // back to what it was
     }
-    let takes_over = if let Some(replaced) = replaces {
-        vec![replaced.id]
-    } else {
-        let counting = counting(db, organization)?;
-        let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
-        let mut gone: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
-        gone.retain(|id| !still(*id));
-        gone
+    // Of bindings that are gone, too: what took their place must not be switched before it has decided.
+    let counting = counting(db, organization)?;
+    let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
+    let mut takes_over: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
+    takes_over.sort_unstable();
+    takes_over.dedup();
+    takes_over.retain(|id| !still(*id));
+    let config = match new_config {
+        Some(config) => config.to_owned(),
+        None => find_config(db, then)?,
     };
-    let config = match (replaces, new_config) {
-        (Some(replaced), _) if replaced.version.config_digest == then.version.config_digest => None,
-        (_, Some(config)) => Some(config.to_owned()),
-        (_, None) => Some(find_config(db, then)?),
-    };
-    Ok(vec![candidate(db, then, config, takes_over)?])
+    let config_kept = replaces.is_some_and(|row| row.version.config_digest == then.version.config_digest);
+    let own_config = config_kept.then_some(then.id);
+    Ok(vec![candidate(db, then, config, own_config, takes_over)?])
+}
+
+/// Whether the binding was asked at no more hooks than it is to be, in this version, and that counted.
+fn counted_before(deciders: &[DeciderRow], then: &BindingRow) -> bool {
+    let mut of_version = deciders
+        .iter()
+        .filter(|decider| {
+            decider.counted
+                && decider.binding_id == then.id
+                && decider.plugin_digest == then.version.plugin_digest
+                && decider.config_digest == then.version.config_digest
+        })
+        .peekable();
+    of_version.peek().is_some() && of_version.all(|decider| then.version.hooks.contains(&decider.hook))
 }
 
 /// Other versions of a plugin that remain when a binding of it stops to count: binding the new one first
-/// and removing the old one then is a switch, too.
-fn left_alone(db: &Connection, organization: OrganizationId, gone: &BindingRow) -> Result<Vec<Candidate>> {
+/// and removing the old one then is a switch, too. The same file with another configuration may be a
+/// policy of its own; it is one if it stood beside the other, unchanged, for all that time.
+fn left_alone(
+    db: &Connection,
+    organization: OrganizationId,
+    since: Timestamp,
+    gone: &BindingRow,
+) -> Result<Vec<Candidate>> {
     let name = find_manifest(db, gone)?.name;
     let mut left = Vec::new();
     for row in counting(db, organization)? {
-        if row.id != gone.id
-            && row.version.plugin_digest != gone.version.plugin_digest
-            && find_manifest(db, &row)?.name == name
-        {
-            let config = Some(find_config(db, &row)?);
-            left.push(candidate(db, &row, config, vec![gone.id])?);
+        let another = row.version.plugin_digest != gone.version.plugin_digest
+            || !row.version.stands_for(&gone.version) && row.updated_at >= since;
+        if row.id != gone.id && another && find_manifest(db, &row)?.name == name {
+            let config = find_config(db, &row)?;
+            left.push(candidate(db, &row, config, None, vec![gone.id])?);
         }
     }
     Ok(left)
@@ -164,13 +206,19 @@ fn counting(db: &Connection, organization: OrganizationId) -> Result<Vec<Binding
 fn candidate(
     db: &Connection,
     row: &BindingRow,
-    config: Option<String>,
+    config: String,
+    own_config: Option<Uuid>,
     takes_over: Vec<Uuid>,
 ) -> Result<Candidate> {
     Ok(Candidate {
         digest: Digest(row.version.plugin_digest),
         manifest: find_manifest(db, row)?,
         config,
+        terms: Terms {
+            hooks: row.version.hooks.clone(),
+            limits: from_json::<Limits>(&row.limits)?,
+            own_config,
+        },
         takes_over: Follow::Counted(takes_over),
     })
 }
@@ -194,18 +242,19 @@ async fn replay(
         organization: Some(organization),
         since,
         follow: candidate.takes_over,
-        config: candidate.config.as_deref().map(from_json).transpose()?,
+        config: Some(from_json(&candidate.config)?),
     };
-    let report = replay_manifest(
+    let report = replay_on_terms(
         services,
         candidate.manifest,
         vec![organization],
         replay,
+        Some(candidate.terms),
         unwatched(),
     )
     .await?;
-    if report.is_clean() {
-        return Ok(());
+    if report.complete && report.differing == 0 {
+        return Ok(()); // what decided nothing in that time binds nobody
     }
     let differ = match report.differing {
         0 => "not all of them could be replayed in time".to_owned(),

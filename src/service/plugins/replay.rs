@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use uuid::Uuid;
 
+use super::again::{configuration, nothing_said, outcome_shown, widest};
 use super::bound::usable_plugin;
 use super::replayed::{Difference, Follow, Replay, ReplayReport};
 use super::terms::check_config;
-use super::{Manager, Progress, Watch, blocking, from_json, off_the_path, prepare, to_json};
+use super::{Manager, Progress, Watch, from_json, off_the_path, prepare, to_json};
 use crate::clock::Clock;
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Answer, Hook, Manifest, Mode, Outcome, Question, ResultKind};
 use crate::domain::{Error, Result};
-use crate::plugin_host::{CallEnd, DecisionRecord, Digest, PluginHost, Prepared};
+use crate::plugin_host::{CallEnd, DecisionRecord, Digest, FailureCause, Limits, PluginHost, Prepared};
 use crate::service::Services;
-use crate::store::decisions::{self, AskedRow, DecidedRow};
+use crate::store::decisions::{self, DecidedRow};
 use crate::store::{Store, accounts, bindings};
 
 /// Resets that one replay looks at, the newest first.
@@ -26,6 +28,8 @@ const RESETS_MAX: u32 = 10_000;
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// Differences that a report shows.
 const DIFFERENCES_SHOWN: usize = 100;
+/// How often a candidate that is late is asked.
+const TRIES: u32 = 3;
 
 /// Runs an installed plugin against the recorded questions of past resets, off every request's path. One
 /// at a time.
@@ -72,11 +76,39 @@ pub(super) async fn replay_manifest(
     replay: Replay,
     watch: Watch,
 ) -> Result<ReplayReport> {
+    replay_on_terms(services, manifest, organizations, replay, None, watch).await
+}
+
+/// On which terms a candidate is to be bound.
+pub(super) struct Terms {
+    /// When it is asked.
+    pub(super) hooks: Vec<Hook>,
+    /// What a call may use up.
+    pub(super) limits: Limits,
+    /// The binding, if any, whose configuration stays: its decisions are compared with the one that each was
+    /// made with.
+    pub(super) own_config: Option<Uuid>,
+}
+
+/// [`replay_manifest`] on the candidate's own terms; absent: on those of each binding that it follows.
+pub(super) async fn replay_on_terms(
+    services: &Services,
+    mut manifest: Manifest,
+    organizations: Vec<OrganizationId>,
+    replay: Replay,
+    terms: Option<Terms>,
+    watch: Watch,
+) -> Result<ReplayReport> {
     let config = replay.config.as_ref().map(to_json).transpose()?;
     let candidate = match &config {
         Some(config) => check_config(services, replay.plugin_digest, &manifest, config).await?,
         None => prepare(services, replay.plugin_digest).await?,
     };
+    let limits = terms.as_ref().map(|terms| terms.limits);
+    let own_config = terms.as_ref().and_then(|terms| terms.own_config);
+    if let Some(terms) = terms {
+        manifest.hooks = terms.hooks; // where it is not asked, it has nothing to say
+    }
     let turn = services
         .bindings
         .replay_turn()
@@ -90,6 +122,9 @@ pub(super) async fn replay_manifest(
         manifest,
         config: config.map(Into::into),
         replay,
+        limits,
+        limits_of: HashMap::new(),
+        own_config,
         configurations: HashMap::new(),
     };
     off_the_path(move || async move {
@@ -108,6 +143,11 @@ struct Run {
     manifest: Manifest,
     config: Option<Arc<str>>,
     replay: Replay,
+    /// Under which the candidate is to be asked; absent: under those of each binding.
+    limits: Option<Limits>,
+    limits_of: HashMap<Uuid, Limits>,
+    /// The binding whose decisions are compared with the configuration that each was made with.
+    own_config: Option<Uuid>,
     configurations: HashMap<[u8; 32], Arc<str>>,
 }
 
@@ -180,7 +220,6 @@ impl Run {
             Follow::Counted(bindings) => {
                 record.plugin == self.manifest.name
                     && record.mode == Mode::Enforce
-                    && record.digest != self.replay.plugin_digest
                     && bindings.contains(&record.binding_id)
             }
         }
@@ -200,12 +239,11 @@ impl Run {
                 report.not_comparable += 1;
                 continue;
             };
-            let config = self.config(row.config_digest)?;
+            let config = self.config(record.binding_id, row.config_digest)?;
             let replayed = if self.manifest.hooks.contains(&record.hook) {
                 let outcome = outcome_shown(&decided.asked, &record)?;
-                self.host
-                    .ask_again(&self.candidate, &config, &question, outcome.as_ref())
-                    .await
+                let limits = self.limits(&record, &config)?;
+                self.ask(limits, &config, &question, outcome.as_ref()).await
             } else {
                 // A version without the hook has nothing to say there.
                 CallEnd::Answer(nothing_said(record.hook))
@@ -230,16 +268,19 @@ impl Run {
         report: &mut ReplayReport,
     ) -> Result<()> {
         let config = self.config.clone().unwrap_or_else(|| "{}".into());
+        let limits = self.limits.unwrap_or_else(widest);
+        // What a policy only watched would have denied went on without it, and comes to the candidate.
         let denied = decided
             .decisions
             .iter()
             .map(|row| from_json::<DecisionRecord>(&row.record))
-            .any(|record| record.is_ok_and(|r| matches!(r.end, CallEnd::Answer(Answer::Deny(_)))));
+            .any(|record| {
+                record.is_ok_and(|r| {
+                    r.mode == Mode::Enforce && matches!(r.end, CallEnd::Answer(Answer::Deny(_)))
+                })
+            });
         if self.manifest.hooks.contains(&Hook::BeforeReset) && !denied {
-            let replayed = self
-                .host
-                .ask_again(&self.candidate, &config, question, None)
-                .await;
+            let replayed = self.ask(limits, &config, question, None).await;
             note(report, decided, question, Hook::BeforeReset, None, &replayed)?;
         }
         if self.manifest.hooks.contains(&Hook::AfterReset) && !denied {
@@ -253,17 +294,64 @@ impl Run {
                     approved_by: Vec::new(),
                 },
             };
-            let replayed = self
-                .host
-                .ask_again(&self.candidate, &config, question, Some(&outcome))
-                .await;
+            let replayed = self.ask(limits, &config, question, Some(&outcome)).await;
             note(report, decided, question, Hook::AfterReset, None, &replayed)?;
         }
         Ok(())
     }
 
-    fn config(&mut self, recorded: [u8; 32]) -> Result<Arc<str>> {
-        if let Some(config) = &self.config {
+    /// Asks the candidate. One that is late is asked again, as a machine may be busy: it is too slow
+    /// when it is late each time.
+    async fn ask(
+        &self,
+        limits: Limits,
+        config: &str,
+        question: &Question,
+        outcome: Option<&Outcome>,
+    ) -> CallEnd {
+        let mut tries = 1;
+        loop {
+            let end = self
+                .host
+                .ask_again(&self.candidate, limits, config, question, outcome)
+                .await;
+            let late = matches!(&end, CallEnd::Failure(failure) if failure.cause == FailureCause::Deadline);
+            if !late || tries == TRIES {
+                return end;
+            }
+            tries += 1;
+        }
+    }
+
+    /// Under which limits the candidate is asked what was recorded. Whoever answered this before, answers
+    /// it again whatever the limits are by now; whoever is to follow must keep to those of the binding.
+    fn limits(&mut self, record: &DecisionRecord, config: &str) -> Result<Limits> {
+        if let Some(limits) = self.limits {
+            return Ok(limits);
+        }
+        let answered = record.digest == self.replay.plugin_digest
+            && record.config_digest == Digest::of(config.as_bytes());
+        if answered {
+            return Ok(widest());
+        }
+        if let Some(limits) = self.limits_of.get(&record.binding_id) {
+            return Ok(*limits);
+        }
+        let binding = self
+            .store
+            .read(|db| bindings::find_binding(db, record.binding_id))?;
+        let limits = match binding {
+            Some(binding) => from_json::<Limits>(&binding.limits)?.bounded(),
+            None => widest(),
+        };
+        self.limits_of.insert(record.binding_id, limits);
+        Ok(limits)
+    }
+
+    fn config(&mut self, binding: Uuid, recorded: [u8; 32]) -> Result<Arc<str>> {
+        if let Some(config) = &self.config
+            && self.own_config != Some(binding)
+        {
             return Ok(Arc::clone(config));
         }
         if let Some(config) = self.configurations.get(&recorded) {
@@ -272,33 +360,6 @@ impl Run {
         let config: Arc<str> = configuration(&self.store, recorded)?.into();
         self.configurations.insert(recorded, Arc::clone(&config));
         Ok(config)
-    }
-}
-
-fn configuration(store: &Store, digest: [u8; 32]) -> Result<String> {
-    store
-        .read(|db| bindings::find_configuration(db, &digest))?
-        .ok_or_else(|| Error::Internal(format!("configuration {} is missing", hex::encode(digest))))
-}
-
-/// The outcome as this call was shown it.
-fn outcome_shown(asked: &AskedRow, record: &DecisionRecord) -> Result<Option<Outcome>> {
-    if record.hook == Hook::BeforeReset {
-        return Ok(None);
-    }
-    let outcome = asked.outcome.as_deref();
-    let outcome = outcome.ok_or_else(|| Error::Internal("a decision's outcome is missing".into()))?;
-    let mut outcome: Outcome = from_json(outcome)?;
-    if let Some(effects) = &record.effects_so_far {
-        outcome.effects.clone_from(effects);
-    }
-    Ok(Some(outcome))
-}
-
-fn nothing_said(hook: Hook) -> Answer {
-    match hook {
-        Hook::BeforeReset => Answer::Allow(Vec::new()),
-        Hook::AfterReset => Answer::Effects(Vec::new()),
     }
 }
 
@@ -332,44 +393,4 @@ fn note(
         });
     }
     Ok(())
-}
-
-/// A recorded call whose module, asked again, answered something else.
-pub(super) struct Deviation {
-    pub(super) record: DecisionRecord,
-    pub(super) replayed: CallEnd,
-}
-
-/// Puts every answered question of one reset once more to the very version that answered it.
-pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec<Deviation>> {
-    let (store, host) = (services.store.clone(), services.plugin_host.clone());
-    let decided = services.store.read(|db| decisions::find_decided(db, sequence))?;
-    let Some(decided) = decided else {
-        return Ok(Vec::new());
-    };
-    off_the_path(move || async move {
-        let question: Question = from_json(&decided.asked.question)?;
-        let mut found = Vec::new();
-        for row in &decided.decisions {
-            let record: DecisionRecord = from_json(&row.record)?;
-            if matches!(record.end, CallEnd::Failure(_)) {
-                continue; // a deadline missed once may be kept the next time
-            }
-            let config = configuration(&store, row.config_digest)?;
-            let outcome = outcome_shown(&decided.asked, &record)?;
-            let (module_host, module_store) = (host.clone(), store.clone());
-            let digest = Digest(row.plugin_digest);
-            let prepared = blocking(move || super::prepare_blocking(&module_host, &module_store, digest))
-                .await?
-                .map_err(super::refused)?;
-            let replayed = host
-                .ask_again(&prepared, &config, &question, outcome.as_ref())
-                .await;
-            if to_json(&record.end)? != to_json(&replayed)? {
-                found.push(Deviation { record, replayed });
-            }
-        }
-        Ok(found)
-    })
-    .await?
 }

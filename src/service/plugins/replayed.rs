@@ -31,7 +31,7 @@ pub enum Follow {
     Name,
     /// Those of one binding.
     Binding(Uuid),
-    /// Those that counted, of these bindings, of other versions of the candidate.
+    /// Those that counted, of these bindings, by versions of the candidate.
     Counted(Vec<Uuid>),
 }
 
@@ -86,11 +86,40 @@ pub struct ReplayReport {
     pub differences: Vec<Difference>,
 }
 
+/// What a replay comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplayVerdict {
+    /// Everything was looked at, and nothing would have been decided otherwise.
+    Clean,
+    /// Something would have been.
+    Differs,
+    /// Nothing would have been, as far as was looked.
+    Incomplete,
+    /// There was no answer to compare with: nobody was asked in that time, or every call had failed.
+    NothingCompared,
+}
+
 impl ReplayReport {
-    /// Whether everything was looked at and nothing would have been decided otherwise.
+    /// What it comes to.
+    #[must_use]
+    pub fn verdict(&self) -> ReplayVerdict {
+        if self.differing > 0 {
+            ReplayVerdict::Differs
+        } else if !self.complete {
+            ReplayVerdict::Incomplete
+        } else if self.compared == 0 {
+            ReplayVerdict::NothingCompared
+        } else {
+            ReplayVerdict::Clean
+        }
+    }
+
+    /// Whether there was something to look at, all of it was looked at, and nothing would have been
+    /// decided otherwise.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.complete && self.differing == 0
+        self.verdict() == ReplayVerdict::Clean
     }
 }
 

@@ -10,12 +10,13 @@ use super::{Manager, from_json, off_the_path, prepare};
 use crate::domain::audit::{Event, EventType};
 use crate::domain::policy::{Effect, Grants, Hook, Manifest, Mode};
 use crate::domain::{Error, Result};
-use crate::plugin_host::{Digest, Limits, Prepared};
+use crate::plugin_host::{Digest, Limits, PluginHost, Prepared};
 use crate::service::Services;
 use crate::store::bindings::BindingRow;
 
 /// Judges everything about a binding but its configuration.
 pub(super) fn check_terms(
+    host: &PluginHost,
     manifest: &Manifest,
     hooks: &[Hook],
     mode: Mode,
@@ -57,6 +58,11 @@ pub(super) fn check_terms(
             },
         );
     }
+    must(limits.fuel == 0 || host.counts_fuel(), "limits.fuel", &|| {
+        "is not counted on this node, so it would limit nothing: 0, unless its operator switches \
+         plugins.count_fuel on"
+            .into()
+    });
     if let Some((field, problem)) = out_of_bounds(limits) {
         must(false, &format!("limits.{field}"), &|| problem.clone());
     }
@@ -130,7 +136,7 @@ pub(super) fn terms(row: &BindingRow) -> Result<Map<String, Value>> {
         "pluginDigest": Digest(row.version.plugin_digest),
         "configDigest": Digest(row.version.config_digest),
         "order": row.position,
-        "hooks": row.hooks,
+        "hooks": row.version.hooks,
         "mode": row.mode,
         "onFailure": from_json::<Value>(&row.on_failure)?,
         "grants": row.grants,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::replay::{Deviation, deviations};
+use super::again::{Deviation, deviations};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
@@ -151,19 +151,14 @@ pub fn sample_for_recheck(services: &Services, organization: OrganizationId, seq
 pub async fn recheck_forever(services: &Services) {
     loop {
         services.bindings.rechecks().more.notified().await;
-        if let Err(error) = recheck_waiting(services).await {
-            tracing::error!(%error, "a decision could not be re-checked");
-        }
+        recheck_waiting(services).await;
     }
 }
 
 /// Asks again about every reset that waits for it. A version that now answers otherwise than is recorded
-/// raises an alarm: either it is not the pure function that it must be, or the record was changed. Says
-/// how many alarms.
-///
-/// # Errors
-/// When store or host fail.
-pub async fn recheck_waiting(services: &Services) -> Result<usize> {
+/// raises an alarm: either it is not the pure function that it must be, or the record was changed. A reset
+/// that can't be re-checked is logged and keeps no other from it. Says how many alarms.
+pub async fn recheck_waiting(services: &Services) -> usize {
     let mut alarms = 0;
     loop {
         let next = services
@@ -174,25 +169,35 @@ pub async fn recheck_waiting(services: &Services) -> Result<usize> {
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front();
         let Some((organization, sequence)) = next else {
-            return Ok(alarms);
+            return alarms;
         };
-        for Deviation { record, replayed } in deviations(services, sequence).await? {
-            tracing::error!(plugin = %record.plugin, digest = %record.digest, sequence,
-                "a policy plugin answers otherwise than is recorded: alarm");
-            let event = alarm(organization, &record, "replay-differs")
-                .with("sequence", sequence)
-                .with("recorded", Value::from(&record.end))
-                .with("replayed", Value::from(&replayed));
-            let at = services.clock.now();
-            let id = services.entropy.uuid(at);
-            services
-                .store
-                .write(move |tx| audit::append_entry(tx, at, id, &event).map(|_| ()))
-                .await?;
-            services.bindings.alarms().count.fetch_add(1, Ordering::Relaxed);
-            alarms += 1;
+        match recheck(services, organization, sequence).await {
+            Ok(raised) => alarms += raised,
+            Err(error) => tracing::error!(sequence, %error, "a reset's decisions can't be re-checked"),
         }
     }
+}
+
+/// Re-checks one reset. Says how many alarms that raised.
+async fn recheck(services: &Services, organization: OrganizationId, sequence: u64) -> Result<usize> {
+    let mut alarms = 0;
+    for Deviation { record, replayed } in deviations(services, sequence).await? {
+        tracing::error!(plugin = %record.plugin, digest = %record.digest, sequence,
+            "a policy plugin answers otherwise than is recorded: alarm");
+        let event = alarm(organization, &record, "replay-differs")
+            .with("sequence", sequence)
+            .with("recorded", Value::from(&record.end))
+            .with("replayed", Value::from(&replayed));
+        let at = services.clock.now();
+        let id = services.entropy.uuid(at);
+        services
+            .store
+            .write(move |tx| audit::append_entry(tx, at, id, &event).map(|_| ()))
+            .await?;
+        services.bindings.alarms().count.fetch_add(1, Ordering::Relaxed);
+        alarms += 1;
+    }
+    Ok(alarms)
 }
 
 /// Forgets questions and decisions past their retention, and the plugins and configurations that only

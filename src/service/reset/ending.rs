@@ -56,9 +56,11 @@ pub(super) async fn commit(
     let organization = case.organization.id;
     let mut change = Change::prepare(services, order, case, judgement)?;
     let (enrolment_code, alarms) = (change.enrolment_code.clone(), change.alarms.clone());
+    let answered = change.answered.clone();
     let committed = services.store.write(move |tx| change.run(tx)).await;
     let (mut answer, sequence) = committed.inspect_err(|_| policies::withdraw_alarms(services, &alarms))?;
     services.counts.reset_ended(end);
+    answered.noted(services);
     policies::sample_for_recheck(services, organization, sequence);
     if let Some(error) = refusal {
         return Err(Refusal::Recorded(error));
@@ -84,6 +86,7 @@ struct Change {
     decisions: Vec<DecisionRow>,
     /// The bindings that demanded a second admin.
     demanding: Vec<Uuid>,
+    answered: policies::FirstAnswers,
     alarms: Vec<policies::Alarm>,
     deliveries: Vec<OwedDelivery>,
     remember: Option<(UserId, Idempotency)>,
@@ -190,6 +193,7 @@ impl Change {
             asked,
             decisions,
             demanding: demanding(&judgement.records),
+            answered: policies::first_answers(services, case.policies.revision, &judgement.records),
             alarms: policies::raise_alarms(services, case.organization.id, &judgement.records),
             deliveries,
             remember: order
@@ -264,6 +268,7 @@ impl Change {
         for binding in &self.demanding {
             note_approval_demanded(tx, *binding, self.at)?;
         }
+        self.answered.note(tx)?;
         deliveries::owe(tx, &self.deliveries, entry.sequence, self.at)?;
         for alarm in &self.alarms {
             audit::append(tx, self.at, alarm.entry_id, &alarm.event)?;

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::domain::account::{May, Organization, User, Verb, may_act};
+use crate::domain::account::{May, Organization, Principal, User, Verb, may_act};
 use crate::domain::error::TokenFault;
 use crate::domain::policy::{Actor, Approval, OrganizationFacts, Question, RequestFacts, Target};
 use crate::domain::{Error, Result};
 use crate::service::Services;
 use crate::service::administration::utc_offset_minutes;
 use crate::service::plugins::BoundSet;
-use crate::service::reset::Order;
+use crate::service::reset::{Order, ResetRequest, read_user_id};
 use crate::store::{accounts, factors, requests, sessions};
 
 /// A reset with all that was known when it was judged.
@@ -36,8 +36,8 @@ pub struct Case {
 /// Reads one consistent snapshot and builds the question from it. `read`: what of it was read already.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], [`Error::MayNotAct`], [`Error::NotOrgAdmin`] (the database says so now),
-/// [`Error::MfaNotEnabled`].
+/// [`Error::StepUpRequired`], [`Error::UserNotFound`], [`Error::MayNotAct`], [`Error::NotOrgAdmin`] (the
+/// database says so now), [`Error::MfaNotEnabled`].
 pub(super) fn gather(
     services: &Services,
     order: &Order,
@@ -58,6 +58,8 @@ pub(super) fn gather(
                     .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?,
             ),
         };
+        mandate.stepped_up(&organization.settings, at)?;
+        let actor = mandate.narrowed(actor);
         let target = accounts::find_user(db, organization.id, order.target)?
             .ok_or_else(|| Error::UserNotFound(order.written_target.clone()))?;
         let may = may_act(&actor, &organization.settings, Verb::ResetMfa, &target)?;
@@ -135,6 +137,25 @@ pub(super) fn gather(
             admin_emails,
         })
     })
+}
+
+/// What is wrong with a request whose body or header is malformed: that its target is not there, or out of
+/// the caller's reach, comes first.
+pub(super) fn before_flaw(
+    services: &Services,
+    principal: &Principal,
+    request: &ResetRequest,
+    flaw: Error,
+) -> Error {
+    let (organization, written) = (&principal.organization, &request.target);
+    let judged = read_user_id(written).and_then(|id| {
+        let found = services
+            .store
+            .read(|db| accounts::find_user(db, organization.id, id))?;
+        let target = found.ok_or_else(|| Error::UserNotFound(written.clone()))?;
+        may_act(&principal.user, &organization.settings, Verb::ResetMfa, &target)
+    });
+    judged.err().unwrap_or(flaw)
 }
 
 /// The approval that "admins reset admins only with a second admin" asks for.

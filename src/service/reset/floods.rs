@@ -1,5 +1,6 @@
 //! Calls refused without work being done, for a rate limit or a full queue, on the record: one entry per
-//! caller, verb and window, with a count, so that a flood can neither fill the disk nor the writer's queue.
+//! caller, verb and window, with a count, so that a flood can neither fill the disk nor the writer's queue. What
+//! is refused again and again for another reason is counted like that, too, after the first times.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,8 +16,11 @@ use crate::store::audit;
 /// How long refusals of one caller are counted into one entry.
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
+/// Refusals of one caller, verb and window that are entries of their own; further ones are only counted.
+const ENTRIES_EACH: u64 = 10;
+
 /// Refusals that are not recorded yet. Only authenticated callers get here, so there are at most as many as
-/// users and verbs, twice.
+/// users and verbs, three times.
 #[derive(Debug, Default)]
 pub struct Floods(Mutex<HashMap<Key, Flood>>);
 
@@ -27,11 +31,15 @@ type Key = (UserId, EventType, Cause);
 enum Cause {
     RateLimit,
     Busy,
+    Repeated,
 }
 
 #[derive(Clone, Debug)]
 struct Flood {
     since: Timestamp,
+    /// Refusals that are entries of their own.
+    entries: u64,
+    /// Those that are not.
     refused: u64,
     event: Event,
 }
@@ -57,20 +65,45 @@ impl Floods {
         });
     }
 
+    /// Counts a refusal for whatever other reason, and says whether the caller has had so many of that verb in
+    /// this window that it is no entry of its own.
+    pub fn count_repeated(
+        &self,
+        principal: &Principal,
+        context: &RequestContext,
+        event_type: EventType,
+    ) -> bool {
+        let key = (principal.user.id, event_type, Cause::Repeated);
+        self.count_beyond(ENTRIES_EACH, key, context.at, || {
+            refusal(principal, context, event_type).ended(AuditResult::Denied, "Refused again and again")
+        })
+    }
+
     fn add(&self, key: Key, at: Timestamp, event: impl FnOnce() -> Event) {
+        self.count_beyond(0, key, at, event);
+    }
+
+    /// Counts what comes after the first so many. Whether this one did.
+    fn count_beyond(&self, first: u64, key: Key, at: Timestamp, event: impl FnOnce() -> Event) -> bool {
         let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let flood = floods.entry(key).or_insert_with(|| Flood {
             since: at,
+            entries: 0,
             refused: 0,
             event: event(),
         });
+        if flood.entries < first {
+            flood.entries += 1;
+            return false;
+        }
         flood.refused += 1;
+        true
     }
 
     fn take_due(&self, at: Timestamp, all: bool) -> Vec<(Key, Flood)> {
         let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = floods.extract_if(|_, flood| all || at.duration_since(flood.since) >= WINDOW);
-        due.collect()
+        due.filter(|(_, flood)| flood.refused > 0).collect()
     }
 
     /// Takes back what could not be recorded: together with what was counted since it is due at once.

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::ResetAnswer;
-use crate::domain::account::{Organization, Principal, SessionOrigin, User, UserId};
+use crate::domain::account::{Organization, Principal, User, UserId};
 use crate::domain::approval::Approval;
 use crate::domain::{Error, Result};
 use crate::service::mandate::Mandate;
@@ -84,9 +84,7 @@ impl Order {
             body,
             idempotency,
             mandate: Mandate::of(principal),
-            // With a token of another issuer the role may be less than the database's.
-            read: (principal.session.origin != SessionOrigin::External)
-                .then(|| Box::new((principal.user.clone(), principal.organization.clone()))),
+            read: Some(Box::new((principal.user.clone(), principal.organization.clone()))),
         })
     }
 

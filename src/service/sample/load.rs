@@ -179,6 +179,10 @@ impl Load {
             .check_config(&prepared, &manifest, &config)
             .await
             .map_err(|e| refused(&e))?;
+        let (host, module_ready) = (services.plugin_host.clone(), Arc::clone(&prepared));
+        tokio::task::spawn_blocking(move || host.keep_artefact(&module_ready))
+            .await
+            .map_err(|e| Error::Internal(format!("keeping the machine code ended early: {e}")))?;
 
         let digest = prepared.digest().0;
         let resource = Resource::other("PLUGIN", hex::encode(digest), Some(manifest.name.clone()));
@@ -208,10 +212,11 @@ impl Load {
             version: VersionRow {
                 plugin_digest: digest,
                 config_digest: Digest::of(config.as_bytes()).0,
+                hooks: manifest.hooks.clone(),
+                answered: false,
             },
             previous: None,
             position,
-            hooks: manifest.hooks.clone(),
             mode: Mode::default(),
             on_failure: text(&json!(OnFailure::default())),
             grants: Grants::of(from.grants.iter().cloned()),

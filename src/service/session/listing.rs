@@ -1,23 +1,27 @@
 //! The sessions of a user, seen and ended by themselves.
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{RequestContext, Services};
-use crate::domain::account::{Principal, SessionId};
+use crate::domain::account::{Principal, Session, SessionId};
 use crate::domain::audit::{Event, EventType, Resource};
+use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
 use crate::store::sessions::{self, SessionRow};
-use crate::store::{audit, challenges};
+use crate::store::{Transaction, audit, challenges};
 
 /// The caller's live sessions, the one used last first.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::RateLimited`]; [`Error::Internal`] when the store fails.
 pub fn list_sessions(
     services: &Services,
     principal: &Principal,
     context: &RequestContext,
 ) -> Result<Vec<SessionRow>> {
+    admit(services, principal)?;
     services
         .store
         .read(|db| sessions::find_sessions(db, principal.user.id, context.at))
@@ -26,13 +30,15 @@ pub fn list_sessions(
 /// Ends one of the caller's sessions, this one or another (ASVS 7.5.2).
 ///
 /// # Errors
-/// [`Error::NotFound`] when the caller has no such session.
+/// [`Error::NotFound`] when the caller has no such session; [`Error::Token`] when this one has ended meanwhile;
+/// [`Error::RateLimited`].
 pub async fn end_session(
     services: &Services,
     principal: &Principal,
     written_id: &str,
     context: &RequestContext,
 ) -> Result<()> {
+    admit(services, principal)?;
     let not_found = Error::NotFound {
         what: "Session",
         id: written_id.to_owned(),
@@ -41,13 +47,19 @@ pub async fn end_session(
         .parse::<Uuid>()
         .map(SessionId)
         .map_err(|_| not_found.clone())?;
-    let (user, at) = (principal.user.id, context.at);
+    let (session, at) = (principal.session.clone(), context.at);
     let event = own_event(principal, context).with("sessionId", id.to_string());
     let entry_id = services.entropy.uuid(at);
     services
         .store
         .write(move |tx| {
-            if !sessions::clear_session(tx, user, id)? {
+            still_lives(tx, &session, at)?;
+            let ended = if id == session.id {
+                sessions::end_session(tx, &session, at)?
+            } else {
+                sessions::clear_session(tx, session.user_id, id)?
+            };
+            if !ended {
                 return Err(not_found.clone());
             }
             audit::append_entry(tx, at, entry_id, &event)?;
@@ -56,27 +68,45 @@ pub async fn end_session(
         .await
 }
 
-/// Ends every session of the caller but this one, and says how many there were.
+/// Ends every session of the caller but this one, and says how many were known here.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::Token`] when this one has ended meanwhile; [`Error::RateLimited`].
 pub async fn end_other_sessions(
     services: &Services,
     principal: &Principal,
     context: &RequestContext,
 ) -> Result<u32> {
-    let (user, kept, at) = (principal.user.id, principal.session.id, context.at);
+    admit(services, principal)?;
+    let (kept, at) = (principal.session.clone(), context.at);
     let event = own_event(principal, context);
     let entry_id = services.entropy.uuid(at);
     services
         .store
         .write(move |tx| {
-            let ended = sessions::clear_other_sessions(tx, user, kept)?;
-            challenges::clear_challenges(tx, user)?;
-            audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            still_lives(tx, &kept, at)?;
+            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
+            let logins = challenges::clear_challenges(tx, kept.user_id)?;
+            // Asked for again and again, it must not make the trail grow.
+            if ended > 0 || logins > 0 {
+                audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
+            }
             Ok(ended)
         })
         .await
+}
+
+fn admit(services: &Services, principal: &Principal) -> Result<()> {
+    services
+        .limiter
+        .check(Bucket::AccountByCaller, principal.user.id.0.as_bytes())
+}
+
+fn still_lives(tx: &Transaction<'_>, session: &Session, at: Timestamp) -> Result<()> {
+    if sessions::session_lives(tx, session, at)? {
+        return Ok(());
+    }
+    Err(Error::Token(TokenFault::Revoked))
 }
 
 fn own_event(principal: &Principal, context: &RequestContext) -> Event {

@@ -11,6 +11,7 @@ use super::Services;
 use crate::domain::account::Principal;
 use crate::domain::audit::{ActorType, AuditResult, Entry, EventType};
 use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
 use crate::store::audit;
 
 /// Acts in a page at most.
@@ -52,13 +53,17 @@ pub enum By {
 /// and whether there are more.
 ///
 /// # Errors
-/// [`Error::Validation`] for a size out of range or a cursor that is none of the caller's acts.
+/// [`Error::RateLimited`]; [`Error::Validation`] for a size out of range or a cursor that is none of the caller's
+/// acts.
 pub async fn list_activity(
     services: &Services,
     principal: &Principal,
     before: Option<Uuid>,
     size: u32,
 ) -> Result<(Vec<Activity>, bool)> {
+    services
+        .limiter
+        .check(Bucket::AccountByCaller, principal.user.id.0.as_bytes())?;
     if !(1..=ACTIVITY_LIMIT).contains(&size) {
         return Err(Error::field(
             "size",

@@ -11,15 +11,19 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::thinning::thin_history;
 use super::{ForwardTo, Services};
 use crate::domain::audit::checkpoint::origin_of;
 use crate::domain::audit::{ActorRef, Event, EventType, LogKey, LogKeys, LogSigner};
 use crate::domain::{Error, Result};
 use crate::service::deliveries;
 use crate::store::audit::{self, checkpoints};
+use crate::store::{Transaction, deliveries as owed};
 
 /// The directory's name in the data directory.
 pub const CHECKPOINT_DIRECTORY: &str = "checkpoints";
+/// The type of a witness's call.
+pub const CHECKPOINT_CALL: &str = "audit.checkpoint";
 pub(super) const LATEST: &str = "latest";
 pub(super) const HISTORY: &str = "history";
 
@@ -73,7 +77,9 @@ pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
         let age_millis = now.as_millisecond().saturating_sub(at);
         Ok(size > signed
             && (size - signed >= settings.checkpoint_entries
-                || age_millis >= settings.checkpoint_secs.saturating_mul(1000)))
+                || age_millis >= settings.checkpoint_secs.saturating_mul(1000))
+            // That a witness does not answer is an entry, and nothing to call it about.
+            && checkpoints::is_worth_signing(db, signed, CHECKPOINT_CALL)?)
     })?;
     if due {
         checkpoint(services).await.map(Some)
@@ -104,6 +110,23 @@ pub async fn checkpoint(services: &Services) -> Result<Signed> {
         keep(services, &signed, &log_key).await?;
     }
     Ok(signed)
+}
+
+/// A checkpoint over the entry at `sequence`: the newest, where it reaches that far, so that many receipts rest on
+/// one signature.
+///
+/// # Errors
+/// [`Error::Internal`] when it can't be kept.
+pub(super) async fn checkpoint_over(services: &Services, sequence: u64) -> Result<Signed> {
+    let newest = services.store.read(checkpoints::find_newest_checkpoint)?;
+    let key = signer(services).await?.log_key();
+    match newest {
+        // A key that was changed since signs anew.
+        Some((size, _, note)) if size > sequence && LogKeys::new(vec![key]).open(&note).is_ok() => {
+            Ok(Signed { size, note })
+        }
+        _ => checkpoint(services).await,
+    }
 }
 
 /// The keys under which this appliance's log has signed, the one in use last.
@@ -152,30 +175,65 @@ async fn begin_log(services: &Services, key: LogKey, before: Option<LogKey>) -> 
         .await
 }
 
-/// In the database first, so that the files are never ahead of it.
+/// Begins the log that `signer` signs for and signs it at once, in the transaction of the entry that says why:
+/// so that there is no log that was given up without another that says so. For [`keep_beside`] afterwards.
+pub(super) fn begin(
+    tx: &Transaction<'_>,
+    signer: &LogSigner,
+    first_size: u64,
+    witness_url: Option<&str>,
+    at: Timestamp,
+) -> Result<Signed> {
+    checkpoints::begin_log(tx, &signer.log_key(), first_size, at)?;
+    let size = audit::size(tx)?;
+    let note = signer.checkpoint(size, audit::root(tx, size)?);
+    let signed = Signed { size, note };
+    insert(tx, &signed, witness_url, at)?;
+    Ok(signed)
+}
+
+/// In the files first: a database that has a checkpoint has one beside it, whatever crashes when. The entries
+/// that it is over are committed anyway.
 async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> {
     let at = services.clock.now();
-    let (size, note) = (signed.size, signed.note.clone());
-    let told = services.settings.trail.witness_url.as_ref().map(|url| {
-        let data = json!({ "size": size, "checkpoint": note });
-        deliveries::webhook(None, url, "audit.checkpoint", at, data)
-    });
+    keep_beside(services, signed, key.origin(), at).await?;
+    let (signed, url) = (signed.clone(), services.settings.trail.witness_url.clone());
     services
         .store
-        .write(move |tx| {
-            checkpoints::insert_checkpoint(tx, size, &note, at)?;
-            deliveries::owe(tx, told.as_slice(), size.saturating_sub(1), at)
-        })
-        .await?;
+        .write(move |tx| insert(tx, &signed, url.as_deref(), at))
+        .await
+}
+
+/// Keeps it, and owes it to the witness: the newest alone, which says all that those before it say.
+fn insert(tx: &Transaction<'_>, signed: &Signed, witness_url: Option<&str>, at: Timestamp) -> Result<()> {
+    checkpoints::insert_checkpoint(tx, signed.size, &signed.note, at)?;
+    let Some(url) = witness_url else {
+        return Ok(());
+    };
+    let data = json!({ "size": signed.size, "checkpoint": signed.note });
+    let call = deliveries::webhook(None, url, CHECKPOINT_CALL, at, data);
+    owed::replace_owed_call(tx, &call, CHECKPOINT_CALL, signed.size.saturating_sub(1), at)
+}
+
+/// Keeps it beside the database and gives it to the witness directory. What fails is logged: it holds
+/// nothing up.
+pub(super) async fn keep_beside(
+    services: &Services,
+    signed: &Signed,
+    origin: &str,
+    at: Timestamp,
+) -> Result<()> {
     let directory = directory(services);
     let witness = services.settings.trail.witness_dir.clone();
-    let (signed, origin) = (signed.clone(), key.origin().to_owned());
+    let (signed, origin) = (signed.clone(), origin.to_owned());
+    // Tasks that sign at once must not write the same unfinished file.
+    let drawn = hex::encode(services.entropy.bytes::<4>());
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = keep_file(&directory, &signed, at) {
+        if let Err(error) = keep_file(&directory, &signed, &drawn, at) {
             tracing::error!(%error, directory = %directory.display(), "the checkpoint could not be kept beside the database");
         }
         if let Some(witness) = witness
-            && let Err(error) = keep_witness(&witness, &origin, &signed)
+            && let Err(error) = keep_witness(&witness, &origin, &drawn, &signed)
         {
             tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
         }
@@ -184,15 +242,17 @@ async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> 
     .map_err(|e| Error::Internal(format!("keeping a checkpoint ended early: {e}")))
 }
 
-fn keep_file(directory: &Path, signed: &Signed, at: Timestamp) -> io::Result<()> {
+fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> io::Result<()> {
     make_private(directory)?;
     let line = serde_json::json!({ "at": at, "size": signed.size, "note": signed.note });
     let mut history = OpenOptions::new()
         .create(true)
         .append(true)
         .open(directory.join(HISTORY))?;
-    writeln!(history, "{line}")?;
+    let line = format!("{line}\n");
+    history.write_all(line.as_bytes())?;
     history.sync_data()?;
+    thin_history(&directory.join(HISTORY), line.len() as u64, drawn, at)?;
     // Tasks that sign at once end in any order.
     let ahead = fs::read_to_string(directory.join(LATEST))
         .ok()
@@ -202,13 +262,25 @@ fn keep_file(directory: &Path, signed: &Signed, at: Timestamp) -> io::Result<()>
     if ahead {
         return Ok(());
     }
-    replace(&directory.join(LATEST), &signed.note)
+    replace(&directory.join(LATEST), drawn, &signed.note)
 }
 
-fn keep_witness(witness: &Path, origin: &str, signed: &Signed) -> io::Result<()> {
+/// A note that is there already is never replaced: two that differ over as many entries are what a witness is
+/// for, so the second is put beside the first.
+fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> io::Result<()> {
     let directory = witness_directory(witness, origin);
     fs::create_dir_all(&directory)?;
-    replace(&directory.join(format!("{:020}", signed.size)), &signed.note)
+    let name = format!("{:020}", signed.size);
+    let path = directory.join(&name);
+    match fs::read_to_string(&path) {
+        Ok(there) if there == signed.note => Ok(()),
+        Ok(_) => {
+            tracing::error!(file = %path.display(), "the witness has another checkpoint over as many entries");
+            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => replace(&path, drawn, &signed.note),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the witness keeps a log's checkpoints, named by their size.
@@ -217,8 +289,8 @@ pub(super) fn witness_directory(witness: &Path, origin: &str) -> PathBuf {
 }
 
 /// Replaces a file's content so that a crash leaves the old or the new one.
-fn replace(path: &Path, content: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
+pub(super) fn replace(path: &Path, drawn: &str, content: &str) -> io::Result<()> {
+    let new = path.with_extension(format!("new-{drawn}"));
     let mut file = File::create(&new)?;
     file.write_all(content.as_bytes())?;
     file.sync_all()?;

@@ -5,6 +5,10 @@
 //! is owed twice, nothing is lost in a crash, and a receiver that was down for a week is told everything
 //! once it is back. An entry that was sent and not yet noted is sent again, under the same name
 //! (`webhook-id`, and `id` in the message). What was pruned meanwhile is left out.
+//!
+//! One entry must not stop the rest for ever. What is too long for the way out, or is refused for good, is sent
+//! shortened to what names it, with its leaf hash; what is refused even so, for hours, is left out, and that is
+//! an entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +20,7 @@ use super::Services;
 use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
-use crate::domain::audit::{AuditResult, Entry};
+use crate::domain::audit::{ActorRef, AuditResult, Entry, Event, EventType, Resource};
 use crate::service::deliveries::wait_secs;
 use crate::store::accounts;
 use crate::store::audit::{self, Forwarding};
@@ -47,6 +51,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ROUND: u32 = 64;
 /// Longest wait after a failure, in seconds: a receiver that is back is told soon.
 const LONGEST_WAIT_SECS: i64 = 600;
+/// An entry that is refused for good this often, shortened too, is left out: after a good two hours, in which
+/// whoever changed the receiver may have noticed.
+const REFUSALS: u32 = 16;
+/// In the entry of one that was left out: its place.
+const LEFT_OUT: &str = "leftOut";
 
 impl Way {
     /// Its name in the store.
@@ -136,8 +145,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         let slug = name_of(entry.event.organization_id);
         let is_wanted = wanted.is_empty() || slug.is_some_and(|slug| wanted.iter().any(|w| w == slug));
         if is_wanted && let Err(failure) = send(services, way, entry, slug).await {
-            place.next = entry.sequence;
-            failed = Some(failure.to_string());
+            failed = Some((entry, failure));
             break;
         }
     }
@@ -146,17 +154,24 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             (place.next, place.attempts, place.last_error) = (next, 0, None);
             next < size
         }
-        Some(why) => {
-            // Nothing is given up: the next entry must not come before this one.
+        Some((entry, failure)) => {
+            let why = failure.to_string();
             tracing::warn!(
                 way = way.as_str(),
-                sequence = place.next,
+                sequence = entry.sequence,
                 why,
                 "an entry was not forwarded"
             );
             // Where something went through before it, it is a new failure.
-            let before = if place.next > from { 0 } else { place.attempts };
+            let before = if entry.sequence > from { 0 } else { place.attempts };
+            let is_final =
+                !matches!(failure, Undelivered::Later(_)) && place.last_error.as_ref() == Some(&why);
+            if is_final && before + 1 >= REFUSALS {
+                return leave_out(services, place, entry, &why).await;
+            }
+            // The next entry must not come before this one.
             let secs = wait_secs(before).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
+            place.next = entry.sequence;
             place.attempts = before.saturating_add(1);
             place.next_attempt_at = now + SignedDuration::from_secs(secs);
             place.last_error = Some(why);
@@ -170,8 +185,45 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     Ok(more)
 }
 
+/// Goes on behind an entry that is refused for good, on the record; an entry that records just that is left out
+/// without another one, or there would be no end to them.
+async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, why: &str) -> Result<bool> {
+    let at = services.clock.now();
+    let entry_id = services.entropy.uuid(at);
+    let is_such =
+        entry.event.event_type == EventType::DeliveryDead && entry.event.details.contains_key(LEFT_OUT);
+    let event = Event::new(EventType::DeliveryDead, None, ActorRef::system())
+        .on(Resource::other("AUDIT_ENTRY", entry.id, None))
+        .ended(AuditResult::Failure, why)
+        .with("channel", place.channel.as_str())
+        .with("attempts", place.attempts + 1)
+        .with(LEFT_OUT, entry.sequence);
+    place.next = entry.sequence + 1;
+    (place.attempts, place.last_error) = (0, None);
+    services
+        .store
+        .write(move |tx| {
+            audit::update_forwarding(tx, &place)?;
+            if is_such {
+                return Ok(());
+            }
+            audit::append_entry(tx, at, entry_id, &event).map(drop)
+        })
+        .await?;
+    Ok(true)
+}
+
+/// Sends an entry; shortened, where it is refused as it is.
 async fn send(services: &Services, way: Way, entry: &Entry, slug: Option<&str>) -> Result<(), Undelivered> {
-    let data = told(entry, slug);
+    match send_data(services, way, entry, told(entry, slug)).await {
+        Err(Undelivered::Never(_) | Undelivered::Refused(_)) => {
+            send_data(services, way, entry, shortened(entry, slug)).await
+        }
+        sent => sent,
+    }
+}
+
+async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) -> Result<(), Undelivered> {
     let at = entry.at;
     match (way, &services.settings.trail.forward_to.webhook) {
         (Way::Syslog, _) => {
@@ -220,12 +272,26 @@ fn told(entry: &Entry, slug: Option<&str>) -> Value {
         "actorEmail": event.actor.email,
         "ipAddress": event.ip_address,
         "resourceType": resource.map(|resource| &resource.r#type),
-        "resourceId": resource.map(|resource| &resource.id),
+        "resourceId": resource.map(|resource| &resource.id).filter(|id| !id.is_empty()),
         "resourceName": resource.and_then(|resource| resource.name.as_ref()),
         "errorMessage": event.error_message,
         "requestId": event.request_id,
         "organization": slug,
         "details": event.details,
         "leafHash": hex::encode(entry.leaf_hash),
+    })
+}
+
+/// What names an entry and proves which it is: the rest is in the trail.
+fn shortened(entry: &Entry, slug: Option<&str>) -> Value {
+    json!({
+        "sequence": entry.sequence,
+        "id": entry.id,
+        "createdAt": format!("{:.3}", entry.at),
+        "eventType": entry.event.event_type.as_str(),
+        "result": entry.event.result.as_str(),
+        "organization": slug,
+        "leafHash": hex::encode(entry.leaf_hash),
+        "truncated": true,
     })
 }

@@ -1,34 +1,47 @@
 //! How long the trail keeps what: retention by organisation, and erasure of a user's personal data.
 
-use jiff::SignedDuration;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::Services;
-use crate::domain::account::{OrganizationId, UserId};
+use crate::domain::account::{Organization, OrganizationId, UserId};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::{Error, Result};
-use crate::store::accounts;
 use crate::store::audit::{self, Erasure};
+use crate::store::{Connection, Transaction, accounts, approvals, deliveries, requests};
 
 /// Entries changed in one transaction: it holds up every other write meanwhile.
 const BATCH: usize = 500;
 /// Batches in a row for one organisation; the rest is done the next time.
 const BATCHES: usize = 40;
+/// A shorter retention takes effect after this long.
+pub const RETENTION_GRACE_DAYS: i64 = 7;
+/// A clock that goes on by more than this between two looks, a minute apart, jumped.
+const LONGEST_STEP: SignedDuration = SignedDuration::from_hours(24);
+/// After a start or a jump nothing is pruned for this long: whoever set the clock can set it right.
+const EVEN_FOR: SignedDuration = SignedDuration::from_hours(6);
 /// Entries looked at in one read.
 const SCANNED: u64 = 50_000;
 
 /// Prunes to their hashes the entries that are older than their organisation keeps them, some at a time.
-/// Says how many.
+/// Says how many. A shorter limit counts only when its grace is over, and nothing is pruned by a clock that just
+/// jumped: what is pruned by mistake is gone.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails; what was pruned before stays so.
 pub async fn prune_expired(services: &Services) -> Result<usize> {
+    if !services.sweep.clock.is_even(services.clock.now()) {
+        return Ok(0);
+    }
     let organizations = services.store.read(accounts::find_organizations)?;
     let mut pruned = 0;
     for organization in organizations {
-        let Some(days) = organization.settings.audit_retention_days else {
+        let at = services.clock.now();
+        let Some(days) = days_kept(services, &organization, at)? else {
             continue;
         };
-        let at = services.clock.now();
         let before = at - SignedDuration::from_hours(24 * i64::from(days));
         for _ in 0..BATCHES {
             let entry_id = services.entropy.uuid(at);
@@ -47,8 +60,56 @@ pub async fn prune_expired(services: &Services) -> Result<usize> {
     Ok(pruned)
 }
 
+/// For how many days an organisation's entries are kept: the longest that was set within the grace, so that
+/// nobody shortens it and has what they did pruned before anybody else notices. `None`: for ever.
+fn days_kept(services: &Services, organization: &Organization, at: Timestamp) -> Result<Option<u16>> {
+    let Some(mut days) = organization.settings.audit_retention_days else {
+        return Ok(None);
+    };
+    let since = at - SignedDuration::from_hours(24 * RETENTION_GRACE_DAYS);
+    let changes = services
+        .store
+        .read(|db| audit::find_retention_changes(db, organization.id, since))?;
+    for before in changes {
+        let Some(before) = before else {
+            return Ok(None);
+        };
+        days = days.max(before);
+    }
+    Ok(Some(days))
+}
+
+/// Whether the clock has run without a jump for a while.
+#[derive(Debug, Default)]
+pub struct EvenClock(Mutex<Option<Even>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Even {
+    seen: Timestamp,
+    since: Timestamp,
+}
+
+impl EvenClock {
+    /// Notes the time, at every look, and says whether it has run evenly for long enough. A machine that was off
+    /// can't be told from a clock that was set: both wait.
+    fn is_even(&self, now: Timestamp) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match *noted {
+            Some(Even { seen, since }) if now >= seen && now.duration_since(seen) <= LONGEST_STEP => since,
+            Some(Even { seen, .. }) => {
+                tracing::warn!(from = %seen, to = %now, "the clock jumped: nothing is pruned for some hours");
+                now
+            }
+            None => now,
+        };
+        *noted = Some(Even { seen: now, since });
+        now.duration_since(since) >= EVEN_FOR
+    }
+}
+
 /// Erases what an organisation's trail knows of a user personally: address, client addresses and details,
-/// in what they did and what was done to them, and what policies were told. Ids, kinds, times and results
+/// in what they did and what was done to them, and what policies were told; and beside the trail the tickets and
+/// approvals that are about them, and mail that has not reached them yet. Ids, kinds, times and results
 /// stay, and so do proofs. Says how many parts of entries. `progress` is told the places done and how many
 /// there are. What a crash interrupts, [`carry_on_erasures`] goes on with.
 ///
@@ -116,7 +177,7 @@ async fn step(services: &Services, mut erasure: Erasure) -> Result<(usize, Optio
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
     // Found beside the writer: it takes a pass over the trail.
-    let (erasure, personal, all) = services
+    let (erasure, personal, beside) = services
         .store
         .read_long(Some(erasure.organization), move |db| {
             if erasure.next.is_none() {
@@ -126,7 +187,9 @@ async fn step(services: &Services, mut erasure: Erasure) -> Result<(usize, Optio
                 erasure.addresses.dedup();
             }
             let personal = audit::find_personal(db, &erasure, SCANNED, BATCH)?;
-            Ok((erasure, personal, audit::size(db)?))
+            let is_last = personal.next >= audit::size(db)?;
+            let beside = is_last.then(|| Beside::find(db, &erasure)).transpose()?;
+            Ok((erasure, personal, beside))
         })
         .await?;
     let event = Event::new(
@@ -139,17 +202,41 @@ async fn step(services: &Services, mut erasure: Erasure) -> Result<(usize, Optio
         next: Some(personal.next),
         ..erasure
     };
-    let is_done = personal.next >= all;
     services
         .store
         .write(move |tx| {
             let erased = audit::erase_parts(tx, &event, &personal.parts, &personal.decided, at, entry_id)?;
-            if is_done {
+            if let Some(beside) = &beside {
+                beside.forget(tx)?;
                 audit::clear_erasure(tx, &rest)?;
             } else {
                 audit::update_erasure(tx, &rest)?;
             }
-            Ok((erased, (!is_done).then(|| rest.clone())))
+            Ok((erased, beside.is_none().then(|| rest.clone())))
         })
         .await
+}
+
+/// What is known of a user beside the trail.
+struct Beside {
+    calls: Vec<i64>,
+    approvals: Vec<Uuid>,
+    deliveries: Vec<i64>,
+}
+
+impl Beside {
+    fn find(db: &Connection, erasure: &Erasure) -> Result<Self> {
+        let (organization, addresses) = (erasure.organization, &erasure.addresses);
+        Ok(Self {
+            calls: requests::find_calls_about(db, organization, erasure.user, addresses)?,
+            approvals: approvals::find_about(db, organization, erasure.user, addresses)?,
+            deliveries: deliveries::find_to(db, organization, addresses)?,
+        })
+    }
+
+    fn forget(&self, tx: &Transaction<'_>) -> Result<()> {
+        requests::clear_tickets(tx, &self.calls)?;
+        approvals::forget(tx, &self.approvals)?;
+        deliveries::delete_deliveries(tx, &self.deliveries)
+    }
 }

@@ -1,14 +1,13 @@
 //! An older database put in place of a newer one is noticed at the start, and accepted only on purpose.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Services;
 use super::checkpoints::{self, LATEST, directory};
-use crate::domain::audit::checkpoint::{origin_of, unchecked};
-use crate::domain::audit::{ActorRef, Checkpoint, Event, EventType, LogSigner};
+use super::memory::{Known, Memory, memories, successor};
+use crate::domain::audit::{ActorRef, Event, EventType, LogSigner};
 use crate::domain::{Error, Result};
-use crate::store::audit::{self, Revived, VerifyError, checkpoints as kept};
+use crate::store::audit::{self, Revived, VerifyError};
 
 /// Why the appliance does not start; each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +49,16 @@ pub enum RolledBack {
         /// What is wrong with it.
         problem: String,
     },
+    /// Nothing is left to compare with.
+    #[error(
+        "{file} is gone: the database was signed, and what was signed last is not remembered beside it, so \
+         that it may be older than it was. Put the file back (the witness and a copy of the directory have it), or \
+         start anew from the database as it is: latchkey audit accept-rollback"
+    )]
+    Forgotten {
+        /// The checkpoint's file.
+        file: PathBuf,
+    },
     /// Nothing could be compared.
     #[error("the trail can't be compared with its checkpoint: {0}")]
     Trail(String),
@@ -70,17 +79,19 @@ pub struct Accepted {
     pub key: String,
 }
 
-/// Compares the database with the newest checkpoint beside it, and with the witness directory's.
+/// Compares the database with the newest checkpoints beside it and at the witness.
 ///
 /// # Errors
 /// [`RolledBack`].
 pub fn check_rollback(services: &Services) -> Result<(), RolledBack> {
-    for file in memories(services) {
-        let Ok(note) = fs::read_to_string(&file) else {
-            // A first start, or a database moved alone.
-            continue;
-        };
-        compare(services, &file, &note)?;
+    let known = Known::read(services).map_err(trail)?;
+    let found = memories(services, &known);
+    for memory in &found {
+        compare(services, &known, memory)?;
+    }
+    let latest = directory(services).join(LATEST);
+    if known.was_signed && !found.iter().any(|memory| memory.file == latest) {
+        return Err(RolledBack::Forgotten { file: latest });
     }
     Ok(())
 }
@@ -97,46 +108,40 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
             "The database is the one that was signed last; there is nothing to accept",
         ));
     };
-    let newest = memories(services)
-        .into_iter()
-        .filter_map(|file| unchecked(&fs::read_to_string(file).ok()?))
-        .max_by_key(|checkpoint| checkpoint.size);
-    let signed = newest.as_ref().map_or(0, |checkpoint| checkpoint.size);
-    let (revived, logs) = services.store.read(|db| {
-        let revived = audit::find_revived(db, replaced).map_err(unreadable)?;
-        Ok((revived, kept::known_logs(db)?))
-    })?;
-    let abandoned = logs
-        .last()
-        .map(|log| log.key.origin().to_owned())
-        .or(newest.map(|checkpoint| checkpoint.origin))
-        .unwrap_or_else(|| origin_of(&services.settings.public_url));
-    let signer = LogSigner::new(&successor(&abandoned), &services.keys.audit_signing_key());
-    let key = signer.log_key();
+    let revived = services
+        .store
+        .read(|db| audit::find_revived(db, replaced).map_err(unreadable))?;
+    let given_up = give_up(services, Vec::new())?;
+    let signer = given_up.signer(services);
+    let (key, signed) = (signer.log_key(), given_up.signed);
+    let url = services.settings.trail.witness_url.clone();
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
-    let event = Event::new(EventType::AuditRollbackAccept, None, ActorRef::operator())
-        .with("why", rolled_back.to_string())
-        .with("checkpointSize", signed)
-        .with("abandonedOrigin", abandoned)
-        .with("revived", revived.len())
-        .with("newKey", key.to_string());
-    let begun = key.clone();
-    let (found, sessions_ended) = services
+    let event = given_up.record(
+        Event::new(EventType::AuditRollbackAccept, None, ActorRef::operator())
+            .with("why", rolled_back.to_string())
+            .with("checkpointSize", signed)
+            .with("revived", revived.len())
+            .with("newKey", key.to_string()),
+    );
+    let (found, sessions_ended, begun) = services
         .store
         .write(move |tx| {
             let found = audit::size(tx)?;
-            let ended = audit::clear_every_session(tx)?;
+            let ended = audit::clear_every_session(tx, at)?;
             let event = event
                 .clone()
                 .with("databaseSize", found)
                 .with("sessionsEnded", ended);
             audit::append_entry(tx, at, entry_id, &event)?;
-            kept::begin_log(tx, &begun, found, at)?;
-            Ok((found, ended))
+            Ok((
+                found,
+                ended,
+                checkpoints::begin(tx, &signer, found, url.as_deref(), at)?,
+            ))
         })
         .await?;
-    checkpoints::checkpoint(services).await?;
+    checkpoints::keep_beside(services, &begun, key.origin(), at).await?;
     Ok(Accepted {
         found,
         signed,
@@ -146,95 +151,90 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
     })
 }
 
-fn compare(services: &Services, file: &Path, note: &str) -> Result<(), RolledBack> {
-    let trail = |error: Error| RolledBack::Trail(format!("{error:?}"));
-    let logs = services.store.read(kept::known_logs).map_err(trail)?;
-    let told = unchecked(note);
-    // A log that was given up no longer counts.
-    let given_up = |checkpoint: &Checkpoint| {
-        logs.split_last().is_some_and(|(current, former)| {
-            checkpoint.origin != current.key.origin()
-                && former.iter().any(|log| log.key.origin() == checkpoint.origin)
-        })
-    };
-    if told.as_ref().is_some_and(given_up) {
-        return Ok(());
-    }
-    // An older database may not know the log yet; whose key it is, is not told by the database anyway.
-    let seed = services.keys.audit_signing_key();
-    let mut keys = services.store.read(kept::known_keys).map_err(trail)?;
-    if let Some(told) = &told
-        && signed_note_name(&told.origin)
-    {
-        keys.add(LogSigner::new(&told.origin, &seed).log_key());
-    }
-    let checkpoint = keys.open(note).map_err(|error| RolledBack::Unreadable {
-        file: file.to_owned(),
-        problem: error.to_string(),
-    })?;
-    let signed = checkpoint.size;
-    let (found, root) = services
-        .store
-        .read(|db| {
-            let found = audit::size(db)?;
-            let root = if found < signed {
-                None
-            } else {
-                Some(audit::root(db, signed)?)
-            };
-            Ok((found, root))
-        })
-        .map_err(trail)?;
-    match root {
-        None => Err(RolledBack::Older {
-            file: file.to_owned(),
-            signed,
-            found,
-        }),
-        Some(root) if root != checkpoint.root => Err(RolledBack::Other {
-            file: file.to_owned(),
-            signed,
-        }),
-        Some(_) => Ok(()),
-    }
+/// What no longer counts once the database is taken as it is.
+pub(super) struct GivenUp {
+    /// The name of the newest log whose checkpoints do not fit.
+    origin: String,
+    /// The names of others.
+    also: Vec<String>,
+    /// Entries that were signed.
+    signed: u64,
+    /// The name of the log that follows.
+    successor: String,
 }
 
-/// Where the newest checkpoint is remembered.
-fn memories(services: &Services) -> Vec<PathBuf> {
-    let mut files = vec![directory(services).join(LATEST)];
-    if let Some(witness) = &services.settings.trail.witness_dir {
-        let logs = services.store.read(kept::known_logs).unwrap_or_default();
-        let origin = logs.last().map_or_else(
-            || origin_of(&services.settings.public_url),
-            |log| log.key.origin().to_owned(),
-        );
-        let newest = fs::read_dir(checkpoints::witness_directory(witness, &origin))
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_none())
-            .max();
-        files.extend(newest);
-    }
-    files
+/// Finds the logs whose checkpoints, here or in `elsewhere`, do not fit the database.
+pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<GivenUp> {
+    let known = Known::read(services)?;
+    let mut found = memories(services, &known);
+    found.extend(elsewhere);
+    let current = known.origin(services);
+    let mut seen: Vec<String> = known.logs.iter().map(|log| log.key.origin().to_owned()).collect();
+    seen.extend(found.iter().filter_map(Memory::origin).map(str::to_owned));
+    let mut unfit: Vec<(u64, String)> = found
+        .iter()
+        .filter(|memory| compare(services, &known, memory).is_err())
+        .filter_map(|memory| Some((memory.told.as_ref()?.size, memory.origin()?.to_owned())))
+        .collect();
+    unfit.sort_unstable();
+    let signed = unfit.last().map_or(0, |(size, _)| *size);
+    let mut names: Vec<String> = unfit.into_iter().rev().map(|(_, origin)| origin).collect();
+    names.push(current.clone());
+    let origin = names.remove(0);
+    names.retain(|name| *name != origin);
+    names.sort();
+    names.dedup();
+    Ok(GivenUp {
+        origin,
+        also: names,
+        signed,
+        successor: successor(&current, &seen, services.entropy.bytes()),
+    })
 }
 
-/// `host/audit-log` → `host/audit-log/2` → `host/audit-log/3`.
-pub(super) fn successor(origin: &str) -> String {
-    match origin.rsplit_once('/') {
-        Some((base, number)) if number.parse::<u32>().is_ok() => {
-            format!(
-                "{base}/{}",
-                number.parse::<u32>().map_or(2, |number| number.saturating_add(1))
-            )
+impl GivenUp {
+    /// Signs as the log that follows.
+    pub(super) fn signer(&self, services: &Services) -> LogSigner {
+        LogSigner::new(&self.successor, &services.keys.audit_signing_key())
+    }
+
+    /// Names in an entry what no longer counts.
+    pub(super) fn record(&self, event: Event) -> Event {
+        let event = event.with("abandonedOrigin", self.origin.clone());
+        if self.also.is_empty() {
+            event
+        } else {
+            event.with("alsoAbandoned", self.also.clone())
         }
-        _ => format!("{origin}/2"),
     }
 }
 
-/// Whether a name can be a key's (C2SP signed-note).
-fn signed_note_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains('+') && !name.chars().any(char::is_whitespace)
+fn compare(services: &Services, known: &Known, memory: &Memory) -> Result<(), RolledBack> {
+    let file = memory.file.clone();
+    let checkpoint = match memory.open(services, known) {
+        Ok(Some(checkpoint)) if !known.gave_up(&checkpoint) => checkpoint,
+        Ok(_) => return Ok(()),
+        Err(error) => {
+            return Err(RolledBack::Unreadable {
+                file,
+                problem: error.to_string(),
+            });
+        }
+    };
+    let (signed, found) = (checkpoint.size, known.size);
+    if found < signed {
+        return Err(RolledBack::Older { file, signed, found });
+    }
+    let root = services.store.read(|db| audit::root(db, signed)).map_err(trail)?;
+    if root == checkpoint.root {
+        Ok(())
+    } else {
+        Err(RolledBack::Other { file, signed })
+    }
+}
+
+fn trail(error: Error) -> RolledBack {
+    RolledBack::Trail(format!("{error:?}"))
 }
 
 pub(super) fn unreadable(error: VerifyError) -> Error {

@@ -15,7 +15,7 @@ use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::service::api_keys::end_keys_of;
 use crate::service::mandate::Mandate;
-use crate::service::{RequestContext, Services, approvals, deliveries};
+use crate::service::{RequestContext, Services, approvals, deliveries, notices};
 use crate::store::approvals::{insert_approval, update_state};
 use crate::store::audit::Erasure;
 use crate::store::deliveries::OwedDelivery;
@@ -38,7 +38,7 @@ pub struct Act {
 }
 
 /// How a verb ended.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Outcome {
     /// The user afterwards; as before where they were deleted or a further admin has to agree.
     pub user: User,
@@ -66,6 +66,9 @@ pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome>
     for _ in 0..ATTEMPTS {
         let case = gather(services, act)?; // 404, 403
         let Some(plan) = Plan::of(services, act, case)? else {
+            if act.mandate.agreement.is_some() {
+                return Err(Error::Conflict("What was asked for is so already".into()));
+            }
             return unchanged(services, act);
         };
         let shown = (plan.invitation(), plan.enrolment_code());
@@ -88,8 +91,10 @@ fn gather(services: &Services, act: &Act) -> Result<Case> {
     services.store.read(|db| {
         let organization = accounts::find_organization(db, mandate.organization)?
             .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
+        mandate.stepped_up(&organization.settings, act.context.at)?;
         let actor = accounts::find_user(db, organization.id, mandate.actor)?
             .filter(|actor| actor.active && actor.locked.is_none())
+            .map(|actor| mandate.narrowed(actor))
             .ok_or(Error::Token(TokenFault::SubjectGone))?;
         let target = accounts::find_user(db, organization.id, act.target)?
             .ok_or_else(|| Error::UserNotFound(act.target.to_string()))?;
@@ -199,6 +204,14 @@ impl Plan {
                     &case.target,
                     &act.context,
                 ));
+                let data = notices::who_to_whom(&case.actor, &case.target, &act.context);
+                deliveries.extend(notices::call(
+                    services,
+                    &case.organization,
+                    "user.password.reset",
+                    at,
+                    data,
+                ));
                 What::ResetPassword(invitation)
             }
             Change::EndSessions => What::EndSessions,
@@ -288,7 +301,7 @@ impl Plan {
                 if effects.ends_admin.is_some() {
                     end_keys_of(tx, target.id, at, &mut event)?;
                 }
-                if !effects.active {
+                if effects.ends_invitations(target) {
                     challenges::clear_invitations(tx, target.id)?;
                 }
             }
@@ -314,6 +327,7 @@ impl Plan {
             }
             What::RestoreFactors(restoring) => {
                 event = restoring.run(tx, target, at, event)?;
+                end_keys_of(tx, target.id, at, &mut event)?;
                 sessions_ended = end_sessions(tx, target.id, at)?;
                 event = event.with("sessionsEnded", sessions_ended);
             }
@@ -404,3 +418,5 @@ fn end_sessions(tx: &Transaction<'_>, user: UserId, at: Timestamp) -> Result<u32
     challenges::clear_challenges(tx, user)?;
     sessions::clear_sessions(tx, user, at)
 }
+
+prints_no_secret!(Outcome);

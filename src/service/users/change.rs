@@ -8,12 +8,11 @@ use crate::domain::account::{Role, User};
 use crate::domain::approval::UserPatch;
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
+use crate::service::administration::name_problem;
 use crate::service::{RequestContext, Services, notices};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts};
 
-/// Longest name, in characters.
-const NAME_LIMIT: usize = 320;
 /// For how long a code for enrolment is good at most, in hours.
 const CODE_HOURS: i64 = 24;
 
@@ -32,9 +31,11 @@ pub(super) struct Effects {
     pub ends_admin: Option<&'static str>,
 }
 
-/// An account opens again, and with it the window for enrolment, if that is what closed it.
-#[derive(Clone, Debug)]
+/// An account opens again, and with it the window for enrolment, if that is what closed it. Where a code is due,
+/// there is a new one.
+#[derive(Clone)]
 struct Unlock {
+    /// Until when the window is open, where it opens again.
     due_until: Option<Timestamp>,
     code: Option<(String, [u8; 32], Timestamp)>,
 }
@@ -43,15 +44,8 @@ impl Effects {
     /// `None` when nothing changes.
     pub fn of(services: &Services, case: &Case, patch: &UserPatch, at: Timestamp) -> Result<Option<Self>> {
         let target = &case.target;
-        if patch
-            .name
-            .as_ref()
-            .is_some_and(|n| n.chars().count() > NAME_LIMIT)
-        {
-            return Err(Error::field(
-                "name",
-                format!("must have at most {NAME_LIMIT} characters"),
-            ));
+        if let Some(problem) = patch.name.as_deref().and_then(name_problem) {
+            return Err(Error::field("name", problem));
         }
         let role = patch.role_after(target.role);
         if role == Role::HelpDesk && role != target.role && !case.organization.settings.help_desk_enabled {
@@ -87,6 +81,11 @@ impl Effects {
                 changes.insert("enrolmentWindow".into(), "opened again".into());
                 unlock = Some(Unlock::of(services, case, at));
             }
+            // The answer with the first one may have been lost: only its hash is kept.
+            if target.enrolment_due.as_ref().is_some_and(|due| due.code_required) {
+                changes.insert("enrolmentCode".into(), "issued anew".into());
+                unlock = Some(Unlock::of(services, case, at));
+            }
         }
         if changes.is_empty() {
             return Ok(None);
@@ -109,6 +108,12 @@ impl Effects {
             unlock,
             changes,
         }))
+    }
+
+    /// Whether links to set the user's password end: the account is not to be used, or it is to do more, and whoever
+    /// made it may have kept the link.
+    pub fn ends_invitations(&self, target: &User) -> bool {
+        !self.active || self.role > target.role
     }
 
     pub fn enrolment_code(&self) -> Option<String> {
@@ -146,8 +151,14 @@ impl Effects {
                 "Your account was deactivated.".to_owned()
             });
         }
-        if self.unlock.is_some() {
+        if target.locked.is_some() && self.unlock.is_some() {
             facts.push("Your account was unlocked.".to_owned());
+        }
+        if self.changes.contains_key("enrolmentWindow") {
+            facts.push("You can set up your second factor again.".to_owned());
+        }
+        if self.changes.contains_key("enrolmentCode") {
+            facts.push("There is a new code for setting up your second factor.".to_owned());
         }
         if facts.is_empty() {
             return Vec::new();
@@ -163,6 +174,15 @@ impl Effects {
         let end = "If you don't know why, ask your administrators.";
         let told = notices::reportable_mail(services, organization, target, context, &subject, &body, end);
         let mut owed: Vec<_> = told.into_iter().collect();
+        let mut data = notices::who_to_whom(&case.actor, target, context);
+        data["changes"] = self.changes.clone().into();
+        owed.extend(notices::call(
+            services,
+            organization,
+            "user.account.changed",
+            context.at,
+            data,
+        ));
         if self.role >= Role::OrgAdmin && target.role < Role::OrgAdmin {
             owed.extend(notices::of_new_admin(
                 services,
@@ -179,15 +199,16 @@ impl Effects {
 impl Unlock {
     fn of(services: &Services, case: &Case, at: Timestamp) -> Self {
         let settings = &case.organization.settings;
-        let due = case.target.enrolment_due.as_ref().filter(|_| reopens(case, at));
-        let due_until =
-            due.map(|_| at + SignedDuration::from_hours(i64::from(settings.enrolment_window_hours)));
-        let code = due.zip(due_until).filter(|(due, _)| due.code_required);
+        let due = case.target.enrolment_due.as_ref();
+        let hours = SignedDuration::from_hours(i64::from(settings.enrolment_window_hours));
+        let due_until = reopens(case, at).then(|| at + hours);
+        let code_due = due.filter(|due| due.code_required);
         Self {
             due_until,
-            code: code.map(|(_, until)| {
+            code: code_due.map(|due| {
                 let code = KeyRing::enrolment_code(&services.entropy);
                 let hash = services.keys.enrolment_code_hash(case.target.id, &code);
+                let until = due_until.unwrap_or(due.until);
                 (code, hash, until.min(at + SignedDuration::from_hours(CODE_HOURS)))
             }),
         }
@@ -211,3 +232,5 @@ pub(super) fn role_name(role: Role) -> &'static str {
         Role::Operator => "operator",
     }
 }
+
+prints_no_secret!(Unlock);

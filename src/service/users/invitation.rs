@@ -18,7 +18,7 @@ use crate::store::{Transaction, accounts, audit, challenges, passwords, sessions
 const HOURS: i64 = 7 * 24;
 
 /// A link that could not be mailed, for the admin to hand over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Shown {
     /// The link, with the token in its fragment: browsers don't send that to any server.
     pub link: String,
@@ -27,7 +27,7 @@ pub struct Shown {
 }
 
 /// A link to set a password, still to be kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Invitation {
     user: crate::domain::account::UserId,
     hash: [u8; 32],
@@ -218,3 +218,5 @@ pub async fn accept_invitation(
 fn usable(user: &User) -> bool {
     user.active && user.locked.is_none()
 }
+
+prints_no_secret!(Shown, Invitation);

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::row::millis;
 use super::{from_column, to_column};
-use crate::domain::audit::{LogKey, LogKeys};
+use crate::domain::audit::{EventType, LogKey, LogKeys};
 use crate::domain::{Error, Result};
 
 /// A name and key under which checkpoints are or were signed.
@@ -92,6 +92,76 @@ pub fn find_newest_checkpoint(connection: &Connection) -> Result<Option<(u64, i6
         )?
         .query_row([], |row| Ok((from_column(row.get(0)?), row.get(1)?, row.get(2)?)))
         .optional()?)
+}
+
+/// Whether any checkpoint was ever kept, of whichever log.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub fn is_any_kept(connection: &Connection) -> Result<bool> {
+    Ok(connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM audit_checkpoint)")?
+        .query_row([], |row| row.get(0))?)
+}
+
+/// Whether there is an entry from `signed` on that records anything but that a call of that type was given up.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub fn is_worth_signing(connection: &Connection, signed: u64, call: &str) -> Result<bool> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM audit_entry WHERE sequence >= ?1
+               AND (event_type = ?2 AND details ->> '$.call' = ?3) IS NOT TRUE)",
+        )?
+        .query_row(
+            params![to_column(signed), EventType::DeliveryDead.as_str(), call],
+            |row| row.get(0),
+        )?)
+}
+
+/// When a checkpoint was signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedAt {
+    /// The log's number.
+    pub log: i64,
+    /// Over how many entries.
+    pub size: u64,
+    /// When, in milliseconds.
+    pub at_millis: i64,
+}
+
+/// The checkpoints from before that time, log by log, smallest first; without the newest of each log.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub fn find_signed_before(connection: &Connection, millis: i64) -> Result<Vec<SignedAt>> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT c.log, c.size, c.at FROM audit_checkpoint c
+             JOIN (SELECT log, max(size) AS newest FROM audit_checkpoint GROUP BY log) USING (log)
+             WHERE c.at < ?1 AND c.size < newest ORDER BY c.log, c.size",
+        )?
+        .query_map([millis], |row| {
+            Ok(SignedAt {
+                log: row.get(0)?,
+                size: from_column(row.get(1)?),
+                at_millis: row.get(2)?,
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Forgets these checkpoints, each named by its size and log.
+///
+/// # Errors
+/// [`Error::Internal`] when SQLite fails.
+pub fn delete_checkpoints(tx: &Connection, checkpoints: &[(u64, i64)]) -> Result<()> {
+    let mut delete = tx.prepare_cached("DELETE FROM audit_checkpoint WHERE size = ?1 AND log = ?2")?;
+    for (size, log) in checkpoints {
+        delete.execute(params![to_column(*size), log])?;
+    }
+    Ok(())
 }
 
 /// Every checkpoint, smallest first.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::super::decisions::forget_decisions;
+use super::super::requests::clear_tickets_between;
 use super::super::row::millis;
 use super::personal::PersonalPart;
 use super::{append_entry, from_column, to_column};
@@ -25,7 +26,8 @@ pub(super) const KEPT: [EventType; 4] = [
 ];
 
 /// Prunes up to `limit` of an organisation's entries from before `before` to their hashes, oldest first,
-/// forgets what policies were asked and answered in them, and records it. Says how many.
+/// forgets what policies were asked and answered in them and the tickets of resets, and records it. Says how
+/// many.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -38,19 +40,20 @@ pub fn prune_entries(
     entry_id: Uuid,
 ) -> Result<usize> {
     let kept = KEPT.map(|kept| format!("'{}'", kept.as_str())).join(", ");
-    let mut sequences = tx
+    let sequences = tx
         .prepare_cached(&format!(
-            "SELECT sequence FROM audit_entry WHERE organization_id = ?1 AND at < ?2 AND event_type NOT IN ({kept})
-             ORDER BY at LIMIT ?3"
+            "SELECT sequence, at FROM audit_entry WHERE organization_id = ?1 AND at < ?2
+               AND event_type NOT IN ({kept}) ORDER BY at LIMIT ?3"
         ))?
-        .query_map(
-            params![organization.0.as_bytes(), millis(before), limit],
-            |row| row.get(0),
-        )?
-        .collect::<rusqlite::Result<Vec<i64>>>()?;
-    if sequences.is_empty() {
+        .query_map(params![organization.0.as_bytes(), millis(before), limit], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
+    let (Some((_, first)), Some((_, last))) = (sequences.first(), sequences.last()) else {
         return Ok(0);
-    }
+    };
+    clear_tickets_between(tx, organization, *first, *last)?;
+    let mut sequences: Vec<i64> = sequences.into_iter().map(|(sequence, _)| sequence).collect();
     sequences.sort_unstable();
     let mut removal = Removal::default();
     for sequence in &sequences {
@@ -76,6 +79,33 @@ pub fn prune_entries(
             i64::try_from(sequences.len()).unwrap_or(i64::MAX)
         ])?;
     Ok(sequences.len())
+}
+
+/// What an organisation's retention was before each change of it since then; `None`: for ever, or it can't be told
+/// any more.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_retention_changes(
+    connection: &Connection,
+    organization: OrganizationId,
+    since: Timestamp,
+) -> Result<Vec<Option<u16>>> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT details ->> '$.changes.auditRetentionDays.from' FROM audit_entry
+             WHERE organization_id = ?1 AND event_type = ?2 AND at >= ?3 AND result = 'SUCCESS'
+               AND (details IS NULL OR details -> '$.changes.auditRetentionDays' IS NOT NULL)",
+        )?
+        .query_map(
+            params![
+                organization.0.as_bytes(),
+                EventType::OrganizationSettingsUpdate.as_str(),
+                millis(since)
+            ],
+            |row| row.get(0),
+        )?
+        .collect::<rusqlite::Result<_>>()?)
 }
 
 /// Erases those of these parts that are still there, given in the order of the trail, and what policies

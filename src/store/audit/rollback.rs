@@ -6,9 +6,11 @@ use std::path::Path;
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use super::super::row::column;
+use super::super::row::{column, millis};
+use super::from_column;
 use super::verify::{VerifyError, open_to_read};
 use crate::domain::Result;
+use crate::domain::audit::EventType;
 
 /// Something of a user's that is back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +58,34 @@ pub fn find_revived(connection: &Connection, replaced: Option<&Path>) -> Result<
         .collect())
 }
 
-/// Ends every session, every login under way and every half-done enrolment; says how many sessions.
+/// Ends every session, every login under way and every half-done enrolment, and what another issuer's tokens
+/// from before `at` opened: when they were ended last went back with the database. Says how many sessions.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
-pub fn clear_every_session(tx: &Connection) -> Result<usize> {
+pub fn clear_every_session(tx: &Connection, at: Timestamp) -> Result<usize> {
     tx.execute("DELETE FROM challenge", [])?;
     tx.execute("DELETE FROM enrolment", [])?;
+    tx.execute(
+        "UPDATE user SET sessions_ended_at = max(?1, coalesce(sessions_ended_at, ?1))",
+        [millis(at)],
+    )?;
     Ok(tx.execute("DELETE FROM session", [])?)
+}
+
+/// The entries by which checkpoints of earlier logs were given up, oldest first.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_abandonments(connection: &Connection) -> Result<Vec<u64>> {
+    let kinds = [EventType::AuditRollbackAccept, EventType::BackupRestore].map(EventType::as_str);
+    Ok(connection
+        .prepare_cached(
+            "SELECT sequence FROM audit_entry WHERE organization_id IS NULL AND event_type IN (?1, ?2)
+               AND at IS NOT NULL ORDER BY sequence",
+        )?
+        .query_map(kinds, |row| row.get(0).map(from_column))?
+        .collect::<rusqlite::Result<_>>()?)
 }
 
 fn everything(connection: &Connection) -> rusqlite::Result<Vec<(Vec<u8>, Revived)>> {

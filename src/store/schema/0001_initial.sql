@@ -35,6 +35,8 @@ CREATE TABLE user (
   revision            INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX user_by_email ON user (organization_id, email_key);
+-- Whether an address that somebody typed is of a domain that a user of the organisation has.
+CREATE INDEX user_by_domain ON user (organization_id, substr(email_key, instr(email_key, '@') + 1));
 CREATE INDEX user_admin ON user (organization_id) WHERE role = 'org-admin'; -- few among many
 
 -- Second factors. TOTP: `secret` is encrypted, `last_step` remembers the newest accepted time step.
@@ -68,10 +70,12 @@ CREATE TABLE recovery_code (
 
 -- A TOTP secret that was shown but not yet confirmed: one per user.
 CREATE TABLE enrolment (
-  user_id    BLOB NOT NULL PRIMARY KEY REFERENCES user (id) ON DELETE CASCADE,
+  user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  session_id BLOB NOT NULL CHECK (length(session_id) = 16), -- another session can't put its own in the place
   secret     BLOB NOT NULL,
   created_at INTEGER NOT NULL,
-  expires_at INTEGER NOT NULL
+  expires_at INTEGER NOT NULL,
+  PRIMARY KEY (user_id, session_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Logins under way, password changes, invitations, links in notices: one-use tokens by hash. What a
@@ -104,6 +108,14 @@ CREATE TABLE session (
   created_at       INTEGER NOT NULL,
   last_used_at     INTEGER NOT NULL,
   expires_at       INTEGER NOT NULL,
+  PRIMARY KEY (user_id, id)
+) STRICT, WITHOUT ROWID;
+
+-- Sessions of another issuer that were ended here, until the last of their tokens has expired.
+CREATE TABLE ended_session (
+  user_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  id         BLOB NOT NULL CHECK (length(id) = 16),
+  expires_at INTEGER NOT NULL,
   PRIMARY KEY (user_id, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -260,16 +272,20 @@ CREATE TABLE binding (
   organization_id BLOB REFERENCES organization (id),                  -- NULL: for every organisation
   plugin_digest   BLOB NOT NULL REFERENCES module (digest),
   config_digest   BLOB NOT NULL REFERENCES plugin_configuration (digest),
-  -- The version before the last switch: for rollback, canaries and failures.
+  hooks           TEXT NOT NULL CHECK (json_valid(hooks)),
+  answered        INTEGER NOT NULL CHECK (answered IN (0, 1)),        -- whether an answer of it counted
+  -- The version to go back to: for rollback, canaries and failures. All four or none.
   previous_digest        BLOB REFERENCES module (digest),
   previous_config_digest BLOB REFERENCES plugin_configuration (digest),
+  previous_hooks         TEXT CHECK (json_valid(previous_hooks)),
+  previous_answered      INTEGER CHECK (previous_answered IN (0, 1)),
   position        INTEGER NOT NULL,
-  hooks           TEXT NOT NULL CHECK (json_valid(hooks)),
   mode            TEXT NOT NULL CHECK (json_valid(mode)),
   on_failure      TEXT NOT NULL CHECK (json_valid(on_failure)),
   grants          TEXT NOT NULL CHECK (json_valid(grants)),
   limits          TEXT NOT NULL CHECK (json_valid(limits)),
   disabled_at     INTEGER,
+  approval_demanded_at INTEGER,                  -- since when it is known to demand a second admin
   created_at      INTEGER NOT NULL,
   updated_at      INTEGER NOT NULL,
   revision        INTEGER NOT NULL DEFAULT 0
@@ -304,6 +320,7 @@ CREATE TABLE approval (
   id              BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
   organization_id BLOB NOT NULL REFERENCES organization (id),
   requester_id    BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
+  requester_role  TEXT NOT NULL CHECK (requester_role IN ('member', 'help-desk', 'org-admin')), -- at most
   target_id       BLOB NOT NULL REFERENCES user (id) ON DELETE CASCADE,
   wanted          TEXT NOT NULL CHECK (json_valid(wanted)),  -- what is to be done to the target
   reason          TEXT,                          -- the requester's

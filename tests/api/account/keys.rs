@@ -129,7 +129,7 @@ fn external() -> Plan {
         organization_claim: "tenant".into(),
         user_claim: "email".into(),
         role_claim: "roles".into(),
-        roles: BTreeMap::from([("it".into(), Role::OrgAdmin)]),
+        roles: BTreeMap::from([("it".into(), Role::OrgAdmin), ("desk".into(), Role::HelpDesk)]),
     };
     Plan {
         external_issuer: Some(ExternalIssuer::new(rules, &jwks.to_string()).expect("usable")),
@@ -140,7 +140,7 @@ fn external() -> Plan {
 fn claims(app: &App, email: &str) -> Value {
     let now = app.clock.now().as_second();
     json!({
-        "iss": ISSUER, "aud": "latchkey", "sub": email, "iat": now, "exp": now + 3600, "sid": "s",
+        "iss": ISSUER, "aud": "latchkey", "sub": email, "iat": now, "exp": now + 3600, "auth_time": now, "sid": "s",
         "tenant": "acme", "email": email, "roles": ["it"], "amr": ["pwd", "otp"],
     })
 }
@@ -250,4 +250,167 @@ async fn a_step_up_at_the_other_issuer_counts_and_none_can_be_had_here() {
         .await
         .refused(400, "Step up with the issuer of your access token");
     app.reset_of(&token, "phone@acme.example").await.ok();
+}
+
+/// No key signs without an entry: where the entry can't be written there is no rotation.
+#[tokio::test]
+async fn without_its_entry_no_key_is_rotated() {
+    let app = App::new().await;
+    rotate(&app, TokenAlgorithm::EdDsa).await;
+    let before = app.services.keys.access().kids();
+    app.sql("CREATE UNIQUE INDEX refuse ON audit_entry (event_type) WHERE event_type = 'TOKEN_KEY_ROTATE'");
+    let services = app.services.clone();
+    let rotated = tokio::task::spawn_blocking(move || {
+        token_keys::rotate_keys(&services, TokenAlgorithm::EdDsa, ActorRef::operator())
+    });
+    assert!(rotated.await.expect("joined").is_err());
+    assert_eq!(app.services.keys.access().kids(), before);
+    app.sql("DROP INDEX refuse");
+    rotate(&app, TokenAlgorithm::EdDsa).await;
+    assert_eq!(app.services.keys.access().kids().len(), 3);
+}
+
+#[tokio::test]
+async fn a_token_that_says_help_desk_resets_as_the_help_desk_does() {
+    let organization = OrganizationSettings {
+        help_desk_enabled: true,
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..external()
+    })
+    .await;
+    let mut narrow = claims(&app, "boss@acme.example");
+    narrow["roles"] = json!(["desk"]);
+    let narrow = sign(&narrow);
+    let higher = "You cannot do this to an account with a higher role";
+    app.reset_of(&narrow, "second@acme.example")
+        .await
+        .refused(403, higher);
+    app.sql("UPDATE user SET role = 'help-desk' WHERE email = 'dev@acme.example'");
+    app.reset_of(&narrow, "dev@acme.example")
+        .await
+        .refused(403, higher);
+    app.reset_of(&narrow, "phone@acme.example").await.ok();
+    let wide = sign(&claims(&app, "boss@acme.example"));
+    app.reset_of(&wide, "dev@acme.example").await.ok();
+    app.reset_of(&wide, "second@acme.example").await.ok();
+}
+
+const ENROL_FIRST: &str = "Set up MFA before anything else";
+
+#[tokio::test]
+async fn where_mfa_is_demanded_a_token_without_a_second_factor_opens_enrolment_and_nothing_else() {
+    let organization = OrganizationSettings {
+        mfa_required: true,
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..external()
+    })
+    .await;
+    for amr in [json!(["pwd"]), json!(["otp"]), json!([])] {
+        let mut plain = claims(&app, "boss@acme.example");
+        plain["amr"] = amr;
+        let plain = sign(&plain);
+        list(&app, &plain).await.refused(403, ENROL_FIRST);
+        app.reset_of(&plain, "phone@acme.example")
+            .await
+            .refused(403, ENROL_FIRST);
+        app.post("/mfa/setup", Some(&plain), Value::Null).await.ok();
+    }
+    // Who has a second factor here can't add another with what was shown there.
+    let mut plain = claims(&app, "phone@acme.example");
+    plain["amr"] = json!(["pwd"]);
+    let answer = app.post("/mfa/setup", Some(&sign(&plain)), Value::Null).await;
+    assert!(answer.status >= 400, "{}", answer.body);
+    let boss = sign(&claims(&app, "boss@acme.example"));
+    list(&app, &boss).await.ok();
+    // When it was used doesn't matter for this, only that it was.
+    let mut undated = claims(&app, "boss@acme.example");
+    undated.as_object_mut().unwrap().remove("auth_time");
+    list(&app, &sign(&undated)).await.ok();
+}
+
+#[tokio::test]
+async fn after_a_reset_another_issuers_token_opens_what_a_login_would() {
+    let organization = OrganizationSettings {
+        mfa_required: true,
+        enrolment_window_hours: 1,
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..external()
+    })
+    .await;
+    let boss = sign(&claims(&app, "boss@acme.example"));
+    app.reset_of(&boss, "phone@acme.example").await.ok();
+    app.wait(1);
+    // A second factor there is none here.
+    let phone = sign(&claims(&app, "phone@acme.example"));
+    list(&app, &phone).await.refused(403, ENROL_FIRST);
+    app.post("/mfa/setup", Some(&phone), Value::Null).await.ok();
+    app.wait(3600);
+    let late = sign(&claims(&app, "phone@acme.example"));
+    for path in ["/mfa/setup", "/auth/logout"] {
+        app.post(path, Some(&late), Value::Null)
+            .await
+            .refused(401, "The access token's subject is gone or inactive");
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_another_issuer_is_ended_by_logout_and_by_its_user() {
+    let app = App::with(external()).await;
+    let revoked = "The access token has been revoked";
+    let session = |sid: &str| {
+        let mut claims = claims(&app, "boss@acme.example");
+        claims["sid"] = json!(sid);
+        sign(&claims)
+    };
+    let (one, two) = (session("one"), session("two"));
+    app.post("/auth/logout", Some(&one), Value::Null).await.ok();
+    assert_eq!(app.newest(), entry("USER_LOGOUT", "SUCCESS", None));
+    list(&app, &one).await.refused(401, revoked);
+    list(&app, &two).await.ok();
+    // A token that was refreshed meanwhile is of the same session.
+    app.wait(10);
+    list(&app, &session("one")).await.refused(401, revoked);
+    // Who ends all others keeps this one.
+    let own = app.token("boss@acme.example").await;
+    let three = session("three");
+    app.wait(1);
+    let ended = app
+        .call(Method::DELETE, "/account/sessions", Some(&three), None)
+        .await;
+    assert_eq!(ended.ok().body, json!({"sessionsEnded": 1}));
+    list(&app, &three).await.ok();
+    list(&app, &two).await.refused(401, revoked);
+    list(&app, &own).await.refused(401, revoked);
+    let own = app.token("boss@acme.example").await;
+    app.wait(1);
+    app.call(Method::DELETE, "/account/sessions", Some(&own), None)
+        .await
+        .ok();
+    list(&app, &three).await.refused(401, revoked);
+}
+
+#[tokio::test]
+async fn a_change_of_factors_ends_another_issuers_sessions() {
+    let app = App::with(external()).await;
+    let there = sign(&claims(&app, "new@acme.example"));
+    list(&app, &there).await.ok();
+    app.wait(1);
+    let here = app.token("new@acme.example").await;
+    let set_up = app.post("/mfa/setup", Some(&here), Value::Null).await.ok();
+    let secret = set_up.text("secret");
+    let body = json!({"secret": secret, "code": app.code(&secret)});
+    app.post("/mfa/setup/confirm", Some(&here), body).await.ok();
+    list(&app, &there)
+        .await
+        .refused(401, "The access token has been revoked");
+    list(&app, &here).await.ok();
 }

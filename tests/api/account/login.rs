@@ -1,5 +1,6 @@
 use latchkey::domain::account::OrganizationSettings;
 use latchkey::limiter::{Limit, Limits};
+use latchkey::service::housekeeping;
 use serde_json::{Value, json};
 
 use super::app::{App, PASSWORD, Plan, SECRET, entry};
@@ -394,5 +395,82 @@ async fn a_body_that_breaks_the_rules_is_refused() {
             "{}",
             answer.body
         );
+    }
+}
+
+/// People type passwords into that field, and `P@ssw0rd.1` looks like an address.
+#[tokio::test]
+async fn an_unknown_address_is_kept_where_somebody_has_one_of_its_domain() {
+    let app = App::new().await;
+    for (typed, kept) in [
+        ("P@ssw0rd.1", Value::Null),
+        ("nobody@elsewhere.example", Value::Null),
+        ("nobody@acme.example.org", Value::Null),
+        ("nobody@globex.example", Value::Null),
+        ("Nobody@ACME.example", json!("Nobody@ACME.example")),
+    ] {
+        let body = json!({"organizationSlug": "acme", "email": typed, "password": PASSWORD});
+        app.post("/auth/login", None, body)
+            .await
+            .refused(401, "Invalid credentials");
+        let newest = app.entries().pop().unwrap();
+        assert_eq!(newest["details"]["reason"], "unknown-account");
+        assert_eq!(newest["actor"]["email"], kept, "{typed}");
+    }
+    assert!(!format!("{:?}", app.entries()).contains("ssw0rd"));
+}
+
+#[tokio::test]
+async fn a_stranger_who_invents_addresses_fills_no_disk() {
+    let app = App::new().await;
+    let before = app.entries().len();
+    let invent = async |n: usize| {
+        app.login_as(&format!("invented-{n}@acme.example"), "wrong")
+            .await
+            .refused(401, "Invalid credentials");
+    };
+    for n in 0..12 {
+        invent(n).await;
+    }
+    assert_eq!(app.entries().len(), before + 5, "the first ones are told apart");
+    // A real account's failures are, all of them.
+    app.login_as("phone@acme.example", "wrong")
+        .await
+        .refused(401, "Invalid credentials");
+    assert_eq!(app.entries().len(), before + 6);
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(app.entries().len(), before + 6, "the window is not over");
+    app.wait(60);
+    housekeeping::tidy(&app.services).await;
+    let counted = app.entries().pop().unwrap();
+    assert_eq!(counted["details"]["reason"], "unknown-account");
+    assert_eq!(counted["details"]["refused"], 7);
+    assert_eq!(counted["details"]["windowSecs"], 60);
+    assert_eq!(counted["actor"]["email"], Value::Null);
+    assert_eq!(app.entries().len(), before + 7);
+    // A new window, and the end of the process.
+    for n in 0..6 {
+        invent(n).await;
+    }
+    housekeeping::wind_up(&app.services).await;
+    assert_eq!(app.entries().len(), before + 13);
+    assert_eq!(app.entries().pop().unwrap()["details"]["refused"], 1);
+}
+
+/// An entry is written for some failures and not for others; the answer waits for the disk all the same.
+#[tokio::test]
+async fn whoever_guesses_organisations_waits_for_the_disk_like_everybody_else() {
+    let app = App::new().await;
+    let commits = || {
+        let file = std::fs::metadata(app.services.store.path().with_extension("db-wal"));
+        file.map_or(0, |wal| wal.len())
+    };
+    for (slug, email) in [("nowhere", "phone@acme.example"), ("acme", "nobody@acme.example")] {
+        let before = commits();
+        let body = json!({"organizationSlug": slug, "email": email, "password": PASSWORD});
+        app.post("/auth/login", None, body)
+            .await
+            .refused(401, "Invalid credentials");
+        assert!(commits() > before, "{slug}: something was written");
     }
 }

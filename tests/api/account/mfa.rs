@@ -1,5 +1,6 @@
 use jiff::SignedDuration;
 use latchkey::domain::account::OrganizationSettings;
+use latchkey::limiter::{Limit, Limits};
 use latchkey::service::{Settings, housekeeping};
 use latchkey::store::sweep::UserRange;
 use serde_json::{Value, json};
@@ -281,4 +282,117 @@ async fn suspended_factors_are_destroyed_after_their_time() {
     app.wait(1);
     assert!(housekeeping::sweep(&app.services).await.unwrap() > 0);
     assert_eq!(count(), 0);
+}
+
+/// ASVS 7.5.1: recovery codes are a second factor, and who has a new one registers whatever they like.
+#[tokio::test]
+async fn a_stolen_session_gets_no_new_recovery_codes() {
+    let app = App::new().await;
+    let login = app.log_in_with_code("phone@acme.example").await;
+    let (access, path) = (login.text("accessToken"), "/mfa/recovery-codes/regenerate");
+    app.wait(10 * 60 + 1);
+    let minted = app.minted(app.id("phone@acme.example")).await;
+    for stolen in [&access, &minted] {
+        let answer = app.post(path, Some(stolen), Value::Null).await;
+        assert_eq!(answer.status, 401, "{}", answer.body);
+        let challenge = answer.headers["www-authenticate"].to_str().unwrap();
+        assert!(
+            challenge.contains("insufficient_user_authentication"),
+            "{challenge}"
+        );
+    }
+    let refresh = json!({"refreshToken": login.text("refreshToken")});
+    let tokens = app.post("/auth/refresh", None, refresh).await.ok();
+    let refreshed = tokens.text("accessToken");
+    assert_eq!(app.post(path, Some(&refreshed), Value::Null).await.status, 401);
+
+    // With the second factor it goes, and whoever else is logged in is not any more.
+    let code = json!({"code": app.code(SECRET)});
+    let stepped_up = app.post("/auth/step-up", Some(&refreshed), code).await.ok();
+    app.post(path, Some(&stepped_up.text("accessToken")), Value::Null)
+        .await
+        .ok();
+    assert_eq!(app.entries().pop().unwrap()["details"]["sessionsEnded"], 1);
+    app.post("/mfa/setup", Some(&minted), Value::Null)
+        .await
+        .refused(401, "The access token has been revoked");
+}
+
+#[tokio::test]
+async fn a_recovery_code_that_logs_somebody_in_is_told_to_its_owner() {
+    let settings = Settings {
+        mail: true,
+        ..Settings::default()
+    };
+    let app = App::with(Plan {
+        settings,
+        ..Plan::default()
+    })
+    .await;
+    let token = app.token("new@acme.example").await;
+    let (_, codes) = enrol(&app, &token).await;
+    let owed = || app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%A recovery code was used%'");
+    let challenge = app.challenge("new@acme.example").await;
+    app.verify(&challenge, "ABCD-EFGH-JKMN-PQRS")
+        .await
+        .refused(401, "Invalid MFA code");
+    assert_eq!(owed(), 0);
+    app.verify(&challenge, &codes[0]).await.ok();
+    assert_eq!(owed(), 1);
+}
+
+/// Who knows the password has sessions for enrolment, too. What they do in theirs leaves the user's alone.
+#[tokio::test]
+async fn another_session_neither_takes_a_set_up_away_nor_uses_up_its_attempts() {
+    let limits = Limits {
+        enrolment_by_account: Limit {
+            requests: 3,
+            window_secs: 600,
+        },
+        ..Limits::off()
+    };
+    let organization = OrganizationSettings {
+        mfa_required: true,
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        limits: Some(limits),
+        organization,
+        ..Plan::default()
+    })
+    .await;
+    let (user, other) = (
+        app.token("new@acme.example").await,
+        app.token("new@acme.example").await,
+    );
+    let secret = set_up(&app, &user).await;
+    let theirs = set_up(&app, &other).await;
+    for _ in 0..2 {
+        set_up(&app, &other).await;
+    }
+    let held_up = app.post("/mfa/setup", Some(&other), Value::Null).await;
+    assert_eq!(held_up.status, 429, "{}", held_up.body);
+    confirm(&app, &user, &theirs, &app.code(&theirs)).await.refused(
+        400,
+        "The secret is not the one that was shown. Start the set-up again",
+    );
+    confirm(&app, &user, &secret, &app.code(&secret)).await.ok();
+    assert!(app.find("new@acme.example").mfa_enabled);
+    let gone = app.post("/mfa/setup", Some(&other), Value::Null).await;
+    gone.refused(401, "The access token has been revoked");
+}
+
+#[tokio::test]
+async fn a_wrong_first_code_is_an_entry() {
+    let app = App::new().await;
+    let token = app.token("new@acme.example").await;
+    let secret = set_up(&app, &token).await;
+    confirm(&app, &token, &secret, "000000")
+        .await
+        .refused(400, "Invalid MFA code");
+    assert_eq!(
+        app.newest(),
+        entry("USER_MFA_ENABLED", "DENIED", Some("wrong-code"))
+    );
+    confirm(&app, &token, &secret, &app.code(&secret)).await.ok();
 }

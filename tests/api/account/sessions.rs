@@ -259,3 +259,57 @@ async fn who_has_no_second_factor_cannot_step_up() {
         .await;
     answer.refused(404, "MFA is not enabled");
 }
+
+#[tokio::test]
+async fn ending_what_is_not_there_is_no_entry_and_has_a_limit() {
+    let app = App::with(Plan {
+        limits: Some(latchkey::limiter::Limits {
+            account_by_caller: latchkey::limiter::Limit {
+                requests: 5,
+                window_secs: 60,
+            },
+            ..latchkey::limiter::Limits::off()
+        }),
+        ..Default::default()
+    })
+    .await;
+    let token = app.token("new@acme.example").await;
+    let entries = app.entries().len();
+    let call = |method: Method, path: &'static str| app.call(method, path, Some(&token), None);
+    let none = call(Method::DELETE, "/account/sessions").await.ok();
+    assert_eq!(none.body, json!({"sessionsEnded": 0}));
+    assert_eq!(app.entries().len(), entries);
+    let other = uuid::Uuid::max().to_string();
+    let other = format!("/account/sessions/{other}");
+    assert_eq!(
+        app.call(Method::DELETE, &other, Some(&token), None).await.status,
+        404
+    );
+    for path in ["/account/sessions", "/account/activity", "/mfa/passkeys"] {
+        call(Method::GET, path).await.ok();
+    }
+    for path in ["/account/sessions", "/account/activity", "/mfa/passkeys"] {
+        assert_eq!(call(Method::GET, path).await.status, 429, "{path}");
+    }
+    assert_eq!(call(Method::DELETE, "/account/sessions").await.status, 429);
+    assert_eq!(
+        app.call(Method::DELETE, &other, Some(&token), None).await.status,
+        429
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_ends_meanwhile_ends_no_other() {
+    let app = App::new().await;
+    let stolen = app.token("new@acme.example").await;
+    app.wait(1);
+    let mine = app.token("new@acme.example").await;
+    let end = "DELETE FROM session WHERE id = (SELECT min(id) FROM session)";
+    let disk = crate::support::SlowDisk::writing(&app, end).await;
+    let ending = app.call(Method::DELETE, "/account/sessions", Some(&stolen), None);
+    let (answer, ()) = tokio::join!(ending, disk.go_on_soon());
+    answer.refused(401, "The access token has been revoked");
+    app.call(Method::GET, "/account/sessions", Some(&mine), None)
+        .await
+        .ok();
+}

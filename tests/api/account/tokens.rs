@@ -174,3 +174,35 @@ async fn nothing_is_minted_for_who_may_not_log_in() {
     });
     assert_eq!(outcome.await.unwrap(), (true, true));
 }
+
+/// With `EdDSA` others check our tokens by the public key alone, and know nothing of sessions.
+#[tokio::test]
+async fn a_token_for_enrolment_says_nothing_that_others_would_believe() {
+    let app = App::with(super::app::Plan {
+        organization: latchkey::domain::account::OrganizationSettings {
+            mfa_required: true,
+            ..Default::default()
+        },
+        ..Default::default()
+    })
+    .await;
+    let login = app.login("boss@acme.example").await.ok();
+    assert_eq!(login.body["mfaSetupRequired"], true);
+    let token = login.text("accessToken");
+    let (_, claims, _) = parts(&token);
+    assert_eq!(
+        (&claims["aud"], &claims["role"]),
+        (&json!("latchkey-enrolment"), &json!("MEMBER"))
+    );
+    let set_up = app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
+    let secret = set_up.text("secret");
+    let body = json!({"secret": secret, "code": app.code(&secret)});
+    app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
+    let refresh = json!({"refreshToken": login.text("refreshToken")});
+    let full = app.post("/auth/refresh", None, refresh).await.ok();
+    let (_, claims, _) = parts(&full.text("accessToken"));
+    assert_eq!(
+        (&claims["aud"], &claims["role"]),
+        (&json!("latchkey"), &json!("ORG_ADMIN"))
+    );
+}

@@ -102,14 +102,16 @@ async fn whatever_an_admin_does_to_an_account_its_user_can_say_not_me() {
         if told == phone {
             report(&app, &token).await.ok();
             assert!(app.find(phone).locked.is_some(), "{path}");
-            let unlock = Some(json!({ "unlock": true }));
+            let unlock = Some(json!({ "locked": false }));
             app.call(
                 Method::PATCH,
                 &format!("/users/{}", app.id(phone)),
                 Some(&admin),
                 unlock,
             )
-            .await;
+            .await
+            .ok();
+            assert!(app.find(phone).locked.is_none(), "{path}");
             mails(&app, &server).await;
         }
     }
@@ -446,4 +448,155 @@ async fn the_window_opens_again_by_an_admins_word_as_often_as_it_closes() {
     for code in [first, second, third, fourth] {
         assert!(!trail.contains(&code));
     }
+}
+
+#[tokio::test]
+async fn what_an_attacker_made_ends_when_the_factors_are_restored() {
+    let server = MailServer::start();
+    let app = app(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let second = "second@acme.example";
+    app.reset_of(&admin, second).await.ok();
+    enrol(&app, second, None).await;
+    let theirs = app.minted(app.id(second)).await;
+    let key = app
+        .post(
+            "/api-keys",
+            Some(&theirs),
+            json!({ "name": "SIEM", "scopes": ["audit:read"] }),
+        )
+        .await
+        .text("key");
+    let read = async || {
+        app.anonymous()
+            .send(Method::GET, "/api/v1/audit-logs", None, &[("X-API-Key", &key)])
+            .await
+            .status
+            .as_u16()
+    };
+    assert_eq!(read().await, 200);
+    restore(&app, &admin, second).await.ok();
+    assert_eq!(read().await, 401);
+    let entry = app.entries().pop().unwrap();
+    assert_eq!(entry["eventType"], "USER_FACTORS_RESTORE");
+    assert_eq!(entry["details"]["apiKeysRevoked"], 1);
+}
+
+#[tokio::test]
+async fn a_report_takes_no_other_lock_away() {
+    let server = MailServer::start();
+    let app = app(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let phone = "phone@acme.example";
+    app.reset_of(&admin, phone).await.ok();
+    let link = token(&mails(&app, &server).await, phone);
+    let policy = "Locked by the organisation's policy at an MFA reset";
+    app.sql(&format!(
+        "UPDATE user SET locked_at = 1, locked_reason = '{}' WHERE email = '{phone}'",
+        policy.replace('\'', "''")
+    ));
+    report(&app, &link).await.ok();
+    let entry = app.entries().pop().unwrap();
+    assert_eq!(
+        (&entry["eventType"], &entry["details"]["wasLocked"]),
+        (&json!("USER_REPORT"), &json!(true))
+    );
+    restore(&app, &admin, phone).await.ok();
+    let lock = app.find(phone).locked.expect("still locked");
+    assert_eq!(lock.reason, policy);
+}
+
+#[tokio::test]
+async fn an_admin_whose_answer_was_lost_asks_for_another_enrolment_code() {
+    let server = MailServer::start();
+    let code = OrganizationSettings {
+        enrolment_code_required: true,
+        ..OrganizationSettings::default()
+    };
+    let app = app(&server, code).await;
+    let phone = "phone@acme.example";
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let lost = app.reset_of(&admin, phone).await.ok().text("enrolmentCode");
+    let until = app.find(phone).enrolment_due.expect("due").until;
+    mails(&app, &server).await;
+    app.wait(3600);
+    let path = format!("/users/{}", app.id(phone));
+    let unlock = Some(json!({"locked": false}));
+    let answer = app.call(Method::PATCH, &path, Some(&admin), unlock).await.ok();
+    let code = answer.text("enrolmentCode");
+    assert_ne!(code, lost);
+    let due = app.find(phone).enrolment_due.expect("due");
+    assert_eq!(due.until, until, "the window is as long as it was");
+    assert_eq!(due.code_until, Some(until));
+    assert!(mails(&app, &server).await[0].text.contains("There is a new code"));
+    let entry = app.entries().pop().unwrap();
+    assert_eq!(entry["details"]["changes"]["enrolmentCode"], "issued anew");
+    let token = app.token(phone).await;
+    let secret = app
+        .post("/mfa/setup", Some(&token), Value::Null)
+        .await
+        .ok()
+        .text("secret");
+    let confirm = |code: &str| {
+        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
+        app.post("/mfa/setup/confirm", Some(&token), body)
+    };
+    confirm(&lost).await.refused(400, "Validation failed");
+    confirm(&code).await.ok();
+}
+
+/// "Reset, then admin access" is what the attackers are after.
+#[tokio::test]
+async fn an_admin_who_acts_soon_after_a_reset_raises_one_alarm() {
+    let server = MailServer::start();
+    let app = app(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let second = "second@acme.example";
+    app.reset_of(&admin, "phone@acme.example").await.ok();
+    app.reset_of(&admin, second).await.ok();
+    enrol(&app, second, None).await;
+    enrol(&app, "phone@acme.example", None).await;
+    app.wait(3600);
+    housekeeping::tidy(&app.services).await;
+    let alarms = || app.count("SELECT count(*) FROM audit_entry WHERE event_type = 'USER_RESET_ALARM'");
+    assert_eq!(alarms(), 0, "their own accounts are all that they touched");
+    mails(&app, &server).await;
+
+    // Even what is refused is told of: nobody resets themselves.
+    let theirs = app.minted(app.id(second)).await;
+    assert_eq!(app.reset_of(&theirs, second).await.status, 403);
+    for _ in 0..2 {
+        housekeeping::tidy(&app.services).await;
+        app.reset_of(&theirs, "dev@acme.example").await;
+    }
+    assert_eq!(alarms(), 1);
+    let entry = app
+        .entries()
+        .into_iter()
+        .find(|entry| entry["eventType"] == "USER_RESET_ALARM")
+        .unwrap();
+    assert_eq!(entry["resource"]["id"], app.id(second).to_string());
+    assert_eq!(entry["details"]["did"], "USER_MFA_RESET");
+    let told: Vec<_> = mails(&app, &server)
+        .await
+        .into_iter()
+        .filter(|mail| mail.header("Subject").contains("soon after an MFA reset"))
+        .map(|mail| mail.to[0].clone())
+        .collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(
+        !told.contains(&second.to_owned()),
+        "whoever it is about is not asked"
+    );
+
+    // A further reset is watched anew, for a day.
+    app.wait(24 * 3600);
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    app.reset_of(&admin, second).await.ok();
+    enrol(&app, second, None).await;
+    app.wait(24 * 3600 + 1);
+    let theirs = app.minted(app.id(second)).await;
+    app.reset_of(&theirs, "phone@acme.example").await.ok();
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(alarms(), 1);
 }

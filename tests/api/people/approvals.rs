@@ -614,3 +614,117 @@ async fn a_lone_admin_erases_nobody_and_a_member_does_not_ask() {
     admin.get(&user_path(&app.developer)).await.assert_ok();
     assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
 }
+
+const IN_HAND: &str = "You and whoever asked for this or agreed so far don't count as two: within the last 7 days \
+                       one of you made the other's account, gave it its role or reset its credentials; another \
+                       administrator has to agree";
+
+/// One who makes an account and knows its password is not a second person once somebody else promotes it.
+#[tokio::test]
+async fn whom_the_one_who_asks_had_in_hand_does_not_count_for_a_week() {
+    let app = app_that_wants_admins(1).await;
+    let (admin, second) = (app.admin().await, app.caller(&app.second_admin).await);
+    let made = admin
+        .post("/api/v1/users", json!({ "email": "puppet@acme.example" }))
+        .await;
+    made.assert_status(201);
+    let kept = token_of(made.body["invitationLink"].as_str().unwrap()).to_owned();
+    let path = format!("/api/v1/users/{}", made.body["id"].as_str().unwrap());
+    second
+        .patch(&path, json!({ "isOrgAdmin": true }))
+        .await
+        .assert_ok();
+    // The link of a member sets no admin's password.
+    let accept = json!({ "token": kept, "password": "another horse battery staple" });
+    let accepted = app
+        .anonymous()
+        .post("/api/v1/auth/accept-invitation", accept)
+        .await;
+    assert_eq!(accepted.status.as_u16(), 401, "{}", accepted.text);
+    app.advance(SignedDuration::from_secs(1));
+    let find = |email: &str| {
+        let found = |db: &_| latchkey::store::accounts::find_user_by_email(db, app.acme, email);
+        app.services.store.read(found).unwrap().unwrap()
+    };
+    let puppet = find("puppet@acme.example");
+    let id = asked(&app).await;
+    approve(&app.caller(&puppet).await, &id)
+        .await
+        .assert_error(403, IN_HAND);
+    // Whom the one who asked reset is no other person, either.
+    let third = app.further("third", Role::OrgAdmin).await;
+    let reset = admin.call(&format!("{}/reset-password", user_path(&third))).await;
+    reset.assert_ok();
+    app.advance(SignedDuration::from_secs(1));
+    approve(&app.caller(&third).await, &id)
+        .await
+        .assert_error(403, IN_HAND);
+    assert!(has_mfa(&app, &app.developer));
+    // Nor is who had the account in hand another person than who asks with it.
+    let reversed = app.caller(&puppet).await.reset(DEVELOPER).await;
+    let reversed = reversed.assert_status(202)["approvalId"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    approve(&admin, &reversed).await.assert_error(403, IN_HAND);
+    app.advance(SignedDuration::from_hours(7 * 24));
+    let (id, admin) = (asked(&app).await, app.admin().await);
+    approve(&admin, &reversed)
+        .await
+        .assert_error(409, "This has expired; ask for it again");
+    approve(&app.caller(&puppet).await, &id).await.assert_ok();
+    assert!(!has_mfa(&app, &app.developer));
+}
+
+#[tokio::test]
+async fn who_agreed_before_is_no_other_person_than_whom_they_had_in_hand() {
+    let app = app_that_wants_admins(2).await;
+    let id = asked(&app).await;
+    let second = app.caller(&app.second_admin).await;
+    let third = app.further("third", Role::OrgAdmin).await;
+    second
+        .call(&format!("{}/reset-password", user_path(&third)))
+        .await
+        .assert_ok();
+    app.advance(SignedDuration::from_secs(1));
+    approve(&second, &id).await.assert_status(202);
+    approve(&app.caller(&third).await, &id)
+        .await
+        .assert_error(403, IN_HAND);
+    let fourth = app.further("fourth", Role::OrgAdmin).await;
+    approve(&app.caller(&fourth).await, &id).await.assert_error(
+        403,
+        "You became an administrator after this was asked for; another one has to agree",
+    );
+    assert!(has_mfa(&app, &app.developer));
+    // It takes no two to say no.
+    reject(&app.caller(&third).await, &id).await.assert_ok();
+}
+
+#[tokio::test]
+async fn what_is_so_already_is_closed_with_an_entry() {
+    let app = app_where(AdminOnAdmin::SecondAdmin).await;
+    let admin = app.admin().await;
+    let second = app.caller(&app.second_admin).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let asked = admin
+            .patch(&user_path(&app.member), json!({ "isOrgAdmin": true }))
+            .await;
+        asked.assert_status(202);
+        ids.push(asked.body["approvalId"].as_str().unwrap().to_owned());
+    }
+    approve(&second, &ids[0]).await.assert_ok();
+    let again = approve(&second, &ids[1]).await;
+    again.assert_error(409, "What was asked for is so already");
+    assert_eq!(state(&app, &ids[1]), "denied");
+    let entry = app.last_entry();
+    assert_eq!(
+        (&entry["eventType"], &entry["result"], &entry["details"]["closed"]),
+        (&json!("APPROVAL_AGREE"), &json!("DENIED"), &json!(true))
+    );
+    // What was asked for long ago does not come back after a demotion.
+    approve(&second, &ids[1])
+        .await
+        .assert_error(409, "This is closed already: denied");
+}

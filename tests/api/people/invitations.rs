@@ -179,3 +179,26 @@ async fn the_link_leads_to_a_page_that_loads_nothing_from_elsewhere() {
     );
     assert_eq!(page.header("referrer-policy"), "no-referrer");
 }
+
+/// Whoever made the account may have kept the link, and must not choose the password of an admin.
+#[tokio::test]
+async fn a_link_ends_with_a_promotion() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let token = invited(&app, "nora@acme.example").await;
+    let users = admin.get("/api/v1/users?query=nora").await;
+    let id = users.assert_ok()[0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/users/{id}");
+    admin.patch(&path, json!({ "name": "Nora" })).await.assert_ok();
+    admin
+        .patch(&path, json!({ "isOrgAdmin": true }))
+        .await
+        .assert_ok();
+    accept(&app, &token, NEW)
+        .await
+        .assert_error(401, "The invitation is invalid or has expired");
+    // The next link is for an admin, and who may ask for it is judged anew.
+    let link = admin.post(&format!("{path}/reset-password"), json!({})).await;
+    let token = token_of(link.assert_ok()["invitationLink"].as_str().unwrap());
+    accept(&app, &token, NEW).await.assert_ok();
+}

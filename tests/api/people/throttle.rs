@@ -1,6 +1,7 @@
 //! Nobody locks anybody else out: what strangers try uses up what strangers have.
 
 use jiff::SignedDuration;
+use latchkey::domain::second_factor::{TotpSecret, time_step};
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::Settings;
 use poem::http::Method;
@@ -219,4 +220,141 @@ async fn the_cookie_is_for_the_login_alone_and_no_script_reads_it() {
         let demanded = log_in(&app, Place(HOME, ""), MEMBER, "wrong").await;
         assert_eq!(cookie(&demanded), "");
     }
+}
+
+async fn set_up(app: &TestApp, login: &Answer) -> String {
+    let token = login.body["accessToken"].as_str().expect("a token");
+    let answer = app
+        .bearer(token)
+        .send(Method::POST, "/api/v1/mfa/setup", None, &[])
+        .await;
+    let secret = answer.assert_ok()["secret"]
+        .as_str()
+        .expect("a secret")
+        .to_owned();
+    let body = json!({ "secret": secret, "code": code_of(app, &secret) });
+    app.bearer(token)
+        .post("/api/v1/mfa/setup/confirm", body)
+        .await
+        .assert_ok();
+    secret
+}
+
+fn code_of(app: &TestApp, secret: &str) -> String {
+    let bytes = data_encoding::BASE32_NOPAD
+        .decode(secret.as_bytes())
+        .expect("base 32");
+    let secret = TotpSecret::from_bytes(&bytes).expect("20 bytes");
+    secret.code(time_step(app.services.clock.now()))
+}
+
+/// Whoever knew the password while it was enough has as many devices as they like: none of them is known once there is
+/// a second factor.
+#[tokio::test]
+async fn devices_gathered_before_an_enrolment_have_no_attempts_of_their_own_after_it() {
+    let app = app().await;
+    let mut gathered = Vec::new();
+    for n in 1..5 {
+        let ip = format!("198.51.100.{n}");
+        let login = log_in(&app, Place(&ip, ""), MEMBER, PASSWORD).await;
+        gathered.push(cookie(&login));
+    }
+    let secret = set_up(&app, &log_in(&app, Place(HOME, ""), MEMBER, PASSWORD).await).await;
+    app.advance(SignedDuration::from_secs(30));
+    let mut tried = 0;
+    for device in &gathered {
+        let place = Place(ELSEWHERE, device);
+        let login = log_in(&app, place, MEMBER, PASSWORD).await;
+        for _ in 0..3 {
+            let answer = verify(&app, place, &login, "000000").await;
+            tried += usize::from(answer.status == 401);
+        }
+    }
+    assert_eq!(tried, 3, "all of them are one stranger");
+    // The user waits for the strangers' window once, and is known from then on.
+    app.advance(SignedDuration::from_secs(300));
+    let login = log_in(&app, Place(HOME, ""), MEMBER, PASSWORD).await;
+    let done = verify(&app, Place(HOME, ""), &login, &code_of(&app, &secret)).await;
+    done.assert_ok();
+    let known = cookie(&done);
+    for _ in 0..3 {
+        verify(&app, Place(ELSEWHERE, ""), &login, "000000").await;
+    }
+    let login = log_in(&app, Place(HOME, &known), MEMBER, PASSWORD).await;
+    app.advance(SignedDuration::from_secs(30));
+    verify(&app, Place(HOME, &known), &login, &code_of(&app, &secret))
+        .await
+        .assert_ok();
+}
+
+/// A new password, a reset, "this was not me", an admin's act: each makes strangers of the devices.
+#[tokio::test]
+async fn a_changed_account_knows_none_of_its_devices() {
+    let app = app().await;
+    let known = cookie(&log_in(&app, Place(HOME, ""), MEMBER, PASSWORD).await);
+    for (ip, tried) in [("198.51.100.1", 3), ("198.51.100.2", 3)] {
+        assert_eq!(guess(&app, Place(ip, ""), MEMBER).await, tried);
+    }
+    log_in(&app, Place(ELSEWHERE, &known), MEMBER, PASSWORD)
+        .await
+        .assert_ok();
+    let member = app.member.id;
+    let hash = crate::support::password_hash();
+    let at = app.services.clock.now();
+    app.services
+        .store
+        .write(move |tx| latchkey::store::passwords::update_password(tx, member, &hash, at))
+        .await
+        .expect("changed");
+    let stranger = log_in(&app, Place("198.51.100.3", &known), MEMBER, PASSWORD).await;
+    assert_eq!(stranger.status, 429, "{}", stranger.text);
+}
+
+#[tokio::test]
+async fn all_known_devices_together_have_a_ceiling_that_a_right_code_does_not_lift() {
+    const DEV: &str = "dev@acme.example";
+    let limits = Limits {
+        code_by_account: THREE,
+        code_by_devices: Limit {
+            requests: 5,
+            window_secs: 300,
+        },
+        ..Limits::off()
+    };
+    let app = TestApp::with(Setup {
+        limits,
+        ..Setup::default()
+    })
+    .await;
+    let mut devices = Vec::new();
+    for _ in 0..3 {
+        let login = log_in(&app, Place(HOME, ""), DEV, PASSWORD).await;
+        let done = verify(&app, Place(HOME, ""), &login, &app.developer_code()).await;
+        done.assert_ok();
+        devices.push(cookie(&done));
+        app.advance(SignedDuration::from_secs(30));
+    }
+    let mut tried = 0;
+    for device in &devices {
+        let place = Place(ELSEWHERE, device);
+        let login = log_in(&app, place, DEV, PASSWORD).await;
+        for _ in 0..2 {
+            tried += usize::from(verify(&app, place, &login, "000000").await.status == 401);
+        }
+    }
+    assert_eq!(tried, 5);
+    let place = Place(ELSEWHERE, &devices[2]);
+    let login = log_in(&app, place, DEV, PASSWORD).await;
+    let held_up = verify(&app, place, &login, &app.developer_code()).await;
+    assert_eq!(held_up.status, 429);
+    assert!(
+        held_up
+            .header("ratelimit-policy")
+            .starts_with("\"code-by-devices\"")
+    );
+    // Strangers have their own, and so a user without cookies is let in.
+    let login = log_in(&app, Place(HOME, ""), DEV, PASSWORD).await;
+    verify(&app, Place(HOME, ""), &login, &app.developer_code())
+        .await
+        .assert_ok();
 }

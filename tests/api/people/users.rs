@@ -442,3 +442,19 @@ async fn members_and_the_help_desk_change_nobody() {
     }
     assert!(app.entries("USER_UPDATE", "DENIED") == 4);
 }
+
+#[tokio::test]
+async fn a_name_has_no_control_characters_however_it_is_given() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let path = user_path(&app.member);
+    for name in ["two\nlines", "\u{1b}[31mred", &"x".repeat(321)] {
+        let refused = admin.patch(&path, json!({ "name": name })).await;
+        refused.assert_error(400, "Validation failed");
+        assert!(refused.body["validationErrors"]["name"].is_string());
+    }
+    admin
+        .patch(&path, json!({ "name": "Ada Lovelace" }))
+        .await
+        .assert_ok();
+}

@@ -1,6 +1,6 @@
 //! Who may loosen a policy: never one admin alone what binds them.
 
-use latchkey::domain::account::{OrganizationSettings, PolicyChanges};
+use latchkey::domain::account::{OrganizationSettings, PolicyChanges, Role};
 use serde_json::{Value, json};
 
 use crate::guests::{before, denying};
@@ -136,12 +136,17 @@ async fn a_second_admin_sees_what_is_to_change_and_agreeing_changes_it() {
     );
     assert_eq!(trail[1]["eventType"], "APPROVAL_AGREE");
     assert_eq!(trail[1]["actor"]["email"], "second@acme.example");
+    let third = app.further("third", Role::OrgAdmin).await;
     admin.reset(app.second_admin.id).await.assert_ok();
     let second = app.caller(&app.second_admin).await; // the reset ended their sessions
 
     // It demanded one once; what it is now does not matter.
     let removed = approval(&admin.delete(&binding).await);
     let again = approval(&admin.patch(&binding, json!({ "disabled": true })).await);
+    // Whoever reset the second admin may be the second admin: it takes a third.
+    let puppet = agree(&second, &removed).await;
+    assert_eq!(puppet.status.as_u16(), 403, "{}", puppet.text);
+    let second = app.caller(&third).await;
     agree(&second, &removed).await.assert_ok();
     assert_eq!(admin.get(&binding).await.status.as_u16(), 404);
     let gone = agree(&second, &again).await;

@@ -139,7 +139,10 @@ async fn a_canary_that_fails_or_overspends_falls_back_to_the_version_before() {
         let listed = admin.get(&binding).await;
         let statistics = &listed.assert_ok()["statistics"];
         let asked = policies(&app);
-        assert_eq!(statistics["fallbacks"], 3, "{cause}: {statistics} {asked}");
+        assert_eq!(
+            statistics["fallbacks"], 6,
+            "both hooks, {cause}: {statistics} {asked}"
+        );
         assert_eq!(statistics["failures"], 3, "{cause}: {statistics} {asked}");
     }
 }

@@ -287,3 +287,249 @@ async fn a_required_replay_is_not_got_around() {
         201
     );
 }
+
+/// What is refused where replays are required and decisions would be others.
+#[track_caller]
+fn assert_not_clean(answer: &Answer) {
+    assert_eq!(answer.status.as_u16(), 409, "{}", answer.text);
+    let message = answer.body["message"].as_str().unwrap();
+    assert!(message.contains("lets another version count only"), "{message}");
+}
+
+/// For some plugins the configuration is the whole of the policy.
+#[tokio::test]
+async fn a_required_replay_is_not_got_around_by_a_configuration() {
+    let app = acme_wants_clean_replays().await; // Wednesday
+    let admin = app.admin().await;
+    let digest = install(&admin, fixture("change-window")).await;
+    let window = |days: Value| json!({ "timeZone": "UTC", "days": days, "from": "08:00", "to": "18:00" });
+    let (closed, open) = (window(json!(["mon"])), window(json!(["mon", "wed"])));
+    let of = |config: &Value, more: Value| {
+        let mut terms = patient(more);
+        terms["config"] = config.clone();
+        terms
+    };
+    let binding = path(&bind(&admin, &digest, of(&closed, json!({}))).await);
+    assert_denied(&admin.reset(DEVELOPER).await, "outside-change-window");
+
+    let opened = json!({ "config": open });
+    assert_not_clean(&admin.patch(&binding, opened.clone()).await);
+    let same_file = json!({ "pluginDigest": digest, "config": open });
+    assert_not_clean(&admin.patch(&binding, same_file).await);
+    // Changed while it is only watched, then enforced.
+    admin
+        .patch(&binding, json!({ "mode": "monitor" }))
+        .await
+        .assert_ok();
+    admin.patch(&binding, opened).await.assert_ok();
+    assert_not_clean(&admin.patch(&binding, json!({ "mode": "enforce" })).await);
+    admin
+        .patch(&binding, json!({ "config": closed }))
+        .await
+        .assert_ok();
+    admin
+        .patch(&binding, json!({ "mode": "enforce" }))
+        .await
+        .assert_ok(); // what it was
+    // Bound beside it, which only makes things stricter; then the strict one may not go.
+    let beside = path(&bind(&admin, &digest, of(&open, json!({}))).await);
+    assert_not_clean(&admin.delete(&binding).await);
+    assert_not_clean(&admin.patch(&binding, json!({ "disabled": true })).await);
+    assert_eq!(admin.delete(&beside).await.status.as_u16(), 204);
+    // Unbound and bound anew.
+    assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
+    assert_not_clean(&bind(&admin, &digest, of(&open, json!({}))).await);
+    let again = bind(&admin, &digest, of(&closed, json!({}))).await;
+    assert_eq!(again.status.as_u16(), 201, "{}", again.text);
+    assert_denied(&admin.reset(DEVELOPER).await, "outside-change-window");
+}
+
+#[tokio::test]
+async fn a_required_replay_is_not_got_around_by_asking_at_fewer_hooks() {
+    let app = acme_wants_clean_replays().await;
+    let admin = app.admin().await;
+    let strict = install(&admin, denying("1.0.0", "one")).await;
+    let binding = path(&bind(&admin, &strict, patient(json!({}))).await);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+    let fewer = json!({ "hooks": ["after-reset"] });
+    assert_not_clean(&admin.patch(&binding, fewer.clone()).await);
+    admin
+        .patch(&binding, json!({ "mode": "monitor" }))
+        .await
+        .assert_ok();
+    admin.patch(&binding, fewer).await.assert_ok();
+    assert_not_clean(&admin.patch(&binding, json!({ "mode": "enforce" })).await);
+    let all = json!({ "hooks": ["before-reset", "after-reset"], "mode": "enforce" });
+    admin.patch(&binding, all).await.assert_ok();
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+}
+
+/// Two policies of one plugin are two policies: one of them may go as any other may.
+#[tokio::test]
+async fn what_stood_beside_a_policy_all_the_time_is_no_version_of_it() {
+    let app = acme_wants_clean_replays().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, fixture("change-window")).await;
+    let window = |day: &str| {
+        let config = json!({ "timeZone": "UTC", "days": [day], "from": "08:00", "to": "18:00" });
+        patient(json!({ "config": config }))
+    };
+    let closed = path(&bind(&admin, &digest, window("mon")).await);
+    bind(&admin, &digest, window("sat")).await;
+    app.advance(jiff::SignedDuration::from_hours(24 * 31)); // a Saturday
+    let admin = app.admin().await;
+    assert_denied(&admin.reset(DEVELOPER).await, "outside-change-window");
+    assert_eq!(admin.delete(&closed).await.status.as_u16(), 204);
+    admin.reset(DEVELOPER).await.assert_ok();
+}
+
+/// In a quiet organisation the version before may have decided nothing for long.
+#[tokio::test]
+async fn going_back_needs_no_replay_however_long_ago_the_version_before_counted() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let first = install(&admin, allowing("1.0.0")).await;
+    let second = install(&admin, denying("2.0.0", "two")).await;
+    let binding = path(&bind(&admin, &first, patient(json!({}))).await);
+    admin.reset(DEVELOPER).await.assert_ok();
+    enrol(&app.services, app.developer.id).await;
+    app.advance(jiff::SignedDuration::from_hours(24 * 31));
+    let admin = app.admin().await;
+    admin
+        .patch(&binding, json!({ "pluginDigest": second }))
+        .await
+        .assert_ok();
+    assert_denied(&admin.reset(DEVELOPER).await, "two");
+    let wanted = admin
+        .patch(
+            "/api/v1/organization/settings",
+            json!({ "cleanReplayRequired": true }),
+        )
+        .await;
+    wanted.assert_ok();
+
+    let third = install(&admin, allowing("3.0.0")).await;
+    assert_not_clean(&admin.patch(&binding, json!({ "pluginDigest": third })).await);
+    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    assert_eq!(back.assert_ok()["current"]["version"], "1.0.0", "{}", back.text);
+    admin.reset(DEVELOPER).await.assert_ok();
+    // Forward again, too: that one counted as well.
+    let forward = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    assert_eq!(
+        forward.assert_ok()["current"]["version"],
+        "2.0.0",
+        "{}",
+        forward.text
+    );
+}
+
+#[tokio::test]
+async fn what_was_only_watched_denied_nothing_and_a_replay_of_nothing_is_not_clean() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let watched = install(&admin, denying("1.0.0", "watched")).await;
+    bind(&admin, &watched, patient(json!({ "mode": "monitor" }))).await;
+    let other = Guest {
+        manifest: Manifest {
+            name: "other",
+            ..Guest::default().manifest
+        },
+        ..crate::guests::denier("1.0.0", "other")
+    };
+    let other = install(&admin, other.wasm()).await;
+    let nothing = replay(&admin, &other, json!({})).await;
+    assert_eq!(nothing.assert_ok()["resets"], 0);
+    assert_eq!(nothing.body["verdict"], "nothing-compared", "{}", nothing.text);
+    assert_eq!(nothing.body["clean"], false, "{}", nothing.text);
+
+    admin.reset(DEVELOPER).await.assert_ok();
+    let report = replay(&admin, &other, json!({})).await;
+    let report = report.assert_ok();
+    assert_eq!(report["askedBefore"], false, "{report}");
+    assert_eq!(report["compared"], 2, "the reset was carried out: {report}");
+    assert_eq!(report["verdict"], "differs", "{report}");
+    assert_eq!(
+        report["differences"][0]["replayed"]["deny"]["code"], "other",
+        "{report}"
+    );
+
+    // A binding that was never asked has decided nothing to compare with.
+    let unasked = bind(&admin, &watched, patient(json!({}))).await;
+    let unasked = replay(&admin, &watched, json!({ "bindingId": unasked.body["id"] })).await;
+    assert_eq!(unasked.assert_ok()["compared"], 0);
+    assert_eq!(unasked.body["verdict"], "nothing-compared", "{}", unasked.text);
+    assert_eq!(unasked.body["clean"], false, "{}", unasked.text);
+    let watched = replay(&admin, &watched, json!({})).await;
+    assert_eq!(watched.assert_ok()["verdict"], "clean", "{}", watched.text);
+}
+
+#[tokio::test]
+async fn a_candidate_is_replayed_within_the_limits_of_the_binding_that_it_would_join() {
+    let app = acme_wants_clean_replays().await;
+    let admin = app.admin().await;
+    let first = install(&admin, allowing("1.0.0")).await;
+    let bound = bind(&admin, &first, patient(json!({}))).await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    // It takes 100 MiB, where a call may have 64.
+    let greedy = Guest {
+        before:
+            "(if (i32.eq (memory.grow (i32.const 1600)) (i32.const -1)) (then unreachable)) (i32.const 512)"
+                .into(),
+        manifest: Manifest {
+            version: "2.0.0",
+            ..Guest::default().manifest
+        },
+        ..Guest::default()
+    };
+    let greedy = install(&admin, greedy.wasm()).await;
+    for body in [json!({}), json!({ "bindingId": bound.body["id"] })] {
+        let report = replay(&admin, &greedy, body).await;
+        let report = report.assert_ok();
+        assert_eq!(report["verdict"], "differs", "{report}");
+        assert_eq!(
+            (&report["failed"], &report["compared"]),
+            (&json!(1), &json!(2)),
+            "{report}"
+        );
+        assert_eq!(
+            report["differences"][0]["replayed"]["failure"], "memory",
+            "{report}"
+        );
+    }
+    let switch = json!({ "pluginDigest": greedy });
+    assert_not_clean(&admin.patch(&path(&bound), switch.clone()).await);
+    let mut with_room = switch;
+    with_room["limits"] = json!({ "deadlineMs": 1000, "memoryBytes": 128 << 20 });
+    admin.patch(&path(&bound), with_room).await.assert_ok();
+    admin.reset(app.second_admin.id).await.assert_ok();
+}
+
+/// Each step alone is permitted: what matters is what decides in the end.
+#[tokio::test]
+async fn a_required_replay_is_not_got_around_by_a_version_that_never_decided() {
+    let app = acme_wants_clean_replays().await;
+    let admin = app.admin().await;
+    let strict = install(&admin, denying("1.0.0", "one")).await;
+    let also_strict = install(&admin, denying("1.0.1", "one")).await;
+    let loose = install(&admin, allowing("2.0.0")).await;
+    let binding = path(&bind(&admin, &strict, patient(json!({}))).await);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+
+    // Bound beside it, and taken out again before it decides anything.
+    let beside = path(&bind(&admin, &loose, patient(json!({}))).await);
+    let watch = json!({ "mode": "monitor" });
+    admin.patch(&beside, watch).await.assert_ok();
+    assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
+    assert_not_clean(&admin.patch(&beside, json!({ "mode": "enforce" })).await);
+    // As the version before of one that may count: rolled back to, or for a canary's other share.
+    let other = json!({ "pluginDigest": also_strict });
+    admin.patch(&beside, other).await.assert_ok();
+    let previous = admin.get(&beside).await;
+    assert_eq!(previous.assert_ok()["previous"]["version"], "2.0.0");
+    assert_not_clean(&admin.patch(&beside, json!({ "canaryPercent": 1 })).await);
+    let enforce = json!({ "mode": "enforce" });
+    admin.patch(&beside, enforce).await.assert_ok();
+    let back = admin.post(&format!("{beside}/rollback"), json!({})).await;
+    assert_not_clean(&back);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+}

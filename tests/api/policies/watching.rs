@@ -98,7 +98,7 @@ async fn a_live_decision_that_is_not_what_the_module_answers_raises_an_alarm() {
     app.bind("force-reenrollment", json!({ "hours": 8 })).await;
     let admin = app.admin().await;
     admin.reset(DEVELOPER).await.assert_ok();
-    assert_eq!(recheck_waiting(&app.services).await.unwrap(), 0, "pure functions");
+    assert_eq!(recheck_waiting(&app.services).await, 0, "pure functions");
     assert_eq!(alarms(&app).len(), 0);
 
     // Somebody changes what was asked: the module, asked that, answers something else.
@@ -118,13 +118,13 @@ async fn a_live_decision_that_is_not_what_the_module_answers_raises_an_alarm() {
         )
         .await;
     assert_eq!(changed, 1);
-    assert_eq!(recheck_waiting(&app.services).await.unwrap(), 1);
+    assert_eq!(recheck_waiting(&app.services).await, 1);
     let alarm = alarms(&app).remove(0);
     assert_eq!(alarm["details"]["reason"], "replay-differs", "{alarm}");
     assert_eq!(alarm["details"]["hook"], "before-reset");
     assert!(alarm["details"]["replayed"]["deny"].is_object(), "{alarm}");
     assert_eq!(alarm["resource"]["name"], "reset-budget");
-    assert_eq!(recheck_waiting(&app.services).await.unwrap(), 0, "once");
+    assert_eq!(recheck_waiting(&app.services).await, 0, "once");
 
     // The entry of the reset committed to what was asked.
     assert_eq!(tampering(&app), [Tampering::DerivedDataChanged]);
@@ -163,11 +163,7 @@ async fn one_in_so_many_is_rechecked_and_none_where_that_is_nought() {
         }
         app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
             .await;
-        assert_eq!(
-            recheck_waiting(&app.services).await.unwrap(),
-            waiting,
-            "one in {one_in}"
-        );
+        assert_eq!(recheck_waiting(&app.services).await, waiting, "one in {one_in}");
         // The entries committed to the answers.
         assert_eq!(tampering(&app).len(), 4);
         app.execute("UPDATE decision SET record = replace(record, '\"yes\"', '\"no\"')")
@@ -234,4 +230,71 @@ async fn questions_decisions_and_what_only_they_needed_are_forgotten_after_their
         "{}",
         answer.text
     );
+}
+
+/// What a binding granted when it answered is granted when it is asked again: no false alarm, and a replay
+/// of the installed version is byte for byte.
+#[tokio::test]
+async fn a_large_answer_is_replayed_and_rechecked_as_it_was_given() {
+    let app = app_with(PluginSettings {
+        recheck_one_in: 1,
+        ..PluginSettings::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let wordy = Guest {
+        memory: "32".into(),
+        // The message is 512 KiB of "x".
+        before: "(memory.fill (i32.const 1048576) (i32.const 120) (i32.const 524288)) \
+                 (i32.store (i32.const 536) (i32.const 1048576)) (i32.store (i32.const 540) (i32.const 524288)) \
+                 (i32.const 512)"
+            .into(),
+        ..crate::guests::denier("1.0.0", "no")
+    };
+    let digest = install(&admin, wordy.wasm()).await;
+    let terms = json!({ "limits": { "deadlineMs": 1000, "answerBytes": 4 << 20 } });
+    bind(&admin, &digest, terms).await;
+    crate::plugins::assert_denied(&admin.reset(DEVELOPER).await, "no");
+    assert_eq!(
+        app.count("SELECT length(record) > 500000 FROM decision WHERE record ->> '$.hook' = 'before-reset'"),
+        1,
+        "it is recorded in full"
+    );
+    assert_eq!(recheck_waiting(&app.services).await, 0, "{:?}", alarms(&app));
+    let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
+    assert_eq!(replay.assert_ok()["verdict"], "clean");
+}
+
+#[tokio::test]
+async fn a_reset_that_cannot_be_rechecked_keeps_no_other_from_it() {
+    let app = app_with(PluginSettings {
+        recheck_one_in: 1,
+        ..PluginSettings::default()
+    })
+    .await;
+    app.bind_module(
+        crate::guests::denying("1.0.0", "no"),
+        json!({}),
+        Default::default(),
+    )
+    .await;
+    let admin = app.admin().await;
+    for _ in 0..3 {
+        admin.reset(DEVELOPER).await;
+    }
+    app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
+        .await;
+    let unreadable = "UPDATE question SET question = '?' || question \
+                      WHERE audit_sequence = (SELECT min(audit_sequence) FROM question)";
+    assert_eq!(app.execute(unreadable).await, 1);
+    assert_eq!(recheck_waiting(&app.services).await, 2, "all but the first");
+    assert_eq!(recheck_waiting(&app.services).await, 0, "none waits any more");
+    // The entries committed to what was asked and answered.
+    assert_eq!(tampering(&app).len(), 3);
+    app.execute("UPDATE decision SET record = replace(record, '\"yes\"', '\"no\"')")
+        .await;
+    assert_eq!(tampering(&app).len(), 1);
+    app.execute("UPDATE question SET question = substr(question, 2) WHERE question LIKE '?%'")
+        .await;
+    assert_eq!(tampering(&app), []);
 }

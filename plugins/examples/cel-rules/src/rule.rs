@@ -52,7 +52,15 @@ impl Rule {
             ensure(given || !needs.contains(&key), &at(key), "is needed for this `then`")?;
             ensure(!given || needs.contains(&key) || may.contains(&key), &at(key), "does nothing for this `then`")?;
         }
-        ensure(self.approvals.is_none_or(|approvals| (1..=5).contains(&approvals)), &at("approvals"), "must be from 1 to 5")?;
+        // The host cuts short what is longer, or refuses it.
+        let longest = match self.then {
+            Then::Annotate => 1000,
+            Then::Notify => 2000,
+            _ => 500,
+        };
+        let fits = self.message().chars().count() <= longest;
+        ensure(fits, &at("message"), &format!("must have at most {longest} characters for this `then`"))?;
+        ensure(self.approvals.is_none_or(|approvals| (1..=3).contains(&approvals)), &at("approvals"), "must be from 1 to 3")?;
         ensure(self.expires_hours.is_none_or(|hours| (1..=168).contains(&hours)), &at("expiresHours"), "must be from 1 to 168")?;
         ensure(self.hours.is_none_or(|hours| hours <= 720), &at("hours"), "must be from 0 to 720")?;
         let deciding = matches!(self.then, Then::Allow | Then::Deny | Then::RequireApproval);

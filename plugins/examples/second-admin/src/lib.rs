@@ -43,7 +43,8 @@ impl Policy for SecondAdmin {
     };
 
     fn check(config: &Config) -> Result<(), String> {
-        ensure((1..=5).contains(&config.approvals), "/approvals", "must be from 1 to 5")?;
+        // As many as the host ever asks for.
+        ensure((1..=3).contains(&config.approvals), "/approvals", "must be from 1 to 3")?;
         ensure((1..=168).contains(&config.expires_hours), "/expiresHours", "must be from 1 to 168")?;
         for (at, pattern) in config.emails.iter().enumerate() {
             let address = pattern.strip_prefix('*').unwrap_or(pattern);

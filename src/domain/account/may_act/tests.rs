@@ -191,12 +191,14 @@ fn a_further_admin_is_neither_who_asked_nor_on_whom_nor_made_for_the_occasion() 
         on: id(2),
         at: at(100),
     };
-    let approve = |n, role, since| may_approve(&user(n, role), at(since), asked).is_ok();
+    let approve = |n, role, since| may_approve(&user(n, role), at(since), asked, false).is_ok();
     assert!(approve(3, Role::OrgAdmin, 0) && approve(3, Role::OrgAdmin, 100));
     assert!(!approve(1, Role::OrgAdmin, 0), "who asked");
     assert!(!approve(2, Role::OrgAdmin, 0), "on whom");
     assert!(!approve(3, Role::OrgAdmin, 101), "made afterwards");
     assert!(!approve(3, Role::HelpDesk, 0));
+    let puppet = may_approve(&user(3, Role::OrgAdmin), at(0), asked, true);
+    assert!(puppet.is_err(), "in the hands of the one who asked");
 }
 
 proptest! {

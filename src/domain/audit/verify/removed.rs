@@ -139,21 +139,26 @@ impl Verifier {
             || "any newer".to_owned(),
             |size| format!("{} newer", size.saturating_sub(sequence)),
         );
-        if self.abandoned.len() == FINDINGS_LISTED {
-            let text = "more logs were given up than can be checked".to_owned();
-            self.findings.add(Tampering::Unreadable, sequence, sequence, text);
-            return;
+        // With logs that the database did not know, found beside it or at the witness.
+        let also = details.get("alsoAbandoned").and_then(Value::as_array);
+        let origins = also.into_iter().flatten().filter_map(Value::as_str);
+        for origin in std::iter::once(origin).chain(origins) {
+            if self.abandoned.len() == FINDINGS_LISTED {
+                let text = "more logs were given up than can be checked".to_owned();
+                self.findings.add(Tampering::Unreadable, sequence, sequence, text);
+                return;
+            }
+            self.abandoned.push(Abandonment {
+                origin: origin.to_owned(),
+                sequence,
+                vouched: false,
+                text: format!(
+                    "entry {sequence} of {} records that an older database was put in place on purpose: {lost} \
+                     entries were given up, and checkpoints of {origin} over more than {sequence} entries no longer count",
+                    body.at
+                ),
+            });
         }
-        self.abandoned.push(Abandonment {
-            origin: origin.to_owned(),
-            sequence,
-            vouched: false,
-            text: format!(
-                "entry {sequence} of {} records that an older database was put in place on purpose: {lost} \
-                 entries were given up, and checkpoints of {origin} over more than {sequence} entries no longer count",
-                body.at
-            ),
-        });
     }
 
     pub(super) fn unrecorded_removals(&mut self) {

@@ -1,0 +1,167 @@
+//! The trail as it grows: server-sent events that go on where they were left.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream, Stream};
+use poem::web::sse::Event as SseEvent;
+use poem_openapi::payload::EventStream;
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::{ToJSON, Type};
+use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::AuditLogBody;
+use crate::domain::account::Scope;
+use crate::domain::audit::Entry;
+use crate::service::api_keys::{self, Credential};
+use crate::service::{Services, trail};
+
+/// How often a tail looks for new entries.
+const PAUSE: Duration = Duration::from_millis(500);
+/// A tail ends after this many looks; the reader comes back with `Last-Event-ID`.
+const LOOKS: u32 = 15 * 60 * 2;
+/// After so many looks without an entry the reader is told how far it has come.
+const IDLE_LOOKS: u32 = 30;
+
+/// A tail under way.
+pub(super) struct Tail {
+    pub services: Arc<Services>,
+    pub credential: Credential,
+    pub organization_name: String,
+    pub next: u64,
+    /// Up to which place the reader knows where to go on, before it.
+    pub known: u64,
+    pub _permit: OwnedSemaphorePermit,
+}
+
+/// What a tail says.
+pub(super) enum Told {
+    /// A new entry.
+    Entry(Box<AuditLogBody>),
+    /// Nothing but the id to come back with: an event without data is not handed on by clients, and its id is
+    /// remembered (HTML, 9.2.6 "dispatch the event").
+    Place(u64),
+}
+
+struct State {
+    tail: Tail,
+    ready: VecDeque<Entry>,
+    looks: u32,
+    idle: u32,
+}
+
+/// The events, until the right to read ends, or a quarter of an hour is over.
+pub(super) fn events(tail: Tail) -> EventStream<BoxStream<'static, Told>> {
+    EventStream::new(follow(tail).boxed())
+        .keep_alive(Duration::from_secs(15))
+        .to_event(|told: Told| match told {
+            Told::Entry(entry) => SseEvent::message(entry.to_json_string())
+                .id(entry.sequence.to_string())
+                .event_type("entry"),
+            Told::Place(last) => SseEvent::message("").id(last.to_string()),
+        })
+}
+
+fn follow(tail: Tail) -> impl Stream<Item = Told> + Send + 'static {
+    let state = State {
+        tail,
+        ready: VecDeque::new(),
+        looks: 0,
+        // The first thing that is said: without an entry before the connection ends, a reader would come back
+        // with no id, and begin with what is new then.
+        idle: IDLE_LOOKS,
+    };
+    stream::unfold(state, |mut state| async move {
+        loop {
+            if let Some(entry) = state.ready.pop_front() {
+                (state.tail.known, state.idle) = (entry.sequence + 1, 0);
+                let body = AuditLogBody::new(entry, &state.tail.organization_name);
+                return Some((Told::Entry(Box::new(body)), state));
+            }
+            if state.idle >= IDLE_LOOKS {
+                state.idle = 0;
+                if let Some(last) = state.untold() {
+                    return Some((Told::Place(last), state));
+                }
+            }
+            if !state.look().await? {
+                state.idle += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    })
+}
+
+impl State {
+    /// The place before the next, where the reader does not know it yet.
+    fn untold(&mut self) -> Option<u64> {
+        let next = self.tail.next;
+        let last = next.checked_sub(1).filter(|_| next > self.tail.known)?;
+        self.tail.known = next;
+        Some(last)
+    }
+
+    /// Whether there may be more at once; `None` when the tail has to end.
+    async fn look(&mut self) -> Option<bool> {
+        self.looks += 1;
+        if self.looks > LOOKS {
+            return None;
+        }
+        let tail = &mut self.tail;
+        // The right to read may have been taken away meanwhile (ASVS 8.3.2).
+        let now = tail.services.clock.now();
+        let who = api_keys::authenticate(&tail.services, &tail.credential, now).ok()?;
+        let organization = {
+            let reading = who.reading(Scope::AuditRead).ok()?;
+            tail.organization_name.clone_from(&reading.organization().name);
+            reading.organization().id
+        };
+        let (services, from) = (Arc::clone(&tail.services), tail.next);
+        let read = move || trail::entries_after(&services, organization, from);
+        let (entries, next) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;
+        let more = next > tail.next;
+        tail.next = next;
+        self.ready = entries.into();
+        Some(more)
+    }
+}
+
+/// In the document it is an entry: the other has no data.
+impl Type for Told {
+    const IS_REQUIRED: bool = AuditLogBody::IS_REQUIRED;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        AuditLogBody::name()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        AuditLogBody::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        AuditLogBody::register(registry);
+    }
+
+    fn as_raw_value(&self) -> Option<&Self::RawValueType> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self::RawElementValueType> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ToJSON for Told {
+    fn to_json(&self) -> Option<Value> {
+        match self {
+            Self::Entry(entry) => entry.to_json(),
+            Self::Place(_) => None,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Calls that no reset waits for: at installation, when a configuration is saved, golden cases, replays.
+//!
+//! They never take an instance that a reset needs, and they run on the threads that step back, since
+//! nothing but their own budgets says how long they take.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::cases::{Case, CaseError, CaseReport};
+use super::engine::Limits;
+use super::manifest::{self, ConfigError, check_config};
+use super::package::PackageError;
+use super::record::CallEnd;
+use super::v1::{self, Call, Ran, Reply};
+use super::{PluginHost, Prepared};
+use crate::domain::policy::{Manifest, Outcome, Question};
+
+/// A call with all that it needs: it runs on another thread than it is asked for on.
+pub(super) enum Errand {
+    Describe,
+    CheckConfig(String),
+    BeforeReset(Box<Question>, String),
+    AfterReset(Box<Question>, Box<Outcome>, String),
+}
+
+impl Errand {
+    fn call(&self) -> Call<'_> {
+        match self {
+            Self::Describe => Call::Describe,
+            Self::CheckConfig(config) => Call::CheckConfig(config),
+            Self::BeforeReset(question, config) => Call::BeforeReset(question, config),
+            Self::AfterReset(question, outcome, config) => Call::AfterReset(question, outcome, config),
+        }
+    }
+}
+
+impl PluginHost {
+    /// Asks the plugin what it is, and judges the answer.
+    ///
+    /// # Errors
+    /// `describe` failed, or the manifest is not acceptable.
+    pub async fn describe(&self, prepared: &Arc<Prepared>) -> Result<Manifest, PackageError> {
+        let ran = self
+            .aside(prepared, Limits::at_installation(), Errand::Describe)
+            .await;
+        match ran.reply.map_err(PackageError::Describe)? {
+            Reply::Manifest(manifest) => manifest::check(manifest),
+            Reply::Answer(_) | Reply::Config(_) => unreachable!("describe replies with a manifest"),
+        }
+    }
+
+    /// Judges a configuration: by the plugin's schema, then by its own `check-config`.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the path inside the configuration where the schema knows it.
+    pub async fn check_config(
+        &self,
+        prepared: &Arc<Prepared>,
+        manifest: &Manifest,
+        config: &str,
+    ) -> Result<(), ConfigError> {
+        check_config(manifest, config)?;
+        let errand = Errand::CheckConfig(config.to_owned());
+        let ran = self.aside(prepared, Limits::at_installation(), errand).await;
+        match ran.reply.map_err(ConfigError::Failed)? {
+            Reply::Config(verdict) => verdict.map_err(ConfigError::Refused),
+            Reply::Answer(_) | Reply::Manifest(_) => unreachable!("check-config replies with ok or an error"),
+        }
+    }
+
+    /// Puts a recorded question once more: to the module that answered it, or to one that may follow it.
+    /// Nothing is counted.
+    pub async fn ask_again(
+        &self,
+        prepared: &Arc<Prepared>,
+        limits: Limits,
+        config: &str,
+        question: &Question,
+        outcome: Option<&Outcome>,
+    ) -> CallEnd {
+        let (question, config) = (Box::new(question.clone()), config.to_owned());
+        let errand = match outcome {
+            None => Errand::BeforeReset(question, config),
+            Some(outcome) => Errand::AfterReset(question, Box::new(outcome.clone()), config),
+        };
+        self.aside(prepared, limits, errand).await.end().0
+    }
+
+    /// Runs a resolved case, in place: whoever measures it measures this thread.
+    ///
+    /// # Errors
+    /// The case is not resolved.
+    pub async fn run_case(
+        &self,
+        prepared: &Prepared,
+        limits: Limits,
+        case: &Case,
+    ) -> Result<CaseReport, CaseError> {
+        let errand = case.errand()?;
+        let _turn = self.turn_aside().await;
+        case.judge(v1::run(&self.0.ticked, prepared, limits.bounded(), errand.call()).await)
+    }
+
+    /// Runs the resolved cases that travel in a file, as each installation does, and says `done` after each. The
+    /// first that fails ends it and is handed back.
+    ///
+    /// # Errors
+    /// A case is not resolved, or together they take longer than an installation gives them: each may use up
+    /// all its time, since an author can expect just that of it.
+    pub async fn run_cases(
+        &self,
+        prepared: &Arc<Prepared>,
+        cases: &[Case],
+        mut done: impl FnMut(u64),
+    ) -> Result<Option<CaseReport>, CaseError> {
+        let limit = self.0.cases_limit;
+        let (started, mut cpu) = (Instant::now(), Duration::ZERO);
+        for (nth, case) in (1..).zip(cases) {
+            // As for compilation, a busy machine is no fault of theirs, but nothing goes on for ever.
+            if cpu > limit || started.elapsed() > limit * WALL_PER_CPU {
+                return Err(CaseError::TooLong {
+                    limit_secs: limit.as_secs(),
+                });
+            }
+            let ran = self
+                .aside(prepared, Limits::at_installation(), case.errand()?)
+                .await;
+            cpu += ran.cpu;
+            let report = case.judge(ran)?;
+            if !report.passed {
+                return Ok(Some(report));
+            }
+            done(nth);
+        }
+        Ok(None)
+    }
+
+    async fn aside(&self, prepared: &Arc<Prepared>, limits: Limits, errand: Errand) -> Ran {
+        let _turn = self.turn_aside().await;
+        let (host, prepared) = (Arc::clone(&self.0), Arc::clone(prepared));
+        let call = async move { v1::run(&host.ticked, &prepared, limits.bounded(), errand.call()).await };
+        self.0.lanes.run(true, call).await
+    }
+
+    async fn turn_aside(&self) -> tokio::sync::SemaphorePermit<'_> {
+        let turn = self.0.aside.acquire().await;
+        turn.expect("the semaphore is never closed")
+    }
+}
+
+/// Calls at a time that no reset waits for.
+pub(super) const ASIDE: u32 = 4;
+const WALL_PER_CPU: u32 = 10;

@@ -1,0 +1,235 @@
+//! One call: what it may use up, what it has used, and what it logged.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cpu_time::ThreadTime;
+use wasmtime::ResourceLimiter;
+
+use super::{CORE_INSTANCES_MAX, Limits, MEMORIES_MAX, TABLE_ELEMENTS_EACH, TABLES_MAX};
+use crate::plugin_host::record::{LogLevel, LogLine};
+
+/// What belongs to one call: its budgets, what it has used of them, and what it logged.
+pub(in crate::plugin_host) struct CallState {
+    limits: Limits,
+    started: Instant,
+    deadline: Instant,
+    /// Even a guest that hardly got to run ends here.
+    last_deadline: Instant,
+    /// The processor time that it has had so far.
+    clock: Arc<CpuClock>,
+    memory_bytes: u64,
+    table_elements: u64,
+    /// The clock ran out.
+    pub(in crate::plugin_host) out_of_time: bool,
+    /// A memory or table was refused; in words.
+    pub(in crate::plugin_host) refused_growth: Option<String>,
+    pub(in crate::plugin_host) log: Vec<LogLine>,
+    log_bytes: usize,
+    pub(in crate::plugin_host) log_dropped: u32,
+}
+
+impl CallState {
+    pub(in crate::plugin_host) fn new(limits: Limits) -> Self {
+        let started = Instant::now();
+        let budget = Duration::from_millis(limits.deadline_ms.into());
+        Self {
+            limits,
+            started,
+            deadline: started + budget,
+            last_deadline: started + budget * 4,
+            clock: Arc::default(),
+            memory_bytes: 0,
+            table_elements: 0,
+            out_of_time: false,
+            refused_growth: None,
+            log: Vec::new(),
+            log_bytes: 0,
+            log_dropped: 0,
+        }
+    }
+
+    /// Called at each tick that finds the guest running. The budget is wall clock, but a guest that the
+    /// machine left waiting for most of it is not to blame: it may have a fifth of its budget of a
+    /// processor, and until four times the budget has passed. A runaway has had that fifth long before.
+    /// Ticks don't tell: a guest that fills megabytes at a time is asked at few of them.
+    pub(in crate::plugin_host) fn is_out_of_time(&mut self) -> bool {
+        let spent = self.clock.spent();
+        self.budget_spent(Instant::now(), spent)
+    }
+
+    fn budget_spent(&mut self, now: Instant, cpu: Duration) -> bool {
+        let fair = Duration::from_millis(self.limits.deadline_ms.into()) / 5;
+        self.out_of_time = now >= self.deadline && (now >= self.last_deadline || cpu >= fair);
+        self.out_of_time
+    }
+
+    /// The clock that counts this call's processor time; see [`metered`].
+    pub(in crate::plugin_host) fn clock(&self) -> Arc<CpuClock> {
+        Arc::clone(&self.clock)
+    }
+
+    pub(in crate::plugin_host) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    pub(in crate::plugin_host) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Linear memories never shrink, so what is there now is the peak.
+    pub(in crate::plugin_host) fn peak_memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Keeps a log line if the quota allows, else counts it.
+    pub(in crate::plugin_host) fn log(&mut self, level: LogLevel, message: String) {
+        let left = (self.limits.log_bytes as usize).saturating_sub(self.log_bytes);
+        if self.log.len() >= self.limits.log_lines as usize || message.len() > left {
+            self.log_dropped = self.log_dropped.saturating_add(1);
+            return;
+        }
+        self.log_bytes += message.len();
+        self.log.push(LogLine { level, message });
+    }
+}
+
+impl ResourceLimiter for CallState {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let after = self.memory_bytes + (desired - current) as u64;
+        if after > self.limits.memory_bytes {
+            let text = format!(
+                "asked for {after} bytes of memory, the limit is {}",
+                self.limits.memory_bytes
+            );
+            self.refused_growth = Some(text.clone());
+            // An error, not `false`: guests turn a refusal into an `unreachable` that explains nothing.
+            return Err(wasmtime::Error::msg(text));
+        }
+        // Beyond the module's own maximum the growth fails by itself, as the guest knows it.
+        if maximum.is_none_or(|max| desired <= max) {
+            self.memory_bytes = after;
+        }
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let after = self.table_elements + (desired - current) as u64;
+        let (all, each) = (self.limits.table_elements, TABLE_ELEMENTS_EACH as usize);
+        // A table that the module itself keeps smaller fails as its author knows it.
+        let beyond_each = desired > each && maximum.is_none_or(|max| max >= each);
+        if beyond_each || after > all.into() {
+            let text = if beyond_each {
+                format!("asked for a table of {desired} elements, the limit is {each}")
+            } else {
+                format!("asked for {after} table elements, the limit is {all}")
+            };
+            self.refused_growth = Some(text.clone());
+            return Err(wasmtime::Error::msg(text));
+        }
+        if maximum.is_none_or(|max| desired <= max) {
+            self.table_elements = after;
+        }
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES_MAX as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX as usize
+    }
+}
+
+/// Processor time of one call. The call may go on on another thread than it began on, so each stretch
+/// between two yields is measured by itself.
+pub(in crate::plugin_host) struct CpuClock {
+    /// Of the stretches that are over, ns.
+    spent: AtomicU64,
+    /// The thread's own time when the stretch under way began, ns.
+    began: AtomicU64,
+    /// The longest stretch, ns.
+    longest: AtomicU64,
+}
+
+impl Default for CpuClock {
+    fn default() -> Self {
+        Self {
+            spent: AtomicU64::new(0),
+            began: AtomicU64::new(NOT_RUNNING),
+            longest: AtomicU64::new(0),
+        }
+    }
+}
+
+impl CpuClock {
+    fn begin(&self) {
+        self.began.store(thread_nanos(), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        let stretch = self.stretch();
+        self.spent.fetch_add(stretch, Ordering::Relaxed);
+        self.longest.fetch_max(stretch, Ordering::Relaxed);
+        // What is asked between two stretches must not count the last one again.
+        self.began.store(NOT_RUNNING, Ordering::Relaxed);
+    }
+
+    fn stretch(&self) -> u64 {
+        match self.began.load(Ordering::Relaxed) {
+            NOT_RUNNING => 0,
+            began => thread_nanos().saturating_sub(began),
+        }
+    }
+
+    /// So far, the stretch under way included: to be asked on the thread that runs it.
+    pub(in crate::plugin_host) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Ordering::Relaxed) + self.stretch())
+    }
+
+    /// The longest time for which it kept a thread without once letting go.
+    pub(in crate::plugin_host) fn longest(&self) -> Duration {
+        Duration::from_nanos(self.longest.load(Ordering::Relaxed))
+    }
+}
+
+/// Later than any thread's time.
+const NOT_RUNNING: u64 = u64::MAX;
+
+/// Runs a call by its clock.
+pub(in crate::plugin_host) async fn metered<T>(clock: &CpuClock, call: impl Future<Output = T>) -> T {
+    let mut call = pin!(call);
+    std::future::poll_fn(move |context| {
+        clock.begin();
+        let polled = call.as_mut().poll(context);
+        clock.end();
+        polled
+    })
+    .await
+}
+
+fn thread_nanos() -> u64 {
+    // Five centuries fit.
+    u64::try_from(ThreadTime::now().as_duration().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;

@@ -1,0 +1,75 @@
+//! Which versions of bindings have answered for good: what a failing one falls back on.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use crate::domain::Result;
+use crate::domain::policy::Mode;
+use crate::plugin_host::{CallEnd, DecisionRecord, Digest};
+use crate::service::Services;
+use crate::store::Transaction;
+use crate::store::bindings::{self, PolicyRevision};
+
+/// A version of a binding at a revision of the policies, with the configuration's digest last.
+type Version = (PolicyRevision, Uuid, Digest, Digest);
+
+/// The versions of which the store knows it already, so that not every reset tells it again.
+#[derive(Debug, Default)]
+pub(super) struct Answered(Mutex<HashSet<Version>>);
+
+impl Answered {
+    fn known(&self) -> MutexGuard<'_, HashSet<Version>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The policies have changed: what is known is of no use any more.
+    pub(super) fn clear(&self) {
+        self.known().clear();
+    }
+}
+
+/// Versions whose first answers that count are among a reset's.
+#[derive(Clone, Debug)]
+pub struct FirstAnswers(Vec<Version>);
+
+/// The versions of which these calls, judged at that revision, are the first that count.
+pub fn first_answers(
+    services: &Services,
+    revision: PolicyRevision,
+    records: &[DecisionRecord],
+) -> FirstAnswers {
+    let version =
+        |record: &DecisionRecord| (revision, record.binding_id, record.digest, record.config_digest);
+    let failed = |of: &Version| {
+        let mut own = records.iter().filter(|record| version(record) == *of);
+        own.any(|record| matches!(record.end, CallEnd::Failure(_)))
+    };
+    let known = services.bindings.answered().known();
+    let counted = records.iter().filter(|record| record.mode == Mode::Enforce);
+    let mut first: Vec<_> = counted.map(version).filter(|of| !known.contains(of)).collect();
+    // One hook that answers makes no version good whose other hook fails.
+    first.retain(|of| !failed(of));
+    FirstAnswers(first)
+}
+
+impl FirstAnswers {
+    /// Notes them in the transaction of the reset.
+    ///
+    /// # Errors
+    /// When the store can't be written.
+    pub fn note(&self, tx: &Transaction<'_>) -> Result<()> {
+        for (_, binding, plugin, config) in &self.0 {
+            bindings::note_answered(tx, *binding, &plugin.0, &config.0)?;
+        }
+        Ok(())
+    }
+
+    /// That transaction is committed: no further reset need note them.
+    pub fn noted(self, services: &Services) {
+        if !self.0.is_empty() {
+            services.bindings.answered().known().extend(self.0);
+        }
+    }
+}

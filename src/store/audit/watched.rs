@@ -1,0 +1,59 @@
+//! What somebody did since a certain time, as far as entries say it.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+use uuid::Uuid;
+
+use super::super::row::millis;
+use super::from_column;
+use crate::domain::Result;
+use crate::domain::account::OrganizationId;
+use crate::domain::audit::EventType;
+
+/// The first entry since then whose actor has that address, of a kind that `wanted` takes, with its place.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_first_by(
+    connection: &Connection,
+    organization: OrganizationId,
+    actor_email: &str,
+    since: Timestamp,
+    wanted: impl Fn(EventType) -> bool,
+) -> Result<Option<(u64, EventType)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT sequence, event_type FROM audit_entry WHERE organization_id = ?1 AND actor_email = ?2 \
+         AND at >= ?3 ORDER BY at, sequence",
+    )?;
+    let mut rows = statement.query(params![organization.0.as_bytes(), actor_email, millis(since)])?;
+    while let Some(row) = rows.next()? {
+        let event_type = EventType::from_wire(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?);
+        if let Some(event_type) = event_type.filter(|event_type| wanted(*event_type)) {
+            return Ok(Some((from_column(row.get(0)?), event_type)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether there is an entry of that kind about whom that id names since then.
+///
+/// # Errors
+/// As [`find_first_by`].
+pub fn entry_exists(
+    connection: &Connection,
+    organization: OrganizationId,
+    event_type: EventType,
+    resource: Uuid,
+    since: Timestamp,
+) -> Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 FROM audit_entry WHERE organization_id = ?1 AND event_type = ?2 AND at >= ?3 \
+         AND resource_id = ?4",
+    )?;
+    Ok(statement.exists(params![
+        organization.0.as_bytes(),
+        event_type.as_str(),
+        millis(since),
+        resource.as_bytes()
+    ])?)
+}
