@@ -12,7 +12,7 @@ use super::{RequestContext, Services, deliveries};
 use crate::domain::account::{
     Principal, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
 };
-use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::credential::{AUDIENCE, Amr, Claims, ENROLMENT_AUDIENCE, RefreshToken};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::domain::policy::FactorKind;

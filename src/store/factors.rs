@@ -478,18 +478,25 @@ mod tests {
     }
 
     #[test]
-    fn an_enrolment_lapses_and_is_replaced() {
+    fn an_enrolment_lapses_and_is_replaced_in_its_own_session() {
         let db = testing::database();
         let (alice, _) = testing::two_users(&db);
         let later = Timestamp::from_second(60).unwrap();
-        insert_enrolment(&db, alice, b"one", AT, later).unwrap();
-        insert_enrolment(&db, alice, b"two", AT, later).unwrap();
+        let [own, other] = [1, 2].map(|id| SessionId(Uuid::from_u128(id)));
+        insert_enrolment(&db, alice, own, b"one", AT, later).unwrap();
+        insert_enrolment(&db, alice, own, b"two", AT, later).unwrap();
+        insert_enrolment(&db, alice, other, b"three", AT, later).unwrap();
         assert_eq!(
-            find_enrolment(&db, alice, AT).unwrap().expect("there").sealed,
+            find_enrolment(&db, alice, own, AT)
+                .unwrap()
+                .expect("there")
+                .sealed,
             b"two"
         );
-        assert!(find_enrolment(&db, alice, later).unwrap().is_none());
+        assert!(find_enrolment(&db, alice, own, later).unwrap().is_none());
         clear_enrolment(&db, alice).unwrap();
-        assert!(find_enrolment(&db, alice, AT).unwrap().is_none());
+        for session in [own, other] {
+            assert!(find_enrolment(&db, alice, session, AT).unwrap().is_none());
+        }
     }
 }
