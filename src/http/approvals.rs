@@ -162,7 +162,7 @@ pub struct ApprovalBody {
 }
 
 /// What came of an agreement.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Object)]
 #[oai(
     rename = "ApproveResponse",
     rename_all = "camelCase",
@@ -440,3 +440,5 @@ impl From<StateBody> for ApprovalState {
         }
     }
 }
+
+prints_no_secret!(ApproveBody);

@@ -3,15 +3,16 @@
 mod external;
 mod listing;
 mod principals;
+mod reuse;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::login::attempts::remember_device;
-use super::{RequestContext, Services};
+use super::{RequestContext, Services, deliveries};
 use crate::domain::account::{
     Principal, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
 };
-use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::credential::{AUDIENCE, Amr, Claims, ENROLMENT_AUDIENCE, RefreshToken};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::domain::policy::FactorKind;
@@ -254,11 +255,37 @@ pub async fn refresh(services: &Services, token: &str, context: &RequestContext)
         .check_address(Bucket::TokenByAddress, context.ip)?;
     let dead = || Error::DeadToken("refresh token");
     let token = RefreshToken::decode(token, services.keys.token_mac_key()).ok_or_else(dead)?;
+    let rotated = match rotate(services, token, context).await {
+        // Used meanwhile, so that this is the second time.
+        Err(Error::Stale) => rotate(services, token, context).await?,
+        ended => ended?,
+    };
+    let (user, session, generation) = rotated.ok_or_else(dead)?;
+    Ok(issue(
+        services,
+        &user,
+        &session,
+        generation,
+        services.settings.access_token_secs,
+        context.at,
+    ))
+}
+
+/// The session that goes on and its next generation; `None` where none does.
+///
+/// # Errors
+/// [`Error::Stale`] when the token was used since it was looked at.
+async fn rotate(
+    services: &Services,
+    token: RefreshToken,
+    context: &RequestContext,
+) -> Result<Option<(User, Session, u32)>> {
     let at = context.at;
     let settings = services.settings.clone();
     let request = context.clone();
     let entry_id = services.entropy.uuid(at);
-    let rotated = services
+    let owed = reuse::told(services, &token, context)?;
+    services
         .store
         .write(move |tx| {
             let Some(user) = accounts::find_user_anywhere(tx, token.user)? else {
@@ -271,8 +298,10 @@ pub async fn refresh(services: &Services, token: &str, context: &RequestContext)
                 return Ok(None);
             }
             if row.generation != token.generation {
+                let owed = owed.as_ref().ok_or(Error::Stale)?;
                 sessions::clear_session(tx, user.id, token.session)?;
-                audit::append_entry(tx, at, entry_id, &reuse_event(&user, &row, &request))?;
+                let entry = audit::append_entry(tx, at, entry_id, &reuse::event(&user, &row, &request))?;
+                deliveries::owe(tx, owed, entry.sequence, at)?;
                 return Ok(None);
             }
             let mut session = row.session;
@@ -280,16 +309,7 @@ pub async fn refresh(services: &Services, token: &str, context: &RequestContext)
             sessions::update_generation(tx, user.id, session.id, row.generation, at, session.expires_at)?;
             Ok(Some((user, session, row.generation + 1)))
         })
-        .await?;
-    let (user, session, generation) = rotated.ok_or_else(dead)?;
-    Ok(issue(
-        services,
-        &user,
-        &session,
-        generation,
-        services.settings.access_token_secs,
-        at,
-    ))
+        .await
 }
 
 /// Until when a session lives after its refresh token was used: as long again, but never longer in all
@@ -303,21 +323,6 @@ fn extended(session: &Session, settings: &super::Settings, at: Timestamp) -> Tim
             next.min(last).max(session.expires_at.min(last))
         }
     }
-}
-
-fn reuse_event(user: &User, row: &SessionRow, context: &RequestContext) -> Event {
-    Event::new(
-        EventType::RefreshTokenReuse,
-        Some(user.organization_id),
-        ActorRef::user(user),
-    )
-    .on(Resource::user(user))
-    .from_request(&context.request_id, context.ip_text().as_deref())
-    .ended(
-        AuditResult::Denied,
-        "A refresh token was used twice; the session was ended",
-    )
-    .with("sessionId", row.session.id.to_string())
 }
 
 /// Ends the caller's session.

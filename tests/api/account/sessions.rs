@@ -313,3 +313,31 @@ async fn a_session_that_ends_meanwhile_ends_no_other() {
         .await
         .ok();
 }
+
+#[tokio::test]
+async fn the_user_is_told_of_a_refresh_token_that_is_shown_twice() {
+    let settings = Settings {
+        mail: true,
+        ..Settings::default()
+    };
+    let app = App::with(Plan {
+        settings,
+        ..Plan::default()
+    })
+    .await;
+    let owed =
+        || app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%A session of yours was ended%'");
+    let stolen = app.login("new@acme.example").await.ok().text("refreshToken");
+    refresh(&app, &stolen).await.ok();
+    assert_eq!(owed(), 0);
+    refresh(&app, &stolen).await.refused(401, DEAD);
+    assert_eq!(owed(), 1);
+    refresh(&app, &stolen).await.refused(401, DEAD);
+    assert_eq!(owed(), 1, "once: the session is over");
+    let (a, b) = {
+        let token = app.login("new@acme.example").await.ok().text("refreshToken");
+        tokio::join!(refresh(&app, &token), refresh(&app, &token))
+    };
+    assert_eq!(a.status + b.status, 601);
+    assert_eq!(owed(), 2, "at the same time, too");
+}

@@ -1,0 +1,63 @@
+//! A refresh token that is shown a second time: somebody has a copy.
+
+use super::{RequestContext, Services};
+use crate::domain::Result;
+use crate::domain::account::User;
+use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::credential::RefreshToken;
+use crate::service::deliveries::OwedDelivery;
+use crate::service::notices;
+use crate::store::sessions::SessionRow;
+use crate::store::{accounts, sessions};
+
+/// What is owed to the user of such a token. `None` for the newest token of a session, and where there is none.
+pub(super) fn told(
+    services: &Services,
+    token: &RefreshToken,
+    context: &RequestContext,
+) -> Result<Option<Vec<OwedDelivery>>> {
+    let found = services.store.read(|db| {
+        let Some(row) = sessions::find_session(db, token.user, token.session, context.at)? else {
+            return Ok(None);
+        };
+        if row.generation == token.generation {
+            return Ok(None);
+        }
+        let Some(user) = accounts::find_user_anywhere(db, token.user)? else {
+            return Ok(None);
+        };
+        let organization = accounts::find_organization(db, user.organization_id)?;
+        Ok(organization.map(|organization| (user, organization)))
+    })?;
+    Ok(found.map(|(user, organization)| {
+        let changed = notices::Changed {
+            organization: &organization,
+            target: &user,
+            by: &user,
+            subject: "A session of yours was ended",
+            what: &format!(
+                "showed a token of your account {} that had been used before",
+                user.email
+            ),
+            then: "There may be a copy of it, so the session was ended.",
+            event: "user.session.reuse",
+        };
+        notices::of_change(services, &changed, context)
+    }))
+}
+
+/// Its entry.
+pub(super) fn event(user: &User, row: &SessionRow, context: &RequestContext) -> Event {
+    Event::new(
+        EventType::RefreshTokenReuse,
+        Some(user.organization_id),
+        ActorRef::user(user),
+    )
+    .on(Resource::user(user))
+    .from_request(&context.request_id, context.ip_text().as_deref())
+    .ended(
+        AuditResult::Denied,
+        "A refresh token was used twice; the session was ended",
+    )
+    .with("sessionId", row.session.id.to_string())
+}
