@@ -173,6 +173,13 @@ pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
+/// Forgets an organisation's approvals that ended before that time: their words go with the entries of it.
+pub fn clear_ended_before(tx: &Connection, organization: OrganizationId, before: Timestamp) -> Result<()> {
+    tx.prepare_cached("DELETE FROM approval WHERE organization_id = ?1 AND ended_at < ?2")?
+        .execute(params![organization.0.as_bytes(), millis(before)])?;
+    Ok(())
+}
+
 /// An organisation's approvals by or on that user, or in whose words an address of theirs stands.
 pub fn find_about(
     db: &Connection,

@@ -219,11 +219,19 @@ async fn tickets_go_with_their_entries_and_calls_with_the_longest_history() {
     let admin = app.admin().await;
     admin.post(&reset_path(DEVELOPER), body).await.assert_ok();
     let tickets = "SELECT count(*) FROM reset_call WHERE ticket IS NOT NULL";
+    let now = app.services.clock.now().as_millisecond();
+    insert_approval(&app, "rejected", Some(now)).await;
+    insert_approval(&app, "open", None).await;
     tidy_by_a_settled_clock(&app).await;
     assert_eq!(app.count(tickets), 1);
     app.advance(SignedDuration::from_hours(31 * 24));
     tidy_by_a_settled_clock(&app).await;
     assert_eq!(app.count(tickets), 0);
+    assert_eq!(
+        app.count("SELECT count(*) FROM approval WHERE ended_at IS NULL"),
+        1
+    );
+    assert_eq!(app.count("SELECT count(*) FROM approval"), 1);
     assert_eq!(
         app.count("SELECT count(*) FROM reset_call"),
         1,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
+use super::super::approvals::clear_ended_before;
 use super::super::decisions::forget_decisions;
 use super::super::requests::clear_tickets_between;
 use super::super::row::millis;
@@ -26,7 +27,7 @@ pub(super) const KEPT: [EventType; 4] = [
 ];
 
 /// Prunes up to `limit` of an organisation's entries from before `before` to their hashes, oldest first,
-/// forgets what policies were asked and answered in them and the tickets of resets, and records it. Says how
+/// forgets what policies were asked and answered in them, the tickets of resets and ended approvals, and records it. Says how
 /// many.
 ///
 /// # Errors
@@ -53,6 +54,7 @@ pub fn prune_entries(
         return Ok(0);
     };
     clear_tickets_between(tx, organization, *first, *last)?;
+    clear_ended_before(tx, organization, before)?;
     let mut sequences: Vec<i64> = sequences.into_iter().map(|(sequence, _)| sequence).collect();
     sequences.sort_unstable();
     let mut removal = Removal::default();
