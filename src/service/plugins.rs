@@ -112,7 +112,7 @@ pub async fn prune_artefacts(services: &Services) -> Result<usize> {
 }
 
 fn installed(store: &Store) -> Result<Vec<Digest>> {
-    let digests = store.read(|db| plugins::find_module_digests(db))?;
+    let digests = store.read(plugins::find_module_digests)?;
     Ok(digests.into_iter().map(Digest).collect())
 }
 

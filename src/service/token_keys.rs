@@ -103,7 +103,7 @@ impl Change {
         })
     }
 
-    fn rotate(self, services: &Services) -> Result<Rotation, Failed> {
+    fn rotate(self, services: &Services) -> Result<Rotation, Box<Failed>> {
         let rotation = Rotation {
             kid: self.new.kid.clone(),
             algorithm: self.new.algorithm,
@@ -111,13 +111,13 @@ impl Change {
         };
         match services.keys.rotate(self.new, &services.entropy, self.old_until) {
             Ok(()) => Ok(rotation),
-            Err(error) => Err(Failed {
+            Err(error) => Err(Box::new(Failed {
                 error: Error::Internal(error.to_string()),
                 event: self.event.ended(
                     AuditResult::Failure,
                     "The key file could not be written; the old key goes on signing",
                 ),
-            }),
+            })),
         }
     }
 }

@@ -32,7 +32,7 @@ const NOT_BEFORE_LEEWAY_SECS: i64 = 5;
 const MAX_TOKEN_BYTES: usize = 4096;
 
 /// What an access token says. One that says more is none of ours: RFC 7519 §4 has strangers' claims ignored, but
-/// serde_json does not even look whether what it ignores is Unicode (RFC 7519 §7.2, step 10).
+/// `serde_json` does not even look whether what it ignores is Unicode (RFC 7519 §7.2, step 10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {

@@ -190,7 +190,7 @@ impl ExternalIssuer {
         })
     }
 
-    /// Whether the issuer says that it has not checked whose address it is (OpenID Connect Core §5.1): some let
+    /// Whether the issuer says that it has not checked whose address it is (`OpenID` Connect Core §5.1): some let
     /// users enter any. Some write the word in quotes.
     fn is_unverified(&self, claims: &serde_json::Map<String, Value>) -> bool {
         let verified = find(claims, &format!("{}_verified", self.rules.user_claim));

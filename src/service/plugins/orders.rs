@@ -193,15 +193,14 @@ async fn change(services: &Services, manager: &Manager, id: Uuid, patch: Binding
 
 async fn switch(services: &Services, manager: &Manager, plugin: &str, off: bool) -> Result<Value> {
     // A whole digest is the shortest way: in an emergency nothing else need be read.
-    let digest = match parse_digest(plugin) {
-        Ok(digest) => digest,
-        Err(_) => {
-            let plugins = list_plugins(services, manager).await?;
-            let bindings = list_bindings(services, manager).await?;
-            naming::find_anywhere(&plugins, plugin, &bindings, &organizations(services)?)?
-        }
-    }
-    .to_string();
+    let digest = if let Ok(digest) = parse_digest(plugin) {
+        digest
+    } else {
+        let plugins = list_plugins(services, manager).await?;
+        let bindings = list_bindings(services, manager).await?;
+        naming::find_anywhere(&plugins, plugin, &bindings, &organizations(services)?)?
+    };
+    let digest = digest.to_string();
     let changed = switch_plugin(services, manager, &digest, off).await?;
     Ok(json!({ "digest": digest, "disabled": off, "changed": changed }))
 }

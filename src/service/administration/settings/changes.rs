@@ -132,7 +132,7 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
     if let Some(was) = before.step_up_minutes {
         match after.step_up_minutes {
             None => {
-                lines.push("stepUpMinutes: administrators need not use their second factor again".to_owned())
+                lines.push("stepUpMinutes: administrators need not use their second factor again".to_owned());
             }
             Some(now) if now > was => lines.push(format!("stepUpMinutes: {now} instead of {was}")),
             Some(_) => {}
