@@ -174,6 +174,39 @@ fn a_backup_made_after_the_trails_key_was_replaced_restores_twice_under_names_of
     assert_ne!(keys[0], keys[1], "one name never signs two histories");
 }
 
+/// What the witness has of the log that was given up, and of a restore that this one knows nothing of, does not keep
+/// it from starting.
+#[test]
+fn a_restore_starts_under_a_witness_that_has_seen_more() {
+    let place = Place::with_users(5);
+    let witness = place.path("witness");
+    fs::create_dir(&witness).unwrap();
+    fs::write(
+        place.path("witnessed.toml"),
+        format!("[audit]\nwitness_dir = {:?}\n", witness.to_str().unwrap()),
+    )
+    .unwrap();
+    let with = |args: &[&'static str]| [args, &["--config-file", "witnessed.toml"]].concat();
+    place.ok("data", &with(&["audit", "checkpoint"]));
+    place.ok("data", &with(&["backup", "made"]));
+    place.ok(
+        "data",
+        &with(&["token", "mint", "--org", "load", "--email", "admin0@load.example"]),
+    );
+    place.ok("data", &with(&["audit", "checkpoint"]));
+    for name in ["once", "twice"] {
+        place.ok(name, &with(&["restore", "made"]));
+        place.ok(name, &with(&["audit", "checkpoint"]));
+        place.ok(name, &["audit", "verify", place.path(name).to_str().unwrap()]);
+    }
+    assert_eq!(fs::read_dir(&witness).unwrap().count(), 3, "a log each");
+    let output = place.run("data", &with(&["audit", "checkpoint"]));
+    assert!(
+        !output.status.success(),
+        "there is a log that it does not lead to"
+    );
+}
+
 #[test]
 fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     let place = Place::with_users(5);

@@ -212,7 +212,8 @@ type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>;
 impl ApprovalApi {
     /// List approvals.
     ///
-    /// Newest first; `X-Total-Count` has how many match in all. Requires the role `ORG_ADMIN`.
+    /// Newest first; `X-Total-Count` has how many match in all. Those that have ended are kept for 90 days.
+    /// Requires the role `ORG_ADMIN`.
     #[oai(path = "/approvals", method = "get", operation_id = "listApprovals")]
     #[expect(clippy::unused_async, reason = "handlers are async")]
     async fn list_approvals(

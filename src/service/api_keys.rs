@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::refusals::{admit_admin, admit_reader, clipped, record_refusal, written_resource};
+use super::refusals::{admit_admin, admit_reader, record_refusal, written_resource};
 use super::{RequestContext, Services, deliveries, notices, session};
 use crate::domain::account::{KeyHolder, Principal, Reading, Scope, User, UserId, Verb, may_act};
 use crate::domain::audit::{Event, EventType, Resource};
@@ -215,11 +215,13 @@ async fn revoke(
     context: &RequestContext,
     written_id: &str,
 ) -> Result<()> {
+    let written = written_id.parse::<Uuid>();
     let not_found = Error::NotFound {
         what: "API key",
-        id: clipped(written_id),
+        // The message goes on the record: whoever writes the key itself must not find it there.
+        id: written.as_ref().map_or("(no id)", |_| written_id).to_owned(),
     };
-    let id: Uuid = written_id.parse().map_err(|_| not_found.clone())?;
+    let id = written.map_err(|_| not_found.clone())?;
     let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
     let (caller, request) = (admin.clone(), context.clone());
     let owed = call(services, admin, "api-key.revoked", id, context);

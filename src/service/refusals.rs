@@ -111,6 +111,6 @@ pub fn written_resource(kind: &str, written: &str) -> Resource {
 }
 
 /// A text as a caller may have written it, short enough to keep.
-pub fn clipped(text: &str) -> String {
+fn clipped(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
 }

@@ -478,25 +478,24 @@ mod tests {
     }
 
     #[test]
-    fn an_enrolment_lapses_and_is_replaced_in_its_own_session() {
+    fn an_enrolment_lapses_and_is_replaced_by_its_session_alone() {
         let db = testing::database();
         let (alice, _) = testing::two_users(&db);
         let later = Timestamp::from_second(60).unwrap();
-        let [own, other] = [1, 2].map(|id| SessionId(Uuid::from_u128(id)));
-        insert_enrolment(&db, alice, own, b"one", AT, later).unwrap();
-        insert_enrolment(&db, alice, own, b"two", AT, later).unwrap();
-        insert_enrolment(&db, alice, other, b"three", AT, later).unwrap();
-        assert_eq!(
-            find_enrolment(&db, alice, own, AT)
+        let (one, other) = (SessionId(Uuid::from_u128(1)), SessionId(Uuid::from_u128(2)));
+        let shown = |session| {
+            find_enrolment(&db, alice, session, AT)
                 .unwrap()
-                .expect("there")
-                .sealed,
-            b"two"
-        );
-        assert!(find_enrolment(&db, alice, own, later).unwrap().is_none());
+                .map(|row| row.sealed)
+        };
+        insert_enrolment(&db, alice, one, b"one", AT, later).unwrap();
+        insert_enrolment(&db, alice, one, b"two", AT, later).unwrap();
+        assert_eq!(shown(one).as_deref(), Some(&b"two"[..]));
+        assert_eq!(shown(other), None);
+        insert_enrolment(&db, alice, other, b"three", AT, later).unwrap();
+        assert_eq!(shown(one).as_deref(), Some(&b"two"[..]), "each its own");
+        assert!(find_enrolment(&db, alice, one, later).unwrap().is_none());
         clear_enrolment(&db, alice).unwrap();
-        for session in [own, other] {
-            assert!(find_enrolment(&db, alice, session, AT).unwrap().is_none());
-        }
+        assert_eq!((shown(one), shown(other)), (None, None));
     }
 }

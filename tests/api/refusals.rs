@@ -139,7 +139,12 @@ async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
         )
         .await;
     assert!(refused.status.is_client_error());
-    assert_eq!(app.last_entry()["resource"]["id"], "");
+    let entry = app.last_entry();
+    assert_eq!(
+        (&entry["eventType"], &entry["resource"]["id"]),
+        (&"API_KEY_REVOKE".into(), &"".into())
+    );
+    assert!(!entry.to_string().contains("lk_secret"), "{entry}");
 
     let erase = trail::erase_user(
         &app.services,

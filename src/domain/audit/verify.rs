@@ -17,6 +17,7 @@ use super::report::{Anchor, FINDINGS_LISTED, Findings, Report, Scope, Tampering}
 use super::tree::subtrees;
 use anchors::{Abandonment, Contradiction};
 use places::weigh;
+use removed::Times;
 
 /// Edited entries that are tried at each other's places.
 const SUSPECTS_TRIED: usize = 64;
@@ -38,6 +39,7 @@ pub struct Verifier {
     /// First and last of each hole, and the finding that it is.
     holes: BTreeMap<(u64, u64), usize>,
     removals: Removals,
+    times: Times,
     suspects: Vec<(usize, Record)>,
     /// Entries that say that a log was given up.
     abandoned: Vec<Abandonment>,
@@ -75,6 +77,7 @@ impl Verifier {
             heads: HashMap::new(),
             holes: BTreeMap::new(),
             removals: Removals::default(),
+            times: Times::default(),
             suspects: Vec::new(),
             abandoned: Vec::new(),
             contradicted: Vec::new(),

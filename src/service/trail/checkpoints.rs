@@ -244,6 +244,12 @@ pub(super) async fn keep_beside(
 
 fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> io::Result<()> {
     make_private(directory)?;
+    let latest = directory.join(LATEST);
+    let there = fs::read_to_string(&latest);
+    if there.as_ref().is_ok_and(|note| *note == signed.note) {
+        // Kept before, when the database could not keep it.
+        return Ok(());
+    }
     let line = serde_json::json!({ "at": at, "size": signed.size, "note": signed.note });
     let mut history = OpenOptions::new()
         .create(true)
@@ -252,17 +258,16 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
     let line = format!("{line}\n");
     history.write_all(line.as_bytes())?;
     history.sync_data()?;
-    thin_history(&directory.join(HISTORY), line.len() as u64, drawn, at)?;
     // Tasks that sign at once end in any order.
-    let ahead = fs::read_to_string(directory.join(LATEST))
+    let ahead = there
         .ok()
         .and_then(|note| crate::domain::audit::checkpoint::unchecked(&note))
         .zip(crate::domain::audit::checkpoint::unchecked(&signed.note))
         .is_some_and(|(kept, new)| kept.origin == new.origin && kept.size > new.size);
-    if ahead {
-        return Ok(());
+    if !ahead {
+        replace(&latest, drawn, &signed.note)?;
     }
-    replace(&directory.join(LATEST), drawn, &signed.note)
+    thin_history(&directory.join(HISTORY), line.len() as u64, drawn, at)
 }
 
 /// A note that is there already is never replaced: two that differ over as many entries are what a witness is

@@ -53,6 +53,10 @@ pub(super) fn thin_history(path: &Path, added: u64, drawn: &str, now: Timestamp)
     if length / HISTORY_STEP == length.saturating_sub(added) / HISTORY_STEP {
         return Ok(());
     }
+    rewrite(path, drawn, now)
+}
+
+fn rewrite(path: &Path, drawn: &str, now: Timestamp) -> io::Result<()> {
     let text = fs::read_to_string(path)?;
     let lines: Vec<&str> = text.lines().collect();
     let times: Vec<_> = lines
@@ -140,7 +144,7 @@ mod tests {
             text,
             "too short to be worth it"
         );
-        thin_history(&path, HISTORY_STEP, "x", now).unwrap();
+        rewrite(&path, "x", now).unwrap();
         let kept = fs::read_to_string(&path).unwrap();
         assert_eq!(kept, format!("{}\n{{\"cut sh\n{}\n", line(2), line(24 * 60)));
     }

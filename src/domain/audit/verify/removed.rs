@@ -14,6 +14,36 @@ use super::{REMEMBERED, Verifier};
 /// wrong for a while.
 const OUT_OF_ORDER: SignedDuration = SignedDuration::from_hours(24);
 
+/// The times that whole entries bear, in the order of the trail.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    /// The latest, since the clock last went back.
+    latest: Option<Timestamp>,
+    /// Where it went back, and to when: what was before bore a wrong time.
+    rewinds: Vec<(u64, Timestamp)>,
+}
+
+impl Times {
+    fn add(&mut self, sequence: u64, at: Timestamp) {
+        let went_back = self
+            .latest
+            .is_some_and(|latest| latest.duration_since(at) > OUT_OF_ORDER);
+        if went_back && self.rewinds.len() < FINDINGS_LISTED {
+            self.rewinds.push((sequence, at));
+            self.latest = Some(at);
+        } else {
+            self.latest = self.latest.max(Some(at));
+        }
+    }
+
+    /// Whether a signed entry after `place` shows that `time` was wrong: anybody can append an unsigned one.
+    fn were_wrong(&self, place: u64, time: Timestamp, signed: u64) -> bool {
+        self.rewinds.iter().any(|(sequence, at)| {
+            (place + 1..signed).contains(sequence) && time.duration_since(*at) > OUT_OF_ORDER
+        })
+    }
+}
+
 impl Verifier {
     /// Counts what was removed, and compares it with what an entry says was removed.
     pub(super) fn check_removals(&mut self, record: &Record) {
@@ -36,6 +66,7 @@ impl Verifier {
             self.removed(record, by, RemovedPart::Subject);
         }
         let Some(body) = body else { return };
+        self.times.add(sequence, body.at);
         self.report.erased += u64::from(actor.is_some() || subject.is_some());
         match EventType::from_wire(&body.event_type) {
             Some(EventType::AuditPrune | EventType::AuditErase) => self.compare_removal(record, body),
@@ -56,7 +87,7 @@ impl Verifier {
         let pending = self.removals.of(by);
         pending.add(sequence, part, record.organization_id);
         if part == RemovedPart::All {
-            pending.latest = pending.latest.max(self.report.newest_at);
+            pending.latest = pending.latest.max(self.times.latest);
         }
     }
 
@@ -73,7 +104,10 @@ impl Verifier {
             pending.removal.first()
         };
         if recorded == Some(count) && digest == Some(hex::encode(pending.removal.digest()).as_str()) {
-            if let Some(problem) = implausible(&pending, record, body, &details) {
+            let signed = self.report.vouched_size;
+            let wrong = |time: &Timestamp| self.times.were_wrong(first, *time, signed);
+            let latest = pending.latest.filter(|time| !wrong(time));
+            if let Some(problem) = implausible(&pending, latest, record, body, &details) {
                 let text = format!("entry {sequence} records a removal that is none of ours: {problem}");
                 self.findings
                     .add(Tampering::RemovalNotRecorded, first, sequence, text);
@@ -159,6 +193,7 @@ fn details(body: &Body) -> Option<Map<String, Value>> {
 /// append an entry that records a removal; what is older than it says may be gone, the rest not.
 fn implausible(
     pending: &Pending,
+    latest: Option<Timestamp>,
     record: &Record,
     body: &Body,
     details: &Map<String, Value>,
@@ -184,8 +219,7 @@ fn implausible(
             .checked_add(OUT_OF_ORDER)
             .is_ok_and(|bound| *latest >= bound)
     };
-    pending
-        .latest
+    latest
         .filter(too_late)
         .map(|_| "entries are gone that were not as old as it says")
 }

@@ -346,6 +346,37 @@ fn what_is_not_as_old_as_an_entry_says_was_not_pruned_by_us() {
     }
 }
 
+/// A clock that was a month ahead for one entry is no forgery, for as long as somebody signed what came after.
+#[test]
+fn a_clock_that_was_wrong_once_does_not_make_prunings_forgeries() {
+    for signed in [true, false] {
+        let trail = trail();
+        for n in 0..12_i64 {
+            let day = if n == 4 { 45 } else { n };
+            let id = Uuid::from_u128(u128::from(n.unsigned_abs()) << 20 | 0x5eed);
+            append_entry(&trail, at(day * DAY), id, &event(n)).expect("append");
+            if n == 4 || (signed && n == 11) {
+                sign(&trail);
+            }
+        }
+        let pruned = prune_entries(
+            &trail,
+            organization(1),
+            at(6 * DAY),
+            9,
+            at(50 * DAY),
+            Uuid::from_u128(0xa1),
+        );
+        assert_eq!(pruned.expect("prune"), 3);
+        let expected: &[_] = if signed {
+            &[]
+        } else {
+            &[(Tampering::RemovalNotRecorded, 1, 12)]
+        };
+        assert_eq!(findings(&trail), expected);
+    }
+}
+
 #[test]
 fn what_policies_were_asked_is_covered_by_the_entry() {
     for sql in [
