@@ -164,7 +164,7 @@ async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {
         .await
         .assert_ok();
     assert_eq!(told("second@acme.example"), 0, "nothing became weaker");
-    for (n, patch) in [
+    for (patch, n) in [
         json!({ "securityContact": "thief@elsewhere.example" }),
         json!({ "mfaRequired": false }),
         json!({ "enrolmentCodeRequired": false }),
@@ -172,14 +172,14 @@ async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {
         json!({ "stepUpMinutes": null }),
     ]
     .into_iter()
-    .enumerate()
+    .zip(0_i64..)
     {
         admin.patch(settings, patch).await.assert_ok();
         for to in ["admin@acme.example", "second@acme.example"] {
-            assert_eq!(told(to), n as i64 + 1, "{to}");
+            assert_eq!(told(to), n + 1, "{to}");
         }
         assert_eq!(told("security@acme.example"), 1);
-        assert_eq!(told("thief@elsewhere.example"), n as i64);
+        assert_eq!(told("thief@elsewhere.example"), n);
     }
 }
 

@@ -322,11 +322,7 @@ async fn what_a_receiver_refuses_for_hours_is_left_out_on_the_record() {
     let refused = append_long(&app, 10).await;
     let behind = append_long(&app, 10).await;
     for round in 0..16 {
-        assert_eq!(
-            sequences(&receiver).last() == Some(&behind),
-            false,
-            "round {round}"
-        );
+        assert_ne!(sequences(&receiver).last(), Some(&behind), "round {round}");
         receiver.answer_next(&["400 Bad Request", "400 Bad Request"]);
         forward(&app, Way::Webhook).await;
         app.advance(SignedDuration::from_mins(11));

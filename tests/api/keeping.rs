@@ -119,8 +119,10 @@ async fn entries_past_the_limit_are_pruned_and_every_proof_still_holds() {
 /// Who has taken over an admin must not be able to have the trail of it pruned within the minute.
 #[tokio::test]
 async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
-    let mut settings = latchkey::service::Settings::default();
-    settings.mail = true;
+    let settings = latchkey::service::Settings {
+        mail: true,
+        ..Default::default()
+    };
     let app = TestApp::with(crate::support::Setup {
         settings,
         ..Default::default()
@@ -166,8 +168,10 @@ async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
 
 #[tokio::test]
 async fn the_other_admins_are_told_of_a_shorter_limit() {
-    let mut settings = latchkey::service::Settings::default();
-    settings.mail = true;
+    let settings = latchkey::service::Settings {
+        mail: true,
+        ..Default::default()
+    };
     let app = TestApp::with(crate::support::Setup {
         settings,
         ..Default::default()

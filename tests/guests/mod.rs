@@ -105,7 +105,10 @@ impl Guest {
                 .map(|b| format!("\\{b:02x}"))
                 .concat()
         };
-        let escaped = |bytes: &[u8]| bytes.iter().map(|b| format!("\\{b:02x}")).collect::<String>();
+        let escaped = |bytes: &[u8]| {
+            let each: Vec<_> = bytes.iter().map(|b| format!("\\{b:02x}")).collect();
+            each.concat()
+        };
         let (schema_text, hooks_text) = (escaped(schema.as_bytes()), escaped(hooks));
         // record manifest at 1024: name, version, summary, hooks, wants, history-days, config-schema
         let manifest = [

@@ -628,7 +628,7 @@ async fn whom_the_one_who_asks_had_in_hand_does_not_count_for_a_week() {
         .post("/api/v1/users", json!({ "email": "puppet@acme.example" }))
         .await;
     made.assert_status(201);
-    let kept = token_of(made.body["invitationLink"].as_str().unwrap()).to_owned();
+    let kept = token_of(made.body["invitationLink"].as_str().unwrap());
     let path = format!("/api/v1/users/{}", made.body["id"].as_str().unwrap());
     second
         .patch(&path, json!({ "isOrgAdmin": true }))
