@@ -39,7 +39,7 @@ pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -
 /// The approval that the rule between admins, or the care for the trail, asks for before another verb.
 ///
 /// # Errors
-/// [`Error::Internal`] for a verb that waits for nobody.
+/// [`crate::domain::Error::Internal`] for a verb that waits for nobody.
 pub fn of_act(services: &Services, act: &Act) -> Result<Approval> {
     let because = match act.change {
         Change::Erase => "What the trail knows of somebody is erased only with a second administrator",
