@@ -30,6 +30,7 @@ pub mod sessions;
 pub mod users;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use poem::{Endpoint, EndpointExt as _, Response, Route};
 use poem_openapi::{OpenApiService, Tags};
@@ -99,6 +100,7 @@ pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<
         allowed,
         body_limit_bytes: options.body_limit_bytes,
         client_address: options.client_address,
+        busy_told: AtomicI64::new(0),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
@@ -36,6 +37,8 @@ pub struct Envelope<E> {
     pub(super) allowed: AllowedMethods,
     pub(super) body_limit_bytes: usize,
     pub(super) client_address: ClientAddress,
+    /// The second in which the log last said that the server was busy.
+    pub(super) busy_told: AtomicI64,
 }
 
 impl<E: Endpoint> Endpoint for Envelope<E> {
@@ -141,8 +144,13 @@ impl<E: Endpoint> Envelope<E> {
             None => transport_status(error),
         };
         match &cause {
-            // Too much to do is nothing that broke.
-            Error::Busy { .. } => tracing::warn!(error = %cause, "refused"),
+            // Too much to do is nothing that broke, and a flood must not fill the disk with lines about it.
+            Error::Busy { .. } => {
+                let second = self.services.clock.now().as_second();
+                if self.busy_told.swap(second, Ordering::Relaxed) != second {
+                    tracing::warn!(error = %cause, "refused; said once a second at most");
+                }
+            }
             _ if status.is_server_error() => tracing::error!(error = ?cause, "failed"),
             _ => {}
         }
