@@ -9,6 +9,7 @@ mod order;
 
 pub use facts::Case;
 pub use floods::{Floods, record_floods};
+pub(super) use floods::{WINDOW, record_counted};
 pub use in_flight::InFlight;
 pub use order::{Order, ResetBody, ResetRequest, read_user_id};
 

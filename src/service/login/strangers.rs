@@ -4,17 +4,15 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{RequestContext, Services};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::Event;
 use crate::limiter::address_key;
-use crate::store::audit;
+use crate::service::reset::{WINDOW, record_counted};
 
-/// How long failures from one address are counted into one entry.
-const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 /// Failures from one address in a window that are entries of their own.
 const TOLD_APART: u64 = 5;
 /// Of an IPv6 address the site counts (RFC 6177 §2), an IPv4 address as a whole.
@@ -91,33 +89,12 @@ impl Strangers {
 /// # Errors
 /// When the trail can't be written; they are counted on then.
 pub async fn record_strangers(services: &Services, all: bool) -> Result<usize> {
-    let at = services.clock.now();
-    let mut due = services.strangers.take_due(at, all);
+    let mut due = services.strangers.take_due(services.clock.now(), all);
     due.retain(|(_, count)| count.event.is_some());
-    if due.is_empty() {
-        return Ok(0);
-    }
-    let entries: Vec<_> = due
+    let counted = due
         .iter()
-        .filter_map(|(_, count)| Some((count.event.clone()?, count)))
-        .map(|(event, count)| {
-            let event = event
-                .with("refused", count.failed - TOLD_APART)
-                .with("since", count.since.to_string())
-                .with("windowSecs", WINDOW.as_secs());
-            (services.entropy.uuid(at), event)
-        })
-        .collect();
-    let recorded = services
-        .store
-        .write(move |tx| {
-            for (id, event) in &entries {
-                audit::append_entry(tx, at, *id, event)?;
-            }
-            Ok(())
-        })
-        .await;
-    match recorded {
+        .filter_map(|(_, count)| Some((count.event.clone()?, count.failed - TOLD_APART, count.since)));
+    match record_counted(services, counted.collect()).await {
         Ok(()) => Ok(due.len()),
         Err(error) => {
             services.strangers.take_back(due);

@@ -14,7 +14,7 @@ use crate::service::{RequestContext, Services};
 use crate::store::audit;
 
 /// How long refusals of one caller are counted into one entry.
-const WINDOW: SignedDuration = SignedDuration::from_secs(60);
+pub(crate) const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
 /// Refusals of one caller, verb and window that are entries of their own; further ones are only counted.
 const ENTRIES_EACH: u64 = 10;
@@ -126,23 +126,39 @@ fn refusal(principal: &Principal, context: &RequestContext, event_type: EventTyp
 /// # Errors
 /// When the trail can't be written; they are counted on then.
 pub async fn record_floods(services: &Services, all: bool) -> Result<usize> {
-    let at = services.clock.now();
-    let due = services.floods.take_due(at, all);
-    if due.is_empty() {
-        return Ok(0);
-    }
-    let entries: Vec<_> = due
+    let due = services.floods.take_due(services.clock.now(), all);
+    let counted = due
         .iter()
-        .map(|(_, flood)| {
-            let event = flood.event.clone();
+        .map(|(_, flood)| (flood.event.clone(), flood.refused, flood.since));
+    match record_counted(services, counted.collect()).await {
+        Ok(()) => Ok(due.len()),
+        Err(error) => {
+            services.floods.take_back(due);
+            Err(error)
+        }
+    }
+}
+
+/// Records what was counted since a time into an entry each, in one transaction.
+///
+/// # Errors
+/// When the trail can't be written.
+pub(crate) async fn record_counted(services: &Services, counted: Vec<(Event, u64, Timestamp)>) -> Result<()> {
+    if counted.is_empty() {
+        return Ok(());
+    }
+    let at = services.clock.now();
+    let entries: Vec<_> = counted
+        .into_iter()
+        .map(|(event, refused, since)| {
             let event = event
-                .with("refused", flood.refused)
-                .with("since", flood.since.to_string())
+                .with("refused", refused)
+                .with("since", since.to_string())
                 .with("windowSecs", WINDOW.as_secs());
             (services.entropy.uuid(at), event)
         })
         .collect();
-    let recorded = services
+    services
         .store
         .write(move |tx| {
             for (id, event) in &entries {
@@ -150,12 +166,5 @@ pub async fn record_floods(services: &Services, all: bool) -> Result<usize> {
             }
             Ok(())
         })
-        .await;
-    match recorded {
-        Ok(()) => Ok(due.len()),
-        Err(error) => {
-            services.floods.take_back(due);
-            Err(error)
-        }
-    }
+        .await
 }
