@@ -277,7 +277,7 @@ CREATE TABLE binding (
   -- The version to go back to: for rollback, canaries and failures. All four or none.
   previous_digest        BLOB REFERENCES module (digest),
   previous_config_digest BLOB REFERENCES plugin_configuration (digest),
-  previous_hooks         TEXT CHECK (json_valid(previous_hooks)),
+  previous_hooks  TEXT CHECK (previous_hooks IS NULL OR json_valid(previous_hooks)),
   previous_answered      INTEGER CHECK (previous_answered IN (0, 1)),
   position        INTEGER NOT NULL,
   mode            TEXT NOT NULL CHECK (json_valid(mode)),
