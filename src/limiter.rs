@@ -95,8 +95,9 @@ buckets! {
     LoginByStrangers, login_by_strangers, "login-by-strangers": 100 per 86400;
     /// Passwords tried from one address: one address may be a whole office.
     LoginByAddress, login_by_address, "login-by-address": 60 per 60;
-    /// MFA codes tried for one account, from one known device or from all others: five at once, then one in three minutes. With three valid
-    /// codes in a million at a time, guessing for a day succeeds in 0.15 % of cases (ASVS 6.5.1).
+    /// MFA codes tried for one account, from one known device or from all others: five at once, then one in three
+    /// minutes. With three valid codes in a million at a time, guessing for a day succeeds in 0.15 % of cases (ASVS
+    /// 6.5.1).
     CodeByAccount, code_by_account, "code-by-account": 5 per 900;
     /// MFA codes tried for one account, from all known devices together, right ones too: whoever gathered
     /// devices has no more guesses than this.

@@ -1,5 +1,6 @@
 //! `latchkey plugin install, list, bind, change, switch, mode, rollback, disable, enable, unbind, replay`: the
-//! operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands are in `plugin.rs`.
+//! operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands
+//! are in `plugin.rs`.
 
 mod bind;
 mod list;

@@ -86,8 +86,8 @@ impl<E: Endpoint> Envelope<E> {
         response
     }
 
-    /// Turns away whoever has no place, and bounds the body. A `Transfer-Encoding` is looked at first: with both headers hyper lets it win,
-    /// so a small `Content-Length` must not be trusted.
+    /// Turns away whoever has no place, and bounds the body. A `Transfer-Encoding` is looked at first: with both
+    /// headers hyper lets it win, so a small `Content-Length` must not be trusted.
     async fn limited(&self, mut request: Request) -> poem::Result<E::Output> {
         if request.extensions().get::<NoPlace>().is_some() && !super::health::is_asked(request.uri().path()) {
             return Err(Problem(Error::Busy { retry_after_secs: 1 }).into());

@@ -142,7 +142,8 @@ pub struct UserFilter {
 /// and size: all of them.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`], [`Error::Validation`] for a page or size out of range.
+/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`], [`Error::Validation`] for a page or size
+/// out of range.
 pub async fn list_users(
     services: &Services,
     reader: &Reader,
@@ -181,8 +182,8 @@ pub async fn list_users(
 /// One user of the admin's organisation.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`]; [`Error::UserNotFound`], the same for a user of another
-/// organisation.
+/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`]; [`Error::UserNotFound`], the same for a
+/// user of another organisation.
 pub fn find_user(services: &Services, reader: &Reader, id: UserId) -> Result<User> {
     let organization = reader.admit(services, Scope::UsersRead)?.organization().id;
     services

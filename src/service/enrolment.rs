@@ -13,8 +13,9 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::login::code::read_code;
+use super::session::still_lives;
 use super::{RequestContext, Services, deliveries, notices};
-use crate::domain::account::{Principal, Session, SessionOrigin, User};
+use crate::domain::account::{Principal, SessionOrigin, User};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
@@ -309,14 +310,6 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
 
 pub(super) fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
     accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(TokenFault::SubjectGone))
-}
-
-/// A session may have been ended since its token was read.
-pub(super) fn still_lives(tx: &Transaction<'_>, session: &Session, at: jiff::Timestamp) -> Result<()> {
-    match sessions::session_lives(tx, session, at)? {
-        true => Ok(()),
-        false => Err(Error::Token(TokenFault::Revoked)),
-    }
 }
 
 fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()> {

@@ -30,9 +30,9 @@ pub struct Sweep {
 
 /// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
 /// the record), what [`sweep()`] finds, lapsed approvals, remembered outcomes, decisions
-/// past their retention, earlier reset calls and approvals, machine code of plugins that are gone. Prunes the trail where it is older than its organisation keeps it, erases what is
-/// to be erased, rotates token keys. Meant for once a minute; what
-/// fails is logged and done the next time.
+/// past their retention, earlier reset calls and approvals, machine code of plugins that are gone. Prunes the trail
+/// where it is older than its organisation keeps it, erases what is to be erased, rotates token keys. Meant for once
+/// a minute; what fails is logged and done the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
     note("refusals by rate limit", record_floods(services, false).await);

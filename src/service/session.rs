@@ -19,7 +19,7 @@ use crate::domain::policy::FactorKind;
 use crate::limiter::Bucket;
 use crate::store::sessions;
 pub use crate::store::sessions::SessionRow;
-use crate::store::{accounts, audit};
+use crate::store::{Transaction, accounts, audit};
 
 use external::by_external_token;
 pub use principals::Principals;
@@ -80,6 +80,17 @@ fn read_principal(services: &Services, claims: &Claims, at: Timestamp) -> Result
 }
 
 prints_no_secret!(Tokens, AccessToken);
+
+/// A session may have been ended since its token was read.
+///
+/// # Errors
+/// [`Error::Token`] then.
+pub(super) fn still_lives(tx: &Transaction<'_>, session: &Session, at: Timestamp) -> Result<()> {
+    if sessions::session_lives(tx, session, at)? {
+        return Ok(());
+    }
+    Err(Error::Token(TokenFault::Revoked))
+}
 
 /// What a client gets to go on with.
 #[derive(Clone)]

@@ -8,8 +8,9 @@ use super::{Contracts, PackageError, invalid, note_producers, remedy};
 use crate::plugin_host::printable;
 
 /// Makes a component of a core module, by its names of imports and exports. The contract is always our own, in the
-/// version that the exports name: what wit-bindgen leaves of it in a custom section is left out unread, for whoever writes such a section by hand can
-/// make it one that its reader never comes back from (a package that depends on itself overflows the stack).
+/// version that the exports name: what wit-bindgen leaves of it in a custom section is left out unread, for whoever
+/// writes such a section by hand can make it one that its reader never comes back from (a package that depends on
+/// itself overflows the stack).
 pub(super) fn componentize(module: &[u8], contracts: &Contracts) -> Result<Vec<u8>, PackageError> {
     let (mut named, mut wasi, mut unknown) = (None, None, None);
     let mut producers = BTreeSet::new();

@@ -2,12 +2,13 @@
 
 use zeroize::Zeroizing;
 
-use super::{current_user, event, still_lives, told};
+use super::{current_user, event, told};
 use crate::domain::account::{Principal, User};
 use crate::domain::audit::EventType;
 use crate::domain::second_factor::{self, RECOVERY_CODES};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
+use crate::service::session::still_lives;
 use crate::service::{RequestContext, Services, deliveries};
 use crate::store::factors::{self, RecoverySetRow};
 use crate::store::{audit, challenges, sessions};

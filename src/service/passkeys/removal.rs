@@ -6,6 +6,7 @@ use super::admit;
 use crate::domain::account::Principal;
 use crate::domain::audit::EventType;
 use crate::domain::{Error, Result};
+use crate::service::session::still_lives;
 use crate::service::{RequestContext, Services, deliveries, enrolment};
 use crate::store::{accounts, audit, challenges, factors, passkeys, sessions};
 
@@ -43,7 +44,7 @@ pub async fn remove_passkey(
     services
         .store
         .write(move |tx| {
-            enrolment::still_lives(tx, &session, at)?;
+            still_lives(tx, &session, at)?;
             let user = enrolment::current_user(tx, id)?;
             let rows = passkeys::find_passkeys(tx, id)?;
             if !rows.iter().any(|row| row.id == wanted) {

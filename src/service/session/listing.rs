@@ -1,16 +1,14 @@
 //! The sessions of a user, seen and ended by themselves.
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{RequestContext, Services};
-use crate::domain::account::{Principal, Session, SessionId};
+use super::{RequestContext, Services, still_lives};
+use crate::domain::account::{Principal, SessionId};
 use crate::domain::audit::{Event, EventType, Resource};
-use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::store::sessions::{self, SessionRow};
-use crate::store::{Transaction, audit, challenges};
+use crate::store::{audit, challenges};
 
 /// The caller's live sessions, the one used last first.
 ///
@@ -100,13 +98,6 @@ fn admit(services: &Services, principal: &Principal) -> Result<()> {
     services
         .limiter
         .check(Bucket::AccountByCaller, principal.user.id.0.as_bytes())
-}
-
-fn still_lives(tx: &Transaction<'_>, session: &Session, at: Timestamp) -> Result<()> {
-    if sessions::session_lives(tx, session, at)? {
-        return Ok(());
-    }
-    Err(Error::Token(TokenFault::Revoked))
 }
 
 fn own_event(principal: &Principal, context: &RequestContext) -> Event {

@@ -27,8 +27,8 @@ pub(super) const KEPT: [EventType; 4] = [
 ];
 
 /// Prunes up to `limit` of an organisation's entries from before `before` to their hashes, oldest first,
-/// forgets what policies were asked and answered in them, the tickets of resets and ended approvals, and records it. Says how
-/// many.
+/// forgets what policies were asked and answered in them, the tickets of resets and ended approvals, and records it.
+/// Says how many.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.

@@ -10,8 +10,8 @@ use super::super::report::{FINDINGS_LISTED, Tampering};
 use super::anchors::Abandonment;
 use super::{REMEMBERED, Verifier};
 
-/// How much later than the time before which entries were pruned an entry before one of them may be. Entries stand in the order of their times, but for what was under way at once and clocks that were
-/// wrong for a while.
+/// How much later than the time before which entries were pruned an entry before one of them may be. Entries stand in
+/// the order of their times, but for what was under way at once and clocks that were wrong for a while.
 const OUT_OF_ORDER: SignedDuration = SignedDuration::from_hours(24);
 
 /// The times that whole entries bear, in the order of the trail.
