@@ -1,4 +1,4 @@
-//! Latency against load, as SVG.
+//! What the load measured, as SVG: latency against load, cost against size.
 
 use std::error::Error;
 use std::path::Path;

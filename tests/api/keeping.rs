@@ -116,18 +116,22 @@ async fn entries_past_the_limit_are_pruned_and_every_proof_still_holds() {
     );
 }
 
-/// Who has taken over an admin must not be able to have the trail of it pruned within the minute.
-#[tokio::test]
-async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
+async fn with_mail() -> TestApp {
     let settings = latchkey::service::Settings {
         mail: true,
         ..Default::default()
     };
-    let app = TestApp::with(crate::support::Setup {
+    TestApp::with(crate::support::Setup {
         settings,
         ..Default::default()
     })
-    .await;
+    .await
+}
+
+/// Who has taken over an admin must not be able to have the trail of it pruned within the minute.
+#[tokio::test]
+async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
+    let app = with_mail().await;
     app.advance(SignedDuration::from_hours(500 * 24));
     keep_days(&app, json!(400)).await.assert_ok();
     let entry = app.last_entry();
@@ -168,15 +172,7 @@ async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
 
 #[tokio::test]
 async fn the_other_admins_are_told_of_a_shorter_limit() {
-    let settings = latchkey::service::Settings {
-        mail: true,
-        ..Default::default()
-    };
-    let app = TestApp::with(crate::support::Setup {
-        settings,
-        ..Default::default()
-    })
-    .await;
+    let app = with_mail().await;
     let patch = json!({ "securityContact": "soc@acme.example" });
     app.admin().await.patch(SETTINGS, patch).await.assert_ok();
     let owed = "SELECT count(*) FROM delivery WHERE payload LIKE '%audit trail for 400 days%' \
