@@ -38,6 +38,9 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         .build()
         .context("the async runtime")?;
     runtime.block_on(async {
+        // Before the first line: whoever reads it may send the signal at once.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let listen = app.config.listen;
         let listener = TcpListener::bind(listen)
             .await
@@ -45,8 +48,6 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         let address = listener.local_addr()?;
         super::output::line(format_args!("Listening on http://{address}"))?;
         ready(&format!("http://{address}"))?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             tracing::info!("stopping: requests under way may end, a second signal ends at once");
