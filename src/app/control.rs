@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 
 use crate::domain::Error;
 use crate::service::Services;
-use crate::service::plugins::{PolicyOrder, Progress, Watch, carry_out_order};
+use crate::service::operator::Order;
+use crate::service::plugins::{Progress, Watch};
 
 /// The socket's name in the data directory.
 const SOCKET: &str = "latchkey.sock";
@@ -120,7 +121,7 @@ async fn answer(services: &Services, mut stream: UnixStream, own: u32) {
 }
 
 async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSender<Reply>) -> Reply {
-    let order: PolicyOrder = match serde_json::from_str(line) {
+    let order = match Order::from_json(line) {
         Ok(order) => order,
         Err(error) => return Reply::Refused(format!("the server does not know this order: {error}")),
     };
@@ -130,18 +131,27 @@ async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSen
             let _ = replies.send(progress.into());
         }
     });
-    match carry_out_order(services, order, watch).await {
+    match order.carry_out(services, watch).await {
         Ok(done) => Reply::Done(done),
-        Err(error @ (Error::Internal(_) | Error::Busy { .. } | Error::Stale)) => {
-            Reply::Failed(error.to_string())
-        }
-        Err(error) => Reply::Refused(spelt_out(&error)),
+        Err(error) if error.is_refusal() => Reply::Refused(spelt_out(&error)),
+        Err(error) => Reply::Failed(error.to_string()),
     }
 }
 
-/// The message, and the fields that are wrong.
-fn spelt_out(error: &Error) -> String {
+/// The message, and the fields that are wrong; or which policy says so, with all that it says.
+#[must_use]
+pub fn spelt_out(error: &Error) -> String {
     match error {
+        Error::Denied(denied) => {
+            let mut lines = vec![
+                format!("the policy {} says no: {}", denied.plugin, denied.message),
+                format!("  code: {}", denied.code),
+            ];
+            let facts = denied.because.iter();
+            lines.extend(facts.map(|fact| format!("  because: {} {}", fact.name, fact.value)));
+            lines.extend(denied.allowed_from.map(|from| format!("  allowed from: {from}")));
+            lines.join("\n")
+        }
         Error::Validation(fields) => {
             let fields: Vec<_> = fields
                 .iter()

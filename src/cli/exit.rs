@@ -71,11 +71,11 @@ impl Exit {
                 return Self::Refused;
             }
             if let Some(error) = cause.downcast_ref::<Error>() {
-                let ours = matches!(
-                    error,
-                    Error::Internal(_) | Error::Busy { .. } | Error::PolicyFailed { .. }
-                );
-                return if ours { Self::Failed } else { Self::Refused };
+                return if error.is_refusal() {
+                    Self::Refused
+                } else {
+                    Self::Failed
+                };
             }
             let pipe = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
             if pipe == Some(std::io::ErrorKind::BrokenPipe) {

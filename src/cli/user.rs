@@ -1,5 +1,6 @@
 //! `latchkey user`: accounts.
 
+mod credentials;
 mod import;
 
 use std::fs;
@@ -38,6 +39,32 @@ pub(super) enum Command {
                             latchkey user import people.csv --org acme --links links.csv"
     )]
     Import(import::Import),
+    /// Take a user's second factors away, who has lost them and has no administrator to do it.
+    ///
+    /// The same as an administrator's reset: the organisation's policies are asked and can say no, all
+    /// sessions end, the user is told, and it is on the record. A policy that wants a further administrator
+    /// says no here: let an administrator ask, or switch it off. Works with the server running or stopped;
+    /// notices are sent once it runs.
+    #[command(
+        after_help = "Examples:\n  latchkey user reset-mfa ada@acme.example --org acme --reason 'Lost phone, identity checked in person'\n  \
+                            latchkey user reset-mfa ada@acme.example --org acme --ticket HD-4711 --json"
+    )]
+    ResetMfa(credentials::ResetMfa),
+    /// Unlock a user's account, and open the time for setting MFA up again where it is over.
+    ///
+    /// Where setting up asks for a code there is a new one, shown this once. Works with the server running or
+    /// stopped.
+    #[command(
+        after_help = "Examples:\n  latchkey user unlock ada@acme.example --org acme\n  \
+                            latchkey user unlock ada@acme.example --org acme --json"
+    )]
+    Unlock(credentials::Whose),
+    /// Give a user the second factors back that the last reset took away.
+    ///
+    /// For a reset that was not the user's: what was set up since is destroyed, sessions end, and the account is
+    /// unlocked if the user's report or a missed time had locked it. Works with the server running or stopped.
+    #[command(after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme")]
+    RestoreFactors(credentials::Whose),
     /// List an organisation's users.
     List {
         /// Slug of the organisation.
@@ -99,6 +126,9 @@ impl Command {
         match self {
             Self::Create(create) => create.run(global),
             Self::Import(import) => import.run(global),
+            Self::ResetMfa(reset) => reset.run(global),
+            Self::Unlock(whose) => whose.unlock(global),
+            Self::RestoreFactors(whose) => whose.restore_factors(global),
             Self::List { org, json } => {
                 let users = operator::list_users(&global.open()?.services, &org)?;
                 if json {

@@ -206,6 +206,23 @@ impl User {
 }
 
 /// Why an account is locked.
+
+    /// The operator at the node's command line, as whoever acts in an organisation. There is no such account, and
+    /// none can be made. The id is the organisation's: what is counted by actor, and what a policy is told of it,
+    /// is then about this organisation alone.
+    #[must_use]
+    pub fn operator(organization: OrganizationId) -> Self {
+        let (id, nobody) = (UserId(organization.0), String::new());
+        let name = Some("The operator of the appliance".to_owned());
+        let no_time = Timestamp::UNIX_EPOCH;
+        Self::new(id, organization, nobody, name, Role::Operator, no_time)
+    }
+
+    /// Whether this is the operator, who has no account.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.role == Role::Operator
+    }
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lock {

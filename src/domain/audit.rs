@@ -317,9 +317,12 @@ pub struct Filter {
 }
 
 impl ActorRef {
-    /// A person with an account.
+    /// A person with an account, or [`User::operator`].
     #[must_use]
     pub fn user(user: &User) -> Self {
+        if user.is_operator() {
+            return Self::operator();
+        }
         Self {
             r#type: ActorType::User,
             id: Some(user.id.0),

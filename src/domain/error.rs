@@ -176,6 +176,16 @@ impl std::ops::Deref for PolicyDenial {
 }
 
 impl Error {
+    /// Whether a rule or whoever asks is the cause; else it is us, and the same may go well another time.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let ours = matches!(
+            self,
+            Self::Internal(_) | Self::Busy { .. } | Self::Stale | Self::PolicyFailed { .. }
+        );
+        !ours
+    }
+
     /// One field that breaks a rule.
     pub fn field(name: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Validation(BTreeMap::from([(name.into(), problem.into())]))

@@ -13,9 +13,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::login::code::read_code;
+use super::operator::operator_may;
 use super::session::still_lives;
 use super::{RequestContext, Services, deliveries, notices};
-use crate::domain::account::{Principal, SessionOrigin, User};
+use crate::domain::account::{Principal, SessionOrigin, User, Verb};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
@@ -295,7 +296,9 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
     services
         .store
         .write(move |tx| {
-            refuse_second_set_up(tx, &current_user(tx, id)?)?;
+            let user = current_user(tx, id)?;
+            operator_may(tx, Verb::ImportFactor, &user)?;
+            refuse_second_set_up(tx, &user)?;
             // No step is used up yet, and step 0 was in 1970.
             factors::insert_totp(tx, id, factor, &sealed, 0, at)?;
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;

@@ -1,12 +1,12 @@
 //! On whose behalf a verb is carried out, and whose call carries it out: the same person, or a further
-//! admin whose agreement was the last one missing.
+//! admin whose agreement was the last one missing. Or the operator, who has neither account nor session.
 
 use jiff::Timestamp;
 
 use crate::domain::account::{OrganizationId, OrganizationSettings, Principal, Role, Session, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::error::{Error, Result, TokenFault};
-use crate::store::{Transaction, accounts, approvals, sessions};
+use crate::store::{Connection, Transaction, accounts, approvals, sessions};
 
 /// Who wants something done to a user of their organisation, and with what right.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ pub struct Mandate {
     pub role: Role,
     /// Who agreed, where somebody had to.
     pub agreement: Option<Agreement>,
-    /// The session of the call: it must still live at the commit.
-    session: Session,
+    /// The session of the call: it must still live at the commit. The operator has none.
+    session: Option<Session>,
 }
 
 /// The last agreement that was missing.
@@ -47,7 +47,23 @@ impl Mandate {
             second_factor_used: principal.session.second_factor_at.is_some(),
             role: principal.user.role,
             agreement: None,
-            session: principal.session.clone(),
+            session: Some(principal.session.clone()),
+        }
+    }
+
+    /// The operator's, at the command line.
+    #[must_use]
+    pub fn operator(organization: OrganizationId, at: Timestamp) -> Self {
+        let operator = User::operator(organization);
+        Self {
+            organization,
+            actor: operator.id,
+            authenticated_at: at,
+            // Nobody showed one: a policy that demands it says no to the operator, too.
+            second_factor_used: false,
+            role: operator.role,
+            agreement: None,
+            session: None,
         }
     }
 
@@ -60,7 +76,7 @@ impl Mandate {
             authenticated_at: approval.authenticated_at,
             second_factor_used: approval.second_factor_used,
             role: approval.requester_role,
-            session: approver.session.clone(),
+            session: Some(approver.session.clone()),
             agreement: Some(Agreement {
                 approver: approver.user.clone(),
                 approval,
@@ -74,7 +90,32 @@ impl Mandate {
         self.agreement.as_ref().map(Agreement::all).unwrap_or_default()
     }
 
-    /// The actor as the database has them now, with no more power than they asked with.
+    /// The actor as the database has them now.
+    ///
+    /// # Errors
+    /// [`Error::Token`] where they are gone, inactive or locked.
+    pub fn find_actor(&self, db: &Connection) -> Result<User> {
+        if self.is_operators() {
+            return Ok(User::operator(self.organization));
+        }
+        accounts::find_user(db, self.organization, self.actor)?
+            .filter(|actor| actor.active && actor.locked.is_none())
+            .ok_or(Error::Token(TokenFault::SubjectGone))
+    }
+
+    /// The revision of an actor as they were read; the operator has none that could change.
+    #[must_use]
+    pub fn revision_of(&self, actor: &User) -> Option<i64> {
+        (!self.is_operators()).then_some(actor.revision)
+    }
+
+    /// Whether it is the operator's.
+    #[must_use]
+    pub fn is_operators(&self) -> bool {
+        self.session.is_none()
+    }
+
+    /// The actor as they were read, with no more power than they asked with.
     #[must_use]
     pub fn narrowed(&self, mut actor: User) -> User {
         actor.role = actor.role.min(self.role);
@@ -86,7 +127,10 @@ impl Mandate {
     /// # Errors
     /// [`Error::StepUpRequired`].
     pub fn stepped_up(&self, settings: &OrganizationSettings, at: Timestamp) -> Result<()> {
-        self.session.stepped_up(settings, at)
+        match &self.session {
+            Some(session) => session.stepped_up(settings, at),
+            None => Ok(()),
+        }
     }
 
     /// Checks in the transaction that the session of this call has not ended.
@@ -94,10 +138,12 @@ impl Mandate {
     /// # Errors
     /// [`Error::Token`] when it has.
     pub fn session_lives(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
-        if sessions::session_lives(tx, &self.session, at)? {
-            return Ok(());
+        match &self.session {
+            Some(session) if !sessions::session_lives(tx, session, at)? => {
+                Err(Error::Token(TokenFault::Revoked))
+            }
+            _ => Ok(()),
         }
-        Err(Error::Token(TokenFault::Revoked))
     }
 
     /// Checks in the transaction what the right rests on.

@@ -13,7 +13,7 @@ use super::{RequestContext, Services, deliveries, not_me};
 pub use crate::courier::Mail;
 use crate::courier::webhook::check_url;
 use crate::domain::account::{Organization, User};
-use crate::domain::policy::{Audience, Effect, Notice};
+use crate::domain::policy::{self, Audience, Effect, Notice};
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
 use crate::store::deliveries::{Channel, OwedDelivery};
@@ -103,7 +103,9 @@ pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestCo
 /// What every webhook call about somebody's credentials says.
 #[must_use]
 pub fn who_to_whom(by: &User, target: &User, context: &RequestContext) -> Value {
-    json!({ "userId": target.id, "actorId": by.id, "ipAddress": context.ip_text() })
+    // The operator has no account.
+    let actor = (!by.is_operator()).then_some(by.id);
+    json!({ "userId": target.id, "actorId": actor, "ipAddress": context.ip_text() })
 }
 
 /// The notice to the user.
@@ -134,10 +136,12 @@ fn change_mail(services: &Services, changed: &Changed<'_>, context: &RequestCont
 /// `on 2026-02-18T10:30:00Z from 192.0.2.7`.
 #[must_use]
 pub fn when_and_whence(context: &RequestContext) -> String {
-    let from = context
-        .ip_text()
-        .unwrap_or_else(|| "an unknown address".to_owned());
-    format!("on {:.0} from {from}", context.at)
+    let at = context.at;
+    match (context.channel, context.ip_text()) {
+        (policy::Channel::Cli, _) => format!("on {at:.0} at its command line"),
+        (_, Some(ip)) => format!("on {at:.0} from {ip}"),
+        (_, None) => format!("on {at:.0} from an unknown address"),
+    }
 }
 
 /// A mail about somebody's credentials, with the link by which its reader says that this was not them.
@@ -365,6 +369,7 @@ pub fn read_mail(keys: &KeyRing, payload: &str) -> Result<Mail> {
 #[must_use]
 pub fn called(user: &User) -> String {
     match &user.name {
+        Some(name) if user.is_operator() => name.clone(),
         Some(name) => format!("{name} ({})", user.email),
         None => user.email.clone(),
     }
@@ -373,6 +378,8 @@ pub fn called(user: &User) -> String {
 fn mails(services: &Services, case: &Case, notice: &Notice) -> Vec<OwedDelivery> {
     let to = match notice.to {
         Audience::Target => vec![case.target.email.clone()],
+        // The operator has no address.
+        Audience::Actor if case.actor.is_operator() => Vec::new(),
         Audience::Actor => vec![case.actor.email.clone()],
         Audience::OrgAdmins => case.admin_emails.clone(),
         Audience::SecurityContact => case

@@ -1,14 +1,18 @@
-//! What the operator does at the node's command line, where no server runs: look around and make the
-//! first accounts. Each change is on the record, with the operator as its actor.
+//! What the operator does at the node's command line: look around and make the first accounts, where no server
+//! runs; and what is ordered of a server that does. Each change is on the record, with the operator as its actor.
+
+mod orders;
+
+pub use orders::{AccountOrder, Named, Order};
 
 use super::Services;
 use super::administration::{self, NewUser};
-use crate::domain::account::{Organization, Role, User};
+use crate::domain::account::{Organization, Role, User, Verb, may_act, may_create};
 use crate::domain::audit::ActorRef;
 use crate::domain::credential::{hash_password, password_problems};
 use crate::domain::{Error, Result};
 use crate::entropy::Entropy;
-use crate::store::accounts;
+use crate::store::{Connection, accounts};
 
 /// Length of a generated password: 21 characters of 56, more than 120 bits, and hyphens.
 const GENERATED_LENGTH: usize = 24;
@@ -107,6 +111,7 @@ pub async fn create_account(
     password: Option<String>,
 ) -> Result<(User, Option<String>)> {
     let organization = find_organization(services, &new.slug)?;
+    may_create(&User::operator(organization.id), &organization.settings, new.role)?;
     let generated = password.is_none();
     let password = password.unwrap_or_else(|| generate_password(&services.entropy, &organization));
     let problems = password_problems(&password, &organization.settings);
@@ -128,6 +133,22 @@ pub async fn create_account(
     let user =
         administration::create_user(services, organization.id, user, ActorRef::operator(), None).await?;
     Ok((user, generated.then_some(password)))
+}
+
+/// Whether the operator may do that to that user, by the rule that binds everybody.
+///
+/// # Errors
+/// [`Error::MayNotAct`].
+pub(super) fn operator_may(db: &Connection, verb: Verb, user: &User) -> Result<()> {
+    let organization = accounts::find_organization(db, user.organization_id)?
+        .ok_or_else(|| Error::Internal("the user's organisation is gone".into()))?;
+    may_act(
+        &User::operator(organization.id),
+        &organization.settings,
+        verb,
+        user,
+    )
+    .map(drop)
 }
 
 /// A password that keeps any organisation's rules: upper and lower case, a digit and hyphens.

@@ -53,34 +53,61 @@ pub async fn record_refusal(
         services.floods.count_busy(principal, context, event_type);
         return error;
     }
-    let result = match &error {
-        Error::Internal(_) | Error::Stale => AuditResult::Failure,
-        _ => AuditResult::Denied,
-    };
-    if result == AuditResult::Denied && is_one_of_many(services, principal, context, event_type) {
+    if result_of(&error) == AuditResult::Denied && is_one_of_many(services, principal, context, event_type) {
         return error;
     }
-    // The message as the caller sees it: an internal error's text is for the log alone.
-    let event = Event::by(principal, event_type)
-        .on(resource)
-        .from_request(&context.request_id, context.ip_text().as_deref())
-        .ended(result, error.to_string());
-    let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
-    let recorded = services
-        .store
-        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
-        .await;
-    match recorded {
+    match append(
+        services,
+        context,
+        Event::by(principal, event_type).on(resource),
+        &error,
+    )
+    .await
+    {
         Ok(()) => error,
         // The caller is told that the server is busy, and so is the trail.
         Err(busy @ Error::Busy { .. }) => {
             services.floods.count_busy(principal, context, event_type);
             busy
         }
-        Err(failed) => {
+        Err(failed) => failed,
+    }
+}
+
+/// The same of what the operator ordered, as often as they do: nobody else can flood that door.
+pub async fn record_operators_refusal(
+    services: &Services,
+    context: &RequestContext,
+    event: Event,
+    error: Error,
+) -> Error {
+    append(services, context, event, &error)
+        .await
+        .err()
+        .unwrap_or(error)
+}
+
+async fn append(services: &Services, context: &RequestContext, event: Event, error: &Error) -> Result<()> {
+    // The message as the caller sees it: an internal error's text is for the log alone.
+    let event = event
+        .from_request(&context.request_id, context.ip_text().as_deref())
+        .ended(result_of(error), error.to_string());
+    let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
+    let recorded = services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
+        .await;
+    recorded.inspect_err(|failed| {
+        if !matches!(failed, Error::Busy { .. }) {
             tracing::error!(%failed, refused = %error, "a refusal could not be recorded");
-            failed
         }
+    })
+}
+
+fn result_of(error: &Error) -> AuditResult {
+    match error {
+        Error::Internal(_) | Error::Stale => AuditResult::Failure,
+        _ => AuditResult::Denied,
     }
 }
 

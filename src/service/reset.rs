@@ -19,10 +19,12 @@ use uuid::Uuid;
 use super::metrics::ResetEnd;
 use super::refusals::{record_refusal, written_user};
 use super::{RequestContext, Services, plugins};
-use crate::domain::account::{Principal, Role};
+use crate::domain::account::{Principal, Role, User};
 use crate::domain::audit::EventType;
 use crate::domain::error::PolicyDenial;
-use crate::domain::policy::{Answer, Approval, Decision, Effect, Outcome, ResultKind, merge_effects};
+use crate::domain::policy::{
+    Answer, Approval, Decision, Denial, Effect, Mode, Outcome, ResultKind, merge_effects,
+};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::plugin_host::{CallEnd, DecisionRecord, Evaluation};
@@ -78,6 +80,30 @@ async fn attempt(
         Ok(order) => carry_out(services, order).await,
         Err(flaw) => Err(facts::before_flaw(services, principal, request, flaw).into()), // 404, 403, 400
     }
+}
+
+/// The same for the operator at the command line: no limit and no step-up, and the policies are asked like of anybody.
+/// None of them can send the operator's reset to a further admin.
+///
+/// # Errors
+/// As [`reset_mfa`]; [`Refusal`] says whether the trail has it already.
+pub(super) async fn reset_as_operator(
+    services: &Services,
+    user: &User,
+    body: ResetBody,
+    context: &RequestContext,
+) -> Result<ResetAnswer, Refusal> {
+    let attempt = async {
+        let order = Order::of_operator(user, body, context)?;
+        // Where no server runs nobody has made them ready yet.
+        plugins::catch_up(services, Some(user.organization_id)).await?;
+        carry_out(services, order).await
+    };
+    attempt.await.inspect_err(|refusal| {
+        if let Refusal::Unrecorded(error) = refusal {
+            services.counts.reset_ended(ResetEnd::refused(error));
+        }
+    })
 }
 
 /// Judges and carries out an order whose caller was admitted: also how an approval is executed.
@@ -234,6 +260,12 @@ fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
                 Vec::new(),
             );
         }
+        Decision::RequireApproval(approval) if case.actor.is_operator() => {
+            return (
+                Ending::Denied(Box::new(unasked(&before.records, approval))),
+                Vec::new(),
+            );
+        }
         Decision::RequireApproval(approval) if usize::from(approval.approvals) > agreed => {
             Ending::AwaitsApproval(approval.clone())
         }
@@ -243,6 +275,34 @@ fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
         Decision::Allow | Decision::RequireApproval(_) => Ending::Done,
     };
     (ending, before.effects.clone())
+}
+
+/// The operator's reset waits for nobody. An approval is judged again on the day that it is given, as its requester's:
+/// the operator has no account that could be. And where somebody is there to agree, they can ask for the reset
+/// themselves; where nobody is, waiting would be in vain, and what helps is to switch the policy off, on the record.
+fn unasked(records: &[DecisionRecord], wanted: &Approval) -> PolicyDenial {
+    let demanded = |record: &&DecisionRecord| {
+        record.mode != Mode::Monitor && matches!(record.end, CallEnd::Answer(Answer::RequireApproval(_)))
+    };
+    let plugin = records.iter().rfind(demanded).map(|record| record.plugin.clone());
+    let denial = Denial {
+        code: "approval-required".into(),
+        message: format!(
+            "It takes the word of {}: {}. The operator can't ask for approval: let an administrator ask for the reset, or \
+             switch the policy off (latchkey plugin disable) and on again afterwards",
+            match wanted.approvals {
+                1 => "one administrator".to_owned(),
+                many => format!("{many} administrators"),
+            },
+            wanted.reason.trim_end_matches('.'),
+        ),
+        allowed_from: None,
+        because: Vec::new(),
+    };
+    PolicyDenial {
+        plugin: plugin.unwrap_or_default(),
+        denial,
+    }
 }
 
 /// The first denial ends the evaluation, so the last call is the one that denied.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Services;
 use super::administration::{NewOrganization, NewUser, check_organization, check_user};
-use crate::domain::account::{OrganizationSettings, Role};
+use crate::domain::account::{OrganizationId, OrganizationSettings, Role, User, may_create};
 use crate::domain::credential::password_problems;
 use crate::domain::second_factor::{Code, TotpSecret};
 use crate::domain::{Error, Result};
@@ -167,6 +167,8 @@ fn check(sample: &Sample) -> Result<()> {
         for (u, user) in organization.users.iter().enumerate() {
             let place = format!("{place}.user[{u}]");
             keep(&place, check_user(&new_user(user)));
+            let operator = User::operator(OrganizationId(organization.id));
+            keep(&place, may_create(&operator, &rules, user.role));
             keep(&place, once("id", user.id.to_string()));
             let address = format!("{} {}", organization.slug, accounts::email_key(&user.email));
             keep(&place, once("email", address));

@@ -8,9 +8,10 @@ mod reuse;
 use jiff::{SignedDuration, Timestamp};
 
 use super::login::attempts::remember_device;
+use super::operator::operator_may;
 use super::{RequestContext, Services, deliveries};
 use crate::domain::account::{
-    Principal, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId,
+    Principal, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId, Verb,
 };
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::credential::{AUDIENCE, Amr, Claims, ENROLMENT_AUDIENCE, RefreshToken};
@@ -366,8 +367,12 @@ pub async fn logout(services: &Services, principal: &Principal, context: &Reques
 /// [`Error::UserNotFound`], or [`Error::Conflict`] for an account that may not be used.
 pub fn mint_token(services: &Services, user: UserId, lifetime: SignedDuration) -> Result<String> {
     let at = services.clock.now();
-    let found = services.store.read(|db| accounts::find_user_anywhere(db, user))?;
-    let user = found.ok_or_else(|| Error::UserNotFound(user.to_string()))?;
+    let user = services.store.read(|db| {
+        let found = accounts::find_user_anywhere(db, user)?;
+        let user = found.ok_or_else(|| Error::UserNotFound(user.to_string()))?;
+        operator_may(db, Verb::MintToken, &user)?;
+        Ok(user)
+    })?;
     if !user.active || user.locked.is_some() {
         return Err(Error::Conflict(format!("{} is inactive or locked", user.email)));
     }

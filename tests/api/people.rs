@@ -6,6 +6,7 @@ mod help_desk;
 mod idempotency;
 mod import;
 mod invitations;
+mod operator;
 mod throttle;
 mod users;
 mod walk;

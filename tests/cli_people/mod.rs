@@ -1,4 +1,6 @@
-//! Operators and people: settings, imports.
+//! Operators and people: settings, imports, the way back in.
+
+mod operator;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

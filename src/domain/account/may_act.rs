@@ -35,6 +35,10 @@ pub enum Verb {
     MakeApiKey,
     /// Revoke an API key that they made.
     RevokeApiKey,
+    /// Make a token in their name, without a login.
+    MintToken,
+    /// Enrol a second factor whose secret somebody else has had.
+    ImportFactor,
 }
 
 /// What the rule of who may act on whom answers.
@@ -46,17 +50,20 @@ pub enum May {
     WithSecondAdmin,
 }
 
-/// Whether `actor` may do `verb` to `target`, a user of the same organisation.
+/// Whether `actor` may do `verb` to `target`, a user of the same organisation. The operator is
+/// [`User::operator`]: no rule between accounts binds them, and they have none.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`] without the role, [`Error::MayNotAct`] with the rule that forbids it.
 /// A target of another organisation must have ended as "not found" before.
 pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target: &User) -> Result<May> {
     match actor.role {
-        Role::Operator => return Ok(May::Yes),
-        Role::OrgAdmin => {}
+        Role::Operator | Role::OrgAdmin => {}
         Role::HelpDesk if settings.help_desk_enabled && verb == Verb::ResetMfa => {}
         Role::HelpDesk | Role::Member => return Err(Error::NotOrgAdmin),
+    }
+    if target.role == Role::Operator || verb == Verb::GiveRole(Role::Operator) {
+        return Err(Error::MayNotAct("The operator has no account"));
     }
     let own = actor.id == target.id;
     if own && matches!(verb, Verb::ResetMfa | Verb::ResetPassword | Verb::RestoreFactors) {
@@ -67,6 +74,11 @@ pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target
     if !own && verb == Verb::MakeApiKey {
         return Err(Error::MayNotAct("An API key is made in one's own name"));
     }
+    if matches!(verb, Verb::MintToken | Verb::ImportFactor) && actor.role < Role::Operator {
+        return Err(Error::MayNotAct(
+            "Only the operator can do this, at the command line",
+        ));
+    }
     if target.role > actor.role || (actor.role == Role::HelpDesk && target.role >= Role::HelpDesk) {
         return Err(Error::MayNotAct(
             "You cannot do this to an account with a higher role",
@@ -75,7 +87,7 @@ pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target
     if matches!(verb, Verb::GiveRole(role) if role > actor.role) {
         return Err(Error::MayNotAct("You cannot give a role higher than your own"));
     }
-    if own || !takes_hold_of_admin(verb, target.role) {
+    if own || actor.role == Role::Operator || !takes_hold_of_admin(verb, target.role) {
         return Ok(May::Yes);
     }
     match settings.admin_on_admin {
@@ -98,15 +110,20 @@ pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target
 /// does about a stolen account, at once.
 fn takes_hold_of_admin(verb: Verb, target: Role) -> bool {
     match verb {
-        Verb::ResetMfa | Verb::ResetPassword | Verb::RestoreFactors | Verb::Reinstate | Verb::Delete => {
-            target >= Role::OrgAdmin
-        }
+        Verb::ResetMfa
+        | Verb::ResetPassword
+        | Verb::RestoreFactors
+        | Verb::Reinstate
+        | Verb::Delete
+        | Verb::MintToken
+        | Verb::ImportFactor => target >= Role::OrgAdmin,
         Verb::GiveRole(role) => target.max(role) >= Role::OrgAdmin,
         Verb::EndSessions | Verb::Rename | Verb::Deactivate | Verb::MakeApiKey | Verb::RevokeApiKey => false,
     }
 }
 
-/// Whether `actor` may make a user with that role.
+/// Whether `actor` may make a user with that role. The operator makes an organisation's first admin, so the rule
+/// between admins does not bind them.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`] without the role; [`Error::MayNotAct`] for a role above the actor's, and for
@@ -115,10 +132,16 @@ pub fn may_create(actor: &User, settings: &OrganizationSettings, role: Role) -> 
     if actor.role < Role::OrgAdmin {
         return Err(Error::NotOrgAdmin);
     }
+    if role == Role::Operator {
+        return Err(Error::MayNotAct("The operator has no account"));
+    }
     if role > actor.role {
         return Err(Error::MayNotAct("You cannot give a role higher than your own"));
     }
-    if role == Role::OrgAdmin && settings.admin_on_admin == AdminOnAdmin::SecondAdmin {
+    if actor.role == Role::OrgAdmin
+        && role == Role::OrgAdmin
+        && settings.admin_on_admin == AdminOnAdmin::SecondAdmin
+    {
         return Err(Error::MayNotAct(
             "A second administrator has to agree to each new one here: make the user without the role, \
              then change it",

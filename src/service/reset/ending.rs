@@ -171,7 +171,7 @@ impl Change {
                 actor: case.actor.id,
                 revisions: Revisions {
                     organization: Some(case.organization.revision),
-                    actor: Some(case.actor.revision),
+                    actor: order.mandate.revision_of(&case.actor),
                     target: Some(case.target.revision),
                     policies: case.policies.revision,
                 },

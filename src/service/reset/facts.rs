@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::domain::account::{May, Organization, Principal, User, Verb, may_act};
-use crate::domain::error::TokenFault;
 use crate::domain::policy::{Actor, Approval, OrganizationFacts, Question, RequestFacts, Target};
 use crate::domain::{Error, Result};
 use crate::service::Services;
@@ -51,9 +50,7 @@ pub(super) fn gather(
         let (actor, organization) = match read {
             Some(read) => *read,
             None => (
-                accounts::find_user(db, mandate.organization, mandate.actor)?
-                    .filter(|actor| actor.active && actor.locked.is_none())
-                    .ok_or(Error::Token(TokenFault::SubjectGone))?,
+                mandate.find_actor(db)?,
                 accounts::find_organization(db, mandate.organization)?
                     .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?,
             ),

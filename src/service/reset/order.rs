@@ -13,6 +13,8 @@ use crate::store::requests;
 
 /// Longest `Idempotency-Key`, in characters.
 const KEY_LIMIT: usize = 255;
+/// Longest reason or ticket, in characters (contract B6).
+const TEXT_LIMIT: usize = 500;
 
 /// A reset as HTTP hands it over: nothing in it has been judged.
 #[derive(Clone, Debug)]
@@ -85,6 +87,31 @@ impl Order {
             idempotency,
             mandate: Mandate::of(principal),
             read: Some(Box::new((principal.user.clone(), principal.organization.clone()))),
+        })
+    }
+
+    /// What the operator orders.
+    ///
+    /// # Errors
+    /// [`Error::Validation`].
+    pub(super) fn of_operator(user: &User, body: ResetBody, context: &RequestContext) -> Result<Self> {
+        for (field, text) in [("reason", &body.reason), ("ticket", &body.ticket)] {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.chars().count() > TEXT_LIMIT)
+            {
+                let problem = format!("must have at most {TEXT_LIMIT} characters");
+                return Err(Error::field(field, problem));
+            }
+        }
+        Ok(Self {
+            context: context.clone(),
+            target: user.id,
+            written_target: user.id.to_string(),
+            body,
+            idempotency: None,
+            mandate: Mandate::operator(user.organization_id, context.at),
+            read: None,
         })
     }
 

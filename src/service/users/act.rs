@@ -11,7 +11,6 @@ use super::restore::{self, Restoring};
 use crate::domain::account::{May, Organization, Role, User, UserId, Verb, may_act};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
-use crate::domain::error::TokenFault;
 use crate::domain::{Error, Result};
 use crate::service::api_keys::end_keys_of;
 use crate::service::mandate::Mandate;
@@ -92,10 +91,7 @@ fn gather(services: &Services, act: &Act) -> Result<Case> {
         let organization = accounts::find_organization(db, mandate.organization)?
             .ok_or_else(|| Error::Internal("the caller's organisation is gone".into()))?;
         mandate.stepped_up(&organization.settings, act.context.at)?;
-        let actor = accounts::find_user(db, organization.id, mandate.actor)?
-            .filter(|actor| actor.active && actor.locked.is_none())
-            .map(|actor| mandate.narrowed(actor))
-            .ok_or(Error::Token(TokenFault::SubjectGone))?;
+        let actor = mandate.narrowed(mandate.find_actor(db)?);
         let target = accounts::find_user(db, organization.id, act.target)?
             .ok_or_else(|| Error::UserNotFound(act.target.to_string()))?;
         let mut may = May::Yes;
@@ -374,7 +370,7 @@ impl Plan {
             ..
         } = &self.case;
         let hold = accounts::find_organization_revision(tx, organization.id)? == Some(organization.revision)
-            && accounts::find_user_revision(tx, actor.id)? == Some(actor.revision)
+            && accounts::find_user_revision(tx, actor.id)? == self.mandate.revision_of(actor)
             && accounts::find_user_revision(tx, target.id)? == Some(target.revision);
         if !hold {
             return Err(Error::Stale);

@@ -13,7 +13,7 @@ use uuid::Uuid;
 pub use read::LINES_LIMIT;
 
 use super::invitation::{Invitation, Shown};
-use crate::domain::account::{Organization, Role, User, UserId};
+use crate::domain::account::{Organization, Role, User, UserId, may_create};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::{Error, Result};
 use crate::service::administration::{NewUser, check_user};
@@ -170,6 +170,13 @@ fn check(
             if let Some(problem) = problems.get(field) {
                 refuse(field, problem.clone());
             }
+        }
+        if let Err(forbidden) = may_create(
+            &User::operator(organization.id),
+            &organization.settings,
+            wanted.role,
+        ) {
+            refuse("role", forbidden.to_string());
         }
         if wanted.role == Role::HelpDesk && !organization.settings.help_desk_enabled {
             refuse("role", "help-desk is not enabled in this organisation".into());

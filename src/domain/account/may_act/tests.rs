@@ -25,12 +25,18 @@ fn verbs() -> Vec<Verb> {
         Verb::RestoreFactors,
         Verb::MakeApiKey,
         Verb::RevokeApiKey,
+        Verb::MintToken,
+        Verb::ImportFactor,
     ];
     verbs.extend(ROLES.map(Verb::GiveRole));
+    verbs.push(Verb::GiveRole(Role::Operator));
     verbs
 }
 
 fn user(id: u128, role: Role) -> User {
+    if role == Role::Operator {
+        return User::operator(OrganizationId(Uuid::nil()));
+    }
     let (email, nowhere) = (format!("{id}@example.org"), OrganizationId(Uuid::nil()));
     let id = UserId(Uuid::from_u128(id));
     User {
@@ -48,7 +54,8 @@ fn settings(help_desk_enabled: bool, admin_on_admin: AdminOnAdmin) -> Organizati
 }
 
 /// Every answer there is, written down by hand: a row for each verb; on oneself, a member, somebody at the
-/// help desk, another admin. `y` yes, `2` with a second admin, `x` forbidden, `-` the role is missing.
+/// help desk, another admin. `y` yes, `2` with a second admin, `x` forbidden, `-` the role is missing. The
+/// operator has no account to do anything to, and is bound by no rule between accounts.
 #[test]
 #[expect(clippy::match_same_arms, reason = "a table: a row for each verb and rule")]
 fn the_whole_table() {
@@ -58,6 +65,7 @@ fn the_whole_table() {
         move |verb: &str| match (verb, rule) {
             ("EndSessions" | "Rename" | "Deactivate" | "RevokeApiKey", _) => "yyyy",
             ("MakeApiKey", _) => "yxxx",
+            ("MintToken" | "ImportFactor" | "GiveRole(Operator)", _) => "xxxx",
             ("ResetMfa" | "ResetPassword" | "RestoreFactors", AdminOnAdmin::Allowed) => "xyyy",
             ("ResetMfa" | "ResetPassword" | "RestoreFactors", AdminOnAdmin::SecondAdmin) => "xyy2",
             ("ResetMfa" | "ResetPassword" | "RestoreFactors", AdminOnAdmin::Refused) => "xyyx",
@@ -77,6 +85,10 @@ fn the_whole_table() {
             (other, _) => panic!("{other} has no row"),
         }
     };
+    let operator = |verb: &str| match verb {
+        "MakeApiKey" | "GiveRole(Operator)" => "xxxx",
+        _ => "xyyy",
+    };
     for rule in RULES {
         for help_desk_enabled in [false, true] {
             let settings = settings(help_desk_enabled, rule);
@@ -93,7 +105,7 @@ fn the_whole_table() {
                         },
                     ),
                     (Role::OrgAdmin, admin(rule)(&name)),
-                    (Role::Operator, "yyyy"),
+                    (Role::Operator, operator(&name)),
                 ];
                 for (role, expected) in expected {
                     let actor = user(1, role);
@@ -153,7 +165,9 @@ fn an_admin_gets_hold_of_an_admin_as_the_organisation_says() {
         let answers = RULES.map(|rule| may_act(&actor, &settings(false, rule), verb, &target).ok());
         let expected = match verb {
             Verb::EndSessions | Verb::Rename | Verb::Deactivate | Verb::RevokeApiKey => [Some(May::Yes); 3],
-            Verb::MakeApiKey => [None; 3],
+            Verb::MakeApiKey | Verb::MintToken | Verb::ImportFactor | Verb::GiveRole(Role::Operator) => {
+                [None; 3]
+            }
             _ => [Some(May::Yes), Some(May::WithSecondAdmin), None],
         };
         assert_eq!(answers, expected, "{verb:?}");
@@ -171,6 +185,27 @@ fn an_admin_gets_hold_of_an_admin_as_the_organisation_says() {
     assert_eq!(promotion(AdminOnAdmin::Refused), Ok(May::Yes));
     assert!(may_create(&actor, &settings(false, RULES[1]), Role::OrgAdmin).is_err());
     assert!(may_create(&actor, &settings(false, RULES[1]), Role::Member).is_ok());
+}
+
+#[test]
+fn the_operator_makes_the_first_admin_whatever_the_rule_and_nobody_makes_an_operator() {
+    let operator = user(0, Role::Operator);
+    for rule in RULES {
+        for role in ROLES {
+            assert!(
+                may_create(&operator, &settings(false, rule), role).is_ok(),
+                "{role:?} {rule:?}"
+            );
+        }
+        for actor in [&operator, &user(1, Role::OrgAdmin)] {
+            assert!(may_create(actor, &settings(false, rule), Role::Operator).is_err());
+        }
+        let member = user(1, Role::Member);
+        assert_eq!(
+            may_create(&member, &settings(false, rule), Role::Member),
+            Err(Error::NotOrgAdmin)
+        );
+    }
 }
 
 #[test]
@@ -204,14 +239,16 @@ fn a_further_admin_is_neither_who_asked_nor_on_whom_nor_made_for_the_occasion() 
 proptest! {
     #[test]
     fn nobody_acts_on_an_account_above_or_gives_a_role_above(
-        actor in 0usize..3, target in 0usize..3, verb in 0usize..13, rule in 0usize..3, desk: bool,
+        actor in 0usize..4, target in 0usize..4, verb in 0usize..16, rule in 0usize..3, desk: bool,
     ) {
-        let (actor, target, verb) = (user(1, ROLES[actor]), user(2, ROLES[target]), verbs()[verb]);
+        let roles = [Role::Member, Role::HelpDesk, Role::OrgAdmin, Role::Operator];
+        let (actor, target, verb) = (user(1, roles[actor]), user(2, roles[target]), verbs()[verb]);
         if may_act(&actor, &settings(desk, RULES[rule]), verb, &target).is_ok() {
             prop_assert!(actor.role >= target.role);
             if let Verb::GiveRole(role) = verb {
                 prop_assert!(actor.role >= role);
             }
+            prop_assert!(target.role < Role::Operator);
         }
     }
 }

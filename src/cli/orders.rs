@@ -1,4 +1,4 @@
-//! Orders about policies: carried out here, or by the server that has the data directory. Either way
+//! What the operator orders: carried out here, or by the server that has the data directory. Either way
 //! whoever waits is shown how far it has come.
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -9,29 +9,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::app::control::{Reply, socket};
-use crate::cli::exit::Refusal;
-use crate::cli::{Global, Progress, wait_for};
-use crate::service::plugins::{PolicyOrder, Watch, carry_out_order, unwatched};
+use super::exit::Refusal;
+use super::{Global, Progress, wait_for};
+use crate::app::control::{Reply, socket, spelt_out};
+use crate::domain::Error;
+use crate::service::operator::Order;
+use crate::service::plugins::{Watch, unwatched};
 use crate::store::OpenError;
 
 /// How long a server may take to start or to end: it has the data directory already, or still, and takes no orders.
 const STARTING: Duration = Duration::from_secs(5);
 
 /// Carries an order out, while no server runs or by the one that does. What it says comes back.
-pub(super) fn carry_out(global: &Global, order: PolicyOrder) -> Result<Value> {
-    route(global, order, None)
+pub(super) fn carry_out(global: &Global, order: impl Into<Order>) -> Result<Value> {
+    route(global, order.into(), None)
 }
 
 /// The same for work that takes a while: how far it has come is shown under the name `what`.
-pub(super) fn carry_out_shown(global: &Global, order: PolicyOrder, what: &'static str) -> Result<Value> {
+pub(super) fn carry_out_shown(global: &Global, order: impl Into<Order>, what: &'static str) -> Result<Value> {
     let progress = Progress::of_steps(what);
-    let done = route(global, order, Some(&progress));
+    let done = route(global, order.into(), Some(&progress));
     progress.finish(); // before an error is printed, too
     done
 }
 
-fn route(global: &Global, order: PolicyOrder, progress: Option<&Progress>) -> Result<Value> {
+fn route(global: &Global, order: Order, progress: Option<&Progress>) -> Result<Value> {
     let patient = Instant::now() + STARTING;
     let app = loop {
         let in_use = match global.open() {
@@ -49,11 +51,15 @@ fn route(global: &Global, order: PolicyOrder, progress: Option<&Progress>) -> Re
         Some(progress) => Arc::new(move |come| show(&progress, &come.into())),
         None => unwatched(),
     };
-    Ok(wait_for(carry_out_order(&app.services, order, watch))?)
+    match wait_for(order.carry_out(&app.services, watch)) {
+        // As a server would say it.
+        Err(denied @ Error::Denied(_)) => Err(Refusal(spelt_out(&denied)).into()),
+        ended => Ok(ended?),
+    }
 }
 
-fn ask_server(mut stream: UnixStream, order: &PolicyOrder, progress: Option<&Progress>) -> Result<Value> {
-    let mut line = serde_json::to_string(order)?;
+fn ask_server(mut stream: UnixStream, order: &Order, progress: Option<&Progress>) -> Result<Value> {
+    let mut line = order.to_json()?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
     for line in BufReader::new(stream).lines() {

@@ -1,0 +1,103 @@
+//! `latchkey user reset-mfa, unlock, restore-factors`: the way back in where no administrator can help, the only one
+//! having lost the device for example. With a server running the server does it.
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::Value;
+
+use crate::cli::{Global, orders, output};
+use crate::service::operator::{AccountOrder, Named};
+
+/// Whose account.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Whose {
+    /// E-mail address.
+    email: String,
+    /// Slug of the organisation.
+    #[arg(long, value_name = "SLUG")]
+    org: String,
+    /// Print what came of it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ResetMfa {
+    #[command(flatten)]
+    whose: Whose,
+    /// Why: for the policies and the trail.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Ticket reference: for the same.
+    #[arg(long, value_name = "TEXT")]
+    ticket: Option<String>,
+}
+
+impl ResetMfa {
+    pub(in crate::cli) fn run(self, global: &Global) -> Result<()> {
+        let Self {
+            whose,
+            reason,
+            ticket,
+        } = self;
+        let order = AccountOrder::ResetMfa {
+            user: whose.named(),
+            reason,
+            ticket,
+        };
+        let done = orders::carry_out(global, order)?;
+        whose.say(&done, |email| {
+            format!("MFA of {email} reset; all sessions of the account were ended")
+        })
+    }
+}
+
+impl Whose {
+    pub(in crate::cli) fn unlock(self, global: &Global) -> Result<()> {
+        let done = orders::carry_out(global, AccountOrder::Unlock { user: self.named() })?;
+        let changed = done["changed"] == true;
+        self.say(&done, |email| match changed {
+            true => format!("{email} unlocked"),
+            false => format!("{email} is not locked; nothing was changed"),
+        })
+    }
+
+    pub(in crate::cli) fn restore_factors(self, global: &Global) -> Result<()> {
+        let done = orders::carry_out(global, AccountOrder::RestoreFactors { user: self.named() })?;
+        self.say(&done, |email| {
+            format!("Second factors of {email} restored; all sessions of the account were ended")
+        })
+    }
+
+    fn named(&self) -> Named {
+        Named {
+            organization: self.org.clone(),
+            email: self.email.clone(),
+        }
+    }
+
+    fn say(&self, done: &Value, what: impl FnOnce(&str) -> String) -> Result<()> {
+        if self.json {
+            return output::json(done);
+        }
+        let text = |field: &str| done[field].as_str();
+        output::line(what(text("email").unwrap_or(&self.email)))?;
+        if let Some(until) = text("enrolmentDueUntil") {
+            output::line(format_args!(
+                "The next login opens setting MFA up and nothing else, until {until}"
+            ))?;
+        }
+        if let (Some(code), Some(until)) = (text("enrolmentCode"), text("enrolmentCodeUntil")) {
+            output::line(format_args!(
+                "Code that setting up asks for, shown this once, good until {until}: {code}"
+            ))?;
+        }
+        if done["active"] == false {
+            output::line("The account is not active: nobody can log in to it")?;
+        }
+        if done["locked"] == true {
+            output::line("The account is locked: latchkey user unlock opens it")?;
+        }
+        Ok(())
+    }
+}
