@@ -84,6 +84,8 @@ pub struct OrganizationSettings {
     pub enrolment_window_hours: u16,
     /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
     pub enrolment_code_required: bool,
+    /// For how many minutes that code is good, within the window (10–1440; SP 800-63B-4 §4.2.1.2: at most a day).
+    pub enrolment_code_minutes: u16,
     /// Whether the role `HELP_DESK` exists here.
     pub help_desk_enabled: bool,
     /// Admins resetting admins.
@@ -115,6 +117,7 @@ impl Default for OrganizationSettings {
             time_zone: "UTC".to_owned(),
             enrolment_window_hours: 24,
             enrolment_code_required: false,
+            enrolment_code_minutes: 24 * 60,
             help_desk_enabled: false,
             admin_on_admin: AdminOnAdmin::Allowed,
             step_up_minutes: None,
@@ -203,9 +206,6 @@ impl User {
             revision: 0,
         }
     }
-}
-
-/// Why an account is locked.
 
     /// The operator at the node's command line, as whoever acts in an organisation. There is no such account, and
     /// none can be made. The id is the organisation's: what is counted by actor, and what a policy is told of it,
@@ -223,6 +223,9 @@ impl User {
     pub fn is_operator(&self) -> bool {
         self.role == Role::Operator
     }
+}
+
+/// Why an account is locked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lock {

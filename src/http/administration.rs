@@ -73,6 +73,9 @@ pub struct SettingsBody {
     pub enrolment_window_hours: u16,
     /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
     pub enrolment_code_required: bool,
+    /// Minutes for which that code is good, within these hours. A change is for codes that are given from then on.
+    #[oai(validator(minimum(value = "10"), maximum(value = "1440")))]
+    pub enrolment_code_minutes: u16,
     /// Whether the role `HELP_DESK` exists here.
     pub help_desk_enabled: bool,
     /// Whether admins may reset admins.
@@ -130,6 +133,9 @@ pub struct SettingsPatchBody {
     pub enrolment_window_hours: Option<u16>,
     /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
     pub enrolment_code_required: Option<bool>,
+    /// Minutes for which that code is good, within these hours. A change is for codes that are given from then on.
+    #[oai(validator(minimum(value = "10"), maximum(value = "1440")))]
+    pub enrolment_code_minutes: Option<u16>,
     /// Whether the role `HELP_DESK` exists here.
     pub help_desk_enabled: Option<bool>,
     /// Whether admins may reset admins.
@@ -247,6 +253,7 @@ impl From<OrganizationSettings> for SettingsBody {
             time_zone: settings.time_zone,
             enrolment_window_hours: settings.enrolment_window_hours,
             enrolment_code_required: settings.enrolment_code_required,
+            enrolment_code_minutes: settings.enrolment_code_minutes,
             help_desk_enabled: settings.help_desk_enabled,
             admin_on_admin: settings.admin_on_admin.into(),
             step_up_minutes: settings.step_up_minutes,
@@ -272,6 +279,7 @@ impl From<SettingsPatchBody> for SettingsPatch {
             time_zone: patch.time_zone,
             enrolment_window_hours: patch.enrolment_window_hours,
             enrolment_code_required: patch.enrolment_code_required,
+            enrolment_code_minutes: patch.enrolment_code_minutes,
             help_desk_enabled: patch.help_desk_enabled,
             admin_on_admin: patch.admin_on_admin.map(AdminOnAdmin::from),
             step_up_minutes: nullable(patch.step_up_minutes),

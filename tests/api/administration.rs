@@ -98,6 +98,16 @@ async fn settings_are_read_and_changed_and_the_change_is_recorded() {
         entry["details"]["changes"]["mfaRequired"],
         json!({ "from": false, "to": true })
     );
+    assert_eq!(
+        changed.body["enrolmentCodeMinutes"], 1440,
+        "a day, where nobody says less"
+    );
+    for minutes in [10, 1440] {
+        let changed = admin
+            .patch(path, json!({ "enrolmentCodeMinutes": minutes }))
+            .await;
+        assert_eq!(changed.assert_ok()["enrolmentCodeMinutes"], minutes);
+    }
     let off = admin.patch(path, json!({ "passwordExpirationDays": null })).await;
     assert_eq!(off.assert_ok()["passwordExpirationDays"], json!(null));
 }
@@ -113,6 +123,8 @@ async fn settings_out_of_range_are_refused_by_field_and_nothing_changes() {
         (json!({ "passwordExpirationDays": 366 }), "passwordExpirationDays"),
         (json!({ "timeZone": "Mars/Olympus" }), "timeZone"),
         (json!({ "securityContact": "nobody" }), "securityContact"),
+        (json!({ "enrolmentCodeMinutes": 9 }), "enrolmentCodeMinutes"),
+        (json!({ "enrolmentCodeMinutes": 1441 }), "enrolmentCodeMinutes"),
         (json!({ "mfaReqired": true }), "mfaReqired"),
     ] {
         let answer = admin.patch(path, patch.clone()).await;
@@ -142,6 +154,7 @@ async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {
         acme: OrganizationSettings {
             mfa_required: true,
             enrolment_code_required: true,
+            enrolment_code_minutes: 30,
             step_up_minutes: Some(720),
             security_contact: Some("security@acme.example".into()),
             ..OrganizationSettings::default()
@@ -167,6 +180,7 @@ async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {
     for (patch, n) in [
         json!({ "securityContact": "thief@elsewhere.example" }),
         json!({ "mfaRequired": false }),
+        json!({ "enrolmentCodeMinutes": 60 }),
         json!({ "enrolmentCodeRequired": false }),
         json!({ "stepUpMinutes": 1440 }),
         json!({ "stepUpMinutes": null }),

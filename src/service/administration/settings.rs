@@ -55,6 +55,8 @@ pub struct SettingsPatch {
     /// As in [`OrganizationSettings`].
     pub enrolment_code_required: Option<bool>,
     /// As in [`OrganizationSettings`].
+    pub enrolment_code_minutes: Option<u16>,
+    /// As in [`OrganizationSettings`].
     pub help_desk_enabled: Option<bool>,
     /// As in [`OrganizationSettings`].
     pub admin_on_admin: Option<AdminOnAdmin>,
@@ -325,6 +327,10 @@ fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> Organiz
         &mut settings.enrolment_code_required,
         patch.enrolment_code_required.as_ref(),
     );
+    set(
+        &mut settings.enrolment_code_minutes,
+        patch.enrolment_code_minutes.as_ref(),
+    );
     set(&mut settings.help_desk_enabled, patch.help_desk_enabled.as_ref());
     set(&mut settings.admin_on_admin, patch.admin_on_admin.as_ref());
     set(&mut settings.step_up_minutes, patch.step_up_minutes.as_ref());
@@ -374,6 +380,11 @@ pub fn check_settings(settings: &OrganizationSettings) -> Result<()> {
         (1..=720).contains(&settings.enrolment_window_hours),
         "enrolmentWindowHours",
         "must be between 1 and 720",
+    );
+    require(
+        (10..=1440).contains(&settings.enrolment_code_minutes),
+        "enrolmentCodeMinutes",
+        "must be between 10 and 1440",
     );
     require(
         settings

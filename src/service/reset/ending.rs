@@ -27,10 +27,6 @@ use crate::store::requests::{self, ResetCall};
 use crate::store::revisions::{Revisions, find_revisions};
 use crate::store::{Transaction, audit, challenges, factors, sessions};
 
-/// For how long an enrolment code is good, in hours, within the enrolment window (SP 800-63B-4 §4.2:
-/// issued codes by mail or hand at most 24 h).
-const ENROLMENT_CODE_HOURS: i64 = 24;
-
 /// Commits a judged reset, whatever its ending.
 ///
 /// # Errors
@@ -347,7 +343,7 @@ fn after_reset(
     };
     let until = hours.map(|hours| at + SignedDuration::from_hours(i64::from(hours)));
     let code = code_wanted.then(|| KeyRing::enrolment_code(&services.entropy));
-    let code_until = at + SignedDuration::from_hours(ENROLMENT_CODE_HOURS);
+    let code_until = at + SignedDuration::from_mins(i64::from(settings.enrolment_code_minutes));
     let after = AfterReset {
         enrolment_due_until: until,
         enrolment_code: code.as_ref().map(|code| {

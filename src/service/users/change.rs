@@ -13,9 +13,6 @@ use crate::service::{RequestContext, Services, notices};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts};
 
-/// For how long a code for enrolment is good at most, in hours.
-const CODE_HOURS: i64 = 24;
-
 /// The user as they are to be, and what follows from the difference.
 #[derive(Clone, Debug)]
 pub(super) struct Effects {
@@ -202,6 +199,7 @@ impl Unlock {
         let due = case.target.enrolment_due.as_ref();
         let hours = SignedDuration::from_hours(i64::from(settings.enrolment_window_hours));
         let due_until = reopens(case, at).then(|| at + hours);
+        let code_until = at + SignedDuration::from_mins(i64::from(settings.enrolment_code_minutes));
         let code_due = due.filter(|due| due.code_required);
         Self {
             due_until,
@@ -209,7 +207,7 @@ impl Unlock {
                 let code = KeyRing::enrolment_code(&services.entropy);
                 let hash = services.keys.enrolment_code_hash(case.target.id, &code);
                 let until = due_until.unwrap_or(due.until);
-                (code, hash, until.min(at + SignedDuration::from_hours(CODE_HOURS)))
+                (code, hash, until.min(code_until))
             }),
         }
     }

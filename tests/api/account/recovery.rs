@@ -256,6 +256,47 @@ async fn set_up_asks_for_the_admins_code_where_it_is_demanded() {
 }
 
 #[tokio::test]
+async fn the_admins_code_is_good_as_long_as_the_organisation_says_and_once() {
+    let mut plan = mfa_required();
+    plan.organization.enrolment_code_required = true;
+    plan.organization.enrolment_code_minutes = 10;
+    let app = App::with(plan).await;
+    let admin = admin_token(&app).await;
+    let reset = async || {
+        let answer = app.reset_of(&admin, "phone@acme.example").await.ok();
+        answer.text("enrolmentCode")
+    };
+    let set_up = async |code: &str| {
+        let token = app.token("phone@acme.example").await;
+        let shown = app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
+        let secret = shown.text("secret");
+        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
+        app.post("/mfa/setup/confirm", Some(&token), body).await
+    };
+    let refused = |answer: &super::app::Answer| {
+        answer.refused(400, "Validation failed");
+        let problem = "is wrong or has expired: ask the administrator for another";
+        assert_eq!(answer.body["validationErrors"]["enrolmentCode"], problem);
+    };
+    let first = reset().await;
+    app.wait(10 * 60);
+    refused(&set_up(&first).await);
+    // A new one is as short-lived.
+    let user = format!("/users/{}", app.id("phone@acme.example"));
+    let body = Some(json!({ "locked": false }));
+    let unlocked = app.call(Method::PATCH, &user, Some(&admin), body).await.ok();
+    let second = unlocked.text("enrolmentCode");
+    app.wait(10 * 60 - 1);
+    refused(&set_up(&first).await);
+    set_up(&second).await.ok();
+    let third = reset().await;
+    for used in [&first, &second] {
+        refused(&set_up(used).await);
+    }
+    set_up(&third).await.ok();
+}
+
+#[tokio::test]
 async fn an_enrolment_session_opens_set_up_and_logout_alone() {
     let app = App::with(mfa_required()).await;
     let token = app.token("boss@acme.example").await;

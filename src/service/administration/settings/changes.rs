@@ -129,6 +129,11 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
             "enrolmentCodeRequired: after a reset the password alone sets up a new second factor".to_owned(),
         );
     }
+    let (was, now) = (before.enrolment_code_minutes, after.enrolment_code_minutes);
+    // A policy can ask for a code where the organisation doesn't.
+    if now > was {
+        lines.push(format!("enrolmentCodeMinutes: {now} instead of {was}"));
+    }
     if let Some(was) = before.step_up_minutes {
         match after.step_up_minutes {
             None => {
