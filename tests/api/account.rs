@@ -2,7 +2,7 @@
 
 pub mod app;
 pub mod authenticator;
-mod keys;
+pub mod keys;
 mod login;
 mod mfa;
 pub mod passkeys;

@@ -7,6 +7,7 @@ mod idempotency;
 mod import;
 mod invitations;
 mod operator;
+mod thief;
 mod throttle;
 mod users;
 mod walk;

@@ -114,13 +114,13 @@ async fn keys_rotate_by_configuration_and_by_age() {
     assert_ne!(kids()[0], second[0]);
 }
 
-const ISSUER: &str = "https://login.example.org";
+pub const ISSUER: &str = "https://login.example.org";
 
 fn pair() -> SigningKey {
     SigningKey::from_bytes(&[5; 32])
 }
 
-fn external() -> Plan {
+pub fn external() -> Plan {
     let x = data_encoding::BASE64URL_NOPAD.encode(&pair().verifying_key().to_bytes());
     let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "x", "x": x}]});
     let rules = ExternalRules {
@@ -145,7 +145,7 @@ fn claims(app: &App, email: &str) -> Value {
     })
 }
 
-fn sign(claims: &Value) -> String {
+pub fn sign(claims: &Value) -> String {
     let mut header = Header::new(Algorithm::EdDSA);
     header.kid = Some("x".into());
     let der = pair().to_pkcs8_der().expect("a key");
