@@ -20,7 +20,9 @@ use crate::store::{accounts, api_keys, audit, challenges, factors, sessions};
 /// Why an account is locked that its user reported. An admin who restores its factors unlocks it.
 pub const LOCK_REASON: &str = "The user said that a change of their credentials was not theirs";
 
-/// A new link for a user's notice.
+/// A new link for a user's notice: 256 random bits, of which the store keeps a hash, rather than a signature. It is
+/// used up with its row, which says whose, what for, of which entry and until when; it ends with the account's other
+/// tokens; no key makes links; and what is looked up is a hash, so that no clock tells how near a guess was.
 #[must_use]
 pub fn new_link(services: &Services, user: &User, at: jiff::Timestamp) -> (String, OwedLink) {
     let token = OneUseToken::new(user.id, services.entropy.bytes());
