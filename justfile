@@ -15,6 +15,11 @@ run *args:
 test *args:
     cargo test {{args}}
 
+# A lost device, and five attacks on resets: the transcript of each by curl, and how it ends
+stories *numbers:
+    cargo build --release
+    tests/stories/run.sh {{numbers}}
+
 # What CI runs: tests, format, lints, documentation, plugins, API checks
 check *steps:
     .ci/run {{steps}}

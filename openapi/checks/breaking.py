@@ -1,14 +1,25 @@
 """Names changes that break generated clients and that openapi-diff doesn't look at:  breaking.py OLD NEW
 
 Gone or renamed: operations' names, types, fields of answers, statuses, headers and parameters. More is
-asked: a parameter, a body or one of its fields is required now, or a token where none was needed.
+asked: a parameter, a body or one of its fields is required now, or a token where none was needed. A list of
+values (`enum`) is closed: what is sent has to be on it, and generated code reads no other. So a value that a
+request may no longer have breaks those who send it, and one that an answer has beside the old ones those who
+read it. The other two directions break nobody.
 """
 
 import json
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 METHODS = ("get", "put", "post", "delete", "patch")
+
+
+class Listed(NamedTuple):
+    """A list's name, and its values; `None`: any."""
+
+    name: str
+    values: frozenset[str] | None
 
 
 class Document:
@@ -47,6 +58,35 @@ class Document:
     def kind(self, schema: dict) -> str:
         schema = self.resolve(schema)
         return " ".join(filter(None, (schema.get("type", "anything"), schema.get("format"))))
+
+    def listed(self, schema: dict, name: str) -> "Listed":
+        """The closed list that a field's values, or those in it, are from; none where any will do."""
+        if reference := schema.get("$ref"):
+            return self.listed(self.resolve(schema), reference.rpartition("/")[2])
+        if "enum" in schema:
+            return Listed(name, frozenset(str(value) for value in schema["enum"] if value is not None))
+        parts = [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
+        for part in (*parts, *schema.get("allOf", []), *schema.get("oneOf", []), *schema.get("anyOf", [])):
+            if (found := self.listed(part, name)).values is not None:
+                return found
+        return Listed(name, None)
+
+    def lists(self) -> tuple[dict[str, "Listed"], dict[str, "Listed"]]:
+        """Of each place in requests, and of each in answers, the list of what can stand there."""
+        requests, answers = {}, {}
+        for call, operation in self.operations():
+            for parameter in map(self.resolve, operation.get("parameters", [])):
+                place = f"{call}: {parameter['in']} {parameter['name']}"
+                requests[place] = self.listed(parameter["schema"], place)
+            contents = [(requests, "body", self.resolve(operation.get("requestBody", {})))]
+            contents += [(answers, f"{status} body", self.resolve(response))
+                         for status, response in operation["responses"].items()]
+            for into, at, of in contents:
+                for content in of.get("content", {}).values():
+                    into[f"{call}: {at}"] = self.listed(content["schema"], f"{call}: {at}")
+                    for name, field, _ in self.fields(content["schema"], at):
+                        into[f"{call}: {name}"] = self.listed(field, f"{call}: {name}")
+        return requests, answers
 
     def facts(self) -> tuple[set[str], set[str]]:
         """What clients count on, and what they have to send."""
@@ -87,6 +127,27 @@ class Document:
         return counted_on, to_send
 
 
+def closed_lists(before: Document, now: Document) -> Iterator[tuple[str, str]]:
+    """What changed in closed lists, and where."""
+    (took, said), (takes, says) = before.lists(), now.lists()
+    for place in took.keys() & takes.keys():
+        old, new = took[place].values, takes[place]
+        if new.values is None:
+            continue
+        if old is None:
+            yield f"only a list is taken now: {new.name}", place
+        for value in (old or frozenset()) - new.values:
+            yield f"no longer taken: {new.name} {value}", place
+    for place in said.keys() & says.keys():
+        old, new = said[place].values, says[place]
+        if old is None:
+            continue
+        if new.values is None:
+            yield f"no closed list any more in answers: {said[place].name}", place
+        for value in (new.values or frozenset()) - old:
+            yield f"new in a closed list of answers: {new.name} {value}", place
+
+
 def main(old: str, new: str) -> int:
     before, now = Document(old), Document(new)
     had, sent = before.facts()
@@ -105,7 +166,14 @@ def main(old: str, new: str) -> int:
             print(f"gone: {fact}")
     for fact in sorted(more):
         print(f"required now: {fact}")
-    return 1 if gone or gone_calls or more else 0
+    # A list that many places share is one line.
+    lists: dict[str, list[str]] = {}
+    for change, place in closed_lists(before, now):
+        lists.setdefault(change, []).append(place)
+    for change, places in sorted(lists.items()):
+        others = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        print(change if change.endswith(min(places)) else f"{change} ({min(places)}{others})")
+    return 1 if gone or gone_calls or more or lists else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ start() {
   unset LATCHKEY_URL # the server refuses variables that are no configuration
   local data; data=$(mktemp -d "$WORK/data.XXXXXX")
   : > "$data/out"
+  # Five resets of a user as ever, but one more after four seconds: nobody wants to wait for twelve minutes.
+  LATCHKEY_LIMITS__RESET_BY_TARGET__REQUESTS=5 LATCHKEY_LIMITS__RESET_BY_TARGET__WINDOW_SECS=20 \
   "$latchkey" --log-level warn --data-dir "$data" demo --sample "$here/story.toml" --listen 127.0.0.1:0 \
     > "$data/out" 2> "$data/log" &
   server=$!

@@ -3,6 +3,8 @@
 //! poem-openapi's own payload takes numbers and booleans for strings and names a charset in its media
 //! type; ours refuses the former, since an exact type is part of "clear error, nothing lost".
 
+mod nulls;
+
 use std::collections::BTreeMap;
 
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
@@ -188,7 +190,7 @@ fn is_json(content_type: &str) -> bool {
     essence.eq_ignore_ascii_case(JSON)
 }
 
-/// Types first, exactly (serde), then the rules that the schema states (poem-openapi's validators).
+/// Types first, exactly (serde), with null only where it means something; then the rules that the schema states (poem-openapi's validators).
 fn parse<T: ParseFromJSON + DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("The body is not UTF-8".into()))?;
     // serde takes an array for a struct; no client means that.
@@ -204,6 +206,9 @@ fn parse<T: ParseFromJSON + DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         .map_err(|error| Error::Malformed(format!("The body is not valid JSON: {error}")))?;
     let value = serde_json::from_str(text)
         .map_err(|error| Error::Malformed(format!("The body is not valid JSON: {error}")))?;
+    if let Some(field) = nulls::find_forbidden::<T>(&value) {
+        return Err(Error::field(field, "must not be null; leave it out"));
+    }
     T::parse_from_json(Some(value)).map_err(|error| rule_problem(&error.into_message()))
 }
 

@@ -53,6 +53,80 @@ async fn a_body_that_is_no_utf8_or_no_json_is_400() {
 }
 
 #[tokio::test]
+async fn null_is_refused_by_name_wherever_it_means_nothing() {
+    const REFUSED: &str = "must not be null; leave it out";
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let user = format!("/api/v1/users/{DEVELOPER}");
+    let binding = |policy: serde_json::Value| {
+        let mut body = json!({ "pluginDigest": "00".repeat(32), "config": null });
+        let more = policy.as_object().cloned().unwrap_or_default();
+        body.as_object_mut().unwrap().extend(more);
+        body
+    };
+    for (method, path, body, field) in [
+        (
+            Method::POST,
+            "/api/v1/users",
+            json!({ "email": "a@b.example", "role": null }),
+            "role",
+        ),
+        (
+            Method::PATCH,
+            &user,
+            json!({ "name": null, "isActive": null }),
+            "isActive",
+        ),
+        (
+            Method::PATCH,
+            "/api/v1/organization/settings",
+            json!({ "mfaRequired": null }),
+            "mfaRequired",
+        ),
+        (
+            Method::PATCH,
+            "/api/v1/organization/settings",
+            json!({ "adminOnAdmin": null }),
+            "adminOnAdmin",
+        ),
+        (
+            Method::POST,
+            "/api/v1/policy-bindings",
+            binding(json!({ "hooks": null })),
+            "hooks",
+        ),
+        (
+            Method::POST,
+            "/api/v1/policy-bindings",
+            binding(json!({ "onFailure": { "trap": null } })),
+            "onFailure.trap",
+        ),
+    ] {
+        let refused = admin.send(method, path, Some(body.clone()), &[]).await;
+        refused.assert_error(400, "Validation failed");
+        assert_eq!(
+            refused.body["validationErrors"],
+            json!({ field: REFUSED }),
+            "{body}"
+        );
+    }
+    assert_eq!(admin.get(&user).await.assert_ok()["isActive"], true);
+    // Where it says something, or anything goes, it is read.
+    let renamed = admin.patch(&user, json!({ "name": null })).await;
+    assert_eq!(renamed.assert_ok()["name"], json!(null));
+    let bound = admin.post("/api/v1/policy-bindings", binding(json!({}))).await;
+    assert_eq!(bound.status.as_u16(), 404, "{}", bound.text);
+    // Polyfills of browsers write what a passkey does not say as null.
+    let credential = json!({
+        "id": "AA", "rawId": "AA", "type": "public-key", "authenticatorAttachment": null,
+        "response": { "clientDataJSON": "AA", "authenticatorData": "AA", "signature": "AA", "userHandle": null },
+    });
+    let body = json!({ "mfaChallengeToken": "none", "credential": credential });
+    let path = "/api/v1/auth/verify-mfa/passkey";
+    assert_eq!(app.anonymous().post(path, body).await.status.as_u16(), 401);
+}
+
+#[tokio::test]
 async fn health_answers_without_a_token() {
     let app = TestApp::new().await;
     assert_eq!(

@@ -125,6 +125,7 @@ async fn malformed_bodies_are_400_and_change_nothing() {
     for (body, field) in [
         (json!({ "reason": "x".repeat(501) }), Some("reason")),
         (json!({ "reason": 7 }), Some("reason")),
+        (json!({ "ticket": null }), Some("ticket")),
         (json!({ "resaon": "typo" }), Some("resaon")),
         (json!([1]), None),
         (json!("text"), None),

@@ -50,7 +50,7 @@ pub struct RegistrationCredentialBody {
     /// What the authenticator says.
     pub response: AttestationBody,
     /// Not looked at.
-    #[oai(validator(max_length = 32))]
+    #[oai(nullable, validator(max_length = 32))]
     pub authenticator_attachment: Option<String>,
     /// Not looked at.
     pub client_extension_results: Option<Value>,
@@ -75,7 +75,7 @@ pub struct AttestationBody {
     #[oai(validator(max_length = 32768))]
     pub authenticator_data: Option<String>,
     /// Not looked at, likewise.
-    #[oai(validator(max_length = 4096))]
+    #[oai(nullable, validator(max_length = 4096))]
     pub public_key: Option<String>,
     /// Not looked at, likewise.
     pub public_key_algorithm: Option<i64>,
@@ -104,7 +104,7 @@ pub struct AuthenticationCredentialBody {
     /// What the authenticator says.
     pub response: AssertionBody,
     /// Not looked at.
-    #[oai(validator(max_length = 32))]
+    #[oai(nullable, validator(max_length = 32))]
     pub authenticator_attachment: Option<String>,
     /// Not looked at.
     pub client_extension_results: Option<Value>,
@@ -126,7 +126,7 @@ pub struct AssertionBody {
     #[oai(validator(min_length = 1, max_length = 2048))]
     pub signature: String,
     /// Not looked at: the user is known.
-    #[oai(validator(max_length = 128))]
+    #[oai(nullable, validator(max_length = 128))]
     pub user_handle: Option<String>,
 }
 

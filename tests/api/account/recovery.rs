@@ -228,7 +228,10 @@ async fn set_up_asks_for_the_admins_code_where_it_is_demanded() {
         .ok()
         .text("secret");
     let confirm = |code: Option<String>| {
-        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
+        let mut body = json!({"secret": secret, "code": app.code(&secret)});
+        if let Some(code) = code {
+            body["enrolmentCode"] = json!(code);
+        }
         app.post("/mfa/setup/confirm", Some(&token), body)
     };
     for (code, problem) in [

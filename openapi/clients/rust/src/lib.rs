@@ -110,7 +110,7 @@ pub async fn retrying<T>(attempts: u32, mut call: impl AsyncFnMut() -> Result<T,
         };
         match error.refusal() {
             Some(refusal) if matches!(refusal.status, 429 | 503) && attempt < attempts => {
-                let pause = refusal.retry_after.unwrap_or(Duration::from_secs(2 << attempt));
+                let pause = refusal.retry_after.unwrap_or(Duration::from_secs(1 << attempt));
                 tokio::time::sleep(pause).await;
             }
             _ => return Err(error),

@@ -1,6 +1,6 @@
 //! The story of a lost device, from the first login to the new one, with typed results and typed errors.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use latchkey_client::types::{LoginRequest, MfaConfirmRequest, ResetMfaRequest, ResetMfaResponse};
 use latchkey_client::{Client, Error, Refusal, retrying, sign_in};
@@ -96,5 +96,14 @@ async fn a_device_is_lost_reset_and_replaced() {
             break;
         }
     }
-    println!("story: 429 came with Retry-After: {}", limited.expect("the limit is five in an hour").as_secs());
+    println!("story: 429 came with Retry-After: {}", limited.expect("the limit is five at once").as_secs());
+
+    // What was done is answered with its key again, once the limit lets it: in one try more, so at the time that was told.
+    let again = async || reset(&client, user.id, Some("the-key-of-this-story")).await;
+    while again().await.is_ok() {}
+    let began = Instant::now();
+    assert_eq!(retrying(2, again).await.unwrap().message, "MFA reset successfully");
+    let waited = began.elapsed();
+    assert!(waited > Duration::from_secs(2) && waited < Duration::from_secs(10), "{waited:?}");
+    println!("story: the client waited for {} s, as it was told, and succeeded", waited.as_secs());
 }

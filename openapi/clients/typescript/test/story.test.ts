@@ -84,6 +84,15 @@ test('a device is lost, reset and replaced', async () => {
   assert.ok((limited?.retryAfterSeconds ?? 0) > 0);
   assert.match(limited?.response.headers.get('RateLimit-Policy') ?? '', /^"reset-by-target";q=5;/);
   tell(`429 came with Retry-After: ${limited?.retryAfterSeconds}`);
+
+  // What was done is answered with its key again, once the limit lets it: in one try more, so at the time that was told.
+  while ((await reset(client, user.id, key)).response.ok);
+  const began = Date.now();
+  const done = await retrying(async () => unwrap(await reset(client, user.id, key)), 2);
+  assert.equal(done.message, 'MFA reset successfully');
+  const seconds = (Date.now() - began) / 1000;
+  assert.ok(seconds > 2 && seconds < 10, `${seconds} s`);
+  tell(`the client waited for ${Math.round(seconds)} s, as it was told, and succeeded`);
 });
 
 test('the example program says what the API said', () => {

@@ -19,6 +19,8 @@ public final class Story {
   private static final String URL = System.getenv("LATCHKEY_URL");
   private static final UUID NOBODY = UUID.fromString("770e8400-e29b-41d4-a716-44665544ffff");
 
+  private static final String KEY = "the-key-of-this-story";
+
   private Story() {}
 
   public static void main(String[] args) throws Exception {
@@ -33,7 +35,7 @@ public final class Story {
     equal(true, user.getMfaEnabled());
 
     for (int i = 0; i < 2; i++) {
-      equal("MFA reset successfully", reset(client, user.getId(), "the-key-of-this-story").getMessage());
+      equal("MFA reset successfully", reset(client, user.getId(), KEY).getMessage());
     }
     tell("the reset was done once, however often it was sent with its key");
 
@@ -69,6 +71,15 @@ public final class Story {
     equal(429, last.status());
     equal(true, last.retryAfterSeconds().orElseThrow() > 0);
     tell("429 came with Retry-After: " + last.retryAfterSeconds().orElseThrow());
+
+    // What was done is answered with its key again, once the limit lets it: in one try more, so at the time that was told.
+    useUp(client, user.getId());
+    long began = System.nanoTime();
+    var done = Latchkey.retrying(2, () -> resetRaw(client, user.getId(), KEY));
+    equal("MFA reset successfully", done.getMessage());
+    double seconds = (System.nanoTime() - began) / 1e9;
+    equal(true, seconds > 2 && seconds < 10);
+    tell("the client waited for " + Math.round(seconds) + " s, as it was told, and succeeded");
   }
 
   private static ResetMfaResponse reset(ApiClient client, UUID user, String key) throws Exception {
@@ -79,6 +90,14 @@ public final class Story {
       throws io.latchkey.client.ApiException {
     ResetMfaRequest body = new ResetMfaRequest().reason("Lost phone").ticket("HD-4711");
     return new ResetApi(client).resetMfa(user, key, null, null, body);
+  }
+
+  private static void useUp(ApiClient client, UUID user) throws Exception {
+    try {
+      while (true) reset(client, user, KEY);
+    } catch (Latchkey.Refused limited) {
+      equal(429, limited.status());
+    }
   }
 
   private static Latchkey.Refused refused(Latchkey.Call<?> call) throws Exception {
