@@ -10,6 +10,7 @@ mod doctor;
 mod exit;
 mod keys;
 mod openapi;
+mod orders;
 mod org;
 mod output;
 mod plugin;

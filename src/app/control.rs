@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 
 use crate::domain::Error;
 use crate::service::Services;
-use crate::service::plugins::{PolicyOrder, Progress, Watch, carry_out_order};
+use crate::service::operator::Order;
+use crate::service::plugins::{Progress, Watch};
 
 /// The socket's name in the data directory.
 const SOCKET: &str = "latchkey.sock";
@@ -120,7 +121,7 @@ async fn answer(services: &Services, mut stream: UnixStream, own: u32) {
 }
 
 async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSender<Reply>) -> Reply {
-    let order: PolicyOrder = match serde_json::from_str(line) {
+    let order = match Order::from_json(line) {
         Ok(order) => order,
         Err(error) => return Reply::Refused(format!("the server does not know this order: {error}")),
     };
@@ -130,7 +131,7 @@ async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSen
             let _ = replies.send(progress.into());
         }
     });
-    match carry_out_order(services, order, watch).await {
+    match order.carry_out(services, watch).await {
         Ok(done) => Reply::Done(done),
         Err(error @ (Error::Internal(_) | Error::Busy { .. } | Error::Stale)) => {
             Reply::Failed(error.to_string())

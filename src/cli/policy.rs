@@ -4,7 +4,6 @@
 
 mod bind;
 mod list;
-mod orders;
 mod replay;
 mod terms;
 
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::exit::Refusal;
-use super::{Global, output};
+use super::{Global, orders, output};
 use crate::domain::policy::Mode;
 use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
 use bind::{Bind, Change};

@@ -1,5 +1,9 @@
-//! What the operator does at the node's command line, where no server runs: look around and make the
-//! first accounts. Each change is on the record, with the operator as its actor.
+//! What the operator does at the node's command line: look around and make the first accounts, where no server
+//! runs; and what is ordered of a server that does. Each change is on the record, with the operator as its actor.
+
+mod orders;
+
+pub use orders::Order;
 
 use super::Services;
 use super::administration::{self, NewUser};

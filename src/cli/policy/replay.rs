@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{config, orders};
-use crate::cli::{Global, output};
+use super::config;
+use crate::cli::{Global, orders, output};
 use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
 
 #[derive(Debug, Args)]
