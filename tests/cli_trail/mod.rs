@@ -2,6 +2,7 @@
 
 mod beside;
 mod rotation;
+mod schedule;
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
