@@ -111,6 +111,7 @@ impl App {
             counts: Counts::default(),
         };
         belonging::check_keys(&services)??;
+        trail::finish_key_change(&services).context("the trail's new key")?;
         Ok(Self {
             config,
             services: Arc::new(services),

@@ -3,11 +3,14 @@
 //! | file | what | changes |
 //! |---|---|---|
 //! | `root.key` | 32 random bytes; the other keys are derived from it by label | never |
-//! | `audit.key` | seed of the Ed25519 key that signs the trail | never |
+//! | `audit.key` | seed of the Ed25519 key that signs the trail | by `latchkey audit rotate-key` |
+//! | `audit.next.key` | the one that follows, while it is changed | |
+//! | `audit.retired` | public halves of those before | |
 //! | `tokens.json` | keys that sign access tokens, by `kid` | by `latchkey keys rotate` |
 //!
 //! A copy of the database is worth nothing without this directory, and a backup nothing without it either.
 
+mod audit;
 mod files;
 mod sealed;
 
@@ -29,10 +32,11 @@ use crate::domain::credential::{AccessKeys, SigningKeyRecord};
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result, second_factor};
 use crate::entropy::Entropy;
+use audit::AuditKeys;
+pub use audit::Changing;
 pub use files::KeyError;
 use files::{
-    AUDIT_FILE, ROOT_FILE, TOKENS_FILE, check_mode, first_record, make, read_key, read_records, records_text,
-    replace,
+    ROOT_FILE, TOKENS_FILE, check_mode, first_record, make, read_key, read_records, records_text, replace,
 };
 pub use sealed::{KeyTexts, UnsealError, read_key_texts, seal_keys, unseal_keys, write_key_texts};
 
@@ -45,7 +49,7 @@ const NONCE_LENGTH: usize = 24;
 /// Every secret of the appliance. Prints none of them.
 pub struct KeyRing {
     directory: Option<PathBuf>,
-    audit_seed: Zeroizing<[u8; 32]>,
+    audit: AuditKeys,
     seal: XChaCha20Poly1305,
     texts: XChaCha20Poly1305,
     token_mac: Zeroizing<[u8; 32]>,
@@ -75,9 +79,9 @@ impl KeyRing {
         }
         check_mode(&directory, 0o700)?;
         let root = read_key(&directory.join(ROOT_FILE))?;
-        let audit_seed = read_key(&directory.join(AUDIT_FILE))?;
+        let audit = AuditKeys::read(&directory)?;
         let records = read_records(&directory.join(TOKENS_FILE))?;
-        Ok(Self::assemble(Some(directory), &root, audit_seed, records))
+        Ok(Self::assemble(Some(directory), &root, audit, records))
     }
 
     /// Keys that end with the process, for tests and for commands that only describe the API.
@@ -85,7 +89,8 @@ impl KeyRing {
     pub fn ephemeral(entropy: &Entropy) -> Self {
         let records = vec![first_record(entropy, Timestamp::UNIX_EPOCH)];
         let root = Zeroizing::new(entropy.bytes());
-        Self::assemble(None, &root, Zeroizing::new(entropy.bytes()), records)
+        let audit = AuditKeys::new(Zeroizing::new(entropy.bytes()));
+        Self::assemble(None, &root, audit, records)
     }
 
     /// The keys that sign and check access tokens.
@@ -171,12 +176,6 @@ impl KeyRing {
             .expect("HMAC takes keys of any length");
         mac.update(manifest);
         mac.finalize().into_bytes().into()
-    }
-
-    /// The seed of the Ed25519 key that signs the trail.
-    #[must_use]
-    pub fn audit_signing_key(&self) -> [u8; 32] {
-        *self.audit_seed
     }
 
     /// Names this set of keys without telling any: a database remembers which one it belongs to.
@@ -279,7 +278,7 @@ impl KeyRing {
     fn assemble(
         directory: Option<PathBuf>,
         root: &[u8; 32],
-        audit_seed: Zeroizing<[u8; 32]>,
+        audit: AuditKeys,
         records: Vec<SigningKeyRecord>,
     ) -> Self {
         // The issuer is the set of keys, not an address: a token minted on the command line is good
@@ -290,7 +289,7 @@ impl KeyRing {
             .to_string();
         Self {
             directory,
-            audit_seed,
+            audit,
             seal: XChaCha20Poly1305::new((&*derive(root, "factor secrets")).into()),
             texts: XChaCha20Poly1305::new((&*derive(root, "owed texts")).into()),
             token_mac: derive(root, "refresh tokens"),

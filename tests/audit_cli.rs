@@ -8,6 +8,7 @@
 
 #[expect(dead_code, reason = "the file is shared with other tests")]
 mod cli_support;
+mod cli_trail;
 
 use std::fs;
 use std::io::Read as _;

@@ -1,10 +1,11 @@
 //! `latchkey audit`: the trail as files that anyone can check, and the check.
 
 mod change;
+mod export;
 mod verify;
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -14,17 +15,19 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::exit::Refusal;
-use super::{Global, Progress, output};
+use super::{Global, orders, output};
 use crate::domain::account::UserId;
 use crate::domain::audit::export::EntryLine;
 use crate::domain::audit::{LogKey, LogKeys, Record, check_receipt};
-use crate::service::operator;
-use crate::service::trail::{self, Format, Selection};
+use crate::service::trail::TrailOrder;
 
 /// `latchkey audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
     /// Write the trail to a file that proves itself.
+    ///
+    /// While a server runs, too: it records the export and signs it, the entries are read beside it. The entry comes
+    /// first, so that an export that is cut off is on the record as well.
     #[command(after_help = "Examples:\n  latchkey audit export --out trail.ndjson\n  \
                       latchkey audit export --org acme --from 2026-01-01T00:00:00Z --format csv --out acme.csv")]
     Export {
@@ -123,6 +126,19 @@ pub enum AuditCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Let a new key sign the trail, which the old one vouches for.
+    ///
+    /// Works while a server runs, too. Old checkpoints, receipts and exports stay good under the old key. Whoever
+    /// checks with it is led to the new one by the entry in which the old key vouches for it, and by nothing else.
+    /// What the old key signs later counts no more, and its private half is deleted; a copy of the public one stays.
+    #[command(
+        after_help = "Examples:\n  latchkey audit rotate-key\n  latchkey audit rotate-key --json > rotated.json"
+    )]
+    RotateKey {
+        /// Print both keys, the entry and both checkpoints as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the public keys under which the trail was signed, the one in use last.
     Key,
 }
@@ -149,7 +165,14 @@ impl AuditCommand {
                 org,
                 from,
                 to,
-            } => export(global, out.as_deref(), format, org.as_deref(), from, to),
+            } => export::Order {
+                out: out.as_deref(),
+                format,
+                org: org.as_deref(),
+                from,
+                to,
+            }
+            .run(global),
             Self::Verify {
                 target,
                 keys,
@@ -163,71 +186,23 @@ impl AuditCommand {
                 allow_unsigned,
                 as_json: json,
             }),
-            Self::Checkpoint => {
-                let app = global.open()?;
-                let signed = super::wait_for(trail::checkpoint(&app.services))?;
-                print(&signed.note)
-            }
-            Self::Prove { id } => {
-                let app = global.open()?;
-                print(&super::wait_for(trail::find_receipt_anywhere(&app.services, id))?)
-            }
+            Self::Checkpoint => print_told(global, TrailOrder::AuditCheckpoint),
+            Self::Prove { id } => print_told(global, TrailOrder::AuditProve { id }),
             Self::CheckReceipt { file, keys, json } => check(&file, &keys, json),
             Self::AcceptRollback { replaced, yes } => {
                 change::accept_rollback(global, replaced.as_deref(), yes)
             }
             Self::Erase { org, user, yes } => change::erase(global, &org, UserId(user), yes),
-            Self::Key => {
-                let app = global.open()?;
-                let keys = super::wait_for(trail::log_keys(&app.services))?;
-                keys.iter().try_for_each(output::line)
-            }
+            Self::RotateKey { json } => change::rotate_key(global, json),
+            Self::Key => print_told(global, TrailOrder::AuditKeys),
         }
     }
 }
 
-fn export(
-    global: &Global,
-    out: Option<&Path>,
-    format: FormatArg,
-    org: Option<&str>,
-    from: Option<Timestamp>,
-    to: Option<Timestamp>,
-) -> Result<()> {
-    let app = global.open()?;
-    let organization_id = org
-        .map(|slug| operator::find_organization(&app.services, slug))
-        .transpose()?
-        .map(|organization| organization.id);
-    let selection = Selection {
-        organization_id,
-        from,
-        to,
-    };
-    let format = match format {
-        FormatArg::Ndjson => Format::Ndjson,
-        FormatArg::Csv => Format::Csv,
-    };
-    let file: Box<dyn io::Write> = match out {
-        Some(path) => Box::new(BufWriter::new(
-            File::create_new(path).with_context(|| format!("{}", path.display()))?,
-        )),
-        None => Box::new(BufWriter::new(io::stdout().lock())),
-    };
-    let progress = Progress::new("export", trail::size(&app.services)?);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let written = runtime.block_on(trail::export(
-        &app.services,
-        &selection,
-        format,
-        file,
-        |done, _| progress.reach(done),
-    ))?;
-    progress.finish();
-    eprintln!("{written} entries written");
-    Ok(())
+/// Prints the text that an order gives.
+fn print_told(global: &Global, order: TrailOrder) -> Result<()> {
+    let told = orders::carry_out(global, order)?;
+    print(told.as_str().context("the server's reply")?)
 }
 
 /// Longer lines are none that an export has: a file of one endless line must not fill the memory.

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 use super::exit::Refusal;
 use super::{Global, Progress, wait_for};
+use crate::app::App;
 use crate::app::control::{Reply, socket, spelt_out};
 use crate::domain::Error;
 use crate::service::operator::Order;
@@ -22,39 +24,71 @@ const STARTING: Duration = Duration::from_secs(5);
 
 /// Carries an order out, while no server runs or by the one that does. What it says comes back.
 pub(super) fn carry_out(global: &Global, order: impl Into<Order>) -> Result<Value> {
-    route(global, order.into(), None)
+    reach(global)?.carry_out(order.into(), None)
 }
 
 /// The same for work that takes a while: how far it has come is shown under the name `what`.
 pub(super) fn carry_out_shown(global: &Global, order: impl Into<Order>, what: &'static str) -> Result<Value> {
     let progress = Progress::of_steps(what);
-    let done = route(global, order.into(), Some(&progress));
+    let done = reach(global).and_then(|reached| reached.carry_out(order.into(), Some(&progress)));
     progress.finish(); // before an error is printed, too
     done
 }
 
-fn route(global: &Global, order: Order, progress: Option<&Progress>) -> Result<Value> {
+/// Whoever carries orders out.
+pub(super) enum Reached {
+    /// This process: it has the data directory until this is dropped.
+    Here(Box<App>),
+    /// The server that has this data directory.
+    Server(PathBuf),
+}
+
+/// Takes the data directory, or finds the server that has it.
+pub(super) fn reach(global: &Global) -> Result<Reached> {
     let patient = Instant::now() + STARTING;
-    let app = loop {
+    loop {
         let in_use = match global.open() {
-            Ok(app) => break app,
+            Ok(app) => return Ok(Reached::Here(Box::new(app))),
             Err(error) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => error,
             Err(error) => return Err(error),
         };
-        match UnixStream::connect(socket(&global.load(None)?.data_dir)) {
-            Ok(server) => return ask_server(server, &order, progress),
+        let data_dir = global.load(None)?.data_dir;
+        match UnixStream::connect(socket(&data_dir)) {
+            Ok(_) => return Ok(Reached::Server(data_dir)),
             Err(_) if Instant::now() < patient => std::thread::sleep(STARTING / 50),
             Err(_) => return Err(in_use), // whoever has it is no server, or not to be spoken to
         }
-    };
-    let watch: Watch = match progress.cloned() {
-        Some(progress) => Arc::new(move |come| show(&progress, &come.into())),
-        None => unwatched(),
-    };
-    match wait_for(order.carry_out(&app.services, watch)) {
-        // As a server would say it.
-        Err(denied @ Error::Denied(_)) => Err(Refusal(spelt_out(&denied)).into()),
-        ended => Ok(ended?),
+    }
+}
+
+impl Reached {
+    /// Where the data directory is.
+    pub(super) fn data_dir(&self) -> &std::path::Path {
+        match self {
+            Self::Here(app) => &app.config.data_dir,
+            Self::Server(data_dir) => data_dir,
+        }
+    }
+
+    /// Carries an order out.
+    pub(super) fn carry_out(&self, order: Order, progress: Option<&Progress>) -> Result<Value> {
+        let app = match self {
+            Self::Here(app) => app,
+            Self::Server(data_dir) => {
+                let server = UnixStream::connect(socket(data_dir))
+                    .context("the server ended meanwhile; run it again")?;
+                return ask_server(server, &order, progress);
+            }
+        };
+        let watch: Watch = match progress.cloned() {
+            Some(progress) => Arc::new(move |come| show(&progress, &come.into())),
+            None => unwatched(),
+        };
+        match wait_for(order.carry_out(&app.services, watch)) {
+            // As a server would say it.
+            Err(denied @ Error::Denied(_)) => Err(Refusal(spelt_out(&denied)).into()),
+            ended => Ok(ended?),
+        }
     }
 }
 

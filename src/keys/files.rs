@@ -13,6 +13,8 @@ use crate::entropy::Entropy;
 
 pub(super) const ROOT_FILE: &str = "root.key";
 pub(super) const AUDIT_FILE: &str = "audit.key";
+pub(super) const AUDIT_NEXT_FILE: &str = "audit.next.key";
+pub(super) const AUDIT_RETIRED_FILE: &str = "audit.retired";
 pub(super) const TOKENS_FILE: &str = "tokens.json";
 
 /// Why the keys can't be used; each says what to do.
@@ -82,7 +84,7 @@ pub(super) fn replace(path: &Path, text: &str, entropy: &Entropy) -> Result<(), 
     sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
-fn hex_line(key: &[u8; 32]) -> Zeroizing<String> {
+pub(super) fn hex_line(key: &[u8; 32]) -> Zeroizing<String> {
     let mut line = hex::encode(key);
     line.push('\n');
     Zeroizing::new(line)

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::files::{
-    AUDIT_FILE, KeyError, ROOT_FILE, TOKENS_FILE, check_mode, io_error, read_secret, sync_directory,
-    write_new,
+    AUDIT_FILE, AUDIT_NEXT_FILE, AUDIT_RETIRED_FILE, KeyError, ROOT_FILE, TOKENS_FILE, check_mode, io_error,
+    read_secret, sync_directory, write_new,
 };
 use crate::entropy::Entropy;
 
@@ -27,6 +27,10 @@ const LANES: u32 = 1;
 /// What a file may ask of who opens it.
 const MOST_MEMORY_KIB: u32 = 1024 * 1024;
 const MOST_PASSES: u32 = 16;
+/// Files of every key directory.
+const ALWAYS: [&str; 3] = [ROOT_FILE, AUDIT_FILE, TOKENS_FILE];
+/// Files that are there once the trail's key was changed.
+const SOMETIMES: [&str; 2] = [AUDIT_NEXT_FILE, AUDIT_RETIRED_FILE];
 const LABEL: &[u8] = b"latchkey sealed keys 1";
 
 /// Key files by name, each with its text.
@@ -131,8 +135,10 @@ pub fn unseal_keys(sealed: &str, passphrase: &str) -> Result<KeyTexts, UnsealErr
 /// [`KeyError`]: others can read them, or one is missing.
 pub fn read_key_texts(directory: &Path) -> Result<KeyTexts, KeyError> {
     check_mode(directory, 0o700)?;
-    [ROOT_FILE, AUDIT_FILE, TOKENS_FILE]
+    let sometimes = SOMETIMES.into_iter().filter(|name| directory.join(name).exists());
+    ALWAYS
         .into_iter()
+        .chain(sometimes)
         .map(|name| Ok((name.to_owned(), read_secret(&directory.join(name))?)))
         .collect()
 }
@@ -147,7 +153,7 @@ pub fn write_key_texts(directory: &Path, texts: &KeyTexts) -> Result<(), KeyErro
         .create(directory)
         .map_err(|source| io_error(directory, source))?;
     for (name, text) in texts {
-        if ![ROOT_FILE, AUDIT_FILE, TOKENS_FILE].contains(&name.as_str()) {
+        if !ALWAYS.iter().chain(&SOMETIMES).any(|known| known == name) {
             return Err(KeyError::Damaged {
                 path: directory.join(name.replace('/', "_")),
                 problem: "it is no key file".to_owned(),

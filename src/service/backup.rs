@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::trail;
 use crate::clock::Clock;
 use crate::domain::audit::checkpoint::origin_of;
-use crate::domain::audit::{Anchor, LogKeys, LogSigner};
+use crate::domain::audit::{Anchor, LogKey, LogKeys};
 use crate::entropy::Entropy;
 use crate::keys::{KEY_DIRECTORY, KeyError, KeyRing, read_key_texts, seal_keys, write_key_texts};
 use crate::store::audit::{self, checkpoints as kept};
@@ -134,6 +134,11 @@ pub fn create(
         clock.now(),
         watch,
     )?;
+    let keys_now = KeyRing::open(&order.data_dir, entropy)?.audit_public_keys();
+    if !copied.is_ours && keys_now != keys.audit_public_keys() {
+        let text = "the trail's key was changed meanwhile; run it again".to_owned();
+        return Err(BackupError::Refused(text));
+    }
     files::write_private(&folder.join(CHECKPOINT_FILE), &copied.manifest.trail.checkpoint)?;
     match order.keys {
         KeyChoice::Plain => write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?,
@@ -188,15 +193,18 @@ fn read_and_copy(
     at: Timestamp,
     watch: Watch<'_>,
 ) -> Result<Copied, BackupError> {
-    let seed = keys.audit_signing_key();
     let read = |db: &crate::store::Connection| {
         let logs = kept::known_logs(db)?;
         let mut trusted = LogKeys::new(logs.iter().map(|log| log.key.clone()).collect());
         let origin = logs
             .last()
             .map_or_else(|| origin_of(public_url), |log| log.key.origin().to_owned());
-        let signer = LogSigner::new(&origin, &seed);
-        let is_ours = logs.last().is_none_or(|log| log.key == signer.log_key());
+        let signer = trail::signer_of(keys, &origin, logs.last().map(|log| &log.key));
+        let ours = keys.audit_public_keys();
+        let is_ours = logs.last().is_none_or(|log| {
+            let mut ours = ours.iter().map(|key| LogKey::of(log.key.origin(), key));
+            ours.any(|key| key.as_ref() == Some(&log.key))
+        });
         trusted.add(signer.log_key());
         let entries = audit::size(db)?;
         let (organizations, users) = copying::count_people(db)?;

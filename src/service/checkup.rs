@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::trail::Way;
 use super::{Services, plugins};
-use crate::domain::audit::Filter;
+use crate::domain::audit::{Filter, OWN_KEYS};
 use crate::domain::{Error, Result};
 use crate::store::{accounts, audit, integrity};
 
@@ -109,7 +109,11 @@ fn trail(services: &Services) -> Result<Vec<Finding>> {
     Ok(if report.findings.is_empty() {
         vec![Finding::fine(
             "audit trail",
-            format!("{} entries, none edited, moved or missing", report.entries),
+            format!(
+                "{} entries, none edited, moved or missing, checked against {OWN_KEYS}; to check against one that you \
+                 kept: latchkey audit verify DATA-DIR --key KEY",
+                report.entries
+            ),
         )]
     } else {
         let text = format!(

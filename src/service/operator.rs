@@ -1,9 +1,11 @@
 //! What the operator does at the node's command line: look around and make the first accounts, where no server
 //! runs; and what is ordered of a server that does. Each change is on the record, with the operator as its actor.
 
+mod account_orders;
 mod orders;
 
-pub use orders::{AccountOrder, Named, Order};
+pub use account_orders::{AccountOrder, Named};
+pub use orders::Order;
 
 use super::Services;
 use super::administration::{self, NewUser};

@@ -9,7 +9,9 @@ mod checkpoints;
 mod export;
 mod forwarding;
 mod keeping;
+mod key_change;
 mod memory;
+mod orders;
 mod restoration;
 mod rollback;
 mod thinning;
@@ -25,10 +27,16 @@ use crate::store::audit;
 pub use crate::store::audit::Cursor;
 
 pub use activity::{Activity, By, list_activity};
+pub(in crate::service) use checkpoints::signer_of;
 pub use checkpoints::{CHECKPOINT_CALL, Settings, checkpoint, checkpoint_if_due, log_keys};
-pub use export::{ExportError, Format, Selection, export};
+pub use export::{
+    Announcement, Begun, Claim, Export, ExportError, Format, Selection, Snapshot, Written, announce_export,
+    export, sign_export,
+};
 pub use forwarding::{ForwardTo, Way, forward_due, forward_while};
 pub use keeping::{EvenClock, RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
+pub use key_change::{KeyChanged, finish_key_change, rotate_key};
+pub use orders::{TrailOrder, carry_out_order};
 pub use restoration::begin_after_restore;
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
 pub use thinning::thin_checkpoints;

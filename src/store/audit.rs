@@ -1,5 +1,6 @@
 //! The trail in SQLite: appended in the transaction of what it records.
 
+mod beside;
 pub mod checkpoints;
 mod counts;
 mod forwarding;
@@ -13,6 +14,7 @@ mod row;
 mod verify;
 mod watched;
 
+pub use beside::Beside;
 pub use counts::Counts;
 pub use forwarding::{Forwarding, every_entry_after, find_forwarding, update_forwarding};
 pub use pages::{
@@ -24,7 +26,7 @@ pub use personal::{
     insert_erasure, update_erasure,
 };
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
-pub use records::{Range, find_range, for_each_record};
+pub use records::{Range, count_records, find_range, for_each_record};
 pub use removal::{erase_parts, find_retention_changes, prune_entries};
 pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived};
 pub use verify::{VerifyError, verify, verify_against, verify_database};

@@ -29,6 +29,11 @@ pub fn run(connection: &mut Connection) -> Result<(), OpenError> {
     }
 }
 
+/// The version that this program reads and writes.
+pub fn newest() -> usize {
+    MIGRATIONS.len()
+}
+
 /// An empty database as the migrations up to `version` make it; `None` for a version that is not known.
 ///
 /// # Errors

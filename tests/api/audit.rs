@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use latchkey::domain::audit::{LogKeys, ReceiptError, check_receipt};
+use latchkey::domain::audit::{ActorRef, Event, EventType, LogKeys, ReceiptError, check_receipt};
 use latchkey::service::trail;
 use latchkey::store::audit;
 use poem::http::Method;
@@ -232,6 +232,37 @@ async fn checkpoints_are_signed_when_due_and_only_then() {
     assert_eq!(std::fs::read_to_string(kept.join("latest")).unwrap(), signed.note);
     let history = std::fs::read_to_string(kept.join("history")).unwrap();
     assert_eq!(history.lines().count(), 2);
+}
+
+/// At every so many entries, however fast they come; and no sooner.
+#[tokio::test]
+async fn checkpoints_are_signed_at_every_so_many_entries() {
+    let app = TestApp::new().await;
+    let every = app.services.settings.trail.checkpoint_entries;
+    let first = trail::checkpoint(&app.services).await.unwrap().size;
+    let append = |count: u64| {
+        let at = app.services.clock.now();
+        let ids: Vec<_> = (0..count).map(|_| app.services.entropy.uuid(at)).collect();
+        let event = Event::new(EventType::UserLogin, Some(app.acme), ActorRef::operator());
+        app.services.store.write(move |tx| {
+            ids.iter()
+                .try_for_each(|id| audit::append_entry(tx, at, *id, &event).map(drop))
+        })
+    };
+    for round in 1..=2 {
+        append(every - 1).await.unwrap();
+        assert_eq!(
+            trail::checkpoint_if_due(&app.services).await.unwrap(),
+            None,
+            "{round}"
+        );
+        append(1).await.unwrap();
+        let signed = trail::checkpoint_if_due(&app.services)
+            .await
+            .unwrap()
+            .expect("due");
+        assert_eq!(signed.size, first + round * every);
+    }
 }
 
 #[tokio::test]

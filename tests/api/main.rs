@@ -16,6 +16,7 @@ mod full_disk;
 #[path = "../guests/mod.rs"]
 mod guests;
 mod keeping;
+mod key_change;
 mod metrics;
 mod people;
 mod plugin_files;

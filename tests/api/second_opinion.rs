@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use latchkey::domain::audit::tree::parent_hash;
-use latchkey::domain::audit::{CheckpointError, Hash32, LogKey, LogKeys, Verifier};
+use latchkey::domain::audit::{ActorRef, CheckpointError, Hash32, LogKey, LogKeys, Verifier};
 use latchkey::service::trail::{self, Format, Selection};
 
 use crate::support::{DEVELOPER, TestApp};
@@ -23,6 +23,7 @@ async fn another_implementation_agrees() {
     let mut export = Vec::new();
     trail::export(
         &app.services,
+        ActorRef::operator(),
         &Selection::default(),
         Format::Ndjson,
         &mut export,

@@ -44,7 +44,8 @@ async fn app() -> TestApp {
 
 pub async fn export(app: &TestApp, selection: Selection, format: Format) -> String {
     let mut file = Vec::new();
-    trail::export(&app.services, &selection, format, &mut file, |_, _| {})
+    let actor = ActorRef::operator();
+    trail::export(&app.services, actor, &selection, format, &mut file, |_, _| {})
         .await
         .unwrap();
     String::from_utf8(file).unwrap()
@@ -283,7 +284,7 @@ async fn a_file_without_a_trusted_key_proves_nothing() {
     );
     assert!(!report.is_intact());
     let believed = check(&file, &LogKeys::default());
-    assert!(believed.is_intact() && !believed.notes.is_empty());
+    assert!(believed.is_intact() && believed.trusted_own_keys);
 }
 
 /// A receipt may withhold a part behind its seal; in a file of the trail that counts as an erasure that no
@@ -424,4 +425,73 @@ async fn any_edit_drop_swap_repetition_cut_or_forgery_is_found_and_the_entry_nam
             Ok(())
         })
         .unwrap();
+}
+
+/// What is pruned or erased after the snapshot was taken, is still in it, and recorded by entries that are not.
+#[tokio::test]
+async fn an_export_is_of_one_instant_whatever_is_removed_meanwhile() {
+    let app = app().await;
+    app.admin()
+        .await
+        .reset(crate::support::DEVELOPER)
+        .await
+        .assert_ok();
+    let keys = trail::log_keys(&app.services).await.unwrap();
+    let data_dir = app.services.store.path().parent().unwrap();
+    for format in [Format::Ndjson, Format::Csv] {
+        let snapshot = trail::Snapshot::take(data_dir).unwrap();
+        let export = snapshot.prepare(&Selection::default(), format).unwrap();
+        let erased = trail::erase_user(
+            &app.services,
+            app.acme,
+            app.developer.id,
+            ActorRef::operator(),
+            |_, _| {},
+        );
+        erased.await.unwrap();
+        let announced = export.announcement().clone();
+        let begun = trail::announce_export(&app.services, ActorRef::operator(), &announced);
+        let begun = begun.await.unwrap();
+        let mut file = Vec::new();
+        let written = export.write(&begun, &mut file, |_, _| {}).unwrap();
+        let signed = trail::sign_export(&app.services, written.claim()).await.unwrap();
+        assert_eq!(written.finish(signed).unwrap(), announced.entries);
+        let file = String::from_utf8(file).unwrap();
+        let report = match format {
+            Format::Ndjson => check(&file, &keys),
+            Format::Csv => check_csv(&file, &keys),
+        };
+        assert_eq!(report.findings, []);
+        assert_eq!(
+            (report.entries, report.size),
+            (announced.entries, announced.tree_size)
+        );
+    }
+    // A key that came into use after the snapshot was taken has not signed for it, and a file begins and ends with
+    // one key.
+    let prepare = || {
+        let snapshot = trail::Snapshot::take(data_dir).unwrap();
+        snapshot.prepare(&Selection::default(), Format::Ndjson).unwrap()
+    };
+    let before = prepare();
+    let rotate = || trail::rotate_key(&app.services, ActorRef::operator());
+    rotate().await.unwrap();
+    let size = trail::size(&app.services).unwrap();
+    let late = trail::announce_export(&app.services, ActorRef::operator(), before.announcement()).await;
+    assert!(
+        matches!(late, Err(latchkey::domain::Error::Conflict(_))),
+        "{late:?}"
+    );
+    assert_eq!(trail::size(&app.services).unwrap(), size, "nothing was exported");
+    let across = prepare();
+    let begun = trail::announce_export(&app.services, ActorRef::operator(), across.announcement())
+        .await
+        .unwrap();
+    let written = across.write(&begun, Vec::new(), |_, _| {}).unwrap();
+    rotate().await.unwrap();
+    let late = trail::sign_export(&app.services, written.claim()).await;
+    assert!(
+        matches!(late, Err(latchkey::domain::Error::Conflict(_))),
+        "{late:?}"
+    );
 }

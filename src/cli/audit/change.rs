@@ -1,13 +1,14 @@
-//! What an operator does to the trail itself: accepting an older one, erasing what is personal.
+//! What an operator does to the trail itself: accepting an older one, erasing what is personal, changing its key.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
 use super::super::exit::Refusal;
-use super::super::{Global, Progress, output, wait_for};
+use super::super::{Global, Progress, orders, output, wait_for};
 use crate::domain::account::UserId;
 use crate::domain::audit::ActorRef;
+use crate::service::trail::TrailOrder;
 use crate::service::{operator, trail};
 
 pub(super) fn accept_rollback(global: &Global, replaced: Option<&Path>, yes: bool) -> Result<()> {
@@ -67,4 +68,19 @@ pub(super) fn erase(global: &Global, org: &str, user: UserId, yes: bool) -> Resu
         bar.finish();
     }
     output::line(format_args!("{erased} parts of entries erased"))
+}
+
+pub(super) fn rotate_key(global: &Global, as_json: bool) -> Result<()> {
+    let rotated = orders::carry_out(global, TrailOrder::AuditRotateKey)?;
+    if as_json {
+        return output::json(&rotated);
+    }
+    output::line(rotated["to"].as_str().unwrap_or_default())?;
+    eprintln!(
+        "This key signs from entry {} on, where the old one vouches for it: {}\nGive the new one to whoever checks the \
+         trail, and keep checkpoints of it elsewhere.",
+        rotated["sequence"],
+        rotated["from"].as_str().unwrap_or_default()
+    );
+    Ok(())
 }

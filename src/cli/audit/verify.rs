@@ -10,8 +10,8 @@ use super::super::exit::Refusal;
 use super::super::{Progress, output};
 use super::{MAX_LINE, open, read_keys};
 use crate::domain::audit::{
-    Anchor, CSV_COLUMNS, FileVerifier, LogKeys, Report, Scope, Tampering, UNSIGNED_ENTRIES, UNSIGNED_SPAN,
-    Verdict,
+    Anchor, CSV_COLUMNS, FileVerifier, LogKeys, OWN_KEYS, Report, Scope, Tampering, UNSIGNED_ENTRIES,
+    UNSIGNED_SPAN, Verdict,
 };
 use crate::service::trail;
 
@@ -74,6 +74,9 @@ pub(super) fn verify(order: &Order<'_>) -> Result<()> {
         output::json(&value)?;
     } else {
         tell(&report, verdict, &given)?;
+        if report.trusted_own_keys {
+            output::line(format_args!("checked against {OWN_KEYS}; pass --key"))?;
+        }
     }
     conclude(&report, verdict)
 }

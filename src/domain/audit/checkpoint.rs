@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use signed_note::{Note, Signer, StandardVerifier, Verifier, VerifierList};
 
 use super::leaf::Hash32;
@@ -35,6 +35,8 @@ pub struct Checkpoint {
     pub size: u64,
     /// The root of the tree over them (RFC 6962 §2.1).
     pub root: Hash32,
+    /// The key that has signed it; absent where nobody looked.
+    pub key: Option<LogKey>,
 }
 
 /// Why a text is no checkpoint of a log that is trusted.
@@ -97,18 +99,18 @@ impl LogSigner {
         let text = tlog_tiles::Checkpoint::new(&self.origin, size, tlog_tiles::Hash(root), "")
             .expect("an origin is not empty")
             .to_bytes();
-        self.sign(&text)
+        self.sign(&String::from_utf8(text).expect("a checkpoint is text"))
     }
 
     /// A statement about the lines of an export, as a signed note.
     #[must_use]
     pub fn export_end(&self, lines: u64, sha256: Hash32) -> String {
-        self.sign(export_text(&self.origin, lines, sha256).as_bytes())
+        self.sign(&export_text(&self.origin, lines, sha256))
     }
 
     /// `text` as a signed note.
-    fn sign(&self, text: &[u8]) -> String {
-        let mut note = Note::new(text, &[]).expect("our texts end with a newline");
+    pub(super) fn sign(&self, text: &str) -> String {
+        let mut note = Note::new(text.as_bytes(), &[]).expect("our texts end with a newline");
         note.add_sigs(&[self]).expect("Ed25519 signs any text");
         String::from_utf8(note.to_bytes()).expect("a note is text")
     }
@@ -149,6 +151,13 @@ impl LogKey {
             verifier_key: text.to_owned(),
             origin: verifier.name().to_owned(),
         })
+    }
+
+    /// The key of that log whose public half is this.
+    #[must_use]
+    pub fn of(origin: &str, public: &Hash32) -> Option<Self> {
+        let key = VerifyingKey::from_bytes(public).ok()?;
+        Self::parse(&signed_note::new_ed25519_verifier_key(origin, &key)).ok()
     }
 
     /// The log's name.
@@ -195,6 +204,12 @@ impl LogKeys {
         }
     }
 
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn contains(&self, key: &LogKey) -> bool {
+        self.0.contains(key)
+    }
+
     /// The keys.
     pub fn iter(&self) -> impl Iterator<Item = &LogKey> {
         self.0.iter()
@@ -205,18 +220,12 @@ impl LogKeys {
     /// # Errors
     /// [`CheckpointError`].
     pub fn open(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
-        self.open_note(note, |text| {
-            let parsed = tlog_tiles::Checkpoint::from_bytes(text).ok()?;
-            let origin = parsed.origin().to_owned();
-            Some((
-                origin.clone(),
-                Checkpoint {
-                    origin,
-                    size: parsed.size(),
-                    root: parsed.hash().0,
-                },
-            ))
-        })
+        let (mut checkpoint, key) = self.open_note(note, |text| {
+            let checkpoint = read(text)?;
+            Some((checkpoint.origin.clone(), checkpoint))
+        })?;
+        checkpoint.key = Some(key.clone());
+        Ok(checkpoint)
     }
 
     /// Checks that a trusted key has signed this statement about the lines of an export.
@@ -224,12 +233,11 @@ impl LogKeys {
     /// # Errors
     /// [`CheckpointError`]; [`CheckpointError::Forged`] also for a statement about other lines.
     pub fn check_export_end(&self, note: &str, lines: u64, sha256: Hash32) -> Result<(), CheckpointError> {
-        let text = self.open_note(note, |text| {
+        let ((origin, text), _) = self.open_note(note, |text| {
             let text = std::str::from_utf8(text).ok()?;
             let origin = text.lines().nth(1)?.to_owned();
             Some((origin.clone(), (origin, text.to_owned())))
         })?;
-        let (origin, text) = text;
         if text == export_text(&origin, lines, sha256) {
             Ok(())
         } else {
@@ -237,25 +245,35 @@ impl LogKeys {
         }
     }
 
-    /// Opens a note whose text names the log that must have signed it.
+    /// Checks that a trusted key of the log `origin` has signed just this text.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; [`CheckpointError::Forged`] also for another text.
+    pub(super) fn check_text(&self, note: &str, origin: &str, expected: &str) -> Result<(), CheckpointError> {
+        let (text, _) = self.open_note(note, |text| Some((origin.to_owned(), text.to_vec())))?;
+        if text == expected.as_bytes() {
+            Ok(())
+        } else {
+            Err(CheckpointError::Forged)
+        }
+    }
+
+    /// Opens a note whose text names the log that must have signed it, and says which of its keys has.
     fn open_note<T>(
         &self,
         note: &str,
         read: impl FnOnce(&[u8]) -> Option<(String, T)>,
-    ) -> Result<T, CheckpointError> {
+    ) -> Result<(T, &LogKey), CheckpointError> {
         let note = Note::from_bytes(note.as_bytes()).map_err(|_| CheckpointError::Malformed)?;
         let (origin, value) = read(note.text()).ok_or(CheckpointError::Malformed)?;
-        let of_that_log = self
-            .0
-            .iter()
-            .filter(|key| key.origin == origin)
-            .map(|key| Box::new(key.verifier()) as Box<dyn Verifier>)
-            .collect();
-        match note.verify(&VerifierList::new(of_that_log)) {
-            Ok(_) => Ok(value),
-            Err(signed_note::NoteError::InvalidSignature { .. }) => Err(CheckpointError::Forged),
-            Err(_) => Err(CheckpointError::UnknownKey),
+        for key in self.0.iter().filter(|key| key.origin == origin) {
+            match note.verify(&VerifierList::new(vec![Box::new(key.verifier())])) {
+                Ok(_) => return Ok((value, key)),
+                Err(signed_note::NoteError::InvalidSignature { .. }) => return Err(CheckpointError::Forged),
+                Err(_) => {}
+            }
         }
+        Err(CheckpointError::UnknownKey)
     }
 }
 
@@ -272,12 +290,23 @@ fn export_text(origin: &str, lines: u64, sha256: Hash32) -> String {
 #[must_use]
 pub fn unchecked(note: &str) -> Option<Checkpoint> {
     let note = Note::from_bytes(note.as_bytes()).ok()?;
-    let parsed = tlog_tiles::Checkpoint::from_bytes(note.text()).ok()?;
+    read(note.text())
+}
+
+fn read(text: &[u8]) -> Option<Checkpoint> {
+    let parsed = tlog_tiles::Checkpoint::from_bytes(text).ok()?;
     Some(Checkpoint {
         origin: parsed.origin().to_owned(),
         size: parsed.size(),
         root: parsed.hash().0,
+        key: None,
     })
+}
+
+/// The public half of the key with that seed.
+#[must_use]
+pub fn public_half(seed: &[u8; 32]) -> Hash32 {
+    SigningKey::from_bytes(seed).verifying_key().to_bytes()
 }
 
 /// The log's name for an appliance reached at `public_url`: a URL without its scheme (C2SP

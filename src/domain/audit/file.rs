@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::checkpoint::{Checkpoint, LogKey, LogKeys};
+use super::checkpoint::{LogKey, LogKeys, unchecked};
 use super::export::{EXPORT_FORMAT, EndLine, Header, Line};
 use super::leaf::write_time;
 use super::record::{Content, Record};
@@ -184,22 +184,19 @@ impl FileVerifier {
             verifier.finding(Tampering::Edited, 0, 0, text);
         }
         if self.trust_header {
-            verifier.note(
-                "no key was given: the keys that the file names were believed, which finds damage but not a forger"
-                    .to_owned(),
-            );
+            verifier.trust_own(&self.keys);
+        } else {
+            verifier.trust(&self.keys);
         }
-        match self.keys.open(&header.checkpoint) {
-            Ok(checkpoint) => {
-                self.size = checkpoint.size;
-                verifier.anchor(anchor(checkpoint, "the header"));
-            }
-            Err(error) => verifier.finding(
+        // Only shown while it goes on.
+        self.size = unchecked(&header.checkpoint).map_or(0, |told| told.size);
+        if let Err(error) = verifier.offer(&header.checkpoint, "the header", true) {
+            verifier.finding(
                 Tampering::ForgedCheckpoint,
                 0,
                 0,
                 format!("the checkpoint in the header does not count: {error}"),
-            ),
+            );
         }
         verifier
     }
@@ -251,12 +248,9 @@ impl FileVerifier {
                 .subtrees()
                 .and_then(|hashes| verifier.gap(gap.first, gap.end, &hashes)),
             Line::Checkpoint { note } => {
-                match self.keys.open(&note) {
-                    Ok(checkpoint) => verifier.anchor(anchor(checkpoint, "the file")),
-                    Err(error) => {
-                        let text = format!("a checkpoint before entry {next} does not count: {error}");
-                        verifier.finding(Tampering::ForgedCheckpoint, next, next, text);
-                    }
+                if let Err(error) = verifier.offer(&note, "the file", true) {
+                    let text = format!("a checkpoint before entry {next} does not count: {error}");
+                    verifier.finding(Tampering::ForgedCheckpoint, next, next, text);
                 }
                 Ok(())
             }
@@ -295,7 +289,7 @@ impl FileVerifier {
                 // It is known better where.
                 verifier.note(text);
             }
-        } else if let Err(error) = self.keys.check_export_end(&end.signed, lines, digest) {
+        } else if let Err(error) = verifier.keys().check_export_end(&end.signed, lines, digest) {
             let text = format!("the end of the file does not count: {error}");
             verifier.finding(Tampering::ForgedCheckpoint, next, next, text);
         }
@@ -353,12 +347,5 @@ fn harmless(cell: &str) -> String {
         format!("'{cell}")
     } else {
         cell.to_owned()
-    }
-}
-
-fn anchor(checkpoint: Checkpoint, source: &str) -> Anchor {
-    Anchor {
-        checkpoint,
-        source: source.to_owned(),
     }
 }

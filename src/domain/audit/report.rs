@@ -15,6 +15,9 @@ pub const UNSIGNED_ENTRIES: u64 = 10_000;
 /// minute by default.
 pub const UNSIGNED_SPAN: SignedDuration = SignedDuration::from_mins(5);
 
+/// What a check without given keys rests on.
+pub const OWN_KEYS: &str = "the keys in the trail itself: whoever can write it could have replaced them";
+
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,6 +111,9 @@ pub struct Voided {
 pub struct Report {
     /// What was checked is a part; `None`: it is the whole trail.
     pub scope: Option<Scope>,
+    /// No keys were given, and those that the trail itself names were believed: that finds damage, and whoever
+    /// changed something without the signing key, but nobody who put keys of their own there.
+    pub trusted_own_keys: bool,
     /// Entries that were there.
     pub entries: u64,
     /// Of these, pruned to their hashes.

@@ -2,6 +2,7 @@
 //! thing that is wrong which entries it concerns and what was done to them.
 
 mod anchors;
+mod keys;
 mod places;
 mod removed;
 
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
+use super::checkpoint::LogKeys;
 use super::frontier::{Frontier, Peak};
 use super::leaf::{Chain, Hash32};
 use super::record::{Content, Record};
@@ -16,6 +18,7 @@ use super::removals::Removals;
 use super::report::{Anchor, FINDINGS_LISTED, Findings, Report, Scope, Tampering};
 use super::tree::subtrees;
 use anchors::{Abandonment, Contradiction};
+use keys::{Changed, Waiting};
 use places::weigh;
 use removed::Times;
 
@@ -45,6 +48,12 @@ pub struct Verifier {
     abandoned: Vec<Abandonment>,
     /// Checkpoints that do not fit, unless one of those counts.
     contradicted: Vec<Contradiction>,
+    /// Keys that count.
+    keys: LogKeys,
+    /// Entries that say that the key was changed.
+    changed: Vec<Changed>,
+    /// Checkpoints by keys that do not count so far.
+    waiting: Vec<Waiting>,
     findings: Findings,
     report: Report,
 }
@@ -81,6 +90,9 @@ impl Verifier {
             suspects: Vec::new(),
             abandoned: Vec::new(),
             contradicted: Vec::new(),
+            keys: LogKeys::default(),
+            changed: Vec::new(),
+            waiting: Vec::new(),
             findings: Findings::default(),
             report: Report::default(),
         }
@@ -220,6 +232,7 @@ impl Verifier {
     pub fn finish(mut self) -> Report {
         self.check_anchors();
         self.beyond_the_end();
+        self.settle_waiting();
         self.judge_contradictions();
         if self.report.root.is_none() && self.findings.is_empty() {
             let text = "hashes are missing: no checkpoint can be compared with what is here".to_owned();

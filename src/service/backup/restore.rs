@@ -15,7 +15,7 @@ use super::{
     check, read_and_copy, refuse_what_is_there,
 };
 use crate::clock::Clock;
-use crate::domain::audit::{LogKey, LogKeys, LogSigner};
+use crate::domain::audit::{LogKey, LogKeys};
 use crate::entropy::Entropy;
 use crate::keys::{
     KEY_DIRECTORY, KeyRing, KeyTexts, UnsealError, read_key_texts, unseal_keys, write_key_texts,
@@ -236,15 +236,17 @@ fn compare_keys(backup: &Path, manifest: &Manifest, text: &str, keys: &KeyRing) 
 fn trusted(manifest: &Manifest, keys: &KeyRing, database: &Path) -> Result<LogKeys, BackupError> {
     let told = LogKey::parse(&manifest.trail.key)
         .map_err(|error| BackupError::Damaged(format!("the manifest: {error}")))?;
-    let ours = LogSigner::new(told.origin(), &keys.audit_signing_key()).log_key();
-    if ours != told {
+    // With keys from elsewhere, it may be one that was changed since.
+    let ours = keys.audit_public_keys();
+    let mut ours = ours.iter().filter_map(|key| LogKey::of(told.origin(), key));
+    if !ours.any(|ours| ours == told) {
         return Err(BackupError::Damaged(
             "the trail's key in the manifest is not the backup's".to_owned(),
         ));
     }
     let mut trusted = copying::read_copy(database, kept::known_keys)
         .map_err(|error| BackupError::Damaged(error.to_string()))?;
-    trusted.add(ours);
+    trusted.add(told);
     Ok(trusted)
 }
 

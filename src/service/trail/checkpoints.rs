@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::thinning::thin_history;
 use super::{ForwardTo, Services};
-use crate::domain::audit::checkpoint::origin_of;
-use crate::domain::audit::{ActorRef, Event, EventType, LogKey, LogKeys, LogSigner};
+use crate::domain::audit::checkpoint::{origin_of, unchecked};
+use crate::domain::audit::{ActorRef, KeyChange, LogKey, LogKeys, LogSigner};
 use crate::domain::{Error, Result};
+use crate::keys::KeyRing;
 use crate::service::deliveries;
 use crate::store::audit::{self, checkpoints};
 use crate::store::{Transaction, deliveries as owed};
@@ -93,23 +94,63 @@ pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
 /// # Errors
 /// [`Error::Internal`] when it can't be kept.
 pub async fn checkpoint(services: &Services) -> Result<Signed> {
-    let signer = signer(services).await?;
-    let log_key = signer.log_key();
-    let (signed, is_new) = services.store.read(|db| {
-        let size = audit::size(db)?;
-        if let Some((newest, _, note)) = checkpoints::find_newest_checkpoint(db)?
-            && newest == size
-        {
-            return Ok((Signed { size, note }, false));
+    sign(services, None).await
+}
+
+/// A checkpoint over the first `size` entries.
+///
+/// # Errors
+/// [`Error::Conflict`] when the key was changed after there were as many; [`Error::Internal`] when it can't be kept.
+pub(super) async fn checkpoint_at(services: &Services, size: u64) -> Result<Signed> {
+    sign(services, Some(size)).await
+}
+
+async fn sign(services: &Services, over: Option<u64>) -> Result<Signed> {
+    loop {
+        let signer = signer(services).await?;
+        let key = signer.log_key();
+        let made = services.store.read(|db| {
+            let Some(log) = checkpoints::known_logs(db)?.pop().filter(|log| log.key == key) else {
+                return Ok(None);
+            };
+            if over.is_some_and(|size| size < log.first_size) {
+                return Err(key_changed());
+            }
+            let size = over.map_or_else(|| audit::size(db), Ok)?;
+            let newest = checkpoints::find_newest_checkpoint(db)?;
+            if let Some((_, _, note)) = newest.as_ref().filter(|(newest, ..)| *newest == size) {
+                let note = note.clone();
+                return Ok(Some((Signed { size, note }, false)));
+            }
+            let note = signer.checkpoint(size, audit::root(db, size)?);
+            // A larger one says all that this one does, and is what has to be remembered.
+            let is_newest = newest.is_none_or(|(newest, ..)| newest < size);
+            Ok(Some((Signed { size, note }, is_newest)))
+        })?;
+        // With the key changed meanwhile, the new one signs: the old one has had its last word.
+        let Some((signed, is_newest)) = made else { continue };
+        if is_newest {
+            keep(services, &signed, &key).await?;
         }
-        let root = audit::root(db, size)?;
-        let note = signer.checkpoint(size, root);
-        Ok((Signed { size, note }, true))
-    })?;
-    if is_new {
-        keep(services, &signed, &log_key).await?;
+        return Ok(signed);
     }
-    Ok(signed)
+}
+
+/// Refuses to sign a size that the trail had before the key in use signed for it.
+///
+/// # Errors
+/// [`Error::Conflict`].
+pub(super) async fn refuse_if_begun_after(services: &Services, size: u64) -> Result<()> {
+    signer(services).await?;
+    let log = services.store.read(checkpoints::known_logs)?.pop();
+    if log.is_some_and(|log| size < log.first_size) {
+        return Err(key_changed());
+    }
+    Ok(())
+}
+
+pub(super) fn key_changed() -> Error {
+    Error::Conflict("The trail's key was changed meanwhile; run it again".to_owned())
 }
 
 /// A checkpoint over the entry at `sequence`: the newest, where it reaches that far, so that many receipts rest on
@@ -140,18 +181,29 @@ pub async fn log_keys(services: &Services) -> Result<LogKeys> {
 
 /// The signer of the log in use. Begins a log where there is none, or where the key was changed.
 pub(super) async fn signer(services: &Services) -> Result<LogSigner> {
-    let seed = services.keys.audit_signing_key();
-    let known = services.store.read(checkpoints::known_logs)?;
-    let origin = match known.last() {
-        Some(log) => log.key.origin().to_owned(),
-        None => origin_of(&services.settings.public_url),
-    };
-    let signer = LogSigner::new(&origin, &seed);
+    // Read before the keys are: one that it names is among those by then, whoever changes them meanwhile.
+    let in_use = services
+        .store
+        .read(checkpoints::known_logs)?
+        .pop()
+        .map(|log| log.key);
+    let origin = in_use.as_ref().map_or_else(
+        || origin_of(&services.settings.public_url),
+        |key| key.origin().to_owned(),
+    );
+    let signer = signer_of(&services.keys, &origin, in_use.as_ref());
     let key = signer.log_key();
-    if known.last().map(|log| &log.key) != Some(&key) {
-        begin_log(services, key, known.last().map(|log| log.key.clone())).await?;
+    if in_use.as_ref() != Some(&key) {
+        begin_log(services, key, in_use).await?;
     }
     Ok(signer)
+}
+
+/// Signs for `origin` with the key that is in use: the next one, where a change of keys lacks its last step.
+pub(in crate::service) fn signer_of(keys: &KeyRing, origin: &str, in_use: Option<&LogKey>) -> LogSigner {
+    let next = keys.next_audit_key().map(|seed| LogSigner::new(origin, &seed));
+    next.filter(|next| in_use == Some(&next.log_key()))
+        .unwrap_or_else(|| LogSigner::new(origin, &keys.audit_signing_key()))
 }
 
 async fn begin_log(services: &Services, key: LogKey, before: Option<LogKey>) -> Result<()> {
@@ -161,14 +213,17 @@ async fn begin_log(services: &Services, key: LogKey, before: Option<LogKey>) -> 
         .store
         .write(move |tx| {
             // Another task may have been faster.
-            if checkpoints::known_logs(tx)?.last().map(|log| &log.key) == Some(&key) {
+            let in_use = checkpoints::known_logs(tx)?.pop().map(|log| log.key);
+            if in_use.as_ref() == Some(&key) {
                 return Ok(());
             }
+            if in_use != before {
+                return Err(key_changed());
+            }
             if let Some(before) = &before {
-                let event = Event::new(EventType::AuditKeyChange, None, ActorRef::system())
-                    .with("from", before.to_string())
-                    .with("to", key.to_string());
-                audit::append_entry(tx, at, entry_id, &event)?;
+                // The old key is not here: nobody can vouch for the new one.
+                let change = KeyChange::found(before.clone(), key.clone());
+                audit::append_entry(tx, at, entry_id, &change.event(ActorRef::system()))?;
             }
             checkpoints::begin_log(tx, &key, audit::size(tx)?, at)
         })
@@ -188,7 +243,7 @@ pub(super) fn begin(
     let size = audit::size(tx)?;
     let note = signer.checkpoint(size, audit::root(tx, size)?);
     let signed = Signed { size, note };
-    insert(tx, &signed, witness_url, at)?;
+    insert(tx, &signer.log_key(), &signed, witness_url, at)?;
     Ok(signed)
 }
 
@@ -197,16 +252,23 @@ pub(super) fn begin(
 async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> {
     let at = services.clock.now();
     keep_beside(services, signed, key.origin(), at).await?;
-    let (signed, url) = (signed.clone(), services.settings.trail.witness_url.clone());
+    let (signed, key) = (signed.clone(), key.clone());
+    let url = services.settings.trail.witness_url.clone();
     services
         .store
-        .write(move |tx| insert(tx, &signed, url.as_deref(), at))
+        .write(move |tx| insert(tx, &key, &signed, url.as_deref(), at))
         .await
 }
 
 /// Keeps it, and owes it to the witness: the newest alone, which says all that those before it say.
-fn insert(tx: &Transaction<'_>, signed: &Signed, witness_url: Option<&str>, at: Timestamp) -> Result<()> {
-    checkpoints::insert_checkpoint(tx, signed.size, &signed.note, at)?;
+pub(super) fn insert(
+    tx: &Transaction<'_>,
+    key: &LogKey,
+    signed: &Signed,
+    witness_url: Option<&str>,
+    at: Timestamp,
+) -> Result<()> {
+    checkpoints::insert_checkpoint(tx, key, signed.size, &signed.note, at)?;
     let Some(url) = witness_url else {
         return Ok(());
     };
@@ -261,8 +323,8 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
     // Tasks that sign at once end in any order.
     let ahead = there
         .ok()
-        .and_then(|note| crate::domain::audit::checkpoint::unchecked(&note))
-        .zip(crate::domain::audit::checkpoint::unchecked(&signed.note))
+        .and_then(|note| unchecked(&note))
+        .zip(unchecked(&signed.note))
         .is_some_and(|(kept, new)| kept.origin == new.origin && kept.size > new.size);
     if !ahead {
         replace(&latest, drawn, &signed.note)?;
@@ -279,6 +341,10 @@ fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> i
     let path = directory.join(&name);
     match fs::read_to_string(&path) {
         Ok(there) if there == signed.note => Ok(()),
+        // Two keys that say the same: the old one's last word, and the new one's first.
+        Ok(there) if says_the_same(&there, &signed.note) => {
+            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+        }
         Ok(_) => {
             tracing::error!(file = %path.display(), "the witness has another checkpoint over as many entries");
             replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
@@ -286,6 +352,10 @@ fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> i
         Err(error) if error.kind() == io::ErrorKind::NotFound => replace(&path, drawn, &signed.note),
         Err(error) => Err(error),
     }
+}
+
+fn says_the_same(one: &str, other: &str) -> bool {
+    unchecked(one).is_some_and(|one| unchecked(other) == Some(one))
 }
 
 /// Where the witness keeps a log's checkpoints, named by their size.

@@ -1,16 +1,24 @@
-//! The trail as a file (`domain/audit/export.rs` has the format).
+//! The trail as a file (`domain/audit/export.rs` has the format): announced to whoever has the key, written from
+//! one snapshot, ended with a signature. The process that writes need not be the one that has the key: beside a
+//! running server, the command line asks through the operator's socket (`orders.rs`).
+
+mod lines;
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use jiff::Timestamp;
-use sha2::{Digest as _, Sha256};
+use serde::{Deserialize, Serialize};
 
 use super::{Services, checkpoints};
-use crate::domain::Error;
 use crate::domain::account::OrganizationId;
-use crate::domain::audit::export::{EXPORT_FORMAT, EndLine, GapLine, Header, Line};
-use crate::domain::audit::{CSV_COLUMNS, LogSigner, Record, csv_cells};
-use crate::store::audit::{self, checkpoints as kept};
+use crate::domain::audit::export::{EXPORT_FORMAT, GapLine, Header, Line};
+use crate::domain::audit::{ActorRef, Event, EventType, Record, Resource};
+use crate::domain::{Error, Result};
+use crate::store::audit::{self, Beside, Range, VerifyError, checkpoints as kept};
+use crate::store::{DATABASE_FILE, accounts};
+use lines::Lines;
+pub use lines::{Claim, Written};
 
 /// What to export.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +32,8 @@ pub struct Selection {
 }
 
 /// How to write it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object per line.
     #[default]
@@ -36,12 +45,57 @@ pub enum Format {
 /// Why an export failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The trail could not be read.
+    /// The trail could not be read, or the export not be recorded.
     #[error(transparent)]
     Trail(#[from] Error),
+    /// The database could not be opened.
+    #[error(transparent)]
+    Database(#[from] VerifyError),
     /// The file could not be written.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// The trail at one instant, to export from.
+#[derive(Debug)]
+pub struct Snapshot(Beside);
+
+/// An export that is about to begin: what its entry says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Announcement {
+    /// Only this organisation's entries.
+    pub organization_id: Option<OrganizationId>,
+    /// Only from this time on.
+    pub from: Option<Timestamp>,
+    /// Only up to this time.
+    pub to: Option<Timestamp>,
+    /// How it is written.
+    pub format: Format,
+    /// How many entries it will hold, pruned ones among them.
+    pub entries: u64,
+    /// How many entries the trail has in its snapshot: none after those is in it.
+    pub tree_size: u64,
+}
+
+/// What the header of an announced export needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Begun {
+    /// The checkpoint over the snapshot, a signed note.
+    pub checkpoint: String,
+    /// Keys under which this log has signed, the one in use last.
+    pub keys: Vec<String>,
+    /// When it was announced.
+    pub at: Timestamp,
+}
+
+/// An export before its first line.
+#[derive(Debug)]
+pub struct Export {
+    snapshot: Snapshot,
+    range: Range,
+    announcement: Announcement,
 }
 
 /// Writes the selected entries with what proves them, and says how many. `progress` is told the places
@@ -51,127 +105,222 @@ pub enum ExportError {
 /// [`ExportError`].
 pub async fn export(
     services: &Services,
+    actor: ActorRef,
     selection: &Selection,
     format: Format,
     file: impl Write,
-    mut progress: impl FnMut(u64, u64),
+    progress: impl FnMut(u64, u64),
 ) -> Result<u64, ExportError> {
+    // A key that was changed by hand is on the record before the snapshot is taken.
+    checkpoints::signer(services).await?;
+    let export = Snapshot::of(services.store.path())?.prepare(selection, format)?;
+    let begun = announce_export(services, actor, export.announcement()).await?;
+    let written = export.write(&begun, file, progress)?;
+    let signed = sign_export(services, written.claim()).await?;
+    Ok(written.finish(signed)?)
+}
+
+/// Records that the trail is about to be exported, and signs what the export's snapshot holds.
+///
+/// The entry is on disk before the first line is written. An export that is cut off, by its reader, a full disk or
+/// a signal, has told what it had told by then; recorded at its end, it would have told all of it and be on no
+/// record. So one that fails is recorded too: rather one too many than one too few. It follows what is exported, so
+/// that the count and the size that it says are those of the file.
+///
+/// # Errors
+/// [`Error::Conflict`] when the key was changed after the snapshot was taken; [`Error::Internal`] when it could not
+/// be recorded: then there is nothing to write.
+pub async fn announce_export(
+    services: &Services,
+    actor: ActorRef,
+    announced: &Announcement,
+) -> Result<Begun> {
+    checkpoints::refuse_if_begun_after(services, announced.tree_size).await?;
+    let at = services.clock.now();
+    let entry_id = services.entropy.uuid(at);
+    let event = announced.event(actor);
+    services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(drop))
+        .await?;
+    let signed = checkpoints::checkpoint_at(services, announced.tree_size).await?;
+    let keys = services.store.read(kept::known_keys)?;
+    Ok(Begun {
+        checkpoint: signed.note,
+        keys: keys.iter().map(ToString::to_string).collect(),
+        at,
+    })
+}
+
+/// Signs the end of an export: how many lines it has, and what they hash to.
+///
+/// # Errors
+/// [`Error::Conflict`] when the key is not the one any more under which the export began; [`Error::Internal`] when
+/// SQLite fails.
+pub async fn sign_export(services: &Services, claim: &Claim) -> Result<String> {
     let signer = checkpoints::signer(services).await?;
-    let signed = checkpoints::checkpoint(services).await?;
-    let organization_id = selection.organization_id.map(|id| id.0);
-    let mut lines = Lines::new(file, format)?;
-    services.store.read(|db| {
-        let mut run = || -> Result<u64, ExportError> {
-            let range = audit::find_range(db, organization_id, selection.from, selection.to, signed.size)?;
-            let keys = kept::known_keys(db)?;
-            lines.write(&Line::Header(Header {
-                format: EXPORT_FORMAT.to_owned(),
-                checkpoint: signed.note.clone(),
-                keys: keys.iter().map(ToString::to_string).collect(),
-                organization_id,
-                from: selection.from,
-                to: selection.to,
-                exported_at: services.clock.now(),
-            }))?;
-            let mut on_the_way = kept::notes(db)?.into_iter().peekable();
-            let (mut next, mut entries) = (0, 0);
-            audit::for_each_record(db, range, |record: Record| -> Result<(), ExportError> {
-                while let Some((_, note)) = on_the_way.next_if(|(size, _)| *size <= next) {
-                    lines.write(&Line::Checkpoint { note })?;
-                }
-                if record.sequence > next {
-                    let hashes = audit::cover(db, next, record.sequence)?;
-                    lines.write(&Line::Gap(GapLine::new(next, record.sequence, &hashes)))?;
-                    // What was signed within the gap can't be compared with anything in the file.
-                    while on_the_way.next_if(|(size, _)| *size <= record.sequence).is_some() {}
-                }
-                next = record.sequence + 1;
-                entries += 1;
-                progress(next, signed.size);
-                lines.write_record(&record)
-            })?;
-            if next < signed.size {
-                let hashes = audit::cover(db, next, signed.size)?;
-                lines.write(&Line::Gap(GapLine::new(next, signed.size, &hashes)))?;
-            }
-            lines.end(&signer)?;
-            progress(signed.size, signed.size);
-            Ok(entries)
-        };
-        Ok(run())
-    })?
+    if claim.log != signer.log_key().to_string() {
+        return Err(checkpoints::key_changed());
+    }
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(&claim.sha256, &mut sha256)
+        .map_err(|_| Error::Malformed("The hash is none".to_owned()))?;
+    Ok(signer.export_end(claim.lines, sha256))
 }
 
-/// Writes lines, counts them and hashes them.
-struct Lines<W: Write> {
-    csv: Option<csv::Writer<W>>,
-    plain: Option<W>,
-    count: u64,
-    digest: Sha256,
-}
-
-impl<W: Write> Lines<W> {
-    fn new(file: W, format: Format) -> io::Result<Self> {
-        let mut lines = Self {
-            csv: None,
-            plain: None,
-            count: 0,
-            digest: Sha256::new(),
-        };
-        match format {
-            Format::Ndjson => lines.plain = Some(file),
-            Format::Csv => {
-                let mut writer = csv::Writer::from_writer(file);
-                writer.write_record(CSV_COLUMNS)?;
-                lines.csv = Some(writer);
+impl Announcement {
+    /// In the organisation's own part of the trail, where it is about one alone: its admins should see it.
+    fn event(&self, actor: ActorRef) -> Event {
+        let mut event = Event::new(EventType::AuditExport, self.organization_id, actor)
+            .with("format", self.format.name())
+            .with("entries", self.entries)
+            .with("treeSize", self.tree_size);
+        if let Some(organization) = self.organization_id {
+            event = event.on(Resource::other("ORGANIZATION", organization, None));
+        }
+        for (name, time) in [("from", self.from), ("to", self.to)] {
+            if let Some(time) = time {
+                event = event.with(name, time.to_string());
             }
         }
-        Ok(lines)
+        event
+    }
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+impl Snapshot {
+    /// Of the trail in a data directory, whoever has it.
+    ///
+    /// # Errors
+    /// [`VerifyError`] when there is no database that can be read.
+    pub fn take(data_dir: &Path) -> Result<Self, VerifyError> {
+        Self::of(&data_dir.join(DATABASE_FILE))
     }
 
-    fn write(&mut self, line: &Line) -> Result<(), ExportError> {
-        self.put(line, vec![String::new(); CSV_COLUMNS.len() - 1])
+    fn of(database: &Path) -> Result<Self, VerifyError> {
+        Beside::open(database).map(Self)
     }
 
-    fn write_record(&mut self, record: &Record) -> Result<(), ExportError> {
-        let cells = if self.csv.is_some() {
-            csv_cells(record)
-        } else {
-            Vec::new()
+    /// The id of the organisation of that slug.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn find_organization(&self, slug: &str) -> Result<OrganizationId> {
+        accounts::find_organization_by_slug(self.0.db(), slug)?
+            .map(|organization| organization.id)
+            .ok_or_else(|| Error::NotFound {
+                what: "Organization",
+                id: slug.to_owned(),
+            })
+    }
+
+    /// Finds what there is to export.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when SQLite fails.
+    pub fn prepare(self, selection: &Selection, format: Format) -> Result<Export> {
+        let db = self.0.db();
+        let tree_size = audit::size(db)?;
+        let Selection {
+            organization_id,
+            from,
+            to,
+        } = *selection;
+        let range = audit::find_range(db, organization_id.map(|id| id.0), from, to, tree_size)?;
+        let announcement = Announcement {
+            organization_id,
+            from,
+            to,
+            format,
+            entries: audit::count_records(db, range)?,
+            tree_size,
         };
-        self.put(&Line::from(record), cells)
+        Ok(Export {
+            snapshot: self,
+            range,
+            announcement,
+        })
+    }
+}
+
+impl Export {
+    /// What has to be recorded first.
+    #[must_use]
+    pub fn announcement(&self) -> &Announcement {
+        &self.announcement
     }
 
-    fn put(&mut self, line: &Line, mut cells: Vec<String>) -> Result<(), ExportError> {
-        let text = serde_json::to_string(line).map_err(io::Error::from)?;
-        self.count += 1;
-        self.digest.update(text.as_bytes());
-        self.digest.update(b"\n");
-        if let Some(file) = &mut self.plain {
-            file.write_all(text.as_bytes())?;
-            file.write_all(b"\n")?;
+    /// Writes all of it but the end.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub fn write<W: Write>(
+        self,
+        begun: &Begun,
+        file: W,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Written<W>, ExportError> {
+        let db = self.snapshot.0.db();
+        let Announcement {
+            organization_id,
+            from,
+            to,
+            format,
+            tree_size: size,
+            ..
+        } = self.announcement;
+        let mut lines = Lines::new(file, format)?;
+        lines.write(&Line::Header(Header {
+            format: EXPORT_FORMAT.to_owned(),
+            checkpoint: begun.checkpoint.clone(),
+            keys: begun.keys.clone(),
+            organization_id: organization_id.map(|id| id.0),
+            from,
+            to,
+            exported_at: begun.at,
+        }))?;
+        // One at a time: there is one a minute, for years.
+        let mut ahead = kept::find_note_after(db, None)?;
+        let (mut next, mut entries) = (0, 0);
+        audit::for_each_record(db, self.range, |record: Record| -> Result<(), ExportError> {
+            while let Some(kept) = ahead.take_if(|kept| kept.size <= next) {
+                ahead = kept::find_note_after(db, Some(&kept))?;
+                lines.write(&Line::Checkpoint { note: kept.note })?;
+            }
+            if record.sequence > next {
+                let hashes = audit::cover(db, next, record.sequence)?;
+                lines.write(&Line::Gap(GapLine::new(next, record.sequence, &hashes)))?;
+                // What was signed within the gap can't be compared with anything in the file.
+                while let Some(kept) = ahead.take_if(|kept| kept.size <= record.sequence) {
+                    ahead = kept::find_note_after(db, Some(&kept))?;
+                }
+            }
+            next = record.sequence + 1;
+            entries += 1;
+            progress(next, size);
+            lines.write_record(&record)
+        })?;
+        if next < size {
+            let hashes = audit::cover(db, next, size)?;
+            lines.write(&Line::Gap(GapLine::new(next, size, &hashes)))?;
         }
-        if let Some(csv) = &mut self.csv {
-            cells.push(text);
-            csv.write_record(&cells).map_err(io::Error::from)?;
+        // What was signed over just as much by the key before: its last word.
+        while let Some(kept) = ahead.take() {
+            ahead = kept::find_note_after(db, Some(&kept))?;
+            if kept.size == size && kept.note != begun.checkpoint {
+                lines.write(&Line::Checkpoint { note: kept.note })?;
+            }
         }
-        Ok(())
-    }
-
-    fn end(&mut self, signer: &LogSigner) -> Result<(), ExportError> {
-        let sha256 = self.digest.clone().finalize().into();
-        let end = EndLine {
-            lines: self.count,
-            sha256: hex::encode(sha256),
-            signed: signer.export_end(self.count, sha256),
-        };
-        self.write(&Line::End(end))?;
-        if let Some(csv) = &mut self.csv {
-            csv.flush()?;
-        }
-        if let Some(file) = &mut self.plain {
-            file.flush()?;
-        }
-        Ok(())
+        progress(size, size);
+        let log = begun.keys.last().cloned().unwrap_or_default();
+        Ok(lines.written(entries, log))
     }
 }

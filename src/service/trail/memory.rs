@@ -11,7 +11,9 @@ use serde_json::Value;
 use super::checkpoints::{self, CHECKPOINT_DIRECTORY, HISTORY, LATEST};
 use crate::domain::Result;
 use crate::domain::audit::checkpoint::{CheckpointError, origin_of, unchecked};
-use crate::domain::audit::{Checkpoint, Content, LogKeys, LogSigner, Record, check_receipt, write_receipt};
+use crate::domain::audit::{
+    Checkpoint, Content, LogKey, LogKeys, LogSigner, Record, check_receipt, write_receipt,
+};
 use crate::service::Services;
 use crate::store::audit::{self, checkpoints as kept};
 
@@ -63,7 +65,11 @@ impl Memory {
         let mut keys = LogKeys::new(logs.map(|log| log.key.clone()).collect());
         // An older database may not know the log yet; whose key it is, is not told by the database anyway.
         if let Some(origin) = self.origin() {
-            keys.add(LogSigner::new(origin, &services.keys.audit_signing_key()).log_key());
+            for public in services.keys.audit_public_keys() {
+                if let Some(key) = LogKey::of(origin, &public) {
+                    keys.add(key);
+                }
+            }
         }
         match keys.open(&self.note) {
             Ok(checkpoint) => Ok(Some(checkpoint)),

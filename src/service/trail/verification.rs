@@ -19,19 +19,15 @@ use crate::store::{DATABASE_FILE, audit};
 pub fn verify_data_dir(
     data_dir: &Path,
     keys: &LogKeys,
-    mut anchors: Vec<Anchor>,
+    anchors: Vec<Anchor>,
     progress: impl FnMut(u64, u64),
 ) -> Result<Report, VerifyError> {
     let directory = data_dir.join(CHECKPOINT_DIRECTORY);
     let notes = notes_beside(&directory);
-    audit::verify_database(&data_dir.join(DATABASE_FILE), keys, progress, |keys, verifier| {
+    audit::verify_database(&data_dir.join(DATABASE_FILE), keys, progress, |verifier| {
         for (source, note) in &notes {
-            match keys.open(note) {
-                Ok(checkpoint) => anchors.push(Anchor {
-                    checkpoint,
-                    source: source.clone(),
-                }),
-                Err(error) => verifier.note(format!("a checkpoint in {source} was not used: {error}")),
+            if let Err(error) = verifier.offer(note, source, false) {
+                verifier.note(format!("a checkpoint in {source} was not used: {error}"));
             }
         }
         for anchor in anchors {

@@ -67,16 +67,16 @@ pub fn begin_log(tx: &Connection, key: &LogKey, first_size: u64, at: Timestamp) 
     Ok(())
 }
 
-/// Keeps a checkpoint of the log in use; one over as many entries is replaced.
+/// Keeps a checkpoint that `key` signed; one over as many entries is replaced.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
-pub fn insert_checkpoint(tx: &Connection, size: u64, note: &str, at: Timestamp) -> Result<()> {
+pub fn insert_checkpoint(tx: &Connection, key: &LogKey, size: u64, note: &str, at: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "INSERT OR REPLACE INTO audit_checkpoint (size, log, note, at)
-         VALUES (?1, (SELECT max(number) FROM audit_log), ?2, ?3)",
+         VALUES (?1, (SELECT max(number) FROM audit_log WHERE verifier_key = ?4), ?2, ?3)",
     )?
-    .execute(params![to_column(size), note, millis(at)])?;
+    .execute(params![to_column(size), note, millis(at), key.to_string()])?;
     Ok(())
 }
 
@@ -164,13 +164,34 @@ pub fn delete_checkpoints(tx: &Connection, checkpoints: &[(u64, i64)]) -> Result
     Ok(())
 }
 
-/// Every checkpoint, smallest first.
+/// A checkpoint as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptNote {
+    /// Over how many entries.
+    pub size: u64,
+    /// The log's number.
+    pub log: i64,
+    /// The signed note.
+    pub note: String,
+}
+
+/// The checkpoint that follows another one, smallest first; without, the smallest.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
-pub fn notes(connection: &Connection) -> Result<Vec<(u64, String)>> {
+pub fn find_note_after(connection: &Connection, before: Option<&KeptNote>) -> Result<Option<KeptNote>> {
+    let (size, log) = before.map_or((-1, 0), |kept| (to_column(kept.size), kept.log));
     Ok(connection
-        .prepare_cached("SELECT size, note FROM audit_checkpoint ORDER BY size, log")?
-        .query_map([], |row| Ok((from_column(row.get(0)?), row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?)
+        .prepare_cached(
+            "SELECT size, log, note FROM audit_checkpoint WHERE (size, log) > (?1, ?2)
+             ORDER BY size, log LIMIT 1",
+        )?
+        .query_row([size, log], |row| {
+            Ok(KeptNote {
+                size: from_column(row.get(0)?),
+                log: row.get(1)?,
+                note: row.get(2)?,
+            })
+        })
+        .optional()?)
 }

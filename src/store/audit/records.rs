@@ -69,6 +69,29 @@ pub fn find_range(
     })
 }
 
+/// How many records a range has, pruned ones among them.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn count_records(connection: &Connection, range: Range) -> Result<u64> {
+    let Some(organization) = range.organization_id else {
+        // The trail has no gaps.
+        return Ok(range.end.saturating_sub(range.first));
+    };
+    Ok(connection
+        .prepare_cached(
+            "SELECT count(*) FROM audit_entry WHERE sequence >= ?1 AND sequence < ?2 AND +organization_id = ?3",
+        )?
+        .query_row(
+            params![
+                to_column(range.first),
+                to_column(range.end),
+                organization.as_bytes()
+            ],
+            |row| row.get(0).map(from_column),
+        )?)
+}
+
 /// Hands each record of a range to `with`, in order, one at a time.
 ///
 /// # Errors

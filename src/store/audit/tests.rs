@@ -133,7 +133,7 @@ fn sign(trail: &Connection) {
     }
     let size = size(trail).expect("size");
     let note = signer.checkpoint(size, root(trail, size).expect("root"));
-    checkpoints::insert_checkpoint(trail, size, &note, at(0)).expect("insert");
+    checkpoints::insert_checkpoint(trail, &signer.log_key(), size, &note, at(0)).expect("insert");
 }
 
 /// 40 entries, signed at 20 and 40.
@@ -294,7 +294,8 @@ fn a_checkpoint_by_another_key_is_forged() {
     let trail = signed_trail();
     let forger = LogSigner::new("log.example/audit-log", &[8; 32]);
     let note = forger.checkpoint(40, root(&trail, 40).expect("root"));
-    checkpoints::insert_checkpoint(&trail, 40, &note, at(0)).expect("insert");
+    let key = LogSigner::new("log.example/audit-log", &SEED).log_key();
+    checkpoints::insert_checkpoint(&trail, &key, 40, &note, at(0)).expect("insert");
     assert_eq!(findings(&trail), [(Tampering::ForgedCheckpoint, 39, 39)]);
 }
 

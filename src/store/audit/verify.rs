@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{checkpoints, from_column, row};
 use crate::domain::Result;
+use crate::domain::audit::checkpoint::unchecked;
 use crate::domain::audit::{Anchor, CheckpointError, LogKeys, Report, Tampering, Verifier};
 
 /// Re-checks everything, against the checkpoints and keys in the database itself. That finds whatever
@@ -18,8 +19,9 @@ use crate::domain::audit::{Anchor, CheckpointError, LogKeys, Report, Tampering, 
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite can't read the trail at all.
 pub fn verify(connection: &Connection) -> Result<Report> {
-    let keys = checkpoints::known_keys(connection)?;
-    verify_against(connection, &keys, Vec::new(), |_| {})
+    let mut verifier = Verifier::new(Vec::new(), true);
+    verifier.trust_own(&checkpoints::known_keys(connection)?);
+    run(connection, verifier, |_| {})
 }
 
 /// Re-checks everything against `keys`, the checkpoints in the database and `anchors` besides.
@@ -33,7 +35,9 @@ pub fn verify_against(
     anchors: Vec<Anchor>,
     progress: impl FnMut(u64),
 ) -> Result<Report> {
-    run(connection, keys, Verifier::new(anchors, true), progress)
+    let mut verifier = Verifier::new(anchors, true);
+    verifier.trust(keys);
+    run(connection, verifier, progress)
 }
 
 /// Why a database can't be checked.
@@ -53,7 +57,7 @@ pub enum VerifyError {
 }
 
 /// Re-checks the trail in a database file, without taking its lock and without changing it. `prepare`
-/// adds what is known besides, given the keys that are trusted: `keys`, or those in the database.
+/// adds what is known besides, once the keys are trusted: `keys`, or those in the database.
 ///
 /// # Errors
 /// [`VerifyError`].
@@ -61,7 +65,7 @@ pub fn verify_database(
     path: &Path,
     keys: &LogKeys,
     mut progress: impl FnMut(u64, u64),
-    prepare: impl FnOnce(&LogKeys, &mut Verifier),
+    prepare: impl FnOnce(&mut Verifier),
 ) -> Result<Report, VerifyError> {
     let database = |source| VerifyError::Database {
         path: path.to_owned(),
@@ -73,18 +77,13 @@ pub fn verify_database(
     let snapshot = connection.unchecked_transaction().map_err(database)?;
     let size = super::size(&snapshot).map_err(trail)?;
     let mut verifier = Verifier::new(Vec::new(), true);
-    let keys = if keys.is_empty() {
-        verifier.note(
-            "no key was given: the keys in the database were believed, which finds what was changed by accident or \
-             without care, but not a forger who put keys of their own there"
-                .to_owned(),
-        );
-        checkpoints::known_keys(&snapshot).map_err(trail)?
+    if keys.is_empty() {
+        verifier.trust_own(&checkpoints::known_keys(&snapshot).map_err(trail)?);
     } else {
-        keys.clone()
-    };
-    prepare(&keys, &mut verifier);
-    run(&snapshot, &keys, verifier, |sequence| progress(sequence, size)).map_err(trail)
+        verifier.trust(keys);
+    }
+    prepare(&mut verifier);
+    run(&snapshot, verifier, |sequence| progress(sequence, size)).map_err(trail)
 }
 
 /// Beside a running server through its WAL; a copy on a medium that can't be written, as it is.
@@ -116,18 +115,13 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// A view in place of a table could go on for ever; the file may be anybody's.
-fn harmless(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn harmless(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     connection.pragma_update(None, "trusted_schema", false)
 }
 
-fn run(
-    connection: &Connection,
-    keys: &LogKeys,
-    mut verifier: Verifier,
-    mut progress: impl FnMut(u64),
-) -> Result<Report> {
+fn run(connection: &Connection, mut verifier: Verifier, mut progress: impl FnMut(u64)) -> Result<Report> {
     let mut signed =
         connection.prepare_cached("SELECT size, note FROM audit_checkpoint ORDER BY size, log")?;
     // One at a time: there is one a minute, for years.
@@ -156,7 +150,7 @@ fn run(
                 let sequence = record.sequence;
                 let asked = derived::compare_asked(connection, &record)?;
                 while let Some((size, note)) = ahead.take_if(|(size, _)| *size <= sequence) {
-                    read_checkpoint(&mut verifier, keys, size, &note);
+                    read_checkpoint(&mut verifier, size, &note);
                     ahead = signed.next().transpose()?;
                 }
                 verifier.record(record);
@@ -175,7 +169,7 @@ fn run(
         }
     }
     while let Some((size, note)) = ahead {
-        read_checkpoint(&mut verifier, keys, size, &note);
+        read_checkpoint(&mut verifier, size, &note);
         ahead = signed.next().transpose()?;
     }
     derived::check_heads(connection, &mut verifier)?;
@@ -184,23 +178,17 @@ fn run(
     Ok(verifier.finish())
 }
 
-fn read_checkpoint(verifier: &mut Verifier, keys: &LogKeys, size: u64, note: &str) {
-    match keys.open(note) {
-        Ok(checkpoint) if checkpoint.size == size => verifier.anchor(Anchor {
-            checkpoint,
-            source: "the database".to_owned(),
-        }),
-        Ok(checkpoint) => verifier.finding(
-            Tampering::ForgedCheckpoint,
-            size,
-            size,
-            format!(
-                "the checkpoint kept for {size} entries is over {}",
-                checkpoint.size
-            ),
-        ),
+fn read_checkpoint(verifier: &mut Verifier, size: u64, note: &str) {
+    let of_ours = names_known_log(verifier.keys(), note);
+    if let Some(told) = unchecked(note).filter(|told| of_ours && told.size != size) {
+        let text = format!("the checkpoint kept for {size} entries is over {}", told.size);
+        verifier.finding(Tampering::ForgedCheckpoint, size, size, text);
+        return;
+    }
+    match verifier.offer(note, "the database", true) {
+        Ok(()) => {}
         // Keys given from outside may be those of one log among several.
-        Err(CheckpointError::UnknownKey) if !keys.is_empty() && !names_known_log(keys, note) => {
+        Err(CheckpointError::UnknownKey) if !verifier.keys().is_empty() && !of_ours => {
             verifier.note(format!(
                 "the checkpoint over {size} entries is signed by another log's key and was not used"
             ));

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::super::EventType;
+use super::super::key_change::KeyChange;
 use super::super::record::{Body, Content, Record};
 use super::super::removals::{Pending, RemovedPart};
 use super::super::report::{FINDINGS_LISTED, Tampering};
@@ -72,6 +73,11 @@ impl Verifier {
             Some(EventType::AuditPrune | EventType::AuditErase) => self.compare_removal(record, body),
             Some(EventType::AuditRollbackAccept | EventType::BackupRestore) => {
                 self.accepted_rollback(sequence, body);
+            }
+            Some(EventType::AuditKeyChange) => {
+                if let Some(change) = details(body).as_ref().and_then(KeyChange::read) {
+                    self.key_changed(sequence, change);
+                }
             }
             _ => {}
         }

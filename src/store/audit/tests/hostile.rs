@@ -198,7 +198,9 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
             checkpoints::begin_log(&trail, &successor().log_key(), 25, at(26)).expect("begin");
             successor().checkpoint(size, root(&trail, size).expect("root"))
         };
-        checkpoints::insert_checkpoint(&trail, size(&trail).expect("size"), &note, at(26)).expect("insert");
+        let key = successor().log_key();
+        checkpoints::insert_checkpoint(&trail, &key, size(&trail).expect("size"), &note, at(26))
+            .expect("insert");
         assert!(!told(&trail, &keys(), Vec::new()).is_intact());
         let mut both = keys();
         both.add(successor().log_key());

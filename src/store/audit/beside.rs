@@ -1,0 +1,54 @@
+//! The trail as it is at one instant, on a connection of its own: for work that takes long, in the process that
+//! has the data directory or in another one beside it. SQLite's WAL lets it read while others write.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::verify::{VerifyError, harmless};
+use crate::store::migrations;
+
+/// One snapshot, for as long as this lives. The WAL grows meanwhile; no writer waits.
+#[derive(Debug)]
+pub struct Beside {
+    connection: Connection,
+}
+
+impl Beside {
+    /// Takes the snapshot. Changes nothing, and needs no lock.
+    ///
+    /// # Errors
+    /// [`VerifyError`] when it is no database, or one of another version: beside a running server nothing is
+    /// brought up to date.
+    pub fn open(path: &Path) -> Result<Self, VerifyError> {
+        let open = || {
+            let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            harmless(&connection)?;
+            connection.execute_batch("BEGIN")?;
+            // The snapshot is taken by the first read.
+            let version: usize =
+                connection.query_row("SELECT user_version FROM pragma_user_version", [], |row| {
+                    row.get(0)
+                })?;
+            Ok((connection, version))
+        };
+        let (connection, version) = open().map_err(|source| VerifyError::Database {
+            path: path.to_owned(),
+            source,
+        })?;
+        if version != migrations::newest() {
+            return Err(VerifyError::Trail(format!(
+                "{} has schema version {version}, this latchkey reads version {}; use the one that serves it",
+                path.display(),
+                migrations::newest()
+            )));
+        }
+        Ok(Self { connection })
+    }
+
+    /// What to read with.
+    #[must_use]
+    pub fn db(&self) -> &Connection {
+        &self.connection
+    }
+}
