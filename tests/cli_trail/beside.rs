@@ -183,7 +183,7 @@ fn an_export_that_is_cut_off_is_on_the_record() {
         export.wait_with_output().unwrap()
     };
     let running = Running::new();
-    for _ in 0..25 {
+    for _ in 0..150 {
         running.reset(); // more than a pipe and a buffer hold
     }
     let recorded = |desk: &Desk| entries_of(&audit(desk, &["export"]), "AUDIT_EXPORT").len();
