@@ -470,16 +470,16 @@ async fn work_that_nothing_interrupts_counts_as_the_time_it_takes() {
     let host = host();
     let plugin = load(&host, &bulk_fill());
     let mut took: Vec<Duration> = Vec::new();
-    for _ in 0..10 {
+    // 50 ms and the fill under way. The quickest tells of the budget, the others of the machine: a busy one is asked
+    // until it has a moment.
+    while took.last().is_none_or(|last| *last >= Duration::from_millis(110)) {
+        assert!(took.len() < 100, "{took:?}");
         let evaluation = ask(&host, plugin.clone()).await;
         assert_eq!(cause(&evaluation), FailureCause::Deadline);
-        took.push(Duration::from_micros(evaluation.records[0].usage.elapsed_micros));
+        let elapsed = Duration::from_micros(evaluation.records[0].usage.elapsed_micros);
+        assert!(elapsed >= Duration::from_millis(50), "{elapsed:?}");
+        took.push(elapsed);
     }
-    took.sort();
-    println!("{took:?}");
-    // 50 ms and the fill under way. The quickest tells of the budget, the others of the machine.
-    assert!(took[0] >= Duration::from_millis(50), "{took:?}");
-    assert!(took[0] < Duration::from_millis(110), "{took:?}");
 }
 
 #[tokio::test]
