@@ -12,6 +12,10 @@ use latchkey::plugin_host::{
 };
 use uuid::Uuid;
 
+/// The budget of a call is 50 ms and the tick 1 ms; the rest is for a busy test machine, on which a runaway waits for
+/// everybody else.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Compiled plugins are shared by the test programs and their runs.
 fn host() -> PluginHost {
     let options = HostOptions {
@@ -171,7 +175,10 @@ async fn every_guest_does_what_it_says_and_no_more() {
         };
         let plugin = bound(prepared);
         let mut quickest = Duration::MAX;
-        for _ in 0..3 {
+        for call in 0..20 {
+            if call >= 3 && quickest < PATIENCE {
+                break;
+            }
             let started = Instant::now();
             let evaluation = host.before(std::slice::from_ref(&plugin), &question).await;
             let took = started.elapsed();
@@ -185,9 +192,7 @@ async fn every_guest_does_what_it_says_and_no_more() {
             quickest = quickest.min(took);
             table += &format!("{name:22} {came:32} {:.1} ms\n", took.as_secs_f64() * 1e3);
         }
-        // The budget is 50 ms and the tick 1 ms; the rest is for a busy test machine, on which a runaway waits for
-        // everybody else.
-        assert!(quickest < Duration::from_millis(500), "{name} took {quickest:?}");
+        assert!(quickest < PATIENCE, "{name} took {quickest:?}");
     }
     println!("{table}");
 }

@@ -384,7 +384,7 @@ async fn every_hostile_guest_is_stopped_named_and_survived() {
         let mut took = Duration::MAX;
         let mut evaluation = None;
         // 50 ms budget, 1 ms tick; the rest is for a busy test machine, on which a runaway waits for everybody else.
-        for _ in 0..5 {
+        for _ in 0..20 {
             let started = Instant::now();
             evaluation = Some(ask(&host, plugin.clone()).await);
             took = took.min(started.elapsed());
