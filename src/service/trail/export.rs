@@ -117,7 +117,7 @@ pub async fn export(
     let begun = announce_export(services, actor, export.announcement()).await?;
     let written = export.write(&begun, file, progress)?;
     let signed = sign_export(services, written.claim()).await?;
-    Ok(written.finish(signed)?)
+    written.finish(signed)
 }
 
 /// Records that the trail is about to be exported, and signs what the export's snapshot holds.

@@ -14,6 +14,10 @@ use crate::service::Services;
 /// An order about the trail. What only reads is none: the command reads beside the server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "on the wire the names stand beside those of other orders"
+)]
 pub enum TrailOrder {
     /// Tell the public keys under which the trail was signed.
     AuditKeys,
