@@ -97,8 +97,7 @@ event_types! {
     UserPasswordChange = "USER_PASSWORD_CHANGE",
     /// An admin sent a user a link to set a new password, in place of the old one.
     UserPasswordReset = "USER_PASSWORD_RESET",
-    /// Something was asked for that waits for a further admin. A reset is `USER_MFA_RESET` with
-    /// `awaitsApproval` instead.
+    /// Something was asked for that waits for a further admin, a reset for example.
     ApprovalRequest = "APPROVAL_REQUEST",
     /// A further admin agreed, or tried to.
     ApprovalAgree = "APPROVAL_AGREE",

@@ -61,8 +61,7 @@ pub fn had_in_hand(
     until: Timestamp,
 ) -> Result<bool> {
     let mut statement = db.prepare_cached(&format!(
-        "{DONE_TO_BY} AND at <= ?4 AND details ->> '$.awaitsApproval' IS NULL \
-         AND event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE')"
+        "{DONE_TO_BY} AND at <= ?4 AND event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE')"
     ))?;
     let (account, by) = (account.0.as_bytes(), by.0.as_bytes());
     Ok(statement.exists(params![account, by, millis(since), millis(until)])?)

@@ -100,7 +100,7 @@ trail() {
   echo "\$ curl \"\$API/audit-logs?${2:-size=10}\" -H \"Authorization: Bearer \$${1^^}\" | jq …"
   body=$(curl -sS "$API/audit-logs?${2:-size=10}" -H "Authorization: Bearer ${token[$1]}")
   jq -r '.content | reverse[] | "\(.eventType) \(.result) by \(.actorEmail // .actorType) on \(.resourceName // .resourceId // "-")"
-    + if .errorMessage then ": " + .errorMessage elif .details.awaitsApproval then ": awaits approval" else "" end' <<<"$body"
+    + if .errorMessage then ": " + .errorMessage else "" end' <<<"$body"
 }
 
 ended_as_it_must() { printf '\nstory %s: ended as it must\n' "$1"; }

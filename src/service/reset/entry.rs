@@ -7,6 +7,7 @@ use super::ending::to_json;
 use super::facts::Case;
 use super::{Ending, Judgement, Order};
 use crate::domain::Result;
+use crate::domain::approval::Wanted;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::policy::{Answer, Mode};
 use crate::plugin_host::{CallEnd, DecisionRecord};
@@ -21,8 +22,13 @@ pub(super) fn event(
     after: &AfterReset,
     result: AuditResult,
 ) -> Event {
+    // A reset that did not happen is none (contract A5).
+    let event_type = match &judgement.ending {
+        Ending::AwaitsApproval(_) => EventType::ApprovalRequest,
+        Ending::Done | Ending::Denied(_) | Ending::Failed(_) => EventType::UserMfaReset,
+    };
     let mut event = Event::new(
-        EventType::UserMfaReset,
+        event_type,
         Some(case.organization.id),
         ActorRef::user(&case.actor),
     )
@@ -60,7 +66,9 @@ pub(super) fn event(
             event.result = result;
             event
         }
-        Ending::AwaitsApproval(approval) => event.with("awaitsApproval", json!(approval)),
+        Ending::AwaitsApproval(approval) => event
+            .with("wanted", json!(Wanted::ResetMfa))
+            .with("awaitsApproval", json!(approval)),
         Ending::Denied(denied) => event
             .ended(result, &denied.message)
             .with("denial", json!(denied.denial))

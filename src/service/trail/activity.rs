@@ -97,13 +97,12 @@ pub async fn list_activity(
 impl Activity {
     fn of(entry: Entry) -> Self {
         let event = entry.event;
-        let asked = event.event_type == EventType::ApprovalRequest;
         Self {
             id: entry.id,
             at: entry.at,
             event_type: event.event_type,
             result: event.result,
-            awaits_approval: asked || event.details.contains_key("awaitsApproval"),
+            awaits_approval: event.event_type == EventType::ApprovalRequest,
             by: match event.actor.r#type {
                 ActorType::Operator => By::Operator,
                 ActorType::System | ActorType::Anonymous => By::System,

@@ -113,7 +113,8 @@ async fn a_second_admin_agrees_and_the_reset_is_done_once() {
     let [reset, agreed, asked] = &trail[..3] else {
         panic!("three entries")
     };
-    assert_eq!(asked["eventType"], "USER_MFA_RESET");
+    assert_eq!(asked["eventType"], "APPROVAL_REQUEST");
+    assert_eq!(asked["details"]["wanted"], json!({ "verb": "reset-mfa" }));
     assert_eq!(agreed["eventType"], "APPROVAL_AGREE");
     assert_eq!(agreed["actor"]["email"], "second@acme.example");
     assert_eq!(reset["eventType"], "USER_MFA_RESET");

@@ -118,20 +118,21 @@ fn asked_digest(record: &Record) -> Option<String> {
 
 /// Nothing is kept of what policies were asked where they were not.
 pub(super) fn check_asked(connection: &Connection, verifier: &mut Verifier) -> Result<()> {
-    let (reset, agreed) = (
+    let decided = [
         EventType::UserMfaReset.as_str(),
+        EventType::ApprovalRequest.as_str(),
         EventType::ApprovalAgree.as_str(),
-    );
+    ];
     let mut statement = connection.prepare_cached(
         "SELECT q.audit_sequence FROM question q LEFT JOIN audit_entry e ON e.sequence = q.audit_sequence
-           WHERE e.event_type IS NULL OR e.event_type NOT IN (?1, ?2)
+           WHERE e.event_type IS NULL OR e.event_type NOT IN (?1, ?2, ?3)
          UNION
          SELECT d.id / 1024 FROM decision d
            WHERE NOT EXISTS (SELECT 1 FROM question q WHERE q.audit_sequence = d.id / 1024)
          LIMIT 100",
     )?;
     let strays = statement
-        .query_map([reset, agreed], |row| row.get(0).map(from_column))?
+        .query_map(decided, |row| row.get(0).map(from_column))?
         .collect::<rusqlite::Result<Vec<u64>>>()?;
     for sequence in strays {
         let text =
