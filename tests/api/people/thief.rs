@@ -261,8 +261,8 @@ impl World {
     /// The link in the thief's newest notice, or the same in another user's name.
     fn not_me(&self, on: UserId, forged: bool) -> Option<String> {
         let mails = self.app.owed_mail();
-        let own = mails.iter().rev().filter(|mail| mail.to == self.own.email);
-        let link = own.filter_map(|mail| mail.body.split_once("/not-me#")).next()?.1;
+        let mut own = mails.iter().rev().filter(|mail| mail.to == self.own.email);
+        let link = own.find_map(|mail| mail.body.split_once("/not-me#"))?.1;
         let token = link.split_whitespace().next()?;
         if !forged {
             return Some(token.to_owned());
