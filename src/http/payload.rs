@@ -190,7 +190,8 @@ fn is_json(content_type: &str) -> bool {
     essence.eq_ignore_ascii_case(JSON)
 }
 
-/// Types first, exactly (serde), with null only where it means something; then the rules that the schema states (poem-openapi's validators).
+/// Types first, exactly (serde), with null only where it means something; then the rules that the schema states
+/// (poem-openapi's validators).
 fn parse<T: ParseFromJSON + DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("The body is not UTF-8".into()))?;
     // serde takes an array for a struct; no client means that.
