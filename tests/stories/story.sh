@@ -18,6 +18,7 @@ declare -A token # of each person, by name
 status='' body=''
 
 data=$(mktemp -d)
+: >"$data/out" # to be read before the server writes
 "$latchkey" --log-level warn --data-dir "$data/appliance" demo --sample "$sample" --listen 127.0.0.1:0 \
   >"$data/out" 2>"$data/log" &
 server=$!
