@@ -89,7 +89,7 @@ impl Default for HttpOptions {
 /// Everything the appliance answers, ready to be served.
 pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<Output = Response> {
     let document = document();
-    let allowed = allow::AllowedMethods::new(&document, &document::PATHS);
+    let allowed = allow::Allowed::new(&document, &document::PATHS);
     let api = document::add_pages(Route::new(), &document)
         .at("/invitation", invitations::page())
         .at("/not-me", not_me::page())

@@ -45,7 +45,7 @@ impl ResetEnd {
     pub(super) fn refused(error: &Error) -> Self {
         match error {
             Error::RateLimited { .. } => Self::RateLimited,
-            Error::Internal(_) | Error::Busy { .. } | Error::Stale => Self::Error,
+            Error::Internal(_) | Error::Busy { .. } | Error::Unwritable { .. } | Error::Stale => Self::Error,
             _ => Self::Refused,
         }
     }
