@@ -29,7 +29,7 @@ use crate::service::metrics::Counts;
 use crate::service::plugins::{self, Bindings};
 use crate::service::reset::{Floods, InFlight};
 use crate::service::session::Principals;
-use crate::service::{ExternalIssuer, Services, backup, belonging, deliveries, housekeeping, trail};
+use crate::service::{ExternalIssuer, Services, backup, belonging, deliveries, health, housekeeping, trail};
 use crate::store::Store;
 
 /// How long what is being sent may take at the end.
@@ -109,6 +109,7 @@ impl App {
             sweep: Sweep::default(),
             bindings: Bindings::default(),
             counts: Counts::default(),
+            tails: trail::Tails::default(),
         };
         belonging::check_keys(&services)??;
         trail::finish_key_change(&services).context("the trail's new key")?;
@@ -137,6 +138,10 @@ impl App {
             body_limit_bytes: self.config.http.body_limit_bytes,
             ..HttpOptions::default()
         };
+        // One that can't write serves what it has; whoever watches is told at once, not by the first change.
+        if health::ready(&self.services).await.is_err() {
+            tracing::error!("started without being ready: see the warning before this");
+        }
         let endpoint = Arc::new(http::endpoint(self.services.clone(), options));
         // Without it the server serves all the same; its operator has to stop it to change policies.
         let door = control::open(&self.services, &self.config.data_dir)
@@ -160,6 +165,11 @@ impl App {
             trusted_proxies,
             ..
         } = self.config;
+        let services = self.services.clone();
+        let shutdown = async move {
+            shutdown.await;
+            services.tails.end();
+        };
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
         drop((door, measured));
         tidying.abort();

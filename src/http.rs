@@ -20,6 +20,7 @@ pub mod jwks;
 pub mod mfa;
 pub mod not_me;
 pub mod passkeys;
+pub mod password;
 pub mod payload;
 pub mod plugins;
 pub mod principal;
@@ -45,7 +46,7 @@ use crate::service::Services;
 pub enum Tag {
     /// The one dangerous daily job.
     Reset,
-    /// Log in, refresh, log out.
+    /// Log in, refresh, log out; one's own password.
     Authentication,
     /// The caller's own second factor.
     Mfa,
@@ -88,7 +89,7 @@ impl Default for HttpOptions {
 /// Everything the appliance answers, ready to be served.
 pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<Output = Response> {
     let document = document();
-    let allowed = allow::AllowedMethods::new(&document, &document::PATHS);
+    let allowed = allow::Allowed::new(&document, &document::PATHS);
     let api = document::add_pages(Route::new(), &document)
         .at("/invitation", invitations::page())
         .at("/not-me", not_me::page())
@@ -111,7 +112,7 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         account::AuthenticationApi,
         // A tuple has sixteen at most.
         (mfa::MfaApi, passkeys::PasskeyApi),
-        sessions::SessionApi,
+        (sessions::SessionApi, password::PasswordApi),
         activity::ActivityApi,
         jwks::JwksApi,
         invitations::InvitationApi,

@@ -86,6 +86,8 @@ pub struct Services {
     pub bindings: plugins::Bindings,
     /// What is counted for a collector.
     pub counts: metrics::Counts,
+    /// Readers who follow the trail.
+    pub tails: trail::Tails,
     /// Who finds out whether the appliance is ready.
     pub probing: health::Probing,
 }

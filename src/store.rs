@@ -24,6 +24,7 @@ pub mod passwords;
 pub mod plugins;
 pub mod requests;
 pub mod revisions;
+mod room;
 mod row;
 pub mod sessions;
 pub mod sweep;
@@ -45,6 +46,7 @@ use crate::domain::{Error, Result};
 
 pub use checkpointer::Checkpoints;
 pub use open_error::OpenError;
+pub use room::{Space, free_space};
 use turns::{Party, Turns};
 pub use writer::{QUEUE_LENGTH, WriterStats};
 

@@ -94,7 +94,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("syslog_fmt", &["courier"]),
     ("wit_component", &["plugin_host"]),
     ("webauthn_rs", &["passkeys"]),
-    ("libc", &["plugin_host"]),
+    // A thread's priority; the room that is left on a disk.
+    ("libc", &["plugin_host", "store"]),
     ("governor", &["limiter"]),
     ("figment", &["config"]),
     ("clap", &["cli", "config"]),

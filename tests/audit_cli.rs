@@ -13,6 +13,7 @@ mod cli_trail;
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cli_support::{Connection, Desk, Server};
 use serde_json::Value;
@@ -441,4 +442,27 @@ fn a_siem_follows_over_a_real_connection_and_misses_nothing_between_two() {
     );
     drop(second);
     server.stop();
+}
+
+#[test]
+fn a_stop_ends_tails_at_once_and_their_readers_go_on_later() {
+    let desk = Desk::new();
+    let server = demo(&desk);
+    let (_, token) = printed_call(&server);
+    let mut open: Vec<_> = (0..3).map(|_| tail(&server, &token, None)).collect();
+    for tail in &mut open {
+        read_until(tail, "id: ");
+    }
+    let asked = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    let took = asked.elapsed();
+    assert!(
+        took < Duration::from_secs(3),
+        "{took:?}, with the grace period of 20 s"
+    );
+    for tail in &mut open {
+        let rest = tail.read_all();
+        assert!(rest.ends_with("0\r\n\r\n"), "ended, not cut off: {rest:?}");
+    }
 }

@@ -9,6 +9,8 @@
 mod cli_deliveries;
 mod cli_people;
 mod cli_support;
+#[path = "cli_support/doctor.rs"]
+mod doctor;
 mod guests;
 #[path = "cli_support/naming.rs"]
 mod naming;

@@ -94,6 +94,43 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
 }
 
 #[test]
+fn a_server_that_starts_on_a_full_disk_says_so_until_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(shim) = shim(folder.path()) else { return };
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let seeded = seed::seed(&data, 5);
+    let control = folder.path().join("fault");
+    fs::write(&control, "-").unwrap();
+    let variables = [
+        ("LD_PRELOAD", shim.to_str().unwrap()),
+        ("FAULT_FILE", control.to_str().unwrap()),
+    ];
+    // The first start writes down whose keys these are; a later one need not write.
+    let mut before = Server::start(&data, &variables);
+    before.kill();
+    fs::write(&control, "f").unwrap();
+    let server = Server::start(&data, &variables);
+    let admin = seeded.admins[0].as_str();
+    let told = |call: &str, status: u16| {
+        let answer = exchange(&server.address, &format!("{call} HTTP/1.1"), admin).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(
+            answer.contains("Changes can't be put on disk now; nothing has been changed"),
+            "{answer}"
+        );
+    };
+    // Before anybody changed anything.
+    told("GET /health/ready", 503);
+    let call = format!("POST /api/v1/users/{}/reset-mfa", seeded.users[0]);
+    told(&call, 500);
+    assert_eq!(get(&server.address, "/api/v1/users", admin), 200);
+    fs::write(&control, "-").unwrap();
+    assert_eq!(get(&server.address, "/health/ready", admin), 200);
+    assert_eq!(reset(&server.address, admin, seeded.users[0]), Some(200));
+}
+
+#[test]
 fn a_write_torn_by_the_end_of_the_machine_loses_nothing_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let Some(shim) = shim(folder.path()) else { return };

@@ -125,6 +125,7 @@ pub fn services(dir: &Path) -> Services {
         bindings: Default::default(),
         passkeys: Default::default(),
         counts: Default::default(),
+        tails: Default::default(),
         external_issuer: None,
         settings: Settings::default(),
         clock,

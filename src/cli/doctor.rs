@@ -9,12 +9,13 @@ use serde_json::json;
 use super::{Global, output};
 use crate::config::Config;
 use crate::service::checkup::{self, Finding, Grade};
+use crate::store::OpenError;
 
 /// `latchkey doctor`
 ///
-/// Looks at the configuration, the data directory, the keys, the database, the audit trail, the
-/// clock, the policies and the organisations, and changes nothing. Stop the server first. Exit code
-/// 1 when something is broken.
+/// Looks at the configuration, the data directory and the room on its disk, the keys, the database, the
+/// audit trail, the clock, backups, the policies and the organisations, and changes nothing. Stop the
+/// server first. Exit code 1 when something is broken.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  latchkey doctor --data-dir /var/lib/latchkey\n  latchkey doctor --json")]
 pub(super) struct Doctor {
@@ -28,18 +29,28 @@ impl Doctor {
         let config = global.load(None)?;
         let mut findings = exposure(&config);
         findings.extend(data_directory(&config));
-        let app = global.open()?;
+        let app = match global.open() {
+            Ok(app) => app,
+            Err(error) => {
+                // Who reads JSON gets some, beside a running server too; the exit code says the same as ever.
+                let unopened = format!("not examined: {error:#}");
+                findings.push(match error.downcast_ref() {
+                    Some(OpenError::InUse(_)) => Finding::doubtful("database", unopened),
+                    _ => Finding::broken("database", unopened),
+                });
+                if self.json {
+                    print_json(&findings)?;
+                }
+                return Err(error);
+            }
+        };
         findings.push(Finding::fine(
             "keys",
             format!("fingerprint {}", app.services.keys.fingerprint()),
         ));
-        findings.extend(checkup::examine(&app.services));
+        findings.extend(checkup::examine(&app.services, app.config.backup.as_ref()));
         if self.json {
-            let all: Vec<_> = findings
-                .iter()
-                .map(|f| json!({ "grade": grade(f.grade), "what": f.what, "text": f.text }))
-                .collect();
-            output::json(&all)?;
+            print_json(&findings)?;
         } else {
             let rows: Vec<_> = findings
                 .iter()
@@ -53,6 +64,14 @@ impl Doctor {
         }
         Ok(())
     }
+}
+
+fn print_json(findings: &[Finding]) -> Result<()> {
+    let all: Vec<_> = findings
+        .iter()
+        .map(|f| json!({ "grade": grade(f.grade), "what": f.what, "text": f.text }))
+        .collect();
+    output::json(&all)
 }
 
 fn grade(grade: Grade) -> &'static str {

@@ -108,7 +108,7 @@ pub enum ApprovalState {
     Open,
     /// Carried out.
     Done,
-    /// A further admin said no.
+    /// A further admin said no, or who asked took it back.
     Rejected,
     /// Nobody said anything in time.
     Expired,

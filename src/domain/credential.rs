@@ -12,7 +12,9 @@ pub use access_token::{
     role_by_name,
 };
 pub use external_token::{EXTERNAL_LIFETIME, ExternalClaims, ExternalIssuer, ExternalRules};
-pub use opaque_token::{ApiKeyToken, DEVICE_TOKEN_SECS, DeviceToken, OneUseToken, RefreshToken};
+pub use opaque_token::{
+    API_KEY_PREFIX, ApiKeyToken, DEVICE_TOKEN_SECS, DeviceToken, OneUseToken, RefreshToken,
+};
 pub use password::{
     PASSWORD_MAX_CHARACTERS, absorb_time, hash_password, needs_rehash, password_problems, verify_password,
 };

@@ -22,6 +22,8 @@ pub enum TokenFault {
     Revoked,
     /// Its subject no longer exists or is inactive.
     SubjectGone,
+    /// It is an API key: those go in a header of their own.
+    IsApiKey,
 }
 
 /// A request that ended badly.
@@ -133,6 +135,12 @@ pub enum Error {
         /// Seconds after which a retry makes sense.
         retry_after_secs: u64,
     },
+    /// Nothing can be put on disk: it is full, read-only or broken; nothing was done.
+    #[error("Changes can't be put on disk now; nothing has been changed. Try again in {retry_after_secs} s")]
+    Unwritable {
+        /// Seconds after which a retry makes sense.
+        retry_after_secs: u64,
+    },
     /// What was judged has changed meanwhile, twice in a row; nothing was done.
     #[error("The user was changed at the same time. Try again")]
     Stale,
@@ -181,7 +189,11 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         let ours = matches!(
             self,
-            Self::Internal(_) | Self::Busy { .. } | Self::Stale | Self::PolicyFailed { .. }
+            Self::Internal(_)
+                | Self::Busy { .. }
+                | Self::Unwritable { .. }
+                | Self::Stale
+                | Self::PolicyFailed { .. }
         );
         !ours
     }
@@ -200,5 +212,6 @@ fn token_fault_text(fault: TokenFault) -> &'static str {
         TokenFault::NotYetValid => "The access token is not valid yet",
         TokenFault::Revoked => "The access token has been revoked",
         TokenFault::SubjectGone => "The access token's subject is gone or inactive",
+        TokenFault::IsApiKey => "This is an API key, no access token: send it in the X-API-Key header",
     }
 }

@@ -1,39 +1,91 @@
-//! Which methods a path allows: RFC 9110 §15.5.6 wants them with every 405, and poem does not say.
+//! What the document says of a path: which methods it allows, since RFC 9110 §15.5.6 wants them with every 405 and
+//! poem does not say; and which query parameters a read takes, since poem ignores those that it does not know.
+
+use std::collections::BTreeMap;
 
 use poem::http::HeaderValue;
 use serde_json::Value;
 
-/// Path templates and the `Allow` header of each.
-#[derive(Clone, Debug, Default)]
-pub struct AllowedMethods(Vec<(Vec<String>, HeaderValue)>);
+use crate::domain::{Error, Result};
 
-impl AllowedMethods {
+/// Unknown parameters that an answer names, and characters of each: what a caller wrote comes back to them.
+const NAMED: usize = 8;
+const NAME_CHARACTERS: usize = 64;
+
+/// What each path template allows.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed(Vec<Item>);
+
+#[derive(Clone, Debug)]
+struct Item {
+    template: Vec<String>,
+    /// The `Allow` header.
+    methods: HeaderValue,
+    /// Query parameters of its GET; `None` where it has none or is a page.
+    query: Option<Vec<String>>,
+}
+
+impl Allowed {
     /// Reads them off the OpenAPI document; `pages` are the read-only paths that it does not describe.
     #[must_use]
     pub fn new(document: &Value, pages: &[&str]) -> Self {
         let paths = document["paths"].as_object();
         let operations = paths.into_iter().flatten();
-        let pages = pages
-            .iter()
-            .map(|page| (split(page), HeaderValue::from_static("GET, HEAD")));
-        Self(
-            operations
-                .map(|(path, item)| (split(path), allow(item)))
-                .chain(pages)
-                .collect(),
-        )
+        let operations = operations.map(|(path, item)| Item {
+            template: split(path),
+            methods: allow(item),
+            query: item.get("get").map(query_parameters),
+        });
+        let pages = pages.iter().map(|page| Item {
+            template: split(page),
+            methods: HeaderValue::from_static("GET, HEAD"),
+            query: None,
+        });
+        Self(operations.chain(pages).collect())
     }
 
-    /// The `Allow` header of the template that fits `path`, as the router sees it: a literal segment
-    /// before a parameter.
+    /// The `Allow` header of `path`.
     #[must_use]
-    pub fn of(&self, path: &str) -> Option<HeaderValue> {
+    pub fn methods(&self, path: &str) -> Option<HeaderValue> {
+        self.item(path).map(|item| item.methods.clone())
+    }
+
+    /// Refuses parameters that a GET of `path` does not know.
+    ///
+    /// # Errors
+    /// [`Error::Validation`] by their names, with those that it knows.
+    pub fn check_query(&self, path: &str, asked: &[(String, String)]) -> Result<()> {
+        let Some(known) = self.item(path).and_then(|item| item.query.as_ref()) else {
+            return Ok(());
+        };
+        let unknown = asked
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| !known.contains(name));
+        let problems: BTreeMap<_, _> = unknown
+            .take(NAMED)
+            .map(|name| {
+                let name: String = name.chars().take(NAME_CHARACTERS).collect();
+                let problem = match known.is_empty() {
+                    true => "is an unknown query parameter; there are none".to_owned(),
+                    false => format!("is an unknown query parameter; known: {}", known.join(", ")),
+                };
+                (name, problem)
+            })
+            .collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Validation(problems))
+    }
+
+    /// The template that fits `path`, as the router sees it: a literal segment before a parameter.
+    fn item(&self, path: &str) -> Option<&Item> {
         let asked = split(path);
         self.0
             .iter()
-            .filter(|(template, _)| fits(template, &asked))
-            .min_by_key(|(template, _)| template.iter().filter(|part| part.starts_with('{')).count())
-            .map(|(_, allow)| allow.clone())
+            .filter(|item| fits(&item.template, &asked))
+            .min_by_key(|item| item.template.iter().filter(|part| part.starts_with('{')).count())
     }
 }
 
@@ -47,6 +99,14 @@ fn fits(template: &[String], asked: &[String]) -> bool {
             .iter()
             .zip(asked)
             .all(|(t, a)| t.starts_with('{') || t == a)
+}
+
+fn query_parameters(operation: &Value) -> Vec<String> {
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    parameters
+        .filter(|parameter| parameter["in"] == "query")
+        .filter_map(|parameter| parameter["name"].as_str().map(str::to_owned))
+        .collect()
 }
 
 fn allow(item: &Value) -> HeaderValue {
@@ -72,10 +132,10 @@ mod tests {
             "/users/{id}": { "get": {}, "delete": {} },
             "/users/import": { "post": {} },
         }});
-        let allowed = AllowedMethods::new(&document, &["/docs"]);
-        assert_eq!(allowed.of("/users/import").unwrap(), "POST");
-        assert_eq!(allowed.of("/users/4711").unwrap(), "GET, DELETE, HEAD");
-        assert_eq!(allowed.of("/docs").unwrap(), "GET, HEAD");
-        assert_eq!(allowed.of("/users"), None);
+        let allowed = Allowed::new(&document, &["/docs"]);
+        assert_eq!(allowed.methods("/users/import").unwrap(), "POST");
+        assert_eq!(allowed.methods("/users/4711").unwrap(), "GET, DELETE, HEAD");
+        assert_eq!(allowed.methods("/docs").unwrap(), "GET, HEAD");
+        assert_eq!(allowed.methods("/users"), None);
     }
 }

@@ -33,7 +33,7 @@ pub enum StateBody {
     Open,
     /// Carried out.
     Done,
-    /// Another admin said no.
+    /// Another admin said no, or who asked took it back.
     Rejected,
     /// Nobody said anything in time.
     Expired,
@@ -285,7 +285,7 @@ impl ApprovalApi {
 
     /// Say no.
     ///
-    /// Ends it: nothing is done. By those who could agree.
+    /// Ends it: nothing is done. By those who could agree, and by whoever asked, who takes it back by it.
     #[oai(path = "/approvals/:id/reject", method = "post", operation_id = "reject")]
     async fn reject(
         &self,
@@ -297,9 +297,9 @@ impl ApprovalApi {
         body: Deferred<RejectBody>,
     ) -> Result<J<MessageBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>> {
         let reason = body.0.map(|body| body.and_then(|body| body.reason));
-        approvals::reject(&services, &caller.0, &context.0, &id.0.0, reason).await?;
+        let withdrawn = approvals::reject(&services, &caller.0, &context.0, &id.0.0, reason).await?;
         Ok(J(MessageBody {
-            message: "Rejected".into(),
+            message: if withdrawn { "Withdrawn" } else { "Rejected" }.into(),
         }))
     }
 }

@@ -9,14 +9,14 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use poem::error::{MethodNotAllowedError, NotFoundError, ReadBodyError, SizedLimitError};
 use poem::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use poem::{Body, Endpoint, IntoResponse as _, Request, Response};
+use poem::{Body, Endpoint, IntoResponse, Request, Response};
 use poem_openapi::error::{
     AuthorizationError, ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError,
 };
 use poem_openapi::types::ToJSON as _;
 use tracing::Instrument as _;
 
-use super::allow::AllowedMethods;
+use super::allow::Allowed;
 use super::error::{DenialBody, ErrorBody, Problem, headers, status};
 use crate::domain::Error;
 use crate::domain::error::TokenFault;
@@ -34,7 +34,7 @@ pub struct NoPlace;
 pub struct Envelope<E> {
     pub(super) inner: E,
     pub(super) services: Arc<Services>,
-    pub(super) allowed: AllowedMethods,
+    pub(super) allowed: Allowed,
     pub(super) body_limit_bytes: usize,
     pub(super) client_address: ClientAddress,
     /// The second in which the log last said that the server was busy.
@@ -71,9 +71,19 @@ impl<E: Endpoint> Endpoint for Envelope<E> {
 
 impl<E: Endpoint> Envelope<E> {
     async fn guarded(&self, request: Request, path: &str, method: &Method) -> Response {
+        let query = queried(&request, path, method);
         let answered = AssertUnwindSafe(self.limited(request)).catch_unwind().await;
+        // A mistyped filter must not look like an answer about everything. The operation speaks first, so that 401,
+        // 429, 403 and 404 come before this 400; a GET changes nothing, so that nothing has to be undone.
+        let answered = answered.map(|answered| {
+            let response = answered.map(IntoResponse::into_response)?;
+            if response.status().is_success() {
+                self.allowed.check_query(path, &query).map_err(Problem)?;
+            }
+            Ok(response)
+        });
         let mut response = match answered {
-            Ok(Ok(response)) => response.into_response(),
+            Ok(Ok(response)) => response,
             Ok(Err(error)) => self.render(&error, path),
             Err(_) => self.render(
                 &Problem(Error::Internal("a handler panicked".into())).into(),
@@ -145,7 +155,7 @@ impl<E: Endpoint> Envelope<E> {
         };
         match &cause {
             // Too much to do is nothing that broke, and a flood must not fill the disk with lines about it.
-            Error::Busy { .. } => {
+            Error::Busy { .. } | Error::Unwritable { .. } => {
                 let second = self.services.clock.now().as_second();
                 if self.busy_told.swap(second, Ordering::Relaxed) != second {
                     tracing::warn!(error = %cause, "refused; said once a second at most");
@@ -166,7 +176,7 @@ impl<E: Endpoint> Envelope<E> {
                 .insert(HeaderName::from_static(lower(name)), value);
         }
         if status == StatusCode::METHOD_NOT_ALLOWED
-            && let Some(allow) = self.allowed.of(path)
+            && let Some(allow) = self.allowed.methods(path)
         {
             response.headers_mut().insert(header::ALLOW, allow);
         }
@@ -208,7 +218,7 @@ impl<E: Endpoint> Envelope<E> {
             status: status.as_u16(),
             error: status.canonical_reason().unwrap_or("Error").to_owned(),
             message: if status.is_server_error() {
-                server_message(cause)
+                self.server_message(cause)
             } else {
                 cause.to_string()
             },
@@ -223,6 +233,27 @@ impl<E: Endpoint> Envelope<E> {
             },
         }
     }
+
+    /// No internals leak: the log line has the request id. But that nothing can be put on disk is no secret, and
+    /// whoever asks again and again should know.
+    fn server_message(&self, cause: &Error) -> String {
+        match cause {
+            Error::Busy { .. } | Error::Unwritable { .. } | Error::PolicyFailed { .. } => cause.to_string(),
+            _ if self.services.store.is_failing() => {
+                "Changes can't be put on disk now; nothing has been changed".to_owned()
+            }
+            _ => "Internal error".to_owned(),
+        }
+    }
+}
+
+/// The query parameters of a read over the API.
+fn queried(request: &Request, path: &str, method: &Method) -> Vec<(String, String)> {
+    let reads = matches!(*method, Method::GET | Method::HEAD) && path.starts_with("/api/v1/");
+    match reads && request.uri().query().is_some() {
+        true => request.params().unwrap_or_default(),
+        false => Vec::new(),
+    }
 }
 
 /// Statuses of errors that poem raised before or instead of our handlers.
@@ -231,14 +262,6 @@ fn transport_status(error: &poem::Error) -> StatusCode {
         StatusCode::UNAUTHORIZED
     } else {
         error.status()
-    }
-}
-
-/// No internals leak: the log line has the request id.
-fn server_message(cause: &Error) -> String {
-    match cause {
-        Error::Busy { .. } | Error::PolicyFailed { .. } => cause.to_string(),
-        _ => "Internal error".to_owned(),
     }
 }
 

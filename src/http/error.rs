@@ -101,7 +101,7 @@ pub fn status(error: &Error) -> StatusCode {
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::WrongContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Error::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-        Error::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Busy { .. } | Error::Unwritable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Error::PolicyFailed { .. } | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -137,7 +137,9 @@ pub fn headers(error: &Error) -> Vec<(&'static str, String)> {
                 format!("\"{}\";q={};w={}", quota.name, quota.limit, quota.window_secs),
             ),
         ],
-        Error::Busy { retry_after_secs } => vec![("Retry-After", retry_after_secs.to_string())],
+        Error::Busy { retry_after_secs } | Error::Unwritable { retry_after_secs } => {
+            vec![("Retry-After", retry_after_secs.to_string())]
+        }
         _ => Vec::new(),
     }
 }
@@ -151,6 +153,7 @@ fn bearer_challenge(fault: TokenFault) -> String {
         TokenFault::NotYetValid => "not yet valid",
         TokenFault::Revoked => "revoked",
         TokenFault::SubjectGone => "subject gone or inactive",
+        TokenFault::IsApiKey => "an API key: send it as X-API-Key",
     };
     format!("Bearer realm=\"latchkey\", error=\"invalid_token\", error_description=\"{description}\"")
 }

@@ -8,7 +8,10 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, Security
 
 use super::error::Problem;
 use super::schema::{context, services};
+use crate::domain::Error;
 use crate::domain::account::Principal;
+use crate::domain::credential::API_KEY_PREFIX;
+use crate::domain::error::TokenFault;
 use crate::service::api_keys::{self, Credential};
 use crate::service::session;
 
@@ -47,6 +50,10 @@ async fn full_session(request: &Request, bearer: Bearer) -> poem::Result<Princip
 
 fn authenticate(request: &Request, token: &str) -> poem::Result<Principal> {
     let at = context(request)?.at;
+    if token.starts_with(API_KEY_PREFIX) {
+        // Told apart before anything is looked up: it says nothing of the key.
+        return Err(Problem(Error::Token(TokenFault::IsApiKey)).into());
+    }
     Ok(session::authenticate(services(request)?, Some(token), at).map_err(Problem)?)
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use word::{Word, open_approval};
+use word::{Word, open_approval, own_approval};
 
 pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset};
 
@@ -272,24 +272,33 @@ async fn close(
     Err(Refusal::Recorded(error))
 }
 
-/// Says no: what was asked for is not done.
+/// Says no: what was asked for is not done. By who asked it is taken back; says whether it was.
 ///
 /// # Errors
-/// As [`approve`].
+/// As [`approve`], but that who asked may do it.
 pub async fn reject(
     services: &Services,
     principal: &Principal,
     context: &RequestContext,
     written_id: &str,
     reason: Result<Option<String>>,
-) -> Result<()> {
+) -> Result<bool> {
     let attempt = async {
-        let admin = admit_admin(services, principal, context)?;
+        let (approval, withdrawn) = match own_approval(services, principal, context, written_id)? {
+            Some(own) => (own, true),
+            None => {
+                let admin = admit_admin(services, principal, context)?;
+                let approval = open_approval(services, admin, context, written_id, Word::No)?;
+                (approval, false)
+            }
+        };
         let reason = reason?;
-        let approval = open_approval(services, admin, context, written_id, Word::No)?;
         let mut event = about(&approval, EventType::ApprovalReject, principal, context);
         if let Some(reason) = reason {
             event = event.with("reason", reason);
+        }
+        if withdrawn {
+            event = event.with("withdrawn", true);
         }
         let mandate = Mandate::agreed(approval, principal);
         let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
@@ -301,10 +310,11 @@ pub async fn reject(
                 update_state(tx, approval, ApprovalState::Rejected, &approval.approved_by, at)?;
                 audit::append_entry(tx, at, entry_id, &event).map(drop)
             })
-            .await
+            .await?;
+        Ok(withdrawn)
     };
     match attempt.await {
-        Ok(()) => Ok(()),
+        Ok(withdrawn) => Ok(withdrawn),
         Err(error) => {
             let (event_type, resource) = (EventType::ApprovalReject, written_approval(written_id));
             Err(record_refusal(services, principal, context, event_type, resource, error).await)

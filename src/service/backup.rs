@@ -35,7 +35,7 @@ use crate::store::{DATABASE_FILE, backup as copying, integrity};
 pub use files::Unfinished;
 pub use manifest::Manifest;
 pub use restore::{Restored, Source, conclude_restore, unpack, unpack_database};
-pub use schedule::{Schedule, back_up_when_due, name_of};
+pub use schedule::{Schedule, back_up_when_due, find_newest, name_of, try_schedule};
 
 /// Its presence makes a directory a backup.
 pub const MANIFEST_FILE: &str = "manifest.json";

@@ -1,10 +1,14 @@
 //! What could be wrong with an installation, found without changing it.
 
+mod place;
+
 use jiff::Timestamp;
 
+use super::backup::Schedule;
 use super::trail::Way;
 use super::{Services, plugins};
 use crate::domain::audit::{Filter, OWN_KEYS};
+use crate::domain::policy::Mode;
 use crate::domain::{Error, Result};
 use crate::store::{accounts, audit, integrity};
 
@@ -59,13 +63,15 @@ impl Finding {
     }
 }
 
-/// Looks at the database, the trail, the clock, the policies and the organisations. Takes as long as
-/// reading the whole database.
+/// Looks at the database, the disk, the trail, the clock, backups, the policies and the organisations. Takes as long
+/// as reading the whole database.
 #[must_use]
-pub fn examine(services: &Services) -> Vec<Finding> {
-    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 6] = [
+pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
+    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 8] = [
         ("database", database),
+        ("disk", place::room),
         ("audit trail", trail),
+        ("trail's name", place::name),
         ("forwarding", forwarding),
         ("clock", clock),
         ("policies", policies),
@@ -82,6 +88,11 @@ pub fn examine(services: &Services) -> Vec<Finding> {
             vec![Finding::broken(what, cause)]
         }));
     }
+    findings.extend(
+        backup
+            .into_iter()
+            .flat_map(|schedule| place::backups(schedule, services.clock.now())),
+    );
     findings
 }
 
@@ -185,12 +196,20 @@ fn policies(services: &Services) -> Result<Vec<Finding>> {
                 organization.slug
             );
             findings.push(Finding::doubtful("policies", text));
+            continue;
+        }
+        let named = bound.plugins.iter().map(|plugin| match plugin.mode {
+            Mode::Enforce => plugin.name.clone(),
+            Mode::Monitor => format!("{} (monitor)", plugin.name),
+            Mode::Canary(percent) => format!("{} (canary, {percent} %)", plugin.name),
+        });
+        let text = format!("{}: {}", organization.slug, named.collect::<Vec<_>>().join(", "));
+        if bound.plugins.iter().any(|plugin| plugin.mode == Mode::Enforce) {
+            findings.push(Finding::fine("policies", text));
         } else {
-            let names: Vec<_> = bound.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
-            findings.push(Finding::fine(
-                "policies",
-                format!("{}: {}", organization.slug, names.join(", ")),
-            ));
+            let text =
+                format!("{text}; none of them counts for everybody: latchkey plugin mode BINDING enforce");
+            findings.push(Finding::doubtful("policies", text));
         }
     }
     Ok(findings)

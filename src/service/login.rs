@@ -6,6 +6,8 @@
 pub(super) mod attempts;
 pub(super) mod code;
 mod expired_password;
+pub(super) mod new_password;
+mod own_password;
 mod passkey;
 mod password;
 mod second_step;
@@ -29,6 +31,7 @@ use crate::store::{Transaction, accounts, audit, challenges, passwords};
 pub use attempts::read_device;
 pub use code::verify_mfa;
 pub use expired_password::change_expired_password;
+pub use own_password::change_own_password;
 pub use passkey::{
     passkey_login_options, passkey_step_up_options, step_up_with_passkey, verify_mfa_with_passkey,
 };

@@ -6,8 +6,11 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::Timestamp;
+
 use super::{Services, plugins};
 use crate::domain::{Error, Result};
+use crate::store::audit::checkpoints;
 use crate::store::deliveries;
 
 /// How calls of the reset end.
@@ -45,7 +48,7 @@ impl ResetEnd {
     pub(super) fn refused(error: &Error) -> Self {
         match error {
             Error::RateLimited { .. } => Self::RateLimited,
-            Error::Internal(_) | Error::Busy { .. } | Error::Stale => Self::Error,
+            Error::Internal(_) | Error::Busy { .. } | Error::Unwritable { .. } | Error::Stale => Self::Error,
             _ => Self::Refused,
         }
     }
@@ -69,6 +72,8 @@ pub struct Counts {
     resets: [AtomicU64; ResetEnd::ALL.len()],
     /// By status, from 100 on.
     requests: Box<[AtomicU64]>,
+    /// When the newest scheduled backup was made, in Unix seconds; 0 while none is known.
+    backed_up: AtomicU64,
 }
 
 impl Default for Counts {
@@ -76,6 +81,7 @@ impl Default for Counts {
         Self {
             resets: Default::default(),
             requests: (100..600).map(|_| AtomicU64::new(0)).collect(),
+            backed_up: AtomicU64::new(0),
         }
     }
 }
@@ -83,6 +89,12 @@ impl Default for Counts {
 impl Counts {
     pub(super) fn reset_ended(&self, end: ResetEnd) {
         self.resets[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a scheduled backup that is whole.
+    pub(super) fn backed_up(&self, at: Timestamp) {
+        let at = u64::try_from(at.as_second()).unwrap_or_default();
+        self.backed_up.store(at, Ordering::Relaxed);
     }
 
     /// Counts an answer.
@@ -103,6 +115,12 @@ pub fn exposition(services: &Services) -> Result<String> {
         write_family(&mut text, of, help, samples.iter().cloned());
     };
     let one = |value: u64| [(String::new(), value)];
+    let some = |value: Option<u64>| {
+        value
+            .map(|value| (String::new(), value))
+            .into_iter()
+            .collect::<Vec<_>>()
+    };
 
     let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     family(
@@ -157,9 +175,17 @@ pub fn exposition(services: &Services) -> Result<String> {
         "1 while changes can't be put on disk.",
         &one(services.store.is_failing().into()),
     );
-    let owed: Vec<_> = services
-        .store
-        .read(deliveries::count_owed)?
+    let (owed, dead, signed) = services.store.read(|db| {
+        let (_, dead) = deliveries::count_deliveries(db)?;
+        Ok((
+            deliveries::count_owed(db)?,
+            dead,
+            checkpoints::find_newest_checkpoint(db)?,
+        ))
+    })?;
+    let now = services.clock.now().as_millisecond();
+    let signed_ago = signed.map(|(_, at, _)| u64::try_from((now - at) / 1_000).unwrap_or_default());
+    let owed: Vec<_> = owed
         .into_iter()
         .map(|(channel, count)| (format!("{{channel=\"{}\"}}", channel.as_str()), count))
         .collect();
@@ -167,6 +193,22 @@ pub fn exposition(services: &Services) -> Result<String> {
         ("latchkey_deliveries_owed", "gauge"),
         "Mails, webhook calls and syslog messages to be sent.",
         &owed,
+    );
+    family(
+        ("latchkey_deliveries_dead", "gauge"),
+        "Mails, webhook calls and syslog messages that were given up.",
+        &one(dead),
+    );
+    // What never was has no sample: an alarm on its absence is the collector's to make.
+    family(
+        ("latchkey_backup_last_success_timestamp_seconds", "gauge"),
+        "When the newest scheduled backup was made.",
+        &some(Some(services.counts.backed_up.load(Ordering::Relaxed)).filter(|at| *at > 0)),
+    );
+    family(
+        ("latchkey_checkpoint_age_seconds", "gauge"),
+        "Age of the newest signed checkpoint of the trail.",
+        &some(signed_ago),
     );
     family(
         ("latchkey_policy_busy_total", "counter"),

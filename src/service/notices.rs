@@ -59,13 +59,14 @@ pub struct Changed<'a> {
     pub event: &'a str,
 }
 
-/// What a password that its owner set owes; `how` as in [`Changed::what`]. It ends every session.
+/// What a password that its owner set owes; `how` and `then` as [`Changed`] has them.
 #[must_use]
 pub fn of_own_password(
     services: &Services,
     organization: &Organization,
     user: &User,
     how: &str,
+    then: &str,
     context: &RequestContext,
 ) -> Vec<OwedDelivery> {
     let changed = Changed {
@@ -74,7 +75,7 @@ pub fn of_own_password(
         by: user,
         subject: "Your password was changed",
         what: &format!("{how} of your account {}", user.email),
-        then: "All your sessions were ended.",
+        then,
         event: "user.password.changed",
     };
     of_change(services, &changed, context)

@@ -49,7 +49,7 @@ pub async fn record_refusal(
         services.floods.count(principal, context, event_type, quota.name);
         return error;
     }
-    if let Error::Busy { .. } = &error {
+    if let Error::Busy { .. } | Error::Unwritable { .. } = &error {
         services.floods.count_busy(principal, context, event_type);
         return error;
     }
@@ -66,7 +66,7 @@ pub async fn record_refusal(
     {
         Ok(()) => error,
         // The caller is told that the server is busy, and so is the trail.
-        Err(busy @ Error::Busy { .. }) => {
+        Err(busy @ (Error::Busy { .. } | Error::Unwritable { .. })) => {
             services.floods.count_busy(principal, context, event_type);
             busy
         }
@@ -98,7 +98,7 @@ async fn append(services: &Services, context: &RequestContext, event: Event, err
         .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
         .await;
     recorded.inspect_err(|failed| {
-        if !matches!(failed, Error::Busy { .. }) {
+        if !matches!(failed, Error::Busy { .. } | Error::Unwritable { .. }) {
             tracing::error!(%failed, refused = %error, "a refusal could not be recorded");
         }
     })

@@ -14,6 +14,7 @@ mod memory;
 mod orders;
 mod restoration;
 mod rollback;
+mod tails;
 mod thinning;
 mod verification;
 
@@ -39,6 +40,7 @@ pub use key_change::{KeyChanged, finish_key_change, rotate_key};
 pub use orders::{TrailOrder, carry_out_order};
 pub use restoration::begin_after_restore;
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
+pub use tails::Tails;
 pub use thinning::thin_checkpoints;
 pub use verification::verify_data_dir;
 

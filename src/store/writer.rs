@@ -96,6 +96,7 @@ impl Writer {
         });
         match sent {
             Ok(()) => Ok(answer),
+            Err(TrySendError::Full(_)) if self.is_failing() => Err(Error::Unwritable { retry_after_secs: 1 }),
             Err(TrySendError::Full(_)) => Err(Error::Busy { retry_after_secs: 1 }),
             Err(TrySendError::Disconnected(_)) => Err(Error::Internal("the writer ended".into())),
         }

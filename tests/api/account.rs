@@ -6,6 +6,7 @@ pub mod keys;
 mod login;
 mod mfa;
 pub mod passkeys;
+mod password;
 mod recovery;
 mod sessions;
 mod tokens;

@@ -47,7 +47,7 @@ async fn a_full_disk_is_no_entry_and_no_reset_and_reads_go_on() {
     for user in [DEVELOPER.to_owned(), app.member.id.to_string()] {
         let refused = admin.reset(&user).await;
         assert_eq!(refused.status.as_u16(), 500, "{}", refused.text);
-        refused.assert_envelope();
+        refused.assert_error(500, "Changes can't be put on disk now; nothing has been changed");
         assert!(
             !refused.text.contains("full") && !refused.text.contains("database"),
             "{}",

@@ -22,6 +22,7 @@ mod people;
 mod plugin_files;
 mod plugins;
 mod policies;
+mod queries;
 mod refusals;
 mod reset;
 mod rollback;

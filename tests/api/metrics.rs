@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
 use latchkey::limiter::{Limit, Limits};
-use latchkey::service::metrics;
+use latchkey::service::backup::{KeyChoice, Schedule, back_up_when_due};
+use latchkey::service::{metrics, trail};
 use serde_json::json;
 
 use crate::guests::{before, denying};
@@ -131,6 +133,7 @@ async fn resets_requests_and_policies_are_counted_and_nobody_is_named() {
     assert_eq!(now["latchkey_store_failing"], 0);
     assert!(now["latchkey_writer_commits_total"] > 5);
     assert!(now.contains_key("latchkey_deliveries_owed{channel=\"webhook\"}"));
+    assert_eq!(now["latchkey_deliveries_dead"], 0);
 
     // By plugin, version and digest, after they were unbound too.
     let of = |family: &str, version: &str, digest: &str, more: &str| {
@@ -176,4 +179,42 @@ async fn the_number_of_samples_is_bounded() {
     }
     let after = read(&app).len();
     assert!(after <= before + 2, "{before} grew to {after}: a status or two");
+}
+
+#[tokio::test]
+async fn backups_checkpoints_and_what_was_given_up_are_told() {
+    let app = TestApp::new().await;
+    let (backup, age) = (
+        "latchkey_backup_last_success_timestamp_seconds",
+        "latchkey_checkpoint_age_seconds",
+    );
+    let before = read(&app);
+    assert!(
+        !before.contains_key(backup) && !before.contains_key(age),
+        "{before:?}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let schedule = Schedule {
+        directory: folder.path().to_owned(),
+        every: SignedDuration::from_hours(1),
+        keep: 2,
+        keys: KeyChoice::None,
+        passphrase_file: None,
+    };
+    let services = app.services.clone();
+    let made = tokio::task::spawn_blocking(move || back_up_when_due(&services, &schedule));
+    made.await.unwrap().unwrap().expect("one was due");
+    trail::checkpoint(&app.services).await.unwrap();
+    let at = u64::try_from(app.services.clock.now().as_second()).unwrap();
+    app.advance(SignedDuration::from_secs(90));
+    app.execute(
+        "INSERT INTO delivery (channel, payload, state, next_attempt_at, created_at, ended_at) \
+         VALUES ('mail', '{}', 'dead', 0, 0, 1)",
+    )
+    .await;
+    let now = read(&app);
+    assert_eq!(now[backup], at);
+    assert_eq!(now[age], 90);
+    assert_eq!(now["latchkey_deliveries_dead"], 1);
 }

@@ -118,6 +118,7 @@ impl TestApp {
             })
             .unwrap(),
             counts: Default::default(),
+            tails: Default::default(),
             external_issuer: setup.external_issuer,
             settings: setup.settings,
             clock,

@@ -15,7 +15,8 @@ use crate::domain::account::{SessionId, UserId};
 /// Prefixes let scanners for leaked secrets find them.
 const REFRESH_PREFIX: &str = "lkr_";
 const ONE_USE_PREFIX: &str = "lko_";
-const API_KEY_PREFIX: &str = "lkk_";
+/// What every API key begins with.
+pub const API_KEY_PREFIX: &str = "lkk_";
 const DEVICE_PREFIX: &str = "lkd_";
 /// For how long a device is remembered, in seconds.
 pub const DEVICE_TOKEN_SECS: i64 = 365 * 24 * 3600;

@@ -54,7 +54,7 @@ struct State {
     idle: u32,
 }
 
-/// The events, until the right to read ends, or a quarter of an hour is over.
+/// The events, until the right to read ends, the appliance stops, or a quarter of an hour is over.
 pub(super) fn events(tail: Tail) -> EventStream<BoxStream<'static, Told>> {
     EventStream::new(follow(tail).boxed())
         .keep_alive(Duration::from_secs(15))
@@ -90,7 +90,7 @@ fn follow(tail: Tail) -> impl Stream<Item = Told> + Send + 'static {
             }
             if !state.look().await? {
                 state.idle += 1;
-                tokio::time::sleep(PAUSE).await;
+                state.pause().await?;
             }
         }
     })
@@ -103,6 +103,14 @@ impl State {
         let last = next.checked_sub(1).filter(|_| next > self.tail.known)?;
         self.tail.known = next;
         Some(last)
+    }
+
+    /// Waits for the next look; `None` when the appliance stops.
+    async fn pause(&self) -> Option<()> {
+        tokio::select! {
+            () = self.tail.services.tails.ended() => None,
+            () = tokio::time::sleep(PAUSE) => Some(()),
+        }
     }
 
     /// Whether there may be more at once; `None` when the tail has to end.

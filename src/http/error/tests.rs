@@ -40,10 +40,11 @@ fn number(error: &Error) -> usize {
         Error::Stale => 27,
         Error::PolicyFailed { .. } => 28,
         Error::Internal(_) => 29,
+        Error::Unwritable { .. } => 30,
     }
 }
 
-const VARIANTS: usize = 30;
+const VARIANTS: usize = 31;
 
 /// Error, status, message, and each header that goes with it.
 type Row = (Error, u16, &'static str, &'static str);
@@ -224,6 +225,12 @@ fn others() -> Vec<Row> {
             Error::Busy { retry_after_secs: 3 },
             503,
             "The server is busy. Try again in 3 s",
+            "Retry-After: 3",
+        ),
+        (
+            Error::Unwritable { retry_after_secs: 3 },
+            503,
+            "Changes can't be put on disk now; nothing has been changed. Try again in 3 s",
             "Retry-After: 3",
         ),
         (

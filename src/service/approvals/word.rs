@@ -3,9 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{RequestContext, Services, not_found, read_id};
-use crate::domain::account::{IN_HAND_HOURS, OrgAdmin, UserId, may_approve};
+use crate::domain::account::{IN_HAND_HOURS, OrgAdmin, Principal, UserId, may_approve};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
 use crate::store::approvals::{find_approval, gave_role, had_in_hand};
 use crate::store::{Connection, accounts};
 
@@ -39,22 +40,48 @@ pub(super) fn open_approval(
         Ok((approval, accounts::find_role_since(db, admin.user.id)?, in_hand))
     })?;
     let approval = approval.ok_or_else(|| not_found(written_id))?;
-    match approval.state_at(context.at) {
-        ApprovalState::Open => {}
-        ApprovalState::Expired => return Err(Error::Conflict("This has expired; ask for it again".into())),
-        closed => {
-            return Err(Error::Conflict(format!(
-                "This is closed already: {}",
-                closed.as_str()
-            )));
-        }
-    }
+    check_open(&approval, context.at)?;
     let since = since.ok_or(Error::NotOrgAdmin)?;
     may_approve(&admin.user, since, approval.asked(), in_hand)?;
     if approval.approved_by.contains(&admin.user.id) {
         return Err(Error::Conflict("You agreed to this already".into()));
     }
     Ok(approval)
+}
+
+/// The approval, where the caller is who asked for it: to take it back they need be no admin, as the help desk is none.
+pub(super) fn own_approval(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+    written_id: &str,
+) -> Result<Option<Approval>> {
+    let user = &principal.full()?.user;
+    let Ok(id) = read_id(written_id) else {
+        return Ok(None);
+    };
+    let found = services
+        .store
+        .read(|db| find_approval(db, user.organization_id, id))?;
+    let Some(own) = found.filter(|approval| approval.requester_id == user.id) else {
+        return Ok(None);
+    };
+    services
+        .limiter
+        .check(Bucket::AdminByCaller, user.id.0.as_bytes())?;
+    check_open(&own, context.at)?;
+    Ok(Some(own))
+}
+
+fn check_open(approval: &Approval, at: Timestamp) -> Result<()> {
+    match approval.state_at(at) {
+        ApprovalState::Open => Ok(()),
+        ApprovalState::Expired => Err(Error::Conflict("This has expired; ask for it again".into())),
+        closed => Err(Error::Conflict(format!(
+            "This is closed already: {}",
+            closed.as_str()
+        ))),
+    }
 }
 
 /// Whether who asked, or agreed before, may be this admin as well: who had the account of the other in hand before

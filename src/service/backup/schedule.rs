@@ -39,6 +39,9 @@ pub fn back_up_when_due(services: &Services, schedule: &Schedule) -> Result<Opti
     let there = find_backups(&schedule.directory)?;
     // After the clock went back, one from the future says nothing about now.
     let newest = there.iter().map(|(at, _)| *at).filter(|at| *at <= now).max();
+    if let Some(newest) = newest {
+        services.counts.backed_up(newest);
+    }
     if newest.is_some_and(|at| now.duration_since(at) < schedule.every) {
         return Ok(None);
     }
@@ -61,6 +64,7 @@ pub fn back_up_when_due(services: &Services, schedule: &Schedule) -> Result<Opti
         public_url: services.settings.public_url.clone(),
     };
     create(&order, &services.clock, &services.entropy, &mut |_, _, _| {})?;
+    services.counts.backed_up(now);
     let mut others: Vec<_> = there
         .into_iter()
         .filter(|(_, path)| *path != destination)
@@ -72,6 +76,39 @@ pub fn back_up_when_due(services: &Services, schedule: &Schedule) -> Result<Opti
         tracing::info!(path = %old.display(), "an old backup was removed");
     }
     Ok(Some(destination))
+}
+
+/// When the newest finished backup in a directory was made, if there is one.
+///
+/// # Errors
+/// [`BackupError`] when it can't be read.
+pub fn find_newest(directory: &Path) -> Result<Option<Timestamp>, BackupError> {
+    let there = find_backups(directory)?;
+    Ok(there.into_iter().map(|(at, _)| at).max())
+}
+
+/// Finds out whether a backup could be written now: makes a file in the directory, which alone tells of permissions,
+/// read-only mounts and quotas alike, and removes it; and reads the passphrase.
+///
+/// # Errors
+/// [`BackupError`] with what can't be used.
+pub fn try_schedule(schedule: &Schedule) -> Result<(), BackupError> {
+    let tried = schedule
+        .directory
+        .join(format!(".latchkey-doctor-{}", std::process::id()));
+    fs::File::options()
+        .write(true)
+        .create_new(true)
+        .open(&tried)
+        .and_then(|_| fs::remove_file(&tried))
+        .map_err(|source| io_error(&schedule.directory, source))?;
+    if let Some(file) = &schedule.passphrase_file
+        && read_passphrase(file)?.is_empty()
+    {
+        let empty = std::io::Error::other("has no passphrase in its first line");
+        return Err(io_error(file, empty));
+    }
+    Ok(())
 }
 
 /// What a backup of that time is called: `latchkey-20260218T103000Z`.

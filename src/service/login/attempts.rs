@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::password::Account;
 use super::{LoginRequest, RequestContext, Services};
 use crate::domain::Result;
-use crate::domain::account::{User, UserId};
+use crate::domain::account::{Principal, User, UserId};
 use crate::domain::credential::DeviceToken;
 use crate::limiter::{Bucket, address_key};
 use crate::store::{accounts, sessions};
@@ -24,15 +24,39 @@ pub(super) fn admit_password(
     account: &Account,
     context: &RequestContext,
 ) -> Result<Attempt> {
-    let typed = format!(
-        "{}\n{}",
-        request.organization_slug,
-        accounts::email_key(&request.email)
-    );
+    let typed = typed(&request.organization_slug, &request.email);
     let user = match account {
         Account::Somebody { user, .. } => Some(&**user),
         Account::Nowhere | Account::Nobody(_) => None,
     };
+    admit(services, typed, user, context)
+}
+
+/// Counts a password that the caller shows within a session, with those tried at login: a stolen session gives no
+/// further guesses.
+pub(super) fn admit_own_password(
+    services: &Services,
+    principal: &Principal,
+    context: &RequestContext,
+) -> Result<Attempt> {
+    services
+        .limiter
+        .check_address(Bucket::LoginByAddress, context.ip)?;
+    let user = &principal.user;
+    let typed = typed(&principal.organization.slug, &user.email);
+    admit(services, typed, Some(user), context)
+}
+
+fn typed(slug: &str, email: &str) -> String {
+    format!("{slug}\n{}", accounts::email_key(email))
+}
+
+fn admit(
+    services: &Services,
+    typed: String,
+    user: Option<&User>,
+    context: &RequestContext,
+) -> Result<Attempt> {
     let own = own_key(typed.as_bytes(), user, context);
     services.limiter.check(Bucket::LoginByAccount, &own)?;
     let mut counted = vec![(Bucket::LoginByAccount, own)];

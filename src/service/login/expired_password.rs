@@ -1,13 +1,14 @@
 //! Replacing an expired password, with the token that the login gave to somebody who knew it.
 
+use super::new_password::{NewPassword, check_rules};
 use super::{Password, RequestContext, Services, login_event};
 use crate::domain::audit::EventType;
 use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::service::{deliveries, notices};
+use crate::service::notices;
 use crate::store::challenges::Purpose;
-use crate::store::{accounts, audit, challenges, passwords, sessions};
+use crate::store::{accounts, challenges, passwords};
 
 /// Sets a new password in place of an expired one and ends every session. The user logs in again with it.
 ///
@@ -35,16 +36,13 @@ pub async fn change_expired_password(
         let old = passwords::find_password_hash(db, user.id)?.ok_or_else(dead)?;
         Ok((user, organization, old))
     })?;
-    let problems = credential::password_problems(&new.0, &organization.settings);
-    if !problems.is_empty() {
-        return Err(Error::field("newPassword", problems.join("; ")));
-    }
+    check_rules(&new, &organization.settings, "newPassword")?;
     let salt = services.entropy.bytes();
     let shown = old.clone();
     let work = move || {
         (!credential::verify_password(&new.0, &shown)).then(|| credential::hash_password(&new.0, salt))
     };
-    let Some(new) = services.hashing.run(Some(organization.id), work).await? else {
+    let Some(hashed) = services.hashing.run(Some(organization.id), work).await? else {
         return Err(Error::field(
             "newPassword",
             "must differ from the expired password",
@@ -52,14 +50,21 @@ pub async fn change_expired_password(
     };
     let mut event = login_event(&user, context).with("reason", "expired");
     event.event_type = EventType::UserPasswordChange;
-    let owed = notices::of_own_password(
-        services,
-        &organization,
-        &user,
-        "replaced the expired password",
-        context,
-    );
-    let entry_id = services.entropy.uuid(at);
+    let new = NewPassword {
+        user: user.id,
+        hash: hashed,
+        at,
+        entry_id: services.entropy.uuid(at),
+        event,
+        owed: notices::of_own_password(
+            services,
+            &organization,
+            &user,
+            "replaced the expired password",
+            "All your sessions were ended.",
+            context,
+        ),
+    };
     services
         .store
         .write(move |tx| {
@@ -69,11 +74,7 @@ pub async fn change_expired_password(
             if !unchanged || !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(Error::DeadToken("password change token"));
             }
-            passwords::update_password(tx, user.id, &new, at)?;
-            challenges::clear_challenges(tx, user.id)?;
-            let ended = sessions::clear_sessions(tx, user.id, at)?;
-            let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
-            deliveries::owe(tx, &owed, entry.sequence, at)
+            new.keep(tx, None)
         })
         .await
 }

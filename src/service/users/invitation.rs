@@ -9,10 +9,11 @@ use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::login::Password;
-use crate::service::{RequestContext, Services, deliveries, notices};
+use crate::service::login::new_password::{NewPassword, check_rules};
+use crate::service::{RequestContext, Services, notices};
 use crate::store::challenges::Purpose;
 use crate::store::deliveries::OwedDelivery;
-use crate::store::{Transaction, accounts, audit, challenges, passwords, sessions};
+use crate::store::{Transaction, accounts, challenges};
 
 /// How long a link is good, in hours (contract B3).
 const HOURS: i64 = 7 * 24;
@@ -177,12 +178,9 @@ pub async fn accept_invitation(
         let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(dead)?;
         Ok((user, organization))
     })?;
-    let problems = credential::password_problems(&new.0, &organization.settings);
-    if !problems.is_empty() {
-        return Err(Error::field("password", problems.join("; ")));
-    }
+    check_rules(&new, &organization.settings, "password")?;
     let salt = services.entropy.bytes();
-    let new = services
+    let hashed = services
         .hashing
         .run(Some(user.organization_id), move || {
             credential::hash_password(&new.0, salt)
@@ -196,8 +194,21 @@ pub async fn accept_invitation(
     .on(Resource::user(&user))
     .from_request(&context.request_id, context.ip_text().as_deref())
     .with("reason", "invitation");
-    let owed = notices::of_own_password(services, &organization, &user, "set the password", context);
-    let entry_id = services.entropy.uuid(at);
+    let new = NewPassword {
+        user: user.id,
+        hash: hashed,
+        at,
+        entry_id: services.entropy.uuid(at),
+        event,
+        owed: notices::of_own_password(
+            services,
+            &organization,
+            &user,
+            "set the password",
+            "All your sessions were ended.",
+            context,
+        ),
+    };
     services
         .store
         .write(move |tx| {
@@ -205,12 +216,7 @@ pub async fn accept_invitation(
             if !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(dead());
             }
-            passwords::update_password(tx, user.id, &new, at)?;
-            challenges::clear_invitations(tx, user.id)?;
-            challenges::clear_challenges(tx, user.id)?;
-            let ended = sessions::clear_sessions(tx, user.id, at)?;
-            let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
-            deliveries::owe(tx, &owed, entry.sequence, at)
+            new.keep(tx, None)
         })
         .await
 }

@@ -375,3 +375,23 @@ async fn a_tail_read_with_a_key_ends_with_the_key() {
     assert!(!said.contains("API_KEY_REVOKE"), "{said}");
     assert!(started.elapsed() < within, "the stream ended by itself");
 }
+
+#[tokio::test]
+async fn a_key_in_the_header_of_tokens_is_told_where_it_belongs() {
+    let app = TestApp::new().await;
+    let (key, _) = made(&app.admin().await, &["audit:read"]).await;
+    for (path, token) in [
+        (TRAIL, key.as_str()),
+        (KEYS, key.as_str()),
+        ("/api/v1/account/sessions", "lkk_no-key-at-all"),
+    ] {
+        let answer = app.bearer(token).get(path).await;
+        answer.assert_error(
+            401,
+            "This is an API key, no access token: send it in the X-API-Key header",
+        );
+        assert!(answer.header("www-authenticate").starts_with("Bearer "), "{path}");
+    }
+    let other = app.bearer("lkr_no-access-token").get(TRAIL).await;
+    other.assert_error(401, "The access token is invalid");
+}

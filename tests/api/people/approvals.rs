@@ -1,7 +1,7 @@
 //! Contract B6: what a further admin has to agree to.
 
 use jiff::SignedDuration;
-use latchkey::domain::account::{AdminOnAdmin, Role, User};
+use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role, User};
 use latchkey::plugin_host::OnFailure;
 use latchkey::service::approvals::expire_approvals;
 use latchkey::service::housekeeping;
@@ -9,7 +9,7 @@ use latchkey::store::approvals::find_approval;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{app_where, app_with_mail, token_of, user_path};
+use super::{app_where, app_with, app_with_mail, token_of, user_path};
 use crate::guests::{Guest, before};
 use crate::support::{Answer, Caller, DEVELOPER, TestApp, enrol, reset_path};
 
@@ -135,7 +135,7 @@ async fn a_second_admin_agrees_and_the_reset_is_done_once() {
 }
 
 #[tokio::test]
-async fn neither_who_asked_nor_on_whom_agrees_or_says_no() {
+async fn neither_who_asked_nor_on_whom_agrees_and_on_whom_says_no_either() {
     let app = app_where(AdminOnAdmin::SecondAdmin).await;
     let admin = app.admin().await;
     let answer = admin.reset(app.second_admin.id).await;
@@ -147,11 +147,10 @@ async fn neither_who_asked_nor_on_whom_agrees_or_says_no() {
     let own = "You asked for this yourself; another administrator has to agree";
     let about = "This is about your own account; another administrator has to agree";
     approve(&admin, &id).await.assert_error(403, own);
-    reject(&admin, &id).await.assert_error(403, own);
     approve(&target, &id).await.assert_error(403, about);
     reject(&target, &id).await.assert_error(403, about);
     assert_eq!(app.entries("APPROVAL_AGREE", "DENIED"), 2);
-    assert_eq!(app.entries("APPROVAL_REJECT", "DENIED"), 2);
+    assert_eq!(app.entries("APPROVAL_REJECT", "DENIED"), 1);
     let member = app.member().await;
     approve(&member, &id)
         .await
@@ -272,6 +271,61 @@ async fn a_rejection_ends_it() {
         .assert_error(409, "This is closed already: rejected");
     assert!(has_mfa(&app, &app.developer));
     assert_eq!(state(&app, &id), "rejected");
+}
+
+#[tokio::test]
+async fn who_asked_takes_it_back_and_nobody_agrees_afterwards() {
+    let app = app_that_wants_admins(1).await;
+    let id = asked(&app).await;
+    let admin = app.admin().await;
+    approve(&admin, &id).await.assert_error(
+        403,
+        "You asked for this yourself; another administrator has to agree",
+    );
+    let path = format!("/api/v1/approvals/{id}/reject");
+    let answer = admin
+        .post(&path, json!({ "reason": "The phone turned up" }))
+        .await;
+    assert_eq!(answer.assert_ok(), &json!({ "message": "Withdrawn" }));
+    let entry = app.last_entry();
+    assert_eq!(
+        (&entry["eventType"], &entry["result"]),
+        (&json!("APPROVAL_REJECT"), &json!("SUCCESS"))
+    );
+    assert_eq!(entry["actor"]["email"], "admin@acme.example");
+    assert_eq!(entry["details"]["withdrawn"], true);
+    assert_eq!(entry["details"]["reason"], "The phone turned up");
+    assert_eq!(state(&app, &id), "rejected");
+    let second = app.caller(&app.second_admin).await;
+    approve(&second, &id)
+        .await
+        .assert_error(409, "This is closed already: rejected");
+    reject(&admin, &id)
+        .await
+        .assert_error(409, "This is closed already: rejected");
+    assert!(has_mfa(&app, &app.developer));
+}
+
+#[tokio::test]
+async fn the_help_desk_takes_back_what_it_asked_for_and_nothing_else() {
+    let app = app_with(OrganizationSettings {
+        help_desk_enabled: true,
+        ..Default::default()
+    })
+    .await;
+    app.bind_module(wants_admins(1), json!({}), OnFailure::default())
+        .await;
+    let desk = app.further("desk", Role::HelpDesk).await;
+    let caller = app.caller(&desk).await;
+    let role = "Role ORG_ADMIN is required";
+    let others = asked(&app).await;
+    reject(&caller, &others).await.assert_error(403, role);
+    let answer = caller.reset(app.developer.id).await;
+    let id = answer.assert_status(202)["approvalId"].as_str().unwrap();
+    approve(&caller, id).await.assert_error(403, role);
+    let answer = reject(&caller, id).await;
+    assert_eq!(answer.assert_ok(), &json!({ "message": "Withdrawn" }));
+    assert_eq!((state(&app, id), state(&app, &others)), ("rejected", "open"));
 }
 
 #[tokio::test]

@@ -1,0 +1,68 @@
+//! What an installation stands on and what surrounds it: room on the disk, backups, its name.
+
+use jiff::Timestamp;
+
+use super::Finding;
+use crate::domain::audit::checkpoint::origin_of;
+use crate::domain::{Error, Result};
+use crate::service::Services;
+use crate::service::backup::{Schedule, find_newest, try_schedule};
+use crate::store::audit::checkpoints::known_logs;
+use crate::store::free_space;
+
+/// Less room than this is little, whatever the disk's size.
+const LITTLE_BYTES: u64 = 100 << 20;
+/// And less than this much of it.
+const LITTLE_PERCENT: u64 = 5;
+
+pub(super) fn room(services: &Services) -> Result<Vec<Finding>> {
+    let path = services.store.path();
+    let space = free_space(path).map_err(|error| Error::Internal(format!("{}: {error}", path.display())))?;
+    let percent = u64::try_from(u128::from(space.free) * 100 / u128::from(space.total.max(1))).unwrap_or(100);
+    let text = format!("{} MiB are free, {percent} %", space.free >> 20);
+    Ok(vec![if space.free < LITTLE_BYTES || percent < LITTLE_PERCENT {
+        let text =
+            format!("{text}: where nothing can be written nothing can be changed; make room on the disk");
+        Finding::doubtful("disk", text)
+    } else {
+        Finding::fine("disk", text)
+    }])
+}
+
+/// The trail's name is chosen once; a server that moved keeps it.
+pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
+    let Some(log) = services.store.read(known_logs)?.pop() else {
+        return Ok(Vec::new());
+    };
+    let (origin, url) = (log.key.origin(), &services.settings.public_url);
+    let expected = origin_of(url);
+    let host = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+    Ok(vec![if host(origin) == host(&expected) {
+        Finding::fine("trail's name", origin)
+    } else {
+        let text = format!(
+            "{origin}, but public_url is {url}: the name was chosen at the first checkpoint and stays; who reads the \
+             trail has to know it"
+        );
+        Finding::doubtful("trail's name", text)
+    }])
+}
+
+/// Whether scheduled backups can be made, and are.
+pub(super) fn backups(schedule: &Schedule, now: Timestamp) -> Vec<Finding> {
+    let place = schedule.directory.display();
+    if let Err(problem) = try_schedule(schedule) {
+        return vec![Finding::broken("backup", problem.to_string())];
+    }
+    vec![match find_newest(&schedule.directory) {
+        Err(problem) => Finding::broken("backup", problem.to_string()),
+        Ok(None) => Finding::doubtful("backup", format!("{place} has none yet")),
+        Ok(Some(newest)) if now.duration_since(newest) > schedule.every * 2 => {
+            let text = format!(
+                "the newest in {place} is of {newest}, more than twice backup.every ago; the server's log says why"
+            );
+            Finding::doubtful("backup", text)
+        }
+        Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is of {newest}")),
+    }]
+}

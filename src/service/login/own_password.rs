@@ -1,0 +1,123 @@
+//! Changing one's own password, by showing the one that counts (ASVS 6.2.2, 6.2.3).
+
+use super::attempts::admit_own_password;
+use super::new_password::{NewPassword, check_rules};
+use super::{Password, RequestContext, Services};
+use crate::domain::account::Principal;
+use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::credential::{self, PASSWORD_MAX_CHARACTERS};
+use crate::domain::{Error, Result};
+use crate::service::notices;
+use crate::service::session::still_lives;
+use crate::store::{audit, passwords};
+
+/// What the work on the two passwords came to.
+enum Judged {
+    Wrong,
+    Same,
+    Hashed(String),
+}
+
+/// Sets another password for the caller, and ends their other sessions. Where they have a second factor it comes
+/// first, as before any change of factors: whoever has a session and the password would else be in for good.
+///
+/// # Errors
+/// [`Error::StepUpRequired`] when the second factor was not used lately; [`Error::RateLimited`], counted with the
+/// passwords tried at login; [`Error::Validation`] for a wrong current password, on the record, and for a new one
+/// that breaks the organisation's rules or is the old one; [`Error::Stale`] when it was changed meanwhile;
+/// [`Error::Busy`].
+pub async fn change_own_password(
+    services: &Services,
+    principal: &Principal,
+    current: Password,
+    new: Password,
+    context: &RequestContext,
+) -> Result<()> {
+    let (user, organization) = (&principal.full()?.user, &principal.organization);
+    principal.may_change_factors(context.at)?;
+    // Before the attempt is counted: it says nothing of the current password, and who looks for a new one that
+    // is good enough uses up no attempts.
+    check_rules(&new, &organization.settings, "newPassword")?;
+    let attempt = admit_own_password(services, principal, context)?;
+    let old = services
+        .store
+        .read(|db| passwords::find_password_hash(db, user.id))?;
+    let (salt, shown) = (services.entropy.bytes(), old.clone());
+    let work = move || {
+        let right = |password: &Password, hash: &String| credential::verify_password(&password.0, hash);
+        match shown {
+            // Longer ones were never accepted, and must not cost more than others.
+            _ if current.0.chars().count() > PASSWORD_MAX_CHARACTERS => Judged::Wrong,
+            Some(hash) if right(&current, &hash) => match right(&new, &hash) {
+                true => Judged::Same,
+                false => Judged::Hashed(credential::hash_password(&new.0, salt)),
+            },
+            _ => Judged::Wrong,
+        }
+    };
+    let event = Event::by(principal, EventType::UserPasswordChange)
+        .on(Resource::user(user))
+        .from_request(&context.request_id, context.ip_text().as_deref());
+    let hash = match services.hashing.run(Some(organization.id), work).await? {
+        Judged::Wrong => return Err(refuse(services, event, old.is_some(), context).await?),
+        Judged::Same => {
+            attempt.forget(services);
+            return Err(Error::field(
+                "newPassword",
+                "must differ from the current password",
+            ));
+        }
+        Judged::Hashed(hash) => hash,
+    };
+    attempt.forget(services);
+    let new = NewPassword {
+        user: user.id,
+        hash,
+        at: context.at,
+        entry_id: services.entropy.uuid(context.at),
+        event: event.with("reason", "own"),
+        owed: notices::of_own_password(
+            services,
+            organization,
+            user,
+            "changed the password",
+            "All your other sessions were ended.",
+            context,
+        ),
+    };
+    let session = principal.session.clone();
+    services
+        .store
+        .write(move |tx| {
+            still_lives(tx, &session, new.at)?;
+            if passwords::find_password_hash(tx, new.user)? != old {
+                return Err(Error::Stale);
+            }
+            new.keep(tx, Some(&session))
+        })
+        .await
+}
+
+/// Puts a wrong current password on the record, and says what the caller is told. A 400: the token is as good as
+/// before, and a 401 would make clients throw it away.
+async fn refuse(
+    services: &Services,
+    event: Event,
+    has_password: bool,
+    context: &RequestContext,
+) -> Result<Error> {
+    let error = Error::field("currentPassword", "is wrong");
+    let reason = match has_password {
+        true => "wrong-password",
+        false => "no-password",
+    };
+    let event = event
+        .ended(AuditResult::Denied, Error::InvalidCredentials)
+        .with("reason", reason);
+    let (at, id) = (context.at, services.entropy.uuid(context.at));
+    services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop))
+        .await?;
+    Ok(error)
+}
