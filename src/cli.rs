@@ -15,6 +15,7 @@ mod org;
 mod output;
 mod plugin;
 mod policy;
+mod process;
 mod restore;
 mod serve;
 mod token;
@@ -125,7 +126,7 @@ pub fn main() -> ExitCode {
             let exit = Exit::of(&error);
             // A reader that had enough (`latchkey … | head`) is no failure worth a word.
             if exit != Exit::BrokenPipe {
-                eprintln!("latchkey: {error:#}");
+                eprintln!("latchkey: {}", exit::told(&error));
                 for (field, problem) in exit::problems(&error) {
                     eprintln!("  {field}: {problem}");
                 }
@@ -195,6 +196,7 @@ impl Global {
             ))
             .into());
         }
+        process::refuse_strangers(&config.data_dir)?;
         self.quietly(config)
     }
 
@@ -203,7 +205,9 @@ impl Global {
     /// # Errors
     /// As [`Global::open`].
     pub fn open_or_make(&self) -> Result<App> {
-        self.quietly(self.load(None)?)
+        let config = self.load(None)?;
+        process::refuse_strangers(&config.data_dir)?;
+        self.quietly(config)
     }
 
     /// As [`Global::open`], over a database that may be older than it was: for accepting it.
@@ -212,6 +216,7 @@ impl Global {
     /// As [`Global::open`].
     pub fn open_unchecked(&self) -> Result<App> {
         let config = self.load(None)?;
+        process::refuse_strangers(&config.data_dir)?;
         logging::start(&config.log)?;
         App::open_unchecked(config)
     }

@@ -184,6 +184,15 @@ impl Config {
         if let Err(e) = tracing_subscriber::EnvFilter::try_new(&log.level) {
             must(false, format!("log.level: {:?} can't be read: {e}", log.level));
         }
+        for word in no_levels(&log.level) {
+            must(
+                false,
+                format!(
+                    "log.level: {word} is no level; use {}, or one for a module: latchkey=debug",
+                    LEVELS.join(", ")
+                ),
+            );
+        }
         must(
             tokens.access_secs <= tokens.refresh_secs,
             "tokens.access_secs: is longer than tokens.refresh_secs".to_owned(),
@@ -325,6 +334,16 @@ fn whole<T: TryFrom<u64>>(n: u64) -> T {
     T::try_from(n)
         .ok()
         .expect("the range was checked, and every type here holds it")
+}
+
+/// What a directive of `log.level` may be without a module.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Words that `EnvFilter` would take for the name of a module, so that a mistyped level silences all others.
+fn no_levels(filter: &str) -> impl Iterator<Item = &str> {
+    let directives = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    directives
+        .filter(|word| !word.contains('=') && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)))
 }
 
 /// `http://host[:port][/path]` without query, fragment or user.

@@ -105,6 +105,13 @@ impl KeyRing {
         self.access.read().unwrap_or_else(PoisonError::into_inner).records[0].created_at
     }
 
+    /// What `read` says of each key that signs or checks access tokens, that which signs first.
+    #[must_use]
+    pub fn map_signing_keys<T>(&self, read: impl FnMut(&SigningKeyRecord) -> T) -> Vec<T> {
+        let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+        access.records.iter().map(read).collect()
+    }
+
     /// Lets a new key sign from now on. The old ones check tokens until `lapse`; those that have lapsed by the time
     /// the new one was made are forgotten.
     ///

@@ -10,6 +10,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
 
+/// Logs by another way than ours, with paths of the machine that it was built on; what fails it returns as an error,
+/// too. Before what the operator says, who may ask for it all the same: the later of two directives holds.
+const QUIET: &str = "rusqlite_migration=off";
+
 /// Begins to log, once per process.
 ///
 /// # Errors
@@ -19,8 +23,8 @@ pub fn start(config: &LogConfig) -> Result<()> {
     if tracing::dispatcher::has_been_set() {
         return Ok(());
     }
-    let filter =
-        EnvFilter::try_new(&config.filter).with_context(|| format!("log level {:?}", config.filter))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.filter))
+        .with_context(|| format!("log level {:?}", config.filter))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

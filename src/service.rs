@@ -26,6 +26,7 @@ mod refusals;
 pub mod reset;
 pub mod sample;
 pub mod session;
+pub mod start;
 pub mod token_keys;
 pub mod trail;
 pub mod users;

@@ -357,23 +357,23 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|source| OpenError::Io {
+        .map_err(|problem| OpenError::Io {
             path: path.clone(),
-            source,
+            problem,
         })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+        Err(TryLockError::Error(problem)) => Err(OpenError::Io { path, problem }),
     }
 }
 
 /// Password hashes and encrypted secrets are nobody else's business on a shared host.
 fn restrict_to_owner(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|source| OpenError::Io {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|problem| OpenError::Io {
         path: path.to_owned(),
-        source,
+        problem,
     })
 }
 

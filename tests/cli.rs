@@ -7,6 +7,7 @@
 )]
 
 mod cli_deliveries;
+mod cli_operating;
 mod cli_people;
 mod cli_support;
 #[path = "cli_support/doctor.rs"]

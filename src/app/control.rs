@@ -134,7 +134,7 @@ async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSen
     match order.carry_out(services, watch).await {
         Ok(done) => Reply::Done(done),
         Err(error) if error.is_refusal() => Reply::Refused(spelt_out(&error)),
-        Err(error) => Reply::Failed(error.to_string()),
+        Err(error) => Reply::Failed(error.for_operator()),
     }
 }
 

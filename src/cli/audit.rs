@@ -29,9 +29,9 @@ pub enum AuditCommand {
     /// While a server runs, too: it records the export and signs it, the entries are read beside it. The entry comes
     /// first, so that an export that is cut off is on the record as well.
     #[command(after_help = "Examples:\n  latchkey audit export --out trail.ndjson\n  \
-                      latchkey audit export --org acme --from 2026-01-01T00:00:00Z --format csv --out acme.csv")]
+                      latchkey audit export --org acme --from 2026-01-01 --format csv --out acme.csv")]
     Export {
-        /// Where to [default: standard output].
+        /// Where to: a new file, for its owner alone [default: standard output].
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         /// One JSON object per line, or a table.
@@ -40,11 +40,11 @@ pub enum AuditCommand {
         /// Only this organisation's entries.
         #[arg(long, value_name = "SLUG")]
         org: Option<String>,
-        /// Only entries from this time on (RFC 3339).
-        #[arg(long, value_name = "TIME")]
+        /// Only entries from this time on (RFC 3339), or from the start of this day, UTC (2026-01-31).
+        #[arg(long, value_name = "TIME|DATE", value_parser = export::time)]
         from: Option<Timestamp>,
-        /// Only entries up to this time (RFC 3339).
-        #[arg(long, value_name = "TIME")]
+        /// Only entries up to this time (RFC 3339), or up to the start of this day, UTC (2026-02-28).
+        #[arg(long, value_name = "TIME|DATE", value_parser = export::time)]
         to: Option<Timestamp>,
     },
     /// Check a file or a data directory: edited, missing, reordered or cut-off entries are named.
@@ -140,7 +140,12 @@ pub enum AuditCommand {
         json: bool,
     },
     /// Print the public keys under which the trail was signed, the one in use last.
-    Key,
+    #[command(after_help = "Examples:\n  latchkey audit key > key.txt\n  latchkey audit key --json")]
+    Key {
+        /// Print them as JSON: the log's name, the key, and whether it is in use.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// How to write an export.
@@ -194,7 +199,8 @@ impl AuditCommand {
             }
             Self::Erase { org, user, yes } => change::erase(global, &org, UserId(user), yes),
             Self::RotateKey { json } => change::rotate_key(global, json),
-            Self::Key => print_told(global, TrailOrder::AuditKeys),
+            Self::Key { json: false } => print_told(global, TrailOrder::AuditKeys),
+            Self::Key { json: true } => keys_in_json(global),
         }
     }
 }
@@ -203,6 +209,16 @@ impl AuditCommand {
 fn print_told(global: &Global, order: TrailOrder) -> Result<()> {
     let told = orders::carry_out(global, order)?;
     print(told.as_str().context("the server's reply")?)
+}
+
+fn keys_in_json(global: &Global) -> Result<()> {
+    let told = orders::carry_out(global, TrailOrder::AuditKeys)?;
+    let lines: Vec<_> = told.as_str().context("the server's reply")?.lines().collect();
+    let keys = lines.iter().enumerate().map(|(at, line)| {
+        let key = LogKey::parse(line)?;
+        Ok(json!({ "log": key.origin(), "key": line, "inUse": at + 1 == lines.len() }))
+    });
+    output::json(&keys.collect::<Result<Vec<_>>>()?)
 }
 
 /// Longer lines are none that an export has: a file of one endless line must not fill the memory.

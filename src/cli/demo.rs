@@ -8,7 +8,7 @@ use clap::Args;
 use jiff::SignedDuration;
 
 use super::exit::Refusal;
-use super::{Global, Progress, output, serve, user};
+use super::{Global, Progress, output, process, serve, user};
 use crate::app::App;
 use crate::domain::account::{Role, User};
 use crate::domain::{self, Error};
@@ -72,6 +72,7 @@ impl Demo {
             ))
             .into());
         }
+        process::refuse_strangers(&config.data_dir)?;
         logging::start(&config.log)?;
         let app = App::open(config)?;
         let folder = self.sample.as_deref().and_then(Path::parent).map(Path::to_owned);

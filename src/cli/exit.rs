@@ -86,6 +86,16 @@ impl Exit {
     }
 }
 
+/// The error with its causes in one line. Whoever sits at the command line owns the machine, and is told what
+/// a caller of the API is not; it is what the log would say, and holds no secret either (invariant 7).
+pub(super) fn told(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(|cause| match cause.downcast_ref::<Error>() {
+        Some(error) => error.for_operator(),
+        None => cause.to_string(),
+    });
+    causes.collect::<Vec<_>>().join(": ")
+}
+
 /// Field and what is wrong with it, where the error is about fields.
 pub(super) fn problems(error: &anyhow::Error) -> impl Iterator<Item = (&String, &String)> {
     let causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
@@ -102,5 +112,56 @@ impl From<Exit> for ExitCode {
             Exit::BrokenPipe => Self::from(141),
             other => Self::from(other as u8),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn an_operator_is_told_what_went_wrong_inside() {
+        let full = Error::Internal("database: database or disk is full".to_owned());
+        let error = anyhow::Error::from(full).context("the sample can't be loaded");
+        assert_eq!(
+            told(&error),
+            "the sample can't be loaded: database: database or disk is full"
+        );
+        assert_eq!(told(&Error::NoMfa.into()), "MFA is not enabled");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let denied = || std::io::Error::from_raw_os_error(13);
+        let path = || PathBuf::from("/x");
+        let errors = [
+            anyhow::Error::from(KeyError::Io {
+                path: path(),
+                problem: denied(),
+            }),
+            OpenError::Io {
+                path: path(),
+                problem: denied(),
+            }
+            .into(),
+            BackupError::Io {
+                path: path(),
+                problem: denied(),
+            }
+            .into(),
+        ];
+        for error in errors {
+            assert_eq!(told(&error), "/x: Permission denied (os error 13)");
+            assert_eq!(format!("{error:#}"), "/x: Permission denied (os error 13)");
+        }
+        let unread: anyhow::Result<()> = Err(denied()).context("/x");
+        assert_eq!(
+            told(&unread.expect_err("it is one")),
+            "/x: Permission denied (os error 13)"
+        );
     }
 }

@@ -41,6 +41,7 @@ pub(super) enum Command {
     )]
     Set(Rules),
     /// List the organisations.
+    #[command(after_help = "Examples:\n  latchkey org list\n  latchkey org list --json")]
     List {
         /// Print them as JSON.
         #[arg(long)]

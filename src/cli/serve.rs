@@ -3,16 +3,20 @@
 use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Global;
+use super::{Global, process};
 use crate::app::App;
+use crate::config::Config;
 use crate::logging;
+use crate::service::Services;
+use crate::service::start::look_around;
+use crate::store::DATABASE_FILE;
 
 /// `latchkey serve`
 ///
-/// Makes the data directory and its keys when they aren't there. SIGTERM or SIGINT (Ctrl-C) stops
-/// accepting, lets requests under way end, and ends; a second one ends at once.
+/// Makes the data directory and its keys when they aren't there. SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the
+/// terminal was closed) stops accepting, lets requests under way end, and ends; a second one ends at once.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  latchkey serve --data-dir /var/lib/latchkey\n  \
                         latchkey serve --listen 127.0.0.1:0    takes a free port and prints it")]
@@ -25,10 +29,44 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let config = global.load(self.listen)?;
+        process::refuse_strangers(&config.data_dir)?;
         logging::start(&config.log)?;
+        // Also where the volume that it was on is not mounted.
+        let is_new = !config.data_dir.join(DATABASE_FILE).exists();
         let app = App::open(config)?;
+        warn(&app.config, &app.services, is_new)?;
         run(app, |_| Ok(()))
     }
+}
+
+/// Tells what an operator should know before anybody uses it.
+fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
+    let place = config.data_dir.display();
+    let start = look_around(services)?;
+    if is_new {
+        tracing::warn!("there was no database in the data directory {place}: a new one has just been made");
+    }
+    if !start.has_organization {
+        tracing::warn!(
+            "there is no organisation yet, so that nobody can log in; stop, run latchkey --data-dir {place} org create \
+             SLUG, then latchkey --data-dir {place} user create --org SLUG --email ADDRESS --admin, and start again"
+        );
+    }
+    if let Some(newest) = start.clock_behind {
+        tracing::warn!(
+            "the clock is behind: the newest entry of the trail is of {newest}; set the host's clock, or tokens and \
+             codes are judged wrongly"
+        );
+    }
+    // Nothing here sees who speaks TLS; whoever set that up says https in the address that users are given.
+    if !config.listen.ip().is_loopback() && !config.settings.public_url.starts_with("https://") {
+        tracing::warn!(
+            "{} speaks plain HTTP to whoever reaches it, passwords and tokens included; put a proxy that speaks TLS in \
+             front, and its https address in public_url",
+            config.listen
+        );
+    }
+    Ok(())
 }
 
 /// Listens, says where, and serves until a signal. `ready` runs between the two.
@@ -39,26 +77,67 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         .context("the async runtime")?;
     runtime.block_on(async {
         // Before the first line: whoever reads it may send the signal at once.
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = Signals::new()?;
         let listen = app.config.listen;
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("{listen} can't be listened on"))?;
         let address = listener.local_addr()?;
+        let file = app.config.file.as_ref().map(|file| file.display().to_string());
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            configuration = file.as_deref().unwrap_or("none"),
+            data_dir = %app.config.data_dir.display(),
+            %address,
+            "latchkey starts"
+        );
         super::output::line(format_args!("Listening on http://{address}"))?;
         ready(&format!("http://{address}"))?;
         let stop = async move {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            signals.next().await;
             tracing::info!("stopping: requests under way may end, a second signal ends at once");
             tokio::spawn(async move {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                signals.next().await;
                 tracing::warn!("ended at once");
                 end_now();
             });
         };
         app.serve(listener, stop).await
     })
+}
+
+/// What asks a server to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        // To listen for what `nohup` had it ignore would undo that.
+        let hangup = (!process::ignores_hangup()).then(|| signal(SignalKind::hangup()));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: hangup.transpose()?,
+        })
+    }
+
+    async fn next(&mut self) {
+        let Self {
+            terminate,
+            interrupt,
+            hangup,
+        } = self;
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, _ = hung_up => {} }
+    }
 }
 
 /// Whatever was answered is on disk; what was not is rolled back at the next start.

@@ -66,6 +66,9 @@ pub(super) enum Command {
     #[command(after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme")]
     RestoreFactors(credentials::Whose),
     /// List an organisation's users.
+    #[command(
+        after_help = "Examples:\n  latchkey user list --org acme\n  latchkey user list --org acme --json"
+    )]
     List {
         /// Slug of the organisation.
         #[arg(long, value_name = "SLUG")]

@@ -13,6 +13,17 @@ use super::raw::{LogFormat, RawConfig};
 const PREFIX: &str = "LATCHKEY_";
 /// Names the configuration file itself, so it is no key of it.
 const FILE_VARIABLE: &str = "LATCHKEY_CONFIG_FILE";
+/// Names that begin like ours and mean something else: what our own guide has clients of the API export, and what
+/// Kubernetes sets in every container beside a service called `latchkey`. None can become a key.
+const OF_OTHERS: [&str; 5] = [
+    "LATCHKEY_URL",
+    "LATCHKEY_TOKEN",
+    "LATCHKEY_SERVICE_HOST",
+    "LATCHKEY_SERVICE_PORT",
+    "LATCHKEY_PORT",
+];
+/// The same for a service's further and numbered ports, such as `LATCHKEY_PORT_8080_TCP_ADDR`.
+const BEGINNINGS_OF_OTHERS: [&str; 2] = ["LATCHKEY_SERVICE_PORT_", "LATCHKEY_PORT_"];
 const PLACES: [&str; 2] = ["latchkey.toml", "/etc/latchkey/latchkey.toml"];
 
 /// Everything that may say something about the configuration.
@@ -94,7 +105,7 @@ impl Sources {
             });
         }
         for (name, value) in &self.variables {
-            if let Some(key) = name.strip_prefix(PREFIX).filter(|_| name != FILE_VARIABLE) {
+            if let Some(key) = name.strip_prefix(PREFIX).filter(|_| is_ours(name)) {
                 figment = figment.merge(Variable {
                     name,
                     key: key.to_lowercase().replace("__", "."),
@@ -133,6 +144,15 @@ impl Sources {
             .find(|place| place.is_file())
             .map(Path::to_owned))
     }
+}
+
+/// Whether a variable names a key, or tries to.
+fn is_ours(variable: &str) -> bool {
+    variable != FILE_VARIABLE
+        && !OF_OTHERS.contains(&variable)
+        && !BEGINNINGS_OF_OTHERS
+            .iter()
+            .any(|beginning| variable.starts_with(beginning))
 }
 
 /// Largest file that the configuration may name.

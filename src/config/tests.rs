@@ -67,6 +67,58 @@ fn every_problem_is_reported_at_once() {
 }
 
 #[test]
+fn a_word_that_is_no_level_is_refused() {
+    let with = |level: &str| Config::load(&Sources::from_text(&format!("[log]\nlevel = \"{level}\"\n")));
+    for level in ["verbose", "info,latchkey", "info, waring"] {
+        let text = with(level).unwrap_err().to_string();
+        let word = level.rsplit([',', ' ']).next().unwrap();
+        let says = format!("log.level: {word} is no level; use off, error, warn, info, debug, trace");
+        assert!(text.contains(&says), "{text}");
+    }
+    for level in [
+        "off",
+        "INFO",
+        "trace",
+        "warn,latchkey=debug",
+        "latchkey::service=off,error",
+    ] {
+        assert!(with(level).is_ok(), "{level}");
+    }
+}
+
+#[test]
+fn variables_of_clients_and_of_kubernetes_are_passed_over_and_no_others() {
+    let with = |name: &str| {
+        let mut sources = Sources::from_text("");
+        sources.variables = vec![(name.to_owned(), "tcp://10.0.0.1:8080".to_owned())];
+        Config::load(&sources)
+    };
+    for name in [
+        "LATCHKEY_URL",
+        "LATCHKEY_TOKEN",
+        "LATCHKEY_SERVICE_HOST",
+        "LATCHKEY_SERVICE_PORT",
+        "LATCHKEY_SERVICE_PORT_HTTP",
+        "LATCHKEY_PORT",
+        "LATCHKEY_PORT_8080_TCP",
+        "LATCHKEY_PORT_8080_TCP_ADDR",
+    ] {
+        assert!(with(name).is_ok(), "{name}");
+    }
+    for name in [
+        "LATCHKEY_URLS",
+        "LATCHKEY_TOKEN_SECS",
+        "LATCHKEY_TOKEN__ACCESS_SECS",
+        "LATCHKEY_SERVICE",
+        "LATCHKEY_SERVICE_HOSTS",
+        "LATCHKEY_PORTS",
+    ] {
+        let text = with(name).unwrap_err().to_string();
+        assert!(text.contains(&format!("{name} is unknown")), "{text}");
+    }
+}
+
+#[test]
 fn a_wrong_type_names_key_and_source() {
     let text = problems("[http]\nmax_headers = \"many\"\n");
     assert!(

@@ -198,6 +198,15 @@ impl Error {
         !ours
     }
 
+    /// The text for the operator, at the command line and in the log: with what only the log says otherwise.
+    #[must_use]
+    pub fn for_operator(&self) -> String {
+        match self {
+            Self::Internal(cause) => cause.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// One field that breaks a rule.
     pub fn field(name: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Validation(BTreeMap::from([(name.into(), problem.into())]))

@@ -45,12 +45,12 @@ pub enum KeyError {
     #[error("{0} is missing, but other keys are there; restore the keys directory from a backup")]
     Incomplete(PathBuf),
     /// The operating system refuses.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Io {
         /// File or directory.
         path: PathBuf,
-        /// What it says.
-        source: io::Error,
+        /// What it says. No `source`: it is in the text, and would be told twice.
+        problem: io::Error,
     },
 }
 
@@ -164,9 +164,9 @@ pub(super) fn check_mode(path: &Path, wanted: u32) -> Result<(), KeyError> {
     })
 }
 
-pub(super) fn io_error(path: &Path, source: io::Error) -> KeyError {
+pub(super) fn io_error(path: &Path, problem: io::Error) -> KeyError {
     KeyError::Io {
         path: path.to_owned(),
-        source,
+        problem,
     }
 }

@@ -87,12 +87,12 @@ pub enum BackupError {
     #[error(transparent)]
     Keys(#[from] KeyError),
     /// The operating system refuses.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What it says.
-        source: std::io::Error,
+        /// What it says. No `source`: it is in the text, and would be told twice.
+        problem: std::io::Error,
     },
     /// The database can't be copied.
     #[error(transparent)]

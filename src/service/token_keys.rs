@@ -8,6 +8,30 @@ use crate::domain::credential::{PublicKey, SigningKeyRecord, TokenAlgorithm};
 use crate::domain::{Error, Result};
 use crate::store::{audit, sessions};
 
+/// A key that signs or checks access tokens, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedKey {
+    /// Names it in a token's header.
+    pub kid: String,
+    /// With what it signs.
+    pub algorithm: TokenAlgorithm,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Until when it checks tokens; absent for the one that signs.
+    pub lapses_at: Option<Timestamp>,
+}
+
+/// The keys, that which signs first.
+#[must_use]
+pub fn list_keys(services: &Services) -> Vec<ListedKey> {
+    services.keys.map_signing_keys(|record| ListedKey {
+        kid: record.kid.clone(),
+        algorithm: record.algorithm,
+        created_at: record.created_at,
+        lapses_at: record.lapses_at,
+    })
+}
+
 /// What a rotation did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -60,8 +84,18 @@ pub async fn rotate_keys_when_due(services: &Services) -> Result<usize> {
         .store
         .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(drop))
         .await?;
-    let Err(failed) = change.rotate(services) else {
-        return Ok(1);
+    let failed = match change.rotate(services) {
+        Ok(done) => {
+            tracing::info!(
+                kid = done.kid,
+                algorithm = done.algorithm.name(),
+                old_keys_until = %done.old_until,
+                why = if too_old { "tokens.key_rotation_days" } else { "tokens.algorithm" },
+                "a new key signs access tokens"
+            );
+            return Ok(1);
+        }
+        Err(failed) => failed,
     };
     let (entry_id, event) = (services.entropy.uuid(at), failed.event);
     services

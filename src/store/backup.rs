@@ -18,12 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// It, or the copy.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Database {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
+        /// What SQLite says. No `source`: it is in the text, and would be told twice.
+        problem: rusqlite::Error,
     },
     /// What is told of it can't be read.
     #[error("the database can't be read: {0}")]
@@ -46,7 +46,7 @@ pub fn copy_database<T>(
 ) -> Result<T, CopyError> {
     let of = |path: &Path| {
         let path = path.to_owned();
-        move |source| CopyError::Database { path, source }
+        move |problem| CopyError::Database { path, problem }
     };
     let connection =
         Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(of(source))?;
@@ -82,9 +82,9 @@ pub fn copy_database<T>(
 /// # Errors
 /// [`CopyError`].
 pub fn read_copy<T>(path: &Path, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T, CopyError> {
-    let database = |source| CopyError::Database {
+    let database = |problem| CopyError::Database {
         path: path.to_owned(),
-        source,
+        problem,
     };
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
     read(&connection).map_err(|error| CopyError::Read(format!("{error:?}")))

@@ -30,12 +30,12 @@ pub enum OpenError {
         problem: rusqlite::Error,
     },
     /// The directory or a file in it can't be used.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system says.
-        source: std::io::Error,
+        /// What the operating system says. No `source`: it is in the text, and would be told twice.
+        problem: std::io::Error,
     },
     /// Somebody put code into it.
     #[error(

@@ -65,8 +65,14 @@ impl Desk {
 
     /// Starts a server and waits until it says where it listens.
     pub fn serve(&self, args: &[&str]) -> Server {
-        let mut child = self
-            .command(args)
+        self.serve_command(&mut self.command(args))
+    }
+
+    /// The same for a command that ends up as the server.
+    pub fn serve_command(&self, command: &mut Command) -> Server {
+        let mut child = command
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -159,7 +159,12 @@ fn checkpoints_receipts_and_keys_are_had_from_a_running_server() {
     // A file that is there is not overwritten, and nothing was exported.
     let before = size_of(&audit(desk, &["export"]));
     let there = run(desk, &["export", "--out", "receipt"]);
-    assert_eq!(there.status.code(), Some(1), "{}", said(&there));
+    assert_eq!(there.status.code(), Some(5), "{}", said(&there));
+    assert!(
+        said(&there).contains("receipt exists; name a new file"),
+        "{}",
+        said(&there)
+    );
     assert_eq!(
         size_of(&audit(desk, &["export"])),
         before + 1,

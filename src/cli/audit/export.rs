@@ -1,13 +1,17 @@
 //! `latchkey audit export`: read here, beside the server if one runs; recorded and signed by whoever has the key.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 
+use super::super::exit::Refusal;
 use super::super::orders::{self, Reached};
 use super::super::{Global, Progress};
 use super::FormatArg;
@@ -41,21 +45,55 @@ impl Order<'_> {
             FormatArg::Csv => Format::Csv,
         };
         let export = snapshot.prepare(&selection, format)?;
-        // A file that can't be written is no export.
-        let file: Box<dyn Write> = match self.out {
-            Some(path) => Box::new(BufWriter::new(
-                File::create_new(path).with_context(|| path.display().to_string())?,
-            )),
-            None => Box::new(BufWriter::new(io::stdout().lock())),
+        // A file that can't be written is no export: it is made before anything is announced.
+        let Some(path) = self.out else {
+            return conclude(&reached, export, Box::new(BufWriter::new(io::stdout().lock())));
         };
-        let announced = TrailOrder::AuditExport(export.announcement().clone());
-        let begun: Begun = ask(&reached, announced).inspect_err(|_| {
-            if let Some(path) = self.out {
-                let _ = fs::remove_file(path); // empty
-            }
-        })?;
-        write(&reached, export, &begun, file)
+        let file = new_file(path)?;
+        conclude(&reached, export, Box::new(BufWriter::new(file))).map_err(|error| {
+            // Part of an export proves nothing, and stands in the way of the next try.
+            let left = match fs::remove_file(path) {
+                Ok(()) => "there is no such file now",
+                Err(_) => "it is incomplete, remove it",
+            };
+            error.context(format!("{} could not be written ({left})", path.display()))
+        })
     }
+}
+
+/// A time, or the start of a day in UTC.
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(day) = text.parse::<Date>()
+        && text.len() == "2026-01-31".len()
+    {
+        let start = day.to_zoned(TimeZone::UTC).map_err(|error| error.to_string())?;
+        return Ok(start.timestamp());
+    }
+    text.parse().map_err(|error: jiff::Error| error.to_string())
+}
+
+/// Entries name people: for the owner alone.
+fn new_file(path: &Path) -> Result<File> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    made.map_err(|error| {
+        let place = path.display();
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            Refusal(format!("{place} exists; name a new file, nothing is overwritten")).into()
+        } else {
+            anyhow::Error::from(error).context(place.to_string())
+        }
+    })
+}
+
+/// Has the export announced, writes it, and has its end signed.
+fn conclude(reached: &Reached, export: Export, file: Box<dyn Write>) -> Result<()> {
+    let announced = TrailOrder::AuditExport(export.announcement().clone());
+    let begun: Begun = ask(reached, announced)?;
+    write(reached, export, &begun, file)
 }
 
 fn write(reached: &Reached, export: Export, begun: &Begun, file: Box<dyn Write>) -> Result<()> {
@@ -82,4 +120,22 @@ fn plain(error: ExportError) -> anyhow::Error {
 fn ask<T: DeserializeOwned>(reached: &Reached, order: TrailOrder) -> Result<T> {
     let told = reached.carry_out(order.into(), None)?;
     serde_json::from_value(told).context("the server's reply")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_is_its_start_in_utc_and_a_time_is_itself() {
+        let read = |text| time(text).map(|at| at.to_string());
+        assert_eq!(read("2026-01-31").as_deref(), Ok("2026-01-31T00:00:00Z"));
+        assert_eq!(
+            read("2026-01-31T10:00:00+01:00").as_deref(),
+            Ok("2026-01-31T09:00:00Z")
+        );
+        for neither in ["2026-02-30", "2026-01-31T10:00:00", "yesterday", ""] {
+            assert!(time(neither).is_err(), "{neither}");
+        }
+    }
 }

@@ -34,8 +34,8 @@ pub(in crate::cli) struct Import {
     /// Leave out who is there already, instead of refusing their lines.
     #[arg(long)]
     skip_existing: bool,
-    /// Write links to set a password into a new file, readable by nobody else, to be handed over. Not
-    /// needed where the appliance sends mail: it mails them.
+    /// Write links to set a password into a new file, readable by nobody else, to be handed over. Refused
+    /// where the appliance sends mail: it mails them.
     #[arg(long, value_name = "FILE")]
     links: Option<PathBuf>,
     /// Print the report as JSON.
@@ -54,6 +54,11 @@ impl Import {
         let format = self.format()?;
         let bytes = read(&self.file)?;
         let app = global.open()?;
+        if self.links.is_some() && app.services.settings.mail {
+            let text = "mail is configured: latchkey serve mails each link to whom it is for, and no file of them is \
+                        written; leave --links out";
+            return Err(Refusal(text.to_owned()).into());
+        }
         let options = ImportOptions {
             format,
             dry_run: self.dry_run,
@@ -144,8 +149,9 @@ impl Import {
         }
         match (&self.links, mail) {
             (_, true) => output::line(format_args!(
-                "{} links to set a password will be mailed by latchkey serve",
-                imported.mailed
+                "{} {} to set a password will be mailed by latchkey serve",
+                imported.mailed,
+                plural(imported.mailed, "link", "links")
             )),
             (Some(path), false) => output::line(format_args!(
                 "Links to set a password, good for 7 days: {}",

@@ -194,9 +194,9 @@ fn sync(path: &Path) -> Result<(), BackupError> {
         .map_err(|source| io_error(path, source))
 }
 
-pub(super) fn io_error(path: &Path, source: io::Error) -> BackupError {
+pub(super) fn io_error(path: &Path, problem: io::Error) -> BackupError {
     BackupError::Io {
         path: path.to_owned(),
-        source,
+        problem,
     }
 }

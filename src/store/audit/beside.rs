@@ -32,9 +32,9 @@ impl Beside {
                 })?;
             Ok((connection, version))
         };
-        let (connection, version) = open().map_err(|source| VerifyError::Database {
+        let (connection, version) = open().map_err(|problem| VerifyError::Database {
             path: path.to_owned(),
-            source,
+            problem,
         })?;
         if version != migrations::newest() {
             return Err(VerifyError::Trail(format!(

@@ -1,10 +1,10 @@
 //! Entries in the order of the trail, with everything that is kept of them.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
-use super::super::row::millis;
+use super::super::row::{column, millis};
 use super::{from_column, row, to_column};
 use crate::domain::Result;
 
@@ -67,6 +67,18 @@ pub fn find_range(
         first,
         end,
     })
+}
+
+/// The time of the newest entry that has one still.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_newest_time(connection: &Connection) -> Result<Option<Timestamp>> {
+    let found = connection
+        .prepare_cached("SELECT at FROM audit_entry WHERE at IS NOT NULL ORDER BY sequence DESC LIMIT 1")?
+        .query_row([], |row| column::<Timestamp>(row, 0))
+        .optional()?;
+    Ok(found)
 }
 
 /// How many records a range has, pruned ones among them.

@@ -41,9 +41,9 @@ pub fn find_revived(connection: &Connection, replaced: Option<&Path>) -> Result<
     let known: HashSet<Vec<u8>> = match replaced {
         None => HashSet::new(),
         Some(path) => {
-            let database = |source| VerifyError::Database {
+            let database = |problem| VerifyError::Database {
                 path: path.to_owned(),
-                source,
+                problem,
             };
             let newer = open_to_read(path).map_err(database)?;
             let rows = everything(&newer).map_err(database)?;

@@ -44,12 +44,12 @@ pub fn verify_against(
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// It can't be opened as one.
-    #[error("{path} can't be read as a database: {source}")]
+    #[error("{path} can't be read as a database: {problem}")]
     Database {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
+        /// What SQLite says. No `source`: it is in the text, and would be told twice.
+        problem: rusqlite::Error,
     },
     /// It has no trail that can be read.
     #[error("the trail can't be read: {0}")]
@@ -67,9 +67,9 @@ pub fn verify_database(
     mut progress: impl FnMut(u64, u64),
     prepare: impl FnOnce(&mut Verifier),
 ) -> Result<Report, VerifyError> {
-    let database = |source| VerifyError::Database {
+    let database = |problem| VerifyError::Database {
         path: path.to_owned(),
-        source,
+        problem,
     };
     let trail = |error: crate::domain::Error| VerifyError::Trail(format!("{error:?}"));
     let connection = open_to_read(path).map_err(database)?;

@@ -1,0 +1,87 @@
+//! What this process is: as whom it runs, and what its parent has it ignore.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::exit::Refusal;
+use crate::keys::KEY_DIRECTORY;
+
+/// What the kernel tells of this process, a line each. Not the owner of the directory it lies in: that is
+/// root's for a program that was given a capability.
+const STATUS: &str = "/proc/self/status";
+
+/// Refuses to work in a data directory of somebody else. What root writes there is root's, for its owner alone,
+/// and the service that runs as the directory's owner can't read it at its next start.
+///
+/// A volume that was mounted for a group may belong to root and be used by another; so that no complaint is
+/// made of root's own.
+pub(super) fn refuse_strangers(data_dir: &Path) -> Result<(), Refusal> {
+    let Some(own) = effective_uid() else { return Ok(()) };
+    for place in [data_dir.to_owned(), data_dir.join(KEY_DIRECTORY)] {
+        let Ok(found) = fs::metadata(&place) else { continue };
+        let owner = found.uid();
+        if owner != 0 && owner != own {
+            let name =
+                name_of(owner).map_or_else(|| format!("uid {owner}"), |name| format!("{name} (uid {owner})"));
+            return Err(Refusal(format!(
+                "{} belongs to {name}; run it as that user, e.g. sudo -u '#{owner}' latchkey …",
+                place.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether whoever started this process wants it to outlive the terminal, as `nohup` does.
+pub(super) fn ignores_hangup() -> bool {
+    let status = fs::read_to_string(STATUS).unwrap_or_default();
+    let ignored = field(&status, "SigIgn:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    ignored.is_some_and(|mask| mask & 1 == 1) // the lowest bit is signal 1
+}
+
+/// The effective user; `None` where there is no /proc.
+fn effective_uid() -> Option<u32> {
+    let status = fs::read_to_string(STATUS).ok()?;
+    // Real, effective, saved, file system.
+    field(&status, "Uid:")?.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim)
+}
+
+/// The user's name, where the machine's own list has it.
+fn name_of(uid: u32) -> Option<String> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_ones_own_is_no_strangers() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let own = fs::metadata(dir.path()).expect("its owner").uid();
+        assert_eq!(effective_uid(), Some(own));
+        assert!(refuse_strangers(dir.path()).is_ok());
+        assert!(refuse_strangers(&dir.path().join("to be made")).is_ok());
+    }
+
+    #[test]
+    fn the_kernels_lines_are_read() {
+        let status = "Name:\tlatchkey\nUid:\t0\t65534\t0\t65534\nSigIgn:\t0000000000001001\n";
+        assert_eq!(field(status, "Uid:"), Some("0\t65534\t0\t65534"));
+        assert_eq!(field(status, "SigIgn:"), Some("0000000000001001"));
+        assert_eq!(field(status, "Gid:"), None);
+    }
+}

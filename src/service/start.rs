@@ -1,0 +1,30 @@
+//! What an operator should know when the appliance starts. It starts all the same.
+
+use jiff::Timestamp;
+
+use super::Services;
+use crate::domain::Result;
+use crate::store::{accounts, audit};
+
+/// What is there, as far as it matters at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Whether there is an organisation; without one nobody can log in.
+    pub has_organization: bool,
+    /// The time of the newest entry of the trail, when the clock is behind it.
+    pub clock_behind: Option<Timestamp>,
+}
+
+/// Looks, and changes nothing.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when the store can't be read.
+pub fn look_around(services: &Services) -> Result<Start> {
+    let now = services.clock.now();
+    services.store.read(|db| {
+        Ok(Start {
+            has_organization: !accounts::find_organizations(db)?.is_empty(),
+            clock_behind: audit::find_newest_time(db)?.filter(|newest| *newest > now),
+        })
+    })
+}
