@@ -21,6 +21,7 @@ mod policies;
 mod terms;
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
@@ -510,13 +511,26 @@ fn an_unknown_key_is_refused_by_every_command() {
 
 #[test]
 fn sigterm_drains_and_ends() {
+    drains_and_ends("TERM");
+}
+
+#[test]
+fn a_closed_terminal_drains_like_sigterm() {
+    drains_and_ends("HUP");
+}
+
+fn drains_and_ends(signal: &str) {
     let desk = Desk::new();
     let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
-    // A request under way: its body is still to come when the signal does.
+    // A request under way: its body is still to come when the signal does. The server waits for it once it says so.
     let mut slow = serving.connect();
-    slow.send("POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 70\r\n\r\n");
-    std::thread::sleep(Duration::from_millis(300));
-    serving.signal("TERM");
+    slow.send(
+        "POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 70\r\n\
+         Expect: 100-continue\r\n\r\n",
+    );
+    let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    slow.0.read_exact(&mut go_on).unwrap();
+    serving.signal(signal);
     // No new connection is taken.
     while serving.accepts() {
         std::thread::sleep(Duration::from_millis(20));

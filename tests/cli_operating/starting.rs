@@ -95,29 +95,6 @@ fn plain_http_beyond_this_machine_and_a_clock_that_is_behind_are_warned_of() {
 }
 
 #[test]
-fn a_closed_terminal_drains_like_sigterm() {
-    let desk = Desk::new();
-    let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
-    let mut slow = serving.connect();
-    slow.send("POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 70\r\n\r\n");
-    std::thread::sleep(Duration::from_millis(300));
-    serving.signal("HUP");
-    while serving.accepts() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    slow.send(&format!(
-        "{:70}",
-        r#"{"organizationSlug":"a","email":"a@b.example","password":"x"}"#
-    ));
-    let answer = slow.read_all();
-    assert!(
-        answer.contains("Invalid credentials"),
-        "the request under way is answered: {answer}"
-    );
-    assert_eq!(serving.wait(), Some(0));
-}
-
-#[test]
 fn what_nohup_started_outlives_the_terminal() {
     let desk = Desk::new();
     let script = format!(
