@@ -294,6 +294,27 @@ async fn an_effect_that_is_not_granted_is_refused_and_recorded() {
     );
 }
 
+/// What is absent is null; a caller who sends blanks instead must not get past the rule for it.
+#[tokio::test]
+async fn a_blank_ticket_is_none() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, fixture("cel-rules")).await;
+    let rules = |when: &str| {
+        let rule = json!({ "name": "ticket-missing", "when": when, "then": "deny", "message": "No ticket." });
+        json!({ "config": { "rules": [rule] }, "limits": { "deadlineMs": 1000 } })
+    };
+    let refused = bind(&admin, &digest, rules("question.request.ticket == \"\"")).await;
+    assert_eq!(refused.status.as_u16(), 400, "{}", refused.text);
+    assert!(refused.text.contains("write == null"), "{}", refused.text);
+    bind(&admin, &digest, rules("question.request.ticket == null")).await;
+    let reset = format!("/api/v1/users/{DEVELOPER}/reset-mfa");
+    for body in [json!({}), json!({ "ticket": "" }), json!({ "ticket": " \t" })] {
+        assert_denied(&admin.post(&reset, body).await, "ticket-missing");
+    }
+    admin.post(&reset, json!({ "ticket": "HD-1" })).await.assert_ok();
+}
+
 /// A call under way finishes on the version that it began with; what it decided is then judged again by
 /// the new one, so that no reset is committed on a policy that no longer holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
