@@ -444,6 +444,22 @@ fn a_denial_says_which_facts_decided_and_from_when_on_it_would_be_allowed() {
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }
+    // As text, as @FILE and as a file: the same wherever a configuration is given.
+    bench.write("config.json", config);
+    for given in ["@config.json", "config.json"] {
+        let args = ["run", &plugin, "--config", given, "--question", "late.json"];
+        assert!(
+            bench.ok(&args).contains("deny       outside-change-window: "),
+            "{given}"
+        );
+    }
+    for (given, why) in [
+        ("@none.json", "none.json can't be read"),
+        ("none.json", "not JSON"),
+    ] {
+        let (code, _, said) = bench.run(&["run", &plugin, "--config", given]);
+        assert!(code != 0 && said.contains(why), "{given}: {code} {said}");
+    }
     let said = bench.json(&[&args[..], &["--json"]].concat());
     assert_eq!(said["answer"]["deny"]["allowedFrom"], "2026-02-23T07:00:00Z");
     assert!(

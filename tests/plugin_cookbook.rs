@@ -138,3 +138,30 @@ async fn every_recipe_does_what_it_says() {
         assert_eq!(grants, &needed, "{folder}: grants, and what its cases ask for");
     }
 }
+
+/// The page's table has every field of a question, and no other.
+#[test]
+fn the_table_of_a_questions_fields_is_whole() {
+    let readme = fs::read_to_string("plugins/README.md").expect("the README");
+    let (_, table) = readme
+        .split_once("| field of `question` |")
+        .expect("it has the table");
+    let (table, _) = table.split_once("\n\n").expect("its end");
+    let listed: BTreeSet<_> = table
+        .lines()
+        .skip(2)
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split(','))
+        .map(|field| field.trim().trim_matches('`').to_owned())
+        .collect();
+    let mut fields = BTreeSet::new();
+    for (group, value) in base_question().as_object().expect("a question") {
+        match value.as_object() {
+            Some(inner) => fields.extend(inner.keys().map(|field| format!("{group}.{field}"))),
+            None => {
+                fields.insert(group.clone());
+            }
+        }
+    }
+    assert_eq!(listed, fields);
+}

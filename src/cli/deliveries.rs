@@ -1,18 +1,18 @@
 //! `latchkey deliveries`: mail, webhook calls and syslog messages that are owed.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{Global, output};
-use crate::service::deliveries::{self, Channel, DeliveryState};
+use crate::service::deliveries::{self, Channel, DeliveryState, Failed, Sent};
 
 /// `latchkey deliveries …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List what is owed or was given up, the newest first.
     ///
-    /// What was said is not shown: it may hold names and links. Sent ones are remembered for a week, given up
+    /// Kind is the type of the entry that it tells of. What was said is not shown: it may hold names and links. Sent ones are remembered for a week, given up
     /// ones for 90 days.
     #[command(
         after_help = "Examples:\n  latchkey deliveries list\n  latchkey deliveries list --state dead --json"
@@ -30,7 +30,8 @@ pub(super) enum Command {
     },
     /// Try deliveries again that were given up or wait for their next attempt. It is on the record.
     ///
-    /// The server sends them after its next start; with --send this command tries at once.
+    /// The server sends them after its next start; with --send this command tries at once, and ends with 1 where
+    /// one of them did not arrive.
     #[command(
         after_help = "Examples:\n  latchkey deliveries retry    all that were given up\n  \
                             latchkey deliveries retry msg_5f0c… --send"
@@ -91,7 +92,9 @@ impl Command {
                         let next = delivery.next_attempt_at.map(|at| format!("{at:.0}"));
                         [
                             delivery.id,
+                            delivery.kind.unwrap_or_default(),
                             delivery.channel.as_str().to_owned(),
+                            delivery.recipient.unwrap_or_default(),
                             delivery.state.as_str().to_owned(),
                             delivery.attempts.to_string(),
                             next.unwrap_or_default(),
@@ -100,25 +103,53 @@ impl Command {
                         ]
                     })
                     .collect();
-                let headings = ["ID", "CHANNEL", "STATE", "TRIED", "NEXT", "ORGANISATION", "WHY"];
-                output::table(headings, &rows)
+                output::table(HEADINGS, &rows)
             }
             Self::Retry { ids, send, json } => {
                 let again = deliveries::retry_deliveries(services, &ids)?;
-                let mut tried = 0;
+                let mut sent = Sent::default();
                 if send {
                     for channel in Channel::ALL {
-                        tried += super::wait_for(deliveries::send_due(services, channel))?;
+                        let round = super::wait_for(deliveries::send_all_due(services, channel))?;
+                        sent.tried += round.tried;
+                        sent.failed.extend(round.failed);
                     }
                 }
                 let open = deliveries::list_deliveries(services, Which::Open.states(), u32::MAX)?.len();
+                let Sent { tried, failed } = &sent;
                 if json {
-                    return output::json(&json!({ "again": again, "tried": tried, "open": open }));
+                    output::json(&json!({ "again": again, "tried": tried, "failed": failed, "open": open }))?;
+                } else {
+                    output::line(format_args!(
+                        "{again} to be tried again, {tried} tried now, {open} still open"
+                    ))?;
                 }
-                output::line(format_args!(
-                    "{again} to be tried again, {tried} tried now, {open} still open"
-                ))
+                match &failed[..] {
+                    [] => Ok(()),
+                    [first, ..] => bail!("{} failed: {}", failed.len(), causes(failed, &first.why)),
+                }
             }
         }
     }
+}
+
+const HEADINGS: [&str; 9] = [
+    "ID",
+    "KIND",
+    "CHANNEL",
+    "RECIPIENT",
+    "STATE",
+    "TRIED",
+    "NEXT",
+    "ORGANISATION",
+    "WHY",
+];
+
+/// Why they failed: once where it is the same for all, else one a line.
+fn causes(failed: &[Failed], first: &str) -> String {
+    if failed.iter().all(|failed| failed.why == first) {
+        return first.to_owned();
+    }
+    let lines = failed.iter().map(|Failed { id, why }| format!("\n  {id}: {why}"));
+    lines.collect()
 }

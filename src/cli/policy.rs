@@ -1,4 +1,4 @@
-//! `latchkey plugin install, list, bind, change, switch, mode, rollback, disable, enable, unbind, replay`: the
+//! `latchkey plugin install, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay`: the
 //! operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands
 //! are in `plugin.rs`.
 
@@ -8,7 +8,8 @@ mod replay;
 mod terms;
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -38,6 +39,17 @@ pub(super) enum PolicyCommand {
         /// Print it as JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Print a configuration, as it was bound once: the text behind a digest in the trail.
+    ///
+    /// It is kept for as long as a binding uses it and the decisions that it made can be replayed. The digest is
+    /// the SHA-256 of the text, without the newline at its end.
+    #[command(after_help = "Examples:\n  latchkey plugin config 9f86d081884c\n  \
+                            latchkey plugin config 9f86d081884c > earlier.json    # for --config @earlier.json")]
+    Config {
+        /// Its digest, or the beginning of it, at least 8 digits: `latchkey plugin list` and the trail's
+        /// configDigest show it.
+        digest: String,
     },
     /// Print what bindings did since the server started, in the text format of Prometheus.
     ///
@@ -80,10 +92,10 @@ pub(super) enum PolicyCommand {
         #[arg(value_parser = binding_id)]
         binding: Uuid,
         /// Name of the plugin (the newest version of the node's and the organisation's own), or the beginning
-        /// of its digest.
+        /// of its digest, at least 4 digits.
         plugin: String,
-        /// Configuration: JSON, or @FILE [default: as it is].
-        #[arg(long, value_name = "JSON")]
+        /// Configuration: JSON, or a file with it [default: as it is].
+        #[arg(long, value_name = "JSON|@FILE|FILE")]
         config: Option<String>,
         /// Print what came of it as JSON.
         #[arg(long)]
@@ -97,7 +109,7 @@ pub(super) enum PolicyCommand {
         #[arg(value_parser = binding_id)]
         binding: Uuid,
         /// enforce, monitor (recorded only), or canary:10 (for ten users in a hundred; for the others
-        /// the version before is asked).
+        /// the version before is asked, so what is enforced needs one).
         #[arg(value_parser = mode)]
         mode: Mode,
         /// Print what came of it as JSON.
@@ -105,6 +117,8 @@ pub(super) enum PolicyCommand {
         json: bool,
     },
     /// Go back to a binding's version before, with the configuration that it had.
+    ///
+    /// Another file is another version, and so is another configuration.
     #[command(
         after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that, but where it ended a canary"
     )]
@@ -153,7 +167,7 @@ pub(super) struct Which {
     #[arg(value_parser = binding_id)]
     binding: Option<Uuid>,
     /// A plugin in one version, wherever it is bound: its name where no other has it, or the beginning of
-    /// its digest.
+    /// its digest, at least 4 digits.
     #[arg(long, value_name = "PLUGIN")]
     plugin: Option<String>,
     /// Print what came of it as JSON.
@@ -192,6 +206,10 @@ impl PolicyCommand {
             Self::Replay(replay) => replay.run(global),
             Self::List { json: true } => output::json(&order(PolicyOrder::List)?),
             Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
+            Self::Config { digest } => {
+                let found = order(PolicyOrder::Config { digest })?;
+                output::line(found["config"].as_str().unwrap_or_default())
+            }
             Self::Metrics => {
                 let text = order(PolicyOrder::Metrics)?;
                 output::line(text.as_str().unwrap_or_default().trim_end())
@@ -213,7 +231,8 @@ impl PolicyCommand {
             Self::Mode { binding, mode, json } => {
                 let now = order(PolicyOrder::SetMode { binding, mode })?;
                 let mode = list::mode(&now["mode"]);
-                done(json, &now, format_args!("Binding {binding}: {mode}"))
+                done(json, &now, format_args!("Binding {binding}: {mode}"))?;
+                warn(&now)
             }
             Self::Rollback { binding, json } => {
                 let now = order(PolicyOrder::RollBack { binding })?;
@@ -288,20 +307,36 @@ fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
     }
 }
 
+/// What to know of what was done, on standard error.
+fn warn(now: &Value) -> Result<()> {
+    match now["warning"].as_str() {
+        Some(warning) => Ok(writeln!(std::io::stderr().lock(), "warning: {warning}")?),
+        None => Ok(()),
+    }
+}
+
 /// The texts of a list.
 fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-fn config(given: &str) -> Result<Value> {
-    let text = match given.strip_prefix('@') {
-        Some(file) => fs::read_to_string(file).with_context(|| format!("{file} can't be read"))?,
-        None => given.to_owned(),
+/// A configuration as it is typed: JSON, @FILE, or the path of a file.
+pub(in crate::cli) fn config(given: &str) -> Result<Value> {
+    let read = |file: &str| fs::read_to_string(file).with_context(|| format!("{file} can't be read"));
+    let parsed = match given.strip_prefix('@') {
+        Some(file) => serde_json::from_str(&read(file)?),
+        None => match serde_json::from_str(given) {
+            Err(_) if Path::new(given).is_file() => serde_json::from_str(&read(given)?),
+            parsed => parsed,
+        },
     };
-    match serde_json::from_str(&text) {
+    match parsed {
         // On its way to a server it would mean: no configuration was given.
         Ok(Value::Null) => Err(Refusal("the configuration is null; {} is an empty one".to_owned()).into()),
         Ok(config) => Ok(config),
-        Err(e) => Err(Refusal(format!("the configuration is not JSON: {e}")).into()),
+        Err(e) => Err(Refusal(format!(
+            "the configuration is not JSON: {e}; it is JSON, @FILE, or the path of a file with it"
+        ))
+        .into()),
     }
 }

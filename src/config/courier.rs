@@ -1,5 +1,6 @@
 //! Mail, webhooks and syslog, as configured.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -96,6 +97,13 @@ fn check_mail(raw: RawMail, problems: &mut Vec<String>) -> Option<MailConfig> {
     if credentials.is_some() && raw.tls == MailTls::None {
         problems.push("mail.tls: \"none\" would send the password in clear".to_owned());
     }
+    if raw.tls == MailTls::None && !is_this_machine(&raw.host) {
+        problems.push(format!(
+            "mail.tls: \"none\" is for a mail server on this machine, and {:?} is none: links and notices would go \
+             in clear; use \"starttls\" or \"tls\"",
+            raw.host
+        ));
+    }
     let ca = read("mail.ca_file", &raw.ca_file, problems);
     let config = MailConfig {
         host: raw.host,
@@ -117,6 +125,14 @@ fn check_mail(raw: RawMail, problems: &mut Vec<String>) -> Option<MailConfig> {
         return None;
     }
     Some(config)
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let address = host
+        .parse()
+        .map(|address: IpAddr| address.to_canonical().is_loopback());
+    address.unwrap_or_else(|_| host.eq_ignore_ascii_case("localhost"))
 }
 
 fn check_webhooks(raw: &RawWebhooks, problems: &mut Vec<String>) -> Reach {
@@ -166,4 +182,46 @@ fn read(key: &str, file: &Path, problems: &mut Vec<String>) -> Option<Vec<u8>> {
     read_named(file)
         .map_err(|error| problems.push(format!("{key}: {}: {error}", file.display())))
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mail_in_clear_leaves_this_machine_for_nothing() {
+        let problems = |host: &str, tls: MailTls| {
+            let mut problems = Vec::new();
+            let raw = RawMail {
+                host: host.to_owned(),
+                tls,
+                ..RawMail::default()
+            };
+            check_mail(raw, &mut problems);
+            problems
+        };
+        for here in [
+            "127.0.0.1",
+            "127.0.0.53",
+            "::1",
+            "[::1]",
+            "localhost",
+            "LOCALHOST",
+            "::ffff:127.0.0.1",
+        ] {
+            let found = problems(here, MailTls::None);
+            assert!(
+                !found.iter().any(|problem| problem.contains("mail.tls")),
+                "{found:?}"
+            );
+        }
+        for elsewhere in ["mail.example.org", "192.0.2.1", "localhost.example.org", "::"] {
+            let found = problems(elsewhere, MailTls::None);
+            assert!(
+                found[0].starts_with("mail.tls: \"none\" is for a mail server on this machine"),
+                "{found:?}"
+            );
+            assert!(problems("mail.example.org", MailTls::Starttls).is_empty());
+        }
+    }
 }

@@ -122,6 +122,12 @@ pub fn check_url(reach: &Reach, url: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
+/// The host of an address.
+#[must_use]
+pub fn host_of(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(str::to_owned)
+}
+
 /// Resolves a name once for each connection and gives only addresses that may be connected to, so that a
 /// name can't lead elsewhere between the check and the use (DNS rebinding).
 struct CheckedResolver(Arc<Reach>);

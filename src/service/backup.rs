@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::trail;
 use crate::clock::Clock;
-use crate::domain::audit::checkpoint::origin_of;
+use crate::domain::audit::checkpoint::{origin_of, public_half};
 use crate::domain::audit::{Anchor, LogKey, LogKeys};
 use crate::entropy::Entropy;
 use crate::keys::{KEY_DIRECTORY, KeyError, KeyRing, read_key_texts, seal_keys, write_key_texts};
@@ -196,9 +196,10 @@ fn read_and_copy(
     let read = |db: &crate::store::Connection| {
         let logs = kept::known_logs(db)?;
         let mut trusted = LogKeys::new(logs.iter().map(|log| log.key.clone()).collect());
-        let origin = logs
-            .last()
-            .map_or_else(|| origin_of(public_url), |log| log.key.origin().to_owned());
+        let origin = logs.last().map_or_else(
+            || origin_of(public_url, &public_half(&keys.audit_signing_key())),
+            |log| log.key.origin().to_owned(),
+        );
         let signer = trail::signer_of(keys, &origin, logs.last().map(|log| &log.key));
         let ours = keys.audit_public_keys();
         let is_ours = logs.last().is_none_or(|log| {

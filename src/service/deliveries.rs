@@ -24,6 +24,8 @@
 //! [`Courier::call_webhook`]: crate::courier::Courier::call_webhook
 //! [`KeyRing::webhook_secret`]: crate::keys::KeyRing::webhook_secret
 
+mod listing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,19 +34,19 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
 use super::notices::{read_mail, wants_receipt};
-use super::{RequestContext, Services, trail};
+use super::{Services, trail};
 use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
+use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
-use crate::domain::{Error, Result};
 use crate::store::challenges::Purpose;
 use crate::store::deliveries::{self, DeliveryRow};
-use crate::store::{Transaction, accounts, audit, challenges};
+use crate::store::{Transaction, audit, challenges};
 
 pub use crate::store::deliveries::{Channel, DeliveryState, OwedDelivery, OwedLink};
+pub use listing::{DeliverySummary, list_deliveries, retry_deliveries};
 
 /// How long to wait after the first, second, … attempt that failed, in seconds: a week's end is bridged.
 pub const WAITS_SECS: [i64; 11] = [
@@ -63,7 +65,7 @@ const DEAD_HOURS: i64 = 90 * 24;
 /// Owes deliveries, in the transaction of what they tell of. `sequence` is that of its entry.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails.
 pub fn owe(tx: &Transaction<'_>, owed: &[OwedDelivery], sequence: u64, at: Timestamp) -> Result<()> {
     for delivery in owed {
         deliveries::insert_delivery(tx, delivery, sequence, at)?;
@@ -139,32 +141,80 @@ pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Re
 /// Sends what is due by one way now, once, and says how many were tried.
 ///
 /// # Errors
-/// [`Error::Busy`] or [`Error::Internal`]; what could not be noted is sent again.
+/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); what could not be noted is sent again.
 pub async fn send_due(services: &Services, channel: Channel) -> Result<usize> {
+    Ok(send_due_told(services, channel).await?.tried)
+}
+
+/// What came of a round of sending.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sent {
+    /// How many were tried.
+    pub tried: usize,
+    /// Those that did not arrive.
+    pub failed: Vec<Failed>,
+}
+
+/// A delivery that did not arrive.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failed {
+    /// Its name.
+    pub id: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Sends all that is due by one way now, each once, and says what came of it.
+///
+/// # Errors
+/// As [`send_due`].
+pub async fn send_all_due(services: &Services, channel: Channel) -> Result<Sent> {
+    let mut all = Sent::default();
+    loop {
+        // What failed waits, so that this ends.
+        let round = send_due_told(services, channel).await?;
+        all.tried += round.tried;
+        all.failed.extend(round.failed);
+        if round.tried < ROUND as usize {
+            return Ok(all);
+        }
+    }
+}
+
+async fn send_due_told(services: &Services, channel: Channel) -> Result<Sent> {
     let at = services.clock.now();
     let due = services
         .store
         .read(|db| deliveries::find_due(db, channel, at, ROUND))?;
     let tried = due.len();
-    let noted: Vec<Result<()>> = futures_util::stream::iter(due)
+    let noted: Vec<Result<Option<Failed>>> = futures_util::stream::iter(due)
         .map(|row| attempt(services, row))
         .buffer_unordered(SIDE_BY_SIDE)
         .collect()
         .await;
-    noted.into_iter().collect::<Result<()>>()?;
-    Ok(tried)
+    let noted = noted.into_iter().collect::<Result<Vec<_>>>()?;
+    let failed = noted.into_iter().flatten().collect();
+    Ok(Sent { tried, failed })
 }
 
-async fn attempt(services: &Services, row: DeliveryRow) -> Result<()> {
+/// Sends one and notes what came of it: handed back where it did not arrive.
+async fn attempt(services: &Services, row: DeliveryRow) -> Result<Option<Failed>> {
     let outcome = send(services, &row).await;
     let (id, created_at, at) = (row.id, row.created_at, services.clock.now());
     let Err(failure) = outcome else {
-        return services
+        let noted = services
             .store
             .write(move |tx| deliveries::update_sent(tx, id, created_at, at))
             .await;
+        return noted.map(|()| None);
     };
     let why = failure.to_string();
+    let failed = Some(Failed {
+        id: name_of(services, &row),
+        why: why.clone(),
+    });
     tracing::warn!(
         delivery = name_of(services, &row),
         channel = row.channel.as_str(),
@@ -175,20 +225,22 @@ async fn attempt(services: &Services, row: DeliveryRow) -> Result<()> {
     let wait = wait_secs(row.attempts).filter(|_| !matches!(failure, Undelivered::Never(_)));
     if let Some(secs) = wait {
         let next = at + SignedDuration::from_secs(secs);
-        return services
+        let noted = services
             .store
             .write(move |tx| deliveries::update_failed(tx, id, &why, next))
             .await;
+        return noted.map(|()| failed);
     }
     let event = dead_letter(services, &row, &why);
     let entry_id = services.entropy.uuid(at);
-    services
+    let noted = services
         .store
         .write(move |tx| {
             deliveries::update_dead(tx, id, &why, at)?;
             audit::append_entry(tx, at, entry_id, &event).map(drop)
         })
-        .await
+        .await;
+    noted.map(|()| failed)
 }
 
 async fn send(services: &Services, row: &DeliveryRow) -> Result<(), Undelivered> {
@@ -303,112 +355,10 @@ fn type_of(row: &DeliveryRow) -> Option<String> {
     body["type"].as_str().map(str::to_owned)
 }
 
-/// A delivery, for operators.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeliverySummary {
-    /// Its name, as the receiver sees it.
-    pub id: String,
-    /// By which way.
-    pub channel: Channel,
-    /// Slug of the organisation; `None`: the node's own.
-    pub organization: Option<String>,
-    /// What has become of it.
-    pub state: DeliveryState,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// When it is tried next, where it is owed.
-    pub next_attempt_at: Option<Timestamp>,
-    /// Why it did not arrive.
-    pub last_error: Option<String>,
-    /// When it was owed.
-    pub created_at: Timestamp,
-    /// Sequence of the entry of what it tells of.
-    pub audit_sequence: Option<u64>,
-    #[serde(skip)]
-    number: i64,
-}
-
-/// Deliveries in those states, the newest first.
-///
-/// # Errors
-/// [`Error::Internal`] when the store fails.
-pub fn list_deliveries(
-    services: &Services,
-    states: &[DeliveryState],
-    limit: u32,
-) -> Result<Vec<DeliverySummary>> {
-    services.store.read(|db| {
-        let slugs = accounts::find_organizations(db)?;
-        let slug = |id| slugs.iter().find(|o| Some(o.id) == id).map(|o| o.slug.clone());
-        let rows = deliveries::page_deliveries(db, states, limit)?;
-        Ok(rows
-            .into_iter()
-            .map(|row| DeliverySummary {
-                id: name_of(services, &row),
-                channel: row.channel,
-                organization: slug(row.organization_id),
-                state: row.state,
-                attempts: row.attempts,
-                next_attempt_at: (row.state == DeliveryState::Owed).then_some(row.next_attempt_at),
-                last_error: row.last_error,
-                created_at: row.created_at,
-                audit_sequence: row.audit_sequence,
-                number: row.id,
-            })
-            .collect())
-    })
-}
-
-/// Owes deliveries again that were given up or wait for their next attempt: those of these names, or all
-/// that were given up. Says how many; it is on the record.
-///
-/// # Errors
-/// [`Error::NotFound`] for a name that no such delivery has.
-pub fn retry_deliveries(services: &Services, names: &[String]) -> Result<usize> {
-    let candidates = [DeliveryState::Owed, DeliveryState::Dead];
-    let all = list_deliveries(services, &candidates, u32::MAX)?;
-    let mut numbers = Vec::new();
-    for name in names {
-        let found = all.iter().find(|delivery| delivery.id == *name);
-        numbers.push(
-            found
-                .map(|delivery| delivery.number)
-                .ok_or_else(|| Error::NotFound {
-                    what: "Delivery",
-                    id: name.clone(),
-                })?,
-        );
-    }
-    if names.is_empty() {
-        let dead = all
-            .iter()
-            .filter(|delivery| delivery.state == DeliveryState::Dead);
-        numbers.extend(dead.map(|delivery| delivery.number));
-    }
-    if numbers.is_empty() {
-        return Ok(0);
-    }
-    let context = RequestContext::cli(services);
-    let at = context.at;
-    let entry_id: Uuid = services.entropy.uuid(at);
-    services.store.write_blocking(move |tx| {
-        let mut again = 0;
-        for number in &numbers {
-            again += usize::from(deliveries::update_owed_again(tx, *number, at)?);
-        }
-        let event = Event::new(EventType::DeliveryRetry, None, ActorRef::operator())
-            .from_request(&context.request_id, None)
-            .with("deliveries", again);
-        audit::append_entry(tx, at, entry_id, &event)?;
-        Ok(again)
-    })
-}
-
 /// Forgets deliveries that ended long ago, and says how many. Called now and then.
 ///
 /// # Errors
-/// [`Error::Busy`] or [`Error::Internal`]; what is left is done the next time.
+/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); what is left is done the next time.
 pub async fn forget_ended(services: &Services) -> Result<usize> {
     let now = services.clock.now();
     let before = move |hours| now - SignedDuration::from_hours(hours);

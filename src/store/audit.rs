@@ -30,7 +30,7 @@ pub use records::{Range, count_records, find_newest_time, find_range, for_each_r
 pub use removal::{erase_parts, find_retention_changes, prune_entries};
 pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived};
 pub use verify::{VerifyError, verify, verify_against, verify_database};
-pub use watched::{entry_exists, find_first_by};
+pub use watched::{entry_exists, find_event_type, find_first_by};
 
 use jiff::Timestamp;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};

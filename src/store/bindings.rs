@@ -290,6 +290,18 @@ pub fn find_configuration(db: &Connection, digest: &[u8; 32]) -> Result<Option<S
     Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
 }
 
+/// Those kept configurations whose digest begins with these hexadecimal digits, in lower case.
+pub fn find_configurations_beginning(db: &Connection, digits: &str) -> Result<Vec<([u8; 32], String)>> {
+    let mut statement = db.prepare_cached(
+        "SELECT digest, config FROM plugin_configuration WHERE substr(lower(hex(digest)), 1, ?2) = ?1 \
+         ORDER BY digest",
+    )?;
+    let rows = statement.query_map(params![digits, digits.len()], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// The configurations that bindings use, now or as the version before.
 pub fn find_bound_configurations(db: &Connection, of: Of) -> Result<Vec<([u8; 32], String)>> {
     let (all, organization) = of.parameters();

@@ -274,7 +274,10 @@ async fn what_a_hostile_file_repeats_is_told_once_or_up_to_a_bound() {
 async fn a_file_without_a_trusted_key_proves_nothing() {
     let app = app().await;
     let file = export(&app, Selection::default(), Format::Ndjson).await;
-    let stranger = LogSigner::new("127.0.0.1:8080/audit-log", &[9; 32]).log_key();
+    let header: Value = serde_json::from_str(file.lines().next().unwrap()).unwrap();
+    let told =
+        latchkey::domain::audit::checkpoint::unchecked(header["checkpoint"].as_str().unwrap()).unwrap();
+    let stranger = LogSigner::new(&told.origin, &[9; 32]).log_key();
     let report = check(&file, &LogKeys::new(vec![stranger]));
     assert!(
         report
@@ -384,10 +387,10 @@ fn carry_out(attack: &Attack, file: &str) -> Option<(String, Option<u64>)> {
             lines[at] = String::from_utf8_lossy(&bytes).into_owned();
         }
         Attack::ForgeCheckpoint => {
-            let forger = LogSigner::new("127.0.0.1:8080/audit-log", &[9; 32]);
             let mut header: Value = serde_json::from_str(&lines[0]).unwrap();
             let note = header["checkpoint"].as_str().unwrap();
             let told = latchkey::domain::audit::checkpoint::unchecked(note).unwrap();
+            let forger = LogSigner::new(&told.origin, &[9; 32]);
             header["checkpoint"] = json!(forger.checkpoint(told.size, [7; 32]));
             lines[0] = header.to_string();
         }

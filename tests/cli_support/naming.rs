@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::cli_support::Desk;
 use super::guests::denying;
+use sha2::{Digest as _, Sha256};
 
 /// The digest of the file, installed for the node or for an organisation.
 fn install(desk: &Desk, version: &'static str, org: Option<&str>) -> String {
@@ -101,4 +102,79 @@ fn a_file_that_two_installed_is_one_plugin() {
         (&bindings[0]["id"], &bindings[0]["pluginDisabled"]),
         (&Value::from(id), &Value::from(true))
     );
+}
+
+/// Two files whose digests begin with the same four digits.
+fn alike() -> [(&'static str, String); 2] {
+    let mut seen = std::collections::HashMap::new();
+    for n in 0.. {
+        let version: &'static str = format!("1.0.{n}").leak();
+        let digest = hex::encode(Sha256::digest(denying(version, "no")));
+        if let Some(earlier) = seen.insert(digest[..4].to_owned(), (version, digest.clone())) {
+            return [earlier, (version, digest)];
+        }
+    }
+    unreachable!("there are no more than 65,536 beginnings")
+}
+
+#[test]
+fn a_file_is_named_by_any_beginning_of_its_digest_that_no_other_has() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let [(first, one), (second, two)] = alike();
+    assert_eq!(install(&desk, first, None), one);
+    bind(&desk, &one[..4], &["--every-org"]);
+    for digits in [
+        &one[..4],
+        &one[..5].to_uppercase(),
+        &format!("sha256:{}", &one[..7]),
+    ] {
+        desk.ok(&["plugin", "disable", "--plugin", digits]);
+        desk.ok(&["plugin", "enable", "--plugin", digits]);
+    }
+    let said = refused(&desk, &["disable", "--plugin", &one[..3]]);
+    assert!(
+        said.contains("Plugin not found"),
+        "three digits are too few: {said}"
+    );
+    assert_eq!(install(&desk, second, None), two);
+    for args in [
+        &["disable", "--plugin", &one[..4]][..],
+        &["bind", &one[..4], "--every-org"],
+    ] {
+        let said = refused(&desk, args);
+        for line in [format!("{one}  guest {first}"), format!("{two}  guest {second}")] {
+            assert!(said.contains(&line), "{line} in {said}");
+        }
+    }
+}
+
+/// The trail says by its digest which configuration decided; the text behind it can still be read, and two that
+/// are called the same are told apart.
+#[test]
+fn an_earlier_configuration_is_printed_by_its_digest() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    install(&desk, "1.0.0", None);
+    fs::write(desk.path("first.json"), r#"{"rule":"one"}"#).unwrap();
+    let id = bind(&desk, "guest", &["--every-org", "--config", "first.json"]);
+    let digest = hex::encode(Sha256::digest(r#"{"rule":"one"}"#));
+    let listed = desk.ok(&["plugin", "list"]);
+    assert!(listed.contains(&digest[..12]), "{listed}");
+    desk.ok(&["plugin", "change", &id, "--config", r#"{"rule":"two"}"#]);
+    desk.ok(&["plugin", "unbind", &id]);
+    let check = || {
+        for digits in [&digest[..8], &digest, &format!("sha256:{digest}")] {
+            assert_eq!(desk.ok(&["plugin", "config", digits]), "{\"rule\":\"one\"}\n");
+        }
+        refused(&desk, &["config", &digest[..7]]);
+        refused(&desk, &["config", "not-hex-at-all"]);
+        let said = refused(&desk, &["config", &"0".repeat(64)]);
+        assert!(said.contains("Configuration not found"), "{said}");
+    };
+    check();
+    let server = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    server.exchange("GET", "/health/live", None, "");
+    check();
+    server.stop();
 }

@@ -82,9 +82,16 @@ fn a_policy_is_switched_off_while_the_server_runs_and_holds_from_the_next_reset_
     assert_eq!(binding(&desk, &id)["disabled"], true);
     assert!(ok(&desk, &["list"]).contains("off"));
     ok(&desk, &["enable", &id]);
-    assert_eq!(
-        ok(&desk, &["mode", &id, "canary:10"]),
-        format!("Binding {id}: canary:10\n")
+    let unjudged = plugin(&desk, &["mode", &id, "canary:10"]);
+    assert_eq!(unjudged.status.code(), Some(5), "nobody would judge the others");
+    assert_eq!(binding(&desk, &id)["mode"], "enforce");
+    ok(&desk, &["mode", &id, "monitor"]);
+    let tried = plugin(&desk, &["mode", &id, "canary:10"]);
+    let [said, warned] = [tried.stdout, tried.stderr].map(|said| String::from_utf8(said).unwrap());
+    assert_eq!(said, format!("Binding {id}: canary:10\n"));
+    assert!(
+        warned.starts_with("warning: There is no version before"),
+        "{warned}"
     );
     assert_eq!(binding(&desk, &id)["mode"], json!({ "canary": 10 }));
     ok(&desk, &["mode", &id, "monitor"]);

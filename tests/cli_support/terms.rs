@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::cli_support::{Desk, RESET_DONE, Server};
 use super::guests::{before, denying};
@@ -120,11 +121,16 @@ fn terms_are_said_at_binding_and_changed_after_it() {
         expected["grants"] = json!(["notify", "require-enrolment"]);
         expected["mode"] = json!("enforce");
         expected["config"] = json!({ "hours": 8, "requireCode": false });
+        let digest = hex::encode(Sha256::digest(other));
+        expected["configDigest"] = json!(digest);
+        expected["previous"] = json!("1.0.0"); // with the configuration before
         assert_eq!(changed, expected, "{running}");
         let said = desk.ok(&["plugin", "change", id, "--deadline-ms", "30"]);
         assert!(
-            said.starts_with(&format!("Binding {id} asks force-reenrollment 1.0.0\n"))
-                && said.contains("deadlineMs 30")
+            said.starts_with(&format!(
+                "Binding {id} asks force-reenrollment 1.0.0, configuration {}\n",
+                &digest[..12]
+            )) && said.contains("deadlineMs 30")
                 && said.contains("notify, require-enrolment"),
             "{running}: {said}"
         );
@@ -254,7 +260,10 @@ fn a_version_is_switched_and_rolled_back() {
             .unwrap_or_else(|| panic!("{answer}"))
             .to_owned()
     };
-    let says = |verb: &str, version: &str| format!("Binding {id} {verb} guest {version}\n");
+    let says = |verb: &str, version: &str| {
+        let config = binding(&desk, id)["configDigest"].as_str().unwrap()[..12].to_owned();
+        format!("Binding {id} {verb} guest {version}, configuration {config}\n")
+    };
 
     let said = refused(&desk, 5, &["rollback", id]);
     assert!(said.contains("no version before this one"), "{said}");

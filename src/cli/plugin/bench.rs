@@ -8,10 +8,10 @@ use clap::Args;
 use cpu_time::ThreadTime;
 use serde_json::{Value, json};
 
-use super::run::config_value;
 use super::test::read_case;
 use super::{Loaded, base_question, bytes, micros};
 use crate::cli::output;
+use crate::cli::policy::config;
 use crate::plugin_host::{Case, CaseHook, CaseReport, Limits};
 
 /// `latchkey plugin bench`
@@ -30,7 +30,7 @@ pub struct Bench {
     #[arg(long, value_name = "FILE")]
     case: Option<PathBuf>,
     /// Configuration, if there is no case: JSON, or a file with it.
-    #[arg(long, value_name = "JSON|FILE", conflicts_with = "case")]
+    #[arg(long, value_name = "JSON|@FILE|FILE", conflicts_with = "case")]
     config: Option<String>,
     /// How many calls.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -50,7 +50,7 @@ impl Bench {
                 config: self
                     .config
                     .as_deref()
-                    .map(config_value)
+                    .map(config)
                     .transpose()?
                     .unwrap_or_else(|| json!({})),
                 question: json!({}),

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{Loaded, base_question, bytes, line, micros, read_json};
-use crate::cli::exit::Refusal;
 use crate::cli::output;
+use crate::cli::policy::config;
 use crate::domain::policy::{Answer, Denial, Grants, Manifest, Mode, vet};
 use crate::plugin_host::{Case, CaseHook, Limits, merge_patch};
 
@@ -33,7 +33,7 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     outcome: Option<PathBuf>,
     /// Configuration: JSON, or a file with it.
-    #[arg(long, value_name = "JSON|FILE")]
+    #[arg(long, value_name = "JSON|@FILE|FILE")]
     config: Option<String>,
     /// Which function to call.
     #[arg(long, value_enum)]
@@ -147,8 +147,8 @@ impl Run {
         } else if self.outcome.is_some() {
             case.hook = CaseHook::AfterReset;
         }
-        if let Some(config) = &self.config {
-            case.config = config_value(config)?;
+        if let Some(given) = &self.config {
+            case.config = config(given)?;
         }
         if let Some(path) = &self.outcome {
             let mut outcome = case.outcome.take().unwrap_or_else(|| json!({}));
@@ -174,14 +174,6 @@ fn print_denial(denial: &Denial) -> Result<()> {
         line(format_args!("because    {} = {}", fact.name, fact.value))?;
     }
     Ok(())
-}
-
-/// A configuration given as JSON or as the name of a file.
-pub(super) fn config_value(text: &str) -> Result<Value> {
-    if text.trim_start().starts_with(['{', '[', '"']) {
-        return serde_json::from_str(text).map_err(|error| Refusal(format!("--config: {error}")).into());
-    }
-    read_json(Path::new(text))
 }
 
 /// What a host would make of the answer if the operator granted all that the manifest wants.

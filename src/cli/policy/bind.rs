@@ -12,7 +12,7 @@ use crate::service::plugins::{BindOrder, PolicyOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Bind {
-    /// Name of the plugin (its newest version), or the beginning of its digest.
+    /// Name of the plugin (its newest version), or the beginning of its digest, at least 4 digits.
     plugin: String,
     /// Whose resets it judges.
     #[arg(long, value_name = "SLUG", required_unless_present = "every_org")]
@@ -56,7 +56,8 @@ impl Bind {
         let [binding, name, version] = ["binding", "name", "version"].map(|key| bound[key].as_str());
         let [binding, name, version] = [binding, name, version].map(Option::unwrap_or_default);
         if self.json {
-            return output::json(&json!({ "binding": binding, "name": name, "version": version }));
+            output::json(&json!({ "binding": binding, "name": name, "version": version }))?;
+            return super::warn(&bound);
         }
         let whose = self.org.as_deref().unwrap_or("every organisation");
         output::line(format_args!(
@@ -67,7 +68,7 @@ impl Bind {
                 "It asks for {effect}, which was not granted (--grant {effect})"
             ))?;
         }
-        Ok(())
+        super::warn(&bound)
     }
 }
 
@@ -82,9 +83,11 @@ impl Change {
             terms,
         })?;
         if self.json {
-            return output::json(&changed);
+            output::json(&changed)?;
+        } else {
+            output::line(list::version("asks", &changed))?;
+            terms::print(&changed)?;
         }
-        output::line(list::version("asks", &changed))?;
-        terms::print(&changed)
+        super::warn(&changed)
     }
 }

@@ -11,11 +11,10 @@ pub(super) fn print(lists: &Value) -> Result<()> {
     let rows: Vec<_> = items(lists, "plugins")
         .iter()
         .map(|plugin| {
-            let digest = text(plugin, "digest");
             [
                 text(plugin, "name"),
                 text(plugin, "version"),
-                digest[..digest.len().min(12)].to_owned(),
+                short(plugin, "digest"),
                 if plugin["disabled"] == true { "off" } else { "on" }.to_owned(),
                 text(plugin, "summary"),
             ]
@@ -40,6 +39,8 @@ pub(super) fn print(lists: &Value) -> Result<()> {
                     mode(&binding["mode"])
                 },
                 text(binding, "id"),
+                short(binding, "digest"),
+                short(binding, "configDigest"),
                 binding["config"].to_string(),
             ]
         })
@@ -51,6 +52,8 @@ pub(super) fn print(lists: &Value) -> Result<()> {
             "PLUGIN",
             "STATE",
             "BINDING",
+            "DIGEST",
+            "CONFIG DIGEST",
             "CONFIGURATION",
         ],
         &rows,
@@ -60,7 +63,9 @@ pub(super) fn print(lists: &Value) -> Result<()> {
 /// Which version a binding asks, in a line.
 pub(super) fn version(verb: &str, binding: &Value) -> String {
     let [id, plugin, version] = ["id", "plugin", "version"].map(|field| text(binding, field));
-    format!("Binding {id} {verb} {plugin} {version}")
+    // Two of one version may differ in this alone.
+    let config = short(binding, "configDigest");
+    format!("Binding {id} {verb} {plugin} {version}, configuration {config}")
 }
 
 /// A mode as it is typed.
@@ -73,6 +78,11 @@ pub(super) fn mode(mode: &Value) -> String {
 
 fn items<'a>(lists: &'a Value, name: &str) -> &'a [Value] {
     lists[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Digits of a digest that say enough.
+fn short(value: &Value, field: &str) -> String {
+    text(value, field).chars().take(12).collect()
 }
 
 fn text(value: &Value, field: &str) -> String {

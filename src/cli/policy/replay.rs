@@ -25,8 +25,8 @@ pub(in crate::cli) struct Replay {
     /// Only the decisions of this binding [default: of every plugin of the candidate's name].
     #[arg(long, value_name = "ID")]
     binding: Option<Uuid>,
-    /// Configuration, JSON or @FILE [default: the one that each decision was made with].
-    #[arg(long, value_name = "JSON")]
+    /// Configuration: JSON, or a file with it [default: the one that each decision was made with].
+    #[arg(long, value_name = "JSON|@FILE|FILE")]
     config: Option<String>,
     /// Print the report as JSON.
     #[arg(long)]

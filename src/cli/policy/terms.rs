@@ -12,8 +12,8 @@ use crate::service::plugins::{FailureRule, Limit, TermsOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Terms {
-    /// Configuration: JSON, or @FILE.
-    #[arg(long, value_name = "JSON")]
+    /// Configuration: JSON, or a file with it.
+    #[arg(long, value_name = "JSON|@FILE|FILE")]
     config: Option<String>,
     /// Place in the order among its owner's policies; the lowest is asked first.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

@@ -1,8 +1,10 @@
 //! Signed statements about the whole trail: C2SP tlog-checkpoint inside a C2SP signed-note, Ed25519.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
+use sha2::{Digest as _, Sha256};
 use signed_note::{Note, Signer, StandardVerifier, Verifier, VerifierList};
 
 use super::leaf::Hash32;
@@ -309,10 +311,13 @@ pub fn public_half(seed: &[u8; 32]) -> Hash32 {
     SigningKey::from_bytes(seed).verifying_key().to_bytes()
 }
 
-/// The log's name for an appliance reached at `public_url`: a URL without its scheme (C2SP
-/// tlog-checkpoint), `mfa.example.org/audit-log`. It is chosen once, at the first checkpoint.
+/// The log's name for an appliance reached at `public_url`, whose key has this public half: a URL without its
+/// scheme (C2SP tlog-checkpoint), `mfa.example.org/audit-log`. It is chosen once, at the first checkpoint.
+///
+/// Every machine is at `127.0.0.1`, so that there eight digits of the key tell one from another:
+/// `127.0.0.1:8080/1a2b3c4d/audit-log`.
 #[must_use]
-pub fn origin_of(public_url: &str) -> String {
+pub fn origin_of(public_url: &str, public: &Hash32) -> String {
     let host = public_url.split_once("://").map_or(public_url, |(_, rest)| rest);
     let host = host.trim_end_matches('/');
     let host: String = host
@@ -325,5 +330,58 @@ pub fn origin_of(public_url: &str) -> String {
             }
         })
         .collect();
-    format!("{}/audit-log", if host.is_empty() { "latchkey" } else { &host })
+    if host.is_empty() || is_this_machine(&host) {
+        let host = if host.is_empty() { "latchkey" } else { &host };
+        let digest = Sha256::new_with_prefix(b"latchkey log name\0")
+            .chain_update(public)
+            .finalize();
+        return format!("{host}/{}/audit-log", hex::encode(&digest[..4]));
+    }
+    format!("{host}/audit-log")
+}
+
+/// Whether a URL without its scheme names the machine that it is used on.
+fn is_this_machine(url: &str) -> bool {
+    let host = url.split('/').next().unwrap_or_default();
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let host = host.to_ascii_lowercase();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_called_by_its_host_and_at_home_by_its_key_too() {
+        let (one, other) = ([1; 32], [2; 32]);
+        for at_home in [
+            "http://127.0.0.1:8080",
+            "http://localhost/",
+            "http://[::1]:8080",
+            "http://a.localhost/x",
+        ] {
+            let name = origin_of(at_home, &one);
+            assert_ne!(name, origin_of(at_home, &other), "two of them share a witness");
+            assert_eq!(name, origin_of(at_home, &one));
+            assert!(name.ends_with("/audit-log"), "{name}");
+            assert!(LogKey::of(&name, &public_half(&[7; 32])).is_some(), "{name}");
+        }
+        for (url, name) in [
+            ("https://mfa.example.org", "mfa.example.org/audit-log"),
+            (
+                "https://mfa.example.org:8443/x/",
+                "mfa.example.org:8443/x/audit-log",
+            ),
+            ("https://localhost.example.org", "localhost.example.org/audit-log"),
+            ("http://192.0.2.1", "192.0.2.1/audit-log"),
+        ] {
+            assert_eq!(origin_of(url, &one), name);
+        }
+    }
 }

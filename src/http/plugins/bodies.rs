@@ -257,6 +257,9 @@ pub struct BindingBody {
     /// With mode `canary`: for how many in a hundred users.
     #[oai(nullable)]
     pub canary_percent: Option<u8>,
+    /// What to know of that: of a canary without a version before the other users are not judged.
+    #[oai(nullable)]
+    pub warning: Option<String>,
     /// Effects that the plugin asks for.
     pub wants: Vec<String>,
     /// Effects that are granted.
@@ -286,6 +289,7 @@ pub struct BindingBody {
 impl From<BindingView> for BindingBody {
     fn from(view: BindingView) -> Self {
         let Manifest { name, wants, .. } = view.version.manifest.clone();
+        let warning = view.warning();
         let (mode, canary_percent) = match view.row.mode {
             Mode::Enforce => (ModeBody::Enforce, None),
             Mode::Monitor => (ModeBody::Monitor, None),
@@ -301,6 +305,7 @@ impl From<BindingView> for BindingBody {
             hooks: hooks(&view.row.version.hooks),
             mode,
             canary_percent,
+            warning,
             wants,
             grants: view.row.grants.iter().map(str::to_owned).collect(),
             on_failure: view.on_failure.into(),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Manager, from_json};
-use crate::domain::policy::Manifest;
+use crate::domain::policy::{Manifest, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, PluginCounters};
 use crate::service::Services;
@@ -102,6 +102,21 @@ pub struct BindingView {
     pub plugin_disabled: bool,
     /// What it did since the start of the process.
     pub counters: PluginCounters,
+}
+
+impl BindingView {
+    /// What its manager should know: of a canary without a version before the other users' resets are not
+    /// judged, only recorded.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        match (self.row.mode, &self.row.previous) {
+            (Mode::Canary(percent), None) => Some(format!(
+                "There is no version before, so this policy judges {percent} in a hundred users; for the others \
+                 its answers are only recorded"
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// Lists the policies that a manager's resets are judged by, in the order in which they are asked: the

@@ -46,6 +46,11 @@ pub enum PolicyOrder {
         /// What is to be otherwise.
         terms: TermsOrder,
     },
+    /// Show a configuration that is or was bound.
+    Config {
+        /// Its digest, or the beginning of it.
+        digest: String,
+    },
     /// Tell what bindings did since the start, as text for a collector.
     Metrics,
     /// Switch a binding off, or on again.
@@ -141,6 +146,12 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
         PolicyOrder::Change { binding, terms } => {
             let now = super::find_binding(services, &manager, binding)?;
             change(services, &manager, binding, terms.patch(&now)).await
+        }
+        PolicyOrder::Config { digest } => {
+            let (digest, config) = services
+                .store
+                .read(|db| naming::find_configuration(db, &digest))?;
+            Ok(json!({ "digest": digest, "config": config }))
         }
         PolicyOrder::Metrics => Ok(Value::String(exposition::metrics(services, &manager).await?)),
         PolicyOrder::Switch { binding, off } => {
@@ -258,10 +269,12 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
         "plugin": view.version.manifest.name,
         "version": view.version.manifest.version,
         "digest": hex::encode(view.version.digest.0),
+        "configDigest": view.version.config_digest,
         "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
         "config": view.version.config,
         "hooks": view.row.version.hooks,
         "mode": view.row.mode,
+        "warning": view.warning(),
         "grants": view.row.grants,
         "wants": view.version.manifest.wants,
         "onFailure": terms::failure_actions(&view.on_failure),

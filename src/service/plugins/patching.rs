@@ -21,7 +21,7 @@ use crate::store::plugins;
 pub struct BindingPatch {
     /// Another version of the plugin; the one before stays at hand for rollback.
     pub plugin_digest: Option<Digest>,
-    /// The configuration, JSON.
+    /// The configuration, JSON; the one before stays at hand for rollback, too.
     pub config: Option<Value>,
     /// Order among the owner's bindings.
     pub position: Option<i64>,
@@ -83,12 +83,14 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         },
         answered: false,
     };
-    if switched {
+    // For some plugins the configuration is the whole of the policy: another one is another version.
+    if switched || row.version.config_digest != now.version.config_digest {
         row.previous = to_go_back_to(&now, &row.version);
     }
     row.remember(&now);
     row.position = patch.position.unwrap_or(row.position);
     row.mode = patch.mode.unwrap_or(row.mode);
+    keeps_judging(&now, &row)?;
     if let Some(grants) = &patch.grants {
         row.grants = grants.clone();
     }
@@ -129,13 +131,25 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     })
 }
 
+/// Refuses a canary of what decides for everybody where nothing is left to decide for the others.
+fn keeps_judging(now: &BindingRow, then: &BindingRow) -> Result<()> {
+    match (now.mode, then.mode, &then.previous) {
+        (Mode::Enforce, Mode::Canary(percent), None) => Err(Error::Conflict(format!(
+            "There is no version before: the other {} in a hundred users would no longer be judged by this \
+             policy. Leave it enforced, or set it to monitor first",
+            100_u8.saturating_sub(percent)
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Hooks that the binding left out stay left out; those that the new version adds are asked.
 fn hooks_kept(now: &[Hook], old: &[Hook], new: &[Hook]) -> Vec<Hook> {
     let kept = |hook: &&Hook| now.contains(hook) || !old.contains(hook);
     new.iter().filter(kept).copied().collect()
 }
 
-/// What a switch to `then` leaves to go back to and to fall back on: the version that it replaces, unless
+/// What a switch to `then`, another file or configuration, leaves to go back to and to fall back on: the version that it replaces, unless
 /// that was only tried on a canary's share, or has never answered where the one before it has.
 fn to_go_back_to(now: &BindingRow, then: &VersionRow) -> Option<VersionRow> {
     let replaced = &now.version;

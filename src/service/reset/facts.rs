@@ -115,9 +115,9 @@ pub(super) fn gather(
                 utc_offset_minutes: utc_offset_minutes(&organization.settings, at),
                 channel: order.context.channel,
                 ip: order.context.ip_text(),
-                user_agent: order.context.user_agent.clone(),
-                reason: order.body.reason.clone(),
-                ticket: order.body.ticket.clone(),
+                user_agent: said(order.context.user_agent.as_deref()),
+                reason: said(order.body.reason.as_deref()),
+                ticket: said(order.body.ticket.as_deref()),
                 dry_run: false,
             },
             history,
@@ -134,6 +134,11 @@ pub(super) fn gather(
             admin_emails,
         })
     })
+}
+
+/// What was said, if anything was: a policy that wants a ticket must not be content with a blank one.
+fn said(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.trim().is_empty()).map(str::to_owned)
 }
 
 /// What is wrong with a request whose body or header is malformed: that its target is not there, or out of

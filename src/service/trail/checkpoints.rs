@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::thinning::thin_history;
 use super::{ForwardTo, Services};
-use crate::domain::audit::checkpoint::{origin_of, unchecked};
+use crate::domain::audit::checkpoint::{origin_of, public_half, unchecked};
 use crate::domain::audit::{ActorRef, KeyChange, LogKey, LogKeys, LogSigner};
 use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
@@ -187,16 +187,21 @@ pub(super) async fn signer(services: &Services) -> Result<LogSigner> {
         .read(checkpoints::known_logs)?
         .pop()
         .map(|log| log.key);
-    let origin = in_use.as_ref().map_or_else(
-        || origin_of(&services.settings.public_url),
-        |key| key.origin().to_owned(),
-    );
+    let origin = in_use
+        .as_ref()
+        .map_or_else(|| first_origin(services), |key| key.origin().to_owned());
     let signer = signer_of(&services.keys, &origin, in_use.as_ref());
     let key = signer.log_key();
     if in_use.as_ref() != Some(&key) {
         begin_log(services, key, in_use).await?;
     }
     Ok(signer)
+}
+
+/// The name of the log that is still to be begun.
+pub(super) fn first_origin(services: &Services) -> String {
+    let public = public_half(&services.keys.audit_signing_key());
+    origin_of(&services.settings.public_url, &public)
 }
 
 /// Signs for `origin` with the key that is in use: the next one, where a change of keys lacks its last step.

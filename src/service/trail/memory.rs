@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::checkpoints::{self, CHECKPOINT_DIRECTORY, HISTORY, LATEST};
 use crate::domain::Result;
-use crate::domain::audit::checkpoint::{CheckpointError, origin_of, unchecked};
+use crate::domain::audit::checkpoint::{CheckpointError, unchecked};
 use crate::domain::audit::{
     Checkpoint, Content, LogKey, LogKeys, LogSigner, Record, check_receipt, write_receipt,
 };
@@ -102,7 +102,7 @@ impl Known {
     /// The name of the log in use.
     pub(super) fn origin(&self, services: &Services) -> String {
         self.logs.last().map_or_else(
-            || origin_of(&services.settings.public_url),
+            || checkpoints::first_origin(services),
             |log| log.key.origin().to_owned(),
         )
     }

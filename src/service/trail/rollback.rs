@@ -29,8 +29,9 @@ pub enum RolledBack {
     /// The same entries were others once.
     #[error(
         "the database is not the one that was signed: {file} was signed over {signed} entries, and the first \
-         {signed} of the database are others. Find out where with latchkey audit verify, put the right database \
-         back, or give its trail up on purpose: latchkey audit accept-rollback"
+         {signed} of the database are others. Where that file is another node's, give this node a witness directory of \
+         its own. Else find out where with latchkey audit verify, put the right database back, or give its trail up \
+         on purpose: latchkey audit accept-rollback"
     )]
     Other {
         /// The checkpoint's file.
@@ -40,8 +41,9 @@ pub enum RolledBack {
     },
     /// The memory itself can't be relied on.
     #[error(
-        "{file} does not count ({problem}): it was changed, or it belongs to another installation. Restore it, or \
-         start anew from the database as it is: latchkey audit accept-rollback"
+        "{file} does not count ({problem}): it was changed, or it belongs to another installation. Where that is \
+         another node that uses the same witness directory, give this node a witness directory of its own. Else \
+         restore it, or start anew from the database as it is: latchkey audit accept-rollback"
     )]
     Unreadable {
         /// The checkpoint's file.

@@ -1,11 +1,11 @@
 //! What somebody did since a certain time, as far as entries say it.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::super::row::millis;
-use super::from_column;
+use super::{from_column, to_column};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::EventType;
@@ -56,4 +56,12 @@ pub fn entry_exists(
         millis(since),
         resource.as_bytes()
     ])?)
+}
+
+/// The type of the entry with that sequence; none where it was pruned.
+pub fn find_event_type(connection: &Connection, sequence: u64) -> Result<Option<String>> {
+    let mut statement =
+        connection.prepare_cached("SELECT event_type FROM audit_entry WHERE sequence = ?1")?;
+    let found = statement.query_row([to_column(sequence)], |row| row.get(0));
+    Ok(found.optional()?.flatten())
 }

@@ -114,6 +114,57 @@ async fn a_canary_decides_its_share_and_the_version_before_the_rest() {
     assert_denied(&admin.reset(DEVELOPER).await, "two");
 }
 
+/// There is nobody to judge the others: what is enforced must not stop to hold for them unnoticed.
+#[tokio::test]
+async fn a_canary_of_what_is_enforced_needs_a_version_before() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, denying("1.0.0", "one")).await;
+    let patient = json!({ "limits": { "deadlineMs": 1000 } });
+    let binding = path(&bind(&admin, &digest, patient).await);
+    let canary = json!({ "mode": "canary", "canaryPercent": 1 });
+    for patch in [canary.clone(), json!({ "canaryPercent": 99, "order": 5 })] {
+        let refused = admin.patch(&binding, patch).await;
+        assert_eq!(refused.status.as_u16(), 409, "{}", refused.text);
+        assert!(
+            refused.text.contains("There is no version before"),
+            "{}",
+            refused.text
+        );
+    }
+    let now = admin.get(&binding).await;
+    assert_eq!(
+        (&now.body["mode"], &now.body["order"]),
+        (&json!("enforce"), &json!(1))
+    );
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+
+    // From watching on it is more than there was; that it is not for all is said.
+    let watched = admin.patch(&binding, json!({ "mode": "monitor" })).await;
+    assert_eq!(watched.assert_ok()["warning"], Value::Null);
+    let tried = admin.patch(&binding, canary.clone()).await;
+    let warning = tried.assert_ok()["warning"].as_str().unwrap().to_owned();
+    assert!(
+        warning.contains("1 in a hundred users") && warning.contains("only recorded"),
+        "{warning}"
+    );
+    let more = admin.patch(&binding, json!({ "canaryPercent": 20 })).await;
+    assert_eq!(more.assert_ok()["canaryPercent"], 20);
+    let fresh = bind(&admin, &digest, canary.clone()).await;
+    assert!(fresh.body["warning"].is_string(), "{}", fresh.text);
+
+    // With a version before there is somebody: another file, or another configuration.
+    admin
+        .patch(&binding, json!({ "mode": "enforce" }))
+        .await
+        .assert_ok();
+    let mut other = canary;
+    other["config"] = json!({ "n": 2 });
+    let tried = admin.patch(&binding, other).await;
+    assert_eq!(tried.assert_ok()["warning"], Value::Null);
+    assert_eq!(tried.body["previous"]["config"], json!({}), "{}", tried.text);
+}
+
 #[tokio::test]
 async fn a_canary_that_fails_or_overspends_falls_back_to_the_version_before() {
     let runaway = "(loop (br 0)) (unreachable)";
@@ -241,6 +292,27 @@ async fn an_effect_that_is_not_granted_is_refused_and_recorded() {
         app.last_entry()["details"]["enrolmentDueUntil"],
         "2026-02-18T18:30:00Z"
     );
+}
+
+/// What is absent is null; a caller who sends blanks instead must not get past the rule for it.
+#[tokio::test]
+async fn a_blank_ticket_is_none() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, fixture("cel-rules")).await;
+    let rules = |when: &str| {
+        let rule = json!({ "name": "ticket-missing", "when": when, "then": "deny", "message": "No ticket." });
+        json!({ "config": { "rules": [rule] }, "limits": { "deadlineMs": 1000 } })
+    };
+    let refused = bind(&admin, &digest, rules("question.request.ticket == \"\"")).await;
+    assert_eq!(refused.status.as_u16(), 400, "{}", refused.text);
+    assert!(refused.text.contains("write == null"), "{}", refused.text);
+    bind(&admin, &digest, rules("question.request.ticket == null")).await;
+    let reset = format!("/api/v1/users/{DEVELOPER}/reset-mfa");
+    for body in [json!({}), json!({ "ticket": "" }), json!({ "ticket": " \t" })] {
+        assert_denied(&admin.post(&reset, body).await, "ticket-missing");
+    }
+    admin.post(&reset, json!({ "ticket": "HD-1" })).await.assert_ok();
 }
 
 /// A call under way finishes on the version that it began with; what it decided is then judged again by

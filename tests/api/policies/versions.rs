@@ -243,3 +243,37 @@ async fn an_answer_that_did_not_count_makes_no_version_good() {
     assert_eq!(broken.body["previous"]["version"], "1.0.0", "{}", broken.text);
     assert_denied(&admin.reset(app.second_admin.id).await, "one");
 }
+
+/// For some plugins the configuration is the whole of the policy: a slip in it is taken back like a bad file.
+#[tokio::test]
+async fn another_configuration_alone_is_a_version_to_go_back_from() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, denying("1.0.0", "one")).await;
+    let binding = path(&bind(&admin, &digest, patient()).await);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+    let same = admin.patch(&binding, json!({ "config": {}, "order": 3 })).await;
+    assert_eq!(same.assert_ok()["previous"], Value::Null, "the same is no other");
+
+    let changed = admin.patch(&binding, json!({ "config": { "n": 2 } })).await;
+    let of = |answer: &Answer, which: &str| answer.body[which]["config"].clone();
+    changed.assert_ok();
+    assert_eq!(of(&changed, "previous"), json!({}), "{}", changed.text);
+    // It never answered: what did is kept, however many are tried.
+    let again = admin.patch(&binding, json!({ "config": { "n": 3 } })).await;
+    again.assert_ok();
+    assert_eq!(of(&again, "previous"), json!({}), "{}", again.text);
+
+    let back = roll_back(&admin, &binding).await;
+    back.assert_ok();
+    assert_eq!(
+        (of(&back, "current"), of(&back, "previous")),
+        (json!({}), json!({ "n": 3 }))
+    );
+    let entry = app.last_entry();
+    assert_eq!(entry["details"]["verb"], "rollback", "{entry}");
+    assert!(entry["details"]["changes"]["configDigest"].is_object(), "{entry}");
+    let forth = roll_back(&admin, &binding).await;
+    assert_eq!(forth.assert_ok()["current"]["config"], json!({ "n": 3 }));
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+}

@@ -3,7 +3,7 @@
 
 use cel::{
     IdedExpr,
-    common::ast::{EntryExpr, Expr},
+    common::ast::{EntryExpr, Expr, LiteralValue, SelectExpr, operators},
 };
 use latchkey_policy::serde_json::{self, Value};
 
@@ -14,6 +14,19 @@ const TYPES: [&str; 10] =
 
 // Has every field that a question has.
 const QUESTION: &str = include_str!("../../base-question.json");
+
+// Fields of the question that may be null: there, and without a value.
+const NULLABLE: [&str; 7] = [
+    "question.actor.name",
+    "question.target.name",
+    "question.target.lastLoginAt",
+    "question.request.ip",
+    "question.request.userAgent",
+    "question.request.reason",
+    "question.request.ticket",
+];
+// The same of what its lists hold: past resets and factors.
+const NULLABLE_IN_LISTS: [&str; 2] = ["ticket", "lastUsedAt"];
 
 pub struct Names<'a> {
     question: Value,
@@ -34,9 +47,13 @@ impl<'a> Names<'a> {
             Expr::Ident(name) => self.variable(name),
             Expr::Select(select) => {
                 self.walk(&select.operand)?;
-                self.field(&select.operand, &select.field)
+                self.field(&select.operand, &select.field)?;
+                if select.test { self.presence(select) } else { Ok(()) }
             }
             Expr::Call(call) => {
+                if matches!(call.func_name.as_str(), operators::EQUALS | operators::NOT_EQUALS) {
+                    self.comparison(&call.args)?;
+                }
                 call.target.iter().try_for_each(|target| self.walk(target))?;
                 call.args.iter().try_for_each(|argument| self.walk(argument))
             }
@@ -87,6 +104,46 @@ impl<'a> Names<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    // `has` asks whether there is such a field, and a question has all of them.
+    fn presence(&self, select: &SelectExpr) -> Result<(), String> {
+        if let Some(path) = self.nullable(select) {
+            return Err(format!("has({path}) is always true, since what is absent is null: write {path} != null, or == null for the opposite"));
+        }
+        match self.reach(&select.operand) {
+            Some((path, _)) => Err(format!("has({path}.{0}) is always true: leave it out", select.field)),
+            None => Ok(()),
+        }
+    }
+
+    // What is absent is null, and null is not the empty string: a rule that waits for one never holds.
+    fn comparison(&self, sides: &[IdedExpr]) -> Result<(), String> {
+        let empty = |side: &IdedExpr| matches!(&side.expr, Expr::Literal(LiteralValue::String(text)) if text.inner().is_empty());
+        let (true, Some(path)) = (sides.iter().any(empty), sides.iter().find_map(|side| self.nullable_field(side))) else {
+            return Ok(());
+        };
+        Err(format!("{path} is never \"\", since what is absent is null: write == null, or != null for the opposite"))
+    }
+
+    fn nullable_field(&self, expression: &IdedExpr) -> Option<String> {
+        match &expression.expr {
+            Expr::Select(select) if !select.test => self.nullable(select),
+            _ => None,
+        }
+    }
+
+    fn nullable(&self, select: &SelectExpr) -> Option<String> {
+        let field = select.field.as_str();
+        if let Some((of, _)) = self.reach(&select.operand) {
+            return Some(format!("{of}.{field}")).filter(|path| NULLABLE.contains(&path.as_str()));
+        }
+        let of = match &select.operand.expr {
+            Expr::Ident(name) if self.bound.contains(&name.as_str()) => name.as_str(),
+            Expr::Call(call) if call.func_name == operators::INDEX => "[…]",
+            _ => return None,
+        };
+        NULLABLE_IN_LISTS.contains(&field).then(|| format!("{of}.{field}"))
     }
 
     fn reach(&self, expression: &IdedExpr) -> Option<(String, &Value)> {

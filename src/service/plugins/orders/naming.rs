@@ -11,10 +11,14 @@ use crate::domain::account::{Organization, OrganizationId};
 use crate::domain::{Error, Result};
 use crate::plugin_host::Digest;
 use crate::service::plugins::{BindingView, bound::unknown_plugin, parse_digest};
+use crate::store::Connection;
+use crate::store::bindings;
 use crate::store::plugins::PluginRow;
 
-/// Digits of a digest that say enough.
-const DIGITS_MIN: usize = 6;
+/// A digest is named by at least so many digits.
+const DIGITS_MIN: usize = 4;
+/// The same of a configuration: it has no name, so digits are all that is compared.
+const CONFIG_DIGITS_MIN: usize = 8;
 
 /// The plugin that a binding of `owner` can ask: the one of that name, of several versions the newest, or
 /// the one whose digest begins so. The node's and the owner's count, and nobody else's.
@@ -37,9 +41,14 @@ pub(super) fn find_usable<'a>(
     match found[..] {
         [plugin] => Ok(plugin),
         [] => Err(unknown_plugin(name_or_digest)),
-        _ => Err(Error::Malformed(format!(
-            "{name_or_digest} fits several plugins; name one by more of its digest"
-        ))),
+        _ => {
+            let mut text = format!("{name_or_digest} fits several plugins; name one by more of its digest:");
+            for plugin in found {
+                let (digest, manifest) = (Digest(plugin.digest), &plugin.manifest);
+                let _ = write!(text, "\n  {digest}  {} {}", manifest.name, manifest.version);
+            }
+            Err(Error::Malformed(text))
+        }
     }
 }
 
@@ -91,5 +100,37 @@ fn meant(plugin: &PluginRow, name_or_digest: &str) -> bool {
         return plugin.digest == digest.0;
     }
     plugin.manifest.name == name_or_digest
-        || (name_or_digest.len() >= DIGITS_MIN && hex::encode(plugin.digest).starts_with(name_or_digest))
+        || digits(name_or_digest, DIGITS_MIN)
+            .is_some_and(|digits| hex::encode(plugin.digest).starts_with(&digits))
+}
+
+/// The beginning of a digest, as it is compared; nothing where it is none, or too short.
+fn digits(text: &str, least: usize) -> Option<String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let fits = (least..=64).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    fits.then(|| digits.to_ascii_lowercase())
+}
+
+/// The configuration, bound now or once, whose digest begins so, with its digest.
+pub(super) fn find_configuration(db: &Connection, digest: &str) -> Result<(Digest, String)> {
+    let digits = digits(digest, CONFIG_DIGITS_MIN).ok_or_else(|| {
+        Error::Malformed(format!(
+            "{digest} is not the beginning of a digest: at least {CONFIG_DIGITS_MIN} hexadecimal digits"
+        ))
+    })?;
+    let mut found = bindings::find_configurations_beginning(db, &digits)?;
+    match (found.pop(), found.is_empty()) {
+        (Some((digest, config)), true) => Ok((Digest(digest), config)),
+        (None, _) => Err(Error::NotFound {
+            what: "Configuration",
+            id: digest.to_owned(),
+        }),
+        (Some(last), false) => {
+            let mut text = format!("{digest} fits several configurations; name one by more of its digest:");
+            for (digest, _) in found.iter().chain([&last]) {
+                let _ = write!(text, "\n  {}", Digest(*digest));
+            }
+            Err(Error::Malformed(text))
+        }
+    }
 }

@@ -73,9 +73,10 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
         mode: terms.mode.unwrap_or_default(),
         grants: Grants::of(terms.grants.unwrap_or_default()),
     };
-    let bound = bind_plugin(services, &manager, new).await?.row.id;
+    let bound = bind_plugin(services, &manager, new).await?;
     Ok(json!({
-        "binding": bound,
+        "binding": bound.row.id,
+        "warning": bound.warning(),
         "name": plugin.manifest.name,
         "version": plugin.manifest.version,
         "wants": plugin.manifest.wants,
