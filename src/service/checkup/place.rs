@@ -35,7 +35,7 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
         return Ok(Vec::new());
     };
     let (origin, url) = (log.key.origin(), &services.settings.public_url);
-    let expected = origin_of(url);
+    let expected = origin_of(url, &[0; 32]); // of which only the host is compared
     let host = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
     Ok(vec![if host(origin) == host(&expected) {
         Finding::fine("trail's name", origin)
