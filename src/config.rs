@@ -145,6 +145,7 @@ impl Config {
 
     fn check(raw: RawConfig, file: Option<PathBuf>) -> Result<Self> {
         let mut problems = out_of_range(&raw);
+        problems.extend(level_problems(&raw.log.level));
         let mut must = |holds: bool, problem: String| {
             if !holds {
                 problems.push(problem);
@@ -181,18 +182,6 @@ impl Config {
             format!("public_url: {public_url:?} is not a URL such as https://mfa.example.org"),
         );
         must(!data_dir.as_os_str().is_empty(), "data_dir: is empty".to_owned());
-        if let Err(e) = tracing_subscriber::EnvFilter::try_new(&log.level) {
-            must(false, format!("log.level: {:?} can't be read: {e}", log.level));
-        }
-        for word in no_levels(&log.level) {
-            must(
-                false,
-                format!(
-                    "log.level: {word} is no level; use {}, or one for a module: latchkey=debug",
-                    LEVELS.join(", ")
-                ),
-            );
-        }
         must(
             tokens.access_secs <= tokens.refresh_secs,
             "tokens.access_secs: is longer than tokens.refresh_secs".to_owned(),
@@ -339,11 +328,22 @@ fn whole<T: TryFrom<u64>>(n: u64) -> T {
 /// What a directive of `log.level` may be without a module.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Words that `EnvFilter` would take for the name of a module, so that a mistyped level silences all others.
-fn no_levels(filter: &str) -> impl Iterator<Item = &str> {
+/// What is wrong with `log.level`. A word alone `EnvFilter` would take for the name of a module, so that a mistyped
+/// level silenced all others.
+fn level_problems(filter: &str) -> Vec<String> {
+    let unreadable = tracing_subscriber::EnvFilter::try_new(filter)
+        .err()
+        .map(|error| format!("log.level: {filter:?} can't be read: {error}"));
     let directives = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
-    directives
+    let no_levels = directives
         .filter(|word| !word.contains('=') && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)))
+        .map(|word| {
+            format!(
+                "log.level: {word} is no level; use {}, or one for a module: latchkey=debug",
+                LEVELS.join(", ")
+            )
+        });
+    unreadable.into_iter().chain(no_levels).collect()
 }
 
 /// `http://host[:port][/path]` without query, fragment or user.

@@ -284,13 +284,13 @@ pub async fn reject(
     reason: Result<Option<String>>,
 ) -> Result<bool> {
     let attempt = async {
-        let (approval, withdrawn) = match own_approval(services, principal, context, written_id)? {
-            Some(own) => (own, true),
-            None => {
-                let admin = admit_admin(services, principal, context)?;
-                let approval = open_approval(services, admin, context, written_id, Word::No)?;
-                (approval, false)
-            }
+        let own = own_approval(services, principal, context, written_id)?;
+        let withdrawn = own.is_some();
+        let approval = if let Some(own) = own {
+            own
+        } else {
+            let admin = admit_admin(services, principal, context)?;
+            open_approval(services, admin, context, written_id, Word::No)?
         };
         let reason = reason?;
         let mut event = about(&approval, EventType::ApprovalReject, principal, context);

@@ -31,14 +31,10 @@ pub async fn ready(services: &Services) -> Result<()> {
         let _alone = services.probing.alone.lock().await;
         probe(services).await
     });
-    let retry_after_secs = 1;
-    match probed.await {
-        Ok(ready) => ready,
-        Err(_) => {
-            tracing::warn!("not ready: no answer in time");
-            Err(Error::Busy { retry_after_secs })
-        }
-    }
+    probed.await.unwrap_or_else(|_| {
+        tracing::warn!("not ready: no answer in time");
+        Err(Error::Busy { retry_after_secs: 1 })
+    })
 }
 
 async fn probe(services: &Services) -> Result<()> {
