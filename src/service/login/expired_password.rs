@@ -6,7 +6,6 @@ use crate::domain::audit::EventType;
 use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::service::notices;
 use crate::store::challenges::Purpose;
 use crate::store::{accounts, challenges, passwords};
 
@@ -50,21 +49,9 @@ pub async fn change_expired_password(
     };
     let mut event = login_event(&user, context).with("reason", "expired");
     event.event_type = EventType::UserPasswordChange;
-    let new = NewPassword {
-        user: user.id,
-        hash: hashed,
-        at,
-        entry_id: services.entropy.uuid(at),
-        event,
-        owed: notices::of_own_password(
-            services,
-            &organization,
-            &user,
-            "replaced the expired password",
-            "All your sessions were ended.",
-            context,
-        ),
-    };
+    let whose = (&organization, &user);
+    let how = "replaced the expired password";
+    let new = NewPassword::of(services, whose, hashed, how, event, None, context);
     services
         .store
         .write(move |tx| {
@@ -74,7 +61,7 @@ pub async fn change_expired_password(
             if !unchanged || !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(Error::DeadToken("password change token"));
             }
-            new.keep(tx, None)
+            new.keep(tx)
         })
         .await
 }

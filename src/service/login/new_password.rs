@@ -4,12 +4,12 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::Password;
-use crate::domain::account::{OrganizationSettings, Session, UserId};
+use super::{Password, RequestContext, Services};
+use crate::domain::account::{Organization, OrganizationSettings, Session, User, UserId};
 use crate::domain::audit::Event;
 use crate::domain::credential;
 use crate::domain::{Error, Result};
-use crate::service::deliveries;
+use crate::service::{deliveries, notices};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, audit, challenges, passwords, sessions};
 
@@ -32,32 +32,55 @@ pub(in crate::service) fn check_rules(
 /// A new password, hashed and still to be kept, with its entry and its notices.
 #[derive(Clone)]
 pub(in crate::service) struct NewPassword {
-    /// Whose.
-    pub user: UserId,
-    /// Its hash.
-    pub hash: String,
-    /// When.
-    pub at: Timestamp,
-    /// The entry's id.
-    pub entry_id: Uuid,
-    /// The entry; how many sessions ended is added.
-    pub event: Event,
-    /// What is owed with it.
-    pub owed: Vec<OwedDelivery>,
+    user: UserId,
+    hash: String,
+    at: Timestamp,
+    entry_id: Uuid,
+    /// How many sessions ended is still to be added.
+    event: Event,
+    owed: Vec<OwedDelivery>,
+    /// The session that goes on.
+    kept: Option<Session>,
 }
 
 impl NewPassword {
-    /// Keeps it, and ends what the old one opened: links to set another, logins under way, and every session but
-    /// `kept`, with their refresh tokens.
+    /// The password of that hash for a user, set in the way that `how` says in the notice and `event` in the trail.
+    /// Every session ends but `kept`.
+    pub fn of(
+        services: &Services,
+        (organization, user): (&Organization, &User),
+        hash: String,
+        how: &str,
+        event: Event,
+        kept: Option<Session>,
+        context: &RequestContext,
+    ) -> Self {
+        let then = match kept {
+            Some(_) => "All your other sessions were ended.",
+            None => "All your sessions were ended.",
+        };
+        Self {
+            user: user.id,
+            hash,
+            at: context.at,
+            entry_id: services.entropy.uuid(context.at),
+            event,
+            owed: notices::of_own_password(services, organization, user, how, then, context),
+            kept,
+        }
+    }
+
+    /// Keeps it, and ends what the old one opened: links to set another, logins under way, and sessions with their
+    /// refresh tokens.
     ///
     /// # Errors
     /// [`Error::Internal`] when the store fails.
-    pub fn keep(&self, tx: &Transaction<'_>, kept: Option<&Session>) -> Result<()> {
+    pub fn keep(&self, tx: &Transaction<'_>) -> Result<()> {
         let (user, at) = (self.user, self.at);
         passwords::update_password(tx, user, &self.hash, at)?;
         challenges::clear_invitations(tx, user)?;
         challenges::clear_challenges(tx, user)?;
-        let ended = match kept {
+        let ended = match &self.kept {
             Some(session) => sessions::clear_other_sessions(tx, session, at)?,
             None => sessions::clear_sessions(tx, user, at)?,
         };

@@ -7,7 +7,6 @@ use crate::domain::account::Principal;
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::credential::{self, PASSWORD_MAX_CHARACTERS};
 use crate::domain::{Error, Result};
-use crate::service::notices;
 use crate::service::session::still_lives;
 use crate::store::{audit, passwords};
 
@@ -70,30 +69,22 @@ pub async fn change_own_password(
         Judged::Hashed(hash) => hash,
     };
     attempt.forget(services);
-    let new = NewPassword {
-        user: user.id,
-        hash,
-        at: context.at,
-        entry_id: services.entropy.uuid(context.at),
-        event: event.with("reason", "own"),
-        owed: notices::of_own_password(
-            services,
-            organization,
-            user,
-            "changed the password",
-            "All your other sessions were ended.",
-            context,
-        ),
-    };
     let session = principal.session.clone();
+    let (whose, how, event) = (
+        (organization, user),
+        "changed the password",
+        event.with("reason", "own"),
+    );
+    let new = NewPassword::of(services, whose, hash, how, event, Some(session.clone()), context);
+    let (user, at) = (user.id, context.at);
     services
         .store
         .write(move |tx| {
-            still_lives(tx, &session, new.at)?;
-            if passwords::find_password_hash(tx, new.user)? != old {
+            still_lives(tx, &session, at)?;
+            if passwords::find_password_hash(tx, user)? != old {
                 return Err(Error::Stale);
             }
-            new.keep(tx, Some(&session))
+            new.keep(tx)
         })
         .await
 }

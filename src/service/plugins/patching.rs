@@ -149,8 +149,9 @@ fn hooks_kept(now: &[Hook], old: &[Hook], new: &[Hook]) -> Vec<Hook> {
     new.iter().filter(kept).copied().collect()
 }
 
-/// What a switch to `then`, another file or configuration, leaves to go back to and to fall back on: the version that it replaces, unless
-/// that was only tried on a canary's share, or has never answered where the one before it has.
+/// What a switch to `then`, another file or configuration, leaves to go back to and to fall back on: the version
+/// that it replaces, unless that was only tried on a canary's share, or has never answered where the one before it
+/// has.
 fn to_go_back_to(now: &BindingRow, then: &VersionRow) -> Option<VersionRow> {
     let replaced = &now.version;
     match (&now.previous, now.mode) {

@@ -194,21 +194,8 @@ pub async fn accept_invitation(
     .on(Resource::user(&user))
     .from_request(&context.request_id, context.ip_text().as_deref())
     .with("reason", "invitation");
-    let new = NewPassword {
-        user: user.id,
-        hash: hashed,
-        at,
-        entry_id: services.entropy.uuid(at),
-        event,
-        owed: notices::of_own_password(
-            services,
-            &organization,
-            &user,
-            "set the password",
-            "All your sessions were ended.",
-            context,
-        ),
-    };
+    let whose = (&organization, &user);
+    let new = NewPassword::of(services, whose, hashed, "set the password", event, None, context);
     services
         .store
         .write(move |tx| {
@@ -216,7 +203,7 @@ pub async fn accept_invitation(
             if !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(dead());
             }
-            new.keep(tx, None)
+            new.keep(tx)
         })
         .await
 }
