@@ -32,6 +32,7 @@ pub use metrics::MetricsConfig;
 use ranges::out_of_range;
 pub use raw::{LogFormat, RawConfig};
 use raw::{RawBackup, RawHttp, RawPlugins};
+use sources::Read;
 pub use sources::{Flags, Sources};
 
 /// The annotated configuration file with every key at its built-in value.
@@ -126,8 +127,7 @@ impl Config {
     /// One text with every problem: unknown keys with the nearest known one, wrong types, values out
     /// of range, each with the file or variable it comes from.
     pub fn load(sources: &Sources) -> Result<Self> {
-        let (raw, file) = sources.read()?;
-        Self::check(raw, file)
+        Self::check(sources.read()?)
     }
 
     /// The built-in configuration with another data directory, for tests and the demo.
@@ -140,11 +140,21 @@ impl Config {
             data_dir: data_dir.to_owned(),
             ..RawConfig::default()
         };
-        Self::check(raw, None).expect("the built-in configuration passes its own checks")
+        let read = Read {
+            raw,
+            file: None,
+            problems: Vec::new(),
+        };
+        Self::check(read).expect("the built-in configuration passes its own checks")
     }
 
-    fn check(raw: RawConfig, file: Option<PathBuf>) -> Result<Self> {
-        let mut problems = out_of_range(&raw);
+    fn check(read: Read) -> Result<Self> {
+        let Read {
+            raw,
+            file,
+            mut problems,
+        } = read;
+        problems.extend(out_of_range(&raw));
         problems.extend(level_problems(&raw.log.level));
         let mut must = |holds: bool, problem: String| {
             if !holds {

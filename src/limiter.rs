@@ -50,7 +50,7 @@ macro_rules! buckets {
 
         /// How much of each thing is admitted.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
+        #[serde(default)]
         pub struct Limits {
             $($(#[$doc])* pub $field: Limit,)*
         }
@@ -121,7 +121,6 @@ buckets! {
 
 /// N requests per window. `requests = 0` switches the limit off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Limit {
     /// Requests per window, all of which may come at once.
     pub requests: u32,

@@ -12,7 +12,7 @@ use super::sources::read_named;
 use crate::courier::{CourierConfig, MailConfig, MailTls, Reach, SyslogTarget};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawMail {
     pub host: String,
     pub port: u64,
@@ -24,14 +24,14 @@ pub struct RawMail {
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawWebhooks {
     pub hosts: Vec<String>,
     pub networks: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawSyslog {
     pub target: String,
 }

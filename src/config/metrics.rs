@@ -12,7 +12,7 @@ use super::first_line;
 const TOKEN_CHARACTERS: usize = 16;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawMetrics {
     pub listen: String,
     pub token_file: PathBuf,

@@ -12,7 +12,7 @@ use crate::service::{Checkpoints, TokenAlgorithm};
 
 /// The configuration as typed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 #[expect(
     missing_docs,
     reason = "example.toml documents each key, and a test holds it complete"
@@ -51,14 +51,14 @@ pub enum LogFormat {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawLog {
     pub format: LogFormat,
     pub level: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawTokens {
     pub access_secs: u64,
     pub refresh_secs: u64,
@@ -69,7 +69,7 @@ pub struct RawTokens {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawExternalIssuer {
     pub issuer: String,
     pub audience: String,
@@ -81,7 +81,7 @@ pub struct RawExternalIssuer {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawFactors {
     pub issuer: String,
     pub enrolment_secs: u64,
@@ -90,20 +90,20 @@ pub struct RawFactors {
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawPasskeys {
     pub relying_party_id: String,
     pub origins: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawProxies {
     pub trusted: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawHttp {
     pub body_limit_bytes: u64,
     pub head_limit_bytes: u64,
@@ -117,7 +117,7 @@ pub struct RawHttp {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawPlugins {
     pub total_concurrency: u64,
     pub per_organization_concurrency: u64,
@@ -131,7 +131,7 @@ pub struct RawPlugins {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawAudit {
     pub checkpoint_entries: u64,
     pub checkpoint_secs: u64,
@@ -143,14 +143,14 @@ pub struct RawAudit {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawDatabase {
     pub checkpoints: Checkpoints,
     pub queue_length: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct RawBackup {
     pub directory: Option<PathBuf>,
     pub every_hours: u64,

@@ -53,6 +53,14 @@ pub struct Flags {
     pub log_level: Option<String>,
 }
 
+/// What the sources say.
+pub(super) struct Read {
+    pub(super) raw: RawConfig,
+    pub(super) file: Option<PathBuf>,
+    /// Unknown keys and values of a wrong type.
+    pub(super) problems: Vec<String>,
+}
+
 impl Sources {
     /// A configuration file's text alone.
     #[must_use]
@@ -86,8 +94,8 @@ impl Sources {
         }
     }
 
-    /// Reads all sources into one configuration, and tells which file was read.
-    pub(super) fn read(&self) -> Result<(RawConfig, Option<PathBuf>)> {
+    /// Reads all sources into one configuration. What can't be read is as it is built in, and among the problems.
+    pub(super) fn read(&self) -> Result<Read> {
         let mut figment = Figment::from(Serialized::defaults(&self.defaults));
         let file = self.find_file()?;
         if let Some(file) = &file {
@@ -114,18 +122,9 @@ impl Sources {
             }
         }
         figment = figment.merge(FlagValues(&self.flags));
-        refuse_unknown(&figment)?;
-        let raw = figment.extract().map_err(|errors| {
-            anyhow!(
-                "the configuration can't be read:\n  {}",
-                errors
-                    .into_iter()
-                    .map(|e| e.to_string())
-                    .collect::<Vec<_>>()
-                    .join("\n  ")
-            )
-        })?;
-        Ok((raw, file))
+        let mut problems = unknown_keys(&figment)?;
+        let raw = extract(figment, &mut problems)?;
+        Ok(Read { raw, file, problems })
     }
 
     fn find_file(&self) -> Result<Option<PathBuf>> {
@@ -172,24 +171,60 @@ pub(super) fn read_named(file: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Refuses every key that [`RawConfig`] doesn't have, each with the nearest one that it has.
-fn refuse_unknown(figment: &Figment) -> Result<()> {
-    let merged: serde_json::Value = figment
-        .extract()
-        .map_err(|e| anyhow!("the configuration can't be read:\n  {e}"))?;
-    let known = serde_json::to_value(RawConfig::default()).expect("the configuration is plain data");
+/// Every key that [`RawConfig`] doesn't have, each with the nearest one that it has.
+fn unknown_keys(figment: &Figment) -> Result<Vec<String>> {
+    let merged: serde_json::Value = figment.extract().map_err(unreadable)?;
+    let known = built_in();
     let mut unknown = Vec::new();
     find_unknown(&merged, &known, "", &mut unknown);
-    if unknown.is_empty() {
-        return Ok(());
-    }
     let mut candidates = Vec::new();
     known_keys(&known, "", &mut candidates);
-    let lines: Vec<_> = unknown
+    let texts = unknown
         .iter()
         .map(|key| unknown_text(figment, key, &candidates))
         .collect();
-    bail!("the configuration can't be used:\n  {}", lines.join("\n  "))
+    Ok(texts)
+}
+
+/// Reads the values. One of a wrong type is told, and the built-in one taken, so that the next can be told, too.
+fn extract(mut figment: Figment, problems: &mut Vec<String>) -> Result<RawConfig> {
+    let built_in = built_in();
+    let mut keys = Vec::new();
+    known_keys(&built_in, "", &mut keys);
+    let mut mended = Vec::new();
+    loop {
+        let error = match figment.extract() {
+            Ok(raw) => return Ok(raw),
+            Err(error) => error,
+        };
+        // A section that is none has no key: its own value stands for all of them.
+        let path = error.path.join(".");
+        let mut at = keys.iter().map(String::as_str).find(|key| lies_in(&path, key));
+        at = at.or_else(|| keys.iter().any(|key| lies_in(key, &path)).then_some(&path));
+        let Some(key) = at.filter(|key| !mended.iter().any(|mended| mended == key)) else {
+            return Err(unreadable(error));
+        };
+        let value = built_in.pointer(&format!("/{}", key.replace('.', "/")));
+        mended.push(key.to_owned());
+        let source = error.metadata.as_ref().map_or("", |metadata| &*metadata.name);
+        problems.push(format!("{path}: {} (in {source})", error.kind));
+        figment = figment.merge(Serialized::default(key, value));
+    }
+}
+
+/// Whether a dotted name is that one, or one inside of it.
+fn lies_in(name: &str, outer: &str) -> bool {
+    let inner = name.strip_prefix(outer);
+    inner.is_some_and(|inner| inner.is_empty() || inner.starts_with('.'))
+}
+
+fn unreadable(error: figment::Error) -> anyhow::Error {
+    let texts: Vec<_> = error.into_iter().map(|e| e.to_string()).collect();
+    anyhow!("the configuration can't be read:\n  {}", texts.join("\n  "))
+}
+
+fn built_in() -> serde_json::Value {
+    serde_json::to_value(RawConfig::default()).expect("the configuration is plain data")
 }
 
 fn unknown_text(figment: &Figment, key: &str, candidates: &[String]) -> String {

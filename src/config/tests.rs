@@ -7,7 +7,7 @@ fn problems(toml: &str) -> String {
 #[test]
 fn the_example_is_the_built_in_configuration_with_every_key() {
     let built_in = serde_json::to_value(RawConfig::default()).unwrap();
-    let (example, _) = Sources::from_text(EXAMPLE).read().unwrap();
+    let example = Sources::from_text(EXAMPLE).read().unwrap().raw;
     assert_eq!(serde_json::to_value(example).unwrap(), built_in);
     let written: toml::Table = EXAMPLE.parse().unwrap();
     let mut keys = Vec::new();
@@ -51,10 +51,17 @@ fn an_unknown_key_is_refused_with_its_name_and_the_nearest() {
 fn every_problem_is_reported_at_once() {
     let text = problems(
         "listen = \"8080\"\npublic_url = \"ftp://x\"\n[tokens]\naccess_secs = 5\n[factors]\nissuer = \"a:b\"\n\
-         [proxies]\ntrusted = [\"10.0.0.0/8\", \"nonsense\"]\n[log]\nlevel = \"latchkey=loud\"\n",
+         [proxies]\ntrusted = [\"10.0.0.0/8\", \"nonsense\"]\n[log]\nlevel = \"latchkey=loud\"\n\
+         [http]\nmax_headers = \"many\"\nbody_timeout_secs = true\nmax_header = 5\n\
+         [limits.reset_by_caller]\nrequests = -1\nper = 60\n",
     );
     for part in [
-        "6 problems",
+        "11 problems",
+        "http.max_header is unknown; did you mean http.max_headers?",
+        "limits.reset_by_caller.per is unknown",
+        "http.max_headers: ",
+        "http.body_timeout_secs: ",
+        "limits.reset_by_caller.requests: invalid value signed int `-1`, expected u32 (in the given text)",
         "listen: \"8080\"",
         "public_url: \"ftp://x\"",
         "tokens.access_secs: 5 is not between 60 and 86400",
@@ -125,6 +132,10 @@ fn a_wrong_type_names_key_and_source() {
         text.contains("http.max_headers") && text.contains("found string \"many\", expected u64"),
         "{text}"
     );
+    let text = problems("[proxies]\ntrusted = [\"10.0.0.0/8\", 5]\n");
+    assert!(text.contains("proxies.trusted.1"), "{text}");
+    let text = problems("http = 5\nlisten = \"8080\"\n");
+    assert!(text.contains("2 problems") && text.contains("http: "), "{text}");
     let text = problems("[http\n");
     assert!(text.contains("TOML"), "{text}");
 }
