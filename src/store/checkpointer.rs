@@ -75,6 +75,20 @@ pub(super) struct Signal {
 }
 
 impl Signal {
+    /// One that nobody listens to.
+    #[cfg(test)]
+    pub(super) fn untold() -> (Self, Receiver<()>) {
+        let (committed, told) = sync_channel(1);
+        let start_over = Arc::default();
+        (
+            Self {
+                committed,
+                start_over,
+            },
+            told,
+        )
+    }
+
     /// Tells the checkpointer that something was committed. Never blocks.
     pub(super) fn notify(&self) {
         // Full means that it has been told already.

@@ -60,6 +60,7 @@ impl Writer {
         let (queue, waiting) = sync_channel(queue_length);
         let counters = Arc::new(Counters::default());
         let work = GroupCommit {
+            gate: Gate::on(&connection).expect("the connection was opened here"),
             connection,
             committed,
             counters: Arc::clone(&counters),
@@ -172,6 +173,7 @@ impl<T: Send, F: FnMut(&Transaction<'_>) -> Result<T> + Send> Job for Change<T, 
 
 struct GroupCommit {
     connection: Connection,
+    gate: Gate,
     committed: checkpointer::Signal,
     counters: Arc<Counters>,
 }
@@ -209,23 +211,45 @@ impl GroupCommit {
     fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
         let tx = begin(&mut self.connection)?;
         if run_together(&tx, group) {
-            return Ok(tx.commit()?);
+            return self.gate.commit(tx);
         }
-        tx.rollback()?;
+        drop(tx); // rolls back what SQLite has not rolled back itself
         self.counters.redone.fetch_add(1, Ordering::Relaxed);
         let mut tx = begin(&mut self.connection)?;
         for job in group.iter_mut() {
             run_alone(&mut tx, job.as_mut())?;
         }
-        Ok(tx.commit()?)
+        self.gate.commit(tx)
     }
 }
 
-/// Runs all; false as soon as one failed after it had changed something.
+/// Lets nothing be committed but by [`Gate::commit`]. Where the disk fails or is full SQLite rolls the transaction
+/// back by itself, and a statement after that would otherwise be a transaction of its own: half a change.
+#[derive(Clone, Debug, Default)]
+struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    fn on(connection: &Connection) -> rusqlite::Result<Self> {
+        let gate = Self::default();
+        let open = Arc::clone(&gate.0);
+        connection.commit_hook(Some(move || !open.load(Ordering::Relaxed)))?;
+        Ok(gate)
+    }
+
+    fn commit(&self, tx: Transaction<'_>) -> Result<()> {
+        self.0.store(true, Ordering::Relaxed);
+        let committed = tx.commit();
+        self.0.store(false, Ordering::Relaxed);
+        Ok(committed?)
+    }
+}
+
+/// Runs all; false as soon as one failed after it had changed something, or SQLite has rolled back the whole group.
 fn run_together(tx: &Transaction<'_>, group: &mut [Box<dyn Job>]) -> bool {
     group.iter_mut().all(|job| {
         let before = tx.total_changes();
-        job.run(tx) || tx.total_changes() == before
+        let kept_whole = job.run(tx) || tx.total_changes() == before;
+        kept_whole && !tx.is_autocommit()
     })
 }
 
@@ -235,4 +259,116 @@ fn run_alone(tx: &mut Transaction<'_>, job: &mut dyn Job) -> rusqlite::Result<()
         tx.execute_batch("ROLLBACK TO change")?;
     }
     tx.execute_batch("RELEASE change")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(tx: &Transaction<'_>, number: i64) -> Result<i64> {
+        tx.execute("INSERT INTO kept (number) VALUES (?1)", [number])?;
+        Ok(number)
+    }
+
+    fn numbers(connection: &Connection) -> Vec<i64> {
+        let mut statement = connection
+            .prepare("SELECT number FROM kept ORDER BY number")
+            .expect("a statement");
+        let rows = statement.query_map([], |row| row.get(0)).expect("rows");
+        rows.collect::<rusqlite::Result<_>>().expect("numbers")
+    }
+
+    type Answer = oneshot::Receiver<Result<i64>>;
+
+    fn job(change: impl FnMut(&Transaction<'_>) -> Result<i64> + Send + 'static) -> (Box<dyn Job>, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let job = Change {
+            change,
+            result: None,
+            reply,
+        };
+        (Box::new(job), answer)
+    }
+
+    /// Commits a group of three, the second of which is `second`; gives what is kept and what was answered.
+    fn group_of_three(
+        second: impl FnMut(&Transaction<'_>) -> Result<i64> + Send + 'static,
+    ) -> (Vec<i64>, Vec<bool>) {
+        let connection = Connection::open_in_memory().expect("a database");
+        connection
+            .execute_batch("CREATE TABLE kept (number INTEGER)")
+            .expect("a table");
+        let (signal, _told) = checkpointer::Signal::untold();
+        let mut work = GroupCommit {
+            gate: Gate::on(&connection).expect("our own"),
+            connection,
+            committed: signal,
+            counters: Arc::default(),
+        };
+        let (mut group, answers): (Vec<_>, Vec<_>) =
+            [job(|tx| write(tx, 1)), job(second), job(|tx| write(tx, 3))]
+                .into_iter()
+                .unzip();
+        let committed = work.commit(&mut group);
+        for job in group {
+            job.answer(committed.clone());
+        }
+        let answered = answers
+            .into_iter()
+            .map(|mut answer| answer.try_recv().expect("an answer").is_ok())
+            .collect();
+        (numbers(&work.connection), answered)
+    }
+
+    #[test]
+    fn what_fails_after_it_wrote_leaves_the_others_whole() {
+        let (kept, answered) = group_of_three(|tx| {
+            write(tx, 2)?;
+            Err(Error::Internal("on purpose".into()))
+        });
+        assert_eq!((kept, answered), (vec![1, 3], vec![true, false, true]));
+    }
+
+    /// As SQLite does it by itself on a full disk or an I/O error, of a read, too.
+    #[test]
+    fn a_transaction_that_was_rolled_back_below_us_leaves_nothing_half() {
+        let fails_once = |swallows: bool| {
+            let mut tries = 0;
+            move |tx: &Transaction<'_>| {
+                tries += 1;
+                if tries > 1 {
+                    return write(tx, 2);
+                }
+                tx.execute_batch("ROLLBACK")?;
+                if swallows {
+                    return Ok(2);
+                }
+                Err(Error::Internal("disk I/O error".into()))
+            }
+        };
+        for swallows in [false, true] {
+            let (kept, answered) = group_of_three(fails_once(swallows));
+            assert_eq!((kept, answered), (vec![1, 2, 3], vec![true; 3]), "{swallows}");
+        }
+    }
+
+    #[test]
+    fn where_it_is_rolled_back_each_time_nobody_is_told_that_it_was_done() {
+        let (kept, answered) = group_of_three(|tx| {
+            tx.execute_batch("ROLLBACK")?;
+            Err(Error::Internal("disk I/O error".into()))
+        });
+        assert_eq!((kept, answered), (vec![], vec![false; 3]));
+    }
+
+    #[test]
+    fn no_statement_becomes_a_transaction_of_its_own() {
+        let (kept, answered) = group_of_three(|tx| {
+            tx.execute_batch("ROLLBACK")?;
+            // What goes on after an error that it swallowed.
+            let _ = tx.execute("INSERT INTO kept (number) VALUES (99)", []);
+            Ok(2)
+        });
+        assert_eq!((kept, answered), (vec![], vec![false; 3]));
+    }
 }
