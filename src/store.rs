@@ -399,7 +399,8 @@ fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "mmap_size", 256 * 1024 * 1024)?;
+    // Read, not mapped: a sector that can't be read is an error of one request, not the end of the process.
+    connection.pragma_update(None, "mmap_size", 0)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)
 }
