@@ -21,6 +21,7 @@ mod migrations;
 mod open_error;
 pub mod passkeys;
 pub mod passwords;
+mod places;
 pub mod plugins;
 pub mod requests;
 pub mod revisions;
@@ -30,6 +31,7 @@ pub mod sessions;
 pub mod sweep;
 #[cfg(test)]
 mod testing;
+mod touched;
 pub mod turns;
 mod writer;
 
@@ -47,8 +49,9 @@ use crate::domain::{Error, Result};
 pub use checkpointer::Checkpoints;
 pub use open_error::OpenError;
 pub use room::{Space, free_space};
+pub use touched::Touched;
 use turns::{Party, Turns};
-pub use writer::{QUEUE_LENGTH, WriterStats};
+pub use writer::{QUEUE_LENGTH, Terms, WriterStats};
 
 /// The database's file name in the data directory.
 pub const DATABASE_FILE: &str = "latchkey.db";
@@ -187,9 +190,22 @@ impl Store {
         &self,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.write_by(Terms::NODE, change).await
+    }
+
+    /// [`Store::write`] for an organisation, or where it is known whose standing `change` may alter: what was read of
+    /// everybody else stays good.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn write_by<T: Send + 'static>(
+        &self,
+        terms: Terms,
+        change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.inner
             .writer
-            .submit(change)?
+            .submit(terms, change)?
             .await
             .map_err(|_| Error::Internal("the writer ended".into()))?
     }
@@ -204,7 +220,7 @@ impl Store {
     ) -> Result<T> {
         self.inner
             .writer
-            .submit(change)?
+            .submit(Terms::NODE, change)?
             .blocking_recv()
             .map_err(|_| Error::Internal("the writer ended".into()))?
     }
@@ -214,6 +230,12 @@ impl Store {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.inner.writer.generation()
+    }
+
+    /// Whose standing the commits after a generation may have altered, and which generation it is now.
+    #[must_use]
+    pub fn touched_since(&self, generation: u64) -> (u64, Touched) {
+        self.inner.writer.touched_since(generation)
     }
 
     /// Whether the last group of changes could not be committed: the disk is full, read-only or broken. It is

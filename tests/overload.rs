@@ -26,7 +26,7 @@ const BOUNDS: [(&str, &str); 6] = [
     ("LATCHKEY_HTTP__HEADER_TIMEOUT_SECS", "6"),
     ("LATCHKEY_HTTP__BODY_TIMEOUT_SECS", "2"),
     ("LATCHKEY_HTTP__WRITE_TIMEOUT_SECS", "1"),
-    ("LATCHKEY_DATABASE__QUEUE_LENGTH", "16"),
+    ("LATCHKEY_DATABASE__QUEUE_LENGTH", "32"),
 ];
 
 #[test]
@@ -76,7 +76,7 @@ fn a_full_writers_queue_is_503_with_retry_after_and_the_rest_goes_on() {
         .filter(|(_, _, answer)| answer.starts_with("HTTP/1.1 503"))
         .collect();
     println!(
-        "40 resets at a writer that is held up, queue of 16: {done} done in the end, {} refused with 503 at once; \
+        "40 resets at a writer that is held up, queue of 32, half of it for one organisation: {done} done in the end, {} refused with 503 at once; \
          health/live in {:.1?}",
         busy.len(),
         live.1

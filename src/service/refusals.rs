@@ -8,7 +8,7 @@ use crate::domain::account::{OrgAdmin, Principal};
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::store::audit;
+use crate::store::{Terms, Touched, audit};
 
 /// Admits a verb of an admin: the limiter first, then the role, then how lately they proved who they are.
 ///
@@ -93,9 +93,15 @@ async fn append(services: &Services, context: &RequestContext, event: Event, err
         .from_request(&context.request_id, context.ip_text().as_deref())
         .ended(result_of(error), error.to_string());
     let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
+    let terms = Terms {
+        party: event.organization_id,
+        touched: Touched::NOBODY,
+    };
     let recorded = services
         .store
-        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
+        .write_by(terms, move |tx| {
+            audit::append_entry(tx, at, entry_id, &event).map(|_| ())
+        })
         .await;
     recorded.inspect_err(|failed| {
         if !matches!(failed, Error::Busy { .. } | Error::Unwritable { .. }) {

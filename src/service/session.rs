@@ -50,9 +50,8 @@ pub fn authenticate(services: &Services, bearer: Option<&str>, at: Timestamp) ->
 const GONE: Error = Error::Token(TokenFault::SubjectGone);
 
 fn by_own_token(services: &Services, claims: &Claims, at: Timestamp) -> Result<Principal> {
-    // Taken before the snapshot: a commit in between makes what is kept older than it is, never newer.
-    let generation = services.store.generation();
-    if let Some(principal) = services.principals.find(generation, claims, at) {
+    let (generation, known) = services.principals.find(&services.store, claims, at);
+    if let Some(principal) = known {
         return Ok(principal);
     }
     let principal = read_principal(services, claims, at)?;

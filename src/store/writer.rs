@@ -13,6 +13,9 @@ use std::thread::JoinHandle;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
 
+use super::places::Places;
+use super::touched::{Commits, Touched};
+use super::turns::Party;
 use super::{begin, checkpointer};
 use crate::domain::{Error, Result};
 
@@ -39,16 +42,39 @@ struct Counters {
     commits: AtomicU64,
     changes: AtomicU64,
     redone: AtomicU64,
-    waiting: AtomicU64,
     failing: AtomicBool,
-    generation: AtomicU64,
+}
+
+/// For whom a change waits, and whose standing it may alter.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Whose share of the queue it takes.
+    pub party: Party,
+    /// Whose standing it may alter.
+    pub touched: Touched,
+}
+
+impl Terms {
+    /// The node's own, of which nothing is known.
+    pub(super) const NODE: Self = Self {
+        party: None,
+        touched: Touched::Everybody,
+    };
+}
+
+/// What writer and callers share.
+#[derive(Debug)]
+struct Shared {
+    counters: Counters,
+    places: Places,
+    commits: Commits,
 }
 
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Option<SyncSender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
 }
 
 impl Writer {
@@ -58,12 +84,16 @@ impl Writer {
         queue_length: usize,
     ) -> Self {
         let (queue, waiting) = sync_channel(queue_length);
-        let counters = Arc::new(Counters::default());
+        let shared = Arc::new(Shared {
+            counters: Counters::default(),
+            places: Places::new(queue_length),
+            commits: Commits::default(),
+        });
         let work = GroupCommit {
             gate: Gate::on(&connection).expect("the connection was opened here"),
             connection,
             committed,
-            counters: Arc::clone(&counters),
+            shared: Arc::clone(&shared),
         };
         let thread = std::thread::Builder::new()
             .name("writer".into())
@@ -72,16 +102,22 @@ impl Writer {
         Self {
             queue: Some(queue),
             thread: Some(thread),
-            counters,
+            shared,
         }
     }
 
     pub(super) fn submit<T: Send + 'static>(
         &self,
+        terms: Terms,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T>>> {
         let (reply, answer) = oneshot::channel();
+        if !self.shared.places.take(terms.party) {
+            return Err(self.full());
+        }
+        let party = terms.party;
         let job = Box::new(Change {
+            terms,
             change,
             result: None,
             reply,
@@ -90,37 +126,47 @@ impl Writer {
             .queue
             .as_ref()
             .expect("the queue is open until the writer is dropped");
-        // Counted first: the writer may have it before this thread goes on.
-        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
-        let sent = queue.try_send(job).inspect_err(|_| {
-            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
-        });
-        match sent {
-            Ok(()) => Ok(answer),
-            Err(TrySendError::Full(_)) if self.is_failing() => Err(Error::Unwritable { retry_after_secs: 1 }),
-            Err(TrySendError::Full(_)) => Err(Error::Busy { retry_after_secs: 1 }),
-            Err(TrySendError::Disconnected(_)) => Err(Error::Internal("the writer ended".into())),
+        queue.try_send(job).map_err(|error| {
+            self.shared.places.give_back(std::iter::once(party));
+            match error {
+                TrySendError::Full(_) => self.full(),
+                TrySendError::Disconnected(_) => Error::Internal("the writer ended".into()),
+            }
+        })?;
+        Ok(answer)
+    }
+
+    fn full(&self) -> Error {
+        let retry_after_secs = 1;
+        if self.is_failing() {
+            return Error::Unwritable { retry_after_secs };
         }
+        Error::Busy { retry_after_secs }
     }
 
     pub(super) fn generation(&self) -> u64 {
-        self.counters.generation.load(Ordering::Acquire)
+        self.shared.commits.generation()
+    }
+
+    pub(super) fn touched_since(&self, generation: u64) -> (u64, Touched) {
+        self.shared.commits.since(generation)
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        self.counters.failing.load(Ordering::Relaxed)
+        self.shared.counters.failing.load(Ordering::Relaxed)
     }
 
     pub(super) fn recovered(&self) {
-        self.counters.failing.store(false, Ordering::Relaxed);
+        self.shared.counters.failing.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn stats(&self) -> WriterStats {
+        let Shared { counters, places, .. } = &*self.shared;
         WriterStats {
-            commits: self.counters.commits.load(Ordering::Relaxed),
-            changes: self.counters.changes.load(Ordering::Relaxed),
-            redone: self.counters.redone.load(Ordering::Relaxed),
-            waiting: self.counters.waiting.load(Ordering::Relaxed),
+            commits: counters.commits.load(Ordering::Relaxed),
+            changes: counters.changes.load(Ordering::Relaxed),
+            redone: counters.redone.load(Ordering::Relaxed),
+            waiting: places.taken_count() as u64,
         }
     }
 }
@@ -139,6 +185,7 @@ impl Drop for Writer {
 
 /// A queued change whose result type is known only to the one who waits for it.
 trait Job: Send {
+    fn terms(&self) -> &Terms;
     /// Runs the change and keeps its result. Says whether it succeeded.
     fn run(&mut self, tx: &Transaction<'_>) -> bool;
     /// Answers: the kept result if the commit succeeded, the commit's error otherwise.
@@ -146,12 +193,17 @@ trait Job: Send {
 }
 
 struct Change<T, F> {
+    terms: Terms,
     change: F,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
 
 impl<T: Send, F: FnMut(&Transaction<'_>) -> Result<T> + Send> Job for Change<T, F> {
+    fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
     fn run(&mut self, tx: &Transaction<'_>) -> bool {
         let result = catch_unwind(AssertUnwindSafe(|| (self.change)(tx)))
             .unwrap_or_else(|_| Err(Error::Internal("a change panicked".into())));
@@ -175,30 +227,32 @@ struct GroupCommit {
     connection: Connection,
     gate: Gate,
     committed: checkpointer::Signal,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
 }
 
 impl GroupCommit {
     fn run(mut self, waiting: &Receiver<Box<dyn Job>>) {
+        let shared = Arc::clone(&self.shared);
+        let Shared {
+            counters,
+            places,
+            commits,
+        } = &*shared;
         while let Ok(first) = waiting.recv() {
             let mut group = vec![first];
             group.extend(waiting.try_iter().take(GROUP_SIZE - 1));
-            self.counters
-                .waiting
-                .fetch_sub(group.len() as u64, Ordering::Relaxed);
+            places.give_back(group.iter().map(|job| job.terms().party));
             let before = self.connection.total_changes();
             let committed = self.commit(&mut group);
             // What changed nothing is news to nobody and says nothing about the disk.
             if committed.is_err() || self.connection.total_changes() != before {
-                // Even after an error: who knows what reached the disk. And before anybody is answered.
-                self.counters.generation.fetch_add(1, Ordering::Release);
-                self.counters.failing.store(committed.is_err(), Ordering::Relaxed);
+                // Before anybody is answered.
+                commits.note(touched(&group, committed.is_ok()));
+                counters.failing.store(committed.is_err(), Ordering::Relaxed);
             }
             if committed.is_ok() {
-                self.counters.commits.fetch_add(1, Ordering::Relaxed);
-                self.counters
-                    .changes
-                    .fetch_add(group.len() as u64, Ordering::Relaxed);
+                counters.commits.fetch_add(1, Ordering::Relaxed);
+                counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
                 self.committed.notify();
             }
             for job in group {
@@ -214,13 +268,23 @@ impl GroupCommit {
             return self.gate.commit(tx);
         }
         drop(tx); // rolls back what SQLite has not rolled back itself
-        self.counters.redone.fetch_add(1, Ordering::Relaxed);
+        self.shared.counters.redone.fetch_add(1, Ordering::Relaxed);
         let mut tx = begin(&mut self.connection)?;
         for job in group.iter_mut() {
             run_alone(&mut tx, job.as_mut())?;
         }
         self.gate.commit(tx)
     }
+}
+
+/// Whom a group touched; after an error anybody, for who knows what reached the disk.
+fn touched(group: &[Box<dyn Job>], committed: bool) -> Touched {
+    if !committed {
+        return Touched::Everybody;
+    }
+    let mut touched = Touched::NOBODY;
+    group.iter().for_each(|job| touched.and(&job.terms().touched));
+    touched
 }
 
 /// Lets nothing be committed but by [`Gate::commit`]. Where the disk fails or is full SQLite rolls the transaction
@@ -283,6 +347,7 @@ mod tests {
     fn job(change: impl FnMut(&Transaction<'_>) -> Result<i64> + Send + 'static) -> (Box<dyn Job>, Answer) {
         let (reply, answer) = oneshot::channel();
         let job = Change {
+            terms: Terms::NODE,
             change,
             result: None,
             reply,
@@ -303,7 +368,11 @@ mod tests {
             gate: Gate::on(&connection).expect("our own"),
             connection,
             committed: signal,
-            counters: Arc::default(),
+            shared: Arc::new(Shared {
+                counters: Counters::default(),
+                places: Places::new(3),
+                commits: Commits::default(),
+            }),
         };
         let (mut group, answers): (Vec<_>, Vec<_>) =
             [job(|tx| write(tx, 1)), job(second), job(|tx| write(tx, 3))]

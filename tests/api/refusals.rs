@@ -44,6 +44,26 @@ async fn however_many_ask_whether_it_is_ready_they_take_one_place_of_the_queue()
 }
 
 #[tokio::test]
+async fn a_crowd_of_one_organisation_leaves_places_to_another() {
+    let app = TestApp::with(Setup {
+        queue_length: 4,
+        ..Default::default()
+    })
+    .await;
+    let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
+    let disk = SlowDisk::new(&app).await;
+    let crowd = futures_util::future::join_all((0..6).map(|_| admin.reset(DEVELOPER)));
+    let late = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::join!(other.reset(app.other_developer.id), disk.go_on_soon()).0
+    };
+    let (crowd, others) = tokio::join!(crowd, late);
+    others.assert_ok();
+    let busy = crowd.iter().filter(|answer| answer.status == 503).count();
+    assert_eq!(busy, 4, "half of the queue is theirs");
+}
+
+#[tokio::test]
 async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
     let app = TestApp::with(Setup {
         queue_length: 1,

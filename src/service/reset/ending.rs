@@ -25,7 +25,7 @@ use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::requests::{self, ResetCall};
 use crate::store::revisions::{Revisions, find_revisions};
-use crate::store::{Transaction, audit, challenges, factors, sessions};
+use crate::store::{Terms, Touched, Transaction, audit, challenges, factors, sessions};
 
 /// Commits a judged reset, whatever its ending.
 ///
@@ -53,7 +53,11 @@ pub(super) async fn commit(
     let mut change = Change::prepare(services, order, case, judgement)?;
     let (enrolment_code, alarms) = (change.enrolment_code.clone(), change.alarms.clone());
     let answered = change.answered.clone();
-    let committed = services.store.write(move |tx| change.run(tx)).await;
+    let terms = Terms {
+        party: Some(organization),
+        touched: Touched::Users(vec![change.target]),
+    };
+    let committed = services.store.write_by(terms, move |tx| change.run(tx)).await;
     let (mut answer, sequence) = committed.inspect_err(|_| policies::withdraw_alarms(services, &alarms))?;
     services.counts.reset_ended(end);
     answered.noted(services);

@@ -1,53 +1,80 @@
-//! Callers as the newest commit left them, so that reads in a row look a caller up once.
+//! Callers as the newest commit left them, so that requests in a row look a caller up once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::domain::account::{Principal, SessionId};
+use crate::domain::account::{Principal, SessionId, UserId};
 use crate::domain::credential::Claims;
+use crate::store::{Store, Touched};
 
-/// Callers kept at most.
+/// Users whose sessions are kept at most.
 const CALLERS_MAX: usize = 512;
+/// Sessions kept of one user at most.
+const SESSIONS_MAX: usize = 8;
 
-/// Callers by session, as they were at one generation of the store. Any commit forgets them all, so a
-/// session that ended, a user who was locked and a role that changed count at once (ASVS 7.4.1, 8.3.2).
+/// Callers by session, as they were at one generation of the store. A commit forgets whom it may have touched, and
+/// everybody where it doesn't say whom, so a session that ended, a user who was locked and a role that changed count
+/// at once (ASVS 7.4.1, 8.3.2).
 #[derive(Debug, Default)]
 pub struct Principals(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
     generation: u64,
-    callers: HashMap<SessionId, Principal>,
+    callers: HashMap<UserId, Vec<(SessionId, Principal)>>,
 }
 
 impl Principals {
-    /// Whom the claims name, if that was read at this generation and the session has not lapsed since.
-    pub fn find(&self, generation: u64, claims: &Claims, at: Timestamp) -> Option<Principal> {
-        let kept = self.kept();
-        if kept.generation != generation {
-            return None;
-        }
-        let principal = kept.callers.get(&claims.sid)?;
-        let same = principal.user.id == claims.sub && principal.user.organization_id == claims.org;
-        (same && principal.session.expires_at > at).then(|| principal.clone())
+    /// Whom the claims name, if that is known and the session has not lapsed since; and the generation that it is
+    /// known of, to be given to [`Self::keep`] with what is read now.
+    pub fn find(&self, store: &Store, claims: &Claims, at: Timestamp) -> (u64, Option<Principal>) {
+        let mut kept = self.kept();
+        kept.catch_up(store);
+        let sessions = kept.callers.get(&claims.sub).map_or(&[][..], Vec::as_slice);
+        let named = sessions.iter().find(|(id, _)| *id == claims.sid);
+        let found = named.map(|(_, principal)| principal).filter(|principal| {
+            principal.user.organization_id == claims.org && principal.session.expires_at > at
+        });
+        (kept.generation, found.cloned())
     }
 
-    /// Keeps a caller whose reading began at this generation.
+    /// Keeps a caller whose reading began at this generation, unless something was committed meanwhile: it may have
+    /// been read before.
     pub fn keep(&self, generation: u64, principal: &Principal) {
         let mut kept = self.kept();
-        if generation < kept.generation {
+        if generation != kept.generation {
             return;
         }
-        if generation > kept.generation || kept.callers.len() >= CALLERS_MAX {
+        if kept.callers.len() >= CALLERS_MAX {
             kept.callers.clear();
-            kept.generation = generation;
         }
-        kept.callers.insert(principal.session.id, principal.clone());
+        let sessions = kept.callers.entry(principal.user.id).or_default();
+        sessions.retain(|(id, _)| *id != principal.session.id);
+        if sessions.len() >= SESSIONS_MAX {
+            sessions.clear();
+        }
+        sessions.push((principal.session.id, principal.clone()));
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn catch_up(&mut self, store: &Store) {
+        if store.generation() == self.generation {
+            return;
+        }
+        let (generation, touched) = store.touched_since(self.generation);
+        match touched {
+            Touched::Everybody => self.callers.clear(),
+            Touched::Users(users) => users.iter().for_each(|user| {
+                self.callers.remove(user);
+            }),
+        }
+        self.generation = generation;
     }
 }

@@ -1,0 +1,107 @@
+//! Places in the writer's queue, shared so that no organisation fills it for all.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::turns::Party;
+use crate::domain::account::OrganizationId;
+
+/// So many places. An organisation has at most as many as it leaves free: alone it gets half of them, two a third
+/// each, and whoever comes next always finds some. The node itself may take all.
+#[derive(Debug)]
+pub(super) struct Places {
+    limit: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    of: HashMap<OrganizationId, usize>,
+}
+
+impl Places {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Takes a place, if there is one for that party.
+    pub(super) fn take(&self, party: Party) -> bool {
+        let mut taken = self.taken();
+        let free = self.limit - taken.all;
+        let theirs = party.and_then(|organization| taken.of.get(&organization).copied());
+        if free == 0 || theirs.is_some_and(|theirs| theirs >= free) {
+            return false;
+        }
+        taken.all += 1;
+        if let Some(organization) = party {
+            *taken.of.entry(organization).or_default() += 1;
+        }
+        true
+    }
+
+    /// Gives places back.
+    pub(super) fn give_back(&self, parties: impl Iterator<Item = Party>) {
+        let mut taken = self.taken();
+        for party in parties {
+            taken.all -= 1;
+            let Some(organization) = party else { continue };
+            let theirs = taken.of.entry(organization).or_default();
+            *theirs -= 1;
+            if *theirs == 0 {
+                taken.of.remove(&organization);
+            }
+        }
+    }
+
+    /// How many are taken.
+    pub(super) fn taken_count(&self) -> usize {
+        self.taken().all
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn party(n: u128) -> Party {
+        Some(OrganizationId(Uuid::from_u128(n)))
+    }
+
+    fn takes(places: &Places, party: Party) -> usize {
+        (0..100).take_while(|_| places.take(party)).count()
+    }
+
+    #[test]
+    fn whoever_comes_next_finds_a_place_and_the_node_gets_the_last() {
+        let places = Places::new(16);
+        assert_eq!(takes(&places, party(1)), 8, "alone: half");
+        assert_eq!(takes(&places, party(2)), 4);
+        assert_eq!(takes(&places, party(3)), 2);
+        assert_eq!(takes(&places, party(1)), 0, "has more than is free");
+        assert_eq!(takes(&places, None), 2);
+        assert_eq!(takes(&places, party(4)), 0);
+        places.give_back([party(1), party(1), None].into_iter());
+        assert_eq!(takes(&places, party(4)), 2);
+        assert_eq!(places.taken_count(), 15);
+    }
+
+    #[test]
+    fn one_place_is_somebodys_and_what_is_given_back_leaves_no_trace() {
+        let places = Places::new(1);
+        assert_eq!(takes(&places, party(1)), 1);
+        assert_eq!(takes(&places, None), 0);
+        places.give_back([party(1)].into_iter());
+        assert!(places.taken().of.is_empty());
+        assert_eq!(takes(&places, party(2)), 1);
+    }
+}
