@@ -1,9 +1,9 @@
 //! The only wasmtime configuration, engine and ticker, and what one call may use up.
 //!
 //! A call runs on the executor's own thread inside a fiber. Every tick the ticker raises the engine's
-//! epoch, the guest yields to the executor, and once its wall-clock budget is gone it is trapped: a
-//! runaway never keeps a thread from serving others for longer than one tick, or than one instruction that fills
-//! or copies memory, which nothing interrupts.
+//! epoch, a guest that has run for a tick yields to the executor, and once its wall-clock budget is gone it is
+//! trapped: a runaway never keeps a thread from serving others for longer than two ticks, or than one instruction
+//! that fills or copies memory, which nothing interrupts.
 
 mod call;
 
@@ -85,6 +85,7 @@ impl Limits {
 pub(super) struct TickedEngine {
     pub(super) engine: Engine,
     pub(super) meter_fuel: bool,
+    tick: Duration,
     ticker: Ticker,
 }
 
@@ -99,6 +100,7 @@ impl TickedEngine {
         Ok(Self {
             engine,
             meter_fuel,
+            tick,
             ticker,
         })
     }
@@ -114,7 +116,13 @@ impl TickedEngine {
             store.set_fuel(fuel).expect("the engine counts fuel");
         }
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|mut context| {
+        let tick = self.tick;
+        store.epoch_deadline_callback(move |mut context| {
+            // A tick that falls into a short call is none of its business: letting go would put it behind
+            // everybody who is ready, with its slot in hand.
+            if context.data().elapsed() < tick {
+                return Ok(UpdateDeadline::Continue(1));
+            }
             if context.data_mut().is_out_of_time() {
                 return Ok(UpdateDeadline::Interrupt);
             }
@@ -143,9 +151,10 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
         .max_tables_per_module(8)
         .total_stacks(concurrent_calls)
         // Giving pages back costs more than a small policy: system calls, and interrupts to every core
-        // that runs a thread of ours. So tables are wiped in place, and what is given back goes in batches.
+        // that runs a thread of ours. So tables are wiped in place, as memories below. Nothing waits for a batch to
+        // be given back: a small policy has nothing to give, and its slot, still warm, goes to the next call.
         .table_keep_resident(TABLE_BYTES_KEPT)
-        .decommit_batch_size(16)
+        .decommit_batch_size(1)
         .max_unused_warm_slots(concurrent_calls);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         // Linux 6.7 and later can name the pages that a call has written, so only those are wiped. Halves
