@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::row::{column, millis};
+use super::row::{column, exists, millis};
 use super::sessions::clear_lapsed;
 use crate::domain::Result;
 use crate::domain::account::UserId;
@@ -147,6 +147,10 @@ pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<
 /// lost both device and password is sent one just before the reset. So do links in notices, of earlier
 /// changes: whoever made one must not get rid of them by making another.
 pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
+    // Hardly ever are there any, and looking costs less than deleting nothing.
+    if !exists(tx, "SELECT 1 FROM challenge WHERE user_id = ?1", user)? {
+        return Ok(0);
+    }
     let removed = tx
         .prepare_cached(
             "DELETE FROM challenge WHERE user_id = ?1 AND purpose NOT IN ('invitation', 'not-me')",

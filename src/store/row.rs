@@ -1,8 +1,8 @@
 //! How our types stand in columns.
 
 use jiff::Timestamp;
-use rusqlite::Row;
 use rusqlite::types::{FromSqlError, Type};
+use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
 use crate::domain::account::{OrganizationId, Role, SessionId, SessionOrigin, SessionScope, UserId};
@@ -24,6 +24,11 @@ pub(super) fn optional<T: Column>(row: &Row<'_>, index: usize) -> rusqlite::Resu
         rusqlite::types::ValueRef::Null => Ok(None),
         _ => T::from_column(row, index).map(Some),
     }
+}
+
+/// Whether a look-up by user finds anything.
+pub(super) fn exists(db: &Connection, sql: &str, user: UserId) -> rusqlite::Result<bool> {
+    db.prepare_cached(sql)?.exists([user.0.as_bytes()])
 }
 
 /// A time as it stands in a column.
