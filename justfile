@@ -24,6 +24,10 @@ stories *numbers:
 check *steps:
     .ci/run {{steps}}
 
+# What limits are worth: memory after ten thousand hostile calls, others beside four runaways
+limits:
+    cargo test --release --test plugin_host -- --include-ignored --nocapture ten_thousand runaways
+
 # Fuzz with coverage as the guide: `just fuzz 300` all targets for five minutes each, `just fuzz 300 tokens` one
 fuzz *args:
     fuzz/run.sh {{args}}

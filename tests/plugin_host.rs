@@ -797,7 +797,7 @@ fn the_same_module_is_prepared_once() {
 
 /// `cargo test --test plugin_host -- --ignored --nocapture ten_thousand`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes; run by hand and in the nightly job"]
+#[ignore = "takes a minute; CI has a step for it"]
 async fn ten_thousand_hostile_calls_leave_memory_where_it_was() {
     let host = host();
     let mut guests: Vec<BoundPlugin> = hostile().iter().map(|(_, wasm, ..)| load(&host, wasm)).collect();
