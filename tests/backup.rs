@@ -16,6 +16,8 @@ use jiff::{SignedDuration, Timestamp};
 use latchkey::app::App;
 use latchkey::clock::Clock;
 use latchkey::config::Config;
+use latchkey::entropy::Entropy;
+use latchkey::keys::KeyRing;
 use latchkey::service::backup::{self, KeyChoice, Schedule};
 use load_support::{Server, check, exchange, latchkey, reset, reset_while, seed};
 use serde_json::Value;
@@ -56,6 +58,19 @@ impl Place {
 
     fn json(&self, data_dir: &str, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(data_dir, args)).unwrap()
+    }
+
+    /// A copy of a directory, in place of what was there.
+    fn copy(&self, of: &str, name: &str) -> std::path::PathBuf {
+        let copy = self.path(name);
+        let _ = fs::remove_dir_all(&copy);
+        let status = Command::new("cp")
+            .arg("-a")
+            .arg(self.path(of))
+            .arg(&copy)
+            .status();
+        assert!(status.unwrap().success());
+        copy
     }
 
     /// Exit code and what was said of a command that must fail, and must leave nothing called `new`.
@@ -222,14 +237,7 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("latchkey restore"));
 
     let change = |file: &str, edit: &dyn Fn(&mut Vec<u8>)| {
-        let copy = place.path("changed");
-        let _ = fs::remove_dir_all(&copy);
-        let status = Command::new("cp")
-            .arg("-a")
-            .arg(place.path("good"))
-            .arg(&copy)
-            .status();
-        assert!(status.unwrap().success());
+        let copy = place.copy("good", "changed");
         let mut bytes = fs::read(copy.join(file)).unwrap();
         edit(&mut bytes);
         fs::write(copy.join(file), bytes).unwrap();
@@ -254,9 +262,9 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     assert!(code == Some(1) && said.contains("manifest was changed"), "{said}");
     let (code, said) = change("manifest.json", &|bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();
-        *bytes = text.replacen("\"format\": 1", "\"format\": 2", 1).into_bytes();
+        *bytes = text.replacen("\"format\": 2", "\"format\": 3", 1).into_bytes();
     });
-    assert!(code == Some(1) && said.contains("format is 2"), "{said}");
+    assert!(code == Some(1) && said.contains("format is 3"), "{said}");
     let (code, said) = change("manifest.json", &|bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();
         *bytes = text
@@ -271,6 +279,45 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     assert!(code == Some(5) && said.contains("is no backup"), "{said}");
     place.ok("new", &["restore", "good", "--check"]);
     assert!(!place.path("new").exists(), "a check changes nothing");
+}
+
+/// The files that a change of the trail's key leaves are in the manifest, too.
+#[test]
+fn a_change_of_any_key_file_is_found_and_a_manifest_from_before_they_were_named_is_taken() {
+    let place = Place::with_users(1);
+    place.ok("data", &["backup", "before"]);
+    place.ok("data", &["audit", "rotate-key"]);
+    place.ok("data", &["backup", "good"]);
+    let refused = |copy: &str, said: &str| {
+        let (code, told) = place.refused(&["restore", copy]);
+        assert!(code == Some(1) && told.contains(said), "{told}");
+    };
+    let retired = place.copy("good", "changed").join("keys/audit.retired");
+    let mut text = fs::read(&retired).unwrap();
+    text[0] = if text[0] == b'0' { b'1' } else { b'0' };
+    fs::write(&retired, text).unwrap();
+    refused("changed", "keys/audit.retired was changed");
+    fs::remove_file(&retired).unwrap();
+    refused("changed", "keys/audit.retired is missing");
+    let added = place.copy("before", "added").join("keys/audit.retired");
+    fs::copy(place.path("good/keys/audit.retired"), added).unwrap();
+    refused("added", "keys/audit.retired is not in the manifest");
+
+    let old = place.copy("good", "old");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(old.join("manifest.json")).unwrap()).unwrap();
+    manifest["format"] = 1.into();
+    let files = manifest["files"].as_object_mut().unwrap();
+    assert!(files.remove("keys/audit.retired").is_some(), "it is named");
+    let text = manifest.to_string();
+    let keys = KeyRing::open(&place.path("data"), &Entropy::system()).unwrap();
+    fs::write(
+        old.join("manifest.mac"),
+        hex::encode(keys.backup_mac(text.as_bytes())),
+    )
+    .unwrap();
+    fs::write(old.join("manifest.json"), text).unwrap();
+    place.ok("new", &["restore", "old"]);
+    assert!(place.path("new/keys/audit.retired").exists());
 }
 
 #[test]

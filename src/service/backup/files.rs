@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::manifest::FileFacts;
 use super::{BackupError, CHECKPOINT_FILE, SEALED_KEYS_FILE, Watch};
 use crate::entropy::Entropy;
-use crate::keys::KEY_DIRECTORY;
+use crate::keys::{KEY_DIRECTORY, key_file_names};
 use crate::store::DATABASE_FILE;
 
 /// In the names of directories that are not finished.
@@ -82,7 +82,7 @@ impl Drop for Unfinished {
 
 /// The files a backup may have besides its manifest.
 pub(super) fn file_names() -> impl Iterator<Item = String> {
-    let keys = ["root.key", "audit.key", "tokens.json"].map(|name| format!("{KEY_DIRECTORY}/{name}"));
+    let keys = key_file_names().map(|name| format!("{KEY_DIRECTORY}/{name}"));
     [DATABASE_FILE, CHECKPOINT_FILE, SEALED_KEYS_FILE]
         .map(str::to_owned)
         .into_iter()

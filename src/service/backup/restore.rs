@@ -170,7 +170,8 @@ fn compare_files(backup: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result
             }
         }
     }
-    if let Some(extra) = found.keys().find(|name| !manifest.files.contains_key(*name)) {
+    let mut extra = found.keys().filter(|name| !manifest.files.contains_key(*name));
+    if let Some(extra) = extra.find(|name| !manifest.leaves_out(name)) {
         let place = backup.display();
         return Err(BackupError::Damaged(format!(
             "{place}: {extra} is not in the manifest"
