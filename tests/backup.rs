@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+mod backup_places;
 mod load_support;
 
 use std::collections::HashSet;

@@ -9,17 +9,18 @@ use zeroize::Zeroizing;
 
 use super::backup::Steps;
 use super::user::password_from;
-use super::{Global, output};
+use super::{Global, output, process};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::entropy::Entropy;
 use crate::service::backup::{self, Manifest, Restored, Source};
+use crate::service::trail;
 
 /// `latchkey restore`
 ///
 /// Checks the backup (every file's hash, who made the manifest, the database, the trail), copies it into the
-/// data directory, which must be new, ends every session in it, and records the restore. It says which
+/// data directory, which must be new or empty, ends every session in it, and records the restore. It says which
 /// factors, sessions and API keys are back. The trail goes on under a new name and key, which readers have
 /// to be given.
 #[derive(Debug, Args)]
@@ -52,6 +53,8 @@ impl Restore {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let config = global.load_quietly()?;
         let data_dir = config.data_dir.clone();
+        process::refuse_strangers_around(&data_dir)?;
+        let witness = config.settings.trail.witness_dir.clone();
         let passphrase = self.passphrase_file.as_deref().map(password_from).transpose()?;
         let source = Source {
             backup: self.backup.clone(),
@@ -81,7 +84,11 @@ impl Restore {
         if self.check {
             drop(unfinished);
         } else {
-            unfinished.finish(&data_dir)?;
+            unfinished.finish()?;
+            // Not before: of a restore that failed it would keep the old data directory from starting.
+            if let Some(witness) = witness {
+                trail::give_to_witness(&restored, &witness, &entropy);
+            }
         }
         self.tell(&manifest, &restored)
     }

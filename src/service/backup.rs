@@ -112,20 +112,22 @@ pub fn create(
     entropy: &Entropy,
     watch: Watch<'_>,
 ) -> Result<Manifest, BackupError> {
-    refuse_what_is_there(&order.destination)?;
-    if !order.data_dir.join(DATABASE_FILE).is_file() {
+    files::refuse_filled(&order.destination, None)?;
+    let source = order.data_dir.join(DATABASE_FILE);
+    if !source.is_file() {
         let place = order.data_dir.display();
         return Err(BackupError::Refused(format!("there is no database in {place}")));
     }
     let key_directory = order.data_dir.join(KEY_DIRECTORY);
     let key_texts = read_key_texts(&key_directory)?;
     let keys = KeyRing::open(&order.data_dir, entropy)?;
-    let unfinished = Unfinished::beside(&order.destination, entropy)?;
+    let drawn = hex::encode(entropy.bytes::<4>());
+    // Whose it is, for whoever finds it left behind.
+    let unfinished = Unfinished::of(&order.destination, &format!("{}-{drawn}", keys.fingerprint()))?;
     let folder = unfinished.path();
 
     let copy = folder.join(DATABASE_FILE);
     files::new_private_file(&copy)?;
-    let source = order.data_dir.join(DATABASE_FILE);
     let mut copied = read_and_copy(
         &source,
         &copy,
@@ -160,11 +162,12 @@ pub fn create(
         &folder.join(MAC_FILE),
         &format!("{}\n", hex::encode(keys.backup_mac(text.as_bytes()))),
     )?;
-    unfinished.finish(&order.destination)?;
+    unfinished.finish()?;
     Ok(copied.manifest)
 }
 
-/// Refuses to open a backup as if it were a data directory: restoring does more than copying.
+/// Refuses to open a backup as if it were a data directory: restoring does more than copying. And what a restore that
+/// ended early has left.
 ///
 /// # Errors
 /// [`BackupError::Refused`].
@@ -175,7 +178,7 @@ pub fn refuse_backup(data_dir: &Path) -> Result<(), BackupError> {
             data_dir.display()
         )));
     }
-    Ok(())
+    files::refuse_half_moved(data_dir)
 }
 
 struct Copied {
@@ -268,20 +271,6 @@ fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>
         return Err(BackupError::Damaged(format!(
             "{place}: the trail has {} entries, the manifest's checkpoint is over {size}",
             report.size
-        )));
-    }
-    Ok(())
-}
-
-fn refuse_what_is_there(destination: &Path) -> Result<(), BackupError> {
-    let taken = match std::fs::read_dir(destination) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(_) => destination.symlink_metadata().is_ok(),
-    };
-    if taken {
-        let place = destination.display();
-        return Err(BackupError::Refused(format!(
-            "{place} exists; name a new directory, nothing is overwritten"
         )));
     }
     Ok(())

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::files::{self, Unfinished, io_error};
 use super::{
     BackupError, CHECKPOINT_FILE, KeyChoice, MAC_FILE, MANIFEST_FILE, Manifest, SEALED_KEYS_FILE, Watch,
-    check, read_and_copy, refuse_what_is_there,
+    check, read_and_copy,
 };
 use crate::clock::Clock;
 use crate::domain::audit::{LogKey, LogKeys};
@@ -46,9 +46,11 @@ pub struct Restored {
     pub exact: bool,
     /// The trail's key from here on: readers have to be given it.
     pub key: String,
+    /// What the trail begins with under it: the witness has to be given it.
+    pub checkpoint: String,
 }
 
-/// Checks a backup and copies it into a directory beside `data_dir`, which must be new.
+/// Checks a backup and copies it into a directory beside `data_dir`, or within it, which must be new or empty.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -58,7 +60,7 @@ pub fn unpack(
     entropy: &Entropy,
     watch: Watch<'_>,
 ) -> Result<(Manifest, Unfinished), BackupError> {
-    refuse_what_is_there(data_dir)?;
+    files::refuse_filled(data_dir, None)?;
     let manifest_path = source.backup.join(MANIFEST_FILE);
     let text = fs::read_to_string(&manifest_path).map_err(|error| {
         BackupError::Refused(format!(
@@ -71,7 +73,7 @@ pub fn unpack(
     compare_files(&source.backup, &manifest, watch)?;
     let key_texts = read_keys(source, &manifest)?;
 
-    let unfinished = Unfinished::beside(data_dir, entropy)?;
+    let unfinished = Unfinished::of(data_dir, &hex::encode(entropy.bytes::<4>()))?;
     let folder = unfinished.path();
     write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?;
     let keys = KeyRing::open(folder, entropy)?;
@@ -107,9 +109,9 @@ pub fn unpack_database(
     (clock, entropy): (&Clock, &Entropy),
     watch: Watch<'_>,
 ) -> Result<(Manifest, Unfinished), BackupError> {
-    refuse_what_is_there(data_dir)?;
+    files::refuse_filled(data_dir, None)?;
     let key_texts = read_key_texts(keys_from)?;
-    let unfinished = Unfinished::beside(data_dir, entropy)?;
+    let unfinished = Unfinished::of(data_dir, &hex::encode(entropy.bytes::<4>()))?;
     let folder = unfinished.path();
     write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?;
     let keys = KeyRing::open(folder, entropy)?;

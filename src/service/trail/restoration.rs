@@ -4,18 +4,21 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::checkpoints;
+use super::checkpoints::{self, Signed};
 use super::memory::memories_beside;
 use super::rollback::{give_up, unreadable};
 use crate::domain::Result;
+use crate::domain::audit::checkpoint::unchecked;
 use crate::domain::audit::{ActorRef, Event, EventType};
+use crate::entropy::Entropy;
 use crate::service::Services;
 use crate::service::backup::Restored;
 use crate::store::audit;
 use crate::store::backup;
 
 /// Ends every session, login and enrolment under way, appends the entry of the restore, and begins the log
-/// that follows the one in the backup. `made_at` is the backup's time.
+/// that follows the one in the backup. `made_at` is the backup's time. The witness directory is read and not written:
+/// see [`give_to_witness`].
 ///
 /// # Errors
 /// [`crate::domain::Error`], with nothing changed.
@@ -56,11 +59,26 @@ pub async fn begin_after_restore(
             Ok((ended, checkpoints::begin(tx, &signer, size, url.as_deref(), at)?))
         })
         .await?;
-    checkpoints::keep_beside(services, &begun, key.origin(), at).await?;
+    checkpoints::keep_beside(services, &begun, None, at).await?;
     Ok(Restored {
         sessions_ended,
         revived,
         exact: replaced.is_some(),
         key: key.to_string(),
+        checkpoint: begun.note,
     })
+}
+
+/// Gives the witness directory the checkpoint that the restored trail begins with. For once it is where it stays.
+///
+/// # Panics
+/// Never: the checkpoint is one that we have signed.
+pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
+    let told = unchecked(&restored.checkpoint).expect("we have signed it");
+    let signed = Signed {
+        size: told.size,
+        note: restored.checkpoint.clone(),
+    };
+    let drawn = hex::encode(entropy.bytes::<4>());
+    checkpoints::give_to_witness(witness, &told.origin, &drawn, &signed);
 }
