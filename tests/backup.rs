@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 mod backup_places;
+mod backup_schedule;
 mod load_support;
 
 use std::collections::HashSet;
@@ -10,16 +11,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
-use latchkey::app::App;
-use latchkey::clock::Clock;
-use latchkey::config::Config;
 use latchkey::entropy::Entropy;
 use latchkey::keys::KeyRing;
-use latchkey::service::backup::{self, KeyChoice, Schedule};
 use load_support::{Server, check, exchange, latchkey, reset, reset_while, seed};
 use serde_json::Value;
 
@@ -361,109 +355,6 @@ fn keys_under_a_passphrase_or_kept_elsewhere_come_back_and_others_do_not() {
             .count()
             > 60
     );
-}
-
-#[test]
-fn a_server_with_a_directory_for_them_makes_backups_by_itself() {
-    let place = Place::with_users(3);
-    let directory = place.path("backups");
-    fs::create_dir(&directory).unwrap();
-    let variables = [
-        ("LATCHKEY_BACKUP__DIRECTORY", directory.to_str().unwrap()),
-        ("LATCHKEY_BACKUP__EVERY_HOURS", "1"),
-    ];
-    let server = Server::start(&place.path("data"), &variables);
-    let until = Instant::now() + Duration::from_secs(30);
-    let made = loop {
-        // An unfinished one begins with a dot.
-        if let Some(name) = names(&directory)
-            .into_iter()
-            .find(|name| name.starts_with("latchkey-"))
-        {
-            break directory.join(name);
-        }
-        assert!(Instant::now() < until, "no backup is made");
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    let admin = &place.seeded.admins[0];
-    assert_eq!(reset(&server.address, admin, place.seeded.users[0]), Some(200));
-    drop(server);
-    let restored = place.run("restored", &["restore", made.to_str().unwrap()]);
-    assert!(restored.status.success(), "{restored:?}");
-    assert_eq!(
-        check(&place.path("restored"), &HashSet::new(), "restored"),
-        0,
-        "as it was then"
-    );
-}
-
-#[test]
-fn scheduled_backups_come_when_due_and_the_oldest_go() {
-    let place = Place::with_users(1);
-    let config = Config::for_data_dir(&place.path("data"));
-    let mut app = App::open(config).unwrap();
-    let noon: Timestamp = "2026-02-18T12:00:00Z".parse().unwrap();
-    Arc::get_mut(&mut app.services).unwrap().clock = Clock::set_to(noon);
-    let directory = place.path("backups");
-    fs::create_dir(&directory).unwrap();
-    fs::create_dir(directory.join("latchkey-notes")).unwrap();
-    fs::create_dir(directory.join(".latchkey-20260217T120000Z.unfinished-0a0b0c0d")).unwrap();
-    let schedule = Schedule {
-        directory: directory.clone(),
-        every: SignedDuration::from_hours(6),
-        keep: 2,
-        keys: KeyChoice::Plain,
-        passphrase_file: None,
-    };
-    let due = || backup::back_up_when_due(&app.services, &schedule).unwrap();
-    assert!(due().is_some() && due().is_none(), "one at once, and no second");
-    app.services.clock.advance(SignedDuration::from_hours(5));
-    assert!(due().is_none());
-    for _ in 0..2 {
-        app.services.clock.advance(SignedDuration::from_hours(6));
-        assert!(due().is_some());
-    }
-    assert_eq!(
-        names(&directory),
-        [
-            "latchkey-20260218T230000Z",
-            "latchkey-20260219T050000Z",
-            "latchkey-notes"
-        ],
-        "the two newest, and what is not ours"
-    );
-    // A clock that goes back neither stops backups nor makes one a minute.
-    app.services.clock.advance(-SignedDuration::from_hours(48));
-    assert!(due().is_some() && due().is_none());
-    assert_eq!(
-        names(&directory),
-        [
-            "latchkey-20260217T050000Z",
-            "latchkey-20260219T050000Z",
-            "latchkey-notes"
-        ]
-    );
-}
-
-#[test]
-fn a_scheduled_backup_that_fails_removes_nothing() {
-    let place = Place::with_users(1);
-    let app = App::open(Config::for_data_dir(&place.path("data"))).unwrap();
-    let directory = place.path("backups");
-    fs::create_dir(&directory).unwrap();
-    let schedule = Schedule {
-        directory: directory.clone(),
-        every: SignedDuration::from_secs(0),
-        keep: 1,
-        keys: KeyChoice::Sealed,
-        passphrase_file: Some(place.path("secret")),
-    };
-    fs::write(place.path("secret"), "correct horse\n").unwrap();
-    backup::back_up_when_due(&app.services, &schedule).unwrap();
-    let before = names(&directory);
-    fs::remove_file(place.path("secret")).unwrap();
-    backup::back_up_when_due(&app.services, &schedule).unwrap_err();
-    assert_eq!(names(&directory), before);
 }
 
 fn names(directory: &Path) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! `latchkey backup`: a copy of the appliance, made beside a running server.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -81,6 +82,7 @@ impl Backup {
             &Entropy::system(),
             &mut |what, done, all| {
                 steps.reach(what, done, all);
+                ControlFlow::Continue(())
             },
         )?;
         steps.finish();

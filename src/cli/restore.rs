@@ -1,5 +1,6 @@
 //! `latchkey restore`: a backup becomes a data directory again.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -63,7 +64,10 @@ impl Restore {
         };
         let mut steps = Steps::default();
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let watch = &mut |what, done, all| steps.reach(what, done, all);
+        let watch = &mut |what, done, all| {
+            steps.reach(what, done, all);
+            ControlFlow::Continue(())
+        };
         let unpacked = match &source.keys_from {
             Some(keys) if source.backup.is_file() => {
                 let url = &config.settings.public_url;

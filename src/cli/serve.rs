@@ -1,9 +1,12 @@
 //! `latchkey serve`.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::{Global, process};
 use crate::app::App;
@@ -12,6 +15,9 @@ use crate::logging;
 use crate::service::Services;
 use crate::service::start::look_around;
 use crate::store::DATABASE_FILE;
+
+/// How long threads may take to end what they do, once everything that matters is done.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// `latchkey serve`
 ///
@@ -71,13 +77,13 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
 
 /// Listens, says where, and serves until a signal. `ready` runs between the two.
 pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    // Before the first line is said: whoever reads it may send the signal at once.
+    let asked_to_stop = watch_signals().context("signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the async runtime")?;
-    runtime.block_on(async {
-        // Before the first line: whoever reads it may send the signal at once.
-        let mut signals = Signals::new()?;
+    let served = runtime.block_on(async {
         let listen = app.config.listen;
         let listener = TcpListener::bind(listen)
             .await
@@ -93,17 +99,39 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         );
         super::output::line(format_args!("Listening on http://{address}"))?;
         ready(&format!("http://{address}"))?;
-        let stop = async move {
-            signals.next().await;
-            tracing::info!("stopping: requests under way may end, a second signal ends at once");
-            tokio::spawn(async move {
-                signals.next().await;
-                tracing::warn!("ended at once");
-                end_now();
-            });
+        let stop = async {
+            let _ = asked_to_stop.await;
         };
         app.serve(listener, stop).await
-    })
+    });
+    // Dropped, it would wait for a thread that hangs on a disk for as long as that does.
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    served
+}
+
+/// Tells when the first signal comes; the second one ends the process. On a thread of its own, since that has to work
+/// while the server's runtime stops, and when something in it hangs.
+fn watch_signals() -> std::io::Result<oneshot::Receiver<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let mut signals = {
+        let _within = runtime.enter();
+        Signals::new()?
+    };
+    let (ask, asked_to_stop) = oneshot::channel();
+    let watch = async move {
+        signals.next().await;
+        tracing::info!("stopping: requests under way may end, a second signal ends at once");
+        let _ = ask.send(());
+        signals.next().await;
+        tracing::warn!("ended at once");
+        end_now();
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || runtime.block_on(watch))?;
+    Ok(asked_to_stop)
 }
 
 /// What asks a server to stop.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -109,6 +110,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.finished
             && let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, path = %self.path.display(), "an unfinished directory could not be removed");
         }
@@ -187,14 +189,14 @@ pub(super) fn digests(folder: &Path, watch: Watch<'_>) -> Result<BTreeMap<String
         .map(|name| {
             let facts = digest(&folder.join(&name), |bytes| {
                 done += bytes;
-                watch("hash", done, all);
+                watch("hash", done, all)
             })?;
             Ok((name, facts))
         })
         .collect()
 }
 
-fn digest(path: &Path, mut read: impl FnMut(u64)) -> Result<FileFacts, BackupError> {
+fn digest(path: &Path, mut read: impl FnMut(u64) -> ControlFlow<()>) -> Result<FileFacts, BackupError> {
     let failed = |source| io_error(path, source);
     let mut file = File::open(path).map_err(failed)?;
     let (mut hash, mut bytes) = (Sha256::new(), 0);
@@ -206,7 +208,9 @@ fn digest(path: &Path, mut read: impl FnMut(u64)) -> Result<FileFacts, BackupErr
         }
         hash.update(&buffer[..count]);
         bytes += count as u64;
-        read(count as u64);
+        if read(count as u64).is_break() {
+            return Err(BackupError::Stopped);
+        }
     }
     Ok(FileFacts {
         bytes,
@@ -215,7 +219,11 @@ fn digest(path: &Path, mut read: impl FnMut(u64)) -> Result<FileFacts, BackupErr
 }
 
 /// Copies a file to a new one for the owner alone.
-pub(super) fn copy_private(from: &Path, to: &Path, mut copied: impl FnMut(u64)) -> Result<(), BackupError> {
+pub(super) fn copy_private(
+    from: &Path,
+    to: &Path,
+    mut copied: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<(), BackupError> {
     let mut source = File::open(from).map_err(|source| io_error(from, source))?;
     let mut target = new_private_file(to)?;
     let mut buffer = vec![0; 1 << 20];
@@ -229,7 +237,9 @@ pub(super) fn copy_private(from: &Path, to: &Path, mut copied: impl FnMut(u64)) 
         target
             .write_all(&buffer[..count])
             .map_err(|source| io_error(to, source))?;
-        copied(count as u64);
+        if copied(count as u64).is_break() {
+            return Err(BackupError::Stopped);
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! What a backup says of itself.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::KeyChoice;
+use super::{KeyChoice, MANIFEST_FILE};
 
 /// The format written. Those after it are refused.
 pub(super) const FORMAT: u32 = 2;
@@ -37,6 +39,19 @@ pub struct Manifest {
     pub trail: Trail,
     /// Every other file in it.
     pub files: BTreeMap<String, FileFacts>,
+}
+
+/// The fingerprint of the keys that the database in a backup belongs to, whatever its format is. It is that of the root
+/// key, which no change of other keys changes.
+pub(super) fn fingerprint_in(backup: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Owner {
+        key_fingerprint: String,
+    }
+    let text = fs::read(backup.join(MANIFEST_FILE)).ok()?;
+    let owner: Owner = serde_json::from_slice(&text).ok()?;
+    Some(owner.key_fingerprint)
 }
 
 /// The trail in a backup.

@@ -85,7 +85,7 @@ pub fn unpack(
         &folder.join(DATABASE_FILE),
         |bytes| {
             done += bytes;
-            watch("copy", done, all);
+            watch("copy", done, all)
         },
     )?;
     let note = fs::read_to_string(source.backup.join(CHECKPOINT_FILE))
