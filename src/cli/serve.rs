@@ -5,10 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 
-use super::{Global, process};
+use super::{Global, process, signals};
 use crate::app::App;
 use crate::config::Config;
 use crate::logging;
@@ -78,7 +76,10 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
 /// Listens, says where, and serves until a signal. `ready` runs between the two.
 pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     // Before the first line is said: whoever reads it may send the signal at once.
-    let asked_to_stop = watch_signals().context("signals")?;
+    let asked_to_stop = signals::watch(|| {
+        tracing::info!("stopping: requests under way may end, a second signal ends at once");
+    });
+    let asked_to_stop = asked_to_stop.context("signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -107,69 +108,4 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
     // Dropped, it would wait for a thread that hangs on a disk for as long as that does.
     runtime.shutdown_timeout(THREADS_END_WITHIN);
     served
-}
-
-/// Tells when the first signal comes; the second one ends the process. On a thread of its own, since that has to work
-/// while the server's runtime stops, and when something in it hangs.
-fn watch_signals() -> std::io::Result<oneshot::Receiver<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let mut signals = {
-        let _within = runtime.enter();
-        Signals::new()?
-    };
-    let (ask, asked_to_stop) = oneshot::channel();
-    let watch = async move {
-        signals.next().await;
-        tracing::info!("stopping: requests under way may end, a second signal ends at once");
-        let _ = ask.send(());
-        signals.next().await;
-        tracing::warn!("ended at once");
-        end_now();
-    };
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || runtime.block_on(watch))?;
-    Ok(asked_to_stop)
-}
-
-/// What asks a server to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        // To listen for what `nohup` had it ignore would undo that.
-        let hangup = (!process::ignores_hangup()).then(|| signal(SignalKind::hangup()));
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: hangup.transpose()?,
-        })
-    }
-
-    async fn next(&mut self) {
-        let Self {
-            terminate,
-            interrupt,
-            hangup,
-        } = self;
-        let hung_up = async {
-            match hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, _ = hung_up => {} }
-    }
-}
-
-/// Whatever was answered is on disk; what was not is rolled back at the next start.
-#[expect(clippy::disallowed_methods, reason = "the operator asked twice")]
-fn end_now() {
-    std::process::exit(1);
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,7 @@ use latchkey::entropy::Entropy;
 use latchkey::service::backup::{self, BackupError, KeyChoice, Order, Schedule};
 use latchkey::service::trail;
 
-use super::load_support::{Mounted, Server, check, reset, shim};
+use super::load_support::{Mounted, Server, check, latchkey, reset, shim};
 use super::{Place, names};
 
 /// An appliance at noon.
@@ -208,6 +210,47 @@ fn a_backup_that_is_stopped_leaves_nothing() {
     }
 }
 
+fn wait_for_hanging(control: &Path) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while fs::read(control).unwrap() != b"H" {
+        assert!(Instant::now() < until, "no backup is made");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_interrupted_backup_takes_its_copy_away() {
+    let place = Place::with_users(1);
+    let Some(shim) = shim(place.folder.path()) else {
+        return;
+    };
+    let (directory, control) = (place.path("backups"), place.path("fault"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(&control, "h").unwrap();
+    let mut backup = latchkey()
+        .args(["backup", "backups/made", "--data-dir", "data"])
+        .current_dir(place.folder.path())
+        .env("LD_PRELOAD", shim)
+        .env("FAULT_FILE", &control)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_hanging(&control);
+    let sent = Command::new("kill")
+        .arg("-INT")
+        .arg(backup.id().to_string())
+        .status();
+    assert!(sent.unwrap().success());
+    let mut said = BufReader::new(backup.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    assert!(said.any(|line| line.contains("a second signal ends at once")));
+    fs::write(&control, "-").unwrap();
+    assert!(said.any(|line| line.contains("stopped before it was done")));
+    assert_eq!(backup.wait().unwrap().code(), Some(1));
+    assert_eq!(names(&directory), [""; 0]);
+}
+
 /// A server whose backup does not get on.
 struct Hanging {
     server: Server,
@@ -228,11 +271,7 @@ impl Hanging {
             ("FAULT_FILE", control.to_str().unwrap()),
         ];
         let server = Server::start(&place.path("data"), &variables);
-        let until = Instant::now() + Duration::from_secs(60);
-        while fs::read(&control).unwrap() != b"H" {
-            assert!(Instant::now() < until, "no backup is made");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for_hanging(&control);
         Some(Self {
             server,
             directory,

@@ -1,8 +1,8 @@
 // Loaded into the server (LD_PRELOAD): lets what it writes to its database and WAL fail, as the first letter of
 // the file named by FAULT_FILE says. f: disk full, e: I/O error, r: read-only, p: disk full in the middle of a
 // write, s: what was written can't be put on disk, t: half a write, then the machine is gone, h: a write to the copy
-// that a backup is to be hangs, and the file says H from then on, n: a directory that is finished does not get its
-// name. Anything else: fine.
+// that a backup is to be hangs, and the file says H, until it says something else, n: a directory that is finished does
+// not get its name. Anything else: fine.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -55,7 +55,8 @@ static ssize_t put(int fd, const void *bytes, size_t count, off64_t at, int posi
             break;
         case 'h':
             say("H");
-            for (;;) pause();
+            while (letter() == 'H') usleep(10000);
+            break;
         case 't':
             if (positioned) syscall(SYS_pwrite64, fd, bytes, count / 2, at);
             else syscall(SYS_write, fd, bytes, count / 2);

@@ -137,7 +137,8 @@ pub fn unpack_database(
 }
 
 /// Ends what is back, records the restore and goes on under a new name. `services` is over the unpacked
-/// directory; `replaced` is the newer database, if it is still there, to tell exactly what is back.
+/// directory, and without a witness; `replaced` is the newer database, if it is still there, to tell exactly what is
+/// back, and `witness` the directory that may have seen more than the backup.
 ///
 /// # Errors
 /// [`BackupError::Database`].
@@ -145,8 +146,9 @@ pub async fn conclude_restore(
     services: &Services,
     manifest: &Manifest,
     replaced: Option<&Path>,
+    witness: Option<&Path>,
 ) -> Result<Restored, BackupError> {
-    trail::begin_after_restore(services, manifest.created_at, replaced)
+    trail::begin_after_restore(services, manifest.created_at, replaced, witness)
         .await
         .map_err(|error| BackupError::Database(format!("{error:?}")))
 }

@@ -256,7 +256,7 @@ pub(super) fn begin(
 /// that it is over are committed anyway.
 async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> {
     let at = services.clock.now();
-    keep_beside(services, signed, Some(key.origin()), at).await?;
+    keep_beside(services, signed, key.origin(), at).await?;
     let (signed, key) = (signed.clone(), key.clone());
     let url = services.settings.trail.witness_url.clone();
     services
@@ -282,26 +282,27 @@ pub(super) fn insert(
     owed::replace_owed_call(tx, &call, CHECKPOINT_CALL, signed.size.saturating_sub(1), at)
 }
 
-/// Keeps it beside the database and gives it to the witness directory, where it is to be seen as `witnessed_as`, the
-/// log's name. What fails is logged: it holds nothing up.
+/// Keeps it beside the database and gives it to the witness directory. What fails is logged: it holds
+/// nothing up.
 pub(super) async fn keep_beside(
     services: &Services,
     signed: &Signed,
-    witnessed_as: Option<&str>,
+    origin: &str,
     at: Timestamp,
 ) -> Result<()> {
     let directory = directory(services);
     let witness = services.settings.trail.witness_dir.clone();
-    let witness = witness.zip(witnessed_as.map(str::to_owned));
-    let signed = signed.clone();
+    let (signed, origin) = (signed.clone(), origin.to_owned());
     // Tasks that sign at once must not write the same unfinished file.
     let drawn = hex::encode(services.entropy.bytes::<4>());
     tokio::task::spawn_blocking(move || {
         if let Err(error) = keep_file(&directory, &signed, &drawn, at) {
             tracing::error!(%error, directory = %directory.display(), "the checkpoint could not be kept beside the database");
         }
-        if let Some((witness, origin)) = witness {
-            give_to_witness(&witness, &origin, &drawn, &signed);
+        if let Some(witness) = witness
+            && let Err(error) = keep_witness(&witness, &origin, &drawn, &signed)
+        {
+            tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
         }
     })
     .await
@@ -336,16 +337,9 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
     thin_history(&directory.join(HISTORY), line.len() as u64, drawn, at)
 }
 
-/// What fails is logged: the next one is given there, too.
-pub(super) fn give_to_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) {
-    if let Err(error) = keep_witness(witness, origin, drawn, signed) {
-        tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
-    }
-}
-
 /// A note that is there already is never replaced: two that differ over as many entries are what a witness is
 /// for, so the second is put beside the first.
-fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> io::Result<()> {
+pub(super) fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> io::Result<()> {
     let directory = witness_directory(witness, origin);
     fs::create_dir_all(&directory)?;
     let name = format!("{:020}", signed.size);

@@ -79,7 +79,7 @@ pub async fn rotate_key(services: &Services, actor: ActorRef) -> Result<KeyChang
     }
     drop(changing);
     for signed in [&last_word, &first] {
-        checkpoints::keep_beside(services, signed, Some(from.origin()), at).await?;
+        checkpoints::keep_beside(services, signed, from.origin(), at).await?;
     }
     Ok(KeyChanged {
         from: from.to_string(),

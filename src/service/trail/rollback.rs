@@ -143,7 +143,7 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
             ))
         })
         .await?;
-    checkpoints::keep_beside(services, &begun, Some(key.origin()), at).await?;
+    checkpoints::keep_beside(services, &begun, key.origin(), at).await?;
     Ok(Accepted {
         found,
         signed,
