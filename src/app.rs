@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -37,6 +40,8 @@ const SENDING_ENDS_WITHIN: Duration = Duration::from_secs(5);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether a backup is due.
 const BACK_UP_EVERY: Duration = Duration::from_secs(60);
+/// How long a backup that is told to stop may take for it, and as long again the removal of what it leaves.
+const BACKUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether the trail is to be signed.
 const SIGN_EVERY: Duration = Duration::from_secs(1);
 
@@ -147,22 +152,21 @@ impl App {
         let door = control::open(&self.services, &self.config.data_dir)
             .inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "no socket for the operator"));
         let tidying = tokio::spawn(tidy_now_and_then(self.services.clone()));
-        let backing_up = tokio::spawn(back_up_when_due(
-            self.services.clone(),
-            self.config.backup.clone(),
-        ));
         let signing = tokio::spawn(sign_when_due(self.services.clone()));
         let rechecking = tokio::spawn({
             let services = self.services.clone();
             async move { plugins::recheck_forever(&services).await }
         });
-        let (stop_sending, stopped) = tokio::sync::watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
         let forwarding = trail::forward_while(self.services.clone(), stopped.clone());
+        let backing_up = back_up_while(self.services.clone(), self.config.backup.clone(), stopped.clone());
+        let backing_up = tokio::spawn(backing_up);
         let sending = deliveries::send_while(self.services.clone(), stopped);
         let sending = tokio::spawn(async { tokio::join!(sending, forwarding) });
         let Config {
             http: bounds,
             trusted_proxies,
+            backup,
             ..
         } = self.config;
         let services = self.services.clone();
@@ -173,10 +177,13 @@ impl App {
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
         drop((door, measured));
         tidying.abort();
-        backing_up.abort();
         signing.abort();
         rechecking.abort();
-        stop(stop_sending, sending).await;
+        let _ = stop.send(true);
+        tokio::join!(
+            end_sending(sending),
+            end_backup(backing_up, &self.services, backup)
+        );
         housekeeping::wind_up(&self.services).await;
         if let Err(error) = trail::checkpoint(&self.services).await {
             tracing::error!(%error, "the trail could not be signed at the end");
@@ -191,17 +198,31 @@ impl App {
 }
 
 /// Lets what is being sent be sent and noted: cut off, it would be sent again after the next start.
-async fn stop(
-    stop_sending: tokio::sync::watch::Sender<bool>,
-    mut sending: tokio::task::JoinHandle<((), ())>,
-) {
-    let _ = stop_sending.send(true);
-    if tokio::time::timeout(SENDING_ENDS_WITHIN, &mut sending)
-        .await
-        .is_err()
-    {
+async fn end_sending(mut sending: JoinHandle<((), ())>) {
+    if timeout(SENDING_ENDS_WITHIN, &mut sending).await.is_err() {
         tracing::warn!("stopped while something was being sent: it is sent again after the next start");
         sending.abort();
+    }
+}
+
+/// Lets a backup that is being made remove its copy: the keys are in it. One that hangs, or checks its copy, which
+/// nothing interrupts, ends with the process; then its copy is removed from here.
+async fn end_backup(
+    mut backing_up: JoinHandle<()>,
+    services: &Arc<Services>,
+    schedule: Option<backup::Schedule>,
+) {
+    let ended = timeout(BACKUP_ENDS_WITHIN, &mut backing_up).await.is_ok();
+    let Some(schedule) = schedule.filter(|_| !ended) else {
+        return;
+    };
+    let (services, directory) = (services.clone(), schedule.directory.clone());
+    let removing = tokio::task::spawn_blocking(move || backup::clear_unfinished(&services, &schedule));
+    if timeout(BACKUP_ENDS_WITHIN, removing).await.is_err() {
+        tracing::warn!(
+            directory = %directory.display(),
+            "stopped while a backup was made, and its copy could not be removed in time: the next one removes it"
+        );
     }
 }
 
@@ -232,19 +253,45 @@ async fn sign_when_due(services: Arc<Services>) {
     }
 }
 
-async fn back_up_when_due(services: Arc<Services>, schedule: Option<backup::Schedule>) {
+/// Makes backups when they are due, until it is stopped.
+async fn back_up_while(
+    services: Arc<Services>,
+    schedule: Option<backup::Schedule>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let Some(schedule) = schedule else { return };
-    let mut tick = tokio::time::interval(BACK_UP_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failures = 0;
     loop {
-        tick.tick().await;
-        let (services, schedule) = (services.clone(), schedule.clone());
-        let done = tokio::task::spawn_blocking(move || backup::back_up_when_due(&services, &schedule)).await;
-        match done {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(path))) => tracing::info!(path = %path.display(), "backed up"),
-            Ok(Err(error)) => tracing::error!(%error, "no backup could be made, trying again in a minute"),
-            Err(error) => tracing::error!(%error, "a backup ended early, trying again in a minute"),
+        let (services, schedule, asked) = (services.clone(), schedule.clone(), stopped.clone());
+        let is_stopped = move || *asked.borrow();
+        let due = move || backup::back_up_when_due(&services, &schedule, &is_stopped);
+        let failure = match tokio::task::spawn_blocking(due).await {
+            Ok(Ok(None)) => None,
+            Ok(Ok(Some(path))) => {
+                tracing::info!(path = %path.display(), "backed up");
+                None
+            }
+            Ok(Err(backup::BackupError::Stopped)) => {
+                tracing::info!("stopped while a backup was made: the next start makes it anew");
+                return;
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let wait = match failure {
+            None => {
+                failures = 0;
+                BACK_UP_EVERY
+            }
+            Some(error) => {
+                failures += 1;
+                let wait = backup::wait_after_failures(failures);
+                tracing::error!(%error, again_in_minutes = wait.as_secs() / 60, "no backup could be made");
+                wait
+            }
+        };
+        if timeout(wait, stopped.wait_for(|stopped| *stopped)).await.is_ok() {
+            return;
         }
     }
 }

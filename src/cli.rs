@@ -18,6 +18,7 @@ mod policy;
 mod process;
 mod restore;
 mod serve;
+mod signals;
 mod token;
 mod user;
 

@@ -38,7 +38,9 @@ pub use files::KeyError;
 use files::{
     ROOT_FILE, TOKENS_FILE, check_mode, first_record, make, read_key, read_records, records_text, replace,
 };
-pub use sealed::{KeyTexts, UnsealError, read_key_texts, seal_keys, unseal_keys, write_key_texts};
+pub use sealed::{
+    KeyTexts, UnsealError, key_file_names, read_key_texts, seal_keys, unseal_keys, write_key_texts,
+};
 
 /// The directory's name in the data directory.
 pub const KEY_DIRECTORY: &str = "keys";

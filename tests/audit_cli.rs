@@ -199,6 +199,8 @@ fn an_erased_address_is_in_no_file_any_more_and_the_trail_is_intact() {
     let erased = desk.ok(&[&erase[..], &["--yes"]].concat());
     assert!(erased.contains("parts of entries erased"), "{erased}");
     assert_eq!(files_with(&desk.path(DATA), address), Vec::<String>::new());
+    let again: Value = serde_json::from_str(&desk.ok(&[&erase[..], &["--yes", "--json"]].concat())).unwrap();
+    assert!(again["erased"].is_u64(), "{again}");
     let intact = desk.ok(&["audit", "verify", DATA, "--key", "key", "--checkpoint", "before"]);
     assert!(intact.contains("with erased data"), "{intact}");
     assert!(!audit(&desk, &["export"]).contains(address));
@@ -264,7 +266,19 @@ fn a_checkpoint_of_a_history_that_was_given_up_does_not_end_well() {
     for besides in ["-wal", "-shm"] {
         let _ = fs::remove_file(desk.path(&format!("{DATA}/latchkey.db{besides}")));
     }
-    run(&["audit", "accept-rollback", "--yes"]);
+    let accepted: Value =
+        serde_json::from_str(&run(&["audit", "accept-rollback", "--yes", "--json"])).unwrap();
+    assert_eq!(
+        (&accepted["accepted"], &accepted["exact"]),
+        (&true.into(), &false.into())
+    );
+    assert!(
+        accepted["signedEntries"].as_u64() > accepted["entries"].as_u64(),
+        "{accepted}"
+    );
+    assert_eq!(accepted["key"], run(&["audit", "key"]).lines().last().unwrap());
+    let again: Value = serde_json::from_str(&run(&["audit", "accept-rollback", "--json"])).unwrap();
+    assert_eq!(again["accepted"], false, "there is nothing to accept any more");
     fs::write(desk.path("key"), run(&["audit", "key"])).unwrap();
     let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
     assert_eq!(

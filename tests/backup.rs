@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+mod backup_places;
+mod backup_schedule;
 mod load_support;
 
 use std::collections::HashSet;
@@ -9,14 +11,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
-use latchkey::app::App;
-use latchkey::clock::Clock;
-use latchkey::config::Config;
-use latchkey::service::backup::{self, KeyChoice, Schedule};
+use latchkey::entropy::Entropy;
+use latchkey::keys::KeyRing;
 use load_support::{Server, check, exchange, latchkey, reset, reset_while, seed};
 use serde_json::Value;
 
@@ -56,6 +53,19 @@ impl Place {
 
     fn json(&self, data_dir: &str, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(data_dir, args)).unwrap()
+    }
+
+    /// A copy of a directory, in place of what was there.
+    fn copy(&self, of: &str, name: &str) -> std::path::PathBuf {
+        let copy = self.path(name);
+        let _ = fs::remove_dir_all(&copy);
+        let status = Command::new("cp")
+            .arg("-a")
+            .arg(self.path(of))
+            .arg(&copy)
+            .status();
+        assert!(status.unwrap().success());
+        copy
     }
 
     /// Exit code and what was said of a command that must fail, and must leave nothing called `new`.
@@ -222,14 +232,7 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("latchkey restore"));
 
     let change = |file: &str, edit: &dyn Fn(&mut Vec<u8>)| {
-        let copy = place.path("changed");
-        let _ = fs::remove_dir_all(&copy);
-        let status = Command::new("cp")
-            .arg("-a")
-            .arg(place.path("good"))
-            .arg(&copy)
-            .status();
-        assert!(status.unwrap().success());
+        let copy = place.copy("good", "changed");
         let mut bytes = fs::read(copy.join(file)).unwrap();
         edit(&mut bytes);
         fs::write(copy.join(file), bytes).unwrap();
@@ -254,9 +257,9 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     assert!(code == Some(1) && said.contains("manifest was changed"), "{said}");
     let (code, said) = change("manifest.json", &|bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();
-        *bytes = text.replacen("\"format\": 1", "\"format\": 2", 1).into_bytes();
+        *bytes = text.replacen("\"format\": 2", "\"format\": 3", 1).into_bytes();
     });
-    assert!(code == Some(1) && said.contains("format is 2"), "{said}");
+    assert!(code == Some(1) && said.contains("format is 3"), "{said}");
     let (code, said) = change("manifest.json", &|bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();
         *bytes = text
@@ -271,6 +274,45 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     assert!(code == Some(5) && said.contains("is no backup"), "{said}");
     place.ok("new", &["restore", "good", "--check"]);
     assert!(!place.path("new").exists(), "a check changes nothing");
+}
+
+/// The files that a change of the trail's key leaves are in the manifest, too.
+#[test]
+fn a_change_of_any_key_file_is_found_and_a_manifest_from_before_they_were_named_is_taken() {
+    let place = Place::with_users(1);
+    place.ok("data", &["backup", "before"]);
+    place.ok("data", &["audit", "rotate-key"]);
+    place.ok("data", &["backup", "good"]);
+    let refused = |copy: &str, said: &str| {
+        let (code, told) = place.refused(&["restore", copy]);
+        assert!(code == Some(1) && told.contains(said), "{told}");
+    };
+    let retired = place.copy("good", "changed").join("keys/audit.retired");
+    let mut text = fs::read(&retired).unwrap();
+    text[0] = if text[0] == b'0' { b'1' } else { b'0' };
+    fs::write(&retired, text).unwrap();
+    refused("changed", "keys/audit.retired was changed");
+    fs::remove_file(&retired).unwrap();
+    refused("changed", "keys/audit.retired is missing");
+    let added = place.copy("before", "added").join("keys/audit.retired");
+    fs::copy(place.path("good/keys/audit.retired"), added).unwrap();
+    refused("added", "keys/audit.retired is not in the manifest");
+
+    let old = place.copy("good", "old");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(old.join("manifest.json")).unwrap()).unwrap();
+    manifest["format"] = 1.into();
+    let files = manifest["files"].as_object_mut().unwrap();
+    assert!(files.remove("keys/audit.retired").is_some(), "it is named");
+    let text = manifest.to_string();
+    let keys = KeyRing::open(&place.path("data"), &Entropy::system()).unwrap();
+    fs::write(
+        old.join("manifest.mac"),
+        hex::encode(keys.backup_mac(text.as_bytes())),
+    )
+    .unwrap();
+    fs::write(old.join("manifest.json"), text).unwrap();
+    place.ok("new", &["restore", "old"]);
+    assert!(place.path("new/keys/audit.retired").exists());
 }
 
 #[test]
@@ -313,109 +355,6 @@ fn keys_under_a_passphrase_or_kept_elsewhere_come_back_and_others_do_not() {
             .count()
             > 60
     );
-}
-
-#[test]
-fn a_server_with_a_directory_for_them_makes_backups_by_itself() {
-    let place = Place::with_users(3);
-    let directory = place.path("backups");
-    fs::create_dir(&directory).unwrap();
-    let variables = [
-        ("LATCHKEY_BACKUP__DIRECTORY", directory.to_str().unwrap()),
-        ("LATCHKEY_BACKUP__EVERY_HOURS", "1"),
-    ];
-    let server = Server::start(&place.path("data"), &variables);
-    let until = Instant::now() + Duration::from_secs(30);
-    let made = loop {
-        // An unfinished one begins with a dot.
-        if let Some(name) = names(&directory)
-            .into_iter()
-            .find(|name| name.starts_with("latchkey-"))
-        {
-            break directory.join(name);
-        }
-        assert!(Instant::now() < until, "no backup is made");
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    let admin = &place.seeded.admins[0];
-    assert_eq!(reset(&server.address, admin, place.seeded.users[0]), Some(200));
-    drop(server);
-    let restored = place.run("restored", &["restore", made.to_str().unwrap()]);
-    assert!(restored.status.success(), "{restored:?}");
-    assert_eq!(
-        check(&place.path("restored"), &HashSet::new(), "restored"),
-        0,
-        "as it was then"
-    );
-}
-
-#[test]
-fn scheduled_backups_come_when_due_and_the_oldest_go() {
-    let place = Place::with_users(1);
-    let config = Config::for_data_dir(&place.path("data"));
-    let mut app = App::open(config).unwrap();
-    let noon: Timestamp = "2026-02-18T12:00:00Z".parse().unwrap();
-    Arc::get_mut(&mut app.services).unwrap().clock = Clock::set_to(noon);
-    let directory = place.path("backups");
-    fs::create_dir(&directory).unwrap();
-    fs::create_dir(directory.join("latchkey-notes")).unwrap();
-    fs::create_dir(directory.join(".latchkey-20260217T120000Z.unfinished-0a0b0c0d")).unwrap();
-    let schedule = Schedule {
-        directory: directory.clone(),
-        every: SignedDuration::from_hours(6),
-        keep: 2,
-        keys: KeyChoice::Plain,
-        passphrase_file: None,
-    };
-    let due = || backup::back_up_when_due(&app.services, &schedule).unwrap();
-    assert!(due().is_some() && due().is_none(), "one at once, and no second");
-    app.services.clock.advance(SignedDuration::from_hours(5));
-    assert!(due().is_none());
-    for _ in 0..2 {
-        app.services.clock.advance(SignedDuration::from_hours(6));
-        assert!(due().is_some());
-    }
-    assert_eq!(
-        names(&directory),
-        [
-            "latchkey-20260218T230000Z",
-            "latchkey-20260219T050000Z",
-            "latchkey-notes"
-        ],
-        "the two newest, and what is not ours"
-    );
-    // A clock that goes back neither stops backups nor makes one a minute.
-    app.services.clock.advance(-SignedDuration::from_hours(48));
-    assert!(due().is_some() && due().is_none());
-    assert_eq!(
-        names(&directory),
-        [
-            "latchkey-20260217T050000Z",
-            "latchkey-20260219T050000Z",
-            "latchkey-notes"
-        ]
-    );
-}
-
-#[test]
-fn a_scheduled_backup_that_fails_removes_nothing() {
-    let place = Place::with_users(1);
-    let app = App::open(Config::for_data_dir(&place.path("data"))).unwrap();
-    let directory = place.path("backups");
-    fs::create_dir(&directory).unwrap();
-    let schedule = Schedule {
-        directory: directory.clone(),
-        every: SignedDuration::from_secs(0),
-        keep: 1,
-        keys: KeyChoice::Sealed,
-        passphrase_file: Some(place.path("secret")),
-    };
-    fs::write(place.path("secret"), "correct horse\n").unwrap();
-    backup::back_up_when_due(&app.services, &schedule).unwrap();
-    let before = names(&directory);
-    fs::remove_file(place.path("secret")).unwrap();
-    backup::back_up_when_due(&app.services, &schedule).unwrap_err();
-    assert_eq!(names(&directory), before);
 }
 
 fn names(directory: &Path) -> Vec<String> {

@@ -10,11 +10,10 @@ mod load_support;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use load_support::{Server, check, exchange, latchkey, reset, reset_while, seed};
+use load_support::{Mounted, Server, check, exchange, latchkey, reset, reset_while, seed, shim};
 use uuid::Uuid;
 
 /// Torn writes, and losses of power.
@@ -287,7 +286,7 @@ fn a_file_system_that_is_full_is_survived() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
-    let Some(_mounted) = Mounted::new(&data) else {
+    let Some(_mounted) = Mounted::new(&data, "16m") else {
         println!("skipped: no file system can be mounted here");
         return;
     };
@@ -361,25 +360,6 @@ fn a_second_process_is_refused_with_what_to_do_and_the_first_goes_on() {
     );
 }
 
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(at: &Path) -> Option<Self> {
-        let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs"])
-            .arg(at)
-            .output()
-            .ok()?;
-        output.status.success().then(|| Self(at.to_owned()))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 fn path(user: Uuid) -> String {
     format!("/api/v1/users/{user}/reset-mfa HTTP/1.1")
 }
@@ -391,23 +371,4 @@ fn get(address: &str, what: &str, token: &str) -> u16 {
         .nth(1)
         .and_then(|status| status.parse().ok())
         .unwrap_or(0)
-}
-
-/// The library that makes faults, built by the C compiler that builds SQLite too.
-fn shim(folder: &Path) -> Option<PathBuf> {
-    let library = folder.join("shim.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c");
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
-        .arg(&library)
-        .arg(source)
-        .output();
-    match built {
-        Ok(output) if output.status.success() => Some(library),
-        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
-        Err(_) => {
-            println!("skipped: there is no C compiler here");
-            None
-        }
-    }
 }

@@ -108,6 +108,9 @@ pub enum AuditCommand {
         /// Do it; without, only say what is wrong.
         #[arg(long)]
         yes: bool,
+        /// Print what was done as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Erase what the trail knows of a user personally: addresses, names, details. Proofs keep working.
     ///
@@ -125,6 +128,9 @@ pub enum AuditCommand {
         /// Do it: it can't be undone.
         #[arg(long)]
         yes: bool,
+        /// Print what was done as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Let a new key sign the trail, which the old one vouches for.
     ///
@@ -194,10 +200,10 @@ impl AuditCommand {
             Self::Checkpoint => print_told(global, TrailOrder::AuditCheckpoint),
             Self::Prove { id } => print_told(global, TrailOrder::AuditProve { id }),
             Self::CheckReceipt { file, keys, json } => check(&file, &keys, json),
-            Self::AcceptRollback { replaced, yes } => {
-                change::accept_rollback(global, replaced.as_deref(), yes)
+            Self::AcceptRollback { replaced, yes, json } => {
+                change::accept_rollback(global, replaced.as_deref(), yes, json)
             }
-            Self::Erase { org, user, yes } => change::erase(global, &org, UserId(user), yes),
+            Self::Erase { org, user, yes, json } => change::erase(global, &org, UserId(user), yes, json),
             Self::RotateKey { json } => change::rotate_key(global, json),
             Self::Key { json: false } => print_told(global, TrailOrder::AuditKeys),
             Self::Key { json: true } => keys_in_json(global),

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::signals::Interruption;
 use super::user::password_from;
 use super::{Global, Progress, output};
 use crate::clock::Clock;
@@ -75,12 +76,14 @@ impl Backup {
             public_url: config.settings.public_url,
         };
         let mut steps = Steps::default();
+        let mut interruption = Interruption::watch()?;
         let manifest = backup::create(
             &order,
             &Clock::system(),
             &Entropy::system(),
             &mut |what, done, all| {
                 steps.reach(what, done, all);
+                interruption.go_on()
             },
         )?;
         steps.finish();

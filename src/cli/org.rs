@@ -37,7 +37,7 @@ pub(super) enum Command {
     /// Set the rules that an organisation's admins can only make stricter themselves.
     #[command(
         after_help = "Examples:\n  latchkey org set acme --policy-changes allowed\n  \
-                            latchkey org set acme --admin-on-admin second-admin --clean-replay-required true"
+                            latchkey org set acme --admin-on-admin second-admin --clean-replay-required true --json"
     )]
     Set(Rules),
     /// List the organisations.
@@ -64,6 +64,9 @@ pub(super) struct Rules {
     /// Whether a version of a policy counts only after a clean replay of past decisions.
     #[arg(long, value_name = "BOOL")]
     clean_replay_required: Option<bool>,
+    /// Print every setting as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -103,6 +106,9 @@ impl Rules {
             ..SettingsPatch::default()
         };
         let now = super::wait_for(set_settings(&app.services, &self.slug, patch))?;
+        if self.json {
+            return output::json(&now);
+        }
         output::line(format_args!(
             "{}: admin-on-admin {}, policy-changes {}, clean-replay-required {}",
             self.slug,

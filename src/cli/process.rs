@@ -17,9 +17,23 @@ const STATUS: &str = "/proc/self/status";
 /// A volume that was mounted for a group may belong to root and be used by another; so that no complaint is
 /// made of root's own.
 pub(super) fn refuse_strangers(data_dir: &Path) -> Result<(), Refusal> {
+    refuse_others(&[data_dir, &data_dir.join(KEY_DIRECTORY)])
+}
+
+/// The same for a data directory that is still to be made: who owns the directory that it is made in is to own it.
+pub(super) fn refuse_strangers_around(data_dir: &Path) -> Result<(), Refusal> {
+    let around = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if data_dir.exists() {
+        refuse_strangers(data_dir)
+    } else {
+        refuse_others(&[around.unwrap_or(Path::new("."))])
+    }
+}
+
+fn refuse_others(places: &[&Path]) -> Result<(), Refusal> {
     let Some(own) = effective_uid() else { return Ok(()) };
-    for place in [data_dir.to_owned(), data_dir.join(KEY_DIRECTORY)] {
-        let Ok(found) = fs::metadata(&place) else { continue };
+    for place in places {
+        let Ok(found) = fs::metadata(place) else { continue };
         let owner = found.uid();
         if owner != 0 && owner != own {
             let name =
@@ -74,7 +88,8 @@ mod tests {
         let own = fs::metadata(dir.path()).expect("its owner").uid();
         assert_eq!(effective_uid(), Some(own));
         assert!(refuse_strangers(dir.path()).is_ok());
-        assert!(refuse_strangers(&dir.path().join("to be made")).is_ok());
+        let to_be_made = dir.path().join("to be made");
+        assert!(refuse_strangers(&to_be_made).is_ok() && refuse_strangers_around(&to_be_made).is_ok());
     }
 
     #[test]

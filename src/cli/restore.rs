@@ -4,22 +4,25 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::backup::Steps;
+use super::signals::Interruption;
 use super::user::password_from;
-use super::{Global, output};
+use super::{Global, output, process};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::entropy::Entropy;
 use crate::service::backup::{self, Manifest, Restored, Source};
+use crate::service::trail;
+use crate::store::audit::Revived;
 
 /// `latchkey restore`
 ///
 /// Checks the backup (every file's hash, who made the manifest, the database, the trail), copies it into the
-/// data directory, which must be new, ends every session in it, and records the restore. It says which
+/// data directory, which must be new or empty, ends every session in it, and records the restore. It says which
 /// factors, sessions and API keys are back. The trail goes on under a new name and key, which readers have
 /// to be given.
 #[derive(Debug, Args)]
@@ -52,6 +55,8 @@ impl Restore {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let config = global.load_quietly()?;
         let data_dir = config.data_dir.clone();
+        process::refuse_strangers_around(&data_dir)?;
+        let witness = config.settings.trail.witness_dir.clone();
         let passphrase = self.passphrase_file.as_deref().map(password_from).transpose()?;
         let source = Source {
             backup: self.backup.clone(),
@@ -59,8 +64,12 @@ impl Restore {
             keys_from: self.keys_from.clone(),
         };
         let mut steps = Steps::default();
+        let mut interruption = Interruption::watch()?;
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let watch = &mut |what, done, all| steps.reach(what, done, all);
+        let watch = &mut |what, done, all| {
+            steps.reach(what, done, all);
+            interruption.go_on()
+        };
         let unpacked = match &source.keys_from {
             Some(keys) if source.backup.is_file() => {
                 let url = &config.settings.public_url;
@@ -70,33 +79,30 @@ impl Restore {
         };
         steps.finish();
         let (manifest, unfinished) = unpacked?;
-        let app = App::open_unchecked(over(config, unfinished.path(), self.check))?;
+        let app = App::open_unchecked(over(config, unfinished.path()))?;
         let restored = super::wait_for_any(backup::conclude_restore(
             &app.services,
             &manifest,
             self.replaced.as_deref(),
+            witness.as_deref(),
         ))?;
         // Everything is closed before the directory gets its name.
         drop(app);
         if self.check {
             drop(unfinished);
         } else {
-            unfinished.finish(&data_dir)?;
+            unfinished.finish()?;
+            // Not before: of a restore that failed it would keep the old data directory from starting.
+            if let Some(witness) = witness {
+                trail::give_to_witness(&restored, &witness, &entropy);
+            }
         }
         self.tell(&manifest, &restored)
     }
 
     fn tell(&self, manifest: &Manifest, restored: &Restored) -> Result<()> {
         if self.json {
-            let revived: Vec<_> = restored
-                .revived
-                .iter()
-                .map(|one| {
-                    json!({
-                        "kind": one.kind, "email": one.email, "since": one.since, "ended": one.kind == "session",
-                    })
-                })
-                .collect();
+            let revived: Vec<_> = restored.revived.iter().map(revived_in_json).collect();
             return output::json(&json!({
                 "restored": !self.check,
                 "backupOf": manifest.created_at,
@@ -128,15 +134,18 @@ impl Restore {
     }
 }
 
+/// Something that is back: sessions are ended, the others are not.
+pub(super) fn revived_in_json(one: &Revived) -> Value {
+    json!({ "kind": one.kind, "email": one.email, "since": one.since, "ended": one.kind == "session" })
+}
+
 /// The configuration for the directory that is not at its place yet.
-fn over(mut config: Config, unfinished: &std::path::Path, check: bool) -> Config {
+fn over(mut config: Config, unfinished: &std::path::Path) -> Config {
     if config.plugins.cache_dir.starts_with(&config.data_dir) {
         config.plugins.cache_dir = unfinished.join("plugin-cache");
     }
     unfinished.clone_into(&mut config.data_dir);
-    if check {
-        // What is thrown away again is not to be witnessed.
-        config.settings.trail.witness_dir = None;
-    }
+    // What may be thrown away again is not to be witnessed.
+    config.settings.trail.witness_dir = None;
     config
 }

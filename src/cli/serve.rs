@@ -1,17 +1,21 @@
 //! `latchkey serve`.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Global, process};
+use super::{Global, process, signals};
 use crate::app::App;
 use crate::config::Config;
 use crate::logging;
 use crate::service::Services;
 use crate::service::start::look_around;
 use crate::store::DATABASE_FILE;
+
+/// How long threads may take to end what they do, once everything that matters is done.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// `latchkey serve`
 ///
@@ -71,13 +75,16 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
 
 /// Listens, says where, and serves until a signal. `ready` runs between the two.
 pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    // Before the first line is said: whoever reads it may send the signal at once.
+    let asked_to_stop = signals::watch(|| {
+        tracing::info!("stopping: requests under way may end, a second signal ends at once");
+    });
+    let asked_to_stop = asked_to_stop.context("signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the async runtime")?;
-    runtime.block_on(async {
-        // Before the first line: whoever reads it may send the signal at once.
-        let mut signals = Signals::new()?;
+    let served = runtime.block_on(async {
         let listen = app.config.listen;
         let listener = TcpListener::bind(listen)
             .await
@@ -93,55 +100,12 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         );
         super::output::line(format_args!("Listening on http://{address}"))?;
         ready(&format!("http://{address}"))?;
-        let stop = async move {
-            signals.next().await;
-            tracing::info!("stopping: requests under way may end, a second signal ends at once");
-            tokio::spawn(async move {
-                signals.next().await;
-                tracing::warn!("ended at once");
-                end_now();
-            });
+        let stop = async {
+            let _ = asked_to_stop.await;
         };
         app.serve(listener, stop).await
-    })
-}
-
-/// What asks a server to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        // To listen for what `nohup` had it ignore would undo that.
-        let hangup = (!process::ignores_hangup()).then(|| signal(SignalKind::hangup()));
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: hangup.transpose()?,
-        })
-    }
-
-    async fn next(&mut self) {
-        let Self {
-            terminate,
-            interrupt,
-            hangup,
-        } = self;
-        let hung_up = async {
-            match hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {}, _ = hung_up => {} }
-    }
-}
-
-/// Whatever was answered is on disk; what was not is rolled back at the next start.
-#[expect(clippy::disallowed_methods, reason = "the operator asked twice")]
-fn end_now() {
-    std::process::exit(1);
+    });
+    // Dropped, it would wait for a thread that hangs on a disk for as long as that does.
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    served
 }

@@ -129,6 +129,11 @@ pub fn unseal_keys(sealed: &str, passphrase: &str) -> Result<KeyTexts, UnsealErr
         .collect())
 }
 
+/// Every file that a key directory may have.
+pub fn key_file_names() -> impl Iterator<Item = &'static str> {
+    ALWAYS.into_iter().chain(SOMETIMES)
+}
+
 /// The key files in a data directory, to be copied into a backup.
 ///
 /// # Errors
@@ -153,7 +158,7 @@ pub fn write_key_texts(directory: &Path, texts: &KeyTexts) -> Result<(), KeyErro
         .create(directory)
         .map_err(|source| io_error(directory, source))?;
     for (name, text) in texts {
-        if !ALWAYS.iter().chain(&SOMETIMES).any(|known| known == name) {
+        if !key_file_names().any(|known| known == name) {
             return Err(KeyError::Damaged {
                 path: directory.join(name.replace('/', "_")),
                 problem: "it is no key file".to_owned(),

@@ -18,6 +18,7 @@ mod manifest;
 mod restore;
 mod schedule;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -30,18 +31,23 @@ use crate::domain::audit::{Anchor, LogKey, LogKeys};
 use crate::entropy::Entropy;
 use crate::keys::{KEY_DIRECTORY, KeyError, KeyRing, read_key_texts, seal_keys, write_key_texts};
 use crate::store::audit::{self, checkpoints as kept};
-use crate::store::{DATABASE_FILE, backup as copying, integrity};
+use crate::store::{DATABASE_FILE, backup as copying, free_space, integrity};
 
 pub use files::Unfinished;
 pub use manifest::Manifest;
 pub use restore::{Restored, Source, conclude_restore, unpack, unpack_database};
-pub use schedule::{Schedule, back_up_when_due, find_newest, name_of, try_schedule};
+pub use schedule::{
+    Schedule, back_up_when_due, clear_unfinished, find_newest, name_of, try_schedule, wait_after_failures,
+};
 
 /// Its presence makes a directory a backup.
 pub const MANIFEST_FILE: &str = "manifest.json";
 const MAC_FILE: &str = "manifest.mac";
 const SEALED_KEYS_FILE: &str = "keys.sealed";
 const CHECKPOINT_FILE: &str = "checkpoints/latest";
+/// What a backup leaves to whoever else writes where it goes: often the server itself, whose WAL can't start over
+/// before the copy is made.
+const RESERVE_BYTES: u64 = 64 << 20;
 
 /// What of the keys goes into a backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,8 +77,8 @@ pub struct Order {
     pub public_url: String,
 }
 
-/// How far it is: what is being done, how much of it is done, and how much there is.
-pub type Watch<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
+/// Told how far it is: what is being done, how much of it is done, and how much there is. Says whether to go on.
+pub type Watch<'a> = &'a mut dyn FnMut(&'static str, u64, u64) -> ControlFlow<()>;
 
 /// Why a backup can't be made, read or restored; nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +102,22 @@ pub enum BackupError {
     },
     /// The database can't be copied.
     #[error(transparent)]
-    Copy(#[from] copying::CopyError),
+    Copy(copying::CopyError),
+    /// Whoever watched asked for the end.
+    #[error("stopped before it was done")]
+    Stopped,
     /// The database can't be read or changed.
     #[error("the database: {0}")]
     Database(String),
+}
+
+impl From<copying::CopyError> for BackupError {
+    fn from(error: copying::CopyError) -> Self {
+        match error {
+            copying::CopyError::Stopped => Self::Stopped,
+            other => Self::Copy(other),
+        }
+    }
 }
 
 /// Makes a backup, checks it, and gives its manifest.
@@ -112,20 +130,23 @@ pub fn create(
     entropy: &Entropy,
     watch: Watch<'_>,
 ) -> Result<Manifest, BackupError> {
-    refuse_what_is_there(&order.destination)?;
-    if !order.data_dir.join(DATABASE_FILE).is_file() {
+    files::refuse_filled(&order.destination, None)?;
+    let source = order.data_dir.join(DATABASE_FILE);
+    if !source.is_file() {
         let place = order.data_dir.display();
         return Err(BackupError::Refused(format!("there is no database in {place}")));
     }
+    refuse_without_room(&order.destination, &source)?;
     let key_directory = order.data_dir.join(KEY_DIRECTORY);
     let key_texts = read_key_texts(&key_directory)?;
     let keys = KeyRing::open(&order.data_dir, entropy)?;
-    let unfinished = Unfinished::beside(&order.destination, entropy)?;
+    let drawn = hex::encode(entropy.bytes::<4>());
+    // Whose it is, for whoever finds it left behind.
+    let unfinished = Unfinished::of(&order.destination, &format!("{}-{drawn}", keys.fingerprint()))?;
     let folder = unfinished.path();
 
     let copy = folder.join(DATABASE_FILE);
     files::new_private_file(&copy)?;
-    let source = order.data_dir.join(DATABASE_FILE);
     let mut copied = read_and_copy(
         &source,
         &copy,
@@ -160,11 +181,12 @@ pub fn create(
         &folder.join(MAC_FILE),
         &format!("{}\n", hex::encode(keys.backup_mac(text.as_bytes()))),
     )?;
-    unfinished.finish(&order.destination)?;
+    unfinished.finish()?;
     Ok(copied.manifest)
 }
 
-/// Refuses to open a backup as if it were a data directory: restoring does more than copying.
+/// Refuses to open a backup as if it were a data directory: restoring does more than copying. And what a restore that
+/// ended early has left.
 ///
 /// # Errors
 /// [`BackupError::Refused`].
@@ -175,7 +197,7 @@ pub fn refuse_backup(data_dir: &Path) -> Result<(), BackupError> {
             data_dir.display()
         )));
     }
-    Ok(())
+    files::refuse_half_moved(data_dir)
 }
 
 struct Copied {
@@ -232,7 +254,7 @@ fn read_and_copy(
         })
     };
     Ok(copying::copy_database(source, copy, read, |done, all| {
-        watch("copy", done, all);
+        watch("copy", done, all)
     })?)
 }
 
@@ -254,10 +276,16 @@ fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>
         checkpoint,
         source: MANIFEST_FILE.to_owned(),
     };
+    let mut go_on = ControlFlow::Continue(());
     let report = trail::verify_data_dir(folder, trusted, vec![anchor], |done, all| {
-        watch("verify", done, all);
+        if go_on.is_continue() {
+            go_on = watch("verify", done, all);
+        }
     })
     .map_err(|error| BackupError::Damaged(format!("{place}: {error}")))?;
+    if go_on.is_break() {
+        return Err(BackupError::Stopped);
+    }
     if let Some(finding) = report.findings.first() {
         return Err(BackupError::Damaged(format!(
             "{place}: the trail was tampered with: {}",
@@ -273,15 +301,27 @@ fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>
     Ok(())
 }
 
-fn refuse_what_is_there(destination: &Path) -> Result<(), BackupError> {
-    let taken = match std::fs::read_dir(destination) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(_) => destination.symlink_metadata().is_ok(),
+/// Refuses what would not fit before anything is written. Found out by writing, it would have filled the disk, and where
+/// the database is on it, too, nothing could have been changed meanwhile.
+fn refuse_without_room(destination: &Path, database: &Path) -> Result<(), BackupError> {
+    let place = if destination.is_dir() {
+        destination
+    } else {
+        files::parent(destination)
     };
-    if taken {
-        let place = destination.display();
+    let space = free_space(place).map_err(|problem| files::io_error(place, problem))?;
+    let copy = copying::copy_bytes(database).map_err(|problem| files::io_error(database, problem))?;
+    let needed = copy + RESERVE_BYTES;
+    // Some file systems do not tell.
+    if space.total > 0 && space.free < needed {
         return Err(BackupError::Refused(format!(
-            "{place} exists; name a new directory, nothing is overwritten"
+            "{}: {} MiB are free, and a backup needs {}: {} for the database, and {} that it leaves to others; make room \
+             there, or name a directory on another disk",
+            place.display(),
+            space.free >> 20,
+            needed.div_ceil(1 << 20),
+            copy.div_ceil(1 << 20),
+            RESERVE_BYTES >> 20,
         )));
     }
     Ok(())

@@ -91,7 +91,7 @@ pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
     findings.extend(
         backup
             .into_iter()
-            .flat_map(|schedule| place::backups(schedule, services.clock.now())),
+            .flat_map(|schedule| place::backups(services, schedule)),
     );
     findings
 }

@@ -1,7 +1,9 @@
 //! A copy of the database while others read and write it.
 
+use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
@@ -28,11 +30,25 @@ pub enum CopyError {
     /// What is told of it can't be read.
     #[error("the database can't be read: {0}")]
     Read(String),
+    /// Whoever was told of the progress asked for the end.
+    #[error("the copy was stopped")]
+    Stopped,
+}
+
+/// How long a copy of the database may get: as long as its file and what waits in the WAL.
+///
+/// # Errors
+/// What the operating system says.
+pub fn copy_bytes(database: &Path) -> io::Result<u64> {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    let waiting = Path::new(&wal).metadata().map_or(0, |wal| wal.len());
+    Ok(database.metadata()?.len() + waiting)
 }
 
 /// Copies the database at `source` into the file `to`, as it is at one instant: whatever is written meanwhile
 /// is not in the copy. Takes no lock that a writer waits for; the WAL can't start over while it lasts. `read`
-/// is given the same instant; `progress` is told the pages done and how many there are.
+/// is given the same instant; `progress` is told the pages done and how many there are, and may stop it.
 ///
 /// The copy is one file, without a WAL, and on disk.
 ///
@@ -42,7 +58,7 @@ pub fn copy_database<T>(
     source: &Path,
     to: &Path,
     read: impl FnOnce(&Connection) -> Result<T>,
-    mut progress: impl FnMut(u64, u64),
+    progress: impl FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<T, CopyError> {
     let of = |path: &Path| {
         let path = path.to_owned();
@@ -56,25 +72,45 @@ pub fn copy_database<T>(
     let told = read(&snapshot).map_err(|error| CopyError::Read(format!("{error:?}")))?;
     let mut copy = Connection::open(to).map_err(of(to))?;
     copy.pragma_update(None, "synchronous", "FULL").map_err(of(to))?;
+    let backup = Backup::new(&snapshot, &mut copy).map_err(of(to))?;
+    if copy_pages(&backup, PATIENCE, progress)
+        .map_err(of(to))?
+        .is_break()
     {
-        let backup = Backup::new(&snapshot, &mut copy).map_err(of(to))?;
-        loop {
-            let step = backup.step(PAGES_PER_STEP).map_err(of(to))?;
-            let pages = backup.progress();
-            let done = u64::try_from(pages.pagecount - pages.remaining).unwrap_or(0);
-            progress(done, u64::try_from(pages.pagecount).unwrap_or(0));
-            match step {
-                StepResult::Done => break,
-                StepResult::More => {}
-                // Locked for a moment by somebody else.
-                _ => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
+        return Err(CopyError::Stopped);
     }
+    drop(backup);
     copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))
         .map_err(of(to))?;
     copy.close().map_err(|(_, error)| of(to)(error))?;
     Ok(told)
+}
+
+fn copy_pages(
+    backup: &Backup<'_, '_>,
+    patience: Duration,
+    mut progress: impl FnMut(u64, u64) -> ControlFlow<()>,
+) -> rusqlite::Result<ControlFlow<()>> {
+    let mut moved = Instant::now();
+    loop {
+        let step = backup.step(PAGES_PER_STEP)?;
+        let pages = backup.progress();
+        let done = u64::try_from(pages.pagecount - pages.remaining).unwrap_or(0);
+        if progress(done, u64::try_from(pages.pagecount).unwrap_or(0)).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        match step {
+            StepResult::Done => return Ok(ControlFlow::Continue(())),
+            StepResult::More => moved = Instant::now(),
+            // For a moment, as a rule; and for as long as it lasts, the WAL can't start over.
+            _ if moved.elapsed() < patience => std::thread::sleep(Duration::from_millis(20)),
+            _ => {
+                let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+                let text = "another process does not let go of it; find out which, and try again";
+                return Err(rusqlite::Error::SqliteFailure(busy, Some(text.to_owned())));
+            }
+        }
+    }
 }
 
 /// Reads a database that nobody writes.
@@ -131,4 +167,53 @@ pub fn find_live_api_keys(db: &Connection) -> Result<Vec<Revived>> {
             })
         })?
         .collect::<rusqlite::Result<_>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(path: &Path) -> Connection {
+        let database = Connection::open(path).expect("opens");
+        database
+            .execute_batch("CREATE TABLE kept (text TEXT); INSERT INTO kept VALUES ('here')")
+            .expect("the statements are SQL");
+        database
+    }
+
+    #[test]
+    fn a_copy_that_another_process_holds_is_given_up() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let source = database(&folder.path().join("source"));
+        let to = folder.path().join("copy");
+        let holder = Connection::open(&to).expect("opens");
+        holder
+            .execute_batch("BEGIN EXCLUSIVE")
+            .expect("nobody else has it");
+        let mut copy = Connection::open(&to).expect("opens");
+        copy.busy_timeout(Duration::ZERO).expect("set");
+        let backup = Backup::new(&source, &mut copy).expect("begun");
+        let patience = Duration::from_millis(50);
+        let ended = copy_pages(&backup, patience, |_, _| ControlFlow::Continue(()));
+        let error = ended.expect_err("it is held");
+        assert!(error.to_string().contains("does not let go"), "{error}");
+    }
+
+    #[test]
+    fn a_copy_stops_when_it_is_asked_to_and_may_be_as_long_as_file_and_wal() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let source = folder.path().join("latchkey.db");
+        let kept = database(&source);
+        let length = || source.metadata().expect("it is there").len();
+        assert_eq!(copy_bytes(&source).expect("there"), length());
+        kept.execute_batch("PRAGMA journal_mode = WAL; INSERT INTO kept VALUES ('waits')")
+            .expect("the statements are SQL");
+        assert!(copy_bytes(&source).expect("there") > length(), "the WAL counts");
+        assert!(copy_bytes(&folder.path().join("nowhere")).is_err());
+        let copy = folder.path().join("copy");
+        let stopped = copy_database(&source, &copy, |_| Ok(()), |_, _| ControlFlow::Break(()));
+        assert!(matches!(stopped, Err(CopyError::Stopped)));
+        let done = copy_database(&source, &copy, |_| Ok(()), |_, _| ControlFlow::Continue(()));
+        done.expect("copied");
+    }
 }

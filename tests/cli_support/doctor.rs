@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cli_support::Desk;
 
@@ -72,19 +72,29 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
     configure("");
     let (grade, text) = one(&desk, "backup");
     assert_eq!(grade, "doubtful", "{text}");
-    assert!(text.ends_with("has none yet"), "{text}");
+    assert!(text.ends_with("has none of this appliance yet"), "{text}");
     assert_eq!(
         fs::read_dir(&directory).unwrap().count(),
         0,
         "nothing is left there"
     );
 
-    let made = |at: jiff::Timestamp| {
+    let backup = desk.json(&["backup", "sample", "--json"]);
+    let ours = backup["manifest"]["keyFingerprint"].as_str().unwrap();
+    let made_by = |keys: &str, at: jiff::Timestamp| {
         let name = at.strftime("latchkey-%Y%m%dT%H%M%SZ").to_string();
         fs::create_dir(directory.join(&name)).unwrap();
-        fs::write(directory.join(name).join("manifest.json"), "{}").unwrap();
+        fs::write(
+            directory.join(name).join("manifest.json"),
+            json!({ "keyFingerprint": keys }).to_string(),
+        )
+        .unwrap();
     };
+    let made = |at| made_by(ours, at);
     let now = jiff::Timestamp::now();
+    made_by("another's", now);
+    let (_, text) = one(&desk, "backup");
+    assert!(text.ends_with("has none of this appliance yet"), "{text}");
     made(now - jiff::SignedDuration::from_mins(125));
     let (grade, text) = one(&desk, "backup");
     assert_eq!(grade, "doubtful", "{text}");

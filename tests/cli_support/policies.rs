@@ -360,7 +360,7 @@ fn an_operator_sets_the_rules_that_admins_only_make_stricter() {
     assert_eq!(rules()["policyChanges"], "operator-only");
     assert_eq!(rules()["cleanReplayRequired"], true);
     assert_eq!(rules()["adminOnAdmin"], "refused");
-    desk.ok(&[
+    let set = desk.json(&[
         "org",
         "set",
         "acme",
@@ -368,7 +368,9 @@ fn an_operator_sets_the_rules_that_admins_only_make_stricter() {
         "allowed",
         "--clean-replay-required",
         "false",
+        "--json",
     ]);
+    assert_eq!(set, rules(), "every setting is printed");
     assert_eq!(rules()["policyChanges"], "allowed");
     assert_eq!(rules()["cleanReplayRequired"], false);
     assert_eq!(rules()["adminOnAdmin"], "refused", "what is not named stays");

@@ -1,8 +1,9 @@
 // Loaded into the server (LD_PRELOAD): lets what it writes to its database and WAL fail, as the first letter of
 // the file named by FAULT_FILE says. f: disk full, e: I/O error, r: read-only, p: disk full in the middle of a
 // write, s: what was written can't be put on disk, i: I/O error of reads, t: half a write, then the machine is gone,
-// l: the machine is gone, and with it all that was not put on disk (only with POWER_LOSS set: it costs). Anything
-// else: fine.
+// l: the machine is gone, and with it all that was not put on disk (only with POWER_LOSS set: it costs), h: a write to
+// the copy that a backup is to be hangs, and the file says H, until it says something else, n: a directory that is
+// finished does not get its name. Anything else: fine.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,23 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+static char letter(void) {
+    const char *control = getenv("FAULT_FILE");
+    if (!control) return 0;
+    int file = syscall(SYS_openat, AT_FDCWD, control, O_RDONLY, 0);
+    if (file < 0) return 0;
+    char what = 0;
+    if (syscall(SYS_read, file, &what, 1) != 1) what = 0;
+    syscall(SYS_close, file);
+    return what;
+}
+
+static void say(const char *what) {
+    int file = syscall(SYS_openat, AT_FDCWD, getenv("FAULT_FILE"), O_WRONLY, 0);
+    syscall(SYS_write, file, what, 1);
+    syscall(SYS_close, file);
+}
+
 // The path of a database or WAL, without what is mapped; 0 for other files.
 static int is_kept(int fd, char *path, size_t size) {
     char link[64];
@@ -28,15 +46,10 @@ static int is_kept(int fd, char *path, size_t size) {
 }
 
 static char fault(int fd) {
-    const char *control = getenv("FAULT_FILE");
     char path[4096];
-    if (!control || !is_kept(fd, path, sizeof path)) return 0;
-    int file = syscall(SYS_openat, AT_FDCWD, control, O_RDONLY, 0);
-    if (file < 0) return 0;
-    char what = 0;
-    if (syscall(SYS_read, file, &what, 1) != 1) what = 0;
-    syscall(SYS_close, file);
-    return what;
+    if (!getenv("FAULT_FILE") || !is_kept(fd, path, sizeof path)) return 0;
+    char what = letter();
+    return what == 'h' && !strstr(path, ".unfinished-") ? 0 : what;
 }
 
 // What a file held where it was written since it was last put on disk: what a loss of power may bring back.
@@ -101,6 +114,10 @@ static ssize_t put(int fd, const void *bytes, size_t count, off64_t at, int posi
             if (count < 512) { errno = ENOSPC; return -1; }
             count /= 2;
             break;
+        case 'h':
+            say("H");
+            while (letter() == 'H') usleep(10000);
+            break;
         case 't':
             if (positioned) syscall(SYS_pwrite64, fd, bytes, count / 2, at);
             else syscall(SYS_write, fd, bytes, count / 2);
@@ -160,3 +177,9 @@ static ssize_t get(int fd, void *bytes, size_t count, off_t at, int positioned) 
 ssize_t read(int fd, void *bytes, size_t count) { return get(fd, bytes, count, 0, 0); }
 ssize_t pread(int fd, void *bytes, size_t count, off_t at) { return get(fd, bytes, count, at, 1); }
 ssize_t pread64(int fd, void *bytes, size_t count, off64_t at) { return get(fd, bytes, count, at, 1); }
+
+int rename(const char *from, const char *to) {
+    const char *name = strrchr(from, '/');
+    if (letter() == 'n' && strstr(name ? name : from, ".unfinished-")) { errno = EBUSY; return -1; }
+    return syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}

@@ -12,7 +12,7 @@ pub mod seed;
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -68,16 +68,30 @@ impl Server {
         self.child.id()
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its state")
+    }
+
     /// Waits for an end that comes by itself.
     pub fn wait(&mut self) -> ExitStatus {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
-            if let Some(status) = self.child.try_wait().expect("its state") {
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(Instant::now() < until, "it does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let sent = Command::new("kill")
+            .arg("-TERM")
+            .arg(self.id().to_string())
+            .status();
+        assert!(sent.expect("kill runs").success());
     }
 
     /// SIGKILL, and waits for the end.
@@ -261,4 +275,48 @@ pub fn exchange(address: &str, line: &str, token: &str) -> Option<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     answer.contains("\r\n\r\n").then_some(answer)
+}
+
+/// A file system of its own in memory, until the test lets go of it.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Nothing without the right to mount one.
+    pub fn new(at: &Path, size: &str) -> Option<Self> {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"])
+            .arg(at)
+            .output()
+            .ok()
+            .filter(|output| output.status.success());
+        if mounted.is_none() {
+            println!("skipped: no file system can be mounted here");
+        }
+        mounted.map(|_| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// The library that makes faults, built by the C compiler that builds SQLite too.
+pub fn shim(folder: &Path) -> Option<PathBuf> {
+    let library = folder.join("shim.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+        .arg(&library)
+        .arg(source)
+        .output();
+    match built {
+        Ok(output) if output.status.success() => Some(library),
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(_) => {
+            println!("skipped: there is no C compiler here");
+            None
+        }
+    }
 }

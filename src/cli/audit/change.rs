@@ -3,18 +3,26 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use serde_json::json;
 
 use super::super::exit::Refusal;
+use super::super::restore::revived_in_json;
 use super::super::{Global, Progress, orders, output, wait_for};
 use crate::domain::account::UserId;
 use crate::domain::audit::ActorRef;
 use crate::service::trail::TrailOrder;
 use crate::service::{operator, trail};
 
-pub(super) fn accept_rollback(global: &Global, replaced: Option<&Path>, yes: bool) -> Result<()> {
+pub(super) fn accept_rollback(
+    global: &Global,
+    replaced: Option<&Path>,
+    yes: bool,
+    as_json: bool,
+) -> Result<()> {
     let app = global.open_unchecked()?;
     if !yes {
         return match trail::check_rollback(&app.services) {
+            Ok(()) if as_json => output::json(&json!({ "accepted": false })),
             Ok(()) => {
                 output::line("the database is the one that was signed last; there is nothing to accept")
             }
@@ -24,6 +32,17 @@ pub(super) fn accept_rollback(global: &Global, replaced: Option<&Path>, yes: boo
         };
     }
     let accepted = wait_for(trail::accept_rollback(&app.services, replaced))?;
+    if as_json {
+        return output::json(&json!({
+            "accepted": true,
+            "entries": accepted.found,
+            "signedEntries": accepted.signed,
+            "sessionsEnded": accepted.sessions_ended,
+            "exact": replaced.is_some(),
+            "revived": accepted.revived.iter().map(revived_in_json).collect::<Vec<_>>(),
+            "key": accepted.key,
+        }));
+    }
     output::line(format_args!(
         "accepted: the database has {} entries, {} had been signed",
         accepted.found, accepted.signed
@@ -46,7 +65,7 @@ pub(super) fn accept_rollback(global: &Global, replaced: Option<&Path>, yes: boo
     output::line(format_args!("the trail's key from here on: {}", accepted.key))
 }
 
-pub(super) fn erase(global: &Global, org: &str, user: UserId, yes: bool) -> Result<()> {
+pub(super) fn erase(global: &Global, org: &str, user: UserId, yes: bool, as_json: bool) -> Result<()> {
     let app = global.open()?;
     let organization = operator::find_organization(&app.services, org)?;
     if !yes {
@@ -66,6 +85,9 @@ pub(super) fn erase(global: &Global, org: &str, user: UserId, yes: bool) -> Resu
     ))?;
     if let Some(bar) = bar {
         bar.finish();
+    }
+    if as_json {
+        return output::json(&json!({ "erased": erased }));
     }
     output::line(format_args!("{erased} parts of entries erased"))
 }

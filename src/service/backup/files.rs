@@ -1,49 +1,64 @@
 //! Directories that appear whole or not at all, and files for the owner alone.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
 use super::manifest::FileFacts;
-use super::{BackupError, CHECKPOINT_FILE, SEALED_KEYS_FILE, Watch};
-use crate::entropy::Entropy;
-use crate::keys::KEY_DIRECTORY;
+use super::{BackupError, CHECKPOINT_FILE, MANIFEST_FILE, SEALED_KEYS_FILE, Watch};
+use crate::keys::{KEY_DIRECTORY, key_file_names};
 use crate::store::DATABASE_FILE;
 
 /// In the names of directories that are not finished.
 pub(super) const UNFINISHED: &str = ".unfinished-";
+/// What a file system of its own begins with.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A directory that is being filled; dropped before it is finished, it is removed.
 #[derive(Debug)]
 pub struct Unfinished {
     path: PathBuf,
+    destination: PathBuf,
     finished: bool,
 }
 
 impl Unfinished {
-    /// Makes one beside where it is to be in the end, readable for the owner alone.
+    /// Makes one for a directory that is to be there in the end, readable for the owner alone: beside it, or within it
+    /// where it is there already, since nothing takes the place of a mounted volume. `mark` tells it from others.
     ///
     /// # Errors
-    /// [`BackupError::Io`].
-    pub fn beside(destination: &Path, entropy: &Entropy) -> Result<Self, BackupError> {
-        let name = destination
-            .file_name()
-            .ok_or_else(|| BackupError::Refused(format!("{} is no new directory", destination.display())))?;
-        let mut unfinished = std::ffi::OsString::from(".");
-        unfinished.push(name);
-        unfinished.push(UNFINISHED);
-        unfinished.push(hex::encode(entropy.bytes::<4>()));
-        let path = destination.with_file_name(unfinished);
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|source| io_error(&path, source))?;
+    /// [`BackupError`].
+    pub fn of(destination: &Path, mark: &str) -> Result<Self, BackupError> {
+        let path = if destination.is_dir() {
+            destination.join(format!("{UNFINISHED}{mark}"))
+        } else {
+            let name = destination.file_name().ok_or_else(|| {
+                BackupError::Refused(format!("{} is no new directory", destination.display()))
+            })?;
+            let mut unfinished = std::ffi::OsString::from(".");
+            unfinished.push(name);
+            unfinished.push(format!("{UNFINISHED}{mark}"));
+            destination.with_file_name(unfinished)
+        };
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|problem| match problem.kind() {
+            io::ErrorKind::PermissionDenied if !destination.is_dir() => BackupError::Refused(format!(
+                "nothing can be made in {}; make the new directory as one who may, and it is filled: sudo install -d \
+                 -m 0700 -o OWNER {}",
+                parent(destination).display(),
+                destination.display()
+            )),
+            _ => io_error(&path, problem),
+        })?;
         Ok(Self {
             path,
+            destination: destination.to_owned(),
             finished: false,
         })
     }
@@ -57,16 +72,37 @@ impl Unfinished {
     /// Puts it where it belongs, on disk.
     ///
     /// # Errors
-    /// [`BackupError::Io`]; then it is removed.
-    pub fn finish(mut self, destination: &Path) -> Result<(), BackupError> {
+    /// [`BackupError`]; then it is removed.
+    pub fn finish(mut self) -> Result<(), BackupError> {
         sync_tree(&self.path)?;
-        // Onto an empty directory too (rename(2)); one that was filled meanwhile is left alone.
-        fs::rename(&self.path, destination).map_err(|source| io_error(destination, source))?;
+        if self.path.parent() == Some(self.destination.as_path()) {
+            self.move_out()?;
+            self.finished = true;
+            return sync(&self.destination);
+        }
+        // Onto an empty directory that was made meanwhile, too (rename(2)); one with something in it is left alone.
+        fs::rename(&self.path, &self.destination).map_err(|problem| io_error(&self.destination, problem))?;
         self.finished = true;
-        let parent = destination
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        sync(parent.unwrap_or(Path::new(".")))
+        sync(parent(&self.destination))
+    }
+
+    /// Moves what is in it one level up: last what makes a directory a data directory, or a backup.
+    fn move_out(&self) -> Result<(), BackupError> {
+        refuse_filled(&self.destination, self.path.file_name())?;
+        let failed = |problem| io_error(&self.destination, problem);
+        let entries = fs::read_dir(&self.path).map_err(failed)?;
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+        let mut names = names.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+        names.sort_by_key(|name| (name == MANIFEST_FILE, name == DATABASE_FILE));
+        for (at, name) in names.iter().enumerate() {
+            if let Err(problem) = fs::rename(self.path.join(name), self.destination.join(name)) {
+                for moved in &names[..at] {
+                    let _ = fs::rename(self.destination.join(moved), self.path.join(moved));
+                }
+                return Err(failed(problem));
+            }
+        }
+        fs::remove_dir(&self.path).map_err(failed)
     }
 }
 
@@ -74,15 +110,63 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.finished
             && let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, path = %self.path.display(), "an unfinished directory could not be removed");
         }
     }
 }
 
+/// Refuses a directory that has something in it, and whatever is no directory.
+pub(super) fn refuse_filled(destination: &Path, besides: Option<&OsStr>) -> Result<(), BackupError> {
+    let taken = match fs::read_dir(destination) {
+        Ok(entries) => entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            name != LOST_AND_FOUND && Some(name.as_os_str()) != besides
+        }),
+        Err(_) => destination.symlink_metadata().is_ok(),
+    };
+    if taken {
+        if besides.is_none() {
+            refuse_half_moved(destination)?;
+        }
+        let place = destination.display();
+        return Err(BackupError::Refused(format!(
+            "{place} exists; name a new directory, nothing is overwritten"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a directory that is being filled, or was when that ended early.
+pub(super) fn refuse_half_moved(directory: &Path) -> Result<(), BackupError> {
+    let mut entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let left = entries.find(|entry| {
+        entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(UNFINISHED.as_bytes())
+    });
+    left.map_or(Ok(()), |left| {
+        Err(BackupError::Refused(format!(
+            "{}: a restore or a backup is under way, or has ended early; if none is, remove everything in {} and make it \
+             anew",
+            left.path().display(),
+            directory.display()
+        )))
+    })
+}
+
+/// The directory that something is in, or is to be in.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
 /// The files a backup may have besides its manifest.
 pub(super) fn file_names() -> impl Iterator<Item = String> {
-    let keys = ["root.key", "audit.key", "tokens.json"].map(|name| format!("{KEY_DIRECTORY}/{name}"));
+    let keys = key_file_names().map(|name| format!("{KEY_DIRECTORY}/{name}"));
     [DATABASE_FILE, CHECKPOINT_FILE, SEALED_KEYS_FILE]
         .map(str::to_owned)
         .into_iter()
@@ -105,14 +189,14 @@ pub(super) fn digests(folder: &Path, watch: Watch<'_>) -> Result<BTreeMap<String
         .map(|name| {
             let facts = digest(&folder.join(&name), |bytes| {
                 done += bytes;
-                watch("hash", done, all);
+                watch("hash", done, all)
             })?;
             Ok((name, facts))
         })
         .collect()
 }
 
-fn digest(path: &Path, mut read: impl FnMut(u64)) -> Result<FileFacts, BackupError> {
+fn digest(path: &Path, mut read: impl FnMut(u64) -> ControlFlow<()>) -> Result<FileFacts, BackupError> {
     let failed = |source| io_error(path, source);
     let mut file = File::open(path).map_err(failed)?;
     let (mut hash, mut bytes) = (Sha256::new(), 0);
@@ -124,7 +208,9 @@ fn digest(path: &Path, mut read: impl FnMut(u64)) -> Result<FileFacts, BackupErr
         }
         hash.update(&buffer[..count]);
         bytes += count as u64;
-        read(count as u64);
+        if read(count as u64).is_break() {
+            return Err(BackupError::Stopped);
+        }
     }
     Ok(FileFacts {
         bytes,
@@ -133,7 +219,11 @@ fn digest(path: &Path, mut read: impl FnMut(u64)) -> Result<FileFacts, BackupErr
 }
 
 /// Copies a file to a new one for the owner alone.
-pub(super) fn copy_private(from: &Path, to: &Path, mut copied: impl FnMut(u64)) -> Result<(), BackupError> {
+pub(super) fn copy_private(
+    from: &Path,
+    to: &Path,
+    mut copied: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<(), BackupError> {
     let mut source = File::open(from).map_err(|source| io_error(from, source))?;
     let mut target = new_private_file(to)?;
     let mut buffer = vec![0; 1 << 20];
@@ -147,7 +237,9 @@ pub(super) fn copy_private(from: &Path, to: &Path, mut copied: impl FnMut(u64)) 
         target
             .write_all(&buffer[..count])
             .map_err(|source| io_error(to, source))?;
-        copied(count as u64);
+        if copied(count as u64).is_break() {
+            return Err(BackupError::Stopped);
+        }
     }
 }
 

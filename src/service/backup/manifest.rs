@@ -1,20 +1,25 @@
 //! What a backup says of itself.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::KeyChoice;
+use super::{KeyChoice, MANIFEST_FILE};
 
-/// The format written; others are refused.
-pub(super) const FORMAT: u32 = 1;
+/// The format written. Those after it are refused.
+pub(super) const FORMAT: u32 = 2;
+/// The first format; its list of files left out the two that a change of the trail's key leaves.
+const FORMAT_WITHOUT_CHANGED_KEYS: u32 = 1;
+const LEFT_OUT: [&str; 2] = ["keys/audit.next.key", "keys/audit.retired"];
 
 /// What a backup says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Manifest {
-    /// 1.
+    /// 2, or 1 of those made before.
     pub format: u32,
     /// Version of the latchkey that made it.
     pub latchkey: String,
@@ -34,6 +39,19 @@ pub struct Manifest {
     pub trail: Trail,
     /// Every other file in it.
     pub files: BTreeMap<String, FileFacts>,
+}
+
+/// The fingerprint of the keys that the database in a backup belongs to, whatever its format is. It is that of the root
+/// key, which no change of other keys changes.
+pub(super) fn fingerprint_in(backup: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Owner {
+        key_fingerprint: String,
+    }
+    let text = fs::read(backup.join(MANIFEST_FILE)).ok()?;
+    let owner: Owner = serde_json::from_slice(&text).ok()?;
+    Some(owner.key_fingerprint)
 }
 
 /// The trail in a backup.
@@ -67,14 +85,20 @@ impl Manifest {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let value: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format)
+                if (u64::from(FORMAT_WITHOUT_CHANGED_KEYS)..=u64::from(FORMAT)).contains(&format) => {}
             Some(format) => {
                 return Err(format!(
-                    "its format is {format}, this latchkey knows {FORMAT}; use the latchkey that made it"
+                    "its format is {format}, this latchkey knows those up to {FORMAT}; use the latchkey that made it"
                 ));
             }
             None => return Err("it has no format".to_owned()),
         }
         serde_json::from_value(value).map_err(|e| e.to_string())
+    }
+
+    /// Whether a file may be there that it does not name.
+    pub(super) fn leaves_out(&self, name: &str) -> bool {
+        self.format == FORMAT_WITHOUT_CHANGED_KEYS && LEFT_OUT.contains(&name)
     }
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::files::{self, Unfinished, io_error};
 use super::{
     BackupError, CHECKPOINT_FILE, KeyChoice, MAC_FILE, MANIFEST_FILE, Manifest, SEALED_KEYS_FILE, Watch,
-    check, read_and_copy, refuse_what_is_there,
+    check, read_and_copy,
 };
 use crate::clock::Clock;
 use crate::domain::audit::{LogKey, LogKeys};
@@ -46,9 +46,11 @@ pub struct Restored {
     pub exact: bool,
     /// The trail's key from here on: readers have to be given it.
     pub key: String,
+    /// What the trail begins with under it: the witness has to be given it.
+    pub checkpoint: String,
 }
 
-/// Checks a backup and copies it into a directory beside `data_dir`, which must be new.
+/// Checks a backup and copies it into a directory beside `data_dir`, or within it, which must be new or empty.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -58,7 +60,7 @@ pub fn unpack(
     entropy: &Entropy,
     watch: Watch<'_>,
 ) -> Result<(Manifest, Unfinished), BackupError> {
-    refuse_what_is_there(data_dir)?;
+    files::refuse_filled(data_dir, None)?;
     let manifest_path = source.backup.join(MANIFEST_FILE);
     let text = fs::read_to_string(&manifest_path).map_err(|error| {
         BackupError::Refused(format!(
@@ -71,7 +73,7 @@ pub fn unpack(
     compare_files(&source.backup, &manifest, watch)?;
     let key_texts = read_keys(source, &manifest)?;
 
-    let unfinished = Unfinished::beside(data_dir, entropy)?;
+    let unfinished = Unfinished::of(data_dir, &hex::encode(entropy.bytes::<4>()))?;
     let folder = unfinished.path();
     write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?;
     let keys = KeyRing::open(folder, entropy)?;
@@ -83,7 +85,7 @@ pub fn unpack(
         &folder.join(DATABASE_FILE),
         |bytes| {
             done += bytes;
-            watch("copy", done, all);
+            watch("copy", done, all)
         },
     )?;
     let note = fs::read_to_string(source.backup.join(CHECKPOINT_FILE))
@@ -107,9 +109,9 @@ pub fn unpack_database(
     (clock, entropy): (&Clock, &Entropy),
     watch: Watch<'_>,
 ) -> Result<(Manifest, Unfinished), BackupError> {
-    refuse_what_is_there(data_dir)?;
+    files::refuse_filled(data_dir, None)?;
     let key_texts = read_key_texts(keys_from)?;
-    let unfinished = Unfinished::beside(data_dir, entropy)?;
+    let unfinished = Unfinished::of(data_dir, &hex::encode(entropy.bytes::<4>()))?;
     let folder = unfinished.path();
     write_key_texts(&folder.join(KEY_DIRECTORY), &key_texts)?;
     let keys = KeyRing::open(folder, entropy)?;
@@ -135,7 +137,8 @@ pub fn unpack_database(
 }
 
 /// Ends what is back, records the restore and goes on under a new name. `services` is over the unpacked
-/// directory; `replaced` is the newer database, if it is still there, to tell exactly what is back.
+/// directory, and without a witness; `replaced` is the newer database, if it is still there, to tell exactly what is
+/// back, and `witness` the directory that may have seen more than the backup.
 ///
 /// # Errors
 /// [`BackupError::Database`].
@@ -143,8 +146,9 @@ pub async fn conclude_restore(
     services: &Services,
     manifest: &Manifest,
     replaced: Option<&Path>,
+    witness: Option<&Path>,
 ) -> Result<Restored, BackupError> {
-    trail::begin_after_restore(services, manifest.created_at, replaced)
+    trail::begin_after_restore(services, manifest.created_at, replaced, witness)
         .await
         .map_err(|error| BackupError::Database(format!("{error:?}")))
 }
@@ -170,7 +174,8 @@ fn compare_files(backup: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result
             }
         }
     }
-    if let Some(extra) = found.keys().find(|name| !manifest.files.contains_key(*name)) {
+    let mut extra = found.keys().filter(|name| !manifest.files.contains_key(*name));
+    if let Some(extra) = extra.find(|name| !manifest.leaves_out(name)) {
         let place = backup.display();
         return Err(BackupError::Damaged(format!(
             "{place}: {extra} is not in the manifest"

@@ -1,18 +1,28 @@
 //! Backups that make themselves while the server runs, and the end of old ones.
 
 use std::fs;
+use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use zeroize::Zeroizing;
 
 use super::files::{UNFINISHED, io_error};
+use super::manifest::fingerprint_in;
 use super::{BackupError, KeyChoice, MANIFEST_FILE, Order, create};
 use crate::service::Services;
 
 const PREFIX: &str = "latchkey-";
 const TIME: &str = "%Y%m%dT%H%M%SZ";
+/// At the end of the name of an unfinished one that is being removed.
+const REMOVED: &str = ".removed";
+/// Nobody takes as long to make one: what was begun before was left.
+const UNFINISHED_LASTS: SignedDuration = SignedDuration::from_hours(24);
+/// How long to wait after a failure, after a second one, and so on: each may have read and written the whole database.
+const WAITS_MINUTES: [u64; 4] = [1, 5, 30, 60];
 
 /// Where backups go, how often, and how many stay.
 #[derive(Clone, Debug)]
@@ -29,23 +39,29 @@ pub struct Schedule {
     pub passphrase_file: Option<PathBuf>,
 }
 
-/// Makes a backup if none is young enough, then removes the oldest beyond those that stay. Says where the
-/// new one is.
+/// Makes a backup if none of this appliance is young enough, then removes its oldest beyond those that stay: others'
+/// may be in the same directory, and their keys tell them apart. Says where the new one is.
 ///
 /// # Errors
-/// [`BackupError`]; then none was removed.
-pub fn back_up_when_due(services: &Services, schedule: &Schedule) -> Result<Option<PathBuf>, BackupError> {
+/// [`BackupError`]; then none was removed. [`BackupError::Stopped`] soon after `is_stopped` says so.
+pub fn back_up_when_due(
+    services: &Services,
+    schedule: &Schedule,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Option<PathBuf>, BackupError> {
     let now = services.clock.now();
     let there = find_backups(&schedule.directory)?;
+    let is_ours = |path: &Path| fingerprint_in(path).is_some_and(|of| of == services.keys.fingerprint());
     // After the clock went back, one from the future says nothing about now.
-    let newest = there.iter().map(|(at, _)| *at).filter(|at| *at <= now).max();
+    let newest = there.iter().rev().find(|(at, path)| *at <= now && is_ours(path));
+    let newest = newest.map(|(at, _)| *at);
     if let Some(newest) = newest {
         services.counts.backed_up(newest);
     }
     if newest.is_some_and(|at| now.duration_since(at) < schedule.every) {
         return Ok(None);
     }
-    clear_unfinished(&schedule.directory)?;
+    clear_unfinished(services, schedule);
     let destination = schedule.directory.join(name_of(now));
     let order = Order {
         data_dir: services
@@ -63,13 +79,16 @@ pub fn back_up_when_due(services: &Services, schedule: &Schedule) -> Result<Opti
             .transpose()?,
         public_url: services.settings.public_url.clone(),
     };
-    create(&order, &services.clock, &services.entropy, &mut |_, _, _| {})?;
+    let watch = &mut |_, _, _| {
+        if is_stopped() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    create(&order, &services.clock, &services.entropy, watch)?;
     services.counts.backed_up(now);
-    let mut others: Vec<_> = there
-        .into_iter()
-        .filter(|(_, path)| *path != destination)
-        .collect();
-    others.sort();
+    let others: Vec<_> = there.into_iter().filter(|(_, path)| is_ours(path)).collect();
     let surplus = (others.len() + 1).saturating_sub(schedule.keep.max(1));
     for (_, old) in others.into_iter().take(surplus) {
         fs::remove_dir_all(&old).map_err(|source| io_error(&old, source))?;
@@ -78,13 +97,24 @@ pub fn back_up_when_due(services: &Services, schedule: &Schedule) -> Result<Opti
     Ok(Some(destination))
 }
 
-/// When the newest finished backup in a directory was made, if there is one.
+/// When the newest finished backup of the appliance with these keys was made, if the directory has one.
 ///
 /// # Errors
 /// [`BackupError`] when it can't be read.
-pub fn find_newest(directory: &Path) -> Result<Option<Timestamp>, BackupError> {
+pub fn find_newest(directory: &Path, fingerprint: &str) -> Result<Option<Timestamp>, BackupError> {
     let there = find_backups(directory)?;
-    Ok(there.into_iter().map(|(at, _)| at).max())
+    let newest = there
+        .into_iter()
+        .rev()
+        .find(|(_, path)| fingerprint_in(path).as_deref() == Some(fingerprint));
+    Ok(newest.map(|(at, _)| at))
+}
+
+/// How long to wait after so many failures in a row.
+#[must_use]
+pub fn wait_after_failures(failures: usize) -> Duration {
+    let at = failures.saturating_sub(1).min(WAITS_MINUTES.len() - 1);
+    Duration::from_secs(60 * WAITS_MINUTES[at])
 }
 
 /// Finds out whether a backup could be written now: makes a file in the directory, which alone tells of permissions,
@@ -105,7 +135,7 @@ pub fn try_schedule(schedule: &Schedule) -> Result<(), BackupError> {
     if let Some(file) = &schedule.passphrase_file
         && read_passphrase(file)?.is_empty()
     {
-        let empty = std::io::Error::other("has no passphrase in its first line");
+        let empty = io::Error::other("has no passphrase in its first line");
         return Err(io_error(file, empty));
     }
     Ok(())
@@ -122,7 +152,8 @@ fn time_of(name: &str) -> Option<Timestamp> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// Finished backups with our names: what else lies there is nobody's business here.
+/// Finished backups with names as we give them, whosever they are, the oldest first: what else lies there is nobody's
+/// business here.
 fn find_backups(directory: &Path) -> Result<Vec<(Timestamp, PathBuf)>, BackupError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(|source| io_error(directory, source))? {
@@ -136,23 +167,41 @@ fn find_backups(directory: &Path) -> Result<Vec<(Timestamp, PathBuf)>, BackupErr
             found.push((at, entry.path()));
         }
     }
+    found.sort();
     Ok(found)
 }
 
-/// What a crash left half done.
-fn clear_unfinished(directory: &Path) -> Result<(), BackupError> {
-    for entry in fs::read_dir(directory).map_err(|source| io_error(directory, source))? {
-        let entry = entry.map_err(|source| io_error(directory, source))?;
+/// Removes what was left half done: of this appliance whatever there is, so that none may be under way, and of others
+/// what no one can be making any more. It has keys in it. What can't be removed is logged, and holds nothing up.
+pub fn clear_unfinished(services: &Services, schedule: &Schedule) {
+    let now = services.clock.now();
+    for entry in fs::read_dir(&schedule.directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let ours = name
+        let parts = name
             .to_str()
-            .and_then(|name| name.strip_prefix('.')?.split_once(UNFINISHED))
-            .is_some_and(|(name, _)| time_of(name).is_some());
-        if ours {
-            fs::remove_dir_all(entry.path()).map_err(|source| io_error(&entry.path(), source))?;
+            .and_then(|name| name.strip_prefix('.')?.split_once(UNFINISHED));
+        let Some((begun, mark)) = parts.and_then(|(name, mark)| Some((time_of(name)?, mark))) else {
+            continue;
+        };
+        let is_ours = mark.starts_with(services.keys.fingerprint());
+        if (is_ours || now.duration_since(begun) >= UNFINISHED_LASTS)
+            && let Err(error) = remove_unfinished(&entry.path())
+        {
+            let path = entry.path();
+            tracing::warn!(%error, path = %path.display(), "an unfinished backup could not be removed");
         }
     }
-    Ok(())
+}
+
+/// Under another name first: whoever still fills it can't finish it any more.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    if !name.as_encoded_bytes().ends_with(REMOVED.as_bytes()) {
+        name.push(REMOVED);
+    }
+    let removed = path.with_file_name(name);
+    fs::rename(path, &removed)?;
+    fs::remove_dir_all(removed)
 }
 
 fn read_passphrase(file: &Path) -> Result<Zeroizing<String>, BackupError> {
@@ -178,5 +227,11 @@ mod tests {
         ] {
             assert_eq!(time_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn each_failure_in_a_row_is_waited_for_longer_up_to_an_hour() {
+        let minutes = [1, 2, 3, 4, 5, 500].map(|failures| wait_after_failures(failures).as_secs() / 60);
+        assert_eq!(minutes, [1, 5, 30, 60, 60, 60]);
     }
 }

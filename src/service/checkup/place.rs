@@ -1,7 +1,5 @@
 //! What an installation stands on and what surrounds it: room on the disk, backups, its name.
 
-use jiff::Timestamp;
-
 use super::Finding;
 use crate::domain::audit::checkpoint::origin_of;
 use crate::domain::{Error, Result};
@@ -49,20 +47,23 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
 }
 
 /// Whether scheduled backups can be made, and are.
-pub(super) fn backups(schedule: &Schedule, now: Timestamp) -> Vec<Finding> {
+pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> {
+    let now = services.clock.now();
     let place = schedule.directory.display();
     if let Err(problem) = try_schedule(schedule) {
         return vec![Finding::broken("backup", problem.to_string())];
     }
-    vec![match find_newest(&schedule.directory) {
-        Err(problem) => Finding::broken("backup", problem.to_string()),
-        Ok(None) => Finding::doubtful("backup", format!("{place} has none yet")),
-        Ok(Some(newest)) if now.duration_since(newest) > schedule.every * 2 => {
-            let text = format!(
-                "the newest in {place} is of {newest}, more than twice backup.every ago; the server's log says why"
-            );
-            Finding::doubtful("backup", text)
-        }
-        Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is of {newest}")),
-    }]
+    vec![
+        match find_newest(&schedule.directory, services.keys.fingerprint()) {
+            Err(problem) => Finding::broken("backup", problem.to_string()),
+            Ok(None) => Finding::doubtful("backup", format!("{place} has none of this appliance yet")),
+            Ok(Some(newest)) if now.duration_since(newest) > schedule.every * 2 => {
+                let text = format!(
+                    "the newest in {place} is of {newest}, more than twice backup.every ago; the server's log says why"
+                );
+                Finding::doubtful("backup", text)
+            }
+            Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is of {newest}")),
+        },
+    ]
 }

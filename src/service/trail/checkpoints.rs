@@ -339,7 +339,7 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
 
 /// A note that is there already is never replaced: two that differ over as many entries are what a witness is
 /// for, so the second is put beside the first.
-fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> io::Result<()> {
+pub(super) fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> io::Result<()> {
     let directory = witness_directory(witness, origin);
     fs::create_dir_all(&directory)?;
     let name = format!("{:020}", signed.size);

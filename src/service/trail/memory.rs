@@ -186,6 +186,14 @@ pub(super) fn memories_beside(database: &Path) -> Vec<Memory> {
         .collect()
 }
 
+/// What a witness remembers of every log, for whoever uses none of them yet.
+pub(super) fn memories_at(witness: &Path) -> Vec<Memory> {
+    let logs = directories(witness);
+    logs.iter()
+        .flat_map(|log| newest_of_witness(log, false))
+        .collect()
+}
+
 /// The largest note of each log. A line that a crash cut short is none.
 fn newest_of_history(path: &Path) -> Vec<Memory> {
     let mut newest: BTreeMap<String, Memory> = BTreeMap::new();

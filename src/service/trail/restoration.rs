@@ -4,18 +4,21 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::checkpoints;
-use super::memory::memories_beside;
+use super::checkpoints::{self, Signed};
+use super::memory::{memories_at, memories_beside};
 use super::rollback::{give_up, unreadable};
 use crate::domain::Result;
+use crate::domain::audit::checkpoint::unchecked;
 use crate::domain::audit::{ActorRef, Event, EventType};
+use crate::entropy::Entropy;
 use crate::service::Services;
 use crate::service::backup::Restored;
 use crate::store::audit;
 use crate::store::backup;
 
 /// Ends every session, login and enrolment under way, appends the entry of the restore, and begins the log
-/// that follows the one in the backup. `made_at` is the backup's time.
+/// that follows the one in the backup. `made_at` is the backup's time. The `witness` directory is read and not written:
+/// [`give_to_witness`] is for when the restored directory is in its place.
 ///
 /// # Errors
 /// [`crate::domain::Error`], with nothing changed.
@@ -23,13 +26,16 @@ pub async fn begin_after_restore(
     services: &Services,
     made_at: Timestamp,
     replaced: Option<&Path>,
+    witness: Option<&Path>,
 ) -> Result<Restored> {
     let mut revived = services
         .store
         .read(|db| audit::find_revived(db, replaced).map_err(unreadable))?;
     let keys = services.store.read(backup::find_live_api_keys)?;
     revived.extend(keys);
-    let given_up = give_up(services, replaced.map(memories_beside).unwrap_or_default())?;
+    let mut elsewhere = replaced.map(memories_beside).unwrap_or_default();
+    elsewhere.extend(witness.map(memories_at).unwrap_or_default());
+    let given_up = give_up(services, elsewhere)?;
     let signer = given_up.signer(services);
     let key = signer.log_key();
     let url = services.settings.trail.witness_url.clone();
@@ -62,5 +68,23 @@ pub async fn begin_after_restore(
         revived,
         exact: replaced.is_some(),
         key: key.to_string(),
+        checkpoint: begun.note,
     })
+}
+
+/// Gives the witness directory the checkpoint that the restored trail begins with. What fails is logged: the next one
+/// goes there, too.
+///
+/// # Panics
+/// Never: the checkpoint is one that we have signed.
+pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
+    let told = unchecked(&restored.checkpoint).expect("we have signed it");
+    let signed = Signed {
+        size: told.size,
+        note: restored.checkpoint.clone(),
+    };
+    let drawn = hex::encode(entropy.bytes::<4>());
+    if let Err(error) = checkpoints::keep_witness(witness, &told.origin, &drawn, &signed) {
+        tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
+    }
 }
