@@ -1,6 +1,7 @@
 //! What is owed reaches a real mail server and a real webhook receiver: at least once, under one name.
 
 mod not_me;
+mod outages;
 mod passkeys;
 #[expect(dead_code, reason = "the tests of the command line need more of it")]
 pub mod receivers;
