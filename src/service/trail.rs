@@ -35,7 +35,7 @@ pub use export::{
     export, sign_export,
 };
 pub use forwarding::{ForwardTo, Way, forward_due, forward_while};
-pub use keeping::{EvenClock, RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
+pub use keeping::{RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
 pub use key_change::{KeyChanged, finish_key_change, rotate_key};
 pub use orders::{TrailOrder, carry_out_order};
 pub use restoration::begin_after_restore;

@@ -118,7 +118,7 @@ async fn the_user_is_told_of_a_reset_by_mail_and_what_was_said_is_forgotten() {
     assert_eq!(app.count("SELECT count(*) FROM delivery WHERE payload = '{}'"), 1);
     assert_eq!(round(&app, Channel::Mail).await, 0, "once is enough");
     app.advance(SignedDuration::from_hours(8 * 24));
-    latchkey::service::housekeeping::tidy(&app.services).await;
+    crate::keeping::tidy_by_a_settled_clock(&app).await;
     assert_eq!(app.count("SELECT count(*) FROM delivery"), 0);
 }
 
