@@ -4,6 +4,7 @@ mod client_address;
 pub mod control;
 mod listener;
 mod metrics;
+mod unfinished;
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -34,6 +36,8 @@ use crate::store::Store;
 
 /// How long what is being sent may take at the end.
 const SENDING_ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last signature may take.
+const SIGNING_ENDS_WITHIN: Duration = Duration::from_secs(10);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether a backup is due.
 const BACK_UP_EVERY: Duration = Duration::from_secs(60);
@@ -71,6 +75,7 @@ impl App {
         let clock = Clock::system();
         let entropy = Entropy::system();
         let store = Store::open_with(&config.data_dir, config.database)?;
+        unfinished::remove(&config.data_dir);
         let keys = KeyRing::open(&config.data_dir, &entropy)?;
         let external = config.external_issuer.clone();
         let external_issuer = external
@@ -110,6 +115,7 @@ impl App {
             bindings: Bindings::default(),
             counts: Counts::default(),
             tails: trail::Tails::default(),
+            witness: trail::Witness::default(),
         };
         belonging::check_keys(&services)??;
         trail::finish_key_change(&services).context("the trail's new key")?;
@@ -178,8 +184,10 @@ impl App {
         rechecking.abort();
         stop(stop_sending, sending).await;
         housekeeping::wind_up(&self.services).await;
-        if let Err(error) = trail::checkpoint(&self.services).await {
-            tracing::error!(%error, "the trail could not be signed at the end");
+        match timeout(SIGNING_ENDS_WITHIN, trail::checkpoint(&self.services)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the trail could not be signed at the end"),
+            Err(_) => tracing::error!("the trail could not be signed in time at the end"),
         }
         if drained {
             tracing::info!("stopped");
@@ -196,10 +204,7 @@ async fn stop(
     mut sending: tokio::task::JoinHandle<((), ())>,
 ) {
     let _ = stop_sending.send(true);
-    if tokio::time::timeout(SENDING_ENDS_WITHIN, &mut sending)
-        .await
-        .is_err()
-    {
+    if timeout(SENDING_ENDS_WITHIN, &mut sending).await.is_err() {
         tracing::warn!("stopped while something was being sent: it is sent again after the next start");
         sending.abort();
     }

@@ -17,6 +17,7 @@ mod rollback;
 mod tails;
 mod thinning;
 mod verification;
+mod witness;
 
 use uuid::Uuid;
 
@@ -29,7 +30,9 @@ pub use crate::store::audit::Cursor;
 
 pub use activity::{Activity, By, list_activity};
 pub(in crate::service) use checkpoints::signer_of;
-pub use checkpoints::{CHECKPOINT_CALL, Settings, checkpoint, checkpoint_if_due, log_keys};
+pub use checkpoints::{
+    CHECKPOINT_CALL, CHECKPOINT_DIRECTORY, Settings, checkpoint, checkpoint_if_due, log_keys,
+};
 pub use export::{
     Announcement, Begun, Claim, Export, ExportError, Format, Selection, Snapshot, Written, announce_export,
     export, sign_export,
@@ -43,6 +46,7 @@ pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
 pub use tails::Tails;
 pub use thinning::thin_checkpoints;
 pub use verification::verify_data_dir;
+pub use witness::Witness;
 
 /// Entries in a page at most.
 pub const PAGE_LIMIT: u32 = 1000;
