@@ -4,6 +4,7 @@ mod client_address;
 pub mod control;
 mod listener;
 mod metrics;
+mod supervisor;
 mod unfinished;
 
 use std::fs;
@@ -15,6 +16,7 @@ use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use self::supervisor::supervise;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::courier::Courier;
@@ -152,19 +154,25 @@ impl App {
         // Without it the server serves all the same; its operator has to stop it to change policies.
         let door = control::open(&self.services, &self.config.data_dir)
             .inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "no socket for the operator"));
-        let tidying = tokio::spawn(tidy_now_and_then(self.services.clone()));
-        let backing_up = tokio::spawn(back_up_when_due(
+        let tidying = tokio::spawn(supervise(self.services.clone(), "tidying", tidy_now_and_then));
+        let schedule = self.config.backup.clone();
+        let backing_up = tokio::spawn(supervise(self.services.clone(), "backing up", move |services| {
+            back_up_when_due(services, schedule.clone())
+        }));
+        let signing = tokio::spawn(supervise(self.services.clone(), "signing", sign_when_due));
+        let rechecking = tokio::spawn(supervise(
             self.services.clone(),
-            self.config.backup.clone(),
+            "rechecking",
+            |services: Arc<Services>| async move { plugins::recheck_forever(&services).await },
         ));
-        let signing = tokio::spawn(sign_when_due(self.services.clone()));
-        let rechecking = tokio::spawn({
-            let services = self.services.clone();
-            async move { plugins::recheck_forever(&services).await }
-        });
         let (stop_sending, stopped) = tokio::sync::watch::channel(false);
-        let forwarding = trail::forward_while(self.services.clone(), stopped.clone());
-        let sending = deliveries::send_while(self.services.clone(), stopped);
+        let also_stopped = stopped.clone();
+        let forwarding = supervise(self.services.clone(), "forwarding", move |services| {
+            trail::forward_while(services, also_stopped.clone())
+        });
+        let sending = supervise(self.services.clone(), "sending", move |services| {
+            deliveries::send_while(services, stopped.clone())
+        });
         let sending = tokio::spawn(async { tokio::join!(sending, forwarding) });
         let Config {
             http: bounds,
