@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 use latchkey::service::deliveries::{Channel, send_due};
-use latchkey::service::trail::{ForwardTo, Way, forward_due};
+use latchkey::service::trail::{self, ForwardTo, Way, forward_due};
 use latchkey::service::{Settings, housekeeping};
 use poem::http::Method;
 use serde_json::json;
@@ -98,6 +98,22 @@ async fn a_clock_that_was_ahead_for_a_minute_delays_no_notice_destroys_nothing_a
     assert_eq!(still.status.as_u16(), 403, "{}", still.text);
     app.advance(SignedDuration::from_hours(24));
     app.admin().await.reset(third.id).await.assert_ok();
+}
+
+#[tokio::test]
+async fn the_trail_is_signed_on_after_a_clock_that_was_ahead() {
+    let ahead = SignedDuration::from_hours(24 * 400);
+    let app = TestApp::new().await;
+    app.advance(ahead);
+    trail::checkpoint(&app.services).await.unwrap();
+    app.advance(-ahead);
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    let due = async || trail::checkpoint_if_due(&app.services).await.unwrap();
+    assert!(due().await.is_some());
+    app.admin().await.reset(DEVELOPER).await;
+    assert!(due().await.is_none(), "not more often than otherwise");
+    app.advance(SignedDuration::from_secs(60));
+    assert!(due().await.is_some());
 }
 
 #[tokio::test]
