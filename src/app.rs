@@ -4,6 +4,8 @@ mod client_address;
 pub mod control;
 mod listener;
 mod metrics;
+mod supervisor;
+mod unfinished;
 
 use std::fs;
 use std::path::Path;
@@ -16,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::supervisor::supervise;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::courier::Courier;
@@ -37,6 +40,8 @@ use crate::store::Store;
 
 /// How long what is being sent may take at the end.
 const SENDING_ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last signature may take.
+const SIGNING_ENDS_WITHIN: Duration = Duration::from_secs(10);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether a backup is due.
 const BACK_UP_EVERY: Duration = Duration::from_secs(60);
@@ -76,6 +81,7 @@ impl App {
         let clock = Clock::system();
         let entropy = Entropy::system();
         let store = Store::open_with(&config.data_dir, config.database)?;
+        unfinished::remove(&config.data_dir);
         let keys = KeyRing::open(&config.data_dir, &entropy)?;
         let external = config.external_issuer.clone();
         let external_issuer = external
@@ -115,6 +121,7 @@ impl App {
             bindings: Bindings::default(),
             counts: Counts::default(),
             tails: trail::Tails::default(),
+            witness: trail::Witness::default(),
         };
         belonging::check_keys(&services)??;
         trail::finish_key_change(&services).context("the trail's new key")?;
@@ -151,17 +158,25 @@ impl App {
         // Without it the server serves all the same; its operator has to stop it to change policies.
         let door = control::open(&self.services, &self.config.data_dir)
             .inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "no socket for the operator"));
-        let tidying = tokio::spawn(tidy_now_and_then(self.services.clone()));
-        let signing = tokio::spawn(sign_when_due(self.services.clone()));
-        let rechecking = tokio::spawn({
-            let services = self.services.clone();
-            async move { plugins::recheck_forever(&services).await }
-        });
+        let tidying = tokio::spawn(supervise(self.services.clone(), "tidying", tidy_now_and_then));
+        let signing = tokio::spawn(supervise(self.services.clone(), "signing", sign_when_due));
+        let rechecking = tokio::spawn(supervise(
+            self.services.clone(),
+            "rechecking",
+            |services: Arc<Services>| async move { plugins::recheck_forever(&services).await },
+        ));
         let (stop, stopped) = watch::channel(false);
-        let forwarding = trail::forward_while(self.services.clone(), stopped.clone());
-        let backing_up = back_up_while(self.services.clone(), self.config.backup.clone(), stopped.clone());
-        let backing_up = tokio::spawn(backing_up);
-        let sending = deliveries::send_while(self.services.clone(), stopped);
+        let (schedule, also_stopped) = (self.config.backup.clone(), stopped.clone());
+        let backing_up = tokio::spawn(supervise(self.services.clone(), "backing up", move |services| {
+            back_up_while(services, schedule.clone(), also_stopped.clone())
+        }));
+        let also_stopped = stopped.clone();
+        let forwarding = supervise(self.services.clone(), "forwarding", move |services| {
+            trail::forward_while(services, also_stopped.clone())
+        });
+        let sending = supervise(self.services.clone(), "sending", move |services| {
+            deliveries::send_while(services, stopped.clone())
+        });
         let sending = tokio::spawn(async { tokio::join!(sending, forwarding) });
         let Config {
             http: bounds,
@@ -185,8 +200,10 @@ impl App {
             end_backup(backing_up, &self.services, backup)
         );
         housekeeping::wind_up(&self.services).await;
-        if let Err(error) = trail::checkpoint(&self.services).await {
-            tracing::error!(%error, "the trail could not be signed at the end");
+        match timeout(SIGNING_ENDS_WITHIN, trail::checkpoint(&self.services)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the trail could not be signed at the end"),
+            Err(_) => tracing::error!("the trail could not be signed in time at the end"),
         }
         if drained {
             tracing::info!("stopped");

@@ -34,6 +34,9 @@ pub enum Undelivered {
     /// Trying again makes sense.
     #[error("{0}")]
     Later(String),
+    /// So does it here, but nobody answered within the time there is: what else goes there had better wait.
+    #[error("{0}")]
+    Unanswered(String),
     /// The receiver does not want it as it is; it may one day.
     #[error("{0}")]
     Refused(String),

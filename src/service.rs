@@ -89,6 +89,8 @@ pub struct Services {
     pub counts: metrics::Counts,
     /// Readers who follow the trail.
     pub tails: trail::Tails,
+    /// Who gives checkpoints to the witness directory.
+    pub witness: trail::Witness,
     /// Who finds out whether the appliance is ready.
     pub probing: health::Probing,
 }

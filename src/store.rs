@@ -67,7 +67,7 @@ pub struct Store {
 struct Inner {
     // Declared in the order in which they must end: writer before checkpointer before the lock.
     writer: writer::Writer,
-    _checkpointer: checkpointer::Checkpointer,
+    checkpointer: checkpointer::Checkpointer,
     readers: Readers,
     // Apart, so that no short read ever waits for a long one.
     long_readers: Readers,
@@ -139,7 +139,7 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
-                _checkpointer: checkpointer,
+                checkpointer,
                 readers,
                 long_readers,
                 long_turns: Turns::new(cores),
@@ -243,6 +243,12 @@ impl Store {
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.inner.writer.is_failing()
+    }
+
+    /// Whether the thread ended that moves what was committed into the database: its WAL grows until the next start.
+    #[must_use]
+    pub fn has_lost_checkpointer(&self) -> bool {
+        self.inner.checkpointer.has_ended()
     }
 
     /// Puts a page on disk that says what it said before, to find out whether that is possible.

@@ -126,6 +126,7 @@ pub fn services(dir: &Path) -> Services {
         passkeys: Default::default(),
         counts: Default::default(),
         tails: Default::default(),
+        witness: Default::default(),
         external_issuer: None,
         settings: Settings::default(),
         clock,

@@ -13,6 +13,8 @@ use super::{Reach, Undelivered, told};
 
 /// How long a call may take, in seconds: Standard Webhooks advises 15 to 30.
 const TIMEOUT_SECS: u64 = 15;
+/// How long a connection may take of that: two lost packets are bridged, and a host that is not there costs less.
+const CONNECT_TIMEOUT_SECS: u64 = 5;
 
 /// One call of a webhook.
 #[derive(Clone, Copy)]
@@ -42,6 +44,7 @@ impl Webhooks {
         let client = Client::builder()
             .user_agent(concat!("latchkey/", env!("CARGO_PKG_VERSION")))
             .timeout(Duration::from_secs(TIMEOUT_SECS))
+            .connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECS))
             // A redirect would be a second address that nobody listed; a proxy would resolve names itself.
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -72,8 +75,16 @@ impl Webhooks {
             .body(call.body.to_owned())
             .send()
             .await
-            // The address may hold a token of the receiver's.
-            .map_err(|error| Undelivered::Later(told(&error.without_url())))?;
+            .map_err(|error| {
+                let is_late = error.is_timeout();
+                // The address may hold a token of the receiver's.
+                let why = told(&error.without_url());
+                if is_late {
+                    Undelivered::Unanswered(why)
+                } else {
+                    Undelivered::Later(why)
+                }
+            })?;
         match answer.status() {
             status if status.is_success() => Ok(()),
             StatusCode::GONE => Err(Undelivered::Never("the receiver answered 410 Gone".into())),

@@ -79,8 +79,10 @@ pub(super) fn first_record(entropy: &Entropy, at: Timestamp) -> SigningKeyRecord
 /// Writes beside the file and renames, so that a crash leaves the old or the new one.
 pub(super) fn replace(path: &Path, text: &str, entropy: &Entropy) -> Result<(), KeyError> {
     let unfinished = path.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
-    write_new(&unfinished, text)?;
-    std::fs::rename(&unfinished, path).map_err(|source| io_error(path, source))?;
+    // A full disk is tried again every minute: the keys that did fit must not lie about.
+    write_new(&unfinished, text)
+        .and_then(|()| std::fs::rename(&unfinished, path).map_err(|source| io_error(path, source)))
+        .inspect_err(|_| drop(std::fs::remove_file(&unfinished)))?;
     sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
@@ -168,5 +170,19 @@ pub(super) fn io_error(path: &Path, problem: io::Error) -> KeyError {
     KeyError::Io {
         path: path.to_owned(),
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_put_in_its_place_is_not_left_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TOKENS_FILE);
+        std::fs::create_dir(&path).unwrap();
+        replace(&path, "secrets", &Entropy::seeded(1)).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -25,6 +25,7 @@
 //! [`KeyRing::webhook_secret`]: crate::keys::KeyRing::webhook_secret
 
 mod listing;
+mod round;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,13 +48,13 @@ use crate::store::{Transaction, audit, challenges};
 
 pub use crate::store::deliveries::{Channel, DeliveryState, OwedDelivery, OwedLink};
 pub use listing::{DeliverySummary, list_deliveries, retry_deliveries};
+pub(super) use round::CLAIMED_SECS;
+use round::{SilentHosts, claim_due};
 
 /// How long to wait after the first, second, … attempt that failed, in seconds: a week's end is bridged.
 pub const WAITS_SECS: [i64; 11] = [
     5, 30, 120, 600, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400,
 ];
-/// Sent at most so many in one round.
-const ROUND: u32 = 64;
 /// Sent side by side by one channel.
 const SIDE_BY_SIDE: usize = 8;
 /// How often it is looked what is due.
@@ -61,6 +62,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What was sent is remembered for this long, what was given up for longer, in hours.
 const SENT_HOURS: i64 = 7 * 24;
 const DEAD_HOURS: i64 = 90 * 24;
+/// Forgotten in one change, and changes in a row; the rest is done the next time.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+const FORGOTTEN_IN_A_ROW: usize = 20;
 
 /// Owes deliveries, in the transaction of what they tell of. `sequence` is that of its entry.
 ///
@@ -123,7 +127,7 @@ pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Re
         async move {
             while !*stopped.borrow() {
                 let more = match send_due(&services, channel).await {
-                    Ok(sent) => sent == ROUND as usize,
+                    Ok(sent) => sent > 0,
                     Err(error) => {
                         tracing::error!(?error, channel = channel.as_str(), "could not send what is owed");
                         false
@@ -175,22 +179,19 @@ pub async fn send_all_due(services: &Services, channel: Channel) -> Result<Sent>
     loop {
         // What failed waits, so that this ends.
         let round = send_due_told(services, channel).await?;
-        all.tried += round.tried;
-        all.failed.extend(round.failed);
-        if round.tried < ROUND as usize {
+        if round.tried == 0 {
             return Ok(all);
         }
+        all.tried += round.tried;
+        all.failed.extend(round.failed);
     }
 }
 
 async fn send_due_told(services: &Services, channel: Channel) -> Result<Sent> {
-    let at = services.clock.now();
-    let due = services
-        .store
-        .read(|db| deliveries::find_due(db, channel, at, ROUND))?;
-    let tried = due.len();
+    let due = claim_due(services, channel).await?;
+    let (tried, silent) = (due.len(), SilentHosts::default());
     let noted: Vec<Result<Option<Failed>>> = futures_util::stream::iter(due)
-        .map(|row| attempt(services, row))
+        .map(|row| attempt(services, row, &silent))
         .buffer_unordered(SIDE_BY_SIDE)
         .collect()
         .await;
@@ -200,8 +201,17 @@ async fn send_due_told(services: &Services, channel: Channel) -> Result<Sent> {
 }
 
 /// Sends one and notes what came of it: handed back where it did not arrive.
-async fn attempt(services: &Services, row: DeliveryRow) -> Result<Option<Failed>> {
+async fn attempt(services: &Services, row: DeliveryRow, silent: &SilentHosts) -> Result<Option<Failed>> {
+    if silent.receives(&row) {
+        return Ok(Some(Failed {
+            id: name_of(services, &row),
+            why: "its host does not answer".to_owned(),
+        }));
+    }
     let outcome = send(services, &row).await;
+    if matches!(outcome, Err(Undelivered::Unanswered(_))) {
+        silent.note(&row);
+    }
     let (id, created_at, at) = (row.id, row.created_at, services.clock.now());
     let Err(failure) = outcome else {
         let noted = services
@@ -355,18 +365,28 @@ fn type_of(row: &DeliveryRow) -> Option<String> {
     body["type"].as_str().map(str::to_owned)
 }
 
-/// Forgets deliveries that ended long ago, and says how many. Called now and then.
+/// Forgets deliveries that ended long ago, some at a time, and says how many. Called now and then.
 ///
 /// # Errors
 /// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); what is left is done the next time.
 pub async fn forget_ended(services: &Services) -> Result<usize> {
     let now = services.clock.now();
-    let before = move |hours| now - SignedDuration::from_hours(hours);
-    services
-        .store
-        .write(move |tx| {
-            let sent = deliveries::delete_ended(tx, DeliveryState::Sent, before(SENT_HOURS))?;
-            Ok(sent + deliveries::delete_ended(tx, DeliveryState::Dead, before(DEAD_HOURS))?)
-        })
-        .await
+    let mut forgotten = 0;
+    for (state, hours) in [
+        (DeliveryState::Sent, SENT_HOURS),
+        (DeliveryState::Dead, DEAD_HOURS),
+    ] {
+        let before = now - SignedDuration::from_hours(hours);
+        for _ in 0..FORGOTTEN_IN_A_ROW {
+            let some = services
+                .store
+                .write(move |tx| deliveries::delete_ended(tx, state, before, FORGOTTEN_AT_ONCE))
+                .await?;
+            forgotten += some;
+            if some < FORGOTTEN_AT_ONCE {
+                break;
+            }
+        }
+    }
+    Ok(forgotten)
 }

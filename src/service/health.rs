@@ -24,8 +24,8 @@ pub struct Probing {
 /// none was tried since the start, tries whether one can be now; otherwise without writing.
 ///
 /// # Errors
-/// [`Error::Unwritable`] when nothing can be put on disk; [`Error::Busy`] when the database can't be read or the
-/// writer takes no work, or not within two seconds.
+/// [`Error::Unwritable`] when nothing can be put on disk; [`Error::Busy`] when the database can't be read, the
+/// writer takes no work, or not within two seconds, or nobody moves the WAL into the database.
 pub async fn ready(services: &Services) -> Result<()> {
     let probed = timeout(PATIENCE, async {
         let _alone = services.probing.alone.lock().await;
@@ -52,6 +52,10 @@ async fn probe(services: &Services) -> Result<()> {
         .store
         .read(crate::store::accounts::find_organizations)
         .map_err(unless_busy(Error::Busy { retry_after_secs }))?;
+    if services.store.has_lost_checkpointer() {
+        tracing::warn!("not ready: the checkpointer thread ended, and the WAL grows; restart latchkey");
+        return Err(Error::Busy { retry_after_secs });
+    }
     let written = &services.probing.written;
     if !services.store.is_failing() && written.load(Ordering::Relaxed) {
         let passed = services.store.write(|_| Ok(())).await;

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use super::login::record_strangers;
 use super::reset::record_floods;
 use super::{Services, approvals, deliveries, plugins, token_keys, trail, users};
+use crate::clock::EvenClock;
 use crate::domain::Result;
 use crate::domain::account::UserId;
 use crate::plugin_host::HISTORY_DAYS_MAX;
@@ -18,6 +19,8 @@ const SWEPT_AT_ONCE: u32 = 20_000;
 /// Users tidied up in one change: bounds how long a reset waits behind it.
 const CLEARED_AT_ONCE: usize = 64;
 
+/// What is further ahead than this is there by a clock that was wrong: corrections of its rate are smaller.
+const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// Ended approvals are kept for this long, in hours.
 const APPROVAL_HOURS: i64 = 90 * 24;
 
@@ -25,32 +28,42 @@ const APPROVAL_HOURS: i64 = 90 * 24;
 #[derive(Debug, Default)]
 pub struct Sweep {
     reached: Mutex<Option<UserId>>,
-    pub(super) clock: trail::EvenClock,
+    clock: EvenClock,
 }
 
-/// Forgets what has lapsed: counts of the limiter, refusals of windows that have passed (which go on
-/// the record), what [`sweep()`] finds, lapsed approvals, remembered outcomes, decisions
-/// past their retention, earlier reset calls and approvals, machine code of plugins that are gone. Prunes the trail
-/// where it is older than its organisation keeps it, erases what is to be erased, rotates token keys. Meant for once
-/// a minute; what fails is logged and done the next time.
+/// Forgets counts of the limiter and machine code of plugins that are gone; puts on the record refusals of windows
+/// that have passed and lapsed approvals; erases what is to be erased, rotates token keys. What is destroyed because
+/// it is old goes only by a clock that runs evenly. Meant for once a minute; what fails is logged and done the next
+/// time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
     note("refusals by rate limit", record_floods(services, false).await);
     note("logins of nobody", record_strangers(services, false).await);
-    note("lapsed sessions, suspended factors", sweep(services).await);
     note("admins after a reset", users::watch_reset_admins(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
-    note(
-        "entries past their retention",
-        trail::prune_expired(services).await,
-    );
     note(
         "personal data to be erased",
         trail::carry_on_erasures(services).await,
     );
-    note("checkpoints", trail::thin_checkpoints(services).await);
     note("lapsed approvals", approvals::expire_approvals(services).await);
+    note("plugin artefacts", plugins::prune_artefacts(services).await);
+    if services.sweep.clock.is_even(services.clock.now()) {
+        destroy_lapsed(services).await;
+    }
+}
+
+/// Forgets what has lapsed: what [`sweep()`] finds, entries of the trail older than their organisation keeps them,
+/// signed checkpoints, ended approvals, earlier reset calls, remembered outcomes, decisions past their retention,
+/// deliveries that ended. By a clock that is ahead for a minute, all of it would be gone.
+async fn destroy_lapsed(services: &Services) {
+    note("lapsed sessions, suspended factors", sweep(services).await);
+    note(
+        "entries past their retention",
+        trail::prune_expired(services).await,
+    );
+    note("checkpoints", trail::thin_checkpoints(services).await);
     note("ended approvals", forget_approvals(services).await);
+    note("reset calls of the future", date_back_calls(services).await);
     note("earlier reset calls", forget_calls(services).await);
     let at = services.clock.now();
     let forgotten = services
@@ -62,7 +75,6 @@ pub async fn tidy(services: &Services) {
         "decisions past their retention",
         plugins::forget_lapsed_decisions(services).await,
     );
-    note("plugin artefacts", plugins::prune_artefacts(services).await);
     note("deliveries", deliveries::forget_ended(services).await);
 }
 
@@ -107,6 +119,20 @@ pub async fn sweep(services: &Services) -> Result<usize> {
     .await?;
     *reached() = range.up_to;
     Ok(suspended.len() + lapsed.len())
+}
+
+/// Lets reset calls count as of now that a clock which was ahead has put into the future, where they would count
+/// against every budget until that time has come.
+async fn date_back_calls(services: &Services) -> Result<usize> {
+    let now = services.clock.now();
+    let newest = services.store.read(requests::find_newest_call)?;
+    if newest.is_none_or(|newest| newest <= now + AHEAD) {
+        return Ok(0);
+    }
+    services
+        .store
+        .write(move |tx| requests::update_future_calls(tx, now))
+        .await
 }
 
 /// Forgets the reset calls that no policy may ask for any more, some at a time.

@@ -74,6 +74,8 @@ pub struct Counts {
     requests: Box<[AtomicU64]>,
     /// When the newest scheduled backup was made, in Unix seconds; 0 while none is known.
     backed_up: AtomicU64,
+    /// Panics of background tasks.
+    panics: AtomicU64,
 }
 
 impl Default for Counts {
@@ -82,6 +84,7 @@ impl Default for Counts {
             resets: Default::default(),
             requests: (100..600).map(|_| AtomicU64::new(0)).collect(),
             backed_up: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
         }
     }
 }
@@ -95,6 +98,11 @@ impl Counts {
     pub(super) fn backed_up(&self, at: Timestamp) {
         let at = u64::try_from(at.as_second()).unwrap_or_default();
         self.backed_up.store(at, Ordering::Relaxed);
+    }
+
+    /// Counts a background task that has to be begun anew.
+    pub fn task_panicked(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an answer.
@@ -174,6 +182,11 @@ pub fn exposition(services: &Services) -> Result<String> {
         ("latchkey_store_failing", "gauge"),
         "1 while changes can't be put on disk.",
         &one(services.store.is_failing().into()),
+    );
+    family(
+        ("latchkey_background_panics_total", "counter"),
+        "Background tasks that panicked and were begun anew.",
+        &one(services.counts.panics.load(Ordering::Relaxed)),
     );
     let (owed, dead, signed) = services.store.read(|db| {
         let (_, dead) = deliveries::count_deliveries(db)?;

@@ -17,6 +17,7 @@ mod rollback;
 mod tails;
 mod thinning;
 mod verification;
+mod witness;
 
 use uuid::Uuid;
 
@@ -29,13 +30,15 @@ pub use crate::store::audit::Cursor;
 
 pub use activity::{Activity, By, list_activity};
 pub(in crate::service) use checkpoints::signer_of;
-pub use checkpoints::{CHECKPOINT_CALL, Settings, checkpoint, checkpoint_if_due, log_keys};
+pub use checkpoints::{
+    CHECKPOINT_CALL, CHECKPOINT_DIRECTORY, Settings, checkpoint, checkpoint_if_due, log_keys,
+};
 pub use export::{
     Announcement, Begun, Claim, Export, ExportError, Format, Selection, Snapshot, Written, announce_export,
     export, sign_export,
 };
 pub use forwarding::{ForwardTo, Way, forward_due, forward_while};
-pub use keeping::{EvenClock, RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
+pub use keeping::{RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
 pub use key_change::{KeyChanged, finish_key_change, rotate_key};
 pub use orders::{TrailOrder, carry_out_order};
 pub use restoration::{begin_after_restore, give_to_witness};
@@ -43,6 +46,7 @@ pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
 pub use tails::Tails;
 pub use thinning::thin_checkpoints;
 pub use verification::verify_data_dir;
+pub use witness::Witness;
 
 /// Entries in a page at most.
 pub const PAGE_LIMIT: u32 = 1000;

@@ -72,28 +72,30 @@ pub(super) struct Checkpointer {
 pub(super) struct Signal {
     committed: SyncSender<()>,
     start_over: Arc<AtomicBool>,
+    /// Whether its end has been told.
+    told: Arc<AtomicBool>,
 }
 
 impl Signal {
     /// One that nobody listens to.
     #[cfg(test)]
     pub(super) fn untold() -> (Self, Receiver<()>) {
-        let (committed, told) = sync_channel(1);
-        let start_over = Arc::default();
-        (
-            Self {
-                committed,
-                start_over,
-            },
-            told,
-        )
+        let (committed, listener) = sync_channel(1);
+        let signal = Self {
+            committed,
+            start_over: Arc::default(),
+            told: Arc::default(),
+        };
+        (signal, listener)
     }
 
     /// Tells the checkpointer that something was committed. Never blocks.
     pub(super) fn notify(&self) {
         // Full means that it has been told already.
-        if let Err(TrySendError::Disconnected(())) = self.committed.try_send(()) {
-            tracing::error!("the checkpointer thread ended");
+        if let Err(TrySendError::Disconnected(())) = self.committed.try_send(())
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!("the checkpointer thread ended, and the WAL grows: restart latchkey");
         }
     }
 
@@ -137,6 +139,7 @@ impl Checkpointer {
         let signal = Signal {
             committed: signal,
             start_over: Arc::clone(&start_over),
+            told: Arc::default(),
         };
         let wal = wal_path(database);
         let thread = std::thread::Builder::new()
@@ -150,6 +153,11 @@ impl Checkpointer {
             signal: Some(signal),
             thread: Some(thread),
         }
+    }
+
+    /// Whether its thread is gone: nobody moves the WAL any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     pub(super) fn signal(&self) -> Signal {
@@ -267,4 +275,29 @@ fn checkpoint(connection: &Connection, mode: &str) -> Option<Wal> {
         });
     wal.inspect_err(|error| tracing::warn!(error, mode, "checkpoint failed"))
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panicked_has_ended() {
+        let checkpointer = Checkpointer {
+            signal: None,
+            thread: Some(std::thread::spawn(|| panic!("on purpose"))),
+        };
+        let began = Instant::now();
+        while !checkpointer.has_ended() {
+            assert!(began.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let connection = Connection::open(&path).unwrap();
+        let checkpointer = Checkpointer::start(connection, &path, Checkpoints::Latchkey);
+        assert!(!checkpointer.has_ended());
+    }
 }

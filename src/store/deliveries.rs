@@ -142,15 +142,51 @@ pub fn insert_delivery(
     Ok(())
 }
 
-/// What is due by one way, the longest due first.
-pub fn find_due(db: &Connection, channel: Channel, at: Timestamp, limit: u32) -> Result<Vec<DeliveryRow>> {
+/// Which deliveries are due.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// By which way.
+    pub channel: Channel,
+    /// At this time.
+    pub at: Timestamp,
+    /// Nothing waits longer: what is to be tried after this time was put off by a clock that was ahead.
+    pub at_the_latest: Timestamp,
+    /// At most so many of one organisation.
+    pub share: u32,
+    /// At most so many in all.
+    pub limit: u32,
+}
+
+/// What is due, the longest due of each organisation first, then the second of each, and so on: nobody waits
+/// behind the crowd of another one.
+pub fn find_due(db: &Connection, due: &Due) -> Result<Vec<DeliveryRow>> {
     let mut statement = db.prepare_cached(&format!(
-        "{DELIVERY} WHERE state = 'owed' AND channel = ?1 AND next_attempt_at <= ?2 \
-         ORDER BY next_attempt_at, id LIMIT ?3"
+        "{DELIVERY} JOIN (SELECT id AS due, row_number() OVER \
+           (PARTITION BY organization_id ORDER BY next_attempt_at, id) AS nth FROM delivery \
+           WHERE state = 'owed' AND channel = ?1 AND (next_attempt_at <= ?2 OR next_attempt_at > ?3)) \
+         ON id = due WHERE nth <= ?4 ORDER BY nth, next_attempt_at, id LIMIT ?5"
     ))?;
-    Ok(statement
-        .query_map(params![channel.as_str(), millis(at), limit], delivery_from_row)?
-        .collect::<rusqlite::Result<_>>()?)
+    let found = statement.query_map(
+        params![
+            due.channel.as_str(),
+            millis(due.at),
+            millis(due.at_the_latest),
+            due.share,
+            due.limit
+        ],
+        delivery_from_row,
+    )?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Puts off what is about to be sent, unless somebody else has it already or it is no longer owed. Says whether it was.
+pub fn update_claimed(tx: &Connection, row: &DeliveryRow, until: Timestamp) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE delivery SET next_attempt_at = ?3 WHERE id = ?1 AND next_attempt_at = ?2 AND state = 'owed'",
+        )?
+        .execute(params![row.id, millis(row.next_attempt_at), millis(until)])?;
+    Ok(changed == 1)
 }
 
 /// Deliveries in those states, the newest first.
@@ -195,14 +231,19 @@ pub fn find_delivery(db: &Connection, id: i64) -> Result<Option<DeliveryRow>> {
     Ok(statement.query_row([id], delivery_from_row).optional()?)
 }
 
-/// Notes that it was sent, as it was at `created_at`: one that was replaced meanwhile is still owed. What it said is
-/// forgotten: it may hold names and links.
+/// Notes that it was sent, as it was at `created_at`: one that was replaced meanwhile is still owed, and due. What it
+/// said is forgotten: it may hold names and links.
 pub fn update_sent(tx: &Connection, id: i64, created_at: Timestamp, at: Timestamp) -> Result<()> {
-    tx.prepare_cached(
-        "UPDATE delivery SET state = 'sent', payload = '{}', attempts = attempts + 1, last_error = NULL, \
-         ended_at = ?3 WHERE id = ?1 AND created_at = ?2",
-    )?
-    .execute(params![id, millis(created_at), millis(at)])?;
+    let noted = tx
+        .prepare_cached(
+            "UPDATE delivery SET state = 'sent', payload = '{}', attempts = attempts + 1, last_error = NULL, \
+             ended_at = ?3 WHERE id = ?1 AND created_at = ?2",
+        )?
+        .execute(params![id, millis(created_at), millis(at)])?;
+    if noted == 0 {
+        tx.prepare_cached("UPDATE delivery SET next_attempt_at = ?2 WHERE id = ?1 AND state = 'owed'")?
+            .execute(params![id, millis(at)])?;
+    }
     Ok(())
 }
 
@@ -295,11 +336,14 @@ pub fn replace_owed_call(
     Ok(())
 }
 
-/// Forgets what was sent or given up before that time, and says how many.
-pub fn delete_ended(tx: &Connection, state: DeliveryState, before: Timestamp) -> Result<usize> {
+/// Forgets what was sent or given up before that time, the oldest first and at most `limit` at once. Says how many.
+pub fn delete_ended(tx: &Connection, state: DeliveryState, before: Timestamp, limit: usize) -> Result<usize> {
     Ok(tx
-        .prepare_cached("DELETE FROM delivery WHERE state = ?1 AND ended_at < ?2")?
-        .execute(params![state.as_str(), millis(before)])?)
+        .prepare_cached(
+            "DELETE FROM delivery WHERE id IN \
+             (SELECT id FROM delivery WHERE state = ?1 AND ended_at < ?2 ORDER BY ended_at LIMIT ?3)",
+        )?
+        .execute(params![state.as_str(), millis(before), limit])?)
 }
 
 fn delivery_from_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
@@ -330,3 +374,94 @@ fn delivery_from_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
 #[derive(Debug, thiserror::Error)]
 #[error("no name that this version knows")]
 struct UnknownName;
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::testing;
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn organization(n: u128) -> Option<OrganizationId> {
+        Some(OrganizationId(Uuid::from_u128(n)))
+    }
+
+    fn owe(db: &Connection, organization_id: Option<OrganizationId>, second: i64) {
+        let call = OwedDelivery {
+            organization_id,
+            channel: Channel::Webhook,
+            payload: "{}".into(),
+            link: None,
+        };
+        insert_delivery(db, &call, 0, at(second)).unwrap();
+    }
+
+    fn due(second: i64) -> Due {
+        Due {
+            channel: Channel::Webhook,
+            at: at(second),
+            at_the_latest: at(second + 86_400),
+            share: 2,
+            limit: 4,
+        }
+    }
+
+    #[test]
+    fn the_first_of_each_organisation_comes_before_the_second_of_any() {
+        let db = testing::database();
+        for second in 1..=20 {
+            owe(&db, organization(1), second);
+        }
+        owe(&db, organization(2), 30);
+        owe(&db, None, 40);
+        let whose = |second| {
+            let found = find_due(&db, &due(second)).unwrap();
+            found.iter().map(|row| row.organization_id).collect::<Vec<_>>()
+        };
+        assert_eq!(whose(0), []);
+        assert_eq!(whose(10), [organization(1); 2], "no more than its share");
+        assert_eq!(
+            whose(100),
+            [organization(1), organization(2), None, organization(1)]
+        );
+    }
+
+    #[test]
+    fn what_was_put_off_by_a_clock_that_was_ahead_is_due() {
+        let db = testing::database();
+        owe(&db, None, 1_000_000);
+        assert_eq!(find_due(&db, &due(1_000_000 - 86_400)).unwrap().len(), 0);
+        assert_eq!(find_due(&db, &due(1_000_000 - 86_401)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn one_claims_it_and_nobody_else_until_then() {
+        let db = testing::database();
+        owe(&db, None, 1);
+        let row = find_due(&db, &due(1)).unwrap().remove(0);
+        assert!(update_claimed(&db, &row, at(31)).unwrap());
+        assert!(!update_claimed(&db, &row, at(31)).unwrap(), "who read it too");
+        assert_eq!(find_due(&db, &due(30)).unwrap().len(), 0);
+        assert_eq!(find_due(&db, &due(31)).unwrap().len(), 1);
+        // Replaced while what it said before was sent.
+        update_sent(&db, row.id, at(0), at(5)).unwrap();
+        assert_eq!(find_due(&db, &due(5)).unwrap().len(), 1);
+        update_sent(&db, row.id, at(1), at(5)).unwrap();
+        assert_eq!(find_due(&db, &due(1_000)).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_ended_is_forgotten_some_at_a_time() {
+        let db = testing::database();
+        for n in 0..25 {
+            owe(&db, None, 0);
+            update_dead(&db, n + 1, "no", at(n)).unwrap();
+        }
+        let forget = || delete_ended(&db, DeliveryState::Dead, at(24), 10).unwrap();
+        assert_eq!([forget(), forget(), forget(), forget()], [10, 10, 4, 0]);
+    }
+}

@@ -63,7 +63,8 @@ pub fn find_resets_since(db: &Connection, since: Timestamp) -> Result<Vec<ResetD
 }
 
 /// Keeps a reset call. A clock that was set back must not hide what was done: `at` is never less than the
-/// row's before, so windows then reach further, never less far.
+/// row's before, so windows then reach further, never less far. Whether it was set back or had been ahead can't be told
+/// yet: see [`update_future_calls`].
 pub fn insert_reset_call(tx: &Connection, call: &ResetCall) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO reset_call (organization_id, actor_id, target_id, at, outcome, organization_done, \
@@ -86,6 +87,25 @@ pub fn insert_reset_call(tx: &Connection, call: &ResetCall) -> Result<()> {
         call.ticket,
     ])?;
     Ok(())
+}
+
+/// The time of the newest call, which none is later than.
+pub fn find_newest_call(db: &Connection) -> Result<Option<Timestamp>> {
+    Ok(db
+        .prepare_cached("SELECT at FROM reset_call ORDER BY id DESC LIMIT 1")?
+        .query_row([], |row| column(row, 0))
+        .optional()?)
+}
+
+/// Gives the calls of the future the time `now`, the oldest first, so that their order stays, and some at once. Says
+/// how many.
+pub fn update_future_calls(tx: &Connection, now: Timestamp) -> Result<usize> {
+    Ok(tx
+        .prepare_cached(
+            "UPDATE reset_call SET at = ?1 WHERE id IN \
+             (SELECT id FROM reset_call WHERE at > ?1 ORDER BY id LIMIT 1000)",
+        )?
+        .execute([millis(now)])?)
 }
 
 /// What history says of a target, an actor and their organisation; lists reach `days` back.

@@ -2,8 +2,16 @@
 //! reset, and a trail that verifies.
 
 use jiff::SignedDuration;
+use latchkey::service::deliveries::{Channel, send_due};
+use latchkey::service::trail::{self, ForwardTo, Way, forward_due};
+use latchkey::service::{Settings, housekeeping};
+use poem::http::Method;
+use serde_json::json;
 
-use crate::support::{DEVELOPER, TestApp, enrol};
+use crate::deliveries::mail_to;
+use crate::deliveries::receivers::{MailServer, Receiver};
+use crate::keeping::tidy_by_a_settled_clock;
+use crate::support::{DEVELOPER, Setup, TestApp, enrol, reset_path};
 
 #[tokio::test]
 async fn a_clock_that_jumps_forwards_ends_tokens_and_back_again_revives_none_that_was_revoked() {
@@ -37,4 +45,107 @@ async fn a_clock_that_jumps_forwards_ends_tokens_and_back_again_revives_none_tha
             .count(),
         3
     );
+}
+
+/// A virtual machine whose clock is wrong for a minute.
+#[tokio::test]
+async fn a_clock_that_was_ahead_for_a_minute_delays_no_notice_destroys_nothing_and_blocks_no_budget() {
+    let ahead = SignedDuration::from_hours(24 * 400);
+    let server = MailServer::start();
+    let settings = Settings {
+        mail: true,
+        ..Settings::default()
+    };
+    let app = TestApp::with(Setup {
+        settings,
+        courier: mail_to(&server),
+        ..Setup::default()
+    })
+    .await;
+    let send = async || send_due(&app.services, Channel::Mail).await.unwrap();
+    app.bind("reset-budget", json!({ "perAdmin": { "maxPerDay": 2 } }))
+        .await;
+    let [meanwhile, third] = [app.employee("meanwhile").await, app.employee("third").await];
+    send().await;
+    tidy_by_a_settled_clock(&app).await;
+    let once = [("Idempotency-Key", "0123456789")];
+    let admin = app.admin().await;
+    let first = admin
+        .send(Method::POST, &reset_path(DEVELOPER), None, &once)
+        .await;
+    first.assert_ok();
+    send().await;
+    let told = server.received().len();
+
+    app.advance(ahead);
+    app.admin().await.reset(meanwhile.id).await.assert_ok();
+    housekeeping::tidy(&app.services).await;
+    app.advance(-ahead);
+
+    assert!(send().await > 0, "what is owed since then is due");
+    let told: Vec<_> = server.received().split_off(told);
+    assert!(told.iter().any(|mail| mail.to == [meanwhile.email.clone()]));
+    assert_eq!(app.count("SELECT count(*) FROM remembered_outcome"), 1);
+    let admin = app.admin().await;
+    let restore = format!("/api/v1/users/{DEVELOPER}/restore-factors");
+    admin.send(Method::POST, &restore, None, &[]).await.assert_ok();
+    let over_budget = admin.reset(third.id).await;
+    assert_eq!(over_budget.status.as_u16(), 403, "{}", over_budget.text);
+
+    // Once the clock has run for hours, what it said before was wrong.
+    tidy_by_a_settled_clock(&app).await;
+    let still = app.admin().await.reset(third.id).await;
+    assert_eq!(still.status.as_u16(), 403, "{}", still.text);
+    app.advance(SignedDuration::from_hours(24));
+    app.admin().await.reset(third.id).await.assert_ok();
+}
+
+#[tokio::test]
+async fn the_trail_is_signed_on_after_a_clock_that_was_ahead() {
+    let ahead = SignedDuration::from_hours(24 * 400);
+    let app = TestApp::new().await;
+    app.advance(ahead);
+    trail::checkpoint(&app.services).await.unwrap();
+    app.advance(-ahead);
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    let due = async || trail::checkpoint_if_due(&app.services).await.unwrap();
+    assert!(due().await.is_some());
+    app.admin().await.reset(DEVELOPER).await;
+    assert!(due().await.is_none(), "not more often than otherwise");
+    app.advance(SignedDuration::from_secs(60));
+    assert!(due().await.is_some());
+}
+
+#[tokio::test]
+async fn a_siem_is_told_at_once_after_a_clock_that_was_ahead() {
+    let ahead = SignedDuration::from_hours(24 * 400);
+    let receiver = Receiver::start();
+    let mut settings = Settings::default();
+    settings.trail.forward_to = ForwardTo {
+        webhook: Some(receiver.url()),
+        ..ForwardTo::default()
+    };
+    let courier = latchkey::courier::CourierConfig {
+        webhooks: latchkey::courier::Reach::new(
+            &["127.0.0.1".to_owned()],
+            vec!["127.0.0.0/8".parse().unwrap()],
+        ),
+        ..Default::default()
+    };
+    let app = TestApp::with(Setup {
+        settings,
+        courier,
+        ..Setup::default()
+    })
+    .await;
+    let forward = async || forward_due(&app.services, Way::Webhook).await.unwrap();
+    forward().await;
+    app.advance(ahead);
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    receiver.answer_next(&["503 Service Unavailable"]);
+    forward().await;
+    app.advance(-ahead);
+    let before = receiver.calls().len();
+    forward().await;
+    assert!(receiver.calls().len() > before);
 }

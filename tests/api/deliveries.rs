@@ -1,6 +1,7 @@
 //! What is owed reaches a real mail server and a real webhook receiver: at least once, under one name.
 
 mod not_me;
+mod outages;
 mod passkeys;
 #[expect(dead_code, reason = "the tests of the command line need more of it")]
 pub mod receivers;
@@ -117,7 +118,7 @@ async fn the_user_is_told_of_a_reset_by_mail_and_what_was_said_is_forgotten() {
     assert_eq!(app.count("SELECT count(*) FROM delivery WHERE payload = '{}'"), 1);
     assert_eq!(round(&app, Channel::Mail).await, 0, "once is enough");
     app.advance(SignedDuration::from_hours(8 * 24));
-    latchkey::service::housekeeping::tidy(&app.services).await;
+    crate::keeping::tidy_by_a_settled_clock(&app).await;
     assert_eq!(app.count("SELECT count(*) FROM delivery"), 0);
 }
 

@@ -165,6 +165,36 @@ async fn what_fails_is_tried_again_and_nothing_overtakes_it() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_noted_is_not_sent_every_second() {
+    let receiver = Receiver::start();
+    let app = app_with_webhook(&receiver, &[]).await;
+    forward(&app, Way::Webhook).await;
+    app.admin().await.reset(DEVELOPER).await.assert_ok();
+    let fault =
+        "CREATE TEMP TRIGGER fault BEFORE INSERT ON forwarding BEGIN SELECT RAISE(ABORT, 'fault'); END";
+    app.execute(fault).await;
+    assert!(forward_due(&app.services, Way::Webhook).await.is_err());
+    assert_eq!(receiver.calls().len(), 0, "that it was sent could not be noted");
+
+    // The disk is full from the moment at which it was sent.
+    app.execute("DROP TRIGGER fault").await;
+    let fault = "CREATE TEMP TRIGGER fault BEFORE INSERT ON forwarding \
+                 WHEN NEW.next > (SELECT next FROM forwarding WHERE channel = NEW.channel) \
+                 BEGIN SELECT RAISE(ABORT, 'fault'); END";
+    app.execute(fault).await;
+    assert!(forward_due(&app.services, Way::Webhook).await.is_err());
+    let sent = receiver.calls().len();
+    assert!(sent > 0);
+    assert!(!forward_due(&app.services, Way::Webhook).await.unwrap());
+    assert_eq!(receiver.calls().len(), sent, "not the next second");
+
+    app.execute("DROP TRIGGER fault").await;
+    app.advance(SignedDuration::from_secs(30));
+    forward(&app, Way::Webhook).await;
+    assert_eq!(receiver.calls().len(), 2 * sent, "at least once");
+}
+
+#[tokio::test]
 async fn only_the_organisations_that_the_operator_named_are_told_of() {
     let receiver = Receiver::start();
     let app = app_with_webhook(&receiver, &["globex"]).await;

@@ -29,3 +29,4 @@ mod rollback;
 mod second_opinion;
 mod support;
 mod trail_file;
+mod witness;

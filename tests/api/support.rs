@@ -119,6 +119,7 @@ impl TestApp {
             .unwrap(),
             counts: Default::default(),
             tails: Default::default(),
+            witness: Default::default(),
             external_issuer: setup.external_issuer,
             settings: setup.settings,
             clock,

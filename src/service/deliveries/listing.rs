@@ -82,12 +82,23 @@ pub fn list_deliveries(
 
 /// To whom it goes. Of a webhook only the host: its path may be a secret.
 fn recipient(row: &DeliveryRow) -> Option<String> {
-    let payload: Value = serde_json::from_str(&row.payload).ok()?;
     match row.channel {
-        Channel::Mail => payload["to"].as_str().map(str::to_owned),
-        Channel::Webhook => webhook::host_of(payload["url"].as_str()?),
+        Channel::Mail => {
+            let payload: Value = serde_json::from_str(&row.payload).ok()?;
+            payload["to"].as_str().map(str::to_owned)
+        }
+        Channel::Webhook => webhook_host(row),
         Channel::Syslog => None,
     }
+}
+
+/// The host of a webhook's call.
+pub(super) fn webhook_host(row: &DeliveryRow) -> Option<String> {
+    if row.channel != Channel::Webhook {
+        return None;
+    }
+    let payload: Value = serde_json::from_str(&row.payload).ok()?;
+    webhook::host_of(payload["url"].as_str()?)
 }
 
 /// Owes deliveries again that were given up or wait for their next attempt: those of these names, or all

@@ -5,13 +5,14 @@
 //! machine if it is to witness anything, gets each as a file of its own.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::thinning::thin_history;
+use super::witness::Testimony;
 use super::{ForwardTo, Services};
 use crate::domain::audit::checkpoint::{origin_of, public_half, unchecked};
 use crate::domain::audit::{ActorRef, KeyChange, LogKey, LogKeys, LogSigner};
@@ -27,6 +28,8 @@ pub const CHECKPOINT_DIRECTORY: &str = "checkpoints";
 pub const CHECKPOINT_CALL: &str = "audit.checkpoint";
 pub(super) const LATEST: &str = "latest";
 pub(super) const HISTORY: &str = "history";
+/// No line of the history is longer, in bytes.
+const LONGEST_LINE: u64 = 16 << 10;
 
 /// When checkpoints are due, and where else they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +78,8 @@ pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
         let newest = checkpoints::find_newest_checkpoint(db)?;
         let (signed, at) = newest.map_or((0, 0), |(size, at, _)| (size, at));
         let settings = &services.settings.trail;
-        let age_millis = now.as_millisecond().saturating_sub(at);
+        // One that was signed by a clock that was ahead is too old as well, not too young until then.
+        let age_millis = now.as_millisecond().saturating_sub(at).saturating_abs();
         Ok(size > signed
             && (size - signed >= settings.checkpoint_entries
                 || age_millis >= settings.checkpoint_secs.saturating_mul(1000))
@@ -291,22 +295,29 @@ pub(super) async fn keep_beside(
     at: Timestamp,
 ) -> Result<()> {
     let directory = directory(services);
-    let witness = services.settings.trail.witness_dir.clone();
-    let (signed, origin) = (signed.clone(), origin.to_owned());
-    // Tasks that sign at once must not write the same unfinished file.
-    let drawn = hex::encode(services.entropy.bytes::<4>());
+    let (kept, drawn) = (signed.clone(), draw(services));
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = keep_file(&directory, &signed, &drawn, at) {
+        if let Err(error) = keep_file(&directory, &kept, &drawn, at) {
             tracing::error!(%error, directory = %directory.display(), "the checkpoint could not be kept beside the database");
-        }
-        if let Some(witness) = witness
-            && let Err(error) = keep_witness(&witness, &origin, &drawn, &signed)
-        {
-            tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
         }
     })
     .await
-    .map_err(|e| Error::Internal(format!("keeping a checkpoint ended early: {e}")))
+    .map_err(|e| Error::Internal(format!("keeping a checkpoint ended early: {e}")))?;
+    if let Some(witness) = &services.settings.trail.witness_dir {
+        let testimony = Testimony {
+            witness: witness.clone(),
+            origin: origin.to_owned(),
+            signed: signed.clone(),
+            drawn: draw(services),
+        };
+        services.witness.give(testimony).await;
+    }
+    Ok(())
+}
+
+/// Part of an unfinished file's name: tasks that sign at once must not write the same one.
+fn draw(services: &Services) -> String {
+    hex::encode(services.entropy.bytes::<4>())
 }
 
 fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> io::Result<()> {
@@ -317,14 +328,7 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
         // Kept before, when the database could not keep it.
         return Ok(());
     }
-    let line = serde_json::json!({ "at": at, "size": signed.size, "note": signed.note });
-    let mut history = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(directory.join(HISTORY))?;
-    let line = format!("{line}\n");
-    history.write_all(line.as_bytes())?;
-    history.sync_data()?;
+    let added = append_history(&directory.join(HISTORY), signed, at)?;
     // Tasks that sign at once end in any order.
     let ahead = there
         .ok()
@@ -334,47 +338,59 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
     if !ahead {
         replace(&latest, drawn, &signed.note)?;
     }
-    thin_history(&directory.join(HISTORY), line.len() as u64, drawn, at)
+    thin_history(&directory.join(HISTORY), added, drawn, at)
 }
 
-/// A note that is there already is never replaced: two that differ over as many entries are what a witness is
-/// for, so the second is put beside the first.
-pub(super) fn keep_witness(witness: &Path, origin: &str, drawn: &str, signed: &Signed) -> io::Result<()> {
-    let directory = witness_directory(witness, origin);
-    fs::create_dir_all(&directory)?;
-    let name = format!("{:020}", signed.size);
-    let path = directory.join(&name);
-    match fs::read_to_string(&path) {
-        Ok(there) if there == signed.note => Ok(()),
-        // Two keys that say the same: the old one's last word, and the new one's first.
-        Ok(there) if says_the_same(&there, &signed.note) => {
-            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
-        }
-        Ok(_) => {
-            tracing::error!(file = %path.display(), "the witness has another checkpoint over as many entries");
-            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => replace(&path, drawn, &signed.note),
-        Err(error) => Err(error),
+/// Adds a line, unless it is the last one already: what comes after it failed then. Says how many bytes it has.
+fn append_history(path: &Path, signed: &Signed, at: Timestamp) -> io::Result<u64> {
+    let mut history = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(path)?;
+    let last = last_line(&mut history)?;
+    let is_there =
+        serde_json::from_str(&last).is_ok_and(|line: serde_json::Value| line["note"] == signed.note.as_str());
+    let line = serde_json::json!({ "at": at, "size": signed.size, "note": signed.note });
+    // A line that a full disk cut short must not swallow this one.
+    let begin = if last.is_empty() || last.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    let line = format!("{begin}{line}\n");
+    if !is_there {
+        history.write_all(line.as_bytes())?;
+        history.sync_data()?;
     }
+    Ok(if is_there { 0 } else { line.len() as u64 })
 }
 
-fn says_the_same(one: &str, other: &str) -> bool {
-    unchecked(one).is_some_and(|one| unchecked(other) == Some(one))
-}
-
-/// Where the witness keeps a log's checkpoints, named by their size.
-pub(super) fn witness_directory(witness: &Path, origin: &str) -> PathBuf {
-    witness.join(origin.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"))
+/// The last line of a file with its end, as far as it has one; nothing for an empty file.
+fn last_line(file: &mut File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LONGEST_LINE)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    let text = String::from_utf8_lossy(&end);
+    Ok(text
+        .split_inclusive('\n')
+        .next_back()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 /// Replaces a file's content so that a crash leaves the old or the new one.
 pub(super) fn replace(path: &Path, drawn: &str, content: &str) -> io::Result<()> {
     let new = path.with_extension(format!("new-{drawn}"));
-    let mut file = File::create(&new)?;
-    file.write_all(content.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(content.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    // A full disk is tried again every second: what does not fit must not stay.
+    write().inspect_err(|_| drop(fs::remove_file(&new)))?;
     path.parent()
         .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
@@ -390,4 +406,66 @@ fn make_private(directory: &Path) -> io::Result<()> {
 /// Where checkpoints are kept beside the database.
 pub(super) fn directory(services: &Services) -> PathBuf {
     services.store.path().with_file_name(CHECKPOINT_DIRECTORY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed(size: u64) -> Signed {
+        let note = LogSigner::new("h/audit-log", &[7; 32]).checkpoint(size, [0; 32]);
+        Signed { size, note }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_cannot_be_finished_leaves_no_file_behind_and_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("checkpoints");
+        // Nothing can be put in its place.
+        fs::create_dir_all(directory.join(LATEST)).unwrap();
+        for drawn in ["a", "b", "c"] {
+            keep_file(&directory, &signed(3), drawn, Timestamp::UNIX_EPOCH).unwrap_err();
+        }
+        assert_eq!(names(&directory), [HISTORY, LATEST]);
+        let lines = || fs::read(directory.join(HISTORY)).unwrap();
+        assert_eq!(
+            lines().split(|byte| *byte == b'\n').count(),
+            2,
+            "a line and its end"
+        );
+        fs::remove_dir(directory.join(LATEST)).unwrap();
+        keep_file(&directory, &signed(3), "d", Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(
+            fs::read_to_string(directory.join(LATEST)).unwrap(),
+            signed(3).note
+        );
+        assert_eq!(lines().split(|byte| *byte == b'\n').count(), 2);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_swallows_none_that_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(HISTORY);
+        let cut = b"{\"at\":\"2026-01-01T00:00:00Z\",\"note\":\"h/audit-log\n\xe2\x80".as_slice();
+        fs::write(&path, cut).unwrap();
+        append_history(&path, &signed(3), Timestamp::UNIX_EPOCH).unwrap();
+        append_history(&path, &signed(4), Timestamp::UNIX_EPOCH).unwrap();
+        let text = fs::read(&path).unwrap();
+        assert!(text.starts_with(cut));
+        let notes: Vec<_> = text
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+            .map(|line| line["note"].clone())
+            .collect();
+        assert_eq!(notes, [signed(3).note, signed(4).note]);
+    }
 }

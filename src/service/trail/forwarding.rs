@@ -4,7 +4,8 @@
 //! The trail is the list of what is to be sent, and the place kept in the database says what was: nothing
 //! is owed twice, nothing is lost in a crash, and a receiver that was down for a week is told everything
 //! once it is back. An entry that was sent and not yet noted is sent again, under the same name
-//! (`webhook-id`, and `id` in the message). What was pruned meanwhile is left out.
+//! (`webhook-id`, and `id` in the message): not at once, since how far it has come can't be noted on a full disk. What
+//! was pruned meanwhile is left out.
 //!
 //! One entry must not stop the rest for ever. What is too long for the way out, or is refused for good, is sent
 //! shortened to what names it, with its leaf hash; what is refused even so, for hours, is left out, and that is
@@ -21,7 +22,7 @@ use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Entry, Event, EventType, Resource};
-use crate::service::deliveries::wait_secs;
+use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
 use crate::store::accounts;
 use crate::store::audit::{self, Forwarding};
 
@@ -126,12 +127,21 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     });
     // An older database was put in place, or a copy of another.
     place.next = place.next.min(size);
-    if place.attempts > 0 && place.next_attempt_at > now {
+    // What is to wait any longer was put off by a clock that was ahead.
+    let longest = now + SignedDuration::from_secs(LONGEST_WAIT_SECS);
+    if place.next_attempt_at > now && place.next_attempt_at <= longest {
         return Ok(false);
     }
     if place.next >= size && !is_new {
         return Ok(false);
     }
+    // Claimed before anything is sent: where this can't be noted, neither could be that it was.
+    place.next_attempt_at = now + SignedDuration::from_secs(CLAIMED_SECS);
+    let claimed = place.clone();
+    services
+        .store
+        .write(move |tx| audit::update_forwarding(tx, &claimed))
+        .await?;
     let from = place.next;
     let (entries, next) = services
         .store
@@ -152,6 +162,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     let more = match failed {
         None => {
             (place.next, place.attempts, place.last_error) = (next, 0, None);
+            place.next_attempt_at = now;
             next < size
         }
         Some((entry, failure)) => {
@@ -164,8 +175,8 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             );
             // Where something went through before it, it is a new failure.
             let before = if entry.sequence > from { 0 } else { place.attempts };
-            let is_final =
-                !matches!(failure, Undelivered::Later(_)) && place.last_error.as_ref() == Some(&why);
+            let is_final = matches!(failure, Undelivered::Refused(_) | Undelivered::Never(_))
+                && place.last_error.as_ref() == Some(&why);
             if is_final && before + 1 >= REFUSALS {
                 return leave_out(services, place, entry, &why).await;
             }
@@ -199,7 +210,7 @@ async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, wh
         .with("attempts", place.attempts + 1)
         .with(LEFT_OUT, entry.sequence);
     place.next = entry.sequence + 1;
-    (place.attempts, place.last_error) = (0, None);
+    (place.attempts, place.next_attempt_at, place.last_error) = (0, at, None);
     services
         .store
         .write(move |tx| {

@@ -1,7 +1,5 @@
 //! How long the trail keeps what: retention by organisation, and erasure of a user's personal data.
 
-use std::sync::{Mutex, PoisonError};
-
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -18,23 +16,16 @@ const BATCH: usize = 500;
 const BATCHES: usize = 40;
 /// A shorter retention takes effect after this long.
 pub const RETENTION_GRACE_DAYS: i64 = 7;
-/// A clock that goes on by more than this between two looks, a minute apart, jumped.
-const LONGEST_STEP: SignedDuration = SignedDuration::from_hours(24);
-/// After a start or a jump nothing is pruned for this long: whoever set the clock can set it right.
-const EVEN_FOR: SignedDuration = SignedDuration::from_hours(6);
 /// Entries looked at in one read.
 const SCANNED: u64 = 50_000;
 
 /// Prunes to their hashes the entries that are older than their organisation keeps them, some at a time.
-/// Says how many. A shorter limit counts only when its grace is over, and nothing is pruned by a clock that just
-/// jumped: what is pruned by mistake is gone.
+/// Says how many. A shorter limit counts only when its grace is over. What is pruned by mistake is gone: only for a
+/// clock that runs evenly.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails; what was pruned before stays so.
 pub async fn prune_expired(services: &Services) -> Result<usize> {
-    if !services.sweep.clock.is_even(services.clock.now()) {
-        return Ok(0);
-    }
     let organizations = services.store.read(accounts::find_organizations)?;
     let mut pruned = 0;
     for organization in organizations {
@@ -77,34 +68,6 @@ fn days_kept(services: &Services, organization: &Organization, at: Timestamp) ->
         days = days.max(before);
     }
     Ok(Some(days))
-}
-
-/// Whether the clock has run without a jump for a while.
-#[derive(Debug, Default)]
-pub struct EvenClock(Mutex<Option<Even>>);
-
-#[derive(Clone, Copy, Debug)]
-struct Even {
-    seen: Timestamp,
-    since: Timestamp,
-}
-
-impl EvenClock {
-    /// Notes the time, at every look, and says whether it has run evenly for long enough. A machine that was off
-    /// can't be told from a clock that was set: both wait.
-    fn is_even(&self, now: Timestamp) -> bool {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = match *noted {
-            Some(Even { seen, since }) if now >= seen && now.duration_since(seen) <= LONGEST_STEP => since,
-            Some(Even { seen, .. }) => {
-                tracing::warn!(from = %seen, to = %now, "the clock jumped: nothing is pruned for some hours");
-                now
-            }
-            None => now,
-        };
-        *noted = Some(Even { seen: now, since });
-        now.duration_since(since) >= EVEN_FOR
-    }
 }
 
 /// Erases what an organisation's trail knows of a user personally: address, client addresses and details,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::checkpoints::{self, CHECKPOINT_DIRECTORY, HISTORY, LATEST};
+use super::witness::witness_directory;
 use crate::domain::Result;
 use crate::domain::audit::checkpoint::{CheckpointError, unchecked};
 use crate::domain::audit::{
@@ -165,7 +166,7 @@ pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
     let mut found: Vec<Memory> = Memory::read(directory.join(LATEST), true).into_iter().collect();
     found.extend(newest_of_history(&directory.join(HISTORY)));
     if let Some(witness) = &services.settings.trail.witness_dir {
-        let current = checkpoints::witness_directory(witness, &known.origin(services));
+        let current = witness_directory(witness, &known.origin(services));
         if known.was_signed && !witness.is_dir() {
             tracing::warn!(directory = %witness.display(), "the witness directory is not there: nothing was compared with it");
         }
@@ -200,8 +201,9 @@ fn newest_of_history(path: &Path) -> Vec<Memory> {
     let Ok(file) = File::open(path) else {
         return Vec::new();
     };
-    for line in BufReader::new(file).lines().map_while(std::io::Result::ok) {
-        let note = serde_json::from_str::<Value>(&line)
+    // Not as text: a line may have been cut within a character.
+    for line in BufReader::new(file).split(b'\n').map_while(std::io::Result::ok) {
+        let note = serde_json::from_slice::<Value>(&line)
             .ok()
             .and_then(|line| line["note"].as_str().map(str::to_owned));
         let Some(memory) = note.map(|note| Memory::of(path.to_owned(), note, false)) else {
@@ -217,7 +219,7 @@ fn newest_of_history(path: &Path) -> Vec<Memory> {
     newest.into_values().collect()
 }
 
-/// Of the greatest size; more than one where they differ, see `keep_witness`.
+/// Of the greatest size; more than one where they differ, see [`super::witness`].
 fn newest_of_witness(directory: &Path, is_binding: bool) -> Vec<Memory> {
     let size = |path: &Path| {
         let name = path.file_name()?.to_str()?;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::checkpoints::{self, Signed};
 use super::memory::{memories_at, memories_beside};
 use super::rollback::{give_up, unreadable};
+use super::witness::{self, Testimony};
 use crate::domain::Result;
 use crate::domain::audit::checkpoint::unchecked;
 use crate::domain::audit::{ActorRef, Event, EventType};
@@ -79,12 +80,16 @@ pub async fn begin_after_restore(
 /// Never: the checkpoint is one that we have signed.
 pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
     let told = unchecked(&restored.checkpoint).expect("we have signed it");
-    let signed = Signed {
-        size: told.size,
-        note: restored.checkpoint.clone(),
+    let testimony = Testimony {
+        witness: witness.to_owned(),
+        origin: told.origin,
+        signed: Signed {
+            size: told.size,
+            note: restored.checkpoint.clone(),
+        },
+        drawn: hex::encode(entropy.bytes::<4>()),
     };
-    let drawn = hex::encode(entropy.bytes::<4>());
-    if let Err(error) = checkpoints::keep_witness(witness, &told.origin, &drawn, &signed) {
+    if let Err(error) = witness::keep(&testimony) {
         tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
     }
 }

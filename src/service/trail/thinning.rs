@@ -57,7 +57,8 @@ pub(super) fn thin_history(path: &Path, added: u64, drawn: &str, now: Timestamp)
 }
 
 fn rewrite(path: &Path, drawn: &str, now: Timestamp) -> io::Result<()> {
-    let text = fs::read_to_string(path)?;
+    // A line may have been cut within a character.
+    let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     let times: Vec<_> = lines
         .iter()

@@ -44,9 +44,10 @@ fn notes_beside(directory: &Path) -> Vec<(String, String)> {
         notes.push((latest.display().to_string(), note));
     }
     let history = directory.join(HISTORY);
-    let lines = fs::read_to_string(&history).unwrap_or_default();
-    for line in lines.lines() {
-        let note = serde_json::from_str::<Value>(line)
+    // Not as text: a line may have been cut within a character.
+    let lines = fs::read(&history).unwrap_or_default();
+    for line in lines.split(|byte| *byte == b'\n') {
+        let note = serde_json::from_slice::<Value>(line)
             .ok()
             .and_then(|line| line["note"].as_str().map(str::to_owned));
         if let Some(note) = note {

@@ -313,7 +313,7 @@ async fn a_suspended_factor_and_its_recovery_codes_open_nothing_and_are_destroye
     restore(&app, &admin, new)
         .await
         .refused(400, "There are no factors to restore");
-    housekeeping::tidy(&app.services).await;
+    crate::keeping::tidy_by_a_settled_clock(&app).await;
     let left = format!(
         "SELECT count(*) FROM factor WHERE user_id = x'{}'",
         app.id(new).0.simple()

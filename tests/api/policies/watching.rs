@@ -8,6 +8,7 @@ use latchkey::store::audit;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, before};
+use crate::keeping::tidy_by_a_settled_clock;
 use crate::plugins::{BINDINGS, PLUGINS, bind, fixture, install, path};
 use crate::support::{DEVELOPER, Setup, TestApp, reset_path};
 
@@ -198,8 +199,8 @@ async fn questions_decisions_and_what_only_they_needed_are_forgotten_after_their
         ]
         .map(|table| app.count(&format!("SELECT count(*) FROM {table}")))
     };
-    app.advance(SignedDuration::from_hours(24 * 10 - 1));
-    housekeeping::tidy(&app.services).await;
+    app.advance(SignedDuration::from_hours(24 * 10 - 7));
+    tidy_by_a_settled_clock(&app).await;
     assert_eq!(
         kept_things(&app),
         [1, 2, 2, 2, 1],
@@ -221,7 +222,7 @@ async fn questions_decisions_and_what_only_they_needed_are_forgotten_after_their
     // The days are counted from the last use: what is bound anew keeps its file.
     bind(&admin, &kept, json!({ "config": { "prefixes": ["HD-"] } })).await;
     app.advance(SignedDuration::from_hours(24 * 30));
-    housekeeping::tidy(&app.services).await;
+    tidy_by_a_settled_clock(&app).await;
     let admin = app.admin().await;
     assert_eq!(admin.get(BINDINGS).await.assert_ok().as_array().unwrap().len(), 1);
     let answer = admin.reset(app.second_admin.id).await;

@@ -1,0 +1,197 @@
+//! The witness directory: a copy of each checkpoint, on another machine if it is to witness anything.
+//!
+//! Another machine's directory may hang for ever (NFS): nobody waits for it longer than a moment, and never more than
+//! one thread. While one copy is under way, one more waits, the one over most entries: it says all that those before
+//! it say.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::checkpoints::{Signed, replace};
+use crate::domain::audit::checkpoint::unchecked;
+
+/// How long whoever signs waits for the copy. One that is made in time is there once the checkpoint is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A checkpoint for the witness.
+pub(super) struct Testimony {
+    /// The witness directory.
+    pub(super) witness: PathBuf,
+    /// The log's name.
+    pub(super) origin: String,
+    pub(super) signed: Signed,
+    /// Part of the name of what is unfinished.
+    pub(super) drawn: String,
+}
+
+/// Gives checkpoints to the witness directory.
+#[derive(Clone, Default)]
+pub struct Witness(Arc<Mutex<Copying>>);
+
+#[derive(Default)]
+struct Copying {
+    under_way: bool,
+    /// Somebody's patience is over: the others need not lose theirs.
+    hangs: bool,
+    next: Option<(Testimony, oneshot::Sender<()>)>,
+}
+
+impl Witness {
+    /// Makes a copy, and waits a moment for it. What fails is logged.
+    pub(super) async fn give(&self, testimony: Testimony) {
+        let (done, copied) = oneshot::channel();
+        let patience = {
+            let mut copying = self.copying();
+            let offered = (testimony, done);
+            if copying
+                .next
+                .as_ref()
+                .is_none_or(|waiting| !says_more(&waiting.0, &offered.0))
+            {
+                copying.next = Some(offered);
+            }
+            if !copying.under_way {
+                let this = self.clone();
+                let thread = std::thread::Builder::new().name("witness".into());
+                if let Err(error) = thread.spawn(move || this.copy_all()) {
+                    tracing::error!(%error, "no checkpoint can be given to the witness directory");
+                    return;
+                }
+                copying.under_way = true;
+            }
+            if copying.hangs { Duration::ZERO } else { PATIENCE }
+        };
+        // One that a newer one has taken the place of need not be waited for either.
+        if timeout(patience, copied).await.is_err() {
+            let mut copying = self.copying();
+            if copying.under_way && !copying.hangs {
+                copying.hangs = true;
+                tracing::error!(
+                    "the witness directory does not answer; it is given the newest checkpoint once it does"
+                );
+            }
+        }
+    }
+
+    fn copy_all(&self) {
+        loop {
+            let next = {
+                let mut copying = self.copying();
+                copying.under_way = copying.next.is_some();
+                copying.next.take()
+            };
+            let Some((testimony, done)) = next else { return };
+            if let Err(error) = keep(&testimony) {
+                let directory = testimony.witness.display();
+                tracing::error!(%error, %directory, "the checkpoint could not be given to the witness directory");
+            }
+            self.copying().hangs = false;
+            // Whoever waited may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    fn copying(&self) -> MutexGuard<'_, Copying> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A note that is there already is never replaced: two that differ over as many entries are what a witness is
+/// for, so the second is put beside the first.
+pub(super) fn keep(testimony: &Testimony) -> io::Result<()> {
+    let Testimony { signed, drawn, .. } = testimony;
+    let directory = witness_directory(&testimony.witness, &testimony.origin);
+    fs::create_dir_all(&directory)?;
+    let name = format!("{:020}", signed.size);
+    let path = directory.join(&name);
+    match fs::read_to_string(&path) {
+        Ok(there) if there == signed.note => Ok(()),
+        // Two keys that say the same: the old one's last word, and the new one's first.
+        Ok(there) if says_the_same(&there, &signed.note) => {
+            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+        }
+        Ok(_) => {
+            tracing::error!(file = %path.display(), "the witness has another checkpoint over as many entries");
+            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => replace(&path, drawn, &signed.note),
+        Err(error) => Err(error),
+    }
+}
+
+fn says_more(one: &Testimony, other: &Testimony) -> bool {
+    one.origin == other.origin && one.signed.size > other.signed.size
+}
+
+fn says_the_same(one: &str, other: &str) -> bool {
+    unchecked(one).is_some_and(|one| unchecked(other) == Some(one))
+}
+
+/// Where the witness keeps a log's checkpoints, named by their size.
+pub(super) fn witness_directory(witness: &Path, origin: &str) -> PathBuf {
+    witness.join(origin.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn testimony(witness: &Path, size: u64) -> Testimony {
+        Testimony {
+            witness: witness.to_owned(),
+            origin: "h/audit-log".into(),
+            signed: Signed {
+                size,
+                note: format!("note {size}"),
+            },
+            drawn: format!("{size}"),
+        }
+    }
+
+    /// Opening a FIFO blocks until somebody opens its other end, as an NFS server that is gone does.
+    fn hang(path: &Path) {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_hangs_costs_a_moment_once_and_gets_the_newest_when_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = witness_directory(dir.path(), "h/audit-log");
+        let file = |size: u64| folder.join(format!("{size:020}"));
+        let witness = Witness::default();
+        witness.give(testimony(dir.path(), 1)).await;
+        assert_eq!(
+            fs::read_to_string(file(1)).unwrap(),
+            "note 1",
+            "there once it is told"
+        );
+        hang(&file(2));
+        witness.give(testimony(dir.path(), 2)).await;
+        let began = Instant::now();
+        for size in [3, 5, 4] {
+            witness.give(testimony(dir.path(), size)).await;
+        }
+        assert!(began.elapsed() < PATIENCE, "nobody else waits");
+        fs::write(file(2), "note 2").unwrap();
+        let began = Instant::now();
+        while !file(5).exists() {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "the newest comes after it"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!file(3).exists() && !file(4).exists(), "it says what they say");
+        witness.give(testimony(dir.path(), 6)).await;
+        assert!(file(6).exists(), "and it is waited for again");
+    }
+}

@@ -1,0 +1,131 @@
+//! What can't be noted is not sent over and over, and a receiver that does not answer holds up nobody else's.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use latchkey::domain::account::OrganizationId;
+use latchkey::service::deliveries::{self, Channel, OwedDelivery, send_due};
+use serde_json::json;
+
+use super::receivers::{MailServer, Receiver};
+use super::{app_with_mail, app_with_webhooks, owe, round};
+use crate::support::TestApp;
+
+const CLAIMED: SignedDuration = SignedDuration::from_secs(30);
+
+#[tokio::test]
+async fn nobody_is_told_again_and_again_while_the_disk_takes_no_writing() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    app.admin().await.reset(app.developer.id).await.assert_ok();
+    let fault = "CREATE TEMP TRIGGER fault BEFORE UPDATE ON delivery BEGIN SELECT RAISE(ABORT, 'fault'); END";
+    app.execute(fault).await;
+    for _ in 0..3 {
+        assert!(send_due(&app.services, Channel::Mail).await.is_err());
+    }
+    assert_eq!(server.received().len(), 0, "that it was sent could not be noted");
+
+    // The disk is full from the moment at which it was sent.
+    app.execute("DROP TRIGGER fault").await;
+    let fault = "CREATE TEMP TRIGGER fault BEFORE UPDATE ON delivery WHEN NEW.state = 'sent' \
+                 BEGIN SELECT RAISE(ABORT, 'fault'); END";
+    app.execute(fault).await;
+    assert!(send_due(&app.services, Channel::Mail).await.is_err());
+    for _ in 0..3 {
+        assert_eq!(round(&app, Channel::Mail).await, 0, "not the next second");
+    }
+    assert_eq!(server.received().len(), 1);
+
+    app.execute("DROP TRIGGER fault").await;
+    app.advance(CLAIMED);
+    assert_eq!(round(&app, Channel::Mail).await, 1, "at least once");
+    let [first, second] = [0, 1].map(|n| server.received()[n].header("Message-ID").to_owned());
+    assert_eq!(first, second);
+}
+
+/// A host that takes connections, and says nothing.
+struct Silent {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Silent {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let this = Self {
+            address: listener.local_addr().unwrap(),
+            connections: Arc::default(),
+        };
+        let connections = Arc::clone(&this.connections);
+        // Ends with the test process.
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming() {
+                held.push(stream);
+                connections.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        this
+    }
+
+    fn call(&self, app: &TestApp, organization: Option<OrganizationId>) -> OwedDelivery {
+        call(app, organization, &format!("http://{}/", self.address))
+    }
+}
+
+fn call(app: &TestApp, organization: Option<OrganizationId>, url: &str) -> OwedDelivery {
+    deliveries::webhook(organization, url, "a.type", app.services.clock.now(), json!({}))
+}
+
+#[tokio::test]
+async fn an_organisation_whose_webhook_does_not_answer_holds_up_nobody_elses() {
+    let (silent, receiver) = (Silent::start(), Receiver::start());
+    let app = app_with_webhooks(&["127.0.0.1"], &["127.0.0.0/8"]).await;
+    for _ in 0..100 {
+        owe(&app, silent.call(&app, Some(app.acme))).await;
+    }
+    owe(&app, call(&app, Some(app.globex), &receiver.url())).await;
+    let services = Arc::clone(&app.services);
+    let sending = tokio::spawn(async move { send_due(&services, Channel::Webhook).await });
+    let began = Instant::now();
+    while receiver.calls().is_empty() {
+        // A hundred calls, eight at a time, take three minutes to fail.
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "the other one is called"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sending.abort();
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_is_left_alone_for_the_rest_of_the_round() {
+    let silent = Silent::start();
+    let app = app_with_webhooks(&["127.0.0.1"], &["127.0.0.0/8"]).await;
+    for _ in 0..4 {
+        for organization in [None, Some(app.acme), Some(app.globex)] {
+            owe(&app, silent.call(&app, organization)).await;
+        }
+    }
+    assert_eq!(round(&app, Channel::Webhook).await, 12);
+    assert_eq!(
+        silent.connections.load(Ordering::SeqCst),
+        8,
+        "those under way at once"
+    );
+    let tried = "SELECT count(*) FROM delivery WHERE attempts = 1";
+    assert_eq!(app.count(tried), 8, "what was not tried does not count");
+    app.advance(CLAIMED);
+    let services = Arc::clone(&app.services);
+    let sending = tokio::spawn(async move { send_due(&services, Channel::Webhook).await });
+    let began = Instant::now();
+    while silent.connections.load(Ordering::SeqCst) == 8 {
+        assert!(began.elapsed() < Duration::from_secs(60), "and comes up again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sending.abort();
+}
