@@ -41,7 +41,11 @@ pub(super) async fn claim_due(services: &Services, channel: Channel) -> Result<V
         },
         limit: ROUND,
     };
-    let due = services.store.read(|db| deliveries::find_due(db, &due))?;
+    // Long where much is due: whose turn it is, all of it says.
+    let due = services
+        .store
+        .read_long(None, move |db| deliveries::find_due(db, &due))
+        .await?;
     if due.is_empty() {
         return Ok(due);
     }
