@@ -6,6 +6,9 @@
 //! says so and ends. A real file system that is full needs the right to mount one.
 
 mod load_support;
+#[path = "api/deliveries/receivers.rs"]
+#[expect(dead_code, reason = "of the receivers, mail alone is needed")]
+mod receivers;
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,6 +17,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use load_support::{Mounted, Server, check, exchange, latchkey, reset, reset_while, seed, shim};
+use receivers::MailServer;
 use uuid::Uuid;
 
 /// Torn writes, and losses of power.
@@ -110,6 +114,48 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
         acknowledged.len(),
         "none was done that was refused"
     );
+}
+
+#[test]
+fn on_a_full_disk_nobody_is_told_the_same_every_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(shim) = shim(folder.path()) else { return };
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let seeded = seed::seed(&data, 5);
+    let control = folder.path().join("fault");
+    fs::write(&control, "-").unwrap();
+    let mail = MailServer::start();
+    let port = mail.address.port().to_string();
+    let variables = [
+        ("LD_PRELOAD", shim.to_str().unwrap()),
+        ("FAULT_FILE", control.to_str().unwrap()),
+        ("LATCHKEY_MAIL__HOST", "127.0.0.1"),
+        ("LATCHKEY_MAIL__PORT", port.as_str()),
+        ("LATCHKEY_MAIL__TLS", "none"),
+    ];
+    let server = Server::start(&data, &variables);
+    mail.be_mute(true);
+    let user = seeded.users[0];
+    assert_eq!(reset(&server.address, &seeded.admins[0], user), Some(200));
+    mail.wait_for(1);
+    fs::write(&control, "f").unwrap();
+    // The mail server says that it has them, and that can't be noted.
+    mail.be_mute(false);
+    // Longer than the next second, and than what was not noted waits.
+    std::thread::sleep(Duration::from_secs(12));
+    let again = || {
+        let received = mail.received();
+        let names: HashSet<_> = received.iter().map(|mail| mail.header("Message-ID")).collect();
+        received.len() - names.len()
+    };
+    assert_eq!(again(), 0, "a mail came again");
+    fs::write(&control, "-").unwrap();
+    let ended = Instant::now();
+    while again() == 0 {
+        assert!(ended.elapsed() < Duration::from_secs(60), "once there is room");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

@@ -189,7 +189,7 @@ async fn what_cannot_be_noted_is_not_sent_every_second() {
     assert_eq!(receiver.calls().len(), sent, "not the next second");
 
     app.execute("DROP TRIGGER fault").await;
-    app.advance(SignedDuration::from_secs(30));
+    app.advance(SignedDuration::from_secs(10));
     forward(&app, Way::Webhook).await;
     assert_eq!(receiver.calls().len(), 2 * sent, "at least once");
 }

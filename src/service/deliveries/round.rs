@@ -17,9 +17,9 @@ use crate::store::deliveries::{self, Channel, DeliveryRow, Due};
 /// The longest wait, with room for a clock that is put back a little: whatever is to be tried later was put off by
 /// a clock that was ahead.
 const LONGEST_WAIT_SECS: i64 = WAITS_SECS[WAITS_SECS.len() - 1] + 3600;
-/// Who sends something has this long to note what came of it, in seconds, before it is sent again: after a crash, or
-/// where nothing can be written meanwhile.
-pub(in crate::service) const CLAIMED_SECS: i64 = 30;
+/// What was sent and could not be noted comes again after this long, in seconds: after a crash that is soon, and where
+/// the disk takes some writing and then none, not every second. Rounds follow each other, so that one may take longer.
+pub(in crate::service) const CLAIMED_SECS: i64 = 10;
 /// Sent at most so many in one round.
 const ROUND: u32 = 64;
 /// Calls of one organisation's webhook in one round: each may take long to fail.
@@ -41,7 +41,11 @@ pub(super) async fn claim_due(services: &Services, channel: Channel) -> Result<V
         },
         limit: ROUND,
     };
-    let due = services.store.read(|db| deliveries::find_due(db, &due))?;
+    // Long where much is due: whose turn it is, all of it says.
+    let due = services
+        .store
+        .read_long(None, move |db| deliveries::find_due(db, &due))
+        .await?;
     if due.is_empty() {
         return Ok(due);
     }

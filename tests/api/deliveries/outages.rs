@@ -14,7 +14,7 @@ use super::receivers::{MailServer, Receiver};
 use super::{app_with_mail, app_with_webhooks, owe, round};
 use crate::support::TestApp;
 
-const CLAIMED: SignedDuration = SignedDuration::from_secs(30);
+const CLAIMED: SignedDuration = SignedDuration::from_secs(10);
 
 #[tokio::test]
 async fn nobody_is_told_again_and_again_while_the_disk_takes_no_writing() {
