@@ -84,6 +84,7 @@ impl App {
             per_organization_concurrency: config.plugins.per_organization_concurrency,
             total_concurrency: config.plugins.total_concurrency,
             slot_wait: config.plugins.slot_wait,
+            memory_total_bytes: config.plugins.memory_total_bytes,
             meter_fuel: config.plugins.count_fuel,
             ..HostOptions::default()
         })?;

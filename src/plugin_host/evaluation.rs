@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::engine::Limits;
+use super::engine::{CpuClock, Limits};
 use super::metrics::Caller;
 use super::record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
@@ -157,20 +157,26 @@ impl PluginHost {
             host: Arc::clone(&self.0),
             prepared: Arc::clone(turn.prepared),
             limits: plugin.limits.bounded(),
+            clock: Arc::default(),
             question: Arc::clone(question),
             outcome: outcome.cloned(),
             config: Arc::clone(turn.config),
         };
-        let starts_apart = self.0.metrics.slow(plugin.binding_id, turn.prepared.digest);
-        let ran = self.0.lanes.run(starts_apart, call.run()).await;
+        let digest = turn.prepared.digest;
+        let starts_apart = self
+            .0
+            .metrics
+            .slow((plugin.binding_id, digest, turn.config_digest));
+        let clock = Arc::clone(&call.clock);
+        let ran = self.0.lanes.run(starts_apart, &clock, call.run()).await;
         let (usage, log_dropped, longest) = (ran.usage, ran.log_dropped, ran.longest);
         let (end, log) = ran.end();
-        let digest = turn.prepared.digest;
         let caller = Caller {
             binding_id: plugin.binding_id,
             plugin: &plugin.name,
             version: turn.version,
             digest,
+            config_digest: turn.config_digest,
             asked: turn.asked,
         };
         let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);
@@ -218,6 +224,7 @@ struct OwnCall {
     host: Arc<Inner>,
     prepared: Arc<Prepared>,
     limits: Limits,
+    clock: Arc<CpuClock>,
     question: Arc<Question>,
     outcome: Option<Arc<Outcome>>,
     config: Arc<str>,
@@ -229,7 +236,7 @@ impl OwnCall {
             None => Call::BeforeReset(&self.question, &self.config),
             Some(outcome) => Call::AfterReset(&self.question, outcome, &self.config),
         };
-        v1::run(&self.host.ticked, &self.prepared, self.limits, call).await
+        v1::run(&self.host.ticked, &self.prepared, self.limits, &self.clock, call).await
     }
 }
 
