@@ -318,6 +318,7 @@ fn in_share(plugin: &BoundPlugin, target: &str, percent: u8) -> bool {
     let mut hash = Sha256::new();
     hash.update(plugin.binding_id.as_bytes());
     hash.update(plugin.prepared.digest.0);
+    hash.update(plugin.config_digest.0);
     hash.update(target.as_bytes());
     let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
     u32::from_be_bytes([a, b, c, d]) % 100 < u32::from(percent)
