@@ -10,7 +10,7 @@ use super::engine::{CpuClock, Limits};
 use super::metrics::Caller;
 use super::record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
-    PluginFailure,
+    PluginFailure, Usage,
 };
 use super::v1::{self, Call, Ran};
 use super::{Inner, PluginHost, Prepared};
@@ -70,15 +70,17 @@ impl PluginHost {
                 cause: FailureCause::Busy,
                 detail: "the organisation's evaluations are all under way".to_owned(),
             };
+            let unasked = |turn: &Turn<'_>| turn.record(hook, CallEnd::Failure(failure.clone()));
+            evaluation.records = turns.iter().map(unasked).collect();
             // Policies that are only watched stop nothing, not even so.
             let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
-            if let Some(turn) = stopped {
-                tracing::warn!(
-                    plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
-                    binding = %turn.plugin.binding_id, cause = failure.cause.as_str(),
-                    organization = %question.organization.id, "policy plugins got no turn"
-                );
-            }
+            let turn = stopped.unwrap_or(&turns[0]);
+            tracing::warn!(
+                plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
+                binding = %turn.plugin.binding_id, cause = failure.cause.as_str(), policies = turns.len(),
+                organization = %question.organization.id, enforced = stopped.is_some(),
+                "policy plugins got no turn"
+            );
             evaluation.failure = stopped.map(|turn| turn.failed(failure));
             return evaluation;
         };
@@ -192,28 +194,16 @@ impl PluginHost {
         };
         let counted = vetted.as_ref().ok();
         records.push(DecisionRecord {
-            binding_id: plugin.binding_id,
-            plugin: plugin.name.clone(),
-            version: turn.version.to_owned(),
-            digest,
-            config_digest: turn.config_digest,
-            hook,
-            mode: turn.mode,
-            asked: turn.asked,
-            canary: match plugin.mode {
-                Mode::Canary(percent) => Some(percent),
-                Mode::Enforce | Mode::Monitor => None,
-            },
             effects_so_far: outcome
                 .filter(|outcome| shown_first != Some(&outcome.effects))
                 .map(|outcome| outcome.effects.clone()),
             refused: counted.map_or_else(Vec::new, |v| v.refused.clone()),
             repaired: counted.map_or_else(Vec::new, |v| v.repaired.clone()),
-            end,
             log,
             log_dropped,
             usage,
             failures_in_a_row,
+            ..turn.record(hook, end)
         });
         vetted
     }
@@ -298,6 +288,32 @@ impl<'a> Turn<'a> {
         match self.plugin.on_failure.action(failure.cause) {
             FailureAction::Skip => Ok(None),
             FailureAction::Deny | FailureAction::LastGoodVersion => Err(failure),
+        }
+    }
+
+    /// A call that ended so, and used up and said nothing.
+    fn record(&self, hook: Hook, end: CallEnd) -> DecisionRecord {
+        DecisionRecord {
+            binding_id: self.plugin.binding_id,
+            plugin: self.plugin.name.clone(),
+            version: self.version.to_owned(),
+            digest: self.prepared.digest,
+            config_digest: self.config_digest,
+            hook,
+            mode: self.mode,
+            asked: self.asked,
+            canary: match self.plugin.mode {
+                Mode::Canary(percent) => Some(percent),
+                Mode::Enforce | Mode::Monitor => None,
+            },
+            effects_so_far: None,
+            end,
+            refused: vec![],
+            repaired: vec![],
+            log: vec![],
+            log_dropped: 0,
+            usage: Usage::default(),
+            failures_in_a_row: 0,
         }
     }
 
