@@ -175,19 +175,16 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
     }
 }
 
-/// Adds `more` to `effects`: each effect once, and of several enrolment windows the shortest.
+/// Adds `more` to `effects`: each effect once, and of several enrolment windows the shortest. The organisation's
+/// default (0) is kept beside an explicit window, since only who knows it can tell which of the two is shorter.
 pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
     for effect in more {
-        if let Effect::RequireEnrolment(hours) = effect
+        if let Effect::RequireEnrolment(hours @ 1..) = effect
             && let Some(Effect::RequireEnrolment(present)) = effects
                 .iter_mut()
-                .find(|e| matches!(e, Effect::RequireEnrolment(_)))
+                .find(|e| matches!(e, Effect::RequireEnrolment(1..)))
         {
-            // 0 is the organisation's default, which an explicit window replaces.
-            *present = match (*present, hours) {
-                (0, hours) | (hours, 0) => hours,
-                (one, two) => one.min(two),
-            };
+            *present = hours.min(*present);
         } else if !effects.contains(&effect) {
             effects.push(effect);
         }
