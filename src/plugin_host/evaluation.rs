@@ -14,7 +14,9 @@ use super::record::{
 };
 use super::v1::{self, Call, Ran};
 use super::{Inner, PluginHost, Prepared};
-use crate::domain::policy::{Decision, Effect, Hook, Mode, Outcome, Question, Vetted, merge_effects, vet};
+use crate::domain::policy::{
+    Decision, Effect, Grants, Hook, Mode, Outcome, Question, Vetted, merge_effects, vet,
+};
 
 /// A version of a plugin whose turn it is.
 #[derive(Clone, Copy)]
@@ -25,6 +27,7 @@ struct Turn<'a> {
     config: &'a Arc<str>,
     config_digest: Digest,
     hooks: &'a [Hook],
+    grants: &'a Grants,
     asked: Asked,
     /// Enforced or monitored.
     mode: Mode,
@@ -183,7 +186,7 @@ impl PluginHost {
         };
         let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);
         let vetted = match &end {
-            CallEnd::Answer(answer) => Ok(vet(answer.clone(), &plugin.grants, turn.mode)),
+            CallEnd::Answer(answer) => Ok(vet(answer.clone(), turn.grants, turn.mode)),
             CallEnd::Failure(failure) => {
                 tracing::warn!(
                     plugin = %plugin.name, version = %turn.version, %digest, binding = %plugin.binding_id,
@@ -240,6 +243,7 @@ impl<'a> Turn<'a> {
             config: &plugin.config,
             config_digest: plugin.config_digest,
             hooks: &plugin.hooks,
+            grants: &plugin.grants,
             asked: Asked::Current,
             mode: plugin.mode,
         };
@@ -267,6 +271,7 @@ impl<'a> Turn<'a> {
             config: &before.config,
             config_digest: before.config_digest,
             hooks: &before.hooks,
+            grants: &before.grants,
             asked,
             mode: Mode::Enforce,
         })

@@ -107,6 +107,8 @@ pub struct PluginVersion {
     pub config_digest: Digest,
     /// The hooks for which it is asked.
     pub hooks: Vec<Hook>,
+    /// Effects that the operator granted and its manifest wants.
+    pub grants: Grants,
 }
 
 /// What a plugin's failure means for the reset, by cause.

@@ -2,6 +2,7 @@
 
 mod failures;
 mod governance;
+mod grants;
 mod measured;
 mod modes;
 mod order;

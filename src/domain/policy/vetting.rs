@@ -71,6 +71,18 @@ impl Grants {
         self.0.contains(name)
     }
 
+    /// Those of the granted names that a manifest wants: what a version gets of what its binding grants.
+    #[must_use]
+    pub fn wanted(&self, wants: &[String]) -> Self {
+        Self(
+            self.0
+                .iter()
+                .filter(|name| wants.contains(name))
+                .cloned()
+                .collect(),
+        )
+    }
+
     /// The granted names, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -200,7 +212,10 @@ fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
         ));
     }
     if !grants.contains(effect.name()) {
-        return Some(format!("{} is not granted to this binding", effect.name()));
+        return Some(format!(
+            "{} is not granted to this version: its manifest has to want it, and its binding to grant it",
+            effect.name()
+        ));
     }
     if given >= EFFECTS_MAX {
         return Some(format!("more than {EFFECTS_MAX} effects in one answer"));

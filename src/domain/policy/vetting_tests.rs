@@ -34,7 +34,7 @@ fn only_granted_effects_pass_and_the_rest_is_recorded() {
     assert_eq!(refused, ["lock-account", "revoke-sessions"]);
     assert_eq!(
         vetted.refused[0].why,
-        "lock-account is not granted to this binding"
+        "lock-account is not granted to this version: its manifest has to want it, and its binding to grant it"
     );
 }
 

@@ -14,7 +14,7 @@ use super::watching::{Alarms, Rechecks};
 use super::{blocking, from_json, prepare_blocking};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::{Manifest, Mode};
+use crate::domain::policy::{Grants, Manifest, Mode};
 use crate::plugin_host::{
     BoundPlugin, Digest, FailureAction, FailureCause, OnFailure, PackageError, PluginHost, PluginVersion,
     Prepared,
@@ -315,14 +315,15 @@ impl Maker<'_> {
         if binding.disabled_at.is_some() {
             return Ok(None);
         }
-        let Some((manifest, current)) = self.version(&binding.version)? else {
+        let Some((manifest, current)) = self.version(&binding.version, &binding.grants)? else {
             return Ok(None);
         };
         let on_failure: OnFailure = from_json(&binding.on_failure)?;
         let mut history_days = manifest.history_days;
         let before = match &binding.previous {
             Some(previous) if needs_version_before(binding.mode, &on_failure) => {
-                self.version(previous)?.map(|(manifest, version)| {
+                let before = self.version(previous, &binding.grants)?;
+                before.map(|(manifest, version)| {
                     history_days = history_days.max(manifest.history_days);
                     version
                 })
@@ -337,7 +338,7 @@ impl Maker<'_> {
             config: current.config,
             config_digest: current.config_digest,
             hooks: current.hooks,
-            grants: binding.grants.clone(),
+            grants: current.grants,
             mode: binding.mode,
             on_failure,
             limits: from_json(&binding.limits)?,
@@ -347,7 +348,7 @@ impl Maker<'_> {
     }
 
     /// A version of a plugin; nothing if the operator has it switched off for everybody.
-    fn version(&mut self, row: &VersionRow) -> Result<Option<(Manifest, PluginVersion)>> {
+    fn version(&mut self, row: &VersionRow, granted: &Grants) -> Result<Option<(Manifest, PluginVersion)>> {
         let module = self.modules.get(&row.plugin_digest);
         let module = module.ok_or_else(|| missing("module", &row.plugin_digest))?;
         if module.disabled_at.is_some() {
@@ -366,6 +367,7 @@ impl Maker<'_> {
             config: Arc::clone(config),
             config_digest: Digest(row.config_digest),
             hooks: row.hooks.clone(),
+            grants: granted.wanted(&manifest.wants),
         };
         Ok(Some((manifest, version)))
     }

@@ -89,6 +89,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
     check_terms(
         &services.plugin_host,
         &plugin.manifest,
+        None,
         &hooks,
         new.mode,
         &new.grants,
