@@ -243,6 +243,16 @@ impl PluginHost {
         })
     }
 
+    /// Stands for a module that is still to be compiled, as [`Self::unusable`] does for one that can't be.
+    #[must_use]
+    pub fn not_ready(&self, digest: Digest) -> Arc<Prepared> {
+        Arc::new(Prepared {
+            digest,
+            origin: Origin::Cache,
+            policy: Err("it is being compiled since the server started, and ready soon".to_owned()),
+        })
+    }
+
     fn ready(
         &self,
         digest: Digest,

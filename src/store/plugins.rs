@@ -182,6 +182,8 @@ pub struct ModuleRow {
     pub digest: [u8; 32],
     /// What it says of itself.
     pub manifest: Manifest,
+    /// Size of the file in bytes.
+    pub size_bytes: u64,
     /// Since when the operator has it switched off for everybody, if so.
     pub disabled_at: Option<Timestamp>,
 }
@@ -190,7 +192,7 @@ pub struct ModuleRow {
 pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<ModuleRow>> {
     let (all, organization) = of.parameters();
     let mut statement = db.prepare_cached(
-        "SELECT digest, manifest, disabled_at FROM module WHERE digest IN \
+        "SELECT digest, manifest, size_bytes, disabled_at FROM module WHERE digest IN \
          (SELECT plugin_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2 \
           UNION SELECT previous_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2)",
     )?;
@@ -198,7 +200,8 @@ pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<Modul
         Ok(ModuleRow {
             digest: row.get(0)?,
             manifest: json(row, 1)?,
-            disabled_at: optional(row, 2)?,
+            size_bytes: row.get(2)?,
+            disabled_at: optional(row, 3)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -7,6 +7,7 @@ mod measured;
 mod modes;
 mod order;
 mod replay;
+mod starting;
 mod versions;
 mod watching;
 
