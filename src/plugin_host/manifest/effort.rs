@@ -16,6 +16,11 @@ const WORK_MAX: u64 = 5_000_000;
 const PATTERNS_MAX: usize = 64;
 /// A pattern counts for its bytes, and for no fewer than these: a few are enough to write a long repetition.
 const PATTERN_WEIGHT_MIN: u64 = 32;
+/// To know what is left over, everything beside these is judged again, and within it what they are beside of there.
+const UNEVALUATED: [&str; 2] = ["unevaluatedProperties", "unevaluatedItems"];
+const UNEVALUATED_AGAIN: u64 = 3;
+/// Parts in each other, along references, too: whoever goes through them needs some stack for each.
+const DEPTH_MAX: usize = 128;
 /// References behind each other.
 const CHAIN_MAX: usize = 64;
 
@@ -25,18 +30,33 @@ pub(super) struct Effort {
     parts: u64,
     /// Of the patterns.
     weight: u64,
+    /// How deep its parts lie in each other.
+    depth: usize,
 }
 
 impl Effort {
     const fn of(parts: u64) -> Self {
-        Self { parts, weight: 0 }
+        Self {
+            parts,
+            weight: 0,
+            depth: 0,
+        }
     }
 
-    /// Saturating: what overflows is not to pass for little.
+    /// Saturating, here and below: what overflows is not to pass for little.
     fn and(self, more: Self) -> Self {
         Self {
             parts: self.parts.saturating_add(more.parts),
             weight: self.weight.saturating_add(more.weight),
+            depth: self.depth.max(more.depth),
+        }
+    }
+
+    fn again(self, times: u64) -> Self {
+        Self {
+            parts: self.parts.saturating_mul(times),
+            weight: self.weight.saturating_mul(times),
+            depth: self.depth,
         }
     }
 }
@@ -51,6 +71,7 @@ pub(super) fn judge_schema(schema: &Value) -> Result<Effort, String> {
         known: HashMap::new(),
         chain: Vec::new(),
         patterns: HashSet::new(),
+        depth: 0,
     };
     let effort = walk.schema(schema, true)?;
     if effort.parts > PARTS_MAX {
@@ -84,6 +105,8 @@ struct Walk<'a> {
     /// References that are being followed.
     chain: Vec<&'a str>,
     patterns: HashSet<&'a str>,
+    /// How deep the part lies that is looked at.
+    depth: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -94,6 +117,8 @@ impl<'a> Walk<'a> {
             };
             return self.schemas(schemas);
         };
+        self.fits(1)?;
+        self.depth += 1;
         let mut sum = Effort::of(1);
         for (keyword, value) in keywords {
             let more = match (keyword.as_str(), value) {
@@ -120,7 +145,20 @@ impl<'a> Walk<'a> {
             };
             sum = sum.and(more);
         }
+        if UNEVALUATED.iter().any(|keyword| keywords.contains_key(*keyword)) {
+            sum = sum.again(UNEVALUATED_AGAIN);
+        }
+        self.depth -= 1;
+        sum.depth += 1;
         Ok(sum)
+    }
+
+    /// Whether parts that lie so deep in each other may lie here.
+    fn fits(&self, depth: usize) -> Result<(), String> {
+        if self.depth + depth > DEPTH_MAX {
+            return Err(format!("its parts lie more than {DEPTH_MAX} deep in each other"));
+        }
+        Ok(())
     }
 
     fn schemas(&mut self, schemas: impl IntoIterator<Item = &'a Value>) -> Result<Effort, String> {
@@ -134,6 +172,7 @@ impl<'a> Walk<'a> {
         Effort {
             parts: 1,
             weight: (pattern.len() as u64).max(PATTERN_WEIGHT_MIN),
+            depth: 0,
         }
     }
 
@@ -145,6 +184,7 @@ impl<'a> Walk<'a> {
             return Err(format!("more than {CHAIN_MAX} $ref lead from one to the other"));
         }
         if let Some(effort) = self.known.get(target) {
+            self.fits(effort.depth)?;
             return Ok(*effort);
         }
         let found = target
@@ -199,7 +239,7 @@ mod tests {
             "$defs": { "day": { "enum": ["mon", "tue"] } },
         });
         // The whole, "properties", two schemas, and twice the definition with its enum of three.
-        assert_eq!(judge_schema(&schema), Ok(Effort::of(4 + 2 * 4)));
+        assert_eq!(judge_schema(&schema).map(|effort| effort.parts), Ok(4 + 2 * 4));
     }
 
     #[test]
@@ -263,6 +303,41 @@ mod tests {
         let schema = json!({ "$ref": "#/$defs/d0", "$defs": definitions });
         let refusal = judge_schema(&schema).unwrap_err();
         assert!(refusal.contains("more than 10000 parts"), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_left_over_counts_for_each_schema_around_it() {
+        let nested = |depth: usize| {
+            let inner = json!({ "properties": { "a": {} } });
+            (0..depth).fold(
+                inner,
+                |schema, _| json!({ "allOf": [schema], "unevaluatedProperties": false }),
+            )
+        };
+        assert!(judge_schema(&nested(3)).is_ok());
+        let refusal = judge_schema(&nested(20)).unwrap_err();
+        assert!(refusal.contains("more than 10000 parts"), "{refusal}");
+    }
+
+    #[test]
+    fn no_schema_takes_the_stack_of_who_goes_through_it() {
+        let links = |names: &mut dyn Iterator<Item = usize>| {
+            let mut definitions = serde_json::Map::new();
+            for n in 0..60 {
+                let next = json!({ "$ref": format!("#/$defs/d{}", n + 1) });
+                let deep = (0..50).fold(next, |schema, _| json!({ "not": schema }));
+                definitions.insert(format!("d{n}"), deep);
+            }
+            definitions.insert("d60".to_owned(), json!({ "type": "object" }));
+            let first = names.map(|n| json!({ "$ref": format!("#/$defs/d{n}") }));
+            json!({ "anyOf": first.collect::<Vec<_>>(), "$defs": definitions })
+        };
+        // The second way round each link is known when a reference leads there.
+        for schema in [links(&mut (0..60)), links(&mut (0..60).rev())] {
+            let refusal = judge_schema(&schema).unwrap_err();
+            assert!(refusal.contains("more than 128 deep"), "{refusal}");
+        }
+        assert!(judge_schema(&links(&mut (58..60))).is_ok());
     }
 
     #[test]
