@@ -42,6 +42,8 @@ use crate::store::Store;
 const SENDING_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// How long the last signature may take.
 const SIGNING_ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// How long a start waits for policies that are not in the cache.
+const COMPILED_WITHIN: Duration = Duration::from_secs(5);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether a backup is due.
 const BACK_UP_EVERY: Duration = Duration::from_secs(60);
@@ -95,6 +97,7 @@ impl App {
             per_organization_concurrency: config.plugins.per_organization_concurrency,
             total_concurrency: config.plugins.total_concurrency,
             slot_wait: config.plugins.slot_wait,
+            memory_total_bytes: config.plugins.memory_total_bytes,
             meter_fuel: config.plugins.count_fuel,
             ..HostOptions::default()
         })?;
@@ -134,14 +137,14 @@ impl App {
     /// Serves until `shutdown`, then lets requests under way end.
     ///
     /// # Errors
-    /// When the bound plugins can't be made ready, or metrics can't be served where they are to be. Once it
+    /// When the bound plugins can't be read, or metrics can't be served where they are to be. Once it
     /// serves, whatever a request meets ends in its answer.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
         let services = self.services.clone();
-        tokio::task::spawn_blocking(move || plugins::reload(&services))
+        let missing = tokio::task::spawn_blocking(move || plugins::start(&services))
             .await
             .context("the bound plugins")?
-            .context("the bound plugins can't be made ready")?;
+            .context("the bound plugins can't be read")?;
         let measured = match &self.config.metrics {
             None => None,
             Some(metrics) => Some(metrics::open(metrics, &self.services).await?),
@@ -189,6 +192,7 @@ impl App {
             shutdown.await;
             services.tails.end();
         };
+        compile_ahead(missing).await;
         let drained = listener::serve(listener, endpoint, bounds, trusted_proxies, shutdown).await;
         drop((door, measured));
         tidying.abort();
@@ -211,6 +215,29 @@ impl App {
             tracing::warn!("stopped with requests under way: the grace period is over");
         }
         Ok(())
+    }
+}
+
+/// Waits a little for policies that are to be compiled, so that after most upgrades nobody notices; what takes longer
+/// goes on while others are served.
+async fn compile_ahead(missing: plugins::Missing) {
+    if missing.is_empty() {
+        return;
+    }
+    let (done, compiled) = tokio::sync::oneshot::channel();
+    // A thread that no stop waits for.
+    let thread = std::thread::Builder::new().name("latchkey-ready".into());
+    let started = thread.spawn(move || {
+        missing.compile();
+        let _ = done.send(());
+    });
+    match started {
+        Ok(_) if tokio::time::timeout(COMPILED_WITHIN, compiled).await.is_ok() => {}
+        Ok(_) => tracing::warn!(
+            "serving while policies are compiled: until each is ready, resets that ask it end as its binding says of a \
+             failure (instantiation)"
+        ),
+        Err(error) => tracing::error!(%error, "no thread to compile policies: resets that ask them fail"),
     }
 }
 

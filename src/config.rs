@@ -114,6 +114,8 @@ pub struct PluginConfig {
     pub per_organization_concurrency: u32,
     /// How long an evaluation waits for its turn before it fails.
     pub slot_wait: Duration,
+    /// Linear memory of all calls of policies together.
+    pub memory_total_bytes: u64,
     /// Whether instructions are counted, so that `limits.fuel` of a binding holds.
     pub count_fuel: bool,
     /// Where compiled plugins are kept; they are made anew when it is lost.
@@ -300,6 +302,7 @@ fn plugin_config(plugins: RawPlugins, data_dir: &Path) -> PluginConfig {
         total_concurrency: whole(plugins.total_concurrency),
         per_organization_concurrency: whole(plugins.per_organization_concurrency),
         slot_wait: Duration::from_millis(plugins.slot_wait_ms),
+        memory_total_bytes: plugins.memory_total_mib << 20,
         count_fuel: plugins.count_fuel,
         cache_dir: plugins.cache_dir.unwrap_or_else(|| data_dir.join("plugin-cache")),
     }

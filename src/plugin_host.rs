@@ -52,7 +52,7 @@ pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signatur
 use crate::domain::policy::{Hook, Outcome, Question};
 use artefact::Artefacts;
 use aside::ASIDE;
-use engine::TickedEngine;
+use engine::{MemoryBudget, TickedEngine};
 use lanes::Lanes;
 use metrics::Metrics;
 use slots::Slots;
@@ -90,6 +90,8 @@ pub struct HostOptions {
     pub total_concurrency: u32,
     /// How long an evaluation waits for a slot before it fails as [`FailureCause::Busy`].
     pub slot_wait: Duration,
+    /// Linear memory of all calls under way together, in bytes.
+    pub memory_total_bytes: u64,
     /// Count fuel: figures that repeat exactly, at the price of slower guests.
     pub meter_fuel: bool,
     /// Longest compilation of one module, in CPU time.
@@ -107,6 +109,7 @@ impl Default for HostOptions {
             per_organization_concurrency: 2,
             total_concurrency: 32,
             slot_wait: Duration::from_secs(2),
+            memory_total_bytes: 1 << 30,
             meter_fuel: false,
             compile_limit: Duration::from_mins(2),
             cases_limit: Duration::from_secs(10),
@@ -166,7 +169,8 @@ impl PluginHost {
             .tick
             .clamp(Duration::from_millis(1), Duration::from_millis(5));
         let total = options.total_concurrency.clamp(1, 256);
-        let ticked = TickedEngine::new(total + ASIDE, tick, options.meter_fuel)?;
+        let memory = MemoryBudget::new(options.memory_total_bytes, total + ASIDE);
+        let ticked = TickedEngine::new(total + ASIDE, tick, options.meter_fuel, memory)?;
         let engine = ticked.engine.clone();
         let artefacts = Artefacts::new(
             engine.clone(),
@@ -236,6 +240,16 @@ impl PluginHost {
             digest,
             origin: Origin::Cache,
             policy: Err(why.to_string()),
+        })
+    }
+
+    /// Stands for a module that is still to be compiled, as [`Self::unusable`] does for one that can't be.
+    #[must_use]
+    pub fn not_ready(&self, digest: Digest) -> Arc<Prepared> {
+        Arc::new(Prepared {
+            digest,
+            origin: Origin::Cache,
+            policy: Err("it is being compiled since the server started, and ready soon".to_owned()),
         })
     }
 
@@ -324,6 +338,12 @@ impl PluginHost {
     /// Forgets the counters of a binding that is gone.
     pub fn forget(&self, binding_id: Uuid) {
         self.0.metrics.forget(binding_id);
+    }
+
+    /// Forgets failures in a row, and slowness, of a binding's versions but these, named by the digests of their
+    /// file and configuration.
+    pub fn forget_versions(&self, binding_id: Uuid, keeps: impl Fn(Digest, Digest) -> bool) {
+        self.0.metrics.forget_versions(binding_id, keeps);
     }
 
     /// Removes kept artefacts of modules that are not among the installed ones, or that another version of this

@@ -641,6 +641,66 @@ async fn four_runaways_of_one_organisation_leave_another_alone() {
     );
 }
 
+/// A guest that takes 200 MiB, and has this body of `before-reset` after that.
+fn large(host: &PluginHost, then: &str) -> BoundPlugin {
+    let mut plugin = load(
+        host,
+        &before(&format!("(drop (memory.grow (i32.const 3200))) {then}")),
+    );
+    plugin.limits.memory_bytes = 256 << 20;
+    plugin.limits.deadline_ms = 1_000;
+    plugin
+}
+
+#[tokio::test]
+async fn all_calls_together_have_a_bound_on_memory_that_is_whole_again_after_them() {
+    let options = HostOptions {
+        memory_total_bytes: 300 << 20,
+        total_concurrency: 2,
+        ..HostOptions::default()
+    };
+    let host = PluginHost::new(options).expect("a host");
+    let (holds, takes) = (
+        large(&host, "(loop $l (br $l)) (unreachable)"),
+        large(&host, "(i32.const 512)"),
+    );
+    let small = load(&host, &Guest::default().wasm());
+    let held = AtomicBool::new(true);
+    let holding = async {
+        let question = question_of("a");
+        let evaluation = host.before(&[holds], &question).await;
+        held.store(false, Ordering::Relaxed);
+        assert_eq!(cause(&evaluation), FailureCause::Deadline);
+    };
+    let others = async {
+        let question = question_of("b");
+        let mut refused = 0;
+        while held.load(Ordering::Relaxed) {
+            let evaluation = host.before(std::slice::from_ref(&takes), &question).await;
+            if let Some(failed) = evaluation.failure {
+                assert_eq!(failed.failure.cause, FailureCause::Memory);
+                let detail = failed.failure.detail;
+                assert!(
+                    detail.contains("all policies together (plugins.memory_total_mib)"),
+                    "{detail}"
+                );
+                refused += 1;
+            }
+            let evaluation = host.before(std::slice::from_ref(&small), &question).await;
+            assert!(
+                evaluation.failure.is_none(),
+                "a small one has its own share: {evaluation:?}"
+            );
+            tokio::task::yield_now().await;
+        }
+        refused
+    };
+    let ((), refused) = tokio::join!(holding, others);
+    assert!(refused > 0, "two of 200 MiB are more than 300");
+    let again = ask(&host, takes).await;
+    assert!(again.failure.is_none(), "{again:?}");
+}
+
 #[tokio::test]
 async fn a_dropped_call_frees_its_slot_and_instance() {
     let options = HostOptions {

@@ -108,6 +108,7 @@ fn in_force(config: &Config) -> serde_json::Value {
         "plugins": {
             "totalConcurrency": plugins.total_concurrency,
             "perOrganizationConcurrency": plugins.per_organization_concurrency,
+            "memoryTotalMib": plugins.memory_total_bytes >> 20,
             "countFuel": plugins.count_fuel,
             "slotWaitMs": u64::try_from(plugins.slot_wait.as_millis()).unwrap_or(u64::MAX),
             "cacheDir": plugins.cache_dir,

@@ -39,6 +39,7 @@ pub(super) fn out_of_range(raw: &RawConfig) -> Vec<String> {
         plugins.total_concurrency in 1..=256;
         plugins.per_organization_concurrency in 1..=256;
         plugins.slot_wait_ms in 0..=60_000;
+        plugins.memory_total_mib in 64..=1_048_576;
         plugins.decision_days in 1..=3650;
         plugins.alarm_after in 1..=1000;
         plugins.recheck_one_in in 0..=1_000_000;

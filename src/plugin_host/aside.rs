@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cases::{Case, CaseError, CaseReport};
-use super::engine::Limits;
+use super::engine::{CpuClock, Limits};
 use super::manifest::{self, ConfigError, check_config};
 use super::package::PackageError;
 use super::record::CallEnd;
@@ -98,7 +98,8 @@ impl PluginHost {
     ) -> Result<CaseReport, CaseError> {
         let errand = case.errand()?;
         let _turn = self.turn_aside().await;
-        case.judge(v1::run(&self.0.ticked, prepared, limits.bounded(), errand.call()).await)
+        let clock = Arc::default();
+        case.judge(v1::run(&self.0.ticked, prepared, limits.bounded(), &clock, errand.call()).await)
     }
 
     /// Runs the resolved cases that travel in a file, as each installation does, and says `done` after each. The
@@ -137,9 +138,15 @@ impl PluginHost {
 
     async fn aside(&self, prepared: &Arc<Prepared>, limits: Limits, errand: Errand) -> Ran {
         let _turn = self.turn_aside().await;
-        let (host, prepared) = (Arc::clone(&self.0), Arc::clone(prepared));
-        let call = async move { v1::run(&host.ticked, &prepared, limits.bounded(), errand.call()).await };
-        self.0.lanes.run(true, call).await
+        let (host, prepared, clock) = (
+            Arc::clone(&self.0),
+            Arc::clone(prepared),
+            Arc::<CpuClock>::default(),
+        );
+        let own = Arc::clone(&clock);
+        let call =
+            async move { v1::run(&host.ticked, &prepared, limits.bounded(), &own, errand.call()).await };
+        self.0.lanes.run(true, &clock, call).await
     }
 
     async fn turn_aside(&self) -> tokio::sync::SemaphorePermit<'_> {

@@ -6,6 +6,7 @@
 //! that fills or copies memory, which nothing interrupts.
 
 mod call;
+mod memory;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +19,8 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
 };
 
-pub(super) use call::{CallState, metered};
+pub(super) use call::{CallState, CpuClock, metered};
+pub(super) use memory::MemoryBudget;
 
 /// What one call of a plugin may use up. Every field has a safe default and is held to its bounds by
 /// [`Limits::bounded`].
@@ -86,13 +88,19 @@ pub(super) struct TickedEngine {
     pub(super) engine: Engine,
     pub(super) meter_fuel: bool,
     tick: Duration,
+    memory: Arc<MemoryBudget>,
     ticker: Ticker,
 }
 
 impl TickedEngine {
     /// # Errors
     /// The settings are contradictory, the pool's address space can't be reserved, or no thread can be started.
-    pub(super) fn new(concurrent_calls: u32, tick: Duration, meter_fuel: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        concurrent_calls: u32,
+        tick: Duration,
+        meter_fuel: bool,
+        memory: MemoryBudget,
+    ) -> anyhow::Result<Self> {
         let engine = Engine::new(&config(concurrent_calls, meter_fuel))
             .map_err(|e| anyhow::anyhow!("{e:#}"))
             .context("cannot set up the WebAssembly engine")?;
@@ -101,14 +109,16 @@ impl TickedEngine {
             engine,
             meter_fuel,
             tick,
+            memory: Arc::new(memory),
             ticker,
         })
     }
 
-    /// A store for one call, its clock running.
-    pub(super) fn store(&self, limits: Limits) -> (Store<CallState>, InFlight<'_>) {
+    /// A store for one call, its deadline running.
+    pub(super) fn store(&self, limits: Limits, clock: &Arc<CpuClock>) -> (Store<CallState>, InFlight<'_>) {
         let in_flight = self.ticker.begin();
-        let mut store = Store::new(&self.engine, CallState::new(limits));
+        let state = CallState::new(limits, Arc::clone(clock), Arc::clone(&self.memory));
+        let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.answer_bytes as usize);
         if self.meter_fuel {

@@ -24,7 +24,8 @@ fn limits_are_held_to_their_bounds() {
 
 #[test]
 fn the_ticker_dozes_when_idle_and_wakes_for_a_call() {
-    let ticked = TickedEngine::new(1, Duration::from_micros(100), false).expect("the engine starts");
+    let memory = MemoryBudget::new(1 << 30, 1);
+    let ticked = TickedEngine::new(1, Duration::from_micros(100), false, memory).expect("the engine starts");
     let shared = Arc::clone(&ticked.ticker.shared);
     let until = |want: bool| {
         let limit = Instant::now() + Duration::from_secs(5);

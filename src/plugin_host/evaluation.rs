@@ -6,15 +6,17 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::engine::Limits;
+use super::engine::{CpuClock, Limits};
 use super::metrics::Caller;
 use super::record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
-    PluginFailure,
+    PluginFailure, Usage,
 };
 use super::v1::{self, Call, Ran};
 use super::{Inner, PluginHost, Prepared};
-use crate::domain::policy::{Decision, Effect, Hook, Mode, Outcome, Question, Vetted, merge_effects, vet};
+use crate::domain::policy::{
+    Decision, Effect, Grants, Hook, Mode, Outcome, Question, Vetted, merge_effects, vet,
+};
 
 /// A version of a plugin whose turn it is.
 #[derive(Clone, Copy)]
@@ -25,6 +27,7 @@ struct Turn<'a> {
     config: &'a Arc<str>,
     config_digest: Digest,
     hooks: &'a [Hook],
+    grants: &'a Grants,
     asked: Asked,
     /// Enforced or monitored.
     mode: Mode,
@@ -70,15 +73,17 @@ impl PluginHost {
                 cause: FailureCause::Busy,
                 detail: "the organisation's evaluations are all under way".to_owned(),
             };
+            let unasked = |turn: &Turn<'_>| turn.record(hook, CallEnd::Failure(failure.clone()));
+            evaluation.records = turns.iter().map(unasked).collect();
             // Policies that are only watched stop nothing, not even so.
             let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
-            if let Some(turn) = stopped {
-                tracing::warn!(
-                    plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
-                    binding = %turn.plugin.binding_id, cause = failure.cause.as_str(),
-                    organization = %question.organization.id, "policy plugins got no turn"
-                );
-            }
+            let turn = stopped.unwrap_or(&turns[0]);
+            tracing::warn!(
+                plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
+                binding = %turn.plugin.binding_id, cause = failure.cause.as_str(), policies = turns.len(),
+                organization = %question.organization.id, enforced = stopped.is_some(),
+                "policy plugins got no turn"
+            );
             evaluation.failure = stopped.map(|turn| turn.failed(failure));
             return evaluation;
         };
@@ -157,25 +162,31 @@ impl PluginHost {
             host: Arc::clone(&self.0),
             prepared: Arc::clone(turn.prepared),
             limits: plugin.limits.bounded(),
+            clock: Arc::default(),
             question: Arc::clone(question),
             outcome: outcome.cloned(),
             config: Arc::clone(turn.config),
         };
-        let starts_apart = self.0.metrics.slow(plugin.binding_id, turn.prepared.digest);
-        let ran = self.0.lanes.run(starts_apart, call.run()).await;
+        let digest = turn.prepared.digest;
+        let starts_apart = self
+            .0
+            .metrics
+            .slow((plugin.binding_id, digest, turn.config_digest));
+        let clock = Arc::clone(&call.clock);
+        let ran = self.0.lanes.run(starts_apart, &clock, call.run()).await;
         let (usage, log_dropped, longest) = (ran.usage, ran.log_dropped, ran.longest);
         let (end, log) = ran.end();
-        let digest = turn.prepared.digest;
         let caller = Caller {
             binding_id: plugin.binding_id,
             plugin: &plugin.name,
             version: turn.version,
             digest,
+            config_digest: turn.config_digest,
             asked: turn.asked,
         };
         let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);
         let vetted = match &end {
-            CallEnd::Answer(answer) => Ok(vet(answer.clone(), &plugin.grants, turn.mode)),
+            CallEnd::Answer(answer) => Ok(vet(answer.clone(), turn.grants, turn.mode)),
             CallEnd::Failure(failure) => {
                 tracing::warn!(
                     plugin = %plugin.name, version = %turn.version, %digest, binding = %plugin.binding_id,
@@ -186,28 +197,16 @@ impl PluginHost {
         };
         let counted = vetted.as_ref().ok();
         records.push(DecisionRecord {
-            binding_id: plugin.binding_id,
-            plugin: plugin.name.clone(),
-            version: turn.version.to_owned(),
-            digest,
-            config_digest: turn.config_digest,
-            hook,
-            mode: turn.mode,
-            asked: turn.asked,
-            canary: match plugin.mode {
-                Mode::Canary(percent) => Some(percent),
-                Mode::Enforce | Mode::Monitor => None,
-            },
             effects_so_far: outcome
                 .filter(|outcome| shown_first != Some(&outcome.effects))
                 .map(|outcome| outcome.effects.clone()),
             refused: counted.map_or_else(Vec::new, |v| v.refused.clone()),
             repaired: counted.map_or_else(Vec::new, |v| v.repaired.clone()),
-            end,
             log,
             log_dropped,
             usage,
             failures_in_a_row,
+            ..turn.record(hook, end)
         });
         vetted
     }
@@ -218,6 +217,7 @@ struct OwnCall {
     host: Arc<Inner>,
     prepared: Arc<Prepared>,
     limits: Limits,
+    clock: Arc<CpuClock>,
     question: Arc<Question>,
     outcome: Option<Arc<Outcome>>,
     config: Arc<str>,
@@ -229,7 +229,7 @@ impl OwnCall {
             None => Call::BeforeReset(&self.question, &self.config),
             Some(outcome) => Call::AfterReset(&self.question, outcome, &self.config),
         };
-        v1::run(&self.host.ticked, &self.prepared, self.limits, call).await
+        v1::run(&self.host.ticked, &self.prepared, self.limits, &self.clock, call).await
     }
 }
 
@@ -243,6 +243,7 @@ impl<'a> Turn<'a> {
             config: &plugin.config,
             config_digest: plugin.config_digest,
             hooks: &plugin.hooks,
+            grants: &plugin.grants,
             asked: Asked::Current,
             mode: plugin.mode,
         };
@@ -270,6 +271,7 @@ impl<'a> Turn<'a> {
             config: &before.config,
             config_digest: before.config_digest,
             hooks: &before.hooks,
+            grants: &before.grants,
             asked,
             mode: Mode::Enforce,
         })
@@ -294,6 +296,32 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// A call that ended so, and used up and said nothing.
+    fn record(&self, hook: Hook, end: CallEnd) -> DecisionRecord {
+        DecisionRecord {
+            binding_id: self.plugin.binding_id,
+            plugin: self.plugin.name.clone(),
+            version: self.version.to_owned(),
+            digest: self.prepared.digest,
+            config_digest: self.config_digest,
+            hook,
+            mode: self.mode,
+            asked: self.asked,
+            canary: match self.plugin.mode {
+                Mode::Canary(percent) => Some(percent),
+                Mode::Enforce | Mode::Monitor => None,
+            },
+            effects_so_far: None,
+            end,
+            refused: vec![],
+            repaired: vec![],
+            log: vec![],
+            log_dropped: 0,
+            usage: Usage::default(),
+            failures_in_a_row: 0,
+        }
+    }
+
     fn failed(&self, failure: Failure) -> PluginFailure {
         PluginFailure {
             binding_id: self.plugin.binding_id,
@@ -311,6 +339,7 @@ fn in_share(plugin: &BoundPlugin, target: &str, percent: u8) -> bool {
     let mut hash = Sha256::new();
     hash.update(plugin.binding_id.as_bytes());
     hash.update(plugin.prepared.digest.0);
+    hash.update(plugin.config_digest.0);
     hash.update(target.as_bytes());
     let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
     u32::from_be_bytes([a, b, c, d]) % 100 < u32::from(percent)

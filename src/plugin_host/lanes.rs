@@ -1,20 +1,25 @@
 //! Where calls run: at once and in place, as nearly all do, or apart, on threads that step back.
 //!
-//! A call that is still running after a few ticks is moved to those threads, and a version of a binding that
-//! overran its time begins there until it has answered again. So a runaway takes the processor time that nobody
-//! else wants, and a short policy never waits behind it.
+//! A call that is still running after a few ticks, or that kept its thread for several at a stretch, is moved to
+//! those threads, and a version of a binding that did so, or overran its time, begins there until it has done better
+//! for long. So a runaway takes the processor time that nobody else wants, and a short policy never waits behind it.
 
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
+use super::engine::CpuClock;
 use super::v1::Ran;
 
 /// Ticks that a call may run in place: a policy in Python takes two or three.
 const TICKS_IN_PLACE: u32 = 4;
+/// A guest lets go of its thread at every tick, unless the host copies or fills memory for it: a stretch of some
+/// ticks of processor time is a bulk operation of megabytes, which nothing interrupts.
+pub(super) const STRETCH_MAX: Duration = Duration::from_millis(8);
 /// By so much the threads apart step back: they still get a tenth of a processor that others keep busy.
 const NICE: i32 = 10;
 
@@ -25,14 +30,15 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Runs a call to its end. The future may yield for no other reason than a tick.
+    /// Runs a call, which its clock measures, to its end. The future may yield for no other reason than a tick.
     pub(super) async fn run(
         &self,
         starts_apart: bool,
+        clock: &CpuClock,
         call: impl Future<Output = Ran> + Send + 'static,
     ) -> Ran {
         let mut call = Box::pin(call);
-        if !starts_apart && let Some(ran) = in_place(call.as_mut()).await {
+        if !starts_apart && let Some(ran) = in_place(call.as_mut(), clock).await {
             return ran;
         }
         let Some(apart) = self.apart.get_or_init(start) else {
@@ -56,12 +62,12 @@ impl Drop for Lanes {
     }
 }
 
-/// The end of a call, or nothing if it has run for longer than calls do.
-async fn in_place(mut call: Pin<&mut impl Future<Output = Ran>>) -> Option<Ran> {
+/// The end of a call, or nothing if it has run for longer than calls do, in all or at a stretch.
+async fn in_place(mut call: Pin<&mut impl Future<Output = Ran>>, clock: &CpuClock) -> Option<Ran> {
     let mut ticks = 0;
     std::future::poll_fn(move |context| match call.as_mut().poll(context) {
         Poll::Ready(ran) => Poll::Ready(Some(ran)),
-        Poll::Pending if ticks == TICKS_IN_PLACE => Poll::Ready(None),
+        Poll::Pending if ticks == TICKS_IN_PLACE || clock.longest() > STRETCH_MAX => Poll::Ready(None),
         Poll::Pending => {
             ticks += 1;
             Poll::Pending
@@ -103,6 +109,9 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
+    use cpu_time::ThreadTime;
+
+    use super::super::engine::metered;
     use super::super::record::Usage;
     use super::*;
 
@@ -128,10 +137,41 @@ mod tests {
     }
 
     async fn threads(lanes: &Lanes, starts_apart: bool, yields: u32) -> Vec<bool> {
-        let ran_on = Arc::default();
-        lanes.run(starts_apart, call(yields, Arc::clone(&ran_on))).await;
+        let (ran_on, clock) = (Arc::default(), CpuClock::default());
+        lanes
+            .run(starts_apart, &clock, call(yields, Arc::clone(&ran_on)))
+            .await;
+        apart(&ran_on)
+    }
+
+    fn apart(ran_on: &std::sync::Mutex<Vec<String>>) -> Vec<bool> {
         let names = ran_on.lock().expect("no panic");
         names.iter().map(|name| name == "latchkey-apart").collect()
+    }
+
+    fn keep_the_thread() {
+        let began = ThreadTime::now();
+        while began.elapsed() <= STRETCH_MAX {}
+    }
+
+    #[tokio::test]
+    async fn one_long_stretch_is_enough_to_be_moved() {
+        let (ran_on, clock) = (Arc::default(), Arc::new(CpuClock::default()));
+        let (own, rest) = (Arc::clone(&clock), call(1, Arc::clone(&ran_on)));
+        let greedy = async move {
+            let fills = async {
+                keep_the_thread();
+                tokio::task::yield_now().await;
+                rest.await
+            };
+            metered(&own, fills).await
+        };
+        Lanes::default().run(false, &clock, greedy).await;
+        assert_eq!(
+            apart(&ran_on),
+            [true, true],
+            "nothing of what follows the first stretch"
+        );
     }
 
     #[tokio::test]

@@ -67,6 +67,10 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
             ),
         );
     }
+    // It stands in every record, log line and series of the plugin.
+    if manifest.version.len() > VERSION_BYTES {
+        return bad("version", format!("it has more than {VERSION_BYTES} characters"));
+    }
     if let Err(error) = Version::parse(&manifest.version) {
         return bad(
             "version",
@@ -149,8 +153,12 @@ fn read_schema(text: &str) -> Result<serde_json::Value, String> {
 fn compile(schema: &serde_json::Value) -> Result<jsonschema::Validator, String> {
     jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
-        // Linear time whatever the pattern: a plugin's schema must not stall the host.
-        .with_pattern_options(jsonschema::PatternOptions::regex())
+        // Linear time whatever the pattern, and bounded memory: a plugin's schema must not stall the host.
+        .with_pattern_options(
+            jsonschema::PatternOptions::regex()
+                .size_limit(PATTERN_BYTES_MAX)
+                .dfa_size_limit(PATTERN_CACHE_BYTES),
+        )
         .build(schema)
         .map_err(|error| {
             let at = at(&error.instance_path().to_string());
@@ -165,12 +173,18 @@ fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+/// All its characters are ASCII.
+const VERSION_BYTES: usize = 64;
 const SUMMARY_CHARS: usize = 300;
 const WANTS_MAX: usize = 16;
 /// As far back as a question's history ever reaches, in days.
 pub const HISTORY_DAYS_MAX: u16 = 90;
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
 const CONFIG_BYTES_MAX: usize = 64 << 10;
+/// A pattern, compiled: letters of every script twice, or about a thousand states.
+const PATTERN_BYTES_MAX: usize = 128 << 10;
+/// What matching may keep, for each pattern.
+const PATTERN_CACHE_BYTES: usize = 256 << 10;
 const REASON_CHARS: usize = 500;
 
 #[cfg(test)]
@@ -207,6 +221,13 @@ mod tests {
         assert!(check(manifest()).is_ok());
         assert_eq!(field(|m| m.name = "Reset Budget".into()), "name");
         assert_eq!(field(|m| m.version = "1.0".into()), "version");
+        let build = |length: usize| format!("1.0.0+{}", "b".repeat(length - "1.0.0+".len()));
+        assert_eq!(field(|m| m.version = build(65)), "version");
+        let longest = Manifest {
+            version: build(64),
+            ..manifest()
+        };
+        assert!(check(longest).is_ok());
         assert_eq!(field(|m| m.summary = "two\nlines".into()), "summary");
         assert_eq!(field(|m| m.hooks = vec![]), "hooks");
         assert_eq!(field(|m| m.hooks = vec![Hook::AfterReset; 2]), "hooks");
@@ -231,6 +252,26 @@ mod tests {
                 field(|m| m.config_schema = format!(r#"{{"$ref":"{reference}"}}"#)),
                 "config-schema"
             );
+        }
+    }
+
+    #[test]
+    fn patterns_that_would_take_gigabytes_are_refused_before_they_do() {
+        let each = |count: usize| {
+            let schemas: Vec<_> = (0..count)
+                .map(|n| format!(r#"{{"pattern":"(?:\\p{{L}}{{200}}{n})+"}}"#))
+                .collect();
+            format!(r#"{{"anyOf":[{}]}}"#, schemas.join(","))
+        };
+        for count in [1, 64, 1_600] {
+            assert_eq!(field(|m| m.config_schema = each(count)), "config-schema");
+        }
+        for honest in [r"^\\p{L}[\\p{L} '-]*$", r"^[A-Za-z0-9_-]{1,64}$", r"^\\w+@\\w+$"] {
+            let good = Manifest {
+                config_schema: format!(r#"{{"pattern":"{honest}"}}"#),
+                ..manifest()
+            };
+            assert!(check(good).is_ok(), "{honest}");
         }
     }
 

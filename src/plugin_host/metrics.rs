@@ -1,12 +1,13 @@
 //! Plain counters of what each binding and each version of a plugin did, for whoever exports them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::lanes::STRETCH_MAX;
 use super::record::{Asked, CallEnd, Digest, FailureCause, Usage};
 use crate::domain::policy::Answer;
 
@@ -74,8 +75,18 @@ pub(super) struct Caller<'a> {
     pub(super) plugin: &'a str,
     pub(super) version: &'a str,
     pub(super) digest: Digest,
+    pub(super) config_digest: Digest,
     pub(super) asked: Asked,
 }
+
+impl Caller<'_> {
+    fn version_of_binding(&self) -> VersionOfBinding {
+        (self.binding_id, self.digest, self.config_digest)
+    }
+}
+
+/// A binding with the digests of a file and of a configuration: another configuration is another version.
+pub(super) type VersionOfBinding = (Uuid, Digest, Digest);
 
 /// Counters by binding, and by version: these never go down, whatever is unbound.
 #[derive(Default)]
@@ -90,49 +101,47 @@ struct Counted {
     versions: HashMap<Digest, VersionCounters>,
     /// Failures in a row, by version: a canary that always fails must not be excused by the version
     /// before it, which answers.
-    in_a_row: HashMap<(Uuid, Digest), u32>,
-    /// Whose last call overran its time, or kept a thread for long at a stretch.
-    slow: HashSet<(Uuid, Digest)>,
+    in_a_row: HashMap<VersionOfBinding, u32>,
+    /// Who overran their time, or kept a thread for long at a stretch, with how many calls since then that did not.
+    slow: HashMap<VersionOfBinding, u8>,
 }
 
 impl Metrics {
     /// Counts a call, and for how long it kept a thread at a stretch. Returns the failures of this version of the
     /// binding in a row.
     pub(super) fn note(&self, caller: Caller<'_>, end: &CallEnd, usage: Usage, longest: Duration) -> u32 {
-        let Caller {
-            binding_id,
-            digest,
-            asked,
-            ..
-        } = caller;
+        let version = caller.version_of_binding();
         let mut counted = self.lock();
         let in_a_row = match end {
             CallEnd::Answer(_) => {
-                counted.in_a_row.remove(&(binding_id, digest));
+                counted.in_a_row.remove(&version);
                 0
             }
             CallEnd::Failure(_) => {
-                let times = counted.in_a_row.entry((binding_id, digest)).or_default();
+                let times = counted.in_a_row.entry(version).or_default();
                 *times = times.saturating_add(1);
                 *times
             }
         };
         let overran = matches!(end, CallEnd::Failure(failure) if failure.cause == FailureCause::Deadline);
         if overran || longest > STRETCH_MAX {
-            counted.slow.insert((binding_id, digest));
-        } else {
-            counted.slow.remove(&(binding_id, digest));
+            counted.slow.insert(version, 0);
+        } else if let Some(quick) = counted.slow.get_mut(&version) {
+            *quick += 1;
+            if *quick == QUICK_AGAIN {
+                counted.slow.remove(&version);
+            }
         }
-        let counters = counted.bindings.entry(binding_id).or_default();
-        counters.note(asked, end, usage);
+        let counters = counted.bindings.entry(caller.binding_id).or_default();
+        counters.note(caller.asked, end, usage);
         counters.failures_in_a_row = in_a_row;
-        counted.version(caller).note(asked, end, usage);
+        counted.version(caller).note(caller.asked, end, usage);
         in_a_row
     }
 
-    /// Whether the last call of this version of a binding was too slow for the next to run in place.
-    pub(super) fn slow(&self, binding_id: Uuid, digest: Digest) -> bool {
-        self.lock().slow.contains(&(binding_id, digest))
+    /// Whether a call of this version of a binding was too slow, not long ago, for the next to run in place.
+    pub(super) fn slow(&self, version: VersionOfBinding) -> bool {
+        self.lock().slow.contains_key(&version)
     }
 
     /// Counts an evaluation that got no turn: no plugin was called.
@@ -163,10 +172,16 @@ impl Metrics {
     }
 
     pub(super) fn forget(&self, binding_id: Uuid) {
+        self.lock().bindings.remove(&binding_id);
+        self.forget_versions(binding_id, |_, _| false);
+    }
+
+    /// Forgets what its versions but these, named by file and configuration, did wrong.
+    pub(super) fn forget_versions(&self, binding_id: Uuid, keeps: impl Fn(Digest, Digest) -> bool) {
+        let stays = |(id, digest, config): &VersionOfBinding| *id != binding_id || keeps(*digest, *config);
         let mut counted = self.lock();
-        counted.bindings.remove(&binding_id);
-        counted.in_a_row.retain(|(id, _), _| *id != binding_id);
-        counted.slow.retain(|(id, _)| *id != binding_id);
+        counted.in_a_row.retain(|version, _| stays(version));
+        counted.slow.retain(|version, _| stays(version));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
@@ -193,9 +208,9 @@ impl Counted {
     }
 }
 
-/// A guest lets go of its thread at every tick, unless the host copies or fills memory for it: a stretch of some
-/// ticks of processor time is a bulk operation of megabytes, which nothing interrupts.
-const STRETCH_MAX: Duration = Duration::from_millis(8);
+/// Calls after which one that was too slow is forgotten: else a guest that is slow every other time would never be
+/// expected to be.
+const QUICK_AGAIN: u8 = 100;
 /// Versions of plugins that are counted apart.
 const VERSIONS_MAX: usize = 1_000;
 
@@ -220,9 +235,16 @@ mod tests {
         let answered = CallEnd::Answer(Answer::Allow(vec![]));
         let (one, two) = (Digest([1; 32]), Digest([2; 32]));
         let note = |digest, end, usage| metrics.note(caller(id, digest), end, usage, Duration::ZERO);
+        let configured = |config_digest| Caller {
+            config_digest,
+            ..caller(id, one)
+        };
         assert_eq!(note(one, &failed, usage), 1);
         assert_eq!(note(two, &answered, usage), 0, "another version's answer");
         assert_eq!(note(one, &failed, usage), 2);
+        let other = metrics.note(configured(two), &answered, usage, Duration::ZERO);
+        assert_eq!(other, 0, "another configuration's answer");
+        assert_eq!(note(one, &failed, usage), 3);
         assert_eq!(note(one, &answered, usage), 0);
         let long = Usage {
             elapsed_micros: 1_000_000,
@@ -230,30 +252,42 @@ mod tests {
         };
         assert_eq!(note(one, &failed, long), 1);
         let counters = metrics.of(id).expect("it was called");
-        assert_eq!((counters.calls, counters.failures[&FailureCause::Trap]), (5, 3));
-        assert_eq!((counters.buckets[2], counters.buckets[10]), (4, 1));
+        assert_eq!((counters.calls, counters.failures[&FailureCause::Trap]), (7, 4));
+        assert_eq!((counters.buckets[2], counters.buckets[10]), (6, 1));
+        metrics.note(configured(two), &failed, usage, Duration::ZERO);
+        metrics.forget_versions(id, |_, config| config == two);
+        assert_eq!(note(one, &failed, usage), 1, "forgotten");
+        assert_eq!(metrics.note(configured(two), &failed, usage, Duration::ZERO), 2);
         metrics.forget(id);
         assert_eq!(metrics.of(id), None);
+    }
 
-        let late = CallEnd::Failure(Failure {
-            cause: FailureCause::Deadline,
-            detail: String::new(),
-        });
+    #[test]
+    fn whoever_was_slow_once_is_so_until_a_hundred_calls_were_not() {
+        let (metrics, id) = (Metrics::default(), Uuid::from_u128(1));
+        let answered = CallEnd::Answer(Answer::Allow(vec![]));
+        let failed = |cause| {
+            CallEnd::Failure(Failure {
+                cause,
+                detail: String::new(),
+            })
+        };
+        let (late, trapped) = (failed(FailureCause::Deadline), failed(FailureCause::Trap));
+        let (one, two) = (caller(id, Digest([1; 32])), caller(id, Digest([2; 32])));
+        let slow = |of: Caller<'_>| metrics.slow(of.version_of_binding());
         let (short, long) = (STRETCH_MAX, STRETCH_MAX + Duration::from_millis(1));
-        for (end, longest, slow) in [
-            (&late, short, true),
-            (&failed, short, false),
-            (&late, short, true),
-            (&answered, short, false),
-            (&answered, long, true),
-            (&answered, short, false),
-            (&failed, long, true),
-        ] {
-            metrics.note(caller(id, one), end, usage, longest);
-            assert_eq!((metrics.slow(id, one), metrics.slow(id, two)), (slow, false));
+        for (end, longest) in [(&late, short), (&answered, long), (&trapped, long)] {
+            assert!(!slow(one));
+            metrics.note(one, end, Usage::default(), longest);
+            for quick in 0..QUICK_AGAIN {
+                assert!(slow(one) && !slow(two), "{end:?}, {quick}");
+                let good = if quick % 2 == 0 { &answered } else { &trapped };
+                metrics.note(one, good, Usage::default(), short);
+            }
         }
+        metrics.note(one, &late, Usage::default(), short);
         metrics.forget(id);
-        assert!(!metrics.slow(id, one));
+        assert!(!slow(one));
     }
 
     #[test]
@@ -294,6 +328,7 @@ mod tests {
             plugin: "p",
             version: "1.0.0",
             digest,
+            config_digest: Digest([0; 32]),
             asked: Asked::Current,
         }
     }

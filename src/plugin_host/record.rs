@@ -107,6 +107,8 @@ pub struct PluginVersion {
     pub config_digest: Digest,
     /// The hooks for which it is asked.
     pub hooks: Vec<Hook>,
+    /// Effects that the operator granted and its manifest wants.
+    pub grants: Grants,
 }
 
 /// What a plugin's failure means for the reset, by cause.
@@ -336,7 +338,8 @@ pub struct DecisionRecord {
     pub log_dropped: u32,
     /// What it used up.
     pub usage: Usage,
-    /// Failures of this version of the binding in a row, this one included; 0 after an answer.
+    /// Failures of this version of the binding in a row, this one included; 0 after an answer, and where it got no
+    /// turn.
     #[serde(default)]
     pub failures_in_a_row: u32,
 }
@@ -364,7 +367,7 @@ pub struct Evaluation {
     pub decision: Decision,
     /// Vetted effects to commit with the reset (if it is carried out).
     pub effects: Vec<Effect>,
-    /// Every call made, in order.
+    /// Every call, in order; where the organisation got no turn, those that would have been made.
     pub records: Vec<DecisionRecord>,
     /// The bindings whose version failed, so that their version before answered for them.
     pub fell_back: Vec<Uuid>,

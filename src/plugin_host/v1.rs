@@ -3,13 +3,14 @@
 
 mod lower;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, Instance, InstancePre};
 use wasmtime::{Engine, Store};
 
 use super::Prepared;
-use super::engine::{CallState, Limits, TickedEngine, metered};
+use super::engine::{CallState, CpuClock, Limits, TickedEngine, metered};
 use super::package::PackageError;
 use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLevel, LogLine, Usage};
@@ -127,14 +128,19 @@ impl Ran {
     }
 }
 
-/// Makes an instance, calls it, and throws it away.
-pub(super) async fn run(ticked: &TickedEngine, prepared: &Prepared, limits: Limits, call: Call<'_>) -> Ran {
+/// Makes an instance, calls it by this clock, and throws it away.
+pub(super) async fn run(
+    ticked: &TickedEngine,
+    prepared: &Prepared,
+    limits: Limits,
+    clock: &Arc<CpuClock>,
+    call: Call<'_>,
+) -> Ran {
     let pre = match &prepared.policy {
         Ok(pre) => pre,
         Err(why) => return Ran::unusable(why),
     };
-    let (mut store, _in_flight) = ticked.store(limits);
-    let clock = store.data().clock();
+    let (mut store, _in_flight) = ticked.store(limits, clock);
     let work = async {
         match pre.instance.instantiate_async(&mut store).await {
             Ok(instance) => match guest_call(pre, &instance, &mut store, call).await {
@@ -144,7 +150,7 @@ pub(super) async fn run(ticked: &TickedEngine, prepared: &Prepared, limits: Limi
             Err(error) => Err(failure(&error, store.data(), FailureCause::Instantiation)),
         }
     };
-    let reply = metered(&clock, work).await;
+    let reply = metered(clock, work).await;
 
     let fuel = ticked.meter_fuel.then(|| {
         let given = if limits.fuel == 0 { u64::MAX } else { limits.fuel };

@@ -17,6 +17,7 @@ mod patching;
 mod promotion;
 mod replay;
 mod replayed;
+mod starting;
 mod terms;
 mod watching;
 
@@ -40,6 +41,7 @@ pub use orders::{
 pub use patching::BindingPatch;
 pub use replay::replay_plugin;
 pub use replayed::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
+pub use starting::{Missing, start};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,
     sample_for_recheck, withdraw_alarms,

@@ -33,15 +33,12 @@ pub struct PluginRow {
 
 /// Keeps a plugin and its file. Says whether it is new to its owner: the same file again changes nothing.
 pub fn insert_plugin(tx: &Connection, plugin: &PluginRow, bytes: &[u8]) -> Result<bool> {
-    let new = tx
-        .prepare_cached(
-            "INSERT INTO module (digest, manifest, size_bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![plugin.digest, to_json(&plugin.manifest)?, bytes.len()])?;
-    if new == 1 {
-        tx.prepare_cached("INSERT INTO module_file (digest, bytes) VALUES (?1, ?2)")?
-            .execute(params![plugin.digest, bytes])?;
-    }
+    tx.prepare_cached(
+        "INSERT INTO module (digest, manifest, size_bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![plugin.digest, to_json(&plugin.manifest)?, bytes.len()])?;
+    tx.prepare_cached("INSERT INTO module_file (digest, bytes) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+        .execute(params![plugin.digest, bytes])?;
     let inserted = tx
         .prepare_cached(
             "INSERT INTO plugin (digest, organization_id, signature, signed_by, installed_at) \
@@ -148,15 +145,20 @@ pub fn clear_removed_plugins(tx: &Connection, before: Timestamp) -> Result<usize
     Ok(cleared)
 }
 
+/// Of a file that the operator has switched off it stays that it is: installed again, it is off.
 fn clear_modules(tx: &Connection) -> Result<()> {
-    tx.prepare_cached("DELETE FROM module WHERE digest NOT IN (SELECT digest FROM plugin)")?
+    tx.prepare_cached("DELETE FROM module_file WHERE digest NOT IN (SELECT digest FROM plugin)")?
         .execute([])?;
+    tx.prepare_cached(
+        "DELETE FROM module WHERE disabled_at IS NULL AND digest NOT IN (SELECT digest FROM plugin)",
+    )?
+    .execute([])?;
     Ok(())
 }
 
 /// Of every file that there is.
 pub fn find_module_digests(db: &Connection) -> Result<Vec<[u8; 32]>> {
-    let mut statement = db.prepare_cached("SELECT digest FROM module")?;
+    let mut statement = db.prepare_cached("SELECT digest FROM module_file")?;
     let digests = statement.query_map([], |row| row.get(0))?;
     Ok(digests.collect::<rusqlite::Result<_>>()?)
 }
@@ -180,6 +182,8 @@ pub struct ModuleRow {
     pub digest: [u8; 32],
     /// What it says of itself.
     pub manifest: Manifest,
+    /// Size of the file in bytes.
+    pub size_bytes: u64,
     /// Since when the operator has it switched off for everybody, if so.
     pub disabled_at: Option<Timestamp>,
 }
@@ -188,7 +192,7 @@ pub struct ModuleRow {
 pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<ModuleRow>> {
     let (all, organization) = of.parameters();
     let mut statement = db.prepare_cached(
-        "SELECT digest, manifest, disabled_at FROM module WHERE digest IN \
+        "SELECT digest, manifest, size_bytes, disabled_at FROM module WHERE digest IN \
          (SELECT plugin_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2 \
           UNION SELECT previous_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2)",
     )?;
@@ -196,7 +200,8 @@ pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<Modul
         Ok(ModuleRow {
             digest: row.get(0)?,
             manifest: json(row, 1)?,
-            disabled_at: optional(row, 2)?,
+            size_bytes: row.get(2)?,
+            disabled_at: optional(row, 3)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -2,10 +2,12 @@
 
 mod failures;
 mod governance;
+mod grants;
 mod measured;
 mod modes;
 mod order;
 mod replay;
+mod starting;
 mod versions;
 mod watching;
 

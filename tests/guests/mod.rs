@@ -56,6 +56,8 @@ pub struct Manifest {
     pub schema: &'static str,
     /// Numbers of the hooks that it implements: 0 before the reset, 1 after it.
     pub hooks: &'static [u8],
+    /// Names of the effects that it may ask for.
+    pub wants: &'static [&'static str],
 }
 
 impl Default for Guest {
@@ -74,6 +76,7 @@ impl Default for Guest {
                 version: "1.0.0",
                 schema: "{}",
                 hooks: &[0, 1],
+                wants: &[],
             },
         }
     }
@@ -97,6 +100,7 @@ impl Guest {
             version,
             schema,
             hooks,
+            wants,
         } = self.manifest;
         let word = |n: usize| {
             u32::try_from(n)
@@ -110,6 +114,13 @@ impl Guest {
             each.concat()
         };
         let (schema_text, hooks_text) = (escaped(schema.as_bytes()), escaped(hooks));
+        // The list of what it wants at 2400, the names themselves from 2500 on.
+        let (mut wants_list, mut at) = (String::new(), 2500);
+        for want in wants {
+            wants_list += &(word(at) + &word(want.len()));
+            at += want.len();
+        }
+        let wants_text = wants.concat();
         // record manifest at 1024: name, version, summary, hooks, wants, history-days, config-schema
         let manifest = [
             word(2048),
@@ -120,8 +131,8 @@ impl Guest {
             word(0),
             word(2300),
             word(hooks.len()),
-            word(0),
-            word(0),
+            word(2400),
+            word(wants.len()),
             word(30),
             word(4096),
             word(schema.len()),
@@ -136,6 +147,8 @@ impl Guest {
               (data (i32.const 2048) "{name}")
               (data (i32.const 2200) "{version}")
               (data (i32.const 2300) "{hooks_text}")
+              (data (i32.const 2400) "{wants_list}")
+              (data (i32.const 2500) "{wants_text}")
               (data (i32.const 4096) "{schema_text}")
               {items}
               (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc})

@@ -71,6 +71,18 @@ impl Grants {
         self.0.contains(name)
     }
 
+    /// Those of the granted names that a manifest wants: what a version gets of what its binding grants.
+    #[must_use]
+    pub fn wanted(&self, wants: &[String]) -> Self {
+        Self(
+            self.0
+                .iter()
+                .filter(|name| wants.contains(name))
+                .cloned()
+                .collect(),
+        )
+    }
+
     /// The granted names, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
@@ -175,19 +187,16 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
     }
 }
 
-/// Adds `more` to `effects`: each effect once, and of several enrolment windows the shortest.
+/// Adds `more` to `effects`: each effect once, and of several enrolment windows the shortest. The organisation's
+/// default (0) is kept beside an explicit window, since only who knows it can tell which of the two is shorter.
 pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
     for effect in more {
-        if let Effect::RequireEnrolment(hours) = effect
+        if let Effect::RequireEnrolment(hours @ 1..) = effect
             && let Some(Effect::RequireEnrolment(present)) = effects
                 .iter_mut()
-                .find(|e| matches!(e, Effect::RequireEnrolment(_)))
+                .find(|e| matches!(e, Effect::RequireEnrolment(1..)))
         {
-            // 0 is the organisation's default, which an explicit window replaces.
-            *present = match (*present, hours) {
-                (0, hours) | (hours, 0) => hours,
-                (one, two) => one.min(two),
-            };
+            *present = hours.min(*present);
         } else if !effects.contains(&effect) {
             effects.push(effect);
         }
@@ -203,7 +212,10 @@ fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
         ));
     }
     if !grants.contains(effect.name()) {
-        return Some(format!("{} is not granted to this binding", effect.name()));
+        return Some(format!(
+            "{} is not granted to this version: its manifest has to want it, and its binding to grant it",
+            effect.name()
+        ));
     }
     if given >= EFFECTS_MAX {
         return Some(format!("more than {EFFECTS_MAX} effects in one answer"));

@@ -34,7 +34,7 @@ fn only_granted_effects_pass_and_the_rest_is_recorded() {
     assert_eq!(refused, ["lock-account", "revoke-sessions"]);
     assert_eq!(
         vetted.refused[0].why,
-        "lock-account is not granted to this binding"
+        "lock-account is not granted to this version: its manifest has to want it, and its binding to grant it"
     );
 }
 
@@ -168,7 +168,48 @@ fn merged_effects_hold_each_once_and_the_shortest_window() {
         &mut effects,
         vec![Effect::RequireEnrolment(48), Effect::RequireEnrolment(0)],
     );
-    assert_eq!(effects, vec![Effect::RequireEnrolment(24), note("a"), note("b")]);
+    let (default, shortest) = (Effect::RequireEnrolment(0), Effect::RequireEnrolment(24));
+    assert_eq!(effects, vec![default, note("a"), shortest, note("b")]);
+}
+
+#[test]
+fn a_further_policy_never_makes_the_window_longer() {
+    let window = |effects: &[Effect], default| {
+        let hours = effects.iter().filter_map(|effect| match effect {
+            Effect::RequireEnrolment(0) => Some(default),
+            Effect::RequireEnrolment(hours) => Some(*hours),
+            _ => None,
+        });
+        hours.min()
+    };
+    for (one, two, three) in windows() {
+        for default in [1, 24, 720] {
+            let mut effects = Vec::new();
+            let mut before = None;
+            for hours in [one, two, three] {
+                merge_effects(&mut effects, vec![Effect::RequireEnrolment(hours)]);
+                let now = window(&effects, default);
+                assert!(
+                    before.is_none_or(|before| now <= Some(before)),
+                    "{one}, {two}, {three}"
+                );
+                before = now;
+            }
+        }
+    }
+}
+
+fn windows() -> impl Iterator<Item = (u32, u32, u32)> {
+    const HOURS: [u32; 4] = [0, 8, 48, 720];
+    let pairs = HOURS.into_iter().flat_map(|one| HOURS.map(|two| (one, two)));
+    pairs.flat_map(|(one, two)| HOURS.map(|three| (one, two, three)))
+}
+
+#[test]
+fn a_version_gets_what_it_wants_of_what_is_granted() {
+    let grants = Grants::of(["annotate", "lock-account"]);
+    let wants = ["annotate".to_owned(), "notify".to_owned()];
+    assert_eq!(grants.wanted(&wants), Grants::of(["annotate"]));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use cpu_time::ThreadTime;
 use wasmtime::ResourceLimiter;
 
+use super::memory::{Memory, MemoryBudget};
 use super::{CORE_INSTANCES_MAX, Limits, MEMORIES_MAX, TABLE_ELEMENTS_EACH, TABLES_MAX};
 use crate::plugin_host::record::{LogLevel, LogLine};
 
@@ -20,7 +21,7 @@ pub(in crate::plugin_host) struct CallState {
     last_deadline: Instant,
     /// The processor time that it has had so far.
     clock: Arc<CpuClock>,
-    memory_bytes: u64,
+    memory: Memory,
     table_elements: u64,
     /// The clock ran out.
     pub(in crate::plugin_host) out_of_time: bool,
@@ -32,7 +33,11 @@ pub(in crate::plugin_host) struct CallState {
 }
 
 impl CallState {
-    pub(in crate::plugin_host) fn new(limits: Limits) -> Self {
+    pub(in crate::plugin_host) fn new(
+        limits: Limits,
+        clock: Arc<CpuClock>,
+        memory: Arc<MemoryBudget>,
+    ) -> Self {
         let started = Instant::now();
         let budget = Duration::from_millis(limits.deadline_ms.into());
         Self {
@@ -40,8 +45,8 @@ impl CallState {
             started,
             deadline: started + budget,
             last_deadline: started + budget * 4,
-            clock: Arc::default(),
-            memory_bytes: 0,
+            clock,
+            memory: Memory::none_of(memory),
             table_elements: 0,
             out_of_time: false,
             refused_growth: None,
@@ -66,11 +71,6 @@ impl CallState {
         self.out_of_time
     }
 
-    /// The clock that counts this call's processor time; see [`metered`].
-    pub(in crate::plugin_host) fn clock(&self) -> Arc<CpuClock> {
-        Arc::clone(&self.clock)
-    }
-
     pub(in crate::plugin_host) fn limits(&self) -> Limits {
         self.limits
     }
@@ -81,7 +81,13 @@ impl CallState {
 
     /// Linear memories never shrink, so what is there now is the peak.
     pub(in crate::plugin_host) fn peak_memory_bytes(&self) -> u64 {
-        self.memory_bytes
+        self.memory.bytes()
+    }
+
+    fn refuse(&mut self, text: String) -> wasmtime::Result<bool> {
+        self.refused_growth = Some(text.clone());
+        // An error, not `false`: guests turn a refusal into an `unreachable` that explains nothing.
+        Err(wasmtime::Error::msg(text))
     }
 
     /// Keeps a log line if the quota allows, else counts it.
@@ -103,19 +109,18 @@ impl ResourceLimiter for CallState {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let after = self.memory_bytes + (desired - current) as u64;
+        let after = self.memory.bytes() + (desired - current) as u64;
         if after > self.limits.memory_bytes {
-            let text = format!(
-                "asked for {after} bytes of memory, the limit is {}",
-                self.limits.memory_bytes
-            );
-            self.refused_growth = Some(text.clone());
-            // An error, not `false`: guests turn a refusal into an `unreachable` that explains nothing.
-            return Err(wasmtime::Error::msg(text));
+            let limit = self.limits.memory_bytes;
+            return self.refuse(format!("asked for {after} bytes of memory, the limit is {limit}"));
         }
         // Beyond the module's own maximum the growth fails by itself, as the guest knows it.
-        if maximum.is_none_or(|max| desired <= max) {
-            self.memory_bytes = after;
+        if maximum.is_none_or(|max| desired <= max) && !self.memory.grow(after) {
+            let total = self.memory.budget().total();
+            return self.refuse(format!(
+                "asked for {after} bytes of memory, and of the {total} that this node gives to all policies together \
+                 (plugins.memory_total_mib) too little is left"
+            ));
         }
         Ok(true)
     }
@@ -136,8 +141,7 @@ impl ResourceLimiter for CallState {
             } else {
                 format!("asked for {after} table elements, the limit is {all}")
             };
-            self.refused_growth = Some(text.clone());
-            return Err(wasmtime::Error::msg(text));
+            return self.refuse(text);
         }
         if maximum.is_none_or(|max| desired <= max) {
             self.table_elements = after;

@@ -1,8 +1,12 @@
 use super::*;
 
+fn state(limits: Limits) -> CallState {
+    CallState::new(limits, Arc::default(), Arc::new(MemoryBudget::new(1 << 30, 1)))
+}
+
 #[test]
 fn a_log_quota_counts_what_it_drops() {
-    let mut state = CallState::new(Limits {
+    let mut state = state(Limits {
         log_lines: 3,
         log_bytes: 10,
         ..Limits::default()
@@ -20,7 +24,7 @@ fn a_log_quota_counts_what_it_drops() {
 fn a_runaway_ends_at_its_deadline_and_a_guest_kept_waiting_gets_its_turn() {
     let ms = Duration::from_millis;
     let spent = |limits: Limits, wall: u64, cpu: u64| {
-        let mut state = CallState::new(limits);
+        let mut state = state(limits);
         let now = state.started + ms(wall);
         state.budget_spent(now, ms(cpu))
     };

@@ -1,35 +1,88 @@
 //! How much work a plugin's schema can make of a configuration. A schema whose references fan out, each to two
 //! others, takes twice as long for each step and ties up the host for years; so references are followed here, and
-//! what they amount to has a bound.
+//! what they amount to has a bound. So have patterns: each takes memory, and time for each byte that it is held
+//! against.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 /// Parts of the schema, counted as often as references lead to them.
 const PARTS_MAX: u64 = 10_000;
-/// Parts of the schema times parts of the configuration: half a second at most.
+/// Parts of the schema times parts of the configuration, half a second at most; and patterns times the bytes that
+/// they are held against, some seconds at most.
 const WORK_MAX: u64 = 5_000_000;
+/// Different patterns: each is compiled.
+const PATTERNS_MAX: usize = 64;
+/// A pattern counts for its bytes, and for no fewer than these: a few are enough to write a long repetition.
+const PATTERN_WEIGHT_MIN: u64 = 32;
+/// To know what is left over, everything beside these is judged again, and within it what they are beside of there.
+const UNEVALUATED: [&str; 2] = ["unevaluatedProperties", "unevaluatedItems"];
+const UNEVALUATED_AGAIN: u64 = 3;
+/// Parts in each other, along references, too: whoever goes through them needs some stack for each.
+const DEPTH_MAX: usize = 128;
 /// References behind each other.
 const CHAIN_MAX: usize = 64;
 
-/// How many parts a schema has, each counted as often as a reference leads to it.
+/// What a schema, or a part of it, makes to do, each part counted as often as a reference leads to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Effort {
+    parts: u64,
+    /// Of the patterns.
+    weight: u64,
+    /// How deep its parts lie in each other.
+    depth: usize,
+}
+
+impl Effort {
+    const fn of(parts: u64) -> Self {
+        Self {
+            parts,
+            weight: 0,
+            depth: 0,
+        }
+    }
+
+    /// Saturating, here and below: what overflows is not to pass for little.
+    fn and(self, more: Self) -> Self {
+        Self {
+            parts: self.parts.saturating_add(more.parts),
+            weight: self.weight.saturating_add(more.weight),
+            depth: self.depth.max(more.depth),
+        }
+    }
+
+    fn again(self, times: u64) -> Self {
+        Self {
+            parts: self.parts.saturating_mul(times),
+            weight: self.weight.saturating_mul(times),
+            depth: self.depth,
+        }
+    }
+}
+
+/// What a schema makes to do.
 ///
 /// # Errors
-/// In words: references that lead back to themselves or out of the schema, or too many parts.
-pub(super) fn judge_schema(schema: &Value) -> Result<u64, String> {
+/// In words: references that lead back to themselves or out of the schema, or too many parts or patterns.
+pub(super) fn judge_schema(schema: &Value) -> Result<Effort, String> {
     let mut walk = Walk {
         root: schema,
         known: HashMap::new(),
         chain: Vec::new(),
+        patterns: HashSet::new(),
+        depth: 0,
     };
-    let parts = walk.parts(schema, true)?;
-    if parts > PARTS_MAX {
+    let effort = walk.schema(schema, true)?;
+    if effort.parts > PARTS_MAX {
         return Err(format!(
             "it has more than {PARTS_MAX} parts, each counted as often as a $ref leads to it"
         ));
     }
-    Ok(parts)
+    if walk.patterns.len() > PATTERNS_MAX {
+        return Err(format!("it has more than {PATTERNS_MAX} different patterns"));
+    }
+    Ok(effort)
 }
 
 /// Whether a configuration can be held against such a schema in bounded time.
@@ -37,8 +90,10 @@ pub(super) fn judge_schema(schema: &Value) -> Result<u64, String> {
 /// # Errors
 /// In words.
 pub(super) fn judge_config(schema: &Value, config: &Value) -> Result<(), String> {
-    let work = judge_schema(schema)?.saturating_mul(values(config));
-    if work > WORK_MAX {
+    let effort = judge_schema(schema)?;
+    let parts = effort.parts.saturating_mul(values(config));
+    let matching = effort.weight.saturating_mul(text_bytes(config));
+    if parts.saturating_add(matching) > WORK_MAX {
         return Err("it is too large for so large a schema".to_owned());
     }
     Ok(())
@@ -46,50 +101,91 @@ pub(super) fn judge_config(schema: &Value, config: &Value) -> Result<(), String>
 
 struct Walk<'a> {
     root: &'a Value,
-    known: HashMap<&'a str, u64>,
+    known: HashMap<&'a str, Effort>,
     /// References that are being followed.
     chain: Vec<&'a str>,
+    patterns: HashSet<&'a str>,
+    /// How deep the part lies that is looked at.
+    depth: usize,
 }
 
 impl<'a> Walk<'a> {
-    fn parts(&mut self, schema: &'a Value, is_root: bool) -> Result<u64, String> {
+    fn schema(&mut self, schema: &'a Value, is_root: bool) -> Result<Effort, String> {
         let Value::Object(keywords) = schema else {
             let Value::Array(schemas) = schema else {
-                return Ok(1);
+                return Ok(Effort::of(1));
             };
-            // Saturating, here and below: what overflows is not to pass for little.
-            return schemas.iter().try_fold(1_u64, |sum, schema| {
-                self.parts(schema, false).map(|more| sum.saturating_add(more))
-            });
+            return self.schemas(schemas);
         };
-        let mut sum = 1_u64;
+        self.fits(1)?;
+        self.depth += 1;
+        let mut sum = Effort::of(1);
         for (keyword, value) in keywords {
             let more = match (keyword.as_str(), value) {
                 // Counted where a reference leads there.
-                ("$defs" | "definitions", _) => 0,
+                ("$defs" | "definitions", _) => Effort::of(0),
                 // Data, whatever it looks like.
-                ("const" | "enum" | "default" | "examples", data) => values(data),
+                ("const" | "enum" | "default" | "examples", data) => Effort::of(values(data)),
+                // Names of the author's choice: what looks like a keyword here is none.
+                ("properties" | "dependentSchemas", Value::Object(named)) => self.schemas(named.values())?,
+                ("patternProperties", Value::Object(matched)) => {
+                    let mut sum = self.schemas(matched.values())?;
+                    for pattern in matched.keys() {
+                        sum = sum.and(self.pattern(pattern));
+                    }
+                    sum
+                }
+                ("pattern", Value::String(pattern)) => self.pattern(pattern),
                 ("$ref", Value::String(target)) => self.follow(target)?,
                 ("$dynamicRef" | "$recursiveRef", _) => return Err(format!("{keyword} is not supported")),
                 ("$id", Value::String(_)) if !is_root => {
                     return Err("$id is supported for the schema as a whole only".to_owned());
                 }
-                (_, value) => self.parts(value, false)?,
+                (_, value) => self.schema(value, false)?,
             };
-            sum = sum.saturating_add(more);
+            sum = sum.and(more);
         }
+        if UNEVALUATED.iter().any(|keyword| keywords.contains_key(*keyword)) {
+            sum = sum.again(UNEVALUATED_AGAIN);
+        }
+        self.depth -= 1;
+        sum.depth += 1;
         Ok(sum)
     }
 
-    fn follow(&mut self, target: &'a str) -> Result<u64, String> {
+    /// Whether parts that lie so deep in each other may lie here.
+    fn fits(&self, depth: usize) -> Result<(), String> {
+        if self.depth + depth > DEPTH_MAX {
+            return Err(format!("its parts lie more than {DEPTH_MAX} deep in each other"));
+        }
+        Ok(())
+    }
+
+    fn schemas(&mut self, schemas: impl IntoIterator<Item = &'a Value>) -> Result<Effort, String> {
+        schemas.into_iter().try_fold(Effort::of(1), |sum, schema| {
+            self.schema(schema, false).map(|more| sum.and(more))
+        })
+    }
+
+    fn pattern(&mut self, pattern: &'a str) -> Effort {
+        self.patterns.insert(pattern);
+        Effort {
+            parts: 1,
+            weight: (pattern.len() as u64).max(PATTERN_WEIGHT_MIN),
+            depth: 0,
+        }
+    }
+
+    fn follow(&mut self, target: &'a str) -> Result<Effort, String> {
         if self.chain.contains(&target) || target == "#" {
             return Err(format!("$ref {target:?} leads back to itself"));
         }
         if self.chain.len() == CHAIN_MAX {
             return Err(format!("more than {CHAIN_MAX} $ref lead from one to the other"));
         }
-        if let Some(parts) = self.known.get(target) {
-            return Ok(*parts);
+        if let Some(effort) = self.known.get(target) {
+            self.fits(effort.depth)?;
+            return Ok(*effort);
         }
         let found = target
             .strip_prefix('#')
@@ -101,10 +197,10 @@ impl<'a> Walk<'a> {
             ));
         };
         self.chain.push(target);
-        let parts = self.parts(schema, false)?;
+        let effort = self.schema(schema, false)?;
         self.chain.pop();
-        self.known.insert(target, parts);
-        Ok(parts)
+        self.known.insert(target, effort);
+        Ok(effort)
     }
 }
 
@@ -114,6 +210,19 @@ fn values(value: &Value) -> u64 {
         Value::Array(items) => 1 + items.iter().map(values).sum::<u64>(),
         Value::Object(members) => 1 + members.values().map(values).sum::<u64>(),
         _ => 1,
+    }
+}
+
+/// Bytes of all texts and names in a value: what patterns are held against.
+fn text_bytes(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| name.len() as u64 + text_bytes(value))
+            .sum(),
+        _ => 0,
     }
 }
 
@@ -130,7 +239,57 @@ mod tests {
             "$defs": { "day": { "enum": ["mon", "tue"] } },
         });
         // The whole, "properties", two schemas, and twice the definition with its enum of three.
-        assert_eq!(judge_schema(&schema), Ok(4 + 2 * 4));
+        assert_eq!(judge_schema(&schema).map(|effort| effort.parts), Ok(4 + 2 * 4));
+    }
+
+    #[test]
+    fn a_property_named_like_a_keyword_is_a_schema_all_the_same() {
+        let endless = json!({ "$ref": "#/$defs/a" });
+        for name in [
+            "const",
+            "enum",
+            "default",
+            "examples",
+            "$defs",
+            "definitions",
+            "properties",
+        ] {
+            let mut schema = json!({ "$defs": { "a": { "items": endless } } });
+            schema["properties"][name] = endless.clone();
+            let refusal = judge_schema(&schema).unwrap_err();
+            assert!(refusal.contains("leads back to itself"), "{name}: {refusal}");
+        }
+        assert!(judge_schema(&json!({ "properties": { "$id": { "type": "string" } } })).is_ok());
+    }
+
+    #[test]
+    fn different_patterns_have_a_bound_and_so_has_what_they_are_held_against() {
+        let with = |count: usize| {
+            let each = (0..count).map(|n| json!({ "pattern": format!("^{n}$") }));
+            json!({ "anyOf": each.collect::<Vec<_>>() })
+        };
+        assert!(judge_schema(&with(PATTERNS_MAX)).is_ok());
+        let refusal = judge_schema(&with(PATTERNS_MAX + 1)).unwrap_err();
+        assert!(refusal.contains("more than 64 different patterns"), "{refusal}");
+        let keys: serde_json::Map<_, _> = (0..=PATTERNS_MAX)
+            .map(|n| (format!("^{n}$"), json!({})))
+            .collect();
+        assert!(judge_schema(&json!({ "patternProperties": keys })).is_err());
+        let same = json!({ "anyOf": vec![json!({ "pattern": "^[a-z]+$" }); 1_000] });
+        assert!(judge_schema(&same).is_ok(), "one pattern is compiled once");
+
+        let long = json!("a".repeat(60_000));
+        assert!(judge_config(&with(2), &long).is_ok());
+        assert!(judge_config(&with(10), &json!("a".repeat(10_000))).is_ok());
+        assert!(judge_config(&with(10), &long).unwrap_err().contains("too large"));
+        let names: serde_json::Map<_, _> = (0..6_000).map(|n| (format!("name-{n:05}"), json!(0))).collect();
+        let named =
+            json!({ "patternProperties": { "^[a-z]+-[0-9]+[0-9a-f]{1,9}x?y?z?$": {}, "^a": {}, "^b": {} } });
+        assert!(
+            judge_config(&named, &json!(names))
+                .unwrap_err()
+                .contains("too large")
+        );
     }
 
     #[test]
@@ -144,6 +303,41 @@ mod tests {
         let schema = json!({ "$ref": "#/$defs/d0", "$defs": definitions });
         let refusal = judge_schema(&schema).unwrap_err();
         assert!(refusal.contains("more than 10000 parts"), "{refusal}");
+    }
+
+    #[test]
+    fn what_is_left_over_counts_for_each_schema_around_it() {
+        let nested = |depth: usize| {
+            let inner = json!({ "properties": { "a": {} } });
+            (0..depth).fold(
+                inner,
+                |schema, _| json!({ "allOf": [schema], "unevaluatedProperties": false }),
+            )
+        };
+        assert!(judge_schema(&nested(3)).is_ok());
+        let refusal = judge_schema(&nested(20)).unwrap_err();
+        assert!(refusal.contains("more than 10000 parts"), "{refusal}");
+    }
+
+    #[test]
+    fn no_schema_takes_the_stack_of_who_goes_through_it() {
+        let links = |names: &mut dyn Iterator<Item = usize>| {
+            let mut definitions = serde_json::Map::new();
+            for n in 0..60 {
+                let next = json!({ "$ref": format!("#/$defs/d{}", n + 1) });
+                let deep = (0..50).fold(next, |schema, _| json!({ "not": schema }));
+                definitions.insert(format!("d{n}"), deep);
+            }
+            definitions.insert("d60".to_owned(), json!({ "type": "object" }));
+            let first = names.map(|n| json!({ "$ref": format!("#/$defs/d{n}") }));
+            json!({ "anyOf": first.collect::<Vec<_>>(), "$defs": definitions })
+        };
+        // The second way round each link is known when a reference leads there.
+        for schema in [links(&mut (0..60)), links(&mut (0..60).rev())] {
+            let refusal = judge_schema(&schema).unwrap_err();
+            assert!(refusal.contains("more than 128 deep"), "{refusal}");
+        }
+        assert!(judge_schema(&links(&mut (58..60))).is_ok());
     }
 
     #[test]

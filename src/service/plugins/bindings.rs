@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::answered::Answered;
+use super::starting::Lacking;
 use super::watching::{Alarms, Rechecks};
-use super::{blocking, from_json, prepare_blocking};
+use super::{blocking, from_json};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::{Manifest, Mode};
+use crate::domain::policy::{Grants, Manifest, Mode};
 use crate::plugin_host::{
-    BoundPlugin, Digest, FailureAction, FailureCause, OnFailure, PackageError, PluginHost, PluginVersion,
-    Prepared,
+    BoundPlugin, Digest, FailureAction, FailureCause, OnFailure, PluginHost, PluginVersion, Prepared,
 };
 use crate::service::Services;
 use crate::store::bindings::{self, BindingRow, Of, PolicyRevision, VersionRow};
@@ -39,6 +39,7 @@ struct Inner {
     /// older one.
     taking_up: Mutex<()>,
     replaying: AtomicBool,
+    lacking: Lacking,
     alarms: Alarms,
     rechecks: Rechecks,
     answered: Answered,
@@ -127,6 +128,10 @@ impl Bindings {
         &self.0.answered
     }
 
+    pub(super) fn lacking(&self) -> &Lacking {
+        &self.0.lacking
+    }
+
     fn change(&self, change: impl FnOnce(&mut Table)) {
         self.0.answered.clear();
         change(&mut self.0.table.write().unwrap_or_else(PoisonError::into_inner));
@@ -147,17 +152,7 @@ impl Table {
 /// # Errors
 /// When the store can't be read.
 pub fn reload(services: &Services) -> Result<()> {
-    let started = Instant::now();
-    let ready = Reader::of(services).alone(Reader::take_up_all)?;
-    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    tracing::info!(
-        bindings = ready.bindings,
-        organizations = ready.organizations,
-        modules = ready.modules,
-        micros,
-        "policies are ready"
-    );
-    Ok(())
+    Reader::of(services).take_up_and_say()
 }
 
 /// Takes up what changed in the policies of an organisation (of all, where it is the node's) since they
@@ -177,19 +172,49 @@ pub async fn catch_up(services: &Services, organization: Option<OrganizationId>)
 }
 
 /// Reads bindings and puts them in place.
-struct Reader {
-    host: PluginHost,
-    store: Store,
-    bindings: Bindings,
+pub(super) struct Reader {
+    pub(super) host: PluginHost,
+    pub(super) store: Store,
+    pub(super) bindings: Bindings,
+    /// Whether it waits for modules to be compiled, or lets something stand for them.
+    pub(super) compiles: bool,
 }
 
 impl Reader {
-    fn of(services: &Services) -> Self {
+    pub(super) fn of(services: &Services) -> Self {
         Self {
             host: services.plugin_host.clone(),
             store: services.store.clone(),
             bindings: services.bindings.clone(),
+            compiles: true,
         }
+    }
+
+    pub(super) fn take_up_without_compiling(&mut self) -> Result<()> {
+        self.compiles = false;
+        let taken_up = self.take_up_and_say();
+        self.compiles = true;
+        taken_up
+    }
+
+    /// Takes up everything anew, whatever changed.
+    pub(super) fn take_up_again(&self) -> Result<()> {
+        self.alone(Self::take_up_all).map(drop)
+    }
+
+    fn take_up_and_say(&self) -> Result<()> {
+        let started = Instant::now();
+        let ready = self.alone(Self::take_up_all)?;
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tracing::info!(
+            bindings = ready.bindings,
+            organizations = ready.organizations,
+            modules = ready.modules,
+            not_compiled = self.bindings.lacking().count(),
+            micros,
+            "policies are ready"
+        );
+        Ok(())
     }
 
     fn alone<T>(&self, take_up: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
@@ -315,14 +340,15 @@ impl Maker<'_> {
         if binding.disabled_at.is_some() {
             return Ok(None);
         }
-        let Some((manifest, current)) = self.version(&binding.version)? else {
+        let Some((manifest, current)) = self.version(&binding.version, &binding.grants)? else {
             return Ok(None);
         };
         let on_failure: OnFailure = from_json(&binding.on_failure)?;
         let mut history_days = manifest.history_days;
         let before = match &binding.previous {
             Some(previous) if needs_version_before(binding.mode, &on_failure) => {
-                self.version(previous)?.map(|(manifest, version)| {
+                let before = self.version(previous, &binding.grants)?;
+                before.map(|(manifest, version)| {
                     history_days = history_days.max(manifest.history_days);
                     version
                 })
@@ -337,7 +363,7 @@ impl Maker<'_> {
             config: current.config,
             config_digest: current.config_digest,
             hooks: current.hooks,
-            grants: binding.grants.clone(),
+            grants: current.grants,
             mode: binding.mode,
             on_failure,
             limits: from_json(&binding.limits)?,
@@ -347,7 +373,7 @@ impl Maker<'_> {
     }
 
     /// A version of a plugin; nothing if the operator has it switched off for everybody.
-    fn version(&mut self, row: &VersionRow) -> Result<Option<(Manifest, PluginVersion)>> {
+    fn version(&mut self, row: &VersionRow, granted: &Grants) -> Result<Option<(Manifest, PluginVersion)>> {
         let module = self.modules.get(&row.plugin_digest);
         let module = module.ok_or_else(|| missing("module", &row.plugin_digest))?;
         if module.disabled_at.is_some() {
@@ -361,22 +387,14 @@ impl Maker<'_> {
             prepared: Arc::clone(
                 self.ready
                     .entry(row.plugin_digest)
-                    .or_insert_with(|| self.reader.ready(&manifest.name, Digest(row.plugin_digest))),
+                    .or_insert_with(|| self.reader.ready(module)),
             ),
             config: Arc::clone(config),
             config_digest: Digest(row.config_digest),
             hooks: row.hooks.clone(),
+            grants: granted.wanted(&manifest.wants),
         };
         Ok(Some((manifest, version)))
-    }
-}
-
-impl Reader {
-    fn ready(&self, name: &str, digest: Digest) -> Arc<Prepared> {
-        prepare_blocking(&self.host, &self.store, digest).unwrap_or_else(|error: PackageError| {
-            tracing::error!(plugin = name, %digest, %error, "a bound plugin can't be used");
-            self.host.unusable(digest, &error)
-        })
     }
 }
 

@@ -10,6 +10,7 @@ use super::governance::{self, Ended};
 use super::patching::{BindingPatch, Changed, patched};
 use super::promotion::{self, Gate};
 use super::terms::{check_config, check_terms, differences, named, terms};
+use super::watching::forget_versions;
 use super::{Manager, catch_up, prepare, to_json};
 use crate::domain::account::OrganizationId;
 use crate::domain::approval::PolicyVerb;
@@ -88,6 +89,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
     check_terms(
         &services.plugin_host,
         &plugin.manifest,
+        None,
         &hooks,
         new.mode,
         &new.grants,
@@ -260,6 +262,7 @@ pub async fn unbind_plugin(services: &Services, manager: &Manager, id: Uuid) -> 
             Ok(()) => {
                 catch_up(services, owner).await?;
                 services.plugin_host.forget(id);
+                forget_versions(services, id, &[]);
                 return Ok(Ended::Done(()));
             }
         }
@@ -340,6 +343,8 @@ async fn commit(
             bindings::find_binding(tx, row.id)?.ok_or(Error::Stale)
         })
         .await?;
+    let named: Vec<_> = std::iter::once(&kept.version).chain(&kept.previous).collect();
+    forget_versions(services, kept.id, &named);
     taken_up(services, kept, ready).await.map(Ended::Done)
 }
 

@@ -109,9 +109,16 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     }
     // What was granted to the version before is not asked about again.
     let asked_for = patch.grants.clone().unwrap_or_default();
+    let before = match &row.previous {
+        Some(previous) => services
+            .store
+            .read(|db| plugins::find_manifest(db, &previous.plugin_digest))?,
+        None => None,
+    };
     check_terms(
         &services.plugin_host,
         &plugin.manifest,
+        before.as_ref(),
         &row.version.hooks,
         row.mode,
         &asked_for,

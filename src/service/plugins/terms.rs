@@ -14,10 +14,12 @@ use crate::plugin_host::{Digest, Limits, PluginHost, Prepared};
 use crate::service::Services;
 use crate::store::bindings::BindingRow;
 
-/// Judges everything about a binding but its configuration.
+/// Judges everything about a binding but its configuration. What is granted has to be wanted by its version or by the
+/// one before, which may be asked too.
 pub(super) fn check_terms(
     host: &PluginHost,
     manifest: &Manifest,
+    before: Option<&Manifest>,
     hooks: &[Hook],
     mode: Mode,
     grants: &Grants,
@@ -42,21 +44,21 @@ pub(super) fn check_terms(
             "must be 1 to 99".into()
         });
     }
+    let mut wants = manifest.wants.clone();
+    wants.extend(before.into_iter().flat_map(|before| before.wants.iter().cloned()));
+    wants.sort_unstable();
+    wants.dedup();
     for name in grants.iter() {
         must(Effect::NAMES.contains(&name), "grants", &|| {
             format!("{name:?} is no effect; there are {}", Effect::NAMES.join(", "))
         });
-        must(
-            manifest.wants.iter().any(|wanted| wanted == name),
-            "grants",
-            &|| {
-                format!(
-                    "{} does not ask for {name}; it asks for: {}",
-                    manifest.name,
-                    listed(&manifest.wants)
-                )
-            },
-        );
+        must(wants.iter().any(|wanted| wanted == name), "grants", &|| {
+            format!(
+                "{} does not ask for {name}; it asks for: {}",
+                manifest.name,
+                listed(&wants)
+            )
+        });
     }
     must(limits.fuel == 0 || host.counts_fuel(), "limits.fuel", &|| {
         "is not counted on this node, so it would limit nothing: 0, unless its operator switches \

@@ -13,8 +13,9 @@ use super::again::{Deviation, deviations};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
-use crate::plugin_host::{CallEnd, DecisionRecord, Digest};
+use crate::plugin_host::{CallEnd, DecisionRecord, Digest, FailureCause};
 use crate::service::Services;
+use crate::store::bindings::VersionRow;
 use crate::store::{audit, bindings, decisions, plugins};
 
 /// Resets that may wait for their re-check; further ones are not re-checked.
@@ -22,10 +23,13 @@ const WAITING_MAX: usize = 256;
 /// Resets forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: u32 = 500;
 
+/// A binding with the digests of the file and of the configuration.
+type Version = (Uuid, Digest, Digest);
+
 /// Which versions of which bindings have raised an alarm that an answer has not ended yet.
 #[derive(Debug, Default)]
 pub(super) struct Alarms {
-    raised: Mutex<HashSet<(Uuid, Digest)>>,
+    raised: Mutex<HashSet<Version>>,
     count: AtomicU64,
 }
 
@@ -36,13 +40,24 @@ pub struct Alarm {
     pub entry_id: Uuid,
     /// The entry.
     pub event: Event,
-    of: (Uuid, Digest),
+    of: Version,
 }
 
 impl Alarms {
-    fn raised(&self) -> MutexGuard<'_, HashSet<(Uuid, Digest)>> {
+    fn raised(&self) -> MutexGuard<'_, HashSet<Version>> {
         self.raised.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Forgets what the versions of a binding did wrong that it does not name any more: it is changed, or gone.
+pub(super) fn forget_versions(services: &Services, binding: Uuid, named: &[&VersionRow]) {
+    let keeps = |plugin: Digest, config: Digest| {
+        let mut named = named.iter();
+        named.any(|version| version.plugin_digest == plugin.0 && version.config_digest == config.0)
+    };
+    services.plugin_host.forget_versions(binding, keeps);
+    let mut raised = services.bindings.alarms().raised();
+    raised.retain(|(id, plugin, config)| *id != binding || keeps(*plugin, *config));
 }
 
 /// The alarms that these calls raise: a version that failed as often in a row as the operator set raises
@@ -57,7 +72,7 @@ pub fn raise_alarms(
     let mut raised = alarms.raised();
     let mut due = Vec::new();
     for record in records {
-        let of = (record.binding_id, record.digest);
+        let of = (record.binding_id, record.digest, record.config_digest);
         match &record.end {
             CallEnd::Answer(_) => {
                 if raised.remove(&of) {
@@ -182,6 +197,9 @@ pub async fn recheck_waiting(services: &Services) -> usize {
 async fn recheck(services: &Services, organization: OrganizationId, sequence: u64) -> Result<usize> {
     let mut alarms = 0;
     for Deviation { record, replayed } in deviations(services, sequence).await? {
+        if is_of_the_moment(&replayed) {
+            continue;
+        }
         tracing::error!(plugin = %record.plugin, digest = %record.digest, sequence,
             "a policy plugin answers otherwise than is recorded: alarm");
         let event = alarm(organization, &record, "replay-differs")
@@ -198,6 +216,12 @@ async fn recheck(services: &Services, organization: OrganizationId, sequence: u6
         alarms += 1;
     }
     Ok(alarms)
+}
+
+/// Whether a call failed for what the machine was short of, which says nothing of the module.
+fn is_of_the_moment(end: &CallEnd) -> bool {
+    let short = [FailureCause::Deadline, FailureCause::Memory];
+    matches!(end, CallEnd::Failure(failure) if short.contains(&failure.cause))
 }
 
 /// Forgets questions and decisions past their retention, and the plugins and configurations that only

@@ -1,10 +1,11 @@
 //! Who may loosen a policy: never one admin alone what binds them.
 
 use latchkey::domain::account::{OrganizationSettings, PolicyChanges, Role};
+use latchkey::service::plugins::{Manager, switch_plugin};
 use serde_json::{Value, json};
 
 use crate::guests::{before, denying};
-use crate::plugins::{BINDINGS, assert_denied, bind, fixture, install, path};
+use crate::plugins::{BINDINGS, PLUGINS, assert_denied, bind, fixture, install, path};
 use crate::support::{Answer, Caller, DEVELOPER, Setup, TestApp};
 
 const SETTINGS: &str = "/api/v1/organization/settings";
@@ -263,4 +264,31 @@ async fn the_rules_about_policies_are_only_made_stricter_by_admins() {
         "{}",
         refused.text
     );
+}
+
+/// What the operator has switched off stays off, whether it was ever bound, and whoever removes it.
+#[tokio::test]
+async fn a_file_that_the_operator_switched_off_is_off_when_it_is_installed_again() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let file = denying("1.0.0", "no");
+    let digest = install(&admin, file.clone()).await;
+    let operator = Manager::operator(&app.services);
+    let switched = switch_plugin(&app.services, &operator, &digest, true).await;
+    assert_eq!(switched, Ok(true));
+    let removed = admin.delete(&format!("{PLUGINS}/{digest}")).await;
+    assert_eq!(removed.status.as_u16(), 204, "{}", removed.text);
+    assert_eq!(
+        app.count("SELECT count(*) FROM module_file"),
+        0,
+        "only that it is off is kept"
+    );
+
+    assert_eq!(install(&admin, file).await, digest);
+    let terms = json!({ "limits": { "deadlineMs": 1000 } });
+    bind(&admin, &digest, terms).await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    let on = switch_plugin(&app.services, &operator, &digest, false).await;
+    assert_eq!(on, Ok(true));
+    assert_denied(&admin.reset(app.second_admin.id).await, "no");
 }

@@ -1,7 +1,10 @@
 //! What nobody asks for: alarms, re-checks of live decisions, retention.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 use latchkey::domain::audit::Tampering;
+use latchkey::plugin_host::{HostOptions, PluginHost};
 use latchkey::service::plugins::{PluginSettings, alarm_count, recheck_waiting};
 use latchkey::service::{Settings, housekeeping};
 use latchkey::store::audit;
@@ -29,6 +32,20 @@ fn alarms(app: &TestApp) -> Vec<Value> {
     entries
 }
 
+/// It traps where it is given a text of 499 bytes, and answers otherwise.
+fn touchy() -> Vec<u8> {
+    Guest {
+        items: "(global $touched (mut i32) (i32.const 0))".into(),
+        realloc: "(if (i32.eq (local.get 3) (i32.const 499)) (then (global.set $touched (i32.const 1)))) \
+                  (global.set $heap (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8))) \
+                  (global.get $heap) (global.set $heap (i32.add (global.get $heap) (local.get 3)))"
+            .into(),
+        before: "(if (global.get $touched) (then unreachable)) (i32.const 512)".into(),
+        ..Guest::default()
+    }
+    .wasm()
+}
+
 #[tokio::test]
 async fn failures_in_a_row_raise_one_alarm_and_the_policy_is_never_switched_off() {
     let app = app_with(PluginSettings {
@@ -37,17 +54,7 @@ async fn failures_in_a_row_raise_one_alarm_and_the_policy_is_never_switched_off(
     })
     .await;
     let admin = app.admin().await;
-    // It traps where it is given a text of 499 bytes, and answers otherwise.
-    let touchy = Guest {
-        items: "(global $touched (mut i32) (i32.const 0))".into(),
-        realloc: "(if (i32.eq (local.get 3) (i32.const 499)) (then (global.set $touched (i32.const 1)))) \
-                  (global.set $heap (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8))) \
-                  (global.get $heap) (global.set $heap (i32.add (global.get $heap) (local.get 3)))"
-            .into(),
-        before: "(if (global.get $touched) (then unreachable)) (i32.const 512)".into(),
-        ..Guest::default()
-    };
-    let digest = install(&admin, touchy.wasm()).await;
+    let digest = install(&admin, touchy()).await;
     let binding = path(&bind(&admin, &digest, json!({ "limits": { "deadlineMs": 1000 } })).await);
     let long = json!({ "reason": "x".repeat(499) });
     let fail = async || {
@@ -85,6 +92,82 @@ async fn failures_in_a_row_raise_one_alarm_and_the_policy_is_never_switched_off(
     }
     assert_eq!(alarms(&app).len(), 2);
     assert_eq!(alarm_count(&app.services), 2);
+}
+
+/// The version before is the same file, and answers whenever the configuration makes the one in use fail.
+#[tokio::test]
+async fn a_configuration_that_always_fails_is_not_excused_by_the_one_before() {
+    let app = app_with(PluginSettings {
+        alarm_after: 3,
+        ..PluginSettings::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let digest = install(&admin, touchy()).await;
+    let terms =
+        json!({ "onFailure": { "otherwise": "last-good-version" }, "limits": { "deadlineMs": 1000 } });
+    let binding = path(&bind(&admin, &digest, terms).await);
+    admin.reset(DEVELOPER).await.assert_ok();
+    let failing = json!({ "text": "x".repeat(499 - r#"{"text":""}"#.len()) });
+    let changed = admin.patch(&binding, json!({ "config": failing })).await;
+    let config = changed.assert_ok()["current"]["configDigest"].clone();
+    for (resets, raised) in [(2, 0), (2, 1)] {
+        for _ in 0..resets {
+            crate::support::enrol(&app.services, app.developer.id).await;
+            admin.reset(DEVELOPER).await.assert_ok();
+            let calls = app
+                .trail()
+                .into_iter()
+                .find(|entry| entry["eventType"] == "USER_MFA_RESET");
+            let calls = calls.unwrap()["details"]["policies"].clone();
+            assert_eq!(calls[0]["end"]["failure"]["cause"], "trap", "{calls}");
+            assert_eq!(calls[0]["config"], config, "{calls}");
+            assert!(calls[1]["end"]["answer"].is_object(), "{calls}");
+        }
+        assert_eq!(alarms(&app).len(), raised, "{:?}", alarms(&app));
+    }
+}
+
+/// Only watched, it stops nothing: so the entry alone says that nobody was asked.
+#[tokio::test]
+async fn a_watched_policy_that_got_no_turn_is_in_the_entry() {
+    let options = HostOptions {
+        per_organization_concurrency: 1,
+        slot_wait: Duration::from_millis(20),
+        ..HostOptions::default()
+    };
+    let app = TestApp::with(Setup {
+        plugin_host: Some(PluginHost::new(options).unwrap()),
+        ..Setup::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let endless = Guest {
+        before: "(loop (br 0)) (unreachable)".into(),
+        ..Guest::default()
+    };
+    let digest = install(&admin, endless.wasm()).await;
+    let watched = json!({ "mode": "monitor", "hooks": ["before-reset"], "limits": { "deadlineMs": 1000 } });
+    bind(&admin, &digest, watched).await;
+    // The first keeps the only slot for a second at least.
+    let (one, two) = tokio::join!(admin.reset(DEVELOPER), admin.reset(app.second_admin.id));
+    one.assert_ok();
+    two.assert_ok();
+    let mut causes: Vec<_> = app.trail()[..2]
+        .iter()
+        .map(|entry| entry["details"]["policies"][0]["end"]["failure"]["cause"].clone())
+        .collect();
+    causes.sort_by_key(Value::to_string);
+    assert_eq!(causes, ["busy", "deadline"]);
+    // There is no answer to compare with, and a replay says so.
+    let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
+    assert_eq!(
+        replay.assert_ok()["verdict"],
+        "nothing-compared",
+        "{}",
+        replay.text
+    );
+    assert_eq!(replay.body["notComparable"], 2, "{}", replay.text);
 }
 
 #[tokio::test]
