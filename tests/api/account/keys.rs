@@ -112,6 +112,13 @@ async fn keys_rotate_by_configuration_and_by_age() {
     tidy(&app.services).await;
     assert_eq!(kids().len(), 2, "a new one, the last one; the first has lapsed");
     assert_ne!(kids()[0], second[0]);
+    // A key made by a clock that was ahead is not young for as long as it was.
+    app.wait(400 * 24 * 3600);
+    tidy(&app.services).await;
+    let ahead = kids()[0].clone();
+    app.wait(-400 * 24 * 3600);
+    tidy(&app.services).await;
+    assert_ne!(kids()[0], ahead);
 }
 
 pub const ISSUER: &str = "https://login.example.org";
