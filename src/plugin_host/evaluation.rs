@@ -204,6 +204,7 @@ impl PluginHost {
             refused: counted.map_or_else(Vec::new, |v| v.refused.clone()),
             repaired: counted.map_or_else(Vec::new, |v| v.repaired.clone()),
             end,
+            end_digest: None,
             log,
             log_dropped,
             usage,

@@ -11,6 +11,7 @@ mod change;
 mod exposition;
 mod governance;
 mod install;
+mod kept;
 mod manager;
 mod orders;
 mod patching;
@@ -32,6 +33,7 @@ pub(super) use governance::carry_out_agreed;
 pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
+pub use kept::keep_calls;
 pub use manager::Manager;
 pub use orders::{
     BindOrder, FailureRule, FileText, InstallOrder, Limit, PolicyOrder, ReplayOrder, TermsOrder,
@@ -54,6 +56,7 @@ pub use crate::store::plugins::PluginRow;
 use std::sync::Arc;
 
 use super::Services;
+use crate::domain::printable::clip;
 use crate::domain::{Error, Result};
 use crate::plugin_host::{PackageError, PluginHost, Prepared, SignerKey};
 use crate::store::{Store, plugins};
@@ -145,9 +148,17 @@ where
 fn refused(error: PackageError) -> Error {
     match error {
         PackageError::Host(trouble) => Error::Internal(trouble),
-        error => Error::PluginRefused(format!("{error} [{}]", error.code())),
+        error => refusal(&error, error.code()),
     }
 }
+
+/// A refusal that ends in its stable word. What a file says of itself has no bound, and the trail keeps the refusal.
+fn refusal(reason: &impl ToString, code: &str) -> Error {
+    Error::PluginRefused(format!("{} [{code}]", clip(&reason.to_string(), REASON_CHARS)))
+}
+
+/// Characters of a refusal.
+const REASON_CHARS: usize = 2_000;
 
 fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))

@@ -1,5 +1,6 @@
 //! Hooks: real components decide, and what they say commits with the reset or not at all.
 
+mod bounds;
 mod failures;
 mod governance;
 mod measured;

@@ -17,12 +17,23 @@ pub fn denying(version: &'static str, code: &str) -> Vec<u8> {
 
 /// The parts of such a guest.
 pub fn denier(version: &'static str, code: &str) -> Guest {
-    let length = u8::try_from(code.len()).expect("short");
-    let text = format!("\\b8\\0b\\00\\00\\{length:02x}\\00\\00\\00"); // at 3000
+    denier_saying(version, code, code)
+}
+
+/// The parts of a guest that denies every reset with this code and this message.
+pub fn denier_saying(version: &'static str, code: &str, message: &str) -> Guest {
+    let length = |text: &str| u8::try_from(text.len()).expect("short");
+    let bytes = |text: &str| text.bytes().map(|b| format!("\\{b:02x}")).collect::<String>();
     Guest {
-        // ok(deny({ code, message: code, allowed-from: none, because: [] })) at 512
+        // ok(deny({ code, message, allowed-from: none, because: [] })) at 512; code at 3000, message at 3300
         items: format!(
-            r#"(data (i32.const 520) "\01") (data (i32.const 528) "{text}{text}") (data (i32.const 3000) "{code}")"#
+            r#"(data (i32.const 520) "\01")
+               (data (i32.const 528) "\b8\0b\00\00\{:02x}\00\00\00\e4\0c\00\00\{:02x}\00\00\00")
+               (data (i32.const 3000) "{}") (data (i32.const 3300) "{}")"#,
+            length(code),
+            length(message),
+            bytes(code),
+            bytes(message),
         ),
         manifest: Manifest {
             version,
@@ -56,6 +67,8 @@ pub struct Manifest {
     pub schema: &'static str,
     /// Numbers of the hooks that it implements: 0 before the reset, 1 after it.
     pub hooks: &'static [u8],
+    /// Effects that it may ask for.
+    pub wants: &'static [&'static str],
 }
 
 impl Default for Guest {
@@ -74,6 +87,7 @@ impl Default for Guest {
                 version: "1.0.0",
                 schema: "{}",
                 hooks: &[0, 1],
+                wants: &[],
             },
         }
     }
@@ -97,6 +111,7 @@ impl Guest {
             version,
             schema,
             hooks,
+            wants,
         } = self.manifest;
         let word = |n: usize| {
             u32::try_from(n)
@@ -110,6 +125,13 @@ impl Guest {
             each.concat()
         };
         let (schema_text, hooks_text) = (escaped(schema.as_bytes()), escaped(hooks));
+        // list<string> at 2320, the names one after the other at 2400
+        let (mut wants_text, mut at) = (String::new(), 2400);
+        for want in wants {
+            wants_text += &(word(at) + &word(want.len()));
+            at += want.len();
+        }
+        let names = wants.concat();
         // record manifest at 1024: name, version, summary, hooks, wants, history-days, config-schema
         let manifest = [
             word(2048),
@@ -120,8 +142,8 @@ impl Guest {
             word(0),
             word(2300),
             word(hooks.len()),
-            word(0),
-            word(0),
+            word(2320),
+            word(wants.len()),
             word(30),
             word(4096),
             word(schema.len()),
@@ -136,6 +158,8 @@ impl Guest {
               (data (i32.const 2048) "{name}")
               (data (i32.const 2200) "{version}")
               (data (i32.const 2300) "{hooks_text}")
+              (data (i32.const 2320) "{wants_text}")
+              (data (i32.const 2400) "{names}")
               (data (i32.const 4096) "{schema_text}")
               {items}
               (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc})

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::again::{configuration, nothing_said, outcome_shown, widest};
 use super::bound::usable_plugin;
+use super::kept::{ended_so, shown};
 use super::replayed::{Difference, Follow, Replay, ReplayReport};
 use super::terms::check_config;
 use super::{Manager, Progress, Watch, from_json, off_the_path, prepare, to_json};
@@ -178,14 +179,18 @@ impl Run {
         sequences.sort_unstable_by(|one, other| other.cmp(one));
         report.complete = sequences.len() <= RESETS_MAX as usize;
         sequences.truncate(RESETS_MAX as usize);
-        report.asked_before = self.was_asked(&sequences)?;
-        if !report.asked_before && self.replay.follow != Follow::Name {
+        let Some(asked_before) = self.was_asked(&sequences)? else {
+            report.complete = false;
+            return Ok(report);
+        };
+        report.asked_before = asked_before;
+        if !asked_before && self.replay.follow != Follow::Name {
             return Ok(report); // bindings that were never asked have decided nothing
         }
 
         let of = sequences.len() as u64;
         for (done, sequence) in (1..).zip(sequences) {
-            if self.clock.monotonic().saturating_sub(self.started) > TIME_MAX {
+            if self.is_over() {
                 report.complete = false;
                 break;
             }
@@ -198,19 +203,26 @@ impl Run {
         Ok(report)
     }
 
-    /// Whether any of these resets asked what the candidate is to follow.
-    fn was_asked(&self, sequences: &[u64]) -> Result<bool> {
+    fn is_over(&self) -> bool {
+        self.clock.monotonic().saturating_sub(self.started) > TIME_MAX
+    }
+
+    /// Whether any of these resets asked what the candidate is to follow; nothing where finding out takes too long.
+    fn was_asked(&self, sequences: &[u64]) -> Result<Option<bool>> {
         for sequence in sequences {
+            if self.is_over() {
+                return Ok(None);
+            }
             let Some(decided) = self.store.read(|db| decisions::find_decided(db, *sequence))? else {
                 continue;
             };
             for row in &decided.decisions {
                 if self.follows(&from_json(&row.record)?) {
-                    return Ok(true);
+                    return Ok(Some(true));
                 }
             }
         }
-        Ok(false)
+        Ok(Some(false))
     }
 
     fn follows(&self, record: &DecisionRecord) -> bool {
@@ -248,14 +260,7 @@ impl Run {
                 // A version without the hook has nothing to say there.
                 CallEnd::Answer(nothing_said(record.hook))
             };
-            note(
-                report,
-                decided,
-                &question,
-                record.hook,
-                Some(&record.end),
-                &replayed,
-            )?;
+            note(report, decided, &question, record.hook, Some(&record), &replayed)?;
         }
         Ok(())
     }
@@ -369,14 +374,15 @@ fn note(
     decided: &DecidedRow,
     question: &Question,
     hook: Hook,
-    recorded: Option<&CallEnd>,
+    recorded: Option<&DecisionRecord>,
     replayed: &CallEnd,
 ) -> Result<()> {
     report.compared += 1;
-    let expected = recorded
-        .cloned()
-        .unwrap_or_else(|| CallEnd::Answer(nothing_said(hook)));
-    if to_json(&expected)? == to_json(replayed)? {
+    let same = match recorded {
+        Some(record) => ended_so(record, replayed)?,
+        None => *replayed == CallEnd::Answer(nothing_said(hook)),
+    };
+    if same {
         report.same += 1;
         return Ok(());
     }
@@ -388,8 +394,11 @@ fn note(
             entry_id: decided.entry_id,
             target: question.target.email.clone(),
             hook,
-            recorded: recorded.map_or(Value::Null, Value::from),
-            replayed: Value::from(replayed),
+            recorded: match recorded {
+                Some(record) => Value::from(&shown(&record.end)?),
+                None => Value::Null,
+            },
+            replayed: Value::from(&shown(replayed)?),
         });
     }
     Ok(())
