@@ -8,7 +8,7 @@ mod replay;
 mod terms;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -208,7 +208,13 @@ impl PolicyCommand {
             Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
             Self::Config { digest } => {
                 let found = order(PolicyOrder::Config { digest })?;
-                output::line(found["config"].as_str().unwrap_or_default())
+                let config = found["config"].as_str().unwrap_or_default();
+                // A file gets the very text: its digest is the one that was asked for.
+                if std::io::stdout().is_terminal() {
+                    output::line(output::escaped(config))
+                } else {
+                    output::line(config)
+                }
             }
             Self::Metrics => {
                 let text = order(PolicyOrder::Metrics)?;

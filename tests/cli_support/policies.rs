@@ -8,6 +8,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::cli_support::{Desk, RESET_DONE, Server};
+use super::guests::denier_saying;
 
 const DEMO: [&str; 2] = ["--data-dir", "latchkey-demo"];
 
@@ -389,4 +390,32 @@ fn an_operator_sets_the_rules_that_admins_only_make_stricter() {
         .filter(|line| line.contains("ORGANIZATION_SETTINGS_UPDATE"))
         .count();
     assert_eq!(changes, 2);
+}
+
+/// Whoever writes a plugin, or a configuration, decides nothing about the operator's terminal.
+#[test]
+fn what_a_plugin_says_does_not_reach_the_terminal_as_it_is() {
+    const HOSTILE: &str = "\u{1b}[31m\u{9b}2J\u{202e}";
+    let desk = Desk::new();
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let curl = demo.line("curl -sS -X POST");
+    assert_eq!(demo.paste(&curl), RESET_DONE);
+    let file = desk.path("hostile.wasm");
+    fs::write(
+        &file,
+        denier_saying("1.0.0", "no", &format!("before{HOSTILE}after")).wasm(),
+    )
+    .unwrap();
+    let replay = ["replay", file.to_str().unwrap()];
+    for json in [&[][..], &["--json"]] {
+        let replayed = plugin(&desk, &[&replay[..], json].concat());
+        assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
+        let said = String::from_utf8(replayed.stdout).unwrap();
+        assert!(said.contains("before") && said.contains("after"), "{said:?}");
+        assert!(
+            !said.contains(|c| HOSTILE.contains(c) && !c.is_ascii_graphic()),
+            "{said:?}"
+        );
+    }
+    demo.stop();
 }
