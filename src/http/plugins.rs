@@ -11,7 +11,6 @@ use std::sync::Arc;
 use poem::web::Data;
 use poem_openapi::param::{Header, Path};
 use poem_openapi::{ApiResponse, OpenApi};
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::Tag;
@@ -28,22 +27,12 @@ use crate::service::{RequestContext, Services};
 use bodies::{BindingBody, BindingPatchBody, BindingRequest, PluginBody};
 use replay::{ReplayReportBody, ReplayRequest};
 pub use upload::is_upload;
-use upload::{Upload, signature_text};
-
-/// Files that are taken in at a time: bounds the memory that uploads can hold.
-const UPLOADS: usize = 4;
+use upload::{Upload, UploadTurns, signature_text};
 
 /// Policies.
+#[derive(Default)]
 pub struct PluginApi {
-    uploads: Arc<Semaphore>,
-}
-
-impl Default for PluginApi {
-    fn default() -> Self {
-        Self {
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
-        }
-    }
+    uploads: UploadTurns,
 }
 
 /// What installing ended in.
@@ -116,9 +105,9 @@ impl PluginApi {
     ) -> Result<InstallReply, Errors> {
         let manager = change(&caller.0, &context.0)?;
         let signature = signature.0.as_deref().map(signature_text).transpose()?;
-        let turn = Arc::clone(&self.uploads)
-            .try_acquire_owned()
-            .map_err(|_| Error::Busy { retry_after_secs: 5 })?;
+        // Before anything of the file is read, and before it takes a turn from anybody.
+        manager.admit(&services)?;
+        let turn = self.uploads.take(caller.0.organization.id)?;
         let new = NewPlugin {
             owner: Some(caller.0.organization.id),
             bytes: upload.read().await?.into(),
@@ -194,8 +183,8 @@ impl PluginApi {
     /// Replay a plugin over past resets.
     ///
     /// Puts the recorded questions to an installed plugin and says which decisions would have been others.
-    /// The version that answered them must answer the same, byte for byte. Nothing is carried out. Only
-    /// one replay runs at a time. Requires the role `ORG_ADMIN`.
+    /// The version that answered them must answer the same, byte for byte. Nothing is carried out. An
+    /// organisation has one replay at a time. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/plugins/:digest/replay",
         method = "post",

@@ -19,6 +19,7 @@ mod promotion;
 mod replay;
 mod replayed;
 mod terms;
+mod turns;
 mod watching;
 
 pub use answered::{FirstAnswers, first_answers};

@@ -66,7 +66,7 @@ pub fn unwatched() -> Watch {
 }
 
 /// Judges, compiles, tries and keeps a plugin. The same file again is no error and changes nothing.
-/// Nobody waits but the caller: it is compiled on a thread of its own.
+/// Nobody waits but the caller, whom [`Manager::admit`] has let in: it is compiled on a thread of its own.
 ///
 /// # Errors
 /// [`Error::PluginRefused`] with what is wrong with the file or its signature, before anything is stored;
@@ -78,7 +78,6 @@ pub async fn install_plugin(
     watch: Watch,
 ) -> Result<Installed> {
     manager.may_change(new.owner)?;
-    manager.admit(services)?;
     let digest = Digest::of(&new.bytes);
     match judge(services, &new, digest, watch).await {
         Ok((prepared, manifest, signed)) => {

@@ -324,7 +324,7 @@ async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result
         follow: order.binding.map_or(Follow::Name, Follow::Binding),
         config: order.config,
     };
-    let report = replay_manifest(services, manifest, organizations, replay, watch).await?;
+    let report = replay_manifest(services, None, manifest, organizations, replay, watch).await?;
     drop(prepared); // held until here, so that it is found by its digest
     let (clean, verdict) = (report.is_clean(), report.verdict());
     let mut report = json!(report);

@@ -13,6 +13,7 @@ use super::bound::usable_plugin;
 use super::kept::{ended_so, shown};
 use super::replayed::{Difference, Follow, Replay, ReplayReport};
 use super::terms::check_config;
+use super::turns::Turn;
 use super::{Manager, Progress, Watch, from_json, off_the_path, prepare, to_json};
 use crate::clock::Clock;
 use crate::domain::account::OrganizationId;
@@ -32,12 +33,12 @@ const DIFFERENCES_SHOWN: usize = 100;
 /// How often a candidate that is late is asked.
 const TRIES: u32 = 3;
 
-/// Runs an installed plugin against the recorded questions of past resets, off every request's path. One
-/// at a time.
+/// Runs an installed plugin against the recorded questions of past resets, off every request's path. An
+/// organisation has one at a time.
 ///
 /// # Errors
 /// [`Error::NotFound`] for an unknown plugin or binding, [`Error::Validation`] for a configuration that the
-/// plugin refuses, [`Error::Busy`] while another replay runs.
+/// plugin refuses, [`Error::Busy`] while another replay of the organisation's runs.
 pub async fn replay_plugin(
     services: &Services,
     manager: &Manager,
@@ -66,18 +67,25 @@ pub async fn replay_plugin(
             organizations,
         ))
     })?;
-    replay_manifest(services, plugin.manifest, organizations, replay, watch).await
+    let whose = manager.organization();
+    replay_manifest(services, whose, plugin.manifest, organizations, replay, watch).await
 }
 
-/// [`replay_plugin`] for a plugin that may be replayed.
+/// [`replay_plugin`] for a plugin that may be replayed; `whose` turn it takes: an organisation's, or the operator's.
 pub(super) async fn replay_manifest(
     services: &Services,
+    whose: Option<OrganizationId>,
     manifest: Manifest,
     organizations: Vec<OrganizationId>,
     replay: Replay,
     watch: Watch,
 ) -> Result<ReplayReport> {
-    replay_on_terms(services, manifest, organizations, replay, None, watch).await
+    let turn = services
+        .bindings
+        .replays()
+        .take_now(whose)
+        .ok_or(Error::Busy { retry_after_secs: 10 })?;
+    replay_on_terms(services, turn, manifest, organizations, replay, None, watch).await
 }
 
 /// On which terms a candidate is to be bound.
@@ -94,6 +102,7 @@ pub(super) struct Terms {
 /// [`replay_manifest`] on the candidate's own terms; absent: on those of each binding that it follows.
 pub(super) async fn replay_on_terms(
     services: &Services,
+    turn: Turn,
     mut manifest: Manifest,
     organizations: Vec<OrganizationId>,
     replay: Replay,
@@ -110,10 +119,6 @@ pub(super) async fn replay_on_terms(
     if let Some(terms) = terms {
         manifest.hooks = terms.hooks; // where it is not asked, it has nothing to say
     }
-    let turn = services
-        .bindings
-        .replay_turn()
-        .ok_or(Error::Busy { retry_after_secs: 10 })?;
     let run = Run {
         store: services.store.clone(),
         host: services.plugin_host.clone(),
