@@ -2,6 +2,7 @@
 //! installed and bound is shown and can't be changed here.
 
 mod bodies;
+mod decisions;
 mod replay;
 mod upload;
 mod words;
@@ -25,6 +26,7 @@ use crate::domain::{Error, Result};
 use crate::service::plugins::{self, BindingView, Ended, Manager, NewPlugin};
 use crate::service::{RequestContext, Services};
 use bodies::{BindingBody, BindingPatchBody, BindingRequest, PluginBody};
+pub use decisions::DecisionsBody;
 use replay::{ReplayReportBody, ReplayRequest};
 pub use upload::is_upload;
 use upload::{Upload, UploadTurns, signature_text};

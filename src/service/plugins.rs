@@ -8,6 +8,7 @@ mod answered;
 mod bindings;
 mod bound;
 mod change;
+mod decided;
 mod exposition;
 mod governance;
 mod install;
@@ -28,6 +29,7 @@ pub use bound::{
     BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
 };
 pub use change::{NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
+pub use decided::{DecidedCall, Decisions, find_decisions};
 pub use exposition::metrics_by_version;
 pub use governance::Ended;
 pub(super) use governance::carry_out_agreed;
@@ -50,7 +52,8 @@ pub use watching::{
 
 /// What managers of plugins handle, named from here by whoever must not know the plugin host or the store.
 pub use crate::plugin_host::{
-    Digest, FILE_BYTES_MAX, FailureAction, FailureCause, Limits, OnFailure, PluginCounters,
+    Asked, CallEnd, DecisionRecord, Digest, FILE_BYTES_MAX, Failure, FailureAction, FailureCause, Limits,
+    LogLevel, LogLine, OnFailure, PluginCounters, Usage,
 };
 pub use crate::store::plugins::PluginRow;
 

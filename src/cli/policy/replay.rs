@@ -124,7 +124,7 @@ fn print(report: &Value) -> Result<()> {
 }
 
 /// An answer in a line: plugins say what they like.
-fn answer(end: &Value) -> String {
+pub(super) fn answer(end: &Value) -> String {
     printable(&verdict_and_why(end))
 }
 
@@ -134,7 +134,11 @@ fn verdict_and_why(end: &Value) -> String {
         return format!("deny [{}] {}", word("code"), word("message"));
     }
     if let Some(failure) = end.get("failure") {
-        return format!("failed, {}", failure.as_str().unwrap_or_default());
+        let cause = failure.as_str().unwrap_or_default();
+        return match end["detail"].as_str() {
+            Some(detail) if !detail.is_empty() => format!("failed, {cause}: {detail}"),
+            _ => format!("failed, {cause}"),
+        };
     }
     match end.as_object().and_then(|answer| answer.iter().next()) {
         Some((verdict, with)) if with.as_array().is_some_and(Vec::is_empty) => verdict.clone(),
