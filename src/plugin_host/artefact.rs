@@ -114,6 +114,14 @@ impl Artefacts {
         self.exceeded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn remember_exceeded(&self, digest: Digest) {
+        let mut exceeded = self.exceeded();
+        if exceeded.len() == EXCEEDED_MAX {
+            exceeded.pop_front();
+        }
+        exceeded.push_back(digest);
+    }
+
     fn too_long(&self) -> PackageError {
         PackageError::CompileTime {
             limit_secs: self.compile_limit.as_secs(),
@@ -142,11 +150,7 @@ impl Artefacts {
                 result.map_err(|reason| PackageError::Invalid(printable(&reason)))
             }
             Ok(_) => {
-                let mut exceeded = self.exceeded();
-                if exceeded.len() == EXCEEDED_MAX {
-                    exceeded.pop_front();
-                }
-                exceeded.push_back(package.digest);
+                self.remember_exceeded(package.digest);
                 Err(self.too_long())
             }
             Err(mpsc::RecvTimeoutError::Timeout) => Err(self.too_long()),

@@ -176,23 +176,20 @@ fn the_hardest_module_that_is_let_through_compiles_within_the_limits() {
 
 #[test]
 fn what_took_too_long_is_not_compiled_again() {
-    let engine = Engine::default();
-    let mut artefacts = Artefacts::new(engine, None, KEY, Duration::ZERO).expect("no cache");
-    let slow = wasm();
-    let too_long = |artefacts: &Artefacts| {
-        let package = package::read(&slow).expect("a plugin");
-        matches!(
-            artefacts.component(&package),
-            Err(PackageError::CompileTime { .. })
-        )
-    };
-    assert!(too_long(&artefacts));
-    artefacts.compile_limit = Duration::from_mins(1);
-    assert!(too_long(&artefacts), "it is known");
-    let other = wat::parse_str(
-        r#"(component (core module) (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#,
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artefacts = artefacts(folder.path(), KEY);
+    let bytes = wasm();
+    let package = package::read(&bytes).expect("a plugin");
+    artefacts.remember_exceeded(package.digest);
+    let refused = artefacts.component(&package).err();
+    assert!(
+        matches!(refused, Some(PackageError::CompileTime { .. })),
+        "{refused:?}"
     );
-    let other = other.expect("the test's text is a component");
-    let package = package::read(&other).expect("a plugin");
-    assert!(artefacts.component(&package).is_ok(), "others are compiled");
+    // The last few hundred are enough to know.
+    for n in 0..EXCEEDED_MAX {
+        artefacts.remember_exceeded(Digest::of(&n.to_be_bytes()));
+    }
+    assert_eq!(artefacts.exceeded().len(), EXCEEDED_MAX);
+    assert_eq!(origin(&artefacts), Origin::Compiled);
 }
