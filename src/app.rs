@@ -232,7 +232,7 @@ async fn compile_ahead(missing: plugins::Missing) {
         let _ = done.send(());
     });
     match started {
-        Ok(_) if tokio::time::timeout(COMPILED_WITHIN, compiled).await.is_ok() => {}
+        Ok(_) if timeout(COMPILED_WITHIN, compiled).await.is_ok() => {}
         Ok(_) => tracing::warn!(
             "serving while policies are compiled: until each is ready, resets that ask it end as its binding says of a \
              failure (instantiation)"

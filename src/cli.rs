@@ -127,9 +127,10 @@ pub fn main() -> ExitCode {
             let exit = Exit::of(&error);
             // A reader that had enough (`latchkey … | head`) is no failure worth a word.
             if exit != Exit::BrokenPipe {
-                eprintln!("latchkey: {}", exit::told(&error));
+                // Plugins, admins and files have their part in what is said.
+                eprintln!("latchkey: {}", output::lines(&exit::told(&error)));
                 for (field, problem) in exit::problems(&error) {
-                    eprintln!("  {field}: {problem}");
+                    eprintln!("  {}", output::lines(&format!("{field}: {problem}")));
                 }
             }
             exit.into()

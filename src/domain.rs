@@ -6,6 +6,7 @@ pub mod audit;
 pub mod credential;
 pub mod error;
 pub mod policy;
+pub mod printable;
 pub mod second_factor;
 
 pub use error::{Error, Result};

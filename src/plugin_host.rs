@@ -16,7 +16,6 @@ mod lanes;
 mod manifest;
 mod metrics;
 mod package;
-mod printable;
 mod record;
 mod signature;
 mod slots;
@@ -50,6 +49,7 @@ pub use record::{
 pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signature};
 
 use crate::domain::policy::{Hook, Outcome, Question};
+use crate::domain::printable;
 use artefact::Artefacts;
 use aside::ASIDE;
 use engine::{MemoryBudget, TickedEngine};

@@ -8,6 +8,8 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::domain::printable::{moves_cursor, printable};
+
 /// Prints a line of the result.
 ///
 /// # Errors
@@ -16,12 +18,38 @@ pub fn line(text: impl std::fmt::Display) -> Result<()> {
     Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 
+/// Prints a line of which a plugin, an admin or a user may have supplied a part.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn quoted(text: impl std::fmt::Display) -> Result<()> {
+    line(lines(&text.to_string()))
+}
+
+/// The same as text, for where it does not go to standard output.
+pub fn lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
 /// Prints the result as JSON, indented, with a newline at the end.
 ///
 /// # Errors
 /// When standard output is closed.
 pub fn json(value: &impl Serialize) -> Result<()> {
-    line(serde_json::to_string_pretty(value)?)
+    line(escaped(&serde_json::to_string_pretty(value)?))
+}
+
+/// JSON that means the same, with what a terminal would obey escaped.
+pub fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if moves_cursor(c) && c != '\n' {
+            text.extend(format!("\\u{:04x}", u32::from(c)).chars());
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// Prints rows in columns, with a heading on a terminal only: `cut` and `awk` want none.
@@ -33,7 +61,7 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
     let heading: [String; N] = headings.map(str::to_owned);
     let rows: Vec<[String; N]> = rows
         .iter()
-        .map(|row| row.each_ref().map(|cell| printable(cell)))
+        .map(|row| row.each_ref().map(|cell| in_place(cell)))
         .collect();
     let mut widths = heading.each_ref().map(|cell| cell.chars().count());
     for row in &rows {
@@ -54,9 +82,9 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
 }
 
 /// A cell that keeps to its place: whoever chose a name must not move the cursor or colour what follows.
-fn printable(cell: &str) -> String {
+fn in_place(cell: &str) -> String {
     let shown = |c: char| {
-        if c.is_control() {
+        if moves_cursor(c) {
             char::REPLACEMENT_CHARACTER
         } else {
             c
@@ -190,9 +218,19 @@ mod tests {
     #[test]
     fn a_cell_holds_nothing_that_a_terminal_obeys() {
         assert_eq!(
-            printable("Ada\n\u{1b}[31m\u{9b}2J Lovelace é"),
+            in_place("Ada\n\u{1b}[31m\u{9b}2J Lovelace é"),
             "Ada��[31m�2J Lovelace é"
         );
+        assert_eq!(in_place("a\u{202e}b"), "a�b");
+    }
+
+    #[test]
+    fn neither_does_a_line_or_json_and_json_means_the_same() {
+        assert_eq!(lines("one\n\u{1b}]52;two\u{7f}"), "one\n ]52;two ");
+        let value = serde_json::json!({ "a": "\u{1b}\u{7f}\u{9b}\u{202e}é" });
+        let text = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert_eq!(text, "{\n  \"a\": \"\\u001b\\u007f\\u009b\\u202eé\"\n}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! `latchkey plugin install, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay`: the
-//! operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands
+//! `latchkey plugin install, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay,
+//! decisions`: the operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands
 //! are in `plugin.rs`.
 
 mod bind;
+mod decisions;
 mod list;
 mod replay;
 mod terms;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -137,6 +138,21 @@ pub(super) enum PolicyCommand {
     #[command(after_help = "Examples:\n  latchkey plugin replay new.wasm --since 30d\n  \
                             latchkey plugin replay new.wasm --since 2026-01-01T00:00:00Z --org acme --json")]
     Replay(Replay),
+    /// Show what policies were asked at a reset and what each answered: with its log, what it used up, and the
+    /// configuration that decided.
+    ///
+    /// It is kept with the entry that records the reset, for as long as it can be replayed.
+    #[command(
+        after_help = "Examples:\n  latchkey plugin decisions 019c7063-9f40-7cc3-98c4-dc0c0c07398f\n  \
+                            latchkey plugin decisions 019c7063-9f40-7cc3-98c4-dc0c0c07398f --json"
+    )]
+    Decisions {
+        /// Id of the entry, as the trail shows it.
+        entry: Uuid,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a binding.
     #[command(after_help = "Examples:\n  latchkey plugin unbind 0197…")]
     Unbind {
@@ -208,7 +224,21 @@ impl PolicyCommand {
             Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
             Self::Config { digest } => {
                 let found = order(PolicyOrder::Config { digest })?;
-                output::line(found["config"].as_str().unwrap_or_default())
+                let config = found["config"].as_str().unwrap_or_default();
+                // A file gets the very text: its digest is the one that was asked for.
+                if std::io::stdout().is_terminal() {
+                    output::line(output::escaped(config))
+                } else {
+                    output::line(config)
+                }
+            }
+            Self::Decisions { entry, json } => {
+                let found = order(PolicyOrder::Decisions { entry })?;
+                if json {
+                    output::json(&found)
+                } else {
+                    decisions::print(&found)
+                }
             }
             Self::Metrics => {
                 let text = order(PolicyOrder::Metrics)?;

@@ -18,12 +18,14 @@ use super::Tag;
 use super::error::ApiErr;
 use super::error::answers::{S400, S404, S429, SECURED};
 use super::payload::J;
+use super::plugins::DecisionsBody;
 use super::principal::Reader;
 use super::schema::Time;
 use crate::domain::Error;
 use crate::domain::account::Scope;
 use crate::domain::audit::{Entry, Filter};
 use crate::service::Services;
+use crate::service::plugins;
 use crate::service::trail::{self, Place, Query as TrailQuery};
 use tail::{Tail, Told};
 
@@ -183,6 +185,29 @@ impl AuditApi {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         let entry = trail::find_entry(&services, reading, id.0)?;
         Ok(J(AuditLogBody::new(entry, &reading.organization().name)))
+    }
+
+    /// Get what policies were asked and answered at an audit entry.
+    ///
+    /// The question, how the reset was to end, and each call: its answer or failure, what it logged and used up, and
+    /// the configuration that it was made with. The entry has the outline of it and commits to the whole
+    /// (`askedDigest`). It is kept for as long as decisions can be replayed, which is shorter than entries are: after
+    /// that, and for entries at which no policy could be asked, it is not found. Requires the role `ORG_ADMIN`, or an
+    /// API key with scope `audit:read`.
+    #[oai(
+        path = "/audit-logs/:id/decisions",
+        method = "get",
+        operation_id = "getAuditLogDecisions"
+    )]
+    async fn find_decisions(
+        &self,
+        reader: Reader,
+        services: Data<&Arc<Services>>,
+        /// The entry's id.
+        id: Path<Uuid>,
+    ) -> Result<J<DecisionsBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
+        let reading = reader.who.admit(&services, Scope::AuditRead)?;
+        Ok(J(plugins::find_decisions(&services, reading, id.0).await?.into()))
     }
 
     /// Get the proof of an audit entry.

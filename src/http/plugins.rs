@@ -2,6 +2,7 @@
 //! installed and bound is shown and can't be changed here.
 
 mod bodies;
+mod decisions;
 mod replay;
 mod upload;
 mod words;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use poem::web::Data;
 use poem_openapi::param::{Header, Path};
 use poem_openapi::{ApiResponse, OpenApi};
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::Tag;
@@ -26,24 +26,15 @@ use crate::domain::{Error, Result};
 use crate::service::plugins::{self, BindingView, Ended, Manager, NewPlugin};
 use crate::service::{RequestContext, Services};
 use bodies::{BindingBody, BindingPatchBody, BindingRequest, PluginBody};
+pub use decisions::DecisionsBody;
 use replay::{ReplayReportBody, ReplayRequest};
 pub use upload::is_upload;
-use upload::{Upload, signature_text};
-
-/// Files that are taken in at a time: bounds the memory that uploads can hold.
-const UPLOADS: usize = 4;
+use upload::{Upload, UploadTurns, signature_text};
 
 /// Policies.
+#[derive(Default)]
 pub struct PluginApi {
-    uploads: Arc<Semaphore>,
-}
-
-impl Default for PluginApi {
-    fn default() -> Self {
-        Self {
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
-        }
-    }
+    uploads: UploadTurns,
 }
 
 /// What installing ended in.
@@ -116,9 +107,9 @@ impl PluginApi {
     ) -> Result<InstallReply, Errors> {
         let manager = change(&caller.0, &context.0)?;
         let signature = signature.0.as_deref().map(signature_text).transpose()?;
-        let turn = Arc::clone(&self.uploads)
-            .try_acquire_owned()
-            .map_err(|_| Error::Busy { retry_after_secs: 5 })?;
+        // Before anything of the file is read, and before it takes a turn from anybody.
+        manager.admit(&services)?;
+        let turn = self.uploads.take(caller.0.organization.id)?;
         let new = NewPlugin {
             owner: Some(caller.0.organization.id),
             bytes: upload.read().await?.into(),
@@ -194,8 +185,8 @@ impl PluginApi {
     /// Replay a plugin over past resets.
     ///
     /// Puts the recorded questions to an installed plugin and says which decisions would have been others.
-    /// The version that answered them must answer the same, byte for byte. Nothing is carried out. Only
-    /// one replay runs at a time. Requires the role `ORG_ADMIN`.
+    /// The version that answered them must answer the same, byte for byte. Nothing is carried out. An
+    /// organisation has one replay at a time. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/plugins/:digest/replay",
         method = "post",

@@ -4,13 +4,13 @@
 //! key that the appliance alone has; anything else (tampered, cut, of another engine, of another
 //! module) is compiled anew and replaced.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::hash::{Hash as _, Hasher};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -30,6 +30,8 @@ pub(super) struct Artefacts {
     cache: Option<Cache>,
     compiler: mpsc::Sender<Job>,
     compile_limit: Duration,
+    /// What took longer than the limit, the oldest first: the one compiler has better to do than to find that out again.
+    exceeded: Mutex<VecDeque<Digest>>,
 }
 
 impl Artefacts {
@@ -50,6 +52,7 @@ impl Artefacts {
             cache,
             compiler,
             compile_limit,
+            exceeded: Mutex::default(),
         })
     }
 
@@ -59,7 +62,10 @@ impl Artefacts {
             return Ok((component, Origin::Cache));
         }
         judge_effort(&package.component)?;
-        let code = self.compile(package.component.to_vec())?;
+        if self.exceeded().contains(&package.digest) {
+            return Err(self.too_long());
+        }
+        let code = self.compile(package)?;
         let component = load(&self.engine, &code).map_err(|error| unloadable(&error))?;
         Ok((component, Origin::Compiled))
     }
@@ -104,7 +110,26 @@ impl Artefacts {
         Ok(cache.remove_but(kept, &installed()?))
     }
 
-    fn compile(&self, component: Vec<u8>) -> Result<Vec<u8>, PackageError> {
+    fn exceeded(&self) -> MutexGuard<'_, VecDeque<Digest>> {
+        self.exceeded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember_exceeded(&self, digest: Digest) {
+        let mut exceeded = self.exceeded();
+        if exceeded.len() == EXCEEDED_MAX {
+            exceeded.pop_front();
+        }
+        exceeded.push_back(digest);
+    }
+
+    fn too_long(&self) -> PackageError {
+        PackageError::CompileTime {
+            limit_secs: self.compile_limit.as_secs(),
+        }
+    }
+
+    fn compile(&self, package: &Package<'_>) -> Result<Vec<u8>, PackageError> {
+        let component = package.component.to_vec();
         let gone = |_| PackageError::Host("the compiler thread has ended".to_owned());
         let (reply, news) = mpsc::channel();
         self.compiler
@@ -124,9 +149,11 @@ impl Artefacts {
             Ok(News::Done(result, took)) if took <= self.compile_limit => {
                 result.map_err(|reason| PackageError::Invalid(printable(&reason)))
             }
-            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => Err(PackageError::CompileTime {
-                limit_secs: self.compile_limit.as_secs(),
-            }),
+            Ok(_) => {
+                self.remember_exceeded(package.digest);
+                Err(self.too_long())
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(self.too_long()),
             Err(e @ mpsc::RecvTimeoutError::Disconnected) => Err(gone(e.to_string())),
         }
     }
@@ -316,6 +343,7 @@ const EXTENSION: &str = "artefact";
 const MAGIC: &[u8] = b"latchkey-artefact-1\n";
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 const WALL_PER_CPU: u32 = 10;
+const EXCEEDED_MAX: usize = 256;
 /// Its thread gets a tenth of a processor that requests want, and all of one that they leave idle.
 const COMPILER_NICE: i32 = 10;
 /// cranelift recurses on deeply nested code.

@@ -173,3 +173,23 @@ fn the_hardest_module_that_is_let_through_compiles_within_the_limits() {
     );
     assert!(started.elapsed() < Duration::from_mins(2));
 }
+
+#[test]
+fn what_took_too_long_is_not_compiled_again() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let artefacts = artefacts(folder.path(), KEY);
+    let bytes = wasm();
+    let package = package::read(&bytes).expect("a plugin");
+    artefacts.remember_exceeded(package.digest);
+    let refused = artefacts.component(&package).err();
+    assert!(
+        matches!(refused, Some(PackageError::CompileTime { .. })),
+        "{refused:?}"
+    );
+    // The last few hundred are enough to know.
+    for n in 0..EXCEEDED_MAX {
+        artefacts.remember_exceeded(Digest::of(&n.to_be_bytes()));
+    }
+    assert_eq!(artefacts.exceeded().len(), EXCEEDED_MAX);
+    assert_eq!(origin(&artefacts), Origin::Compiled);
+}

@@ -313,6 +313,7 @@ impl<'a> Turn<'a> {
             },
             effects_so_far: None,
             end,
+            end_digest: None,
             refused: vec![],
             repaired: vec![],
             log: vec![],

@@ -324,6 +324,9 @@ pub struct DecisionRecord {
     pub effects_so_far: Option<Vec<Effect>>,
     /// How it ended.
     pub end: CallEnd,
+    /// SHA-256 of `end` as JSON, where there was no room to keep it: then `end` has only its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_digest: Option<Digest>,
     /// Effects asked for and not given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedEffect>,

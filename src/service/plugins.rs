@@ -8,9 +8,11 @@ mod answered;
 mod bindings;
 mod bound;
 mod change;
+mod decided;
 mod exposition;
 mod governance;
 mod install;
+mod kept;
 mod manager;
 mod orders;
 mod patching;
@@ -19,6 +21,7 @@ mod replay;
 mod replayed;
 mod starting;
 mod terms;
+mod turns;
 mod watching;
 
 pub use answered::{FirstAnswers, first_answers};
@@ -27,12 +30,14 @@ pub use bound::{
     BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
 };
 pub use change::{NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
+pub use decided::{DecidedCall, Decisions, find_decisions};
 pub use exposition::metrics_by_version;
 pub use governance::Ended;
 pub(super) use governance::carry_out_agreed;
 pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
+pub use kept::keep_calls;
 pub use manager::Manager;
 pub use orders::{
     BindOrder, FailureRule, FileText, InstallOrder, Limit, PolicyOrder, ReplayOrder, TermsOrder,
@@ -49,13 +54,15 @@ pub use watching::{
 
 /// What managers of plugins handle, named from here by whoever must not know the plugin host or the store.
 pub use crate::plugin_host::{
-    Digest, FILE_BYTES_MAX, FailureAction, FailureCause, Limits, OnFailure, PluginCounters,
+    Asked, CallEnd, DecisionRecord, Digest, FILE_BYTES_MAX, Failure, FailureAction, FailureCause, Limits,
+    LogLevel, LogLine, OnFailure, PluginCounters, Usage,
 };
 pub use crate::store::plugins::PluginRow;
 
 use std::sync::Arc;
 
 use super::Services;
+use crate::domain::printable::clip;
 use crate::domain::{Error, Result};
 use crate::plugin_host::{PackageError, PluginHost, Prepared, SignerKey};
 use crate::store::{Store, plugins};
@@ -147,9 +154,17 @@ where
 fn refused(error: PackageError) -> Error {
     match error {
         PackageError::Host(trouble) => Error::Internal(trouble),
-        error => Error::PluginRefused(format!("{error} [{}]", error.code())),
+        error => refusal(&error, error.code()),
     }
 }
+
+/// A refusal that ends in its stable word. What a file says of itself has no bound, and the trail keeps the refusal.
+fn refusal(reason: &impl ToString, code: &str) -> Error {
+    Error::PluginRefused(format!("{} [{code}]", clip(&reason.to_string(), REASON_CHARS)))
+}
+
+/// Characters of a refusal.
+const REASON_CHARS: usize = 2_000;
 
 fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))

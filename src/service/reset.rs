@@ -177,6 +177,7 @@ fn may_call(principal: &Principal, context: &RequestContext) -> Result<()> {
 #[derive(Debug)]
 struct Judgement {
     ending: Ending,
+    /// What commits with that ending: nothing where the reset waits or a policy failed.
     effects: Vec<Effect>,
     records: Vec<DecisionRecord>,
     /// The outcome as the first `after-reset` hook was shown it, where there was one.
@@ -236,11 +237,13 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
         )
         .await;
     judgement.outcome = (!after.records.is_empty()).then_some(outcome);
+    judgement.records.extend(after.records);
     if let Some(failure) = after.failure {
         judgement.ending = Ending::Failed(failure.to_string());
+        judgement.effects.clear();
+    } else {
+        merge_effects(&mut judgement.effects, after.effects);
     }
-    merge_effects(&mut judgement.effects, after.effects);
-    judgement.records.extend(after.records);
     judgement
 }
 
@@ -250,21 +253,12 @@ fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
     }
     let agreed = case.approved_by.len();
     let ending = match &before.decision {
-        Decision::Deny(denial) => {
-            let plugin = denying_plugin(&before.records);
-            return (
-                Ending::Denied(Box::new(PolicyDenial {
-                    plugin,
-                    denial: denial.clone(),
-                })),
-                Vec::new(),
-            );
-        }
+        Decision::Deny(denial) => Ending::Denied(Box::new(PolicyDenial {
+            plugin: denying_plugin(&before.records),
+            denial: denial.clone(),
+        })),
         Decision::RequireApproval(approval) if case.actor.is_operator() => {
-            return (
-                Ending::Denied(Box::new(unasked(&before.records, approval))),
-                Vec::new(),
-            );
+            Ending::Denied(Box::new(unasked(&before.records, approval)))
         }
         Decision::RequireApproval(approval) if usize::from(approval.approvals) > agreed => {
             Ending::AwaitsApproval(approval.clone())
@@ -272,9 +266,11 @@ fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
         Decision::Allow | Decision::RequireApproval(_) if case.needs_second_admin && agreed == 0 => {
             Ending::AwaitsApproval(facts::second_admin())
         }
-        Decision::Allow | Decision::RequireApproval(_) => Ending::Done,
+        Decision::Allow | Decision::RequireApproval(_) => {
+            return (Ending::Done, before.effects.clone());
+        }
     };
-    (ending, before.effects.clone())
+    (ending, Vec::new())
 }
 
 /// The operator's reset waits for nobody. An approval is judged again on the day that it is given, as its requester's:

@@ -73,9 +73,10 @@ mod tests {
 
     use super::*;
 
-    fn party(n: u128) -> Party {
-        Some(OrganizationId(Uuid::from_u128(n)))
-    }
+    const A: Party = Some(OrganizationId(Uuid::from_u128(1)));
+    const B: Party = Some(OrganizationId(Uuid::from_u128(2)));
+    const C: Party = Some(OrganizationId(Uuid::from_u128(3)));
+    const D: Party = Some(OrganizationId(Uuid::from_u128(4)));
 
     fn takes(places: &Places, party: Party) -> usize {
         (0..100).take_while(|_| places.take(party)).count()
@@ -84,24 +85,24 @@ mod tests {
     #[test]
     fn whoever_comes_next_finds_a_place_and_the_node_gets_the_last() {
         let places = Places::new(16);
-        assert_eq!(takes(&places, party(1)), 8, "alone: half");
-        assert_eq!(takes(&places, party(2)), 4);
-        assert_eq!(takes(&places, party(3)), 2);
-        assert_eq!(takes(&places, party(1)), 0, "has more than is free");
+        assert_eq!(takes(&places, A), 8, "alone: half");
+        assert_eq!(takes(&places, B), 4);
+        assert_eq!(takes(&places, C), 2);
+        assert_eq!(takes(&places, A), 0, "has more than is free");
         assert_eq!(takes(&places, None), 2);
-        assert_eq!(takes(&places, party(4)), 0);
-        places.give_back([party(1), party(1), None].into_iter());
-        assert_eq!(takes(&places, party(4)), 2);
+        assert_eq!(takes(&places, D), 0);
+        places.give_back([A, A, None].into_iter());
+        assert_eq!(takes(&places, D), 2);
         assert_eq!(places.taken_count(), 15);
     }
 
     #[test]
     fn one_place_is_somebodys_and_what_is_given_back_leaves_no_trace() {
         let places = Places::new(1);
-        assert_eq!(takes(&places, party(1)), 1);
+        assert_eq!(takes(&places, A), 1);
         assert_eq!(takes(&places, None), 0);
-        places.give_back([party(1)].into_iter());
+        places.give_back([A].into_iter());
         assert!(places.taken().of.is_empty());
-        assert_eq!(takes(&places, party(2)), 1);
+        assert_eq!(takes(&places, B), 1);
     }
 }

@@ -283,7 +283,9 @@ fn touched(group: &[Box<dyn Job>], committed: bool) -> Touched {
         return Touched::Everybody;
     }
     let mut touched = Touched::NOBODY;
-    group.iter().for_each(|job| touched.and(&job.terms().touched));
+    for job in group {
+        touched.and(&job.terms().touched);
+    }
     touched
 }
 

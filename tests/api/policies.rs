@@ -1,5 +1,8 @@
 //! Hooks: real components decide, and what they say commits with the reset or not at all.
 
+mod bounds;
+mod decisions;
+mod effects;
 mod failures;
 mod governance;
 mod grants;

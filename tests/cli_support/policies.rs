@@ -5,9 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
+use latchkey::domain::printable::moves_cursor;
 use serde_json::{Value, json};
 
 use super::cli_support::{Desk, RESET_DONE, Server};
+use super::guests::denier_saying;
 
 const DEMO: [&str; 2] = ["--data-dir", "latchkey-demo"];
 
@@ -391,4 +393,85 @@ fn an_operator_sets_the_rules_that_admins_only_make_stricter() {
         .filter(|line| line.contains("ORGANIZATION_SETTINGS_UPDATE"))
         .count();
     assert_eq!(changes, 2);
+}
+
+/// Whoever writes a plugin decides nothing about the operator's terminal.
+#[test]
+fn what_a_plugin_says_does_not_reach_the_terminal_as_it_is() {
+    const HOSTILE: &str = "\u{1b}[31m\u{9b}2J\u{202e}";
+    let desk = Desk::new();
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let curl = demo.line("curl -sS -X POST");
+    demo.exchange("GET", "/health/live", None, "");
+    let file = desk.path("hostile.wasm");
+    let guest = denier_saying("1.0.0", "no", &format!("before{HOSTILE}after"));
+    fs::write(&file, guest.wasm()).unwrap();
+    let file = file.to_str().unwrap();
+    ok(&desk, &["install", file]);
+    ok(&desk, &["bind", "guest", "--every-org", "--mode", "monitor"]);
+    assert_eq!(demo.paste(&curl), RESET_DONE);
+    let listed = ok(&desk, &["list"]);
+    let row = ["guest", "1.0.0", "-", "monitor", "2", "1", "0"].join(" "); // calls, denials, failures
+    let words = listed.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(&row), "{listed}");
+
+    let trail = desk.ok(&["--data-dir", "latchkey-demo", "audit", "export"]);
+    let entry = trail
+        .lines()
+        .rfind(|line| line.contains("USER_MFA_RESET"))
+        .unwrap();
+    let entry: Value = serde_json::from_str(entry).unwrap();
+    let entry = entry["leaf"]["id"].as_str().unwrap().to_owned();
+    let check = |running: &str| {
+        for args in [
+            &["replay", file, "--config", "{}"][..],
+            &["replay", file, "--json"],
+            &["decisions", &entry],
+            &["decisions", &entry, "--json"],
+        ] {
+            let said = String::from_utf8(plugin(&desk, args).stdout).unwrap();
+            assert!(!said.is_empty(), "{running} {args:?}");
+            let hostile = said.chars().find(|&c| c != '\n' && moves_cursor(c));
+            assert_eq!(hostile, None, "{running} {args:?}: {said:?}");
+            if args[0] == "decisions" {
+                assert!(
+                    said.contains("before") && said.contains("after"),
+                    "{running}: {said}"
+                );
+                assert!(said.contains("guest"), "{running}: {said}");
+            }
+        }
+        let found: Value = serde_json::from_str(&ok(&desk, &["decisions", &entry, "--json"])).unwrap();
+        let message = &found["calls"][0]["end"]["answer"]["deny"]["message"];
+        assert_eq!(
+            message,
+            &format!("before{HOSTILE}after"),
+            "{running}: JSON means the same"
+        );
+        let none = plugin(&desk, &["decisions", "019c7063-9f40-7cc3-98c4-dc0c0c07398f"]);
+        assert_eq!(none.status.code(), Some(5), "{running}: {none:?}");
+    };
+    check("while a server runs");
+    demo.stop();
+    check("while none does");
+}
+
+/// A candidate that nobody asked yet: a replay is the first thing that it says.
+#[test]
+fn what_a_candidate_says_does_not_reach_the_terminal_as_it_is() {
+    let desk = Desk::new();
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let curl = demo.line("curl -sS -X POST");
+    assert_eq!(demo.paste(&curl), RESET_DONE);
+    let file = desk.path("hostile.wasm");
+    let guest = denier_saying("1.0.0", "no", "before\u{1b}]52;c;Zm9v\u{7}\u{9b}2J\u{202e}after");
+    fs::write(&file, guest.wasm()).unwrap();
+    let replayed = plugin(&desk, &["replay", file.to_str().unwrap()]);
+    assert_eq!(replayed.status.code(), Some(1), "{replayed:?}");
+    let said = String::from_utf8(replayed.stdout).unwrap();
+    assert!(
+        said.contains("replayed  deny [no] before ]52;c;Zm9v  2J after"),
+        "{said:?}"
+    );
+    demo.stop();
 }

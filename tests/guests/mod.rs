@@ -17,12 +17,23 @@ pub fn denying(version: &'static str, code: &str) -> Vec<u8> {
 
 /// The parts of such a guest.
 pub fn denier(version: &'static str, code: &str) -> Guest {
-    let length = u8::try_from(code.len()).expect("short");
-    let text = format!("\\b8\\0b\\00\\00\\{length:02x}\\00\\00\\00"); // at 3000
+    denier_saying(version, code, code)
+}
+
+/// The parts of a guest that denies every reset with this code and this message.
+pub fn denier_saying(version: &'static str, code: &str, message: &str) -> Guest {
+    let length = |text: &str| u8::try_from(text.len()).expect("short");
+    let bytes = |text: &str| text.bytes().map(|b| format!("\\{b:02x}")).collect::<String>();
     Guest {
-        // ok(deny({ code, message: code, allowed-from: none, because: [] })) at 512
+        // ok(deny({ code, message, allowed-from: none, because: [] })) at 512; code at 3000, message at 3300
         items: format!(
-            r#"(data (i32.const 520) "\01") (data (i32.const 528) "{text}{text}") (data (i32.const 3000) "{code}")"#
+            r#"(data (i32.const 520) "\01")
+               (data (i32.const 528) "\b8\0b\00\00\{:02x}\00\00\00\e4\0c\00\00\{:02x}\00\00\00")
+               (data (i32.const 3000) "{}") (data (i32.const 3300) "{}")"#,
+            length(code),
+            length(message),
+            bytes(code),
+            bytes(message),
         ),
         manifest: Manifest {
             version,

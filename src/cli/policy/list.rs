@@ -33,11 +33,15 @@ pub(super) fn print(lists: &Value) -> Result<()> {
                 },
                 binding["position"].to_string(),
                 format!("{} {}", text(binding, "plugin"), text(binding, "version")),
+                binding["previous"].as_str().unwrap_or("-").to_owned(),
                 if off {
                     "off".to_owned()
                 } else {
                     mode(&binding["mode"])
                 },
+                binding["calls"].to_string(),
+                binding["denials"].to_string(),
+                failures(binding).to_string(),
                 text(binding, "id"),
                 short(binding, "digest"),
                 short(binding, "configDigest"),
@@ -50,7 +54,11 @@ pub(super) fn print(lists: &Value) -> Result<()> {
             "ORGANISATION",
             "POSITION",
             "PLUGIN",
+            "PREVIOUS",
             "STATE",
+            "CALLS",
+            "DENIALS",
+            "FAILURES",
             "BINDING",
             "DIGEST",
             "CONFIG DIGEST",
@@ -74,6 +82,16 @@ pub(super) fn mode(mode: &Value) -> String {
         (Some(mode), _) => mode.to_owned(),
         (None, percent) => format!("canary:{percent}"),
     }
+}
+
+/// Failures of every cause together.
+fn failures(binding: &Value) -> u64 {
+    let by_cause = binding["failures"].as_object();
+    by_cause
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, count)| count.as_u64())
+        .sum()
 }
 
 fn items<'a>(lists: &'a Value, name: &str) -> &'a [Value] {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::config;
 use crate::cli::{Global, orders, output};
+use crate::domain::printable::printable;
 use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
 
 #[derive(Debug, Args)]
@@ -92,7 +93,7 @@ fn nothing_compared(report: &Value) -> String {
 
 fn print(report: &Value) -> Result<()> {
     let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
-    output::line(format_args!(
+    output::quoted(format_args!(
         "{} {} over {} resets since {}: {} answers compared, {} the same, {} others ({} of them failures)",
         text("plugin"),
         text("version"),
@@ -109,11 +110,11 @@ fn print(report: &Value) -> Result<()> {
     let differences = report["differences"].as_array().map_or(&[][..], Vec::as_slice);
     for difference in differences {
         let text = |field: &str| difference[field].as_str().unwrap_or_default();
-        output::line(format_args!(
+        output::quoted(format_args!(
             "\n{} {} of {} (entry {})\n  recorded  {}\n  replayed  {}",
             text("at"),
             text("hook"),
-            text("target"),
+            printable(text("target")),
             text("entryId"),
             answer(&difference["recorded"]),
             answer(&difference["replayed"]),
@@ -122,14 +123,22 @@ fn print(report: &Value) -> Result<()> {
     Ok(())
 }
 
-/// An answer in a line.
-fn answer(end: &Value) -> String {
+/// An answer in a line: plugins say what they like.
+pub(super) fn answer(end: &Value) -> String {
+    printable(&verdict_and_why(end))
+}
+
+fn verdict_and_why(end: &Value) -> String {
     if let Some(denial) = end.get("deny") {
         let word = |field: &str| denial[field].as_str().unwrap_or_default();
         return format!("deny [{}] {}", word("code"), word("message"));
     }
     if let Some(failure) = end.get("failure") {
-        return format!("failed, {}", failure.as_str().unwrap_or_default());
+        let cause = failure.as_str().unwrap_or_default();
+        return match end["detail"].as_str() {
+            Some(detail) if !detail.is_empty() => format!("failed, {cause}: {detail}"),
+            _ => format!("failed, {cause}"),
+        };
     }
     match end.as_object().and_then(|answer| answer.iter().next()) {
         Some((verdict, with)) if with.as_array().is_some_and(Vec::is_empty) => verdict.clone(),

@@ -182,7 +182,7 @@ pub(super) fn print(binding: &Value) -> Result<()> {
         ("grants", words("grants")),
         ("on failure", failures.join(", ")),
         ("limits", pairs("limits", "").join(", ")),
-        ("configuration", binding["config"].to_string()),
+        ("configuration", output::escaped(&binding["config"].to_string())),
     ] {
         output::line(format_args!("  {name:13}  {value}"))?;
     }

@@ -1,6 +1,9 @@
 //! A plugin file as a request body: larger than other bodies, and read only once its sender is known
 //! to be an admin.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use poem::http::Method;
@@ -8,9 +11,15 @@ use poem::{Body, Request, RequestBody};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
+use crate::domain::account::OrganizationId;
 use crate::domain::{Error, Result};
 use crate::http::error::Problem;
 use crate::service::plugins::FILE_BYTES_MAX;
+
+/// Files that are taken in at a time: bounds the memory that uploads can hold.
+const UPLOADS: usize = 4;
+/// Of these, of one organisation: however slowly it sends, others have a turn.
+const UPLOADS_OF_ONE: usize = 2;
 
 const TYPES: [&str; 2] = ["application/wasm", "application/octet-stream"];
 
@@ -89,10 +98,75 @@ impl<'a> ApiExtractor<'a> for Upload {
     }
 }
 
+/// Turns at uploading: how many each organisation has.
+#[derive(Clone, Default)]
+pub(super) struct UploadTurns(Arc<Mutex<HashMap<OrganizationId, usize>>>);
+
+/// It ends when dropped.
+pub(super) struct UploadTurn {
+    turns: UploadTurns,
+    whose: OrganizationId,
+}
+
+impl UploadTurns {
+    /// A turn.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when all are taken, or the organisation has its share of them.
+    pub(super) fn take(&self, whose: OrganizationId) -> Result<UploadTurn> {
+        let mut taken = self.taken();
+        let all: usize = taken.values().sum();
+        let own = taken.get(&whose).copied().unwrap_or_default();
+        if all >= UPLOADS || own >= UPLOADS_OF_ONE {
+            return Err(Error::Busy { retry_after_secs: 5 });
+        }
+        taken.insert(whose, own + 1);
+        Ok(UploadTurn {
+            turns: self.clone(),
+            whose,
+        })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<OrganizationId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UploadTurn {
+    fn drop(&mut self) {
+        let mut taken = self.turns.taken();
+        match taken.get_mut(&self.whose) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => drop(taken.remove(&self.whose)),
+        }
+    }
+}
+
 /// The `.minisig` file in the header.
 pub(super) fn signature_text(header: &str) -> Result<String> {
     let bytes = STANDARD.decode(header.trim()).ok();
     bytes
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .ok_or_else(|| Error::Malformed("X-Plugin-Signature must be the .minisig file in base64".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_organisation_has_its_share_of_the_turns_and_all_together_have_no_more_than_there_are() {
+        let turns = UploadTurns::default();
+        let take = |n| turns.take(OrganizationId(Uuid::from_u128(n)));
+        let first = take(1).expect("a turn");
+        let _second = take(1).expect("another");
+        assert!(matches!(take(1), Err(Error::Busy { .. })));
+        let _others = [2, 3].map(|n| take(n).expect("others have theirs"));
+        assert!(matches!(take(4), Err(Error::Busy { .. })));
+        drop(first);
+        let _fourth = take(4).expect("it came back");
+        assert!(take(1).is_err());
+    }
 }

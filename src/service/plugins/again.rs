@@ -7,7 +7,8 @@ use crate::service::Services;
 use crate::store::decisions::{self, AskedRow};
 use crate::store::{Store, bindings};
 
-use super::{blocking, from_json, off_the_path, to_json};
+use super::kept::{ended_so, shown};
+use super::{blocking, from_json, off_the_path};
 
 /// As much as any binding can grant.
 pub(super) fn widest() -> Limits {
@@ -81,7 +82,10 @@ pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec
             let replayed = host
                 .ask_again(&prepared, widest(), &config, &question, outcome.as_ref())
                 .await;
-            if to_json(&record.end)? != to_json(&replayed)? {
+            if !ended_so(&record, &replayed)? {
+                let replayed = shown(&replayed)?;
+                let end = shown(&record.end)?;
+                let record = DecisionRecord { end, ..record };
                 found.push(Deviation { record, replayed });
             }
         }

@@ -5,12 +5,12 @@
 //! is judged again: no reset is ever committed on policies that no longer hold, and none is turned away.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::answered::Answered;
 use super::starting::Lacking;
+use super::turns::Turns;
 use super::watching::{Alarms, Rechecks};
 use super::{blocking, from_json};
 use crate::domain::Result;
@@ -38,20 +38,12 @@ struct Inner {
     /// Held by whoever takes up a change: one at a time, so that the newest is never overwritten by an
     /// older one.
     taking_up: Mutex<()>,
-    replaying: AtomicBool,
     lacking: Lacking,
+    replays: Turns,
+    gates: Turns,
     alarms: Alarms,
     rechecks: Rechecks,
     answered: Answered,
-}
-
-/// The right to replay; it ends when dropped.
-pub(super) struct ReplayTurn(Bindings);
-
-impl Drop for ReplayTurn {
-    fn drop(&mut self) {
-        self.0.0.replaying.store(false, Ordering::Release);
-    }
 }
 
 #[derive(Debug, Default)]
@@ -110,10 +102,14 @@ impl Bindings {
         }
     }
 
-    /// The right to replay, unless somebody else has it.
-    pub(super) fn replay_turn(&self) -> Option<ReplayTurn> {
-        let taken = self.0.replaying.swap(true, Ordering::Acquire);
-        (!taken).then(|| ReplayTurn(self.clone()))
+    /// Turns at replays that somebody asked for.
+    pub(super) fn replays(&self) -> &Turns {
+        &self.0.replays
+    }
+
+    /// Turns at replays that a change waits for: nobody's own replay turns a change away.
+    pub(super) fn gates(&self) -> &Turns {
+        &self.0.gates
     }
 
     pub(super) fn alarms(&self) -> &Alarms {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::bound::{parse_digest, unknown_plugin};
-use super::{Manager, blocking, catch_up, off_the_path, refused};
+use super::{Manager, blocking, catch_up, off_the_path, refusal, refused};
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::policy::Manifest;
+use crate::domain::printable::clip;
 use crate::domain::{Error, Result};
-use crate::plugin_host::{Digest, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature};
+use crate::plugin_host::{
+    CaseError, Digest, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature,
+};
 use crate::service::Services;
 use crate::store::plugins::{self, PluginRow};
 use crate::store::{accounts, audit, bindings};
@@ -21,6 +24,8 @@ const PLUGINS_PER_ORGANIZATION: u64 = 64;
 const BYTES_PER_ORGANIZATION: u64 = 512 << 20;
 /// Differences of a failed golden case that a refusal shows.
 const DIFFERENCES_SHOWN: usize = 5;
+/// Characters of each.
+const DIFFERENCE_CHARS: usize = 300;
 
 /// A file to install.
 #[derive(Clone)]
@@ -61,7 +66,7 @@ pub fn unwatched() -> Watch {
 }
 
 /// Judges, compiles, tries and keeps a plugin. The same file again is no error and changes nothing.
-/// Nobody waits but the caller: it is compiled on a thread of its own.
+/// Nobody waits but the caller, whom [`Manager::admit`] has let in: it is compiled on a thread of its own.
 ///
 /// # Errors
 /// [`Error::PluginRefused`] with what is wrong with the file or its signature, before anything is stored;
@@ -73,7 +78,6 @@ pub async fn install_plugin(
     watch: Watch,
 ) -> Result<Installed> {
     manager.may_change(new.owner)?;
-    manager.admit(services)?;
     let digest = Digest::of(&new.bytes);
     match judge(services, &new, digest, watch).await {
         Ok((prepared, manifest, signed)) => {
@@ -155,11 +159,11 @@ fn trusted(bytes: &[u8], signature: Option<&str>, keys: &[SignerKey]) -> Result<
     }
     let ids = || keys.iter().map(SignerKey::id).collect::<Vec<_>>().join(", ");
     let Some(signature) = signature else {
-        return Err(Error::PluginRefused(format!(
-            "this appliance takes only signed plugins, and no signature came with this one; trusted keys: {} \
-             [signature-missing]",
+        let reason = format!(
+            "this appliance takes only signed plugins, and no signature came with this one; trusted keys: {}",
             ids()
-        )));
+        );
+        return Err(refusal(&reason, "signature-missing"));
     };
     verify_signature(bytes, signature, keys)
         .map(Some)
@@ -172,17 +176,15 @@ fn trusted(bytes: &[u8], signature: Option<&str>, keys: &[SignerKey]) -> Result<
                 }
                 SignatureError::Mismatch => ("signature-mismatch", String::new()),
             };
-            Error::PluginRefused(format!("{fault}{more} [{code}]"))
+            refusal(&format!("{fault}{more}"), code)
         })
 }
 
 /// Runs the golden cases that travel in the file: a plugin that does not do here what its author saw
 /// is not installed.
 async fn run_cases(host: &PluginHost, prepared: &Arc<Prepared>, bytes: &[u8], watch: &Watch) -> Result<()> {
-    let broken = |e: &dyn std::fmt::Display| {
-        Error::PluginRefused(format!("its golden cases can't be run: {e} [golden-cases]"))
-    };
-    let cases = embedded_cases(bytes).map_err(|e| broken(&e))?;
+    let broken = |e: CaseError| refusal(&format!("its golden cases can't be run: {e}"), "golden-cases");
+    let cases = embedded_cases(bytes).map_err(broken)?;
     if cases.is_empty() {
         return Ok(());
     }
@@ -191,15 +193,16 @@ async fn run_cases(host: &PluginHost, prepared: &Arc<Prepared>, bytes: &[u8], wa
     let failed = host
         .run_cases(prepared, &cases, |done| watch(Progress::Done(done, of)))
         .await
-        .map_err(|e| broken(&e))?;
+        .map_err(broken)?;
     let Some(report) = failed else { return Ok(()) };
     let shown = report.differences.iter().take(DIFFERENCES_SHOWN);
-    let shown: Vec<_> = shown.cloned().collect();
-    Err(Error::PluginRefused(format!(
-        "its golden case \"{}\" fails here: {} [golden-case-failed]",
-        report.description,
+    let shown: Vec<_> = shown.map(|text| clip(text, DIFFERENCE_CHARS)).collect();
+    let reason = format!(
+        "its golden case \"{}\" fails here: {}",
+        clip(&report.description, DIFFERENCE_CHARS),
         shown.join("; ")
-    )))
+    );
+    Err(refusal(&reason, "golden-case-failed"))
 }
 
 async fn keep(

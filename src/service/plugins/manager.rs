@@ -101,7 +101,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::RateLimited`].
-    pub(super) fn admit(&self, services: &Services) -> Result<()> {
+    pub fn admit(&self, services: &Services) -> Result<()> {
         match self.mandate() {
             // Whoever agrees was admitted as such.
             Some(mandate) if mandate.agreement.is_none() => services

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::decided::find_decisions_anywhere;
 use super::exposition;
 use super::replay::replay_manifest;
 use super::replayed::{Follow, Replay, parse_since};
@@ -95,6 +96,11 @@ pub enum PolicyOrder {
     },
     /// Put past decisions to a plugin that need not be installed.
     Replay(ReplayOrder),
+    /// Show what is kept with the entry of a reset.
+    Decisions {
+        /// The entry's id.
+        entry: Uuid,
+    },
 }
 
 /// A plugin's file, as text: base64.
@@ -194,6 +200,7 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
             Ok(json!({ "id": binding }))
         }
         PolicyOrder::Replay(order) => replay(services, order, watch).await,
+        PolicyOrder::Decisions { entry } => Ok(json!(find_decisions_anywhere(services, entry).await?)),
     }
 }
 
@@ -324,7 +331,7 @@ async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result
         follow: order.binding.map_or(Follow::Name, Follow::Binding),
         config: order.config,
     };
-    let report = replay_manifest(services, manifest, organizations, replay, watch).await?;
+    let report = replay_manifest(services, None, manifest, organizations, replay, watch).await?;
     drop(prepared); // held until here, so that it is found by its digest
     let (clean, verdict) = (report.is_clean(), report.verdict());
     let mut report = json!(report);

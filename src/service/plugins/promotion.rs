@@ -62,7 +62,7 @@ struct Candidate {
 /// configuration's text where that may be new.
 ///
 /// # Errors
-/// [`Error::Conflict`] when decisions would differ; [`Error::Busy`] while another replay runs.
+/// [`Error::Conflict`] when decisions would differ.
 pub(super) async fn judge(
     services: &Services,
     manager: &Manager,
@@ -244,12 +244,16 @@ async fn replay(
         follow: candidate.takes_over,
         config: Some(from_json(&candidate.config)?),
     };
+    let turn = services.bindings.gates().take(Some(organization)).await;
+    let (manifest, terms) = (candidate.manifest, Some(candidate.terms));
+    let organizations = vec![organization];
     let report = replay_on_terms(
         services,
-        candidate.manifest,
-        vec![organization],
+        turn,
+        manifest,
+        organizations,
         replay,
-        Some(candidate.terms),
+        terms,
         unwatched(),
     )
     .await?;

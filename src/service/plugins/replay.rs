@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::again::{configuration, nothing_said, outcome_shown, widest};
 use super::bound::usable_plugin;
+use super::kept::{ended_so, shown};
 use super::replayed::{Difference, Follow, Replay, ReplayReport};
 use super::terms::check_config;
+use super::turns::Turn;
 use super::{Manager, Progress, Watch, from_json, off_the_path, prepare, to_json};
 use crate::clock::Clock;
 use crate::domain::account::OrganizationId;
@@ -31,12 +33,12 @@ const DIFFERENCES_SHOWN: usize = 100;
 /// How often a candidate that is late is asked.
 const TRIES: u32 = 3;
 
-/// Runs an installed plugin against the recorded questions of past resets, off every request's path. One
-/// at a time.
+/// Runs an installed plugin against the recorded questions of past resets, off every request's path. An
+/// organisation has one at a time.
 ///
 /// # Errors
 /// [`Error::NotFound`] for an unknown plugin or binding, [`Error::Validation`] for a configuration that the
-/// plugin refuses, [`Error::Busy`] while another replay runs.
+/// plugin refuses, [`Error::Busy`] while another replay of the organisation's runs.
 pub async fn replay_plugin(
     services: &Services,
     manager: &Manager,
@@ -65,18 +67,25 @@ pub async fn replay_plugin(
             organizations,
         ))
     })?;
-    replay_manifest(services, plugin.manifest, organizations, replay, watch).await
+    let whose = manager.organization();
+    replay_manifest(services, whose, plugin.manifest, organizations, replay, watch).await
 }
 
-/// [`replay_plugin`] for a plugin that may be replayed.
+/// [`replay_plugin`] for a plugin that may be replayed; `whose` turn it takes: an organisation's, or the operator's.
 pub(super) async fn replay_manifest(
     services: &Services,
+    whose: Option<OrganizationId>,
     manifest: Manifest,
     organizations: Vec<OrganizationId>,
     replay: Replay,
     watch: Watch,
 ) -> Result<ReplayReport> {
-    replay_on_terms(services, manifest, organizations, replay, None, watch).await
+    let turn = services
+        .bindings
+        .replays()
+        .take_now(whose)
+        .ok_or(Error::Busy { retry_after_secs: 10 })?;
+    replay_on_terms(services, turn, manifest, organizations, replay, None, watch).await
 }
 
 /// On which terms a candidate is to be bound.
@@ -93,6 +102,7 @@ pub(super) struct Terms {
 /// [`replay_manifest`] on the candidate's own terms; absent: on those of each binding that it follows.
 pub(super) async fn replay_on_terms(
     services: &Services,
+    turn: Turn,
     mut manifest: Manifest,
     organizations: Vec<OrganizationId>,
     replay: Replay,
@@ -109,10 +119,6 @@ pub(super) async fn replay_on_terms(
     if let Some(terms) = terms {
         manifest.hooks = terms.hooks; // where it is not asked, it has nothing to say
     }
-    let turn = services
-        .bindings
-        .replay_turn()
-        .ok_or(Error::Busy { retry_after_secs: 10 })?;
     let run = Run {
         store: services.store.clone(),
         host: services.plugin_host.clone(),
@@ -178,14 +184,18 @@ impl Run {
         sequences.sort_unstable_by(|one, other| other.cmp(one));
         report.complete = sequences.len() <= RESETS_MAX as usize;
         sequences.truncate(RESETS_MAX as usize);
-        report.asked_before = self.was_asked(&sequences)?;
-        if !report.asked_before && self.replay.follow != Follow::Name {
+        let Some(asked_before) = self.was_asked(&sequences)? else {
+            report.complete = false;
+            return Ok(report);
+        };
+        report.asked_before = asked_before;
+        if !asked_before && self.replay.follow != Follow::Name {
             return Ok(report); // bindings that were never asked have decided nothing
         }
 
         let of = sequences.len() as u64;
         for (done, sequence) in (1..).zip(sequences) {
-            if self.clock.monotonic().saturating_sub(self.started) > TIME_MAX {
+            if self.is_over() {
                 report.complete = false;
                 break;
             }
@@ -198,19 +208,26 @@ impl Run {
         Ok(report)
     }
 
-    /// Whether any of these resets asked what the candidate is to follow.
-    fn was_asked(&self, sequences: &[u64]) -> Result<bool> {
+    fn is_over(&self) -> bool {
+        self.clock.monotonic().saturating_sub(self.started) > TIME_MAX
+    }
+
+    /// Whether any of these resets asked what the candidate is to follow; nothing where finding out takes too long.
+    fn was_asked(&self, sequences: &[u64]) -> Result<Option<bool>> {
         for sequence in sequences {
+            if self.is_over() {
+                return Ok(None);
+            }
             let Some(decided) = self.store.read(|db| decisions::find_decided(db, *sequence))? else {
                 continue;
             };
             for row in &decided.decisions {
                 if self.follows(&from_json(&row.record)?) {
-                    return Ok(true);
+                    return Ok(Some(true));
                 }
             }
         }
-        Ok(false)
+        Ok(Some(false))
     }
 
     fn follows(&self, record: &DecisionRecord) -> bool {
@@ -248,14 +265,7 @@ impl Run {
                 // A version without the hook has nothing to say there.
                 CallEnd::Answer(nothing_said(record.hook))
             };
-            note(
-                report,
-                decided,
-                &question,
-                record.hook,
-                Some(&record.end),
-                &replayed,
-            )?;
+            note(report, decided, &question, record.hook, Some(&record), &replayed)?;
         }
         Ok(())
     }
@@ -369,14 +379,15 @@ fn note(
     decided: &DecidedRow,
     question: &Question,
     hook: Hook,
-    recorded: Option<&CallEnd>,
+    recorded: Option<&DecisionRecord>,
     replayed: &CallEnd,
 ) -> Result<()> {
     report.compared += 1;
-    let expected = recorded
-        .cloned()
-        .unwrap_or_else(|| CallEnd::Answer(nothing_said(hook)));
-    if to_json(&expected)? == to_json(replayed)? {
+    let same = match recorded {
+        Some(record) => ended_so(record, replayed)?,
+        None => *replayed == CallEnd::Answer(nothing_said(hook)),
+    };
+    if same {
         report.same += 1;
         return Ok(());
     }
@@ -388,8 +399,11 @@ fn note(
             entry_id: decided.entry_id,
             target: question.target.email.clone(),
             hook,
-            recorded: recorded.map_or(Value::Null, Value::from),
-            replayed: Value::from(replayed),
+            recorded: match recorded {
+                Some(record) => Value::from(&shown(&record.end)?),
+                None => Value::Null,
+            },
+            replayed: Value::from(&shown(replayed)?),
         });
     }
     Ok(())

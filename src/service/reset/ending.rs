@@ -154,7 +154,8 @@ impl Change {
                 &case.admin_emails,
                 approval,
             ),
-            _ => notices::of_effects(services, &case, &judgement.effects),
+            (Ending::Denied(_), _) => notices::of_effects(services, &case, &judgement.effects),
+            (Ending::AwaitsApproval(_) | Ending::Failed(_), _) => Vec::new(),
         };
         let (asked, decisions) = asked_rows(&case, &judgement)?;
         let digest = asked.digest(&decisions);

@@ -9,9 +9,10 @@ use super::{Ending, Judgement, Order};
 use crate::domain::Result;
 use crate::domain::approval::Wanted;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
-use crate::domain::policy::{Answer, Mode};
-use crate::plugin_host::{CallEnd, DecisionRecord};
-use crate::service::approvals;
+use crate::domain::policy::{Answer, Effect, Mode, RefusedEffect};
+use crate::domain::printable::clip;
+use crate::plugin_host::{Asked, CallEnd, DecisionRecord};
+use crate::service::{approvals, plugins as policies};
 use crate::store::accounts::AfterReset;
 use crate::store::decisions::{AskedRow, DecisionRow};
 
@@ -93,18 +94,75 @@ pub(super) fn agreement_event(order: &Order, case: &Case, judgement: &Judgement)
     Some(event.from_request(&order.context.request_id, order.context.ip_text().as_deref()))
 }
 
-/// Which version decided, in the entry itself: the whole record is kept beside it for replay.
+/// Which version decided and what, in the entry itself. The entry stays for good and goes to every reader, so it has
+/// the outline alone; the whole is kept beside it, and the entry commits to that.
 fn policy_summary(record: &DecisionRecord) -> Value {
-    json!({
+    let mut summary = json!({
         "name": record.plugin,
         "version": record.version,
         "digest": record.digest,
         "config": record.config_digest,
         "hook": record.hook,
         "mode": record.mode,
-        "end": record.end,
-        "refused": record.refused,
-    })
+        "end": end_summary(&record.end),
+        "refused": refused_summary(&record.refused),
+    });
+    if record.asked != Asked::Current {
+        summary["asked"] = json!(record.asked);
+    }
+    if let Some(percent) = record.canary {
+        summary["canary"] = json!(percent);
+    }
+    summary
+}
+
+fn end_summary(end: &CallEnd) -> Value {
+    match end {
+        CallEnd::Failure(failure) => json!({ "failure": failure }), // the host bounds its text
+        CallEnd::Answer(Answer::Allow(effects)) => json!({ "answer": { "allow": names(effects) } }),
+        CallEnd::Answer(Answer::Effects(effects)) => json!({ "answer": { "effects": names(effects) } }),
+        CallEnd::Answer(Answer::Deny(denial)) => json!({ "answer": { "deny": {
+            "code": clip(&denial.code, NAME_CHARS),
+            "message": clip(&denial.message, TEXT_CHARS),
+        } } }),
+        CallEnd::Answer(Answer::RequireApproval(approval)) => json!({ "answer": { "require-approval": {
+            "approvals": approval.approvals,
+            "reason": clip(&approval.reason, TEXT_CHARS),
+        } } }),
+    }
+}
+
+/// Each effect once, by name.
+fn names(effects: &[Effect]) -> Vec<String> {
+    let mut names = Vec::new();
+    for effect in effects {
+        let name = clip(effect.name(), NAME_CHARS);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        if names.len() == NAMES_MAX {
+            break;
+        }
+    }
+    names
+}
+
+/// Each reason once.
+fn refused_summary(refused: &[RefusedEffect]) -> Vec<Value> {
+    let mut reasons = Vec::new();
+    for refused in refused {
+        let reason = json!({
+            "effect": clip(refused.effect.name(), NAME_CHARS),
+            "why": clip(&refused.why, TEXT_CHARS),
+        });
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+        if reasons.len() == NAMES_MAX {
+            break;
+        }
+    }
+    reasons
 }
 
 /// What is kept beside the entry for replay.
@@ -113,11 +171,9 @@ pub(super) fn asked_rows(case: &Case, judgement: &Judgement) -> Result<(AskedRow
         question: to_json(&*case.question)?,
         outcome: judgement.outcome.as_ref().map(to_json).transpose()?,
     };
-    let decisions = judgement
-        .records
-        .iter()
-        .map(decision_row)
-        .collect::<Result<_>>()?;
+    let kept = policies::keep_calls(&judgement.records)?;
+    let calls = judgement.records.iter().zip(kept);
+    let decisions = calls.map(|(record, text)| decision_row(record, text)).collect();
     Ok((asked, decisions))
 }
 
@@ -126,13 +182,13 @@ pub(super) fn committed_to(asked_digest: &[u8; 32], event: Event) -> Event {
     event.with("askedDigest", hex::encode(asked_digest))
 }
 
-fn decision_row(record: &DecisionRecord) -> Result<DecisionRow> {
-    Ok(DecisionRow {
+fn decision_row(record: &DecisionRecord, kept: String) -> DecisionRow {
+    DecisionRow {
         binding_id: record.binding_id,
         plugin_digest: record.digest.0,
         config_digest: record.config_digest.0,
-        record: to_json(record)?,
-    })
+        record: kept,
+    }
 }
 
 /// The bindings whose demand for a second admin counts.
@@ -146,3 +202,10 @@ pub(super) fn demanding(records: &[DecisionRecord]) -> Vec<Uuid> {
         .map(|record| record.binding_id)
         .collect()
 }
+
+/// Characters of a name in an entry.
+const NAME_CHARS: usize = 64;
+/// Characters of a sentence: what counts of an answer is no longer.
+const TEXT_CHARS: usize = 500;
+/// Names, or reasons, of one call.
+const NAMES_MAX: usize = 16;

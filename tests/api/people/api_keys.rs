@@ -157,6 +157,7 @@ async fn a_key_changes_nothing_and_mints_nothing() {
             "getAuditCheckpoint",
             "getAuditKeys",
             "getAuditLog",
+            "getAuditLogDecisions",
             "getAuditLogProof",
             "getUser",
             "listAuditLogs",

@@ -1,6 +1,7 @@
 //! Past decisions put to a plugin once more, and what may only be switched when they stay the same.
 
 use latchkey::domain::account::OrganizationSettings;
+use latchkey::plugin_host::{HostOptions, PluginHost};
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest, before, denying};
@@ -18,14 +19,17 @@ async fn replay(caller: &Caller<'_>, digest: &str, body: Value) -> Answer {
 }
 
 async fn acme_wants_clean_replays() -> TestApp {
-    TestApp::with(Setup {
+    TestApp::with(wants_clean_replays()).await
+}
+
+fn wants_clean_replays() -> Setup {
+    Setup {
         acme: OrganizationSettings {
             clean_replay_required: true,
             ..Default::default()
         },
         ..Default::default()
-    })
-    .await
+    }
 }
 
 /// A guest of this version that allows everything.
@@ -532,4 +536,32 @@ async fn a_required_replay_is_not_got_around_by_a_version_that_never_decided() {
     let back = admin.post(&format!("{beside}/rollback"), json!({})).await;
     assert_not_clean(&back);
     assert_denied(&admin.reset(DEVELOPER).await, "one");
+}
+
+#[tokio::test]
+async fn whoever_replays_without_end_keeps_no_other_organisation_from_a_switch() {
+    let mut setup = wants_clean_replays();
+    setup.plugin_host = Some(PluginHost::new(HostOptions::default()).unwrap()); // its runaways are no other test's
+    let app = TestApp::with(setup).await;
+    let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
+    let first = install(&admin, allowing("1.0.0")).await;
+    let binding = path(&bind(&admin, &first, patient(json!({}))).await);
+    admin.reset(DEVELOPER).await.assert_ok();
+    let second = install(&admin, allowing("2.0.0")).await;
+    // Three seconds for one reset: it is asked three times, a second each.
+    let theirs = install(&other, allowing("1.0.0")).await;
+    bind(&other, &theirs, patient(json!({}))).await;
+    other.reset(app.other_developer.id).await.assert_ok();
+    let endless = install(&other, before("(loop (br 0)) (unreachable)")).await;
+
+    let one = Box::pin(replay(&other, &endless, json!({})));
+    let two = Box::pin(replay(&other, &endless, json!({})));
+    let (refused, still_running) = futures_util::future::select(one, two).await.factor_first();
+    assert_eq!(refused.status.as_u16(), 503, "one at a time: {}", refused.text);
+    let (switched, replayed) = tokio::join!(
+        admin.patch(&binding, json!({ "pluginDigest": second })),
+        still_running
+    );
+    assert_eq!(switched.status.as_u16(), 200, "{}", switched.text);
+    assert_eq!(replayed.assert_ok()["failed"], 1, "{}", replayed.text);
 }

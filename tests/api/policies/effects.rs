@@ -1,0 +1,115 @@
+//! What policies want done commits with the ending that they want it for, and with no other.
+
+use serde_json::{Value, json};
+
+use crate::guests::{Guest, Manifest};
+use crate::people::app_with_mail;
+use crate::plugins::{bind, install};
+use crate::support::{Caller, DEVELOPER, TestApp};
+
+/// notify({ to: target, subject: "Subject", body: "Body" }) at 8400.
+const NOTICE: &str = r#"
+    (data (i32.const 8400) "\04\00\00\00\00\00\00\00\34\21\00\00\07\00\00\00\3b\21\00\00\04\00\00\00")
+    (data (i32.const 8500) "SubjectBody")"#;
+
+/// A guest that wants a notice sent, before the reset or after it.
+fn notifying(hook: u8) -> Vec<u8> {
+    // A list of one at 8400: of ok(allow(…)) at 512, or of ok(…) at 8600.
+    let list = if hook == 0 { 528 } else { 8604 };
+    Guest {
+        items: format!(r#"{NOTICE} (data (i32.const {list}) "\d0\20\00\00\01\00\00\00")"#),
+        after: "(i32.const 8600)".into(),
+        manifest: Manifest {
+            name: "notifier",
+            hooks: if hook == 0 { &[0] } else { &[1] },
+            wants: &["notify"],
+            ..Guest::default().manifest
+        },
+        ..Guest::default()
+    }
+    .wasm()
+}
+
+/// A guest that traps after the reset.
+fn trapping_after() -> Vec<u8> {
+    Guest {
+        after: "unreachable".into(),
+        manifest: Manifest {
+            hooks: &[1],
+            ..Guest::default().manifest
+        },
+        ..Guest::default()
+    }
+    .wasm()
+}
+
+/// A guest that wants two further admins, for an hour.
+fn wants_two_admins() -> Vec<u8> {
+    Guest {
+        before: "(i32.store8 (i32.const 8200) (i32.const 2))
+                 (i32.store (i32.const 8208) (i32.const 1024))
+                 (i32.store8 (i32.const 8216) (i32.const 2))
+                 (i32.store (i32.const 8220) (i32.const 3600))
+                 (i32.const 8192)"
+            .into(),
+        ..Guest::default()
+    }
+    .wasm()
+}
+
+async fn bind_granted(caller: &Caller<'_>, module: Vec<u8>, grants: Value) {
+    let digest = install(caller, module).await;
+    let terms = json!({ "grants": grants, "limits": { "deadlineMs": 1000 } });
+    let bound = bind(caller, &digest, terms).await;
+    assert_eq!(bound.status.as_u16(), 201, "{}", bound.text);
+}
+
+fn notices(app: &TestApp) -> i64 {
+    app.count("SELECT count(*) FROM delivery WHERE payload ->> '$.subject' = 'Subject'")
+}
+
+#[tokio::test]
+async fn nothing_that_one_policy_wants_happens_where_another_fails() {
+    let app = app_with_mail().await;
+    let admin = app.admin().await;
+    bind_granted(&admin, notifying(1), json!(["notify"])).await;
+    admin.reset(app.second_admin.id).await.assert_ok();
+    assert_eq!(notices(&app), 1, "it is sent where the reset happens");
+    assert!(app.last_entry()["details"]["effects"].is_array());
+
+    bind_granted(&admin, trapping_after(), json!([])).await;
+    let owed = app.count("SELECT count(*) FROM delivery");
+    let failed = admin.reset(DEVELOPER).await;
+    failed.assert_error(500, "A policy could not be evaluated");
+    let entry = app.last_entry();
+    assert_eq!(entry["result"], "FAILURE", "{entry}");
+    assert_eq!(entry["details"]["effects"], Value::Null, "{entry}");
+    assert_eq!(app.count("SELECT count(*) FROM delivery"), owed, "{entry}");
+    // What it wanted can be seen with the call.
+    let wanted = &entry["details"]["policies"][0]["end"]["answer"]["effects"];
+    assert_eq!(wanted, &json!(["notify"]), "{entry}");
+}
+
+#[tokio::test]
+async fn nothing_that_a_policy_wants_happens_while_the_reset_waits() {
+    let app = app_with_mail().await;
+    let admin = app.admin().await;
+    bind_granted(&admin, notifying(0), json!(["notify"])).await;
+    bind_granted(&admin, wants_two_admins(), json!([])).await;
+    let third = app
+        .further("third", latchkey::domain::account::Role::OrgAdmin)
+        .await;
+
+    let asked = admin.reset(DEVELOPER).await;
+    let id = asked.assert_status(202)["approvalId"].as_str().unwrap();
+    assert_eq!(app.last_entry()["details"]["effects"], Value::Null);
+    let approve = format!("/api/v1/approvals/{id}/approve");
+    let second = app.caller(&app.second_admin).await;
+    second.call(&approve).await.assert_status(202);
+    assert_eq!(app.last_entry()["details"]["effects"], Value::Null);
+    assert_eq!(notices(&app), 0);
+
+    app.caller(&third).await.call(&approve).await.assert_ok();
+    assert_eq!(notices(&app), 1);
+    assert!(app.last_entry()["details"]["effects"].is_array());
+}
