@@ -386,9 +386,8 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn organization(n: u128) -> Option<OrganizationId> {
-        Some(OrganizationId(Uuid::from_u128(n)))
-    }
+    const ONE: Option<OrganizationId> = Some(OrganizationId(Uuid::from_u128(1)));
+    const OTHER: Option<OrganizationId> = Some(OrganizationId(Uuid::from_u128(2)));
 
     fn owe(db: &Connection, organization_id: Option<OrganizationId>, second: i64) {
         let call = OwedDelivery {
@@ -414,19 +413,19 @@ mod tests {
     fn the_first_of_each_organisation_comes_before_the_second_of_any() {
         let db = testing::database();
         for second in 1..=20 {
-            owe(&db, organization(1), second);
+            owe(&db, ONE, second);
         }
-        owe(&db, organization(2), 30);
+        owe(&db, OTHER, 30);
         owe(&db, None, 40);
         let whose = |second| {
             let found = find_due(&db, &due(second)).unwrap();
             found.iter().map(|row| row.organization_id).collect::<Vec<_>>()
         };
         assert_eq!(whose(0), []);
-        assert_eq!(whose(10), [organization(1); 2], "no more than its share");
+        assert_eq!(whose(10), [ONE; 2], "no more than its share");
         assert_eq!(
             whose(100),
-            [organization(1), organization(2), None, organization(1)]
+            [ONE, OTHER, None, ONE]
         );
     }
 
