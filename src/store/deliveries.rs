@@ -423,10 +423,7 @@ mod tests {
         };
         assert_eq!(whose(0), []);
         assert_eq!(whose(10), [ONE; 2], "no more than its share");
-        assert_eq!(
-            whose(100),
-            [ONE, OTHER, None, ONE]
-        );
+        assert_eq!(whose(100), [ONE, OTHER, None, ONE]);
     }
 
     #[test]

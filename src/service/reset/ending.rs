@@ -338,14 +338,10 @@ fn after_reset(
         Effect::RequireEnrolment(hours) => Some(*hours),
         _ => None,
     });
-    // Several demands: the shortest window holds.
-    let hours = asked.chain(settings.mfa_required.then_some(default_hours)).min();
     let code_wanted = settings.enrolment_code_required || effects.contains(&Effect::RequireEnrolmentCode);
-    let hours = if code_wanted {
-        Some(hours.unwrap_or(default_hours))
-    } else {
-        hours
-    };
+    let by_rule = (settings.mfa_required || code_wanted).then_some(default_hours);
+    // Several demands: the shortest window holds.
+    let hours = asked.chain(by_rule).min();
     let until = hours.map(|hours| at + SignedDuration::from_hours(i64::from(hours)));
     let code = code_wanted.then(|| KeyRing::enrolment_code(&services.entropy));
     let code_until = at + SignedDuration::from_mins(i64::from(settings.enrolment_code_minutes));

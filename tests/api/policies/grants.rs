@@ -1,10 +1,11 @@
 //! What a version may do of what its binding was granted, and what several policies' demands come to.
 
+use latchkey::domain::account::OrganizationSettings;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest};
 use crate::plugins::{bind, install, path};
-use crate::support::{DEVELOPER, TestApp};
+use crate::support::{DEVELOPER, Setup, TestApp};
 
 const ALLOW: &str = "(i32.const 512)";
 
@@ -113,4 +114,25 @@ async fn a_further_policy_does_not_make_the_window_for_enrolment_longer() {
         let entry = app.last_entry();
         assert_eq!(entry["details"]["enrolmentDueUntil"], due, "{version}: {entry}");
     }
+}
+
+/// A code is a demand like another: it brings the organisation's window with it.
+#[tokio::test]
+async fn where_a_code_is_demanded_a_policy_does_not_make_the_window_longer() {
+    let acme = OrganizationSettings {
+        enrolment_code_required: true,
+        ..OrganizationSettings::default()
+    };
+    let app = TestApp::with(Setup {
+        acme,
+        ..Setup::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let demands = guest("1.0.0", &["require-enrolment"], &require_enrolment(720));
+    let digest = install(&admin, demands).await;
+    bind(&admin, &digest, granted(&["require-enrolment"])).await;
+    admin.reset(app.developer.id).await.assert_ok();
+    let due = &app.last_entry()["details"]["enrolmentDueUntil"];
+    assert_eq!(due, "2026-02-19T10:30:00Z");
 }
