@@ -6,7 +6,9 @@
 
 mod vetting;
 
-pub use vetting::{Answer, Decision, Grants, Mode, RefusedEffect, Vetted, is_kebab, merge_effects, vet};
+pub use vetting::{
+    Answer, Decision, Grants, Mode, RefusedEffect, Vetted, is_kebab, merge_effects, refuse_surplus, vet,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -15,7 +15,7 @@ use super::record::{
 use super::v1::{self, Call, Ran};
 use super::{Inner, PluginHost, Prepared};
 use crate::domain::policy::{
-    Decision, Effect, Grants, Hook, Mode, Outcome, Question, Vetted, merge_effects, vet,
+    Decision, Effect, Grants, Hook, Mode, Outcome, Question, Vetted, merge_effects, refuse_surplus, vet,
 };
 
 /// A version of a plugin whose turn it is.
@@ -98,7 +98,12 @@ impl PluginHost {
                 evaluation.fell_back.push(turn.plugin.binding_id);
             }
             match vetted {
-                Ok(Some(vetted)) => {
+                Ok(Some(mut vetted)) => {
+                    let so_far = outcome.as_ref().map_or(&evaluation.effects, |o| &o.effects);
+                    let surplus = refuse_surplus(so_far, &mut vetted.effects);
+                    if let Some(record) = evaluation.records.last_mut() {
+                        record.refused.extend(surplus);
+                    }
                     if let Some(outcome) = &mut outcome {
                         // The next plugin sees what this one added.
                         merge_effects(&mut Arc::make_mut(outcome).effects, vetted.effects.clone());

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Approval, Attribute, Denial, Effect, Verdict};
+use crate::domain::printable::{clip, moves_cursor};
 
 /// What a plugin answered, in the form in which it is recorded, replayed and compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,6 +204,22 @@ pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
     }
 }
 
+/// Takes out of `more` what would make more texts than one reset carries: they stand in its entry and in what every
+/// later policy is shown.
+pub fn refuse_surplus(so_far: &[Effect], more: &mut Vec<Effect>) -> Vec<RefusedEffect> {
+    let has_text = |effect: &Effect| matches!(effect, Effect::Notify(_) | Effect::Annotate(_));
+    let mut texts = so_far.iter().filter(|effect| has_text(effect)).count();
+    let surplus = more.extract_if(.., |effect| {
+        texts += usize::from(has_text(effect));
+        has_text(effect) && texts > TEXTS_MAX
+    });
+    let refused = |effect| RefusedEffect {
+        effect,
+        why: format!("more than {TEXTS_MAX} notices and annotations at one reset"),
+    };
+    surplus.map(refused).collect()
+}
+
 /// Why `effect` is not given, if it is not.
 fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
     if let Effect::Other(attribute) = effect {
@@ -228,7 +245,7 @@ fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
             .or_else(|| too_long("body", &notice.body, BODY_CHARS))
             // A line break in a subject would let a plugin write mail headers.
             .or_else(|| has_control("subject", &notice.subject, &[]))
-            .or_else(|| has_control("body", &notice.body, &['\n', '\t'])),
+            .or_else(|| has_control("body", &notice.body, &IN_BODIES)),
         Effect::Annotate(note) => bad_attribute(note),
         _ => None,
     }
@@ -239,7 +256,7 @@ fn bad_attribute(attribute: &Attribute) -> Option<String> {
         return Some(format!("a name is kebab-case, 1 to {NAME_CHARS} characters"));
     }
     too_long("value", &attribute.value, VALUE_CHARS)
-        .or_else(|| has_control("value", &attribute.value, &['\n', '\t']))
+        .or_else(|| has_control("value", &attribute.value, &IN_BODIES))
 }
 
 fn too_long(what: &str, text: &str, max: usize) -> Option<String> {
@@ -250,7 +267,7 @@ fn too_long(what: &str, text: &str, max: usize) -> Option<String> {
 
 fn has_control(what: &str, text: &str, allowed: &[char]) -> Option<String> {
     text.chars()
-        .any(|c| c.is_control() && !allowed.contains(&c))
+        .any(|c| moves_cursor(c) && !allowed.contains(&c))
         .then(|| format!("{what} contains control characters"))
 }
 
@@ -324,20 +341,6 @@ fn repair_text(what: &str, text: &mut String, max: usize, instead: &str, repaire
     }
 }
 
-/// At most `max` characters of `text`, control characters as spaces.
-fn clip(text: &str, max: usize) -> String {
-    let mut clipped: String = text
-        .chars()
-        .take(max)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if text.chars().nth(max).is_some() {
-        clipped.pop();
-        clipped.push('…');
-    }
-    clipped
-}
-
 /// Lower-case words of letters and digits joined by single hyphens, starting with a letter.
 #[must_use]
 pub fn is_kebab(name: &str) -> bool {
@@ -358,6 +361,9 @@ const SUBJECT_CHARS: usize = 150;
 const BODY_CHARS: usize = 4_000;
 const FACTS_MAX: usize = 16;
 const EFFECTS_MAX: usize = 16;
+const TEXTS_MAX: usize = 32;
+/// Ends of lines, and the marks that a mail in Arabic or Hebrew may need.
+const IN_BODIES: [char; 5] = ['\n', '\t', '\u{061c}', '\u{200e}', '\u{200f}'];
 const REFUSALS_KEPT: usize = 32;
 const APPROVALS_MAX: u8 = 3;
 /// 30 days.

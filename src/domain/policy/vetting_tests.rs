@@ -234,3 +234,34 @@ fn answers_have_the_json_of_golden_cases() {
         serde_json::json!({"allow": [{"require-enrolment": 24}, "lock-account"]})
     );
 }
+
+#[test]
+fn one_reset_carries_so_many_texts_and_whatever_else_is_wanted() {
+    let note = |n: usize| {
+        Effect::Annotate(Attribute {
+            name: format!("n{n}"),
+            value: "v".into(),
+        })
+    };
+    let so_far: Vec<_> = (0..TEXTS_MAX - 1).map(note).collect();
+    let mut more = vec![note(40), Effect::RevokeSessions, note(41), Effect::LockAccount];
+    let refused = refuse_surplus(&so_far, &mut more);
+    assert_eq!(more, [note(40), Effect::RevokeSessions, Effect::LockAccount]);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].effect, note(41));
+}
+
+#[test]
+fn a_text_that_turns_the_direction_of_writing_is_refused_and_marks_of_a_script_are_not() {
+    let notice = |body: &str| {
+        let to = Audience::Target;
+        Answer::Allow(vec![Effect::Notify(Notice {
+            to,
+            subject: "A reset".into(),
+            body: body.into(),
+        })])
+    };
+    let given = |body: &str| vet(notice(body), &Grants::all(), Mode::Enforce).effects.len();
+    assert_eq!(given("\u{200f}שלום"), 1);
+    assert_eq!(given("evil \u{202e}moc.elpmaxe"), 0);
+}
