@@ -4,8 +4,9 @@
 //! After one that was done, each rule that holds and names an effect asks for it.
 
 mod evaluate;
-mod names;
 mod rule;
+mod schema;
+mod types;
 
 use evaluate::Evaluator;
 use latchkey_policy::prelude::*;
