@@ -58,30 +58,40 @@ impl Evaluator {
     }
 }
 
-// What can be told about an expression without a question: from its words, and by trying it.
-pub fn check(when: &str, with_outcome: bool) -> Result<(), String> {
-    let parsed = parse(when)?;
-    types::check(&parsed, with_outcome)?;
-    tried(&parsed, &schema::full()?, "with every field given", |error| {
-        // What is in a field can't be known: int(question.request.ticket) may well be a number.
-        matches!(error, ExecutionError::FunctionError { .. } | ExecutionError::IndexOutOfBounds(_))
-    })?;
-    tried(&parsed, &schema::empty()?, "with no earlier reset, and nothing that may be null", |error| {
-        !matches!(error, ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_))
-    })
+// What can be told about an expression without a question: from its words, and by trying it on two made-up ones.
+pub struct Trial {
+    variables: serde_json::Value,
+    full: Evaluator,
+    empty: Evaluator,
 }
 
-fn tried(
-    parsed: &IdedExpr,
-    variables: &serde_json::Value,
-    how: &str,
-    may_be: impl Fn(&ExecutionError) -> bool,
-) -> Result<(), String> {
-    let at = variables.pointer("/question/request/at").and_then(|at| time::parse(at.as_str()?)).unwrap_or_default();
-    let variables = variables.as_object().into_iter().flatten();
-    let variables: Vec<_> =
-        variables.map(|(name, given)| Ok((name.as_str(), value(given)?))).collect::<Result<_, String>>()?;
-    match Evaluator::with(variables, at)?.context.resolve(parsed) {
+impl Trial {
+    pub fn new() -> Result<Self, String> {
+        let variables = schema::full()?;
+        let evaluator = |variables: &serde_json::Value| {
+            let at = variables.pointer("/question/request/at").and_then(|at| time::parse(at.as_str()?));
+            let given = variables.as_object().into_iter().flatten();
+            let given = given.map(|(name, given)| Ok((name.as_str(), value(given)?))).collect::<Result<Vec<_>, String>>()?;
+            Evaluator::with(given, at.unwrap_or_default())
+        };
+        Ok(Self { full: evaluator(&variables)?, empty: evaluator(&schema::empty()?)?, variables })
+    }
+
+    pub fn check(&self, when: &str, with_outcome: bool) -> Result<(), String> {
+        let parsed = parse(when)?;
+        types::check(&parsed, &self.variables, with_outcome)?;
+        tried(&parsed, &self.full, "with every field given", |error| {
+            // What is in a field can't be known: int(question.request.ticket) may well be a number.
+            matches!(error, ExecutionError::FunctionError { .. } | ExecutionError::IndexOutOfBounds(_))
+        })?;
+        tried(&parsed, &self.empty, "with no earlier reset, and nothing that may be null", |error| {
+            !matches!(error, ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_))
+        })
+    }
+}
+
+fn tried(parsed: &IdedExpr, on: &Evaluator, how: &str, may_be: impl Fn(&ExecutionError) -> bool) -> Result<(), String> {
+    match on.context.resolve(parsed) {
         Ok(Value::Bool(_)) => Ok(()),
         Ok(other) => Err(format!("tried on a question {how}, it gives {}, not a bool", other.type_of())),
         Err(error) if may_be(&error) => Ok(()),
@@ -121,7 +131,9 @@ fn signed(value: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::check;
+    fn check(when: &str, with_outcome: bool) -> Result<(), String> {
+        super::Trial::new().unwrap().check(when, with_outcome)
+    }
 
     #[test]
     fn what_can_never_hold_or_never_be_told_is_refused() {
@@ -167,6 +179,7 @@ mod tests {
             "question.history.byActor.exists_one(r, r.ticket == question.request.ticket)",
             // Fails without a ticket: the reset is refused then, and the entry says why.
             r#"question.request.ticket.matches("^[0-9]+$") && int(question.request.ticket) > 5"#,
+            "int(question.request.ticket) > 5",
             "secondsSince(question.target.lastLoginAt) > 3600",
             r#"question.history.ofTarget[0].ticket == null"#,
             r#"question["target"]["email"].endsWith("@acme.example")"#,
@@ -182,6 +195,7 @@ mod tests {
             r#"outcome.removed.exists(f, f.kind == "totp" && f.lastUsedAt == null)"#,
             r#"outcome.approvedBy.exists(id, id != question.actor.id)"#,
             r#""require-enrolment-code" in outcome.effects"#,
+            "outcome.effects.exists(effect, has(effect.notify))",
             "outcome.approvedBy.size() == 0",
         ] {
             check(when, true).unwrap_or_else(|reason| panic!("{when}: {reason}"));

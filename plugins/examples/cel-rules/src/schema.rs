@@ -63,7 +63,7 @@ pub fn nullable(path: &str) -> bool {
     NULLABLE.contains(&path)
 }
 
-// Every variable, with all that can be there: each list has an element, and nothing is null.
+// Every variable, with all that can be there: lists have an element, and nothing of the question is null.
 pub fn full() -> Result<Value, String> {
     let mut question: Value = serde_json::from_str(QUESTION).map_err(|error| error.to_string())?;
     let past = json!([{
@@ -76,8 +76,9 @@ pub fn full() -> Result<Value, String> {
         *value = if name.contains("Resets") { json!(1) } else { past.clone() };
     }
     question["attributes"] = json!([{ "name": "name", "value": "value" }]);
+    // Effects are of many forms, so nothing is known of one.
     let outcome = json!({
-        "kind": "done", "removed": question["target"]["factors"], "effects": ["require-enrolment-code"], "denial": null,
+        "kind": "done", "removed": question["target"]["factors"], "effects": [], "denial": null,
         "approvedBy": [question["actor"]["id"]],
     });
     Ok(json!({ "question": question, "outcome": outcome, "hour": 10, "minute": 30, "weekday": 3 }))

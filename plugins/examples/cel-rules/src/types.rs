@@ -10,9 +10,9 @@ use latchkey_policy::{serde_json::Value, time};
 
 use crate::schema::{self, FUNCTIONS, MACROS, TYPES, VARIABLES};
 
-pub fn check(expression: &IdedExpr, with_outcome: bool) -> Result<(), String> {
-    let variables = schema::full()?;
-    Checker { variables: &variables, with_outcome, bound: Vec::new() }.condition(expression)
+// `variables` have a value for everything that can be named.
+pub fn check(expression: &IdedExpr, variables: &Value, with_outcome: bool) -> Result<(), String> {
+    Checker { variables, with_outcome, bound: Vec::new() }.condition(expression)
 }
 
 struct Checker<'a> {
