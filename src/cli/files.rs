@@ -55,10 +55,10 @@ pub(super) fn text(path: &Path) -> Result<String> {
         .iter()
         .any(|mark| bytes.starts_with(mark));
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(text
-            .strip_prefix('\u{feff}')
-            .map(ToOwned::to_owned)
-            .unwrap_or(text)),
+        Ok(text) => Ok(match text.strip_prefix('\u{feff}') {
+            Some(unmarked) => unmarked.to_owned(),
+            None => text,
+        }),
         Err(_) if utf16 => Err(refused("is UTF-16, not UTF-8: save it as UTF-8".to_owned())),
         Err(error) => Err(refused(format!(
             "is not UTF-8 (byte {}): save it as UTF-8",

@@ -153,7 +153,7 @@ mod tests {
             (r#"question["target"]["emial"] == "a""#, "question.target has no emial"),
             ("question.target.email", "question.target.email is text, not true or false"),
             ("question.target.active && question.target.email", "question.target.email is text, not true or false"),
-            ("question.request.ticket == null || question.target.email.size()", "what is computed is a number"),
+            ("question.request.ticket == null || question.target.email.size()", "size(…) is a number, not true or false"),
             (r#"question.target.email.endswith("x")"#, "there is no function endswith; there are bool, "),
             (r#"question.request.ticket == null || question.target.email.endswith("x")"#, "there is no function endswith"),
             (r#"question.target.email.matches("[")"#, "\"[\" is no regular expression"),

@@ -239,6 +239,7 @@ fn named((expression, known): &Operand) -> String {
         (Some(place), _) => place.shown.clone(),
         (None, Expr::Literal(LiteralValue::String(text))) => format!("{:?}", text.inner()),
         (None, Expr::Literal(LiteralValue::Int(number))) => number.inner().to_string(),
+        (None, Expr::Call(call)) if FUNCTIONS.contains(&call.func_name.as_str()) => format!("{}(…)", call.func_name),
         _ => "what is computed".into(),
     }
 }
