@@ -8,6 +8,7 @@ mod deliveries;
 mod demo;
 mod doctor;
 mod exit;
+mod files;
 mod keys;
 mod openapi;
 mod orders;

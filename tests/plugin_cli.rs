@@ -2,6 +2,7 @@
 
 #[expect(dead_code, reason = "the file is shared with other tests")]
 mod guests;
+mod plugin_cli_inputs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -51,6 +51,16 @@ pub(super) struct NoDataDirectory(pub String);
 #[error("{0}")]
 pub struct Refusal(pub String);
 
+/// A refusal with a stable word for scripts, in brackets at its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{text} [{code}]")]
+pub(super) struct CodedRefusal {
+    /// What and why.
+    pub text: String,
+    /// The word.
+    pub code: &'static str,
+}
+
 impl Exit {
     /// The exit code that an error deserves.
     #[must_use]
@@ -67,7 +77,10 @@ impl Exit {
             if data_directory {
                 return Self::DataDirectory;
             }
-            if cause.is::<Refusal>() || matches!(cause.downcast_ref(), Some(BackupError::Refused(_))) {
+            let refused = cause.is::<Refusal>()
+                || cause.is::<CodedRefusal>()
+                || matches!(cause.downcast_ref(), Some(BackupError::Refused(_)));
+            if refused {
                 return Self::Refused;
             }
             if let Some(error) = cause.downcast_ref::<Error>() {

@@ -19,9 +19,11 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 
 use super::exit::Refusal;
+use super::files::{self, refused_plugin};
 use super::output;
+use crate::domain::policy::Manifest;
 use crate::entropy::Entropy;
-use crate::plugin_host::{HostOptions, PackageError, PluginHost, Prepared, printable};
+use crate::plugin_host::{Case, CaseHook, HostOptions, PluginHost, Prepared, printable};
 
 /// What authors do with plugins.
 #[derive(Debug, Subcommand)]
@@ -80,7 +82,7 @@ struct Loaded {
 impl Loaded {
     /// Reads, judges and compiles the plugin; says so on standard error if that takes a while.
     fn open(path: &Path, meter_fuel: bool) -> Result<Self> {
-        let bytes = read_plugin(path)?;
+        let bytes = files::plugin(path)?;
         let cache = AuthorCache::open();
         let host = PluginHost::new(HostOptions {
             cache_key: cache.as_ref().map_or([0; 32], |cache| cache.key),
@@ -92,7 +94,7 @@ impl Loaded {
         })?;
         let spinner = ProgressBar::new_spinner().with_message(format!("compiling {}", path.display()));
         spinner.enable_steady_tick(Duration::from_millis(120));
-        let prepared = host.prepare(&bytes).map_err(|error| refused(path, &error));
+        let prepared = host.prepare(&bytes).map_err(|error| refused_plugin(path, &error));
         if let Ok(prepared) = &prepared {
             host.keep_artefact(prepared);
         }
@@ -107,19 +109,33 @@ impl Loaded {
             runtime,
         })
     }
-}
 
-fn read_plugin(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read the plugin {}", path.display()))
-}
+    /// What the plugin says of itself, as an appliance would take it.
+    fn manifest(&self, path: &Path) -> Result<Manifest> {
+        let manifest = self.runtime.block_on(self.host.describe(&self.prepared));
+        manifest.map_err(|error| refused_plugin(path, &error))
+    }
 
-fn refused(path: &Path, error: &PackageError) -> anyhow::Error {
-    Refusal(printable(&format!(
-        "{}: {error} [{}]",
-        path.display(),
-        error.code()
-    )))
-    .into()
+    /// Why no appliance would save the configuration that this case asks with; none for a case about just that.
+    fn config_refused(&self, manifest: &Manifest, case: &Case) -> Option<String> {
+        if case.hook == CaseHook::CheckConfig {
+            return None;
+        }
+        let config = case.config.to_string();
+        let checked = self.host.check_config(&self.prepared, manifest, &config);
+        let error = self.runtime.block_on(checked).err()?;
+        Some(format!(
+            "no appliance would save this configuration: {error}; --unchecked-config asks all the same"
+        ))
+    }
+
+    /// The same as a refusal.
+    fn must_take_config(&self, manifest: &Manifest, case: &Case) -> Result<()> {
+        match self.config_refused(manifest, case) {
+            Some(text) => Err(Refusal(printable(&text)).into()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Prints a line of which a plugin may have supplied a part.
@@ -173,12 +189,6 @@ impl AuthorCache {
     }
 }
 
-/// A JSON file.
-fn read_json(path: &Path) -> Result<Value> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).map_err(|error| Refusal(format!("{}: {error}", path.display())).into())
-}
-
 /// The nearest `base-question.json` in `folder` or above it; else the built-in question.
 fn base_question(folder: &Path) -> Result<Value> {
     let folder = folder
@@ -189,7 +199,7 @@ fn base_question(folder: &Path) -> Result<Value> {
         .map(|f| f.join("base-question.json"))
         .find(|file| file.is_file())
     {
-        Some(file) => read_json(&file),
+        Some(file) => files::json(&file),
         None => Ok(crate::plugin_host::base_question()),
     }
 }

@@ -8,17 +8,16 @@ mod list;
 mod replay;
 mod terms;
 
-use std::fs;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::exit::Refusal;
-use super::{Global, orders, output};
+use super::{Global, files, orders, output};
 use crate::domain::policy::Mode;
 use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
 use bind::{Bind, Change};
@@ -299,13 +298,8 @@ impl Which {
 
 impl Install {
     fn run(self, global: &Global) -> Result<()> {
-        let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
-        let signature = match &self.signature {
-            Some(file) => {
-                Some(fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))?)
-            }
-            None => None,
-        };
+        let bytes = files::plugin(&self.file)?;
+        let signature = self.signature.as_deref().map(files::text).transpose()?;
         let order = InstallOrder {
             file: FileText::of(&bytes),
             signature,
@@ -352,11 +346,10 @@ fn texts(list: &Value) -> impl Iterator<Item = &str> {
 
 /// A configuration as it is typed: JSON, @FILE, or the path of a file.
 pub(in crate::cli) fn config(given: &str) -> Result<Value> {
-    let read = |file: &str| fs::read_to_string(file).with_context(|| format!("{file} can't be read"));
     let parsed = match given.strip_prefix('@') {
-        Some(file) => serde_json::from_str(&read(file)?),
-        None => match serde_json::from_str(given) {
-            Err(_) if Path::new(given).is_file() => serde_json::from_str(&read(given)?),
+        Some(file) => files::json_of(&files::text(Path::new(file))?),
+        None => match files::json_of(given) {
+            Err(_) if Path::new(given).is_file() => files::json_of(&files::text(Path::new(given))?),
             parsed => parsed,
         },
     };

@@ -303,11 +303,7 @@ impl From<&crate::domain::error::PolicyDenial> for DenialBody {
             plugin: denied.plugin.clone(),
             code: denied.code.clone(),
             allowed_from: denied.allowed_from.map(super::schema::Time),
-            because: denied
-                .because
-                .iter()
-                .map(|fact| (fact.name.clone(), fact.value.clone()))
-                .collect(),
+            because: denied.because.iter().collect(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Domain errors on the wire: one status each, one body for all (contract A).
 
+mod facts;
+
 use poem::http::StatusCode;
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::Type;
@@ -7,6 +9,7 @@ use poem_openapi::{ApiResponse, Object};
 
 use super::schema::Time;
 use crate::domain::error::{Error, TokenFault};
+use facts::Facts;
 
 /// The one error body.
 #[derive(Clone, Debug, Object)]
@@ -45,7 +48,7 @@ pub struct DenialBody {
     /// From when on the same request would be allowed, RFC 3339, UTC.
     pub allowed_from: Option<Time>,
     /// The facts that decided.
-    pub because: std::collections::HashMap<String, String>,
+    pub because: Facts,
 }
 
 impl poem_openapi::types::Example for ErrorBody {

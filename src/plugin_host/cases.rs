@@ -4,15 +4,19 @@
 //! plugin file in a custom section, where installation runs them. A case calls the plugin exactly as a
 //! reset would, without the host's vetting: it pins what the *plugin* says.
 
+mod embedding;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wasmparser::{Parser, Payload};
+use serde_path_to_error::Segment;
 
 use super::aside::Errand;
 use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLine, Usage};
 use super::v1::{Ran, Reply};
 use crate::domain::policy::{Outcome, Question};
+pub use embedding::{embed, embedded};
 
 /// A case as an author writes it: question and outcome may be partial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,10 +80,12 @@ pub enum CaseError {
     #[error("it is not a golden case: {0}")]
     Format(String),
     /// Question or outcome do not come out whole.
-    #[error("its {part} is not complete or has unknown fields: {reason}")]
+    #[error("/{part}{path}: {reason}")]
     Part {
         /// "question" or "outcome".
         part: &'static str,
+        /// Where in it, a JSON Pointer (RFC 6901).
+        path: String,
         /// What is wrong.
         reason: String,
     },
@@ -96,15 +102,27 @@ pub enum CaseError {
     },
 }
 
+impl CaseError {
+    /// Whether it is the outcome that is wrong.
+    #[must_use]
+    pub fn is_about_outcome(&self) -> bool {
+        matches!(self, Self::Part { part: "outcome", .. })
+    }
+}
+
 impl Case {
     /// Reads a case.
     ///
     /// # Errors
     /// It is no JSON, or not of a case's form.
     pub fn parse(text: &str) -> Result<Self, CaseError> {
+        // An array of its fields would be taken for a case.
+        if text.trim_start().starts_with('[') {
+            return Err(CaseError::Format("a case is an object, not an array".to_owned()));
+        }
         let case: Self =
             serde_json::from_str(text).map_err(|error| CaseError::Format(printable(&error.to_string())))?;
-        let Some((kind, _)) = case
+        let Some((kind, expected)) = case
             .expect
             .as_object()
             .filter(|o| o.len() == 1)
@@ -124,6 +142,14 @@ impl Case {
                 printable(kind)
             )));
         }
+        let cause = |expected: &Value| FailureCause::ALL.iter().any(|cause| expected == cause.as_str());
+        if kind == "failure" && !cause(expected) {
+            return Err(CaseError::Format(format!(
+                "failure is one of {}, not {}",
+                FailureCause::ALL.map(FailureCause::as_str).join(", "),
+                printable(&expected.to_string())
+            )));
+        }
         if case.outcome.is_some() && case.hook != CaseHook::AfterReset {
             return Err(CaseError::Format("only after-reset has an outcome".to_owned()));
         }
@@ -135,19 +161,18 @@ impl Case {
     /// # Errors
     /// What comes out is not a whole question or outcome.
     pub fn resolved(&self, base: &Value) -> Result<Self, CaseError> {
-        let part = incomplete;
         let mut question = base.clone();
         merge_patch(&mut question, &self.question);
-        let question: Question = serde_json::from_value(question).map_err(part("question"))?;
+        let question: Question = part("question", &question)?;
         let outcome = if self.hook == CaseHook::AfterReset {
             let mut outcome = json!({ "kind": "done", "removed": question.target.factors, "effects": [] });
             merge_patch(&mut outcome, self.outcome.as_ref().unwrap_or(&empty()));
-            let outcome: Outcome = serde_json::from_value(outcome).map_err(part("outcome"))?;
-            Some(serde_json::to_value(outcome).map_err(part("outcome"))?)
+            let outcome: Outcome = part("outcome", &outcome)?;
+            Some(serde_json::to_value(outcome).map_err(unwritten("outcome"))?)
         } else {
             None
         };
-        let question = serde_json::to_value(question).map_err(part("question"))?;
+        let question = serde_json::to_value(question).map_err(unwritten("question"))?;
         Ok(Self {
             question,
             outcome,
@@ -162,115 +187,16 @@ pub fn base_question() -> Value {
     serde_json::from_str(BASE_QUESTION).unwrap_or_default()
 }
 
-/// The cases that travel inside a plugin file, resolved. None if there are none.
-///
-/// # Errors
-/// The file or the section is malformed, or there are too many in all its sections together.
-pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
-    let (mut cases, mut size) = (Vec::new(), 0);
-    for payload in Parser::new(0).parse_all(bytes) {
-        let payload = payload.map_err(|error| CaseError::Format(error.to_string()))?;
-        if let Payload::CustomSection(section) = payload
-            && section.name() == SECTION
-        {
-            // As values they take several times their size as text.
-            size += section.data().len();
-            if size > CASES_BYTES_MAX {
-                return Err(too_large());
-            }
-            let text =
-                std::str::from_utf8(section.data()).map_err(|error| CaseError::Format(error.to_string()))?;
-            let values: Vec<Value> =
-                serde_json::from_str(text).map_err(|error| CaseError::Format(error.to_string()))?;
-            if cases.len() + values.len() > CASES_MAX {
-                return Err(too_many());
-            }
-            for value in values {
-                cases.push(Case::parse(&value.to_string())?);
-            }
-        }
-    }
-    Ok(cases)
-}
-
-/// The plugin file with resolved cases inside, instead of those it may have.
-///
-/// # Errors
-/// The file is no WebAssembly, or there are too many cases or bytes of them.
-pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
-    let format = |error: &dyn std::fmt::Display| CaseError::Format(error.to_string());
-    if cases.len() > CASES_MAX {
-        return Err(too_many());
-    }
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut depth = 0_u32;
-    let mut kept = 0;
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|error| format(&error))? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::CustomSection(section) if depth == 0 && section.name() == SECTION => {
-                // Its id and length stand before it: one byte and a LEB128 of the section's size.
-                let range = section.range();
-                let head = 1 + leb128(range.end - range.start).len();
-                plain.extend_from_slice(&bytes[kept..range.start - head]);
-                kept = range.end;
-            }
-            _ => {}
-        }
-    }
-    plain.extend_from_slice(&bytes[kept..]);
-
-    let text = serde_json::to_vec(cases).map_err(|error| format(&error))?;
-    if text.len() > CASES_BYTES_MAX {
-        return Err(too_large());
-    }
-    let mut body = leb128(SECTION.len());
-    body.extend_from_slice(SECTION.as_bytes());
-    body.extend_from_slice(&text);
-    plain.push(0);
-    plain.extend_from_slice(&leb128(body.len()));
-    plain.extend_from_slice(&body);
-    Ok(plain)
-}
-
-fn too_many() -> CaseError {
-    CaseError::TooMany(format!("there are more than {CASES_MAX} of them"))
-}
-
-fn too_large() -> CaseError {
-    let mebibytes = CASES_BYTES_MAX >> 20;
-    CaseError::TooMany(format!("they have more than {mebibytes} MiB"))
-}
-
-fn leb128(mut n: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let low = u8::try_from(n & 0x7f).expect("seven bits");
-        n >>= 7;
-        if n == 0 {
-            bytes.push(low);
-            return bytes;
-        }
-        bytes.push(low | 0x80);
-    }
-}
-
 impl Case {
     /// The call that it makes.
     pub(super) fn errand(&self) -> Result<Errand, CaseError> {
         let config = self.config.to_string();
-        let question = || {
-            Question::deserialize(&self.question)
-                .map(Box::new)
-                .map_err(incomplete("question"))
-        };
+        let question = || part::<Question>("question", &self.question).map(Box::new);
         Ok(match self.hook {
             CaseHook::CheckConfig => Errand::CheckConfig(config),
             CaseHook::BeforeReset => Errand::BeforeReset(question()?, config),
             CaseHook::AfterReset => {
-                let value = self.outcome.as_ref().unwrap_or(&Value::Null);
-                let outcome = Outcome::deserialize(value).map_err(incomplete("outcome"))?;
+                let outcome: Outcome = part("outcome", self.outcome.as_ref().unwrap_or(&Value::Null))?;
                 Errand::AfterReset(question()?, Box::new(outcome), config)
             }
         })
@@ -278,8 +204,9 @@ impl Case {
 
     /// What came of that call, beside what should have.
     pub(super) fn judge(&self, ran: Ran) -> Result<CaseReport, CaseError> {
+        let hook_error = matches!(&ran.reply, Err(failure) if failure.cause == FailureCause::HookError);
         let answer = match ran.reply {
-            Ok(Reply::Answer(answer)) => serde_json::to_value(answer).map_err(incomplete("answer"))?,
+            Ok(Reply::Answer(answer)) => serde_json::to_value(answer).map_err(unwritten("answer"))?,
             Ok(Reply::Config(Ok(()))) => json!({ "ok": true }),
             Ok(Reply::Config(Err(text))) => json!({ "error": text }),
             Ok(Reply::Manifest(_)) => unreachable!("a case never asks for the manifest"),
@@ -289,8 +216,15 @@ impl Case {
             }) => json!({ "error": detail }),
             Err(failure) => json!({ "failure": failure.cause, "detail": failure.detail }),
         };
+        // A hook's own error may be expected by its text, or as the failure that it is to the host.
+        let as_failure = hook_error && self.expect.get("failure").is_some();
+        let got = if as_failure {
+            json!({ "failure": FailureCause::HookError })
+        } else {
+            comparable(&answer)
+        };
         let mut differences = Vec::new();
-        compare("", &self.expect, &comparable(&answer), &mut differences);
+        compare("", &self.expect, &got, &mut differences);
         for difference in &mut differences {
             *difference = printable(difference);
         }
@@ -305,10 +239,30 @@ impl Case {
     }
 }
 
-fn incomplete(part: &'static str) -> impl Fn(serde_json::Error) -> CaseError {
+/// A whole question or outcome; the error says where it is not one.
+fn part<T: DeserializeOwned>(part: &'static str, value: &Value) -> Result<T, CaseError> {
+    serde_path_to_error::deserialize(value).map_err(|error| CaseError::Part {
+        part,
+        path: printable(&pointer(error.path())),
+        reason: printable(&error.inner().to_string()),
+    })
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    let segments = path.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Map { key } => Some(key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { variant } => Some(variant.clone()),
+        Segment::Unknown => None,
+    });
+    segments.map(|segment| format!("/{segment}")).collect()
+}
+
+fn unwritten(part: &'static str) -> impl Fn(serde_json::Error) -> CaseError {
     move |error| CaseError::Part {
         part,
-        reason: printable(&error.to_string()),
+        path: String::new(),
+        reason: error.to_string(),
     }
 }
 
@@ -388,10 +342,6 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
     }
 }
 
-/// The custom section in which cases travel.
-const SECTION: &str = "latchkey-cases";
-const CASES_MAX: usize = 500;
-const CASES_BYTES_MAX: usize = 4 << 20;
 const DIFFERENCES_MAX: usize = 50;
 /// The question that cases are merged over where there is no other, as text.
 pub const BASE_QUESTION: &str = include_str!("../../plugins/examples/base-question.json");

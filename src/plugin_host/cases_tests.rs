@@ -1,3 +1,4 @@
+use super::embedding::{CASES_BYTES_MAX, CASES_MAX, SECTION};
 use super::*;
 
 fn differences(expected: &Value, got: &Value) -> Vec<String> {

@@ -44,7 +44,7 @@ pub struct Signed {
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
     /// Not minisign's format.
-    #[error("this is not a signature: {0}")]
+    #[error("this is not a signature that counts: {0}")]
     Malformed(String),
     /// Nobody we trust.
     #[error("signed with the key {key_id}, which is not trusted here")]
@@ -57,6 +57,18 @@ pub enum SignatureError {
     Mismatch,
 }
 
+impl SignatureError {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "signature-malformed",
+            Self::UnknownKey { .. } => "signature-unknown-key",
+            Self::Mismatch => "signature-mismatch",
+        }
+    }
+}
+
 /// Checks a signature over `bytes` under whichever of the trusted `keys` made it.
 ///
 /// # Errors
@@ -64,6 +76,12 @@ pub enum SignatureError {
 pub fn verify(bytes: &[u8], signature: &str, keys: &[SignerKey]) -> Result<Signed, SignatureError> {
     let malformed = |error: minisign::PError| SignatureError::Malformed(error.to_string());
     let signature = SignatureBox::from_string(signature).map_err(malformed)?;
+    // It covers the file itself, not its hash; minisign has not made such by itself for years.
+    if !signature.is_prehashed() {
+        return Err(SignatureError::Malformed(
+            "it is of minisign's old form (-l), which is not accepted; sign again without -l".to_owned(),
+        ));
+    }
     let key_id = key_id(signature.keynum());
     let Some(key) = keys.iter().find(|key| key.0.keynum() == signature.keynum()) else {
         return Err(SignatureError::UnknownKey { key_id });

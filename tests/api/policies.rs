@@ -49,7 +49,12 @@ async fn a_budget_denies_with_the_plugins_reason_and_facts() {
     let because: serde_json::Map<_, _> = because
         .map(|fact| (fact["name"].as_str().unwrap().to_owned(), fact["value"].clone()))
         .collect();
-    assert_eq!(Value::Object(because), denial["because"], "{entry}");
+    // As text, so that the policy's order counts.
+    assert_eq!(
+        Value::Object(because).to_string(),
+        denial["because"].to_string(),
+        "{entry}"
+    );
     assert_eq!(kept["allowedFrom"], "2026-03-20T10:30:00Z", "{entry}");
     assert_eq!(denial["allowedFrom"], "2026-03-20T10:30:00.000Z");
     assert_eq!(

@@ -1,5 +1,6 @@
 // At most so many resets by one admin in a day. Start here and make it yours.
 // The question's fields are those of wit/policy.wit in camelCase; times are milliseconds since 1970.
+// Times are Numbers; answer with Numbers (a BigInt traps, without a word).
 
 import * as log from "latchkey:policy/log@1.0.0";
 

@@ -8,8 +8,9 @@ use clap::Args;
 use cpu_time::ThreadTime;
 use serde_json::{Value, json};
 
+use super::run::failure;
 use super::test::read_case;
-use super::{Loaded, base_question, bytes, micros};
+use super::{Loaded, base_question, bytes, line, micros};
 use crate::cli::output;
 use crate::cli::policy::config;
 use crate::plugin_host::{Case, CaseHook, CaseReport, Limits};
@@ -35,6 +36,9 @@ pub struct Bench {
     /// How many calls.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calls: u32,
+    /// Ask even if no appliance would save the configuration.
+    #[arg(long)]
+    unchecked_config: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -59,7 +63,12 @@ impl Bench {
             }
             .resolved(&base_question(Path::new("."))?)?,
         };
-        let fuel = ask(&Loaded::open(&self.plugin, true)?, &case)?.usage.fuel;
+        let metered = Loaded::open(&self.plugin, true)?;
+        if !self.unchecked_config {
+            metered.must_take_config(&metered.manifest(&self.plugin)?, &case)?;
+        }
+        let CaseReport { answer, usage, .. } = ask(&metered, &case)?;
+        let fuel = usage.fuel;
 
         let loaded = Loaded::open(&self.plugin, false)?;
         for _ in 0..WARM_UP.min(self.calls) {
@@ -80,10 +89,11 @@ impl Bench {
 
         if self.json {
             return output::json(&json!({
-                "calls": self.calls, "p50Micros": p50, "p99Micros": p99, "cpuMicros": cpu,
+                "answer": answer, "calls": self.calls, "p50Micros": p50, "p99Micros": p99, "cpuMicros": cpu,
                 "fuel": fuel, "peakMemoryBytes": peak,
             }));
         }
+        line(format_args!("answer      {answer}"))?;
         output::line(format_args!("calls       {}, a fresh instance each", self.calls))?;
         output::line(format_args!(
             "time        p50 {}, p99 {}",
@@ -101,14 +111,11 @@ fn ask(loaded: &Loaded, case: &Case) -> Result<CaseReport> {
     let report = loaded
         .runtime
         .block_on(loaded.host.run_case(&loaded.prepared, limits, case))?;
-    if let Some(cause) = report.answer.get("failure") {
-        bail!(
-            "the plugin failed: {}: {}",
-            cause.as_str().unwrap_or_default(),
-            report.answer["detail"]
-        );
+    // What a failing call costs is not what a call costs.
+    match failure(case, &report.answer) {
+        Some(failure) => bail!("the plugin failed: {failure}"),
+        None => Ok(report),
     }
-    Ok(report)
 }
 
 fn whole_micros(nanos: u128) -> u64 {

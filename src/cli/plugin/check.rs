@@ -1,16 +1,17 @@
 //! `plugin check` and `plugin inspect`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Loaded, bytes, line, read_plugin, refused};
-use crate::cli::exit::Refusal;
+use super::{Loaded, bytes, line};
+use crate::cli::exit::{CodedRefusal, told};
+use crate::cli::files::{self, refused_plugin};
 use crate::cli::output;
 use crate::domain::policy::Effect;
-use crate::plugin_host::{Package, embedded_cases, read_package};
+use crate::plugin_host::{CaseError, Package, embedded_cases, read_package};
 
 /// `latchkey plugin check`
 #[derive(Debug, Args)]
@@ -26,17 +27,19 @@ pub struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<()> {
+        refused_in_json(self.json, self.judge())
+    }
+
+    fn judge(&self) -> Result<()> {
         let loaded = Loaded::open(&self.plugin, false)?;
-        let package = read_package(&loaded.bytes).map_err(|error| refused(&self.plugin, &error))?;
-        let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
-        let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
-        let cases = embedded_cases(&loaded.bytes)
-            .map_err(|error| Refusal(format!("{}: golden cases inside: {error}", self.plugin.display())))?;
+        let package = read_package(&loaded.bytes).map_err(|error| refused_plugin(&self.plugin, &error))?;
+        let manifest = loaded.manifest(&self.plugin)?;
+        let cases = embedded_cases(&loaded.bytes).map_err(|error| bad_cases(&self.plugin, &error))?;
         let failed = loaded.host.run_cases(&loaded.prepared, &cases, |_| ());
         let failed = loaded
             .runtime
             .block_on(failed)
-            .map_err(|error| Refusal(format!("{}: golden cases inside: {error}", self.plugin.display())))?;
+            .map_err(|error| bad_cases(&self.plugin, &error))?;
         if let Some(report) = failed {
             let text = format!(
                 "{}: a golden case inside fails: {}: {}",
@@ -44,7 +47,8 @@ impl Check {
                 report.description,
                 report.differences.join("; ")
             );
-            return Err(Refusal(text).into());
+            let code = "golden-case-failed";
+            return Err(CodedRefusal { text, code }.into());
         }
 
         let mut facts = facts(&package, &loaded.bytes, cases.len());
@@ -88,10 +92,13 @@ pub struct Inspect {
 
 impl Inspect {
     pub(super) fn run(self) -> Result<()> {
-        let bytes = read_plugin(&self.plugin)?;
-        let package = read_package(&bytes).map_err(|error| refused(&self.plugin, &error))?;
-        let cases =
-            embedded_cases(&bytes).map_err(|error| Refusal(format!("{}: {error}", self.plugin.display())))?;
+        refused_in_json(self.json, self.look())
+    }
+
+    fn look(&self) -> Result<()> {
+        let bytes = files::plugin(&self.plugin)?;
+        let package = read_package(&bytes).map_err(|error| refused_plugin(&self.plugin, &error))?;
+        let cases = embedded_cases(&bytes).map_err(|error| bad_cases(&self.plugin, &error))?;
         let facts = facts(&package, &bytes, cases.len());
         if self.json {
             output::json(&facts)
@@ -101,8 +108,25 @@ impl Inspect {
     }
 }
 
+/// A script that asked for JSON gets JSON, whatever came of it.
+fn refused_in_json(json: bool, done: Result<()>) -> Result<()> {
+    if json && let Err(error) = &done {
+        let code = error.downcast_ref::<CodedRefusal>().map(|refused| refused.code);
+        output::json(&json!({ "ok": false, "code": code, "message": told(error) }))?;
+    }
+    done
+}
+
+fn bad_cases(plugin: &Path, error: &CaseError) -> CodedRefusal {
+    CodedRefusal {
+        text: format!("{}: golden cases inside: {error}", plugin.display()),
+        code: "golden-cases",
+    }
+}
+
 fn facts(package: &Package<'_>, bytes: &[u8], cases: usize) -> Value {
     json!({
+        "ok": true,
         "sha256": package.digest,
         "bytes": bytes.len(),
         "kind": if package.from_core_module { "core-module" } else { "component" },

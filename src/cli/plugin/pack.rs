@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use serde_json::json;
 
+use super::Loaded;
 use super::test::{case_files, read_case};
-use super::{Loaded, read_plugin, refused};
-use crate::cli::exit::Refusal;
+use crate::cli::exit::{Refusal, told};
+use crate::cli::files::refused_plugin;
 use crate::cli::output;
 use crate::plugin_host::{Digest, embed_cases, read_package};
 
@@ -27,15 +29,24 @@ pub struct Pack {
     /// Where to write the packed plugin.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Pack {
     pub(super) fn run(self) -> Result<()> {
         let files = case_files(&self.cases)?;
-        let cases = files
-            .iter()
-            .map(|file| read_case(file))
-            .collect::<Result<Vec<_>>>()?;
+        let (mut cases, mut malformed) = (Vec::new(), Vec::new());
+        for file in &files {
+            match read_case(file) {
+                Ok(case) => cases.push(case),
+                Err(error) => malformed.push(told(&error)),
+            }
+        }
+        if !malformed.is_empty() {
+            return Err(Refusal(malformed.join("; ")).into());
+        }
         let loaded = Loaded::open(&self.plugin, false)?;
         // As each installation will run them, their time together included.
         let mut to_run = files.iter();
@@ -54,16 +65,20 @@ impl Pack {
             );
             return Err(Refusal(text).into());
         }
-        let packed =
-            embed_cases(&read_plugin(&self.plugin)?, &cases).map_err(|error| Refusal(error.to_string()))?;
-        read_package(&packed).map_err(|error| refused(&self.plugin, &error))?;
+        let packed = embed_cases(&loaded.bytes, &cases).map_err(|error| Refusal(error.to_string()))?;
+        read_package(&packed).map_err(|error| refused_plugin(&self.plugin, &error))?;
         fs::write(&self.output, &packed)
             .with_context(|| format!("cannot write {}", self.output.display()))?;
+        let digest = Digest::of(&packed);
+        if self.json {
+            return output::json(&json!({
+                "file": self.output, "sha256": digest, "bytes": packed.len(), "goldenCases": cases.len(),
+            }));
+        }
         output::line(format_args!(
-            "{}: {} cases inside, sha256 {}",
+            "{}: {} cases inside, sha256 {digest}",
             self.output.display(),
-            cases.len(),
-            Digest::of(&packed)
+            cases.len()
         ))
     }
 }

@@ -6,11 +6,12 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Loaded, base_question, bytes, line, micros, read_json};
-use crate::cli::output;
+use super::{Loaded, base_question, bytes, line, micros};
+use crate::cli::exit::Refusal;
 use crate::cli::policy::config;
+use crate::cli::{files, output};
 use crate::domain::policy::{Answer, Denial, Grants, Manifest, Mode, vet};
-use crate::plugin_host::{Case, CaseHook, Limits, merge_patch};
+use crate::plugin_host::{Case, CaseError, CaseHook, Limits, merge_patch, printable};
 
 /// `latchkey plugin run`
 #[derive(Debug, Args)]
@@ -38,9 +39,12 @@ pub struct Run {
     /// Which function to call.
     #[arg(long, value_enum)]
     hook: Option<HookName>,
-    /// Budget in ms.
-    #[arg(long, value_name = "MS", default_value_t = 1_000)]
+    /// Budget in ms, as a binding may have it.
+    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(5..=1_000))]
     deadline: u32,
+    /// Ask even if no appliance would save the configuration.
+    #[arg(long)]
+    unchecked_config: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -68,6 +72,10 @@ impl Run {
     pub(super) fn run(self) -> Result<()> {
         let loaded = Loaded::open(&self.plugin, true)?;
         let case = self.case()?;
+        let manifest = loaded.manifest(&self.plugin)?;
+        if !self.unchecked_config {
+            loaded.must_take_config(&manifest, &case)?;
+        }
         let limits = Limits {
             deadline_ms: self.deadline,
             ..Limits::at_installation()
@@ -75,10 +83,7 @@ impl Run {
         let report = loaded
             .runtime
             .block_on(loaded.host.run_case(&loaded.prepared, limits, &case))?;
-        let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
-        let notes = manifest
-            .map(|manifest| host_notes(&report.answer, &manifest))
-            .unwrap_or_default();
+        let notes = host_notes(&report.answer, &manifest);
 
         if self.json {
             output::json(&json!({
@@ -108,10 +113,10 @@ impl Run {
                 bytes(usage.peak_memory_bytes)
             ))?;
         }
-        if let Some(cause) = report.answer.get("failure") {
-            bail!("the plugin failed: {}", cause.as_str().unwrap_or_default());
+        match failure(&case, &report.answer) {
+            Some(failure) => bail!("the plugin failed: {failure}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What the arguments amount to, as a resolved case.
@@ -119,7 +124,7 @@ impl Run {
         let given = self
             .question
             .as_deref()
-            .map(read_json)
+            .map(files::json)
             .transpose()?
             .unwrap_or_else(|| json!({}));
         let folder = self
@@ -130,7 +135,7 @@ impl Run {
         let base = base_question(folder.unwrap_or(Path::new(".")))?;
 
         let mut case = if given.get("hook").is_some() {
-            Case::parse(&given.to_string())?
+            Case::parse(&given.to_string()).map_err(|error| self.malformed(&error))?
         } else {
             let hook = CaseHook::BeforeReset;
             Case {
@@ -152,11 +157,37 @@ impl Run {
         }
         if let Some(path) = &self.outcome {
             let mut outcome = case.outcome.take().unwrap_or_else(|| json!({}));
-            merge_patch(&mut outcome, &read_json(path)?);
+            merge_patch(&mut outcome, &files::json(path)?);
             case.outcome = Some(outcome);
         }
-        Ok(case.resolved(&base)?)
+        case.resolved(&base)
+            .map_err(|error| self.malformed(&error).into())
     }
+
+    /// What is wrong with the question, and where it is.
+    fn malformed(&self, error: &CaseError) -> Refusal {
+        let file = self.outcome.as_deref().filter(|_| error.is_about_outcome());
+        Refusal(match file.or(self.question.as_deref()) {
+            Some(file) => format!("{}: {error}", file.display()),
+            None => error.to_string(),
+        })
+    }
+}
+
+/// Cause and text of a call that gave no verdict. An error is an answer to `check-config`, and a failure of a hook.
+pub(super) fn failure(case: &Case, answer: &Value) -> Option<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if let Some(cause) = answer.get("failure") {
+        return Some(printable(&format!(
+            "{}: {}",
+            text(cause),
+            text(&answer["detail"])
+        )));
+    }
+    let error = answer
+        .get("error")
+        .filter(|_| case.hook != CaseHook::CheckConfig)?;
+    Some(printable(&format!("hook-error: {}", text(error))))
 }
 
 /// JSON as people read it, line by line: it escapes some control characters, and not all.

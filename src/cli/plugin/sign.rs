@@ -10,9 +10,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use serde_json::json;
 
-use super::{Loaded, line, read_plugin, refused};
-use crate::cli::exit::Refusal;
+use super::{Loaded, line};
+use crate::cli::exit::{CodedRefusal, Refusal};
+use crate::cli::{files, output};
 use crate::plugin_host::{SignerKey, verify_signature};
 
 /// `latchkey plugin keygen`
@@ -26,6 +28,9 @@ pub struct Keygen {
     name: PathBuf,
     #[command(flatten)]
     password: Password,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Where the secret key's password comes from.
@@ -43,10 +48,44 @@ impl Password {
     /// `None`: minisign asks on the terminal.
     fn read(&self) -> Result<Option<String>> {
         let Some(path) = &self.password_file else {
-            return Ok(None);
+            return match fs::File::open("/dev/tty") {
+                Ok(_) => Ok(None),
+                Err(_) => Err(Refusal(
+                    "there is no terminal to ask for a password on: give --password-file FILE or --no-password"
+                        .to_owned(),
+                )
+                .into()),
+            };
         };
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+        Ok(Some(files::text(path)?.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+
+    /// The secret key in this text.
+    fn open(&self, text: &str) -> Result<SecretKey> {
+        if SignerKey::parse(text).is_ok() {
+            return Err(
+                Refusal("this is a public key; a plugin is signed with the secret one".to_owned()).into(),
+            );
+        }
+        let wrong = match SecretBytes::read(text) {
+            None => "this is not a minisign secret key",
+            Some(key) if key.encrypted() && self.no_password => {
+                "this key has a password: leave out --no-password, or give --password-file FILE"
+            }
+            Some(key) if !key.encrypted() && !self.no_password => {
+                "this key has no password: give --no-password"
+            }
+            Some(key) => {
+                let secret = if self.no_password {
+                    key.unencrypted(text)
+                } else {
+                    let password = self.read()?;
+                    SecretKeyBox::from_string(text).and_then(|boxed| boxed.into_secret_key(password))
+                };
+                return secret.map_err(|error| Refusal(error.to_string()).into());
+            }
+        };
+        Err(Refusal(wrong.to_owned()).into())
     }
 }
 
@@ -71,6 +110,11 @@ impl Keygen {
         };
         create(&secret_path, 0o600, &secret)?;
         create(&public_path, 0o644, &pair.pk.to_box()?.to_bytes())?;
+        if self.json {
+            return output::json(&json!({
+                "secretKeyFile": secret_path, "publicKeyFile": public_path, "publicKey": pair.pk.to_base64(),
+            }));
+        }
         line(format_args!("secret key  {}", secret_path.display()))?;
         line(format_args!(
             "public key  {}  {}",
@@ -98,6 +142,9 @@ pub struct Sign {
     output: Option<PathBuf>,
     #[command(flatten)]
     password: Password,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Sign {
@@ -105,8 +152,7 @@ impl Sign {
         // What an appliance would refuse gets no signature. The trusted comment, which the signature
         // covers, says what was signed.
         let loaded = Loaded::open(&self.plugin, false)?;
-        let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
-        let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
+        let manifest = loaded.manifest(&self.plugin)?;
         let comment = format!(
             "latchkey plugin {} {} sha256:{}",
             manifest.name,
@@ -114,16 +160,9 @@ impl Sign {
             loaded.prepared.digest()
         );
 
-        let text = fs::read_to_string(&self.key)
-            .with_context(|| format!("cannot read the key {}", self.key.display()))?;
-        let not_a_key = |error: minisign::PError| Refusal(format!("{}: {error}", self.key.display()));
-        let secret = if self.password.no_password {
-            unencrypted(&text)
-        } else {
-            let password = self.password.read()?;
-            SecretKeyBox::from_string(&text).and_then(|boxed| boxed.into_secret_key(password))
-        };
-        let secret = secret.map_err(not_a_key)?;
+        let text = files::text(&self.key)?;
+        let secret = self.password.open(&text);
+        let secret = secret.with_context(|| self.key.display().to_string())?;
         let signature = minisign::sign(
             None,
             &secret,
@@ -135,25 +174,38 @@ impl Sign {
         let output = self.output.unwrap_or_else(|| signature_path(&self.plugin));
         fs::write(&output, signature.to_bytes())
             .with_context(|| format!("cannot write {}", output.display()))?;
+        if self.json {
+            return output::json(&json!({ "signatureFile": output, "comment": comment }));
+        }
         line(format_args!("{}: {comment}", output.display()))
     }
 }
 
-/// A secret key without password. `minisign -W` (0.11) writes no checksum into such a key, which our crate
-/// takes for damage; then its public half, which is in it, has to follow from the secret one.
-fn unencrypted(text: &str) -> Result<SecretKey, minisign::PError> {
-    let bytes = text
-        .lines()
-        .nth(1)
-        .and_then(|line| STANDARD.decode(line.trim()).ok());
-    if let Some(bytes) = bytes.filter(|bytes| bytes.len() == SECRET_KEY_BYTES && bytes[2..4] == NO_KDF)
-        && bytes[KEY_PAIR.end..].iter().all(|byte| *byte == 0)
-        && let Ok(pair) = <[u8; 64]>::try_from(&bytes[KEY_PAIR])
-        && ed25519_dalek::SigningKey::from_keypair_bytes(&pair).is_ok()
-    {
-        return SecretKey::from_bytes(&bytes);
+/// What a secret key's file holds.
+struct SecretBytes(Vec<u8>);
+
+impl SecretBytes {
+    fn read(text: &str) -> Option<Self> {
+        let bytes = STANDARD.decode(text.lines().nth(1)?.trim()).ok()?;
+        (bytes.len() == SECRET_KEY_BYTES).then_some(Self(bytes))
     }
-    SecretKeyBox::from_string(text)?.into_unencrypted_secret_key()
+
+    fn encrypted(&self) -> bool {
+        self.0[2..4] != NO_KDF
+    }
+
+    /// The key, which has no password. `minisign -W` (0.11) writes no checksum into such a key, which our crate
+    /// takes for damage; then its public half, which is in it, has to follow from the secret one.
+    fn unencrypted(&self, text: &str) -> Result<SecretKey, minisign::PError> {
+        let Self(bytes) = self;
+        if bytes[KEY_PAIR.end..].iter().all(|byte| *byte == 0)
+            && let Ok(pair) = <[u8; 64]>::try_from(&bytes[KEY_PAIR])
+            && ed25519_dalek::SigningKey::from_keypair_bytes(&pair).is_ok()
+        {
+            return SecretKey::from_bytes(bytes);
+        }
+        SecretKeyBox::from_string(text)?.into_unencrypted_secret_key()
+    }
 }
 
 /// Layout of a secret key: algorithms, salt and costs (54 bytes), key id (8), key pair (64), checksum (32).
@@ -174,23 +226,39 @@ pub struct Verify {
     /// The signature [default: PLUGIN.wasm.minisig].
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Verify {
     pub(super) fn run(self) -> Result<()> {
-        let bytes = read_plugin(&self.plugin)?;
+        let bytes = files::plugin(&self.plugin)?;
         let path = self.signature.unwrap_or_else(|| signature_path(&self.plugin));
-        let signature = fs::read_to_string(&path)
-            .map_err(|error| Refusal(format!("no signature at {}: {error}", path.display())))?;
-        let key = if Path::new(&self.public_key).is_file() {
-            let path = &self.public_key;
-            SignerKey::parse(&fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?)
+        if !path.exists() {
+            let text = format!(
+                "there is no signature at {}: name it with --signature FILE",
+                path.display()
+            );
+            let code = "signature-missing";
+            return Err(CodedRefusal { text, code }.into());
+        }
+        let signature = files::text(&path)?;
+        let given = Path::new(&self.public_key);
+        let key = if given.exists() {
+            SignerKey::parse(&files::text(given)?)
         } else {
             SignerKey::parse(&self.public_key)
+                .map_err(|_| "there is no such file, and it is no key as text".to_owned())
         };
         let key = key.map_err(|reason| Refusal(format!("{}: {reason}", self.public_key)))?;
-        let signed = verify_signature(&bytes, &signature, &[key])
-            .map_err(|error| Refusal(format!("{}: {error}", self.plugin.display())))?;
+        let signed = verify_signature(&bytes, &signature, &[key]).map_err(|error| CodedRefusal {
+            text: format!("{}: {error}", self.plugin.display()),
+            code: error.code(),
+        })?;
+        if self.json {
+            return output::json(&json!({ "keyId": signed.key_id, "comment": signed.comment }));
+        }
         line(format_args!(
             "good signature by {}: {}",
             signed.key_id, signed.comment

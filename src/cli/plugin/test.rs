@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::run::host_notes;
-use super::{Loaded, base_question, line, micros, refused};
-use crate::cli::exit::Refusal;
-use crate::cli::output;
+use super::{Loaded, base_question, line, micros};
+use crate::cli::exit::{Refusal, told};
+use crate::cli::{files, output};
 use crate::domain::policy::Manifest;
-use crate::plugin_host::{Case, CaseReport, Limits};
+use crate::plugin_host::{Case, CaseReport, Limits, printable};
 
 /// `latchkey plugin test`
 #[derive(Debug, Args)]
@@ -43,37 +43,70 @@ pub struct Test {
     /// Write a `JUnit` report.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Ask even where no appliance would save the configuration.
+    #[arg(long)]
+    unchecked_config: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// A case with its file and what came of it.
+/// A case with its file and what came of it; a text where the file holds no case.
 struct Ran {
     file: PathBuf,
-    report: CaseReport,
+    report: Result<CaseReport, String>,
     notes: Vec<String>,
+}
+
+impl Ran {
+    fn name(&self) -> String {
+        self.file
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    fn failed(&self) -> bool {
+        self.report.as_ref().is_ok_and(|report| !report.passed)
+    }
+
+    fn to_json(&self) -> Value {
+        let Self { file, report, notes } = self;
+        match report {
+            Ok(report) => json!({ "file": file, "notes": notes, "report": report }),
+            Err(reason) => json!({ "file": file, "error": reason }),
+        }
+    }
 }
 
 impl Test {
     pub(super) fn run(self) -> Result<()> {
         let files = case_files(&self.cases)?;
         let loaded = Loaded::open(&self.plugin, true)?;
-        let manifest = loaded.runtime.block_on(loaded.host.describe(&loaded.prepared));
-        let manifest = manifest.map_err(|error| refused(&self.plugin, &error))?;
+        let manifest = loaded.manifest(&self.plugin)?;
 
         let started = Instant::now();
         let mut all = Vec::new();
         for file in files {
-            let case = read_case(&file)?;
-            if self
+            let case = read_case(&file);
+            let description = case.as_ref().map_or("", |case| &case.description);
+            let chosen = self
                 .only
                 .as_ref()
-                .is_none_or(|text| file.to_string_lossy().contains(text) || case.description.contains(text))
-            {
-                let (report, notes) = judge(&loaded, &manifest, &case)?;
-                all.push(Ran { file, report, notes });
+                .is_none_or(|text| file.to_string_lossy().contains(text) || description.contains(text));
+            if !chosen {
+                continue;
             }
+            // One that can't be read keeps nobody from hearing of the others.
+            let (report, notes) = match case {
+                Ok(case) => {
+                    let (report, notes) = self.judge(&loaded, &manifest, &case)?;
+                    (Ok(report), notes)
+                }
+                Err(error) => (Err(told(&error)), vec![]),
+            };
+            all.push(Ran { file, report, notes });
         }
         let took = started.elapsed();
 
@@ -82,61 +115,75 @@ impl Test {
             fs::write(path, junit(&suite, &all))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        let failed = all.iter().filter(|ran| !ran.report.passed).count();
+        let failed = all.iter().filter(|ran| ran.failed()).count();
+        let malformed: Vec<_> = all.iter().filter_map(|ran| ran.report.as_ref().err()).collect();
         if self.json {
-            let cases: Vec<_> = all
-                .iter()
-                .map(|r| json!({ "file": r.file, "notes": r.notes, "report": r.report }))
-                .collect();
-            output::json(
-                &json!({ "plugin": manifest.name, "version": manifest.version, "failed": failed, "cases": cases }),
-            )?;
+            let cases: Vec<_> = all.iter().map(Ran::to_json).collect();
+            output::json(&json!({
+                "plugin": manifest.name, "version": manifest.version, "failed": failed, "malformed": malformed.len(),
+                "cases": cases,
+            }))?;
         } else {
             print(&all)?;
             line(format_args!(
                 "{} {}: {} passed, {failed} failed, {}",
                 manifest.name,
                 manifest.version,
-                all.len() - failed,
+                all.len() - failed - malformed.len(),
                 micros(u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
             ))?;
         }
-        match failed {
+        match (failed, malformed.as_slice()) {
             _ if all.is_empty() => bail!("there is no such case"),
-            0 => Ok(()),
-            _ => bail!("{failed} of {} cases failed", all.len()),
+            (_, [reason]) => Err(Refusal((*reason).clone()).into()),
+            (_, [reason, others @ ..]) => {
+                let others = others.len();
+                Err(Refusal(format!("{reason}; {others} further files hold no case either")).into())
+            }
+            (0, []) => Ok(()),
+            (_, []) => bail!("{failed} of {} cases failed", all.len()),
         }
     }
-}
 
-/// Runs a case twice. What the schema says belongs to it, too: a configuration that the plugin takes
-/// and its schema refuses could never be saved.
-fn judge(loaded: &Loaded, manifest: &Manifest, case: &Case) -> Result<(CaseReport, Vec<String>)> {
-    let run = || {
-        loaded.runtime.block_on(
-            loaded
-                .host
-                .run_case(&loaded.prepared, Limits::at_installation(), case),
-        )
-    };
-    let (mut report, again) = (run()?, run()?);
-    if report.answer != again.answer || report.usage.fuel != again.usage.fuel {
-        report
-            .differences
-            .push("the same question was answered in two ways: a policy is a pure function".to_owned());
-    }
-    if report.answer.get("ok").is_some() {
-        let config = case.config.to_string();
-        let checked = loaded.host.check_config(&loaded.prepared, manifest, &config);
-        if let Err(error) = loaded.runtime.block_on(checked) {
-            report.differences.push(format!(
-                "the plugin takes it, but its own config-schema does not: {error}"
-            ));
+    /// Runs a case twice. What the schema says belongs to it, too: a configuration that the plugin takes
+    /// and its schema refuses could never be saved, and what could never be saved is never asked with.
+    fn judge(&self, loaded: &Loaded, manifest: &Manifest, case: &Case) -> Result<(CaseReport, Vec<String>)> {
+        let run = || {
+            loaded.runtime.block_on(
+                loaded
+                    .host
+                    .run_case(&loaded.prepared, Limits::at_installation(), case),
+            )
+        };
+        let (mut report, again) = (run()?, run()?);
+        if report.answer != again.answer || report.usage.fuel != again.usage.fuel {
+            report
+                .differences
+                .push("the same question was answered in two ways: a policy is a pure function".to_owned());
         }
+        if !self.unchecked_config {
+            report.differences.extend(loaded.config_refused(manifest, case));
+        }
+        if report.answer.get("ok").is_some() {
+            let config = case.config.to_string();
+            let checked = loaded.host.check_config(&loaded.prepared, manifest, &config);
+            if let Err(error) = loaded.runtime.block_on(checked) {
+                report.differences.push(format!(
+                    "the plugin takes it, but its own config-schema does not: {error}"
+                ));
+            }
+        }
+        // What the engine says of a trap; where nothing is logged there is no more to go by.
+        if let Some(detail) = report.answer["detail"]
+            .as_str()
+            .filter(|_| !report.differences.is_empty())
+        {
+            report.differences.push(format!("detail: {}", printable(detail)));
+        }
+        report.passed = report.differences.is_empty();
+        let notes = host_notes(&report.answer, manifest);
+        Ok((report, notes))
     }
-    report.passed = report.differences.is_empty();
-    let notes = host_notes(&report.answer, manifest);
-    Ok((report, notes))
 }
 
 /// Every case in the folder and below, in order of path.
@@ -168,20 +215,28 @@ pub(super) fn case_files(path: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn read_case(file: &Path) -> Result<Case> {
     let named =
         |error: &dyn std::fmt::Display| anyhow::Error::new(Refusal(format!("{}: {error}", file.display())));
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = files::text(file)?;
     let base = base_question(
         file.parent()
             .filter(|f| !f.as_os_str().is_empty())
             .unwrap_or(Path::new(".")),
     )?;
-    Case::parse(&text)
+    let case = Case::parse(&text)
         .and_then(|case| case.resolved(&base))
-        .map_err(|error| named(&error))
+        .map_err(|error| named(&error))?;
+    files::json_of(&text).map(|_| case).map_err(|error| named(&error))
 }
 
 fn print(all: &[Ran]) -> Result<()> {
-    for Ran { file, report, notes } in all {
-        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    for ran in all {
+        let name = ran.name();
+        let report = match &ran.report {
+            Ok(report) => report,
+            Err(reason) => {
+                line(format_args!("BAD   {name}: {reason}"))?;
+                continue;
+            }
+        };
         let mark = if report.passed { "ok  " } else { "FAIL" };
         line(format_args!("{mark}  {name}: {}", report.description))?;
         for difference in &report.differences {
@@ -192,7 +247,7 @@ fn print(all: &[Ran]) -> Result<()> {
                 line(format_args!("        log: {}", logged.message))?;
             }
         }
-        for note in notes {
+        for note in &ran.notes {
             line(format_args!("        note: {note}"))?;
         }
     }
@@ -201,16 +256,30 @@ fn print(all: &[Ran]) -> Result<()> {
 
 /// The report that CI systems read.
 fn junit(suite: &str, all: &[Ran]) -> String {
-    let failed = all.iter().filter(|ran| !ran.report.passed).count();
+    let failed = all.iter().filter(|ran| ran.failed()).count();
+    let errors = all.iter().filter(|ran| ran.report.is_err()).count();
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(
         xml,
-        "<testsuites><testsuite name=\"{}\" tests=\"{}\" failures=\"{failed}\">",
+        "<testsuites><testsuite name=\"{}\" tests=\"{}\" failures=\"{failed}\" errors=\"{errors}\">",
         escape(suite),
         all.len()
     );
-    for Ran { file, report, .. } in all {
-        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    for ran in all {
+        let (name, file) = (ran.name(), escape(&ran.file.to_string_lossy()));
+        let report = match &ran.report {
+            Ok(report) => report,
+            Err(reason) => {
+                let _ = writeln!(
+                    xml,
+                    "<testcase classname=\"{}\" name=\"{}\" file=\"{file}\"><error message=\"{}\"/></testcase>",
+                    escape(suite),
+                    escape(&name),
+                    escape(reason)
+                );
+                continue;
+            }
+        };
         let secs = format!(
             "{}.{:06}",
             report.usage.elapsed_micros / 1_000_000,
@@ -218,11 +287,10 @@ fn junit(suite: &str, all: &[Ran]) -> String {
         );
         let _ = write!(
             xml,
-            "<testcase classname=\"{}\" name=\"{}: {}\" file=\"{}\" time=\"{secs}\">",
+            "<testcase classname=\"{}\" name=\"{}: {}\" file=\"{file}\" time=\"{secs}\">",
             escape(suite),
             escape(&name),
-            escape(&report.description),
-            escape(&file.to_string_lossy())
+            escape(&report.description)
         );
         if !report.passed {
             let first = report.differences.first().map_or("", String::as_str);
@@ -277,7 +345,7 @@ mod tests {
             "p 1.0.0",
             &[Ran {
                 file: "cases/one.json".into(),
-                report,
+                report: Ok(report),
                 notes: vec![],
             }],
         );

@@ -1,15 +1,14 @@
 //! `latchkey plugin replay`.
 
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::config;
-use crate::cli::{Global, orders, output};
+use crate::cli::{Global, files, orders, output};
 use crate::domain::printable::printable;
 use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
 
@@ -36,7 +35,7 @@ pub(in crate::cli) struct Replay {
 
 impl Replay {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
+        let bytes = files::plugin(&self.file)?;
         let order = ReplayOrder {
             file: FileText::of(&bytes),
             organization: self.org,

@@ -4,10 +4,11 @@
 //! After one that was done, each rule that holds and names an effect asks for it.
 
 mod evaluate;
-mod names;
 mod rule;
+mod schema;
+mod types;
 
-use evaluate::Evaluator;
+use evaluate::{Evaluator, Trial};
 use latchkey_policy::prelude::*;
 use rule::{Rule, Then};
 
@@ -34,9 +35,10 @@ impl Policy for CelRules {
 
     fn check(config: &Config) -> Result<(), String> {
         ensure((1..=100).contains(&config.rules.len()), "/rules", "must have 1 to 100 rules")?;
+        let trial = Trial::new()?;
         for (at, rule) in config.rules.iter().enumerate() {
             let path = format!("/rules/{at}");
-            rule.check(&path)?;
+            rule.check(&path, &trial)?;
             let twice = config.rules[..at].iter().any(|earlier| earlier.name == rule.name);
             ensure(!twice, &format!("{path}/name"), "is another rule's name, too")?;
         }

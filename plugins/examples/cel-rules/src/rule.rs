@@ -2,7 +2,7 @@
 
 use latchkey_policy::prelude::*;
 
-use crate::evaluate;
+use crate::evaluate::Trial;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -31,7 +31,7 @@ pub enum Then {
 }
 
 impl Rule {
-    pub fn check(&self, path: &str) -> Result<(), String> {
+    pub fn check(&self, path: &str, trial: &Trial) -> Result<(), String> {
         let at = |key: &str| format!("{path}/{key}");
         ensure(is_kebab(&self.name), &at("name"), "must be kebab-case, as in too-many-resets")?;
         // Needed, or at least of use: a key that does nothing is a misunderstanding.
@@ -64,7 +64,7 @@ impl Rule {
         ensure(self.expires_hours.is_none_or(|hours| (1..=168).contains(&hours)), &at("expiresHours"), "must be from 1 to 168")?;
         ensure(self.hours.is_none_or(|hours| hours <= 720), &at("hours"), "must be from 0 to 720")?;
         let deciding = matches!(self.then, Then::Allow | Then::Deny | Then::RequireApproval);
-        evaluate::check(&self.when, !deciding).map_err(|reason| format!("{}: {reason}", at("when")))
+        trial.check(&self.when, !deciding).map_err(|reason| format!("{}: {reason}", at("when")))
     }
 
     pub fn message(&self) -> &str {

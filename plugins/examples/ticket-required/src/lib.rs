@@ -27,7 +27,10 @@ impl Policy for TicketRequired {
     };
 
     fn check(config: &Config) -> Result<(), String> {
-        Form::new(config).map(drop)
+        let form = Form::new(config)?;
+        // People are told to give one like it.
+        let accepted = config.example.as_ref().is_none_or(|example| form.accepts(example.trim()));
+        ensure(accepted, "/example", "is not a ticket that this configuration accepts")
     }
 
     fn before_reset(question: &Question, config: &Config) -> Decision {
