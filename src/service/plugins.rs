@@ -8,6 +8,7 @@ mod answered;
 mod bindings;
 mod bound;
 mod change;
+mod compared;
 mod decided;
 mod exposition;
 mod governance;

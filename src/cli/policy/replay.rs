@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::config;
+use super::{config, list};
 use crate::cli::{Global, orders, output};
 use crate::domain::printable::printable;
 use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
@@ -23,11 +23,13 @@ pub(in crate::cli) struct Replay {
     /// Only this organisation's resets [default: everybody's].
     #[arg(long, value_name = "SLUG")]
     org: Option<String>,
-    /// Only the decisions of this binding [default: of every plugin of the candidate's name].
+    /// Only the decisions of this binding [default: of every plugin of the candidate's name]. Answers in monitor
+    /// mode are compared only where none counted.
     #[arg(long, value_name = "ID")]
     binding: Option<Uuid>,
-    /// Configuration: JSON, or a file with it [default: the one that each decision was made with].
-    #[arg(long, value_name = "JSON|@FILE|FILE")]
+    /// Configuration: JSON, a file with it, or - for standard input [default: the one that each decision was
+    /// made with].
+    #[arg(long, value_name = "JSON|@FILE|FILE|-")]
     config: Option<String>,
     /// Print the report as JSON.
     #[arg(long)]
@@ -63,15 +65,22 @@ fn verdict(report: &Value) -> Result<()> {
     if report["clean"] == true {
         return Ok(());
     }
+    let not_all = if report["complete"] == true {
+        ""
+    } else {
+        ", and not all could be replayed"
+    };
+    if number("differing") == 0 && number("notComparable") > 0 {
+        bail!(
+            "{} of {} calls can't be compared: they failed when they were made, as they might not again{not_all}",
+            report["notComparable"],
+            number("compared") + number("notComparable")
+        );
+    }
     bail!(
-        "{} of {} decisions would have been others{}",
+        "{} of {} decisions would have been others{not_all}",
         report["differing"],
         report["compared"],
-        if report["complete"] == true {
-            ""
-        } else {
-            ", and not all could be replayed"
-        }
     )
 }
 
@@ -104,6 +113,18 @@ fn print(report: &Value) -> Result<()> {
         report["differing"],
         report["failed"],
     ))?;
+    if report["notComparable"] != 0 {
+        output::line(format_args!(
+            "{} more calls failed when they were made, as they might not again: they can't be compared",
+            report["notComparable"]
+        ))?;
+    }
+    if report["watched"] != 0 {
+        output::line(format_args!(
+            "{} answers in monitor mode decided nothing and were left out",
+            report["watched"]
+        ))?;
+    }
     if report["askedBefore"] == false && report["compared"] != 0 {
         output::line("No plugin of this name was asked in that time: it is compared with \"allow\"")?;
     }
@@ -119,6 +140,14 @@ fn print(report: &Value) -> Result<()> {
             answer(&difference["recorded"]),
             answer(&difference["replayed"]),
         ))?;
+        if let Some(version) = difference["recordedVersion"].as_str() {
+            output::quoted(format_args!(
+                "  by        {version} ({}), binding {}, {}",
+                text("recordedDigest").get(..12).unwrap_or_default(),
+                text("binding"),
+                list::mode(&difference["mode"]),
+            ))?;
+        }
     }
     Ok(())
 }
