@@ -203,6 +203,9 @@ impl Error {
     pub fn for_operator(&self) -> String {
         match self {
             Self::Internal(cause) => cause.clone(),
+            Self::PolicyFailed { cause } => format!(
+                "{self}, so nothing was done: {cause}\n  To go on without it: latchkey plugin disable BINDING"
+            ),
             other => other.to_string(),
         }
     }

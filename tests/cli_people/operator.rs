@@ -324,3 +324,35 @@ fn the_operator_unlocks_and_gives_factors_back() {
         ]
     );
 }
+
+/// A policy that fails keeps everybody out until it is switched off: whoever has to do that is told which it is.
+#[test]
+fn an_operator_is_told_which_policy_failed_and_how_to_go_on() {
+    let desk = with_mfa();
+    fs::write(desk.path("guest.wasm"), crate::guests::before("unreachable")).unwrap();
+    let plugin = |args: &[&str]| desk.ok(&[&DATA[..], &["plugin"], args].concat());
+    plugin(&["install", "guest.wasm"]);
+    let bound = plugin(&["bind", "guest", "--org", "acme", "--json"]);
+    let bound: Value = serde_json::from_str(&bound).unwrap();
+    let id = bound["binding"].as_str().unwrap();
+    let check = |running: &str| {
+        let (code, out, err) = user(&desk, &["reset-mfa", ADA, "--org", "acme", "--json"]);
+        assert_eq!(code, Some(1), "{running}: {err}");
+        let out: Value = serde_json::from_str(&out).unwrap();
+        for said in [&err, out["error"].as_str().unwrap()] {
+            for part in [
+                "A policy could not be evaluated",
+                "plugin guest 1.0.0",
+                "failed, trap",
+                &format!("binding {id}"),
+                "latchkey plugin disable",
+            ] {
+                assert!(said.contains(part), "{running}: {part} in {said}");
+            }
+        }
+    };
+    check("while none runs");
+    let server = serve(&desk);
+    check("while a server runs");
+    server.stop();
+}
