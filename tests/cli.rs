@@ -17,6 +17,8 @@ mod guests;
 mod naming;
 #[path = "cli_support/policies.rs"]
 mod policies;
+#[path = "cli_support/signed.rs"]
+mod signed;
 #[path = "cli_support/terms.rs"]
 mod terms;
 

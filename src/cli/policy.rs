@@ -4,24 +4,26 @@
 
 mod bind;
 mod decisions;
+mod install;
 mod list;
 mod replay;
 mod terms;
 
 use std::fs;
-use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::exit::Refusal;
 use super::{Global, orders, output};
 use crate::domain::policy::Mode;
-use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
+use crate::service::plugins::PolicyOrder;
 use bind::{Bind, Change};
+use install::Install;
 use replay::Replay;
 use terms::mode;
 
@@ -32,7 +34,8 @@ pub(super) enum PolicyCommand {
     ///
     /// A large one takes seconds; standard error says how far it has come.
     #[command(after_help = "Examples:\n  latchkey plugin install office-hours.wasm\n  \
-                            latchkey plugin install theirs.wasm --org acme")]
+                            latchkey plugin install theirs.wasm --org acme\n  \
+                            latchkey plugin install theirs.wasm --signature theirs.wasm.minisig --public-key author.pub")]
     Install(Install),
     /// Show what is installed, and who is asked in which order.
     #[command(after_help = "Examples:\n  latchkey plugin list\n  latchkey plugin list --json")]
@@ -197,21 +200,6 @@ fn binding_id(text: &str) -> Result<Uuid, &'static str> {
         .map_err(|_| "a binding is named by its id, a UUID that `latchkey plugin list` shows")
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Install {
-    /// The plugin: a component, or a core module that becomes one.
-    file: PathBuf,
-    /// Its signature (minisign format), where the node demands one.
-    #[arg(long, value_name = "FILE")]
-    signature: Option<PathBuf>,
-    /// Only this organisation may bind it.
-    #[arg(long, value_name = "SLUG")]
-    org: Option<String>,
-    /// Print it as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
 impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let order = |order| orders::carry_out(global, order);
@@ -226,7 +214,7 @@ impl PolicyCommand {
                 let found = order(PolicyOrder::Config { digest })?;
                 let config = found["config"].as_str().unwrap_or_default();
                 // A file gets the very text: its digest is the one that was asked for.
-                if std::io::stdout().is_terminal() {
+                if io::stdout().is_terminal() {
                     output::line(output::escaped(config))
                 } else {
                     output::line(config)
@@ -297,37 +285,6 @@ impl Which {
     }
 }
 
-impl Install {
-    fn run(self, global: &Global) -> Result<()> {
-        let bytes = fs::read(&self.file).with_context(|| format!("{} can't be read", self.file.display()))?;
-        let signature = match &self.signature {
-            Some(file) => {
-                Some(fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))?)
-            }
-            None => None,
-        };
-        let order = InstallOrder {
-            file: FileText::of(&bytes),
-            signature,
-            organization: self.org,
-        };
-        let installed = orders::carry_out_shown(global, PolicyOrder::Install(order), "installing")?;
-        let [name, version, digest] =
-            ["name", "version", "digest"].map(|key| installed[key].as_str().unwrap_or_default());
-        if self.json {
-            return output::json(&json!({ "name": name, "version": version, "digest": digest }));
-        }
-        output::line(format_args!("{name} {version} installed, SHA-256 {digest}"))?;
-        let wants: Vec<_> = texts(&installed["wants"]).collect();
-        if !wants.is_empty() {
-            output::line(format_args!("It asks for: {}", wants.join(", ")))?;
-        }
-        output::line(format_args!(
-            "Next: latchkey plugin bind {name} --org SLUG --config JSON"
-        ))
-    }
-}
-
 /// Says what was done, to people or to scripts.
 fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
     if json {
@@ -340,7 +297,7 @@ fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
 /// What to know of what was done, on standard error.
 fn warn(now: &Value) -> Result<()> {
     match now["warning"].as_str() {
-        Some(warning) => Ok(writeln!(std::io::stderr().lock(), "warning: {warning}")?),
+        Some(warning) => Ok(writeln!(io::stderr().lock(), "warning: {warning}")?),
         None => Ok(()),
     }
 }

@@ -21,7 +21,7 @@ pub struct PluginRow {
     pub manifest: Manifest,
     /// minisign signature it came with.
     pub signature: Option<String>,
-    /// Number of the trusted key that made the signature.
+    /// Number of the key that the signature was checked with.
     pub signed_by: Option<String>,
     /// Size of the file in bytes.
     pub size_bytes: u64,
@@ -54,6 +54,22 @@ pub fn insert_plugin(tx: &Connection, plugin: &PluginRow, bytes: &[u8]) -> Resul
             millis(plugin.installed_at),
         ])?;
     Ok(inserted == 1)
+}
+
+/// Keeps who signed a plugin that is there already. Says whether that is news.
+pub fn update_signature(tx: &Connection, plugin: &PluginRow) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE plugin SET signature = ?3, signed_by = ?4 WHERE digest = ?1 AND removed_at IS NULL \
+             AND coalesce(organization_id, x'') = coalesce(?2, x'') AND signed_by IS NOT ?4",
+        )?
+        .execute(params![
+            plugin.digest,
+            plugin.organization_id.map(|id| id.0.into_bytes()),
+            plugin.signature,
+            plugin.signed_by,
+        ])?;
+    Ok(changed == 1)
 }
 
 /// What an organisation can bind: its own plugins, then the node's, by name and time. Without an

@@ -11,6 +11,7 @@ mod measured;
 mod modes;
 mod order;
 mod replay;
+mod signed;
 mod starting;
 mod versions;
 mod watching;

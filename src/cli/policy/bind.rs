@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::terms::{self, Terms};
@@ -56,7 +56,7 @@ impl Bind {
         let [binding, name, version] = ["binding", "name", "version"].map(|key| bound[key].as_str());
         let [binding, name, version] = [binding, name, version].map(Option::unwrap_or_default);
         if self.json {
-            output::json(&json!({ "binding": binding, "name": name, "version": version }))?;
+            output::json(&bound)?;
             return super::warn(&bound);
         }
         let whose = self.org.as_deref().unwrap_or("every organisation");

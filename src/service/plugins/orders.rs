@@ -243,6 +243,7 @@ async fn list(services: &Services, manager: &Manager) -> Result<Value> {
                 "wants": plugin.manifest.wants,
                 "organization": slug_of(&organizations, plugin.organization_id),
                 "sizeBytes": plugin.size_bytes,
+                "signedBy": plugin.signed_by,
                 "installedAt": plugin.installed_at,
                 "disabled": plugin.disabled_at.is_some(),
             })

@@ -9,7 +9,7 @@ use crate::domain::account::OrganizationId;
 use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::plugins::{
-    Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, list_plugins,
+    Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, is_unsigned, list_plugins,
 };
 use crate::service::{Services, operator};
 
@@ -21,6 +21,9 @@ pub struct InstallOrder {
     pub file: FileText,
     /// Its minisign signature.
     pub signature: Option<String>,
+    /// Whose it must be: a minisign public key.
+    #[serde(default)]
+    pub public_key: Option<String>,
     /// Slug of the organisation that alone may bind it; absent: everybody may.
     pub organization: Option<String>,
 }
@@ -44,15 +47,19 @@ pub(super) async fn install(services: &Services, order: InstallOrder, watch: Wat
         owner: owner(services, order.organization.as_deref())?,
         bytes: bytes.into(),
         signature: order.signature,
+        public_key: order.public_key,
     };
-    let installed = install_plugin(services, &Manager::operator(services), new, watch)
-        .await?
-        .plugin;
+    let installed = install_plugin(services, &Manager::operator(services), new, watch).await?;
+    let (new, warning) = (installed.new, installed.warning());
+    let plugin = installed.plugin;
     Ok(json!({
-        "name": installed.manifest.name,
-        "version": installed.manifest.version,
-        "digest": hex::encode(installed.digest),
-        "wants": installed.manifest.wants,
+        "name": plugin.manifest.name,
+        "version": plugin.manifest.version,
+        "digest": hex::encode(plugin.digest),
+        "wants": plugin.manifest.wants,
+        "signedBy": plugin.signed_by,
+        "new": new,
+        "warning": warning,
     }))
 }
 
@@ -74,13 +81,20 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
         grants: Grants::of(terms.grants.unwrap_or_default()),
     };
     let bound = bind_plugin(services, &manager, new).await?;
-    Ok(json!({
-        "binding": bound.row.id,
-        "warning": bound.warning(),
-        "name": plugin.manifest.name,
-        "version": plugin.manifest.version,
-        "wants": plugin.manifest.wants,
-    }))
+    let unsigned = is_unsigned(&services.settings.plugins, plugin).then(|| {
+        "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed before they \
+         were trusted. Install it again with its signature"
+            .to_owned()
+    });
+    let warnings: Vec<_> = bound.warning().into_iter().chain(unsigned).collect();
+    let mut said = super::show(services, &manager, bound.row.id)?;
+    said["binding"] = json!(bound.row.id);
+    said["name"] = json!(plugin.manifest.name);
+    said["warning"] = match warnings.is_empty() {
+        true => Value::Null,
+        false => json!(warnings.join(". ")),
+    };
+    Ok(said)
 }
 
 fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {
