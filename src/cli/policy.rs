@@ -1,4 +1,4 @@
-//! `latchkey plugin install, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay,
+//! `latchkey plugin install, uninstall, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay,
 //! decisions`: the operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands
 //! are in `plugin.rs`.
 
@@ -37,9 +37,30 @@ pub(super) enum PolicyCommand {
                             latchkey plugin install theirs.wasm --org acme\n  \
                             latchkey plugin install theirs.wasm --signature theirs.wasm.minisig --public-key author.pub")]
     Install(Install),
+    /// Remove an installed plugin that no binding uses, now or as the version before.
+    ///
+    /// What it decided can still be replayed until that lapses.
+    #[command(
+        visible_alias = "remove",
+        after_help = "Examples:\n  latchkey plugin uninstall office-hours\n  \
+                            latchkey plugin uninstall 2c26b46b --org acme --json"
+    )]
+    Uninstall {
+        /// Its name, where it is installed in one version, or the beginning of its digest, at least 4 digits.
+        plugin: String,
+        /// It is this organisation's [default: the node's].
+        #[arg(long, value_name = "SLUG")]
+        org: Option<String>,
+        /// Print what was removed as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what is installed, and who is asked in which order.
-    #[command(after_help = "Examples:\n  latchkey plugin list\n  latchkey plugin list --json")]
+    #[command(after_help = "Examples:\n  latchkey plugin list\n  latchkey plugin list --org acme --json")]
     List {
+        /// Only what this organisation can bind and what its resets ask: its own and the node's.
+        #[arg(long, value_name = "SLUG")]
+        org: Option<String>,
         /// Print it as JSON.
         #[arg(long)]
         json: bool,
@@ -122,7 +143,9 @@ pub(super) enum PolicyCommand {
     },
     /// Go back to a binding's version before, with the configuration that it had.
     ///
-    /// Another file is another version, and so is another configuration.
+    /// Another file is another version, and so is another configuration. The version before is the last that
+    /// answered for good: one that never answered, and one that was only tried on a canary's share, does not take
+    /// its place. `latchkey plugin list` shows which it is, with its digests.
     #[command(
         after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that, but where it ended a canary"
     )]
@@ -208,8 +231,27 @@ impl PolicyCommand {
             Self::Bind(bind) => bind.run(order),
             Self::Change(change) => change.run(order),
             Self::Replay(replay) => replay.run(global),
-            Self::List { json: true } => output::json(&order(PolicyOrder::List)?),
-            Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
+            Self::Uninstall { plugin, org, json } => {
+                let gone = order(PolicyOrder::Uninstall {
+                    plugin,
+                    organization: org,
+                })?;
+                let [name, version, digest] =
+                    ["name", "version", "digest"].map(|key| gone[key].as_str().unwrap_or_default());
+                done(
+                    json,
+                    &gone,
+                    format_args!("{name} {version} removed, SHA-256 {digest}"),
+                )
+            }
+            Self::List { org, json } => {
+                let lists = order(PolicyOrder::List { organization: org })?;
+                if json {
+                    output::json(&lists)
+                } else {
+                    list::print(&lists)
+                }
+            }
             Self::Config { digest } => {
                 let found = order(PolicyOrder::Config { digest })?;
                 let config = found["config"].as_str().unwrap_or_default();

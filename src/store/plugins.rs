@@ -3,12 +3,16 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::bindings;
 use super::row::{column, millis, optional, unreadable};
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::Manifest;
 use crate::domain::{Error, Result};
+
+/// Bindings that a refusal names.
+const BINDINGS_NAMED: usize = 20;
 
 /// An installed plugin, without its file.
 #[derive(Clone, Debug)]
@@ -122,10 +126,14 @@ pub fn remove_plugin(
     owner: Option<OrganizationId>,
     at: Timestamp,
 ) -> Result<bool> {
-    let bound = bindings::count_bindings_of(tx, digest, owner)?;
-    if bound > 0 {
+    let bound = bindings::find_bindings_of(tx, digest, owner)?;
+    if !bound.is_empty() {
+        let ids: Vec<_> = bound.iter().take(BINDINGS_NAMED).map(Uuid::to_string).collect();
         return Err(Error::Conflict(format!(
-            "{bound} policy binding(s) use this plugin, now or as the version before; remove them first"
+            "{} policy binding(s) use this plugin, now or as the version before; remove them first: {}{}",
+            bound.len(),
+            ids.join(", "),
+            if bound.len() > ids.len() { " …" } else { "" }
         )));
     }
     let owner = owner.map(|id| id.0.into_bytes());

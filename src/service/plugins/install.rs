@@ -293,7 +293,17 @@ pub(super) fn resource(digest: Digest, manifest: &Manifest) -> Resource {
 /// [`Error::NotFound`], [`Error::MayNotAct`] for the node's, [`Error::Conflict`] while it is bound.
 pub async fn remove_plugin(services: &Services, manager: &Manager, digest: &str) -> Result<()> {
     let plugin = super::find_plugin(services, manager, digest)?;
+    uninstall_plugin(services, manager, &plugin).await
+}
+
+/// [`remove_plugin`] for one that was found, whosever it is.
+pub(super) async fn uninstall_plugin(
+    services: &Services,
+    manager: &Manager,
+    plugin: &PluginRow,
+) -> Result<()> {
     manager.may_change(plugin.organization_id)?;
+    let owner = plugin.organization_id;
     let at = manager.at();
     let digest = Digest(plugin.digest);
     let event = manager
@@ -304,7 +314,7 @@ pub async fn remove_plugin(services: &Services, manager: &Manager, digest: &str)
     services
         .store
         .write(move |tx| {
-            if !plugins::remove_plugin(tx, &digest.0, plugin.organization_id, at)? {
+            if !plugins::remove_plugin(tx, &digest.0, owner, at)? {
                 return Err(unknown_plugin(digest));
             }
             audit::append_entry(tx, at, entry_id, &event).map(|_| ())

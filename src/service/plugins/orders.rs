@@ -35,9 +35,19 @@ pub use terms::{FailureRule, Limit, TermsOrder};
 #[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum PolicyOrder {
     /// Show what is installed and bound.
-    List,
+    List {
+        /// Slug of the organisation that is asked about; absent: everybody's.
+        organization: Option<String>,
+    },
     /// Judge, compile and keep a plugin.
     Install(InstallOrder),
+    /// Remove an installed plugin that nothing uses.
+    Uninstall {
+        /// Its name, or the beginning of its digest; it must fit no other of its owner's.
+        plugin: String,
+        /// Slug of the organisation that has it; absent: the node.
+        organization: Option<String>,
+    },
     /// Let an organisation's resets be judged by it.
     Bind(BindOrder),
     /// Change the terms of a binding.
@@ -146,8 +156,11 @@ pub struct ReplayOrder {
 pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Watch) -> Result<Value> {
     let manager = Manager::operator(services);
     match order {
-        PolicyOrder::List => list(services, &manager).await,
+        PolicyOrder::List { organization } => list(services, &manager, organization.as_deref()).await,
         PolicyOrder::Install(order) => setting_up::install(services, order, watch).await,
+        PolicyOrder::Uninstall { plugin, organization } => {
+            setting_up::uninstall(services, &plugin, organization.as_deref()).await
+        }
         PolicyOrder::Bind(order) => setting_up::bind(services, order).await,
         PolicyOrder::Change { binding, terms } => {
             let now = super::find_binding(services, &manager, binding)?;
@@ -228,11 +241,15 @@ fn show(services: &Services, manager: &Manager, id: Uuid) -> Result<Value> {
     Ok(binding(&view, &organizations(services)?))
 }
 
-async fn list(services: &Services, manager: &Manager) -> Result<Value> {
+/// What there is; with a slug, what that organisation can bind and is asked at its resets.
+async fn list(services: &Services, manager: &Manager, slug: Option<&str>) -> Result<Value> {
+    let of = setting_up::owner(services, slug)?;
+    let concerns = |owner: Option<OrganizationId>| of.is_none() || owner.is_none() || owner == of;
     let organizations = organizations(services)?;
     let plugins: Vec<_> = list_plugins(services, manager)
         .await?
         .into_iter()
+        .filter(|plugin| concerns(plugin.organization_id))
         .map(|plugin| {
             json!({
                 "name": plugin.manifest.name,
@@ -252,6 +269,7 @@ async fn list(services: &Services, manager: &Manager) -> Result<Value> {
     let bindings = list_bindings(services, manager).await?;
     let bindings: Vec<_> = bindings
         .iter()
+        .filter(|view| concerns(view.row.organization_id))
         .map(|view| binding(view, &organizations))
         .collect();
     Ok(json!({ "plugins": plugins, "bindings": bindings }))
@@ -279,6 +297,8 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
         "digest": hex::encode(view.version.digest.0),
         "configDigest": view.version.config_digest,
         "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
+        "previousDigest": view.previous.as_ref().map(|previous| previous.digest),
+        "previousConfigDigest": view.previous.as_ref().map(|previous| previous.config_digest),
         "config": view.version.config,
         "hooks": view.row.version.hooks,
         "mode": view.row.mode,

@@ -8,6 +8,7 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
+use crate::service::plugins::install::uninstall_plugin;
 use crate::service::plugins::{
     Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, is_unsigned, list_plugins,
 };
@@ -63,6 +64,20 @@ pub(super) async fn install(services: &Services, order: InstallOrder, watch: Wat
     }))
 }
 
+pub(super) async fn uninstall(services: &Services, plugin: &str, slug: Option<&str>) -> Result<Value> {
+    let manager = Manager::operator(services);
+    let owner = owner(services, slug)?;
+    let plugins = list_plugins(services, &manager).await?;
+    let plugin = naming::find_owned(&plugins, plugin, owner)?;
+    uninstall_plugin(services, &manager, plugin).await?;
+    Ok(json!({
+        "name": plugin.manifest.name,
+        "version": plugin.manifest.version,
+        "digest": hex::encode(plugin.digest),
+        "organization": slug,
+    }))
+}
+
 pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value> {
     let manager = Manager::operator(services);
     let owner = owner(services, order.organization.as_deref())?;
@@ -97,7 +112,7 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
     Ok(said)
 }
 
-fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {
+pub(super) fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {
     let found = slug
         .map(|slug| operator::find_organization(services, slug))
         .transpose()?;
