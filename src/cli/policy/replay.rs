@@ -144,7 +144,7 @@ fn print(report: &Value) -> Result<()> {
             output::quoted(format_args!(
                 "  by        {version} ({}), binding {}, {}",
                 text("recordedDigest").get(..12).unwrap_or_default(),
-                text("binding"),
+                text("bindingId"),
                 list::mode(&difference["mode"]),
             ))?;
         }
@@ -173,5 +173,34 @@ fn verdict_and_why(end: &Value) -> String {
         Some((verdict, with)) if with.as_array().is_some_and(Vec::is_empty) => verdict.clone(),
         Some((verdict, with)) => format!("{verdict} {with}"),
         None => "nobody was asked".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_replay_that_compared_everything_ends_with_nought() {
+        let ends = |differing: u64, not_comparable: u64, complete: bool| {
+            let clean = differing == 0 && not_comparable == 0 && complete;
+            verdict(&json!({
+                "compared": 32, "differing": differing, "notComparable": not_comparable, "complete": complete,
+                "clean": clean,
+            }))
+            .map_err(|error| error.to_string())
+        };
+        assert_eq!(ends(0, 0, true), Ok(()));
+        for (differing, not_comparable, complete, says) in [
+            (0, 11, true, "11 of 43 calls can't be compared"),
+            (0, 11, false, "and not all could be replayed"),
+            (2, 11, true, "2 of 32 decisions would have been others"),
+            (0, 0, false, "and not all could be replayed"),
+        ] {
+            let said = ends(differing, not_comparable, complete).expect_err(says);
+            assert!(said.contains(says), "{said}");
+        }
     }
 }

@@ -61,6 +61,7 @@ pub struct Difference {
 #[serde(rename_all = "camelCase")]
 pub struct Answered {
     /// The binding, which may be gone.
+    #[serde(rename = "bindingId")]
     pub binding: Uuid,
     /// Whether the answer counted.
     pub mode: Mode,
