@@ -286,7 +286,12 @@ impl PolicyCommand {
                     plugin,
                     config,
                 })?;
-                done(json, &now, list::version("now asks", &now))
+                let verb = match now["changed"] == false {
+                    true => "asks already",
+                    false => "now asks",
+                };
+                done(json, &now, list::version(verb, &now))?;
+                warn(&now)
             }
             Self::Mode { binding, mode, json } => {
                 let now = order(PolicyOrder::SetMode { binding, mode })?;
@@ -349,11 +354,15 @@ fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// A configuration as it is typed: JSON, @FILE, or the path of a file.
+/// A configuration as it is typed: JSON, @FILE, the path of a file, or - for standard input.
 pub(in crate::cli) fn config(given: &str) -> Result<Value> {
-    let read = |file: &str| fs::read_to_string(file).with_context(|| format!("{file} can't be read"));
+    let read = |file: &str| match file {
+        "-" => io::read_to_string(io::stdin()).context("standard input can't be read"),
+        file => fs::read_to_string(file).with_context(|| format!("{file} can't be read")),
+    };
     let parsed = match given.strip_prefix('@') {
         Some(file) => serde_json::from_str(&read(file)?),
+        None if given == "-" => serde_json::from_str(&read(given)?),
         None => match serde_json::from_str(given) {
             Err(_) if Path::new(given).is_file() => serde_json::from_str(&read(given)?),
             parsed => parsed,
@@ -363,9 +372,22 @@ pub(in crate::cli) fn config(given: &str) -> Result<Value> {
         // On its way to a server it would mean: no configuration was given.
         Ok(Value::Null) => Err(Refusal("the configuration is null; {} is an empty one".to_owned()).into()),
         Ok(config) => Ok(config),
+        Err(_) if named_like_a_file(given) => Err(Refusal(format!(
+            "the configuration is not JSON, and there is no file {given}"
+        ))
+        .into()),
         Err(e) => Err(Refusal(format!(
-            "the configuration is not JSON: {e}; it is JSON, @FILE, or the path of a file with it"
+            "the configuration is not JSON: {e}; it is JSON, @FILE, the path of a file with it, or - for standard input"
         ))
         .into()),
     }
+}
+
+/// Whether whoever typed this meant a file rather than JSON.
+fn named_like_a_file(given: &str) -> bool {
+    !given.starts_with('@')
+        && given != "-"
+        && !Path::new(given).exists()
+        && !given.contains(['{', '[', '"', ' ', ':'])
+        && given.contains(['.', '/'])
 }

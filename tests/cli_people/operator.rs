@@ -161,7 +161,7 @@ fn what_the_operator_cannot_reset_is_refused_with_the_words_of_the_api_and_is_on
     refused(
         &desk,
         &["reset-mfa", ADA, "--org", "none"],
-        "Organization not found with id: none",
+        "There is no organisation none; latchkey org list shows their slugs",
     );
     refused(
         &desk,

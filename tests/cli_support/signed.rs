@@ -131,6 +131,10 @@ fn what_came_in_before_keys_were_trusted_is_told_until_it_is_signed() {
     let bound: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(bound["binding"], bound["id"], "{bound}");
     assert_eq!(bound["plugin"], "ticket-required", "{bound}");
+    let id = bound["id"].as_str().unwrap();
+    let switched = desk.run(&["plugin", "switch", id, "ticket-required"]);
+    let err = text(switched.stderr);
+    assert!(err.contains("warning: No key that this node trusts"), "{err}");
 
     let (code, _, err) = install(&desk, &[]);
     assert_eq!(code, Some(5), "{err}");

@@ -11,14 +11,15 @@ use crate::cli::output;
 use crate::service::plugins::{BindOrder, PolicyOrder};
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["org", "every_org"])))]
 pub(in crate::cli) struct Bind {
     /// Name of the plugin (its newest version), or the beginning of its digest, at least 4 digits.
     plugin: String,
     /// Whose resets it judges.
-    #[arg(long, value_name = "SLUG", required_unless_present = "every_org")]
+    #[arg(long, value_name = "SLUG")]
     org: Option<String>,
     /// It judges the resets of every organisation, before their own plugins.
-    #[arg(long, conflicts_with = "org")]
+    #[arg(long)]
     every_org: bool,
     #[command(flatten)]
     terms: Terms,

@@ -154,6 +154,10 @@ pub struct ReplayOrder {
 /// # Errors
 /// As what is ordered.
 pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Watch) -> Result<Value> {
+    carry_out(services, order, watch).await.map_err(naming::as_typed)
+}
+
+async fn carry_out(services: &Services, order: PolicyOrder, watch: Watch) -> Result<Value> {
     let manager = Manager::operator(services);
     match order {
         PolicyOrder::List { organization } => list(services, &manager, organization.as_deref()).await,
@@ -193,16 +197,20 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
             plugin,
             config,
         } => {
-            let owner = super::find_binding(services, &manager, binding)?
-                .row
-                .organization_id;
+            let before = super::find_binding(services, &manager, binding)?.row;
             let plugins = list_plugins(services, &manager).await?;
+            let usable = naming::find_usable(&plugins, &plugin, before.organization_id)?;
             let patch = BindingPatch {
-                plugin_digest: Some(Digest(naming::find_usable(&plugins, &plugin, owner)?.digest)),
+                plugin_digest: Some(Digest(usable.digest)),
                 config,
                 ..BindingPatch::default()
             };
-            change(services, &manager, binding, patch).await
+            update_binding(services, &manager, binding, patch).await?;
+            let now = super::find_binding(services, &manager, binding)?;
+            let mut said = self::binding(&now, &organizations(services)?);
+            said["changed"] = json!(now.row.revision != before.revision);
+            setting_up::warn_of_unsigned(services, usable, &mut said);
+            Ok(said)
         }
         PolicyOrder::RollBack { binding } => {
             roll_back_binding(services, &manager, binding).await?;

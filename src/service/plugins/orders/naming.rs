@@ -70,6 +70,25 @@ fn fits_several(name_or_digest: &str, found: &[&PluginRow]) -> Error {
     Error::Malformed(text)
 }
 
+/// An error with its fields named as they are typed at the command line, not as the API has them.
+pub(super) fn as_typed(error: Error) -> Error {
+    let typed = |field: String| match field.as_str() {
+        "pluginDigest" => "plugin".to_owned(),
+        "canaryPercent" => "mode".to_owned(),
+        "publicKey" => "public-key".to_owned(),
+        _ => field,
+    };
+    match error {
+        Error::Validation(fields) => Error::Validation(
+            fields
+                .into_iter()
+                .map(|(field, problem)| (typed(field), problem))
+                .collect(),
+        ),
+        other => other,
+    }
+}
+
 /// The one plugin of everybody's that is called so, or whose digest begins so: for what concerns
 /// everybody. With several nobody knows which is meant, so all are shown.
 pub(super) fn find_anywhere(

@@ -10,7 +10,7 @@ use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::plugins::install::uninstall_plugin;
 use crate::service::plugins::{
-    Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, is_unsigned, list_plugins,
+    Manager, NewBinding, NewPlugin, PluginRow, Watch, bind_plugin, install_plugin, is_unsigned, list_plugins,
 };
 use crate::service::{Services, operator};
 
@@ -96,20 +96,21 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
         grants: Grants::of(terms.grants.unwrap_or_default()),
     };
     let bound = bind_plugin(services, &manager, new).await?;
-    let unsigned = is_unsigned(&services.settings.plugins, plugin).then(|| {
-        "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed before they \
-         were trusted. Install it again with its signature"
-            .to_owned()
-    });
-    let warnings: Vec<_> = bound.warning().into_iter().chain(unsigned).collect();
     let mut said = super::show(services, &manager, bound.row.id)?;
     said["binding"] = json!(bound.row.id);
     said["name"] = json!(plugin.manifest.name);
-    said["warning"] = match warnings.is_empty() {
-        true => Value::Null,
-        false => json!(warnings.join(". ")),
-    };
+    warn_of_unsigned(services, plugin, &mut said);
     Ok(said)
+}
+
+/// Adds to what is said of a binding that it would not be installed today.
+pub(super) fn warn_of_unsigned(services: &Services, plugin: &PluginRow, said: &mut Value) {
+    if is_unsigned(&services.settings.plugins, plugin) {
+        let unsigned = "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed \
+                        before they were trusted. Install it again with its signature";
+        let other = said["warning"].as_str().map(|other| format!("{other}. "));
+        said["warning"] = json!(format!("{}{unsigned}", other.unwrap_or_default()));
+    }
 }
 
 pub(super) fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {
