@@ -15,8 +15,12 @@ mod doctor;
 mod guests;
 #[path = "cli_support/naming.rs"]
 mod naming;
+#[path = "cli_support/orders.rs"]
+mod orders;
 #[path = "cli_support/policies.rs"]
 mod policies;
+#[path = "cli_support/signed.rs"]
+mod signed;
 #[path = "cli_support/terms.rs"]
 mod terms;
 

@@ -148,6 +148,7 @@ pub async fn bind(
             owner: None,
             bytes: module.into(),
             signature: None,
+            public_key: None,
         };
         let installed = plugins::install_plugin(services, &operator, new, plugins::unwatched())
             .await

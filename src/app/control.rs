@@ -138,7 +138,8 @@ async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSen
     }
 }
 
-/// The message, and the fields that are wrong; or which policy says so, with all that it says.
+/// The message, and the fields that are wrong, as they are printed where no server runs; or which policy says so, with
+/// all that it says.
 #[must_use]
 pub fn spelt_out(error: &Error) -> String {
     match error {
@@ -153,13 +154,13 @@ pub fn spelt_out(error: &Error) -> String {
             lines.join("\n")
         }
         Error::Validation(fields) => {
-            let fields: Vec<_> = fields
+            let fields = fields
                 .iter()
-                .map(|(field, problem)| format!("{field} {problem}"))
-                .collect();
-            fields.join("; ")
+                .map(|(field, problem)| format!("  {field}: {problem}"));
+            let lines: Vec<_> = std::iter::once(error.to_string()).chain(fields).collect();
+            lines.join("\n")
         }
-        error => error.to_string(),
+        error => error.for_operator(),
     }
 }
 

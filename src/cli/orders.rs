@@ -14,7 +14,6 @@ use super::exit::Refusal;
 use super::{Global, Progress, wait_for};
 use crate::app::App;
 use crate::app::control::{Reply, socket, spelt_out};
-use crate::domain::Error;
 use crate::service::operator::Order;
 use crate::service::plugins::{Watch, unwatched};
 use crate::store::OpenError;
@@ -86,7 +85,7 @@ impl Reached {
         };
         match wait_for(order.carry_out(&app.services, watch)) {
             // As a server would say it.
-            Err(denied @ Error::Denied(_)) => Err(Refusal(spelt_out(&denied)).into()),
+            Err(refused) if refused.is_refusal() => Err(Refusal(spelt_out(&refused)).into()),
             ended => Ok(ended?),
         }
     }

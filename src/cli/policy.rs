@@ -1,26 +1,28 @@
-//! `latchkey plugin install, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay,
+//! `latchkey plugin install, uninstall, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay,
 //! decisions`: the operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands
 //! are in `plugin.rs`.
 
 mod bind;
 mod decisions;
+mod install;
 mod list;
 mod replay;
 mod terms;
 
-use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::exit::Refusal;
 use super::{Global, files, orders, output};
 use crate::domain::policy::Mode;
-use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
+use crate::service::plugins::PolicyOrder;
 use bind::{Bind, Change};
+use install::Install;
 use replay::Replay;
 use terms::mode;
 
@@ -31,11 +33,33 @@ pub(super) enum PolicyCommand {
     ///
     /// A large one takes seconds; standard error says how far it has come.
     #[command(after_help = "Examples:\n  latchkey plugin install office-hours.wasm\n  \
-                            latchkey plugin install theirs.wasm --org acme")]
+                            latchkey plugin install theirs.wasm --org acme\n  \
+                            latchkey plugin install theirs.wasm --signature theirs.wasm.minisig --public-key author.pub")]
     Install(Install),
+    /// Remove an installed plugin that no binding uses, now or as the version before.
+    ///
+    /// What it decided can still be replayed until that lapses.
+    #[command(
+        visible_alias = "remove",
+        after_help = "Examples:\n  latchkey plugin uninstall office-hours\n  \
+                            latchkey plugin uninstall 2c26b46b --org acme --json"
+    )]
+    Uninstall {
+        /// Its name, where it is installed in one version, or the beginning of its digest, at least 4 digits.
+        plugin: String,
+        /// It is this organisation's [default: the node's].
+        #[arg(long, value_name = "SLUG")]
+        org: Option<String>,
+        /// Print what was removed as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what is installed, and who is asked in which order.
-    #[command(after_help = "Examples:\n  latchkey plugin list\n  latchkey plugin list --json")]
+    #[command(after_help = "Examples:\n  latchkey plugin list\n  latchkey plugin list --org acme --json")]
     List {
+        /// Only what this organisation can bind and what its resets ask: its own and the node's.
+        #[arg(long, value_name = "SLUG")]
+        org: Option<String>,
         /// Print it as JSON.
         #[arg(long)]
         json: bool,
@@ -118,7 +142,9 @@ pub(super) enum PolicyCommand {
     },
     /// Go back to a binding's version before, with the configuration that it had.
     ///
-    /// Another file is another version, and so is another configuration.
+    /// Another file is another version, and so is another configuration. The version before is the last that
+    /// answered for good: one that never answered, and one that was only tried on a canary's share, does not take
+    /// its place. `latchkey plugin list` shows which it is, with its digests.
     #[command(
         after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that, but where it ended a canary"
     )]
@@ -196,21 +222,6 @@ fn binding_id(text: &str) -> Result<Uuid, &'static str> {
         .map_err(|_| "a binding is named by its id, a UUID that `latchkey plugin list` shows")
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Install {
-    /// The plugin: a component, or a core module that becomes one.
-    file: PathBuf,
-    /// Its signature (minisign format), where the node demands one.
-    #[arg(long, value_name = "FILE")]
-    signature: Option<PathBuf>,
-    /// Only this organisation may bind it.
-    #[arg(long, value_name = "SLUG")]
-    org: Option<String>,
-    /// Print it as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
 impl PolicyCommand {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let order = |order| orders::carry_out(global, order);
@@ -219,13 +230,32 @@ impl PolicyCommand {
             Self::Bind(bind) => bind.run(order),
             Self::Change(change) => change.run(order),
             Self::Replay(replay) => replay.run(global),
-            Self::List { json: true } => output::json(&order(PolicyOrder::List)?),
-            Self::List { json: false } => list::print(&order(PolicyOrder::List)?),
+            Self::Uninstall { plugin, org, json } => {
+                let gone = order(PolicyOrder::Uninstall {
+                    plugin,
+                    organization: org,
+                })?;
+                let [name, version, digest] =
+                    ["name", "version", "digest"].map(|key| gone[key].as_str().unwrap_or_default());
+                done(
+                    json,
+                    &gone,
+                    format_args!("{name} {version} removed, SHA-256 {digest}"),
+                )
+            }
+            Self::List { org, json } => {
+                let lists = order(PolicyOrder::List { organization: org })?;
+                if json {
+                    output::json(&lists)
+                } else {
+                    list::print(&lists)
+                }
+            }
             Self::Config { digest } => {
                 let found = order(PolicyOrder::Config { digest })?;
                 let config = found["config"].as_str().unwrap_or_default();
                 // A file gets the very text: its digest is the one that was asked for.
-                if std::io::stdout().is_terminal() {
+                if io::stdout().is_terminal() {
                     output::line(output::escaped(config))
                 } else {
                     output::line(config)
@@ -255,7 +285,12 @@ impl PolicyCommand {
                     plugin,
                     config,
                 })?;
-                done(json, &now, list::version("now asks", &now))
+                let verb = match now["changed"] == false {
+                    true => "asks already",
+                    false => "now asks",
+                };
+                done(json, &now, list::version(verb, &now))?;
+                warn(&now)
             }
             Self::Mode { binding, mode, json } => {
                 let now = order(PolicyOrder::SetMode { binding, mode })?;
@@ -296,32 +331,6 @@ impl Which {
     }
 }
 
-impl Install {
-    fn run(self, global: &Global) -> Result<()> {
-        let bytes = files::plugin(&self.file)?;
-        let signature = self.signature.as_deref().map(files::text).transpose()?;
-        let order = InstallOrder {
-            file: FileText::of(&bytes),
-            signature,
-            organization: self.org,
-        };
-        let installed = orders::carry_out_shown(global, PolicyOrder::Install(order), "installing")?;
-        let [name, version, digest] =
-            ["name", "version", "digest"].map(|key| installed[key].as_str().unwrap_or_default());
-        if self.json {
-            return output::json(&json!({ "name": name, "version": version, "digest": digest }));
-        }
-        output::line(format_args!("{name} {version} installed, SHA-256 {digest}"))?;
-        let wants: Vec<_> = texts(&installed["wants"]).collect();
-        if !wants.is_empty() {
-            output::line(format_args!("It asks for: {}", wants.join(", ")))?;
-        }
-        output::line(format_args!(
-            "Next: latchkey plugin bind {name} --org SLUG --config JSON"
-        ))
-    }
-}
-
 /// Says what was done, to people or to scripts.
 fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
     if json {
@@ -334,7 +343,7 @@ fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
 /// What to know of what was done, on standard error.
 fn warn(now: &Value) -> Result<()> {
     match now["warning"].as_str() {
-        Some(warning) => Ok(writeln!(std::io::stderr().lock(), "warning: {warning}")?),
+        Some(warning) => Ok(writeln!(io::stderr().lock(), "warning: {warning}")?),
         None => Ok(()),
     }
 }
@@ -344,12 +353,17 @@ fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// A configuration as it is typed: JSON, @FILE, or the path of a file.
+/// A configuration as it is typed: JSON, @FILE, the path of a file, or - for standard input.
 pub(in crate::cli) fn config(given: &str) -> Result<Value> {
+    let read = |file: &str| match file {
+        "-" => io::read_to_string(io::stdin()).context("standard input can't be read"),
+        file => files::text(Path::new(file)),
+    };
     let parsed = match given.strip_prefix('@') {
-        Some(file) => files::json_of(&files::text(Path::new(file))?),
+        Some(file) => files::json_of(&read(file)?),
+        None if given == "-" => files::json_of(&read(given)?),
         None => match files::json_of(given) {
-            Err(_) if Path::new(given).is_file() => files::json_of(&files::text(Path::new(given))?),
+            Err(_) if Path::new(given).is_file() => files::json_of(&read(given)?),
             parsed => parsed,
         },
     };
@@ -357,9 +371,22 @@ pub(in crate::cli) fn config(given: &str) -> Result<Value> {
         // On its way to a server it would mean: no configuration was given.
         Ok(Value::Null) => Err(Refusal("the configuration is null; {} is an empty one".to_owned()).into()),
         Ok(config) => Ok(config),
+        Err(_) if named_like_a_file(given) => Err(Refusal(format!(
+            "the configuration is not JSON, and there is no file {given}"
+        ))
+        .into()),
         Err(e) => Err(Refusal(format!(
-            "the configuration is not JSON: {e}; it is JSON, @FILE, or the path of a file with it"
+            "the configuration is not JSON: {e}; it is JSON, @FILE, the path of a file with it, or - for standard input"
         ))
         .into()),
     }
+}
+
+/// Whether whoever typed this meant a file rather than JSON.
+fn named_like_a_file(given: &str) -> bool {
+    !given.starts_with('@')
+        && given != "-"
+        && !Path::new(given).exists()
+        && !given.contains(['{', '[', '"', ' ', ':'])
+        && given.contains(['.', '/'])
 }

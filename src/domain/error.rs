@@ -198,11 +198,19 @@ impl Error {
         !ours
     }
 
-    /// The text for the operator, at the command line and in the log: with what only the log says otherwise.
+    /// The text for the operator, at the command line and in the log: with what only the log says otherwise. An
+    /// organisation is named by its slug there.
     #[must_use]
     pub fn for_operator(&self) -> String {
         match self {
             Self::Internal(cause) => cause.clone(),
+            Self::PolicyFailed { cause } => format!(
+                "{self}, so nothing was done: {cause}\n  To go on without it: latchkey plugin disable BINDING"
+            ),
+            Self::NotFound {
+                what: "Organization",
+                id: slug,
+            } => format!("There is no organisation {slug}; latchkey org list shows their slugs"),
             other => other.to_string(),
         }
     }

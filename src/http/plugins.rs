@@ -43,7 +43,7 @@ enum InstallReply {
     /// The plugin is installed.
     #[oai(status = 201)]
     New(J<PluginBody>),
-    /// It was installed already; nothing has been changed.
+    /// It was installed already; nothing has been changed, but for `signedBy` where a signature came that counts.
     #[oai(status = 200)]
     There(J<PluginBody>),
 }
@@ -114,6 +114,7 @@ impl PluginApi {
             owner: Some(caller.0.organization.id),
             bytes: upload.read().await?.into(),
             signature,
+            public_key: None,
         };
         // A task of its own: a caller who hangs up does not stop what a second call then finds done. The turn goes
         // with it, for so does the file.
@@ -125,7 +126,10 @@ impl PluginApi {
         let installed = tokio::spawn(install)
             .await
             .map_err(|e| Error::Internal(format!("an installation ended early: {e}")))??;
-        let body = J(PluginBody::from(installed.plugin));
+        let warning = installed.warning().map(str::to_owned);
+        let mut body = PluginBody::from(installed.plugin);
+        body.warning = warning;
+        let body = J(body);
         Ok(if installed.new {
             InstallReply::New(body)
         } else {

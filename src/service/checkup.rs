@@ -10,6 +10,7 @@ use super::{Services, plugins};
 use crate::domain::audit::{Filter, OWN_KEYS};
 use crate::domain::policy::Mode;
 use crate::domain::{Error, Result};
+use crate::store::plugins::find_plugins;
 use crate::store::{accounts, audit, integrity};
 
 /// How bad it is.
@@ -67,7 +68,7 @@ impl Finding {
 /// as reading the whole database.
 #[must_use]
 pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
-    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 8] = [
+    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 9] = [
         ("database", database),
         ("disk", place::room),
         ("audit trail", trail),
@@ -75,6 +76,7 @@ pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
         ("forwarding", forwarding),
         ("clock", clock),
         ("policies", policies),
+        ("signatures", signatures),
         ("organisations", organizations),
     ];
     let mut findings = Vec::new();
@@ -213,6 +215,30 @@ fn policies(services: &Services) -> Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+/// Plugins that came in before keys were trusted: they go on deciding. Said only where keys are.
+fn signatures(services: &Services) -> Result<Vec<Finding>> {
+    let settings = &services.settings.plugins;
+    if settings.trusted_keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let installed = services.store.read(|db| find_plugins(db, None))?;
+    let unsigned: Vec<_> = installed
+        .iter()
+        .filter(|plugin| plugins::is_unsigned(settings, plugin))
+        .map(|plugin| format!("{} {}", plugin.manifest.name, plugin.manifest.version))
+        .collect();
+    Ok(vec![if unsigned.is_empty() {
+        Finding::fine("signatures", "a trusted key has signed every installed plugin")
+    } else {
+        let text = format!(
+            "no key of plugins.trusted_keys has signed {}; install it again with its signature, or remove it: latchkey \
+             plugin uninstall",
+            unsigned.join(", ")
+        );
+        Finding::doubtful("signatures", text)
+    }])
 }
 
 fn organizations(services: &Services) -> Result<Vec<Finding>> {

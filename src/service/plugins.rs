@@ -8,6 +8,7 @@ mod answered;
 mod bindings;
 mod bound;
 mod change;
+mod compared;
 mod decided;
 mod exposition;
 mod governance;
@@ -19,6 +20,7 @@ mod patching;
 mod promotion;
 mod replay;
 mod replayed;
+mod signed;
 mod starting;
 mod terms;
 mod turns;
@@ -46,6 +48,7 @@ pub use orders::{
 pub use patching::BindingPatch;
 pub use replay::replay_plugin;
 pub use replayed::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
+pub use signed::is_unsigned;
 pub use starting::{Missing, start};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,

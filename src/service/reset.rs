@@ -27,7 +27,7 @@ use crate::domain::policy::{
 };
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::plugin_host::{CallEnd, DecisionRecord, Evaluation};
+use crate::plugin_host::{CallEnd, DecisionRecord, Evaluation, PluginFailure};
 
 /// How often a reset is judged again when what was judged changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -239,7 +239,7 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
     judgement.outcome = (!after.records.is_empty()).then_some(outcome);
     judgement.records.extend(after.records);
     if let Some(failure) = after.failure {
-        judgement.ending = Ending::Failed(failure.to_string());
+        judgement.ending = failed(&failure);
         judgement.effects.clear();
     } else {
         merge_effects(&mut judgement.effects, after.effects);
@@ -247,9 +247,14 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
     judgement
 }
 
+/// With the binding: it is what an operator switches off.
+fn failed(failure: &PluginFailure) -> Ending {
+    Ending::Failed(format!("{failure}; binding {}", failure.binding_id))
+}
+
 fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
     if let Some(failure) = &before.failure {
-        return (Ending::Failed(failure.to_string()), Vec::new());
+        return (failed(failure), Vec::new());
     }
     let agreed = case.approved_by.len();
     let ending = match &before.decision {

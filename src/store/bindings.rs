@@ -253,25 +253,24 @@ pub fn find_last_position(db: &Connection, owner: Option<OrganizationId>) -> Res
         .query_row([owner.map(|id| id.0.into_bytes())], |row| row.get(0))?)
 }
 
-/// How many bindings that `owner`'s installation serves name a file, now or as the version before.
-pub(super) fn count_bindings_of(
+/// The bindings that `owner`'s installation serves and that name a file, now or as the version before.
+pub(super) fn find_bindings_of(
     db: &Connection,
     digest: &[u8; 32],
     owner: Option<OrganizationId>,
-) -> Result<u64> {
+) -> Result<Vec<Uuid>> {
     // What the node installed serves those who did not install it themselves.
     let mut statement = db.prepare_cached(
-        "SELECT count(*) FROM binding b WHERE ?1 IN (b.plugin_digest, b.previous_digest) \
+        "SELECT b.id FROM binding b WHERE ?1 IN (b.plugin_digest, b.previous_digest) \
          AND CASE WHEN ?2 IS NOT NULL THEN b.organization_id = ?2 AND NOT EXISTS (SELECT 1 FROM plugin p \
              WHERE p.digest = ?1 AND p.organization_id IS NULL AND p.removed_at IS NULL) \
          ELSE b.organization_id IS NULL OR NOT EXISTS (SELECT 1 FROM plugin p \
-             WHERE p.digest = ?1 AND p.organization_id = b.organization_id AND p.removed_at IS NULL) END",
+             WHERE p.digest = ?1 AND p.organization_id = b.organization_id AND p.removed_at IS NULL) END ORDER BY b.id",
     )?;
-    Ok(
-        statement.query_row(params![digest, owner.map(|id| id.0.into_bytes())], |row| {
-            row.get(0)
-        })?,
-    )
+    let ids = statement.query_map(params![digest, owner.map(|id| id.0.into_bytes())], |row| {
+        column(row, 0)
+    })?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Keeps a configuration.

@@ -3,12 +3,16 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::bindings;
 use super::row::{column, millis, optional, unreadable};
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::Manifest;
 use crate::domain::{Error, Result};
+
+/// Bindings that a refusal names.
+const BINDINGS_NAMED: usize = 20;
 
 /// An installed plugin, without its file.
 #[derive(Clone, Debug)]
@@ -21,7 +25,7 @@ pub struct PluginRow {
     pub manifest: Manifest,
     /// minisign signature it came with.
     pub signature: Option<String>,
-    /// Number of the trusted key that made the signature.
+    /// Number of the key that the signature was checked with.
     pub signed_by: Option<String>,
     /// Size of the file in bytes.
     pub size_bytes: u64,
@@ -54,6 +58,22 @@ pub fn insert_plugin(tx: &Connection, plugin: &PluginRow, bytes: &[u8]) -> Resul
             millis(plugin.installed_at),
         ])?;
     Ok(inserted == 1)
+}
+
+/// Keeps who signed a plugin that is there already. Says whether that is news.
+pub fn update_signature(tx: &Connection, plugin: &PluginRow) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE plugin SET signature = ?3, signed_by = ?4 WHERE digest = ?1 AND removed_at IS NULL \
+             AND coalesce(organization_id, x'') = coalesce(?2, x'') AND signed_by IS NOT ?4",
+        )?
+        .execute(params![
+            plugin.digest,
+            plugin.organization_id.map(|id| id.0.into_bytes()),
+            plugin.signature,
+            plugin.signed_by,
+        ])?;
+    Ok(changed == 1)
 }
 
 /// What an organisation can bind: its own plugins, then the node's, by name and time. Without an
@@ -106,10 +126,14 @@ pub fn remove_plugin(
     owner: Option<OrganizationId>,
     at: Timestamp,
 ) -> Result<bool> {
-    let bound = bindings::count_bindings_of(tx, digest, owner)?;
-    if bound > 0 {
+    let bound = bindings::find_bindings_of(tx, digest, owner)?;
+    if !bound.is_empty() {
+        let ids: Vec<_> = bound.iter().take(BINDINGS_NAMED).map(Uuid::to_string).collect();
         return Err(Error::Conflict(format!(
-            "{bound} policy binding(s) use this plugin, now or as the version before; remove them first"
+            "{} policy binding(s) use this plugin, now or as the version before; remove them first: {}{}",
+            bound.len(),
+            ids.join(", "),
+            if bound.len() > ids.len() { " …" } else { "" }
         )));
     }
     let owner = owner.map(|id| id.0.into_bytes());

@@ -1,6 +1,7 @@
 //! Hooks: real components decide, and what they say commits with the reset or not at all.
 
 mod bounds;
+mod compared;
 mod decisions;
 mod effects;
 mod failures;
@@ -10,6 +11,7 @@ mod measured;
 mod modes;
 mod order;
 mod replay;
+mod signed;
 mod starting;
 mod versions;
 mod watching;

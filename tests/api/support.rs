@@ -258,6 +258,7 @@ impl TestApp {
             owner: None,
             bytes: module.into(),
             signature: None,
+            public_key: None,
         };
         let installed = plugins::install_plugin(&self.services, &operator, new, plugins::unwatched())
             .await

@@ -161,7 +161,7 @@ fn what_the_operator_cannot_reset_is_refused_with_the_words_of_the_api_and_is_on
     refused(
         &desk,
         &["reset-mfa", ADA, "--org", "none"],
-        "Organization not found with id: none",
+        "There is no organisation none; latchkey org list shows their slugs",
     );
     refused(
         &desk,
@@ -323,4 +323,36 @@ fn the_operator_unlocks_and_gives_factors_back() {
             "USER_FACTORS_RESTORE DENIED There are no factors to restore",
         ]
     );
+}
+
+/// A policy that fails keeps everybody out until it is switched off: whoever has to do that is told which it is.
+#[test]
+fn an_operator_is_told_which_policy_failed_and_how_to_go_on() {
+    let desk = with_mfa();
+    fs::write(desk.path("guest.wasm"), crate::guests::before("unreachable")).unwrap();
+    let plugin = |args: &[&str]| desk.ok(&[&DATA[..], &["plugin"], args].concat());
+    plugin(&["install", "guest.wasm"]);
+    let bound = plugin(&["bind", "guest", "--org", "acme", "--json"]);
+    let bound: Value = serde_json::from_str(&bound).unwrap();
+    let id = bound["binding"].as_str().unwrap();
+    let check = |running: &str| {
+        let (code, out, err) = user(&desk, &["reset-mfa", ADA, "--org", "acme", "--json"]);
+        assert_eq!(code, Some(1), "{running}: {err}");
+        let out: Value = serde_json::from_str(&out).unwrap();
+        for said in [&err, out["error"].as_str().unwrap()] {
+            for part in [
+                "A policy could not be evaluated",
+                "plugin guest 1.0.0",
+                "failed, trap",
+                &format!("binding {id}"),
+                "latchkey plugin disable",
+            ] {
+                assert!(said.contains(part), "{running}: {part} in {said}");
+            }
+        }
+    };
+    check("while none runs");
+    let server = serve(&desk);
+    check("while a server runs");
+    server.stop();
 }

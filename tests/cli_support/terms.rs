@@ -124,6 +124,8 @@ fn terms_are_said_at_binding_and_changed_after_it() {
         let digest = hex::encode(Sha256::digest(other));
         expected["configDigest"] = json!(digest);
         expected["previous"] = json!("1.0.0"); // with the configuration before
+        expected["previousDigest"] = now["digest"].clone();
+        expected["previousConfigDigest"] = now["configDigest"].clone();
         assert_eq!(changed, expected, "{running}");
         let said = desk.ok(&["plugin", "change", id, "--deadline-ms", "30"]);
         assert!(
@@ -261,8 +263,16 @@ fn a_version_is_switched_and_rolled_back() {
             .to_owned()
     };
     let says = |verb: &str, version: &str| {
-        let config = binding(&desk, id)["configDigest"].as_str().unwrap()[..12].to_owned();
-        format!("Binding {id} {verb} guest {version}, configuration {config}\n")
+        let now = binding(&desk, id);
+        let short = |field: &str| now[field].as_str().unwrap()[..12].to_owned();
+        format!(
+            "Binding {id} {verb} guest {version}, configuration {}\nBefore it: {} (file {}, configuration {}); \
+             latchkey plugin rollback {id} goes there\n",
+            short("configDigest"),
+            now["previous"].as_str().unwrap(),
+            short("previousDigest"),
+            short("previousConfigDigest")
+        )
     };
 
     let said = refused(&desk, 5, &["rollback", id]);

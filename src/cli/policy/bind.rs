@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::terms::{self, Terms};
@@ -11,14 +11,15 @@ use crate::cli::output;
 use crate::service::plugins::{BindOrder, PolicyOrder};
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["org", "every_org"])))]
 pub(in crate::cli) struct Bind {
     /// Name of the plugin (its newest version), or the beginning of its digest, at least 4 digits.
     plugin: String,
     /// Whose resets it judges.
-    #[arg(long, value_name = "SLUG", required_unless_present = "every_org")]
+    #[arg(long, value_name = "SLUG")]
     org: Option<String>,
     /// It judges the resets of every organisation, before their own plugins.
-    #[arg(long, conflicts_with = "org")]
+    #[arg(long)]
     every_org: bool,
     #[command(flatten)]
     terms: Terms,
@@ -56,7 +57,7 @@ impl Bind {
         let [binding, name, version] = ["binding", "name", "version"].map(|key| bound[key].as_str());
         let [binding, name, version] = [binding, name, version].map(Option::unwrap_or_default);
         if self.json {
-            output::json(&json!({ "binding": binding, "name": name, "version": version }))?;
+            output::json(&bound)?;
             return super::warn(&bound);
         }
         let whose = self.org.as_deref().unwrap_or("every organisation");

@@ -1,5 +1,7 @@
 //! What is installed and bound, as the operator reads it.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use serde_json::Value;
 
@@ -8,10 +10,14 @@ use crate::cli::output;
 /// Prints the lists of plugins and bindings.
 pub(super) fn print(lists: &Value) -> Result<()> {
     output::line("Installed")?;
+    if items(lists, "plugins").is_empty() {
+        output::line("None: latchkey plugin install FILE")?;
+    }
     let rows: Vec<_> = items(lists, "plugins")
         .iter()
         .map(|plugin| {
             [
+                owner(plugin),
                 text(plugin, "name"),
                 text(plugin, "version"),
                 short(plugin, "digest"),
@@ -20,20 +26,23 @@ pub(super) fn print(lists: &Value) -> Result<()> {
             ]
         })
         .collect();
-    output::table(["NAME", "VERSION", "DIGEST", "STATE", "SUMMARY"], &rows)?;
+    output::table(
+        ["ORGANISATION", "NAME", "VERSION", "DIGEST", "STATE", "SUMMARY"],
+        &rows,
+    )?;
     output::line("\nAsked at a reset, in this order")?;
+    if items(lists, "bindings").is_empty() {
+        output::line("None: any admin may reset anybody; latchkey plugin bind NAME --org SLUG")?;
+    }
     let rows: Vec<_> = items(lists, "bindings")
         .iter()
         .map(|binding| {
             let off = binding["disabled"] == true || binding["pluginDisabled"] == true;
             [
-                match &binding["organization"] {
-                    Value::String(slug) => slug.clone(),
-                    _ => "(every organisation)".to_owned(),
-                },
+                owner(binding),
                 binding["position"].to_string(),
                 format!("{} {}", text(binding, "plugin"), text(binding, "version")),
-                binding["previous"].as_str().unwrap_or("-").to_owned(),
+                previous(binding).unwrap_or_else(|| "-".to_owned()),
                 if off {
                     "off".to_owned()
                 } else {
@@ -73,7 +82,29 @@ pub(super) fn version(verb: &str, binding: &Value) -> String {
     let [id, plugin, version] = ["id", "plugin", "version"].map(|field| text(binding, field));
     // Two of one version may differ in this alone.
     let config = short(binding, "configDigest");
-    format!("Binding {id} {verb} {plugin} {version}, configuration {config}")
+    let mut line = format!("Binding {id} {verb} {plugin} {version}, configuration {config}");
+    if let Some(previous) = previous(binding) {
+        let _ = write!(
+            line,
+            "\nBefore it: {previous}; latchkey plugin rollback {id} goes there"
+        );
+    }
+    line
+}
+
+/// The version before: of two that are called the same, the digests of file and configuration tell which.
+fn previous(binding: &Value) -> Option<String> {
+    let version = binding["previous"].as_str()?;
+    let [file, config] = ["previousDigest", "previousConfigDigest"].map(|field| short(binding, field));
+    Some(format!("{version} (file {file}, configuration {config})"))
+}
+
+/// Whose it is.
+fn owner(of: &Value) -> String {
+    match &of["organization"] {
+        Value::String(slug) => slug.clone(),
+        _ => "(every organisation)".to_owned(),
+    }
 }
 
 /// A mode as it is typed.

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::config;
+use super::{config, list};
 use crate::cli::{Global, files, orders, output};
 use crate::domain::printable::printable;
 use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
@@ -22,11 +22,13 @@ pub(in crate::cli) struct Replay {
     /// Only this organisation's resets [default: everybody's].
     #[arg(long, value_name = "SLUG")]
     org: Option<String>,
-    /// Only the decisions of this binding [default: of every plugin of the candidate's name].
+    /// Only the decisions of this binding [default: of every plugin of the candidate's name]. Answers in monitor
+    /// mode are compared only where none counted.
     #[arg(long, value_name = "ID")]
     binding: Option<Uuid>,
-    /// Configuration: JSON, or a file with it [default: the one that each decision was made with].
-    #[arg(long, value_name = "JSON|@FILE|FILE")]
+    /// Configuration: JSON, a file with it, or - for standard input [default: the one that each decision was
+    /// made with].
+    #[arg(long, value_name = "JSON|@FILE|FILE|-")]
     config: Option<String>,
     /// Print the report as JSON.
     #[arg(long)]
@@ -62,15 +64,22 @@ fn verdict(report: &Value) -> Result<()> {
     if report["clean"] == true {
         return Ok(());
     }
+    let not_all = if report["complete"] == true {
+        ""
+    } else {
+        ", and not all could be replayed"
+    };
+    if number("differing") == 0 && number("notComparable") > 0 {
+        bail!(
+            "{} of {} calls can't be compared: they failed when they were made, as they might not again{not_all}",
+            report["notComparable"],
+            number("compared") + number("notComparable")
+        );
+    }
     bail!(
-        "{} of {} decisions would have been others{}",
+        "{} of {} decisions would have been others{not_all}",
         report["differing"],
         report["compared"],
-        if report["complete"] == true {
-            ""
-        } else {
-            ", and not all could be replayed"
-        }
     )
 }
 
@@ -103,6 +112,18 @@ fn print(report: &Value) -> Result<()> {
         report["differing"],
         report["failed"],
     ))?;
+    if report["notComparable"] != 0 {
+        output::line(format_args!(
+            "{} more calls failed when they were made, as they might not again: they can't be compared",
+            report["notComparable"]
+        ))?;
+    }
+    if report["watched"] != 0 {
+        output::line(format_args!(
+            "{} answers in monitor mode decided nothing and were left out",
+            report["watched"]
+        ))?;
+    }
     if report["askedBefore"] == false && report["compared"] != 0 {
         output::line("No plugin of this name was asked in that time: it is compared with \"allow\"")?;
     }
@@ -118,6 +139,14 @@ fn print(report: &Value) -> Result<()> {
             answer(&difference["recorded"]),
             answer(&difference["replayed"]),
         ))?;
+        if let Some(version) = difference["recordedVersion"].as_str() {
+            output::quoted(format_args!(
+                "  by        {version} ({}), binding {}, {}",
+                text("recordedDigest").get(..12).unwrap_or_default(),
+                text("bindingId"),
+                list::mode(&difference["mode"]),
+            ))?;
+        }
     }
     Ok(())
 }
@@ -143,5 +172,34 @@ fn verdict_and_why(end: &Value) -> String {
         Some((verdict, with)) if with.as_array().is_some_and(Vec::is_empty) => verdict.clone(),
         Some((verdict, with)) => format!("{verdict} {with}"),
         None => "nobody was asked".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_replay_that_compared_everything_ends_with_nought() {
+        let ends = |differing: u64, not_comparable: u64, complete: bool| {
+            let clean = differing == 0 && not_comparable == 0 && complete;
+            verdict(&json!({
+                "compared": 32, "differing": differing, "notComparable": not_comparable, "complete": complete,
+                "clean": clean,
+            }))
+            .map_err(|error| error.to_string())
+        };
+        assert_eq!(ends(0, 0, true), Ok(()));
+        for (differing, not_comparable, complete, says) in [
+            (0, 11, true, "11 of 43 calls can't be compared"),
+            (0, 11, false, "and not all could be replayed"),
+            (2, 11, true, "2 of 32 decisions would have been others"),
+            (0, 0, false, "and not all could be replayed"),
+        ] {
+            let said = ends(differing, not_comparable, complete).expect_err(says);
+            assert!(said.contains(says), "{said}");
+        }
     }
 }

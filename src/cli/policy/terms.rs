@@ -1,7 +1,9 @@
 //! The terms of a binding, as `latchkey plugin bind` and `change` take and show them.
 
+use std::ops::RangeInclusive;
+
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use serde_json::Value;
 
 use super::{config, list};
@@ -10,13 +12,16 @@ use crate::domain::policy::{Hook, Mode};
 use crate::plugin_host::{FailureAction, FailureCause};
 use crate::service::plugins::{FailureRule, Limit, TermsOrder};
 
+/// Those that the API takes, too.
+const POSITIONS: RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Terms {
-    /// Configuration: JSON, or a file with it.
-    #[arg(long, value_name = "JSON|@FILE|FILE")]
+    /// Configuration: JSON, a file with it, or - for standard input.
+    #[arg(long, value_name = "JSON|@FILE|FILE|-")]
     config: Option<String>,
     /// Place in the order among its owner's policies; the lowest is asked first.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value_parser!(i64).range(POSITIONS))]
     position: Option<i64>,
     /// When it is asked. May be given twice.
     #[arg(long, value_enum)]

@@ -3,8 +3,9 @@
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::cli::exit::told;
 use crate::cli::{Global, orders, output};
 use crate::service::operator::{AccountOrder, Named};
 
@@ -45,7 +46,7 @@ impl ResetMfa {
             reason,
             ticket,
         };
-        let done = orders::carry_out(global, order)?;
+        let done = whose.carry_out(global, order)?;
         whose.say(&done, |email| {
             format!("MFA of {email} reset; all sessions of the account were ended")
         })
@@ -54,7 +55,7 @@ impl ResetMfa {
 
 impl Whose {
     pub(in crate::cli) fn unlock(self, global: &Global) -> Result<()> {
-        let done = orders::carry_out(global, AccountOrder::Unlock { user: self.named() })?;
+        let done = self.carry_out(global, AccountOrder::Unlock { user: self.named() })?;
         let changed = done["changed"] == true;
         self.say(&done, |email| match changed {
             true => format!("{email} unlocked"),
@@ -63,10 +64,20 @@ impl Whose {
     }
 
     pub(in crate::cli) fn restore_factors(self, global: &Global) -> Result<()> {
-        let done = orders::carry_out(global, AccountOrder::RestoreFactors { user: self.named() })?;
+        let done = self.carry_out(global, AccountOrder::RestoreFactors { user: self.named() })?;
         self.say(&done, |email| {
             format!("Second factors of {email} restored; all sessions of the account were ended")
         })
+    }
+
+    /// Where JSON is wanted, there is JSON also of what went wrong: whoever reads it did ask a policy, for example, and
+    /// has to tell people why not.
+    fn carry_out(&self, global: &Global, order: AccountOrder) -> Result<Value> {
+        let done = orders::carry_out(global, order);
+        if let (Err(error), true) = (&done, self.json) {
+            output::json(&json!({ "error": told(error) }))?;
+        }
+        done
     }
 
     fn named(&self) -> Named {

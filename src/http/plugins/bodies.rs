@@ -47,6 +47,9 @@ pub struct PluginBody {
     /// Since when the node's operator has it switched off for everybody.
     #[oai(nullable)]
     pub disabled_at: Option<Time>,
+    /// Only of an installation: what to know of it, of a signature that was not checked for example.
+    #[oai(skip_serializing_if_is_none)]
+    pub warning: Option<String>,
 }
 
 impl From<PluginRow> for PluginBody {
@@ -65,6 +68,7 @@ impl From<PluginRow> for PluginBody {
             of_node: row.organization_id.is_none(),
             installed_at: Time(row.installed_at),
             disabled_at: row.disabled_at.map(Time),
+            warning: None,
         }
     }
 }

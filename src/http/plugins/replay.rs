@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::words::{HookBody, hooks};
+use super::words::{HookBody, ModeBody, hooks};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
+use crate::domain::policy::Mode;
 use crate::http::schema::Time;
 use crate::service::plugins::{
     Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_digest, parse_since,
@@ -28,7 +29,8 @@ pub struct ReplayRequest {
     /// From when on: such as `30d` or `12h`, or a time; absent: 30 days.
     #[oai(validator(max_length = 40))]
     pub since: Option<String>,
-    /// Only this binding's; absent: those of every plugin of that name.
+    /// Only this binding's; absent: those of every plugin of that name. Answers that did not count are compared only
+    /// where none did.
     pub binding_id: Option<Uuid>,
     /// Another configuration; absent: the one that each decision was made with.
     pub config: Option<Value>,
@@ -73,6 +75,18 @@ pub struct DifferenceBody {
     pub target: String,
     /// At which hook.
     pub hook: HookBody,
+    /// Id of the binding whose answer is recorded, which may be gone.
+    #[oai(skip_serializing_if_is_none)]
+    pub binding_id: Option<Uuid>,
+    /// Whether that answer counted: `enforce` or `monitor`.
+    #[oai(skip_serializing_if_is_none)]
+    pub mode: Option<ModeBody>,
+    /// The version that answered.
+    #[oai(skip_serializing_if_is_none)]
+    pub recorded_version: Option<String>,
+    /// SHA-256 of its file, hexadecimal.
+    #[oai(skip_serializing_if_is_none)]
+    pub recorded_digest: Option<String>,
     /// The answer as it is recorded; null where nobody was asked.
     pub recorded: Value,
     /// What the plugin answers.
@@ -83,11 +97,11 @@ pub struct DifferenceBody {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "PolicyReplayVerdict", rename_all = "kebab-case")]
 pub enum ReplayVerdictBody {
-    /// Everything was looked at, and nothing would have been decided otherwise.
+    /// Everything could be compared, and nothing would have been decided otherwise.
     Clean,
     /// Something would have been.
     Differs,
-    /// Nothing would have been, as far as was looked.
+    /// Nothing would have been, as far as could be looked and compared: `complete` and `notComparable` say why.
     Incomplete,
     /// There was no answer to compare with: nobody was asked in that time, or every call had failed.
     NothingCompared,
@@ -116,8 +130,7 @@ pub struct ReplayReportBody {
     pub digest: String,
     /// From when on.
     pub since: Time,
-    /// Whether something was compared, everything was looked at, and nothing would have been decided
-    /// otherwise.
+    /// Whether something was compared, nothing could not be, and nothing would have been decided otherwise.
     pub clean: bool,
     /// What the replay comes to.
     pub verdict: ReplayVerdictBody,
@@ -133,8 +146,12 @@ pub struct ReplayReportBody {
     pub differing: u64,
     /// Of the differing: the plugin failed.
     pub failed: u64,
-    /// Calls that failed when they were recorded.
+    /// Of the differing: the recorded call had failed, and the plugin answers.
+    pub mended: u64,
+    /// Calls that failed when they were recorded, for a cause that need not come again: a deadline, for example.
     pub not_comparable: u64,
+    /// Answers that did not count (mode `monitor`) and were left out, since others did.
+    pub watched: u64,
     /// Whether all there is was looked at, not only the newest.
     pub complete: bool,
     /// The first hundred differences.
@@ -156,7 +173,9 @@ impl From<ReplayReport> for ReplayReportBody {
             same: report.same,
             differing: report.differing,
             failed: report.failed,
+            mended: report.mended,
             not_comparable: report.not_comparable,
+            watched: report.watched,
             complete: report.complete,
             differences: report.differences.into_iter().map(DifferenceBody::from).collect(),
         }
@@ -165,7 +184,15 @@ impl From<ReplayReport> for ReplayReportBody {
 
 impl From<Difference> for DifferenceBody {
     fn from(difference: Difference) -> Self {
+        let answered = difference.answered.as_ref();
         Self {
+            binding_id: answered.map(|answered| answered.binding),
+            mode: answered.map(|answered| match answered.mode {
+                Mode::Monitor => ModeBody::Monitor,
+                Mode::Enforce | Mode::Canary(_) => ModeBody::Enforce,
+            }),
+            recorded_version: answered.map(|answered| answered.version.clone()),
+            recorded_digest: answered.map(|answered| answered.digest.to_string()),
             at: Time(difference.at),
             entry_id: difference.entry_id,
             target: difference.target,

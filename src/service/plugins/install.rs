@@ -5,15 +5,14 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::bound::{parse_digest, unknown_plugin};
+use super::signed::trusted;
 use super::{Manager, blocking, catch_up, off_the_path, refusal, refused};
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::policy::Manifest;
 use crate::domain::printable::clip;
 use crate::domain::{Error, Result};
-use crate::plugin_host::{
-    CaseError, Digest, PluginHost, Prepared, Signed, SignerKey, embedded_cases, verify_signature,
-};
+use crate::plugin_host::{CaseError, Digest, PluginHost, Prepared, Signed, embedded_cases};
 use crate::service::Services;
 use crate::store::plugins::{self, PluginRow};
 use crate::store::{accounts, audit, bindings};
@@ -36,6 +35,8 @@ pub struct NewPlugin {
     pub bytes: Arc<[u8]>,
     /// Its minisign signature.
     pub signature: Option<String>,
+    /// Whose it must be, whomever the node trusts: a minisign public key, for this file alone.
+    pub public_key: Option<String>,
 }
 
 /// What came of an installation.
@@ -45,6 +46,19 @@ pub struct Installed {
     pub plugin: PluginRow,
     /// Whether it was not there before.
     pub new: bool,
+    /// Whether a signature came with it that nobody here could check.
+    pub signature_unchecked: bool,
+}
+
+impl Installed {
+    /// What its manager should know: a signature that was not checked says nothing.
+    #[must_use]
+    pub fn warning(&self) -> Option<&'static str> {
+        self.signature_unchecked.then_some(
+            "The signature was not checked: this node trusts no keys (plugins.trusted_keys). The operator can name \
+             the author's for one file: latchkey plugin install FILE --signature FILE --public-key FILE",
+        )
+    }
 }
 
 /// How far long work has come.
@@ -65,7 +79,8 @@ pub fn unwatched() -> Watch {
     Arc::new(|_| ())
 }
 
-/// Judges, compiles, tries and keeps a plugin. The same file again is no error and changes nothing.
+/// Judges, compiles, tries and keeps a plugin. The same file again is no error and changes nothing, but for the
+/// signer on record, where it is now known who signed it.
 /// Nobody waits but the caller, whom [`Manager::admit`] has let in: it is compiled on a thread of its own.
 ///
 /// # Errors
@@ -103,9 +118,12 @@ async fn judge(
     if let Some(organization) = new.owner {
         within_quota(services, organization, digest, new.bytes.len())?;
     }
-    let (bytes, signature) = (Arc::clone(&new.bytes), new.signature.clone());
-    let keys = services.settings.plugins.trusted_keys.clone();
-    let signed = blocking(move || trusted(&bytes, signature.as_deref(), &keys)).await??;
+    let (file, keys) = (new.clone(), services.settings.plugins.trusted_keys.clone());
+    let signed = blocking(move || {
+        let (signature, named) = (file.signature.as_deref(), file.public_key.as_deref());
+        trusted(&file.bytes, signature, &keys, named)
+    })
+    .await??;
     watch(Progress::Step("compiling"));
     let (host, bytes) = (services.plugin_host.clone(), Arc::clone(&new.bytes));
     let prepared = blocking(move || host.prepare(&bytes)).await?.map_err(refused)?;
@@ -149,35 +167,6 @@ fn within_quota(
          included until their decisions have lapsed",
         BYTES_PER_ORGANIZATION >> 20
     )))
-}
-
-/// Whether the file may be installed here. Without trusted keys a signature says nothing, so none is
-/// asked for and one that came is kept without a word about it.
-fn trusted(bytes: &[u8], signature: Option<&str>, keys: &[SignerKey]) -> Result<Option<Signed>> {
-    if keys.is_empty() {
-        return Ok(None);
-    }
-    let ids = || keys.iter().map(SignerKey::id).collect::<Vec<_>>().join(", ");
-    let Some(signature) = signature else {
-        let reason = format!(
-            "this appliance takes only signed plugins, and no signature came with this one; trusted keys: {}",
-            ids()
-        );
-        return Err(refusal(&reason, "signature-missing"));
-    };
-    verify_signature(bytes, signature, keys)
-        .map(Some)
-        .map_err(|fault| {
-            use crate::plugin_host::SignatureError;
-            let (code, more) = match &fault {
-                SignatureError::Malformed(_) => ("signature-malformed", String::new()),
-                SignatureError::UnknownKey { .. } => {
-                    ("signature-unknown-key", format!("; trusted keys: {}", ids()))
-                }
-                SignatureError::Mismatch => ("signature-mismatch", String::new()),
-            };
-            refusal(&format!("{fault}{more}"), code)
-        })
 }
 
 /// Runs the golden cases that travel in the file: a plugin that does not do here what its author saw
@@ -224,28 +213,47 @@ async fn keep(
         installed_at: at,
         disabled_at: None,
     };
+    let signature_unchecked = row.signature.is_some() && signed.is_none();
     let mut event = manager
         .event(EventType::PolicyPluginInstall, new.owner)
         .on(resource(digest, &row.manifest))
         .with("version", row.manifest.version.as_str())
         .with("wants", row.manifest.wants.clone());
-    if let Some(signed) = signed {
+    let signed_event = manager
+        .event(EventType::PolicyPluginUpdate, new.owner)
+        .on(resource(digest, &row.manifest))
+        .with("version", row.manifest.version.as_str());
+    if let Some(signed) = &signed {
         event = event
-            .with("signedBy", signed.key_id)
-            .with("trustedComment", signed.comment);
+            .with("signedBy", signed.key_id.as_str())
+            .with("trustedComment", signed.comment.as_str());
     }
     let entry_id = services.entropy.uuid(at);
     services
         .store
         .write(move |tx| {
+            let before = plugins::find_plugin(tx, &row.digest, row.organization_id)?;
             let inserted = plugins::insert_plugin(tx, &row, &new.bytes)?;
             if inserted {
+                audit::append_entry(tx, at, entry_id, &event)?;
+            } else if let Some(signed) = &signed
+                && plugins::update_signature(tx, &row)?
+            {
+                let from = before.and_then(|before| before.signed_by);
+                let event = signed_event
+                    .clone()
+                    .with(
+                        "changes",
+                        json!({ "signedBy": { "from": from, "to": &signed.key_id } }),
+                    )
+                    .with("trustedComment", signed.comment.as_str());
                 audit::append_entry(tx, at, entry_id, &event)?;
             }
             let plugin = plugins::find_plugin(tx, &row.digest, row.organization_id)?;
             Ok(Installed {
                 plugin: plugin.ok_or_else(|| unknown_plugin(digest))?,
                 new: inserted,
+                signature_unchecked,
             })
         })
         .await
@@ -285,7 +293,17 @@ pub(super) fn resource(digest: Digest, manifest: &Manifest) -> Resource {
 /// [`Error::NotFound`], [`Error::MayNotAct`] for the node's, [`Error::Conflict`] while it is bound.
 pub async fn remove_plugin(services: &Services, manager: &Manager, digest: &str) -> Result<()> {
     let plugin = super::find_plugin(services, manager, digest)?;
+    uninstall_plugin(services, manager, &plugin).await
+}
+
+/// [`remove_plugin`] for one that was found, whosever it is.
+pub(super) async fn uninstall_plugin(
+    services: &Services,
+    manager: &Manager,
+    plugin: &PluginRow,
+) -> Result<()> {
     manager.may_change(plugin.organization_id)?;
+    let owner = plugin.organization_id;
     let at = manager.at();
     let digest = Digest(plugin.digest);
     let event = manager
@@ -296,7 +314,7 @@ pub async fn remove_plugin(services: &Services, manager: &Manager, digest: &str)
     services
         .store
         .write(move |tx| {
-            if !plugins::remove_plugin(tx, &digest.0, plugin.organization_id, at)? {
+            if !plugins::remove_plugin(tx, &digest.0, owner, at)? {
                 return Err(unknown_plugin(digest));
             }
             audit::append_entry(tx, at, entry_id, &event).map(|_| ())

@@ -35,9 +35,19 @@ pub use terms::{FailureRule, Limit, TermsOrder};
 #[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum PolicyOrder {
     /// Show what is installed and bound.
-    List,
+    List {
+        /// Slug of the organisation that is asked about; absent: everybody's.
+        organization: Option<String>,
+    },
     /// Judge, compile and keep a plugin.
     Install(InstallOrder),
+    /// Remove an installed plugin that nothing uses.
+    Uninstall {
+        /// Its name, or the beginning of its digest; it must fit no other of its owner's.
+        plugin: String,
+        /// Slug of the organisation that has it; absent: the node.
+        organization: Option<String>,
+    },
     /// Let an organisation's resets be judged by it.
     Bind(BindOrder),
     /// Change the terms of a binding.
@@ -144,10 +154,17 @@ pub struct ReplayOrder {
 /// # Errors
 /// As what is ordered.
 pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Watch) -> Result<Value> {
+    carry_out(services, order, watch).await.map_err(naming::as_typed)
+}
+
+async fn carry_out(services: &Services, order: PolicyOrder, watch: Watch) -> Result<Value> {
     let manager = Manager::operator(services);
     match order {
-        PolicyOrder::List => list(services, &manager).await,
+        PolicyOrder::List { organization } => list(services, &manager, organization.as_deref()).await,
         PolicyOrder::Install(order) => setting_up::install(services, order, watch).await,
+        PolicyOrder::Uninstall { plugin, organization } => {
+            setting_up::uninstall(services, &plugin, organization.as_deref()).await
+        }
         PolicyOrder::Bind(order) => setting_up::bind(services, order).await,
         PolicyOrder::Change { binding, terms } => {
             let now = super::find_binding(services, &manager, binding)?;
@@ -180,16 +197,20 @@ pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Wat
             plugin,
             config,
         } => {
-            let owner = super::find_binding(services, &manager, binding)?
-                .row
-                .organization_id;
+            let before = super::find_binding(services, &manager, binding)?.row;
             let plugins = list_plugins(services, &manager).await?;
+            let usable = naming::find_usable(&plugins, &plugin, before.organization_id)?;
             let patch = BindingPatch {
-                plugin_digest: Some(Digest(naming::find_usable(&plugins, &plugin, owner)?.digest)),
+                plugin_digest: Some(Digest(usable.digest)),
                 config,
                 ..BindingPatch::default()
             };
-            change(services, &manager, binding, patch).await
+            update_binding(services, &manager, binding, patch).await?;
+            let now = super::find_binding(services, &manager, binding)?;
+            let mut said = self::binding(&now, &organizations(services)?);
+            said["changed"] = json!(now.row.revision != before.revision);
+            setting_up::warn_of_unsigned(services, usable, &mut said);
+            Ok(said)
         }
         PolicyOrder::RollBack { binding } => {
             roll_back_binding(services, &manager, binding).await?;
@@ -228,11 +249,15 @@ fn show(services: &Services, manager: &Manager, id: Uuid) -> Result<Value> {
     Ok(binding(&view, &organizations(services)?))
 }
 
-async fn list(services: &Services, manager: &Manager) -> Result<Value> {
+/// What there is; with a slug, what that organisation can bind and is asked at its resets.
+async fn list(services: &Services, manager: &Manager, slug: Option<&str>) -> Result<Value> {
+    let of = setting_up::owner(services, slug)?;
+    let concerns = |owner: Option<OrganizationId>| of.is_none() || owner.is_none() || owner == of;
     let organizations = organizations(services)?;
     let plugins: Vec<_> = list_plugins(services, manager)
         .await?
         .into_iter()
+        .filter(|plugin| concerns(plugin.organization_id))
         .map(|plugin| {
             json!({
                 "name": plugin.manifest.name,
@@ -243,6 +268,7 @@ async fn list(services: &Services, manager: &Manager) -> Result<Value> {
                 "wants": plugin.manifest.wants,
                 "organization": slug_of(&organizations, plugin.organization_id),
                 "sizeBytes": plugin.size_bytes,
+                "signedBy": plugin.signed_by,
                 "installedAt": plugin.installed_at,
                 "disabled": plugin.disabled_at.is_some(),
             })
@@ -251,6 +277,7 @@ async fn list(services: &Services, manager: &Manager) -> Result<Value> {
     let bindings = list_bindings(services, manager).await?;
     let bindings: Vec<_> = bindings
         .iter()
+        .filter(|view| concerns(view.row.organization_id))
         .map(|view| binding(view, &organizations))
         .collect();
     Ok(json!({ "plugins": plugins, "bindings": bindings }))
@@ -278,6 +305,8 @@ fn binding(view: &BindingView, organizations: &[Organization]) -> Value {
         "digest": hex::encode(view.version.digest.0),
         "configDigest": view.version.config_digest,
         "previous": view.previous.as_ref().map(|previous| previous.manifest.version.as_str()),
+        "previousDigest": view.previous.as_ref().map(|previous| previous.digest),
+        "previousConfigDigest": view.previous.as_ref().map(|previous| previous.config_digest),
         "config": view.version.config,
         "hooks": view.row.version.hooks,
         "mode": view.row.mode,

@@ -7,6 +7,8 @@
 //! plugins it is the whole of the policy), and so is being asked at fewer hooks. Only going back to what
 //! counted before is not judged: to the version before, however long ago it decided something, or to one
 //! that did lately.
+//!
+//! Calls that failed when they were made hold nothing back: there was no decision that could stay the same.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -257,10 +259,13 @@ async fn replay(
         unwatched(),
     )
     .await?;
-    if report.complete && report.differing == 0 {
+    // A call that failed decided nothing, so it holds back no version that answers: what fails could otherwise not be
+    // mended for as long as its failures are looked at.
+    let differing = report.differing - report.mended;
+    if report.complete && differing == 0 {
         return Ok(()); // what decided nothing in that time binds nobody
     }
-    let differ = match report.differing {
+    let differ = match differing {
         0 => "not all of them could be replayed in time".to_owned(),
         differing => format!("{differing} of {} differ", report.compared),
     };

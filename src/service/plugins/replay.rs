@@ -5,21 +5,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::again::{configuration, nothing_said, outcome_shown, widest};
 use super::bound::usable_plugin;
-use super::kept::{ended_so, shown};
-use super::replayed::{Difference, Follow, Replay, ReplayReport};
-use super::terms::check_config;
+use super::compared::{comes_again, note};
+use super::replayed::{Follow, Replay, ReplayReport};
+use super::terms::{check_config, config_problem};
 use super::turns::Turn;
 use super::{Manager, Progress, Watch, from_json, off_the_path, prepare, to_json};
 use crate::clock::Clock;
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Answer, Hook, Manifest, Mode, Outcome, Question, ResultKind};
 use crate::domain::{Error, Result};
-use crate::plugin_host::{CallEnd, DecisionRecord, Digest, FailureCause, Limits, PluginHost, Prepared};
+use crate::plugin_host::{
+    Asked, CallEnd, DecisionRecord, Digest, FailureCause, Limits, PluginHost, Prepared,
+};
 use crate::service::Services;
 use crate::store::decisions::{self, DecidedRow};
 use crate::store::{Store, accounts, bindings};
@@ -28,8 +29,8 @@ use crate::store::{Store, accounts, bindings};
 const RESETS_MAX: u32 = 10_000;
 /// How long one replay may take.
 const TIME_MAX: Duration = Duration::from_secs(60);
-/// Differences that a report shows.
-const DIFFERENCES_SHOWN: usize = 100;
+/// The configuration of what was never bound.
+const EMPTY: &str = "{}";
 /// How often a candidate that is late is asked.
 const TRIES: u32 = 3;
 
@@ -132,6 +133,7 @@ pub(super) async fn replay_on_terms(
         limits_of: HashMap::new(),
         own_config,
         configurations: HashMap::new(),
+        counted_alone: false,
     };
     off_the_path(move || async move {
         let _turn = turn;
@@ -155,6 +157,16 @@ struct Run {
     /// The binding whose decisions are compared with the configuration that each was made with.
     own_config: Option<Uuid>,
     configurations: HashMap<[u8; 32], Arc<str>>,
+    /// Whether answers that did not count are left out: there are some that did.
+    counted_alone: bool,
+}
+
+/// Whether what a candidate is to follow was asked at all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WasAsked {
+    Never,
+    AndOnlyWatched,
+    AndCounted,
 }
 
 impl Run {
@@ -170,7 +182,9 @@ impl Run {
             same: 0,
             differing: 0,
             failed: 0,
+            mended: 0,
             not_comparable: 0,
+            watched: 0,
             complete: true,
             differences: Vec::new(),
         };
@@ -184,13 +198,17 @@ impl Run {
         sequences.sort_unstable_by(|one, other| other.cmp(one));
         report.complete = sequences.len() <= RESETS_MAX as usize;
         sequences.truncate(RESETS_MAX as usize);
-        let Some(asked_before) = self.was_asked(&sequences)? else {
+        let Some(asked) = self.was_asked(&sequences)? else {
             report.complete = false;
             return Ok(report);
         };
-        report.asked_before = asked_before;
-        if !asked_before && self.replay.follow != Follow::Name {
+        report.asked_before = asked != WasAsked::Never;
+        self.counted_alone = asked == WasAsked::AndCounted;
+        if !report.asked_before && self.replay.follow != Follow::Name {
             return Ok(report); // bindings that were never asked have decided nothing
+        }
+        if !report.asked_before && self.config.is_none() {
+            self.takes_no_configuration().await?;
         }
 
         let of = sequences.len() as u64;
@@ -212,8 +230,23 @@ impl Run {
         self.clock.monotonic().saturating_sub(self.started) > TIME_MAX
     }
 
+    /// Refuses a candidate that could not be bound without a configuration: each of its answers would be the same
+    /// complaint.
+    async fn takes_no_configuration(&self) -> Result<()> {
+        let checked = self
+            .host
+            .check_config(&self.candidate, &self.manifest, EMPTY)
+            .await;
+        checked.map_err(|error| {
+            let (field, reason) = config_problem(error);
+            let why = "this plugin was not asked in that time, so there is no recorded configuration to try it with";
+            Error::field(field, format!("{reason}; {why}: name one (config, at the command line --config)"))
+        })
+    }
+
     /// Whether any of these resets asked what the candidate is to follow; nothing where finding out takes too long.
-    fn was_asked(&self, sequences: &[u64]) -> Result<Option<bool>> {
+    fn was_asked(&self, sequences: &[u64]) -> Result<Option<WasAsked>> {
+        let mut asked = WasAsked::Never;
         for sequence in sequences {
             if self.is_over() {
                 return Ok(None);
@@ -222,12 +255,16 @@ impl Run {
                 continue;
             };
             for row in &decided.decisions {
-                if self.follows(&from_json(&row.record)?) {
-                    return Ok(Some(true));
+                let record: DecisionRecord = from_json(&row.record)?;
+                if self.follows(&record) {
+                    if record.mode != Mode::Monitor {
+                        return Ok(Some(WasAsked::AndCounted));
+                    }
+                    asked = WasAsked::AndOnlyWatched;
                 }
             }
         }
-        Ok(Some(false))
+        Ok(Some(asked))
     }
 
     fn follows(&self, record: &DecisionRecord) -> bool {
@@ -247,25 +284,41 @@ impl Run {
         if !report.asked_before {
             return self.as_if_bound(decided, &question, report).await;
         }
-        for row in &decided.decisions {
-            let record: DecisionRecord = from_json(&row.record)?;
-            if !self.follows(&record) {
+        let calls = decided.decisions.iter();
+        let calls: Vec<(_, DecisionRecord)> = calls
+            .map(|row| Ok((row.config_digest, from_json(&row.record)?)))
+            .collect::<Result<_>>()?;
+        for (config_digest, record) in &calls {
+            if !self.follows(record) {
                 continue;
             }
-            let CallEnd::Answer(_) = &record.end else {
-                report.not_comparable += 1;
+            if self.counted_alone && record.mode == Mode::Monitor {
+                report.watched += 1;
                 continue;
-            };
-            let config = self.config(record.binding_id, row.config_digest)?;
+            }
+            if let CallEnd::Failure(failure) = &record.end {
+                let instead = |(_, other): &(_, DecisionRecord)| {
+                    other.asked == Asked::Fallback
+                        && (other.binding_id, other.hook) == (record.binding_id, record.hook)
+                };
+                if calls.iter().any(instead) {
+                    continue; // the version before answered for it, and the candidate is compared with that
+                }
+                if !comes_again(failure.cause) {
+                    report.not_comparable += 1;
+                    continue;
+                }
+            }
+            let config = self.config(record.binding_id, *config_digest)?;
             let replayed = if self.manifest.hooks.contains(&record.hook) {
-                let outcome = outcome_shown(&decided.asked, &record)?;
-                let limits = self.limits(&record, &config)?;
+                let outcome = outcome_shown(&decided.asked, record)?;
+                let limits = self.limits(record, &config)?;
                 self.ask(limits, &config, &question, outcome.as_ref()).await
             } else {
                 // A version without the hook has nothing to say there.
                 CallEnd::Answer(nothing_said(record.hook))
             };
-            note(report, decided, &question, record.hook, Some(&record), &replayed)?;
+            note(report, decided, &question, record.hook, Some(record), &replayed)?;
         }
         Ok(())
     }
@@ -277,7 +330,7 @@ impl Run {
         question: &Question,
         report: &mut ReplayReport,
     ) -> Result<()> {
-        let config = self.config.clone().unwrap_or_else(|| "{}".into());
+        let config = self.config.clone().unwrap_or_else(|| EMPTY.into());
         let limits = self.limits.unwrap_or_else(widest);
         // What a policy only watched would have denied went on without it, and comes to the candidate.
         let denied = decided
@@ -371,40 +424,4 @@ impl Run {
         self.configurations.insert(recorded, Arc::clone(&config));
         Ok(config)
     }
-}
-
-/// Compares texts, not values: what is recorded must come again byte for byte.
-fn note(
-    report: &mut ReplayReport,
-    decided: &DecidedRow,
-    question: &Question,
-    hook: Hook,
-    recorded: Option<&DecisionRecord>,
-    replayed: &CallEnd,
-) -> Result<()> {
-    report.compared += 1;
-    let same = match recorded {
-        Some(record) => ended_so(record, replayed)?,
-        None => *replayed == CallEnd::Answer(nothing_said(hook)),
-    };
-    if same {
-        report.same += 1;
-        return Ok(());
-    }
-    report.differing += 1;
-    report.failed += u64::from(matches!(replayed, CallEnd::Failure(_)));
-    if report.differences.len() < DIFFERENCES_SHOWN {
-        report.differences.push(Difference {
-            at: decided.at,
-            entry_id: decided.entry_id,
-            target: question.target.email.clone(),
-            hook,
-            recorded: match recorded {
-                Some(record) => Value::from(&shown(&record.end)?),
-                None => Value::Null,
-            },
-            replayed: Value::from(&shown(replayed)?),
-        });
-    }
-    Ok(())
 }

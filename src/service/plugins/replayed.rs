@@ -5,7 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::domain::account::OrganizationId;
-use crate::domain::policy::Hook;
+use crate::domain::policy::{Hook, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::Digest;
 
@@ -47,10 +47,30 @@ pub struct Difference {
     pub target: String,
     /// At which hook.
     pub hook: Hook,
+    /// Whose answer is recorded; absent where nobody was asked.
+    #[serde(flatten)]
+    pub answered: Option<Answered>,
     /// The answer as it is recorded; null where nobody was asked.
     pub recorded: Value,
     /// What the candidate answers.
     pub replayed: Value,
+}
+
+/// Whose answer a difference is to.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answered {
+    /// The binding, which may be gone.
+    #[serde(rename = "bindingId")]
+    pub binding: Uuid,
+    /// Whether the answer counted.
+    pub mode: Mode,
+    /// The version that answered.
+    #[serde(rename = "recordedVersion")]
+    pub version: String,
+    /// SHA-256 of its file.
+    #[serde(rename = "recordedDigest")]
+    pub digest: Digest,
 }
 
 /// What a replay found.
@@ -78,8 +98,13 @@ pub struct ReplayReport {
     pub differing: u64,
     /// Of the differing, those where the candidate failed.
     pub failed: u64,
-    /// Calls that failed when they were recorded: there is no answer to compare with.
+    /// Of the differing, those where the recorded call had failed and the candidate answers.
+    pub mended: u64,
+    /// Calls that failed when they were recorded for a cause that another time may not have, a deadline for
+    /// example: there is nothing to compare with.
     pub not_comparable: u64,
+    /// Answers that did not count and were left out, since others did.
+    pub watched: u64,
     /// Whether all there is was looked at, not only the newest.
     pub complete: bool,
     /// The first of the differences.
@@ -90,11 +115,11 @@ pub struct ReplayReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReplayVerdict {
-    /// Everything was looked at, and nothing would have been decided otherwise.
+    /// Everything could be compared, and nothing would have been decided otherwise.
     Clean,
     /// Something would have been.
     Differs,
-    /// Nothing would have been, as far as was looked.
+    /// Nothing would have been, as far as could be looked and compared.
     Incomplete,
     /// There was no answer to compare with: nobody was asked in that time, or every call had failed.
     NothingCompared,
@@ -110,12 +135,14 @@ impl ReplayReport {
             ReplayVerdict::Incomplete
         } else if self.compared == 0 {
             ReplayVerdict::NothingCompared
+        } else if self.not_comparable > 0 {
+            ReplayVerdict::Incomplete
         } else {
             ReplayVerdict::Clean
         }
     }
 
-    /// Whether there was something to look at, all of it was looked at, and nothing would have been
+    /// Whether there was something to compare with, all of it could be compared, and nothing would have been
     /// decided otherwise.
     #[must_use]
     pub fn is_clean(&self) -> bool {

@@ -10,7 +10,7 @@ use super::{Manager, from_json, off_the_path, prepare};
 use crate::domain::audit::{Event, EventType};
 use crate::domain::policy::{Effect, Grants, Hook, Manifest, Mode};
 use crate::domain::{Error, Result};
-use crate::plugin_host::{Digest, Limits, PluginHost, Prepared};
+use crate::plugin_host::{ConfigError, Digest, Limits, PluginHost, Prepared};
 use crate::service::Services;
 use crate::store::bindings::BindingRow;
 
@@ -106,16 +106,21 @@ pub(super) async fn check_config(
     off_the_path(move || async move { host.check_config(&module, &manifest, &config).await })
         .await?
         .map_err(|error| {
-            use crate::plugin_host::ConfigError;
-            match error {
-                ConfigError::Schema { path, reason } if !path.is_empty() => {
-                    Error::field(format!("config{}", path.replace('/', ".")), reason)
-                }
-                ConfigError::Schema { reason, .. } => Error::field("config", reason),
-                error => Error::field("config", error.to_string()),
-            }
+            let (field, reason) = config_problem(error);
+            Error::field(field, reason)
         })?;
     Ok(prepared)
+}
+
+/// Where a configuration is wrong, and why.
+pub(super) fn config_problem(error: ConfigError) -> (String, String) {
+    match error {
+        ConfigError::Schema { path, reason } if !path.is_empty() => {
+            (format!("config{}", path.replace('/', ".")), reason)
+        }
+        ConfigError::Schema { reason, .. } => ("config".to_owned(), reason),
+        error => ("config".to_owned(), error.to_string()),
+    }
 }
 
 /// The trail's words for a binding.

@@ -114,6 +114,7 @@ async fn measured_resets_while_a_plugin_compiles() {
             owner: None,
             bytes: large.into(),
             signature: None,
+            public_key: None,
         };
         let watch: plugins::Watch = Arc::new(move |progress| seen.lock().unwrap().push(progress));
         plugins::install_plugin(&services, &Manager::operator(&services), new, watch).await

@@ -145,7 +145,8 @@ async fn a_candidate_that_decides_otherwise_is_shown_with_each_decision() {
 
     // A plugin of another name is compared with what happened without it.
     let other = install(&admin, fixture("ticket-required")).await;
-    let report = replay(&admin, &other, json!({})).await;
+    let config = json!({ "config": { "pattern": "HD-.*" } });
+    let report = replay(&admin, &other, config).await;
     assert_eq!(report.assert_ok()["askedBefore"], false);
     assert_eq!(report.body["differences"][0]["recorded"], Value::Null);
     let of_binding = json!({ "bindingId": bound.body["id"], "since": "2026-02-18T10:00:00Z" });

@@ -41,14 +41,51 @@ pub(super) fn find_usable<'a>(
     match found[..] {
         [plugin] => Ok(plugin),
         [] => Err(unknown_plugin(name_or_digest)),
-        _ => {
-            let mut text = format!("{name_or_digest} fits several plugins; name one by more of its digest:");
-            for plugin in found {
-                let (digest, manifest) = (Digest(plugin.digest), &plugin.manifest);
-                let _ = write!(text, "\n  {digest}  {} {}", manifest.name, manifest.version);
-            }
-            Err(Error::Malformed(text))
-        }
+        _ => Err(fits_several(name_or_digest, &found)),
+    }
+}
+
+/// The one plugin that `owner` installed which is called so, or whose digest begins so: for what ends it. Of several
+/// versions none is meant more than the others, so all are shown.
+pub(super) fn find_owned<'a>(
+    plugins: &'a [PluginRow],
+    name_or_digest: &str,
+    owner: Option<OrganizationId>,
+) -> Result<&'a PluginRow> {
+    let owned = plugins.iter().filter(|plugin| plugin.organization_id == owner);
+    let found: Vec<_> = owned.filter(|plugin| meant(plugin, name_or_digest)).collect();
+    match found[..] {
+        [plugin] => Ok(plugin),
+        [] => Err(unknown_plugin(name_or_digest)),
+        _ => Err(fits_several(name_or_digest, &found)),
+    }
+}
+
+fn fits_several(name_or_digest: &str, found: &[&PluginRow]) -> Error {
+    let mut text = format!("{name_or_digest} fits several plugins; name one by more of its digest:");
+    for plugin in found {
+        let (digest, manifest) = (Digest(plugin.digest), &plugin.manifest);
+        let _ = write!(text, "\n  {digest}  {} {}", manifest.name, manifest.version);
+    }
+    Error::Malformed(text)
+}
+
+/// An error with its fields named as they are typed at the command line, not as the API has them.
+pub(super) fn as_typed(error: Error) -> Error {
+    let typed = |field: String| match field.as_str() {
+        "pluginDigest" => "plugin".to_owned(),
+        "canaryPercent" => "mode".to_owned(),
+        "publicKey" => "public-key".to_owned(),
+        _ => field,
+    };
+    match error {
+        Error::Validation(fields) => Error::Validation(
+            fields
+                .into_iter()
+                .map(|(field, problem)| (typed(field), problem))
+                .collect(),
+        ),
+        other => other,
     }
 }
 

@@ -8,8 +8,9 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
+use crate::service::plugins::install::uninstall_plugin;
 use crate::service::plugins::{
-    Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, list_plugins,
+    Manager, NewBinding, NewPlugin, PluginRow, Watch, bind_plugin, install_plugin, is_unsigned, list_plugins,
 };
 use crate::service::{Services, operator};
 
@@ -21,6 +22,9 @@ pub struct InstallOrder {
     pub file: FileText,
     /// Its minisign signature.
     pub signature: Option<String>,
+    /// Whose it must be: a minisign public key.
+    #[serde(default)]
+    pub public_key: Option<String>,
     /// Slug of the organisation that alone may bind it; absent: everybody may.
     pub organization: Option<String>,
 }
@@ -44,15 +48,33 @@ pub(super) async fn install(services: &Services, order: InstallOrder, watch: Wat
         owner: owner(services, order.organization.as_deref())?,
         bytes: bytes.into(),
         signature: order.signature,
+        public_key: order.public_key,
     };
-    let installed = install_plugin(services, &Manager::operator(services), new, watch)
-        .await?
-        .plugin;
+    let installed = install_plugin(services, &Manager::operator(services), new, watch).await?;
+    let (new, warning) = (installed.new, installed.warning());
+    let plugin = installed.plugin;
     Ok(json!({
-        "name": installed.manifest.name,
-        "version": installed.manifest.version,
-        "digest": hex::encode(installed.digest),
-        "wants": installed.manifest.wants,
+        "name": plugin.manifest.name,
+        "version": plugin.manifest.version,
+        "digest": hex::encode(plugin.digest),
+        "wants": plugin.manifest.wants,
+        "signedBy": plugin.signed_by,
+        "new": new,
+        "warning": warning,
+    }))
+}
+
+pub(super) async fn uninstall(services: &Services, plugin: &str, slug: Option<&str>) -> Result<Value> {
+    let manager = Manager::operator(services);
+    let owner = owner(services, slug)?;
+    let plugins = list_plugins(services, &manager).await?;
+    let plugin = naming::find_owned(&plugins, plugin, owner)?;
+    uninstall_plugin(services, &manager, plugin).await?;
+    Ok(json!({
+        "name": plugin.manifest.name,
+        "version": plugin.manifest.version,
+        "digest": hex::encode(plugin.digest),
+        "organization": slug,
     }))
 }
 
@@ -74,16 +96,24 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
         grants: Grants::of(terms.grants.unwrap_or_default()),
     };
     let bound = bind_plugin(services, &manager, new).await?;
-    Ok(json!({
-        "binding": bound.row.id,
-        "warning": bound.warning(),
-        "name": plugin.manifest.name,
-        "version": plugin.manifest.version,
-        "wants": plugin.manifest.wants,
-    }))
+    let mut said = super::show(services, &manager, bound.row.id)?;
+    said["binding"] = json!(bound.row.id);
+    said["name"] = json!(plugin.manifest.name);
+    warn_of_unsigned(services, plugin, &mut said);
+    Ok(said)
 }
 
-fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {
+/// Adds to what is said of a binding that it would not be installed today.
+pub(super) fn warn_of_unsigned(services: &Services, plugin: &PluginRow, said: &mut Value) {
+    if is_unsigned(&services.settings.plugins, plugin) {
+        let unsigned = "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed \
+                        before they were trusted. Install it again with its signature";
+        let other = said["warning"].as_str().map(|other| format!("{other}. "));
+        said["warning"] = json!(format!("{}{unsigned}", other.unwrap_or_default()));
+    }
+}
+
+pub(super) fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {
     let found = slug
         .map(|slug| operator::find_organization(services, slug))
         .transpose()?;
