@@ -246,6 +246,7 @@ fn a_loss_of_power_takes_nothing_acknowledged_with_it() {
     machine_ends("l", "losses of power");
 }
 
+#[expect(clippy::unwrap_used, reason = "a test may fail")]
 fn machine_ends(letter: &str, what: &str) {
     let folder = tempfile::tempdir().unwrap();
     let Some(shim) = shim(folder.path()) else { return };

@@ -255,7 +255,7 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
         Segment::Enum { variant } => Some(variant.clone()),
         Segment::Unknown => None,
     });
-    segments.map(|segment| format!("/{segment}")).collect()
+    segments.flat_map(|segment| ["/".to_owned(), segment]).collect()
 }
 
 fn unwritten(part: &'static str) -> impl Fn(serde_json::Error) -> CaseError {

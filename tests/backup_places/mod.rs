@@ -18,7 +18,7 @@ fn a_restore_fills_an_empty_volume() {
     let volume = mounted.as_ref().map(|_| "volume");
     for name in ["empty"].into_iter().chain(volume) {
         place.ok(name, &["restore", "made", "--check"]);
-        let before = if name == "empty" { 1 } else { 0 };
+        let before = usize::from(name == "empty");
         assert_eq!(names(&place.path(name)).len(), before, "a check changes nothing");
         place.ok(name, &["restore", "made"]);
         let there = names(&place.path(name));

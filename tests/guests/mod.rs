@@ -23,7 +23,7 @@ pub fn denier(version: &'static str, code: &str) -> Guest {
 /// The parts of a guest that denies every reset with this code and this message.
 pub fn denier_saying(version: &'static str, code: &str, message: &str) -> Guest {
     let length = |text: &str| u8::try_from(text.len()).expect("short");
-    let bytes = |text: &str| text.bytes().map(|b| format!("\\{b:02x}")).collect::<String>();
+    let bytes = |text: &str| escaped(text.as_bytes());
     Guest {
         // ok(deny({ code, message, allowed-from: none, because: [] })) at 512; code at 3000, message at 3300
         items: format!(
@@ -41,6 +41,12 @@ pub fn denier_saying(version: &'static str, code: &str, message: &str) -> Guest 
         },
         ..Guest::default()
     }
+}
+
+/// Bytes as they stand in a text of WebAssembly.
+fn escaped(bytes: &[u8]) -> String {
+    let each: Vec<_> = bytes.iter().map(|b| format!("\\{b:02x}")).collect();
+    each.concat()
 }
 
 /// The parts of a guest that tests vary.
@@ -119,10 +125,6 @@ impl Guest {
                 .to_le_bytes()
                 .map(|b| format!("\\{b:02x}"))
                 .concat()
-        };
-        let escaped = |bytes: &[u8]| {
-            let each: Vec<_> = bytes.iter().map(|b| format!("\\{b:02x}")).collect();
-            each.concat()
         };
         let (schema_text, hooks_text) = (escaped(schema.as_bytes()), escaped(hooks));
         // The list of what it wants at 2400, the names themselves from 2500 on.

@@ -13,7 +13,7 @@ use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
 pub(in crate::cli) struct Install {
     /// The plugin: a component, or a core module that becomes one.
     file: PathBuf,
-    /// Its signature (minisign format). It is checked where the node trusts keys (plugins.trusted_keys), or one is
+    /// Its signature (minisign format). It is checked where the node trusts keys (`plugins.trusted_keys`), or one is
     /// named here.
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
