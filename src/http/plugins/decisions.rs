@@ -23,8 +23,7 @@ pub struct DecisionsBody {
     /// The question, the same for every policy; `plugins/README.md` has its fields.
     pub question: Value,
     /// How the reset was to end, as policies were first shown it after it; null where none was asked then.
-    #[oai(nullable)]
-    pub outcome: Option<Value>,
+    pub outcome: Value,
     /// Each call, in order.
     pub calls: Vec<PolicyCallBody>,
 }
@@ -55,8 +54,7 @@ pub struct PolicyCallBody {
     #[oai(nullable)]
     pub canary_percent: Option<u8>,
     /// What it answered, as it said it; null where the call failed.
-    #[oai(nullable)]
-    pub answer: Option<Value>,
+    pub answer: Value,
     /// Why there is no answer; null where there is one.
     #[oai(nullable)]
     pub failure: Option<PolicyFailureBody>,
@@ -152,7 +150,7 @@ impl From<Decisions> for DecisionsBody {
             entry_id: decisions.entry_id,
             at: Time(decisions.at),
             question: decisions.question,
-            outcome: decisions.outcome,
+            outcome: decisions.outcome.unwrap_or_default(),
             calls: decisions.calls.into_iter().map(PolicyCallBody::from).collect(),
         }
     }
@@ -166,8 +164,8 @@ impl From<DecidedCall> for PolicyCallBody {
             why: refused.why.clone(),
         });
         let (answer, failure) = match record.end {
-            CallEnd::Answer(answer) => (Some(json!(answer)), None),
-            CallEnd::Failure(failure) => (None, Some(failure.into())),
+            CallEnd::Answer(answer) => (json!(answer), None),
+            CallEnd::Failure(failure) => (Value::Null, Some(failure.into())),
         };
         Self {
             binding_id: record.binding_id,
@@ -250,7 +248,7 @@ impl Example for DecisionsBody {
                 "target": { "email": "dev@acme.example", "role": "member" },
                 "request": { "channel": "api", "reason": "Lost phone", "ticket": null },
             }),
-            outcome: None,
+            outcome: Value::Null,
             calls: vec![PolicyCallBody {
                 binding_id: Uuid::from_u128(0x019c_7063_1c2b_7a52_8a61_2f4d_5c9e_7b10),
                 plugin: "ticket-required".into(),
@@ -262,7 +260,7 @@ impl Example for DecisionsBody {
                 mode: ModeBody::Enforce,
                 asked: AskedBody::Current,
                 canary_percent: None,
-                answer: Some(json!(denial)),
+                answer: json!(denial),
                 failure: None,
                 answer_digest: None,
                 refused: Vec::new(),
