@@ -22,8 +22,9 @@ pub struct DecisionsBody {
     pub at: Time,
     /// The question, the same for every policy; `plugins/README.md` has its fields.
     pub question: Value,
-    /// How the reset was to end, as policies were first shown it after it; null where none was asked then.
-    pub outcome: Value,
+    /// How the reset was to end, as policies were first shown it after it; absent where none was asked then.
+    #[oai(skip_serializing_if_is_none)]
+    pub outcome: Option<Value>,
     /// Each call, in order.
     pub calls: Vec<PolicyCallBody>,
 }
@@ -53,8 +54,9 @@ pub struct PolicyCallBody {
     /// For how many in a hundred users the version counted that was tried as a canary then.
     #[oai(nullable)]
     pub canary_percent: Option<u8>,
-    /// What it answered, as it said it; null where the call failed.
-    pub answer: Value,
+    /// What it answered, as it said it; absent where the call failed.
+    #[oai(skip_serializing_if_is_none)]
+    pub answer: Option<Value>,
     /// Why there is no answer; null where there is one.
     #[oai(nullable)]
     pub failure: Option<PolicyFailureBody>,
@@ -150,7 +152,7 @@ impl From<Decisions> for DecisionsBody {
             entry_id: decisions.entry_id,
             at: Time(decisions.at),
             question: decisions.question,
-            outcome: decisions.outcome.unwrap_or_default(),
+            outcome: decisions.outcome,
             calls: decisions.calls.into_iter().map(PolicyCallBody::from).collect(),
         }
     }
@@ -164,8 +166,8 @@ impl From<DecidedCall> for PolicyCallBody {
             why: refused.why.clone(),
         });
         let (answer, failure) = match record.end {
-            CallEnd::Answer(answer) => (json!(answer), None),
-            CallEnd::Failure(failure) => (Value::Null, Some(failure.into())),
+            CallEnd::Answer(answer) => (Some(json!(answer)), None),
+            CallEnd::Failure(failure) => (None, Some(failure.into())),
         };
         Self {
             binding_id: record.binding_id,
@@ -248,7 +250,7 @@ impl Example for DecisionsBody {
                 "target": { "email": "dev@acme.example", "role": "member" },
                 "request": { "channel": "api", "reason": "Lost phone", "ticket": null },
             }),
-            outcome: Value::Null,
+            outcome: None,
             calls: vec![PolicyCallBody {
                 binding_id: Uuid::from_u128(0x019c_7063_1c2b_7a52_8a61_2f4d_5c9e_7b10),
                 plugin: "ticket-required".into(),
@@ -260,7 +262,7 @@ impl Example for DecisionsBody {
                 mode: ModeBody::Enforce,
                 asked: AskedBody::Current,
                 canary_percent: None,
-                answer: json!(denial),
+                answer: Some(json!(denial)),
                 failure: None,
                 answer_digest: None,
                 refused: Vec::new(),
