@@ -161,10 +161,11 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
         .max_tables_per_module(8)
         .total_stacks(concurrent_calls)
         // Giving pages back costs more than a small policy: system calls, and interrupts to every core
-        // that runs a thread of ours. So tables are wiped in place, as memories below. A batch is what one small
-        // policy gives back, two tables and a memory, so that its slot, still warm, goes to the next call.
+        // that runs a thread of ours. So tables are wiped in place, as memories below. Nothing waits for a batch: a
+        // small policy has nothing to give back, and its slot, still warm, goes to the next call; a large one's
+        // megabytes would be held until others had called.
         .table_keep_resident(TABLE_BYTES_KEPT)
-        .decommit_batch_size(3)
+        .decommit_batch_size(1)
         .max_unused_warm_slots(concurrent_calls);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         // Linux 6.7 and later can name the pages that a call has written, so only those are wiped. Halves
