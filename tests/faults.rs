@@ -5,6 +5,8 @@
 //! A small C library between the server and the operating system makes the faults; without a C compiler the test
 //! says so and ends. A real file system that is full needs the right to mount one.
 
+#[path = "faults/disk.rs"]
+mod disk;
 mod load_support;
 #[path = "api/deliveries/receivers.rs"]
 #[expect(dead_code, reason = "of the receivers, mail alone is needed")]
@@ -16,6 +18,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use disk::Disk;
 use load_support::{Mounted, Server, check, exchange, latchkey, reset, reset_while, seed, shim};
 use receivers::MailServer;
 use uuid::Uuid;
@@ -29,18 +32,11 @@ const CROWD: usize = 1_500;
 
 #[test]
 fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(shim) = shim(folder.path()) else { return };
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let seeded = seed::seed(&data, 60 + 5 * CROWD);
-    let control = folder.path().join("fault");
-    fs::write(&control, "-").unwrap();
-    let variables = [
-        ("LD_PRELOAD", shim.to_str().unwrap()),
-        ("FAULT_FILE", control.to_str().unwrap()),
-    ];
-    let mut server = Server::start(&data, &variables);
+    let Some(disk) = Disk::new(60 + 5 * CROWD) else {
+        return;
+    };
+    let seeded = &disk.seeded;
+    let mut server = disk.serve(&[]);
     let admin = seeded.admins[0].as_str();
     let (few, many) = seeded.users.split_at(60);
     let mut users = few.iter();
@@ -56,7 +52,7 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
         let before = *users.next().unwrap();
         assert_eq!(reset(&server.address, admin, before), Some(200), "{name}");
         acknowledged.insert(before);
-        fs::write(&control, letter).unwrap();
+        disk.says(letter);
         let during = *users.next().unwrap();
         let refused = exchange(&server.address, &format!("POST {}", path(during)), admin).unwrap();
         assert!(refused.starts_with("HTTP/1.1 500"), "{name}: {refused}");
@@ -77,7 +73,7 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
         ] {
             assert_eq!(get(&server.address, what, admin), status, "{name}: {what}");
         }
-        fs::write(&control, "-").unwrap();
+        disk.says("-");
         let ended = Instant::now();
         while get(&server.address, "/health/ready", admin) != 200 {
             assert!(
@@ -93,9 +89,9 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
         let crowd = crowds.next().unwrap();
         let ended = reset_while(&server.address, &seeded.admins, crowd, CLIENTS, |load| {
             load.wait_for(CLIENTS);
-            fs::write(&control, letter).unwrap();
+            disk.says(letter);
             std::thread::sleep(Duration::from_millis(100));
-            fs::write(&control, "-").unwrap();
+            disk.says("-");
             std::thread::sleep(Duration::from_millis(100));
         });
         assert!(ended.refused > 0 && ended.unanswered.is_empty(), "{name}");
@@ -108,7 +104,7 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
         acknowledged.extend(ended.acknowledged.into_keys());
     }
     server.kill();
-    let resets = check(&data, &acknowledged, "after every fault");
+    let resets = check(&disk.data, &acknowledged, "after every fault");
     assert_eq!(
         usize::try_from(resets).unwrap(),
         acknowledged.len(),
@@ -118,28 +114,21 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
 
 #[test]
 fn on_a_full_disk_nobody_is_told_the_same_every_second() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(shim) = shim(folder.path()) else { return };
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let seeded = seed::seed(&data, 5);
-    let control = folder.path().join("fault");
-    fs::write(&control, "-").unwrap();
+    let Some(disk) = Disk::new(5) else { return };
+    let seeded = &disk.seeded;
     let mail = MailServer::start();
     let port = mail.address.port().to_string();
-    let variables = [
-        ("LD_PRELOAD", shim.to_str().unwrap()),
-        ("FAULT_FILE", control.to_str().unwrap()),
+    let mailing = [
         ("LATCHKEY_MAIL__HOST", "127.0.0.1"),
         ("LATCHKEY_MAIL__PORT", port.as_str()),
         ("LATCHKEY_MAIL__TLS", "none"),
     ];
-    let server = Server::start(&data, &variables);
+    let server = disk.serve(&mailing);
     mail.be_mute(true);
     let user = seeded.users[0];
     assert_eq!(reset(&server.address, &seeded.admins[0], user), Some(200));
     mail.wait_for(1);
-    fs::write(&control, "f").unwrap();
+    disk.says("f");
     // The mail server says that it has them, and that can't be noted.
     mail.be_mute(false);
     // Longer than the next second, and than what was not noted waits.
@@ -150,7 +139,7 @@ fn on_a_full_disk_nobody_is_told_the_same_every_second() {
         received.len() - names.len()
     };
     assert_eq!(again(), 0, "a mail came again");
-    fs::write(&control, "-").unwrap();
+    disk.says("-");
     let ended = Instant::now();
     while again() == 0 {
         assert!(ended.elapsed() < Duration::from_secs(60), "once there is room");
@@ -160,22 +149,13 @@ fn on_a_full_disk_nobody_is_told_the_same_every_second() {
 
 #[test]
 fn a_server_that_starts_on_a_full_disk_says_so_until_there_is_room() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(shim) = shim(folder.path()) else { return };
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let seeded = seed::seed(&data, 5);
-    let control = folder.path().join("fault");
-    fs::write(&control, "-").unwrap();
-    let variables = [
-        ("LD_PRELOAD", shim.to_str().unwrap()),
-        ("FAULT_FILE", control.to_str().unwrap()),
-    ];
+    let Some(disk) = Disk::new(5) else { return };
+    let seeded = &disk.seeded;
     // The first start writes down whose keys these are; a later one need not write.
-    let mut before = Server::start(&data, &variables);
+    let mut before = disk.serve(&[]);
     before.kill();
-    fs::write(&control, "f").unwrap();
-    let server = Server::start(&data, &variables);
+    disk.says("f");
+    let server = disk.serve(&[]);
     let admin = seeded.admins[0].as_str();
     let told = |call: &str, status: u16| {
         let answer = exchange(&server.address, &format!("{call} HTTP/1.1"), admin).unwrap();
@@ -190,7 +170,7 @@ fn a_server_that_starts_on_a_full_disk_says_so_until_there_is_room() {
     let call = format!("POST /api/v1/users/{}/reset-mfa", seeded.users[0]);
     told(&call, 500);
     assert_eq!(get(&server.address, "/api/v1/users", admin), 200);
-    fs::write(&control, "-").unwrap();
+    disk.says("-");
     assert_eq!(get(&server.address, "/health/ready", admin), 200);
     assert_eq!(reset(&server.address, admin, seeded.users[0]), Some(200));
 }
@@ -198,23 +178,14 @@ fn a_server_that_starts_on_a_full_disk_says_so_until_there_is_room() {
 /// A disk that can't be read: what is cached is still told, the rest is 500, and nobody is cut off.
 #[test]
 fn a_disk_that_cannot_be_read_ends_requests_and_not_the_server() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(shim) = shim(folder.path()) else { return };
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let seeded = seed::seed(&data, 20_000);
-    let control = folder.path().join("fault");
-    fs::write(&control, "-").unwrap();
-    let variables = [
-        ("LD_PRELOAD", shim.to_str().unwrap()),
-        ("FAULT_FILE", control.to_str().unwrap()),
-    ];
-    let mut server = Server::start(&data, &variables);
+    let Some(disk) = Disk::new(20_000) else { return };
+    let seeded = &disk.seeded;
+    let mut server = disk.serve(&[]);
     let ended = reset_while(&server.address, &seeded.admins, &seeded.users, CLIENTS, |load| {
         load.wait_for(CLIENTS);
-        fs::write(&control, "i").unwrap();
+        disk.says("i");
         std::thread::sleep(Duration::from_millis(200));
-        fs::write(&control, "-").unwrap();
+        disk.says("-");
         load.wait_for(CLIENTS);
     });
     println!(
@@ -227,7 +198,7 @@ fn a_disk_that_cannot_be_read_ends_requests_and_not_the_server() {
     assert_eq!(get(&server.address, "/health/ready", &seeded.admins[0]), 200);
     server.kill();
     let acknowledged: HashSet<_> = ended.acknowledged.into_keys().collect();
-    let resets = check(&data, &acknowledged, "unreadable");
+    let resets = check(&disk.data, &acknowledged, "unreadable");
     assert_eq!(
         usize::try_from(resets).unwrap(),
         acknowledged.len(),
@@ -246,37 +217,32 @@ fn a_loss_of_power_takes_nothing_acknowledged_with_it() {
     machine_ends("l", "losses of power");
 }
 
-#[expect(clippy::unwrap_used, reason = "a test may fail")]
 fn machine_ends(letter: &str, what: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(shim) = shim(folder.path()) else { return };
-    let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let seeded = seed::seed(&data, 400 * ROUNDS);
-    let control = folder.path().join("fault");
-    let mut variables = vec![
-        ("LD_PRELOAD", shim.to_str().unwrap()),
-        ("FAULT_FILE", control.to_str().unwrap()),
-    ];
-    if letter == "l" {
-        variables.push(("POWER_LOSS", "1"));
-    }
+    let Some(disk) = Disk::new(400 * ROUNDS) else {
+        return;
+    };
+    let seeded = &disk.seeded;
+    let further: &[_] = if letter == "l" {
+        &[("POWER_LOSS", "1")]
+    } else {
+        &[]
+    };
     let mut acknowledged = HashSet::new();
     for (round, users) in seeded.users.chunks(400).enumerate() {
-        fs::write(&control, "-").unwrap();
-        let mut server = Server::start(&data, &variables);
+        disk.says("-");
+        let mut server = disk.serve(further);
         let address = server.address.clone();
         let ended = reset_while(&address, &seeded.admins, users, 8, |load| {
             load.wait_for(3 + 20 * round);
-            fs::write(&control, letter).unwrap();
+            disk.says(letter);
             assert_eq!(server.wait().signal(), Some(9), "it ended the machine");
         });
         assert!(!ended.unanswered.is_empty(), "somebody was cut off");
         acknowledged.extend(ended.acknowledged.into_keys());
-        check(&data, &acknowledged, &format!("{what}, round {round}"));
+        check(&disk.data, &acknowledged, &format!("{what}, round {round}"));
     }
     // And it goes on where it was.
-    let server = Server::start(&data, &[]);
+    let server = Server::start(&disk.data, &[]);
     let untouched = seeded.users.last().filter(|user| !acknowledged.contains(user));
     if let Some(user) = untouched {
         assert!(matches!(

@@ -9,6 +9,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::audit::Revived;
+use super::checkpointer::wal_path;
 use crate::domain::Result;
 
 /// Pages copied between two words to `progress`: 4 MiB.
@@ -40,9 +41,7 @@ pub enum CopyError {
 /// # Errors
 /// What the operating system says.
 pub fn copy_bytes(database: &Path) -> io::Result<u64> {
-    let mut wal = database.as_os_str().to_owned();
-    wal.push("-wal");
-    let waiting = Path::new(&wal).metadata().map_or(0, |wal| wal.len());
+    let waiting = wal_path(database).metadata().map_or(0, |wal| wal.len());
     Ok(database.metadata()?.len() + waiting)
 }
 

@@ -126,7 +126,8 @@ fn await_readers(looks: i32) -> bool {
     looks < READER_LOOKS
 }
 
-fn wal_path(database: impl AsRef<Path>) -> PathBuf {
+/// The WAL of a database.
+pub(super) fn wal_path(database: impl AsRef<Path>) -> PathBuf {
     let mut wal = database.as_ref().as_os_str().to_owned();
     wal.push("-wal");
     wal.into()

@@ -35,7 +35,8 @@ async fn refused(file: Vec<u8>, code: &str, parts: &[&str]) {
     assert_eq!(listed.assert_ok(), &json!([]));
 }
 
-async fn app_with_cache(cache: &Path) -> TestApp {
+/// An appliance that keeps machine code there, and evaluates one reset at a time.
+pub async fn app_with_cache(cache: &Path) -> TestApp {
     let options = HostOptions {
         cache_dir: Some(cache.to_owned()),
         total_concurrency: 1,

@@ -2,26 +2,14 @@
 
 use std::path::Path;
 
-use latchkey::plugin_host::{HostOptions, OnFailure, PluginHost};
+use latchkey::plugin_host::OnFailure;
 use latchkey::service::plugins::{reload, start};
 use serde_json::json;
 
 use crate::guests::{before, denying};
+use crate::plugin_files::app_with_cache;
 use crate::plugins::{assert_denied, bind, install};
-use crate::support::{DEVELOPER, Setup, TestApp};
-
-async fn app_with_cache(cache: &Path) -> TestApp {
-    let options = HostOptions {
-        cache_dir: Some(cache.to_owned()),
-        total_concurrency: 1,
-        ..HostOptions::default()
-    };
-    TestApp::with(Setup {
-        plugin_host: Some(PluginHost::new(options).unwrap()),
-        ..Setup::default()
-    })
-    .await
-}
+use crate::support::{DEVELOPER, TestApp};
 
 /// Leaves nothing of any module in memory or in the cache, as another version of the program does.
 async fn forget_machine_code(app: &TestApp, cache: &Path) {
