@@ -1,4 +1,5 @@
-//! The files of the key directory: for the owner alone, and after a crash old or new, never half.
+//! The files of the key directory: readable only by the owner, and after a crash either old or new, never
+//! partial.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -17,20 +18,20 @@ pub(super) const AUDIT_NEXT_FILE: &str = "audit.next.key";
 pub(super) const AUDIT_RETIRED_FILE: &str = "audit.retired";
 pub(super) const TOKENS_FILE: &str = "tokens.json";
 
-/// Why the keys can't be used; each says what to do.
+/// Why the keys can't be used; each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// Somebody else could read it.
+    /// Users other than the owner can read it.
     #[error("{path} has mode {mode:04o}, so that others can read the keys; run: chmod {wanted:o} {path}")]
     Permissions {
         /// File or directory.
         path: PathBuf,
-        /// What it has.
+        /// Its mode.
         mode: u32,
-        /// What it must have.
+        /// The required mode.
         wanted: u32,
     },
-    /// Not what latchkey wrote.
+    /// The contents are not what latchkey wrote.
     #[error(
         "{path} is damaged ({problem}); restore the keys directory from a backup, don't delete it: \
              enrolled factors can't be read without it"
@@ -41,20 +42,21 @@ pub enum KeyError {
         /// What is wrong.
         problem: String,
     },
-    /// A file is missing beside others.
+    /// A file is missing while others are present.
     #[error("{0} is missing, but other keys are there; restore the keys directory from a backup")]
     Incomplete(PathBuf),
-    /// The operating system refuses.
+    /// The operating system refused an operation.
     #[error("{path}: {problem}")]
     Io {
         /// File or directory.
         path: PathBuf,
-        /// What it says. No `source`: it is in the text, and would be told twice.
+        /// The operating system's error. Not a `source`: it is in the text already and would appear twice.
         problem: io::Error,
     },
 }
 
-/// Makes all keys in a directory beside the final one and renames it, so that a crash leaves none or all.
+/// Generates all keys in a directory beside the final one and renames it, so that a crash leaves none or all of
+/// them.
 pub(super) fn make(directory: &Path, entropy: &Entropy, at: Timestamp) -> Result<(), KeyError> {
     let unfinished = directory.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
     DirBuilder::new()
@@ -76,10 +78,10 @@ pub(super) fn first_record(entropy: &Entropy, at: Timestamp) -> SigningKeyRecord
     SigningKeyRecord::generate(TokenAlgorithm::default(), entropy.bytes(), at)
 }
 
-/// Writes beside the file and renames, so that a crash leaves the old or the new one.
+/// Writes a file beside `path` and renames it, so that a crash leaves the old or the new contents.
 pub(super) fn replace(path: &Path, text: &str, entropy: &Entropy) -> Result<(), KeyError> {
     let unfinished = path.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
-    // A full disk is tried again every minute: the keys that did fit must not lie about.
+    // On a full disk this is retried every minute: keys written before the failure must not be left behind.
     write_new(&unfinished, text)
         .and_then(|()| std::fs::rename(&unfinished, path).map_err(|source| io_error(path, source)))
         .inspect_err(|_| drop(std::fs::remove_file(&unfinished)))?;
@@ -133,7 +135,7 @@ pub(super) fn read_records(path: &Path) -> Result<Vec<SigningKeyRecord>, KeyErro
         path: path.to_owned(),
         problem,
     };
-    // serde_json's texts may quote values, and these are secrets: only the place is told.
+    // serde_json's messages may quote values, and these are secrets: report only the position.
     let records: Vec<SigningKeyRecord> = serde_json::from_str(&text)
         .map_err(|e| damaged(format!("line {}, column {}", e.line(), e.column())))?;
     SigningKeyRecord::check(&records).map_err(|problem| damaged(problem.to_owned()))?;

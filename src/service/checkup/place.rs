@@ -1,4 +1,4 @@
-//! What an installation stands on and what surrounds it: room on the disk, backups, its name.
+//! Checks of an installation's surroundings: disk space, backups, the trail's name.
 
 use super::Finding;
 use crate::domain::audit::checkpoint::origin_of;
@@ -8,9 +8,9 @@ use crate::service::backup::{Schedule, find_newest, try_schedule};
 use crate::store::audit::checkpoints::known_logs;
 use crate::store::free_space;
 
-/// Less room than this is little, whatever the disk's size.
+/// Free space below this counts as low, whatever the disk's size.
 const LITTLE_BYTES: u64 = 100 << 20;
-/// And less than this much of it.
+/// Percentage of the disk below which free space also counts as low.
 const LITTLE_PERCENT: u64 = 5;
 
 pub(super) fn room(services: &Services) -> Result<Vec<Finding>> {
@@ -27,7 +27,7 @@ pub(super) fn room(services: &Services) -> Result<Vec<Finding>> {
     }])
 }
 
-/// The trail's name is chosen once; a server that moved keeps it.
+/// The trail's name is chosen once; a server that moves keeps it.
 pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
     let Some(log) = services.store.read(known_logs)?.pop() else {
         return Ok(Vec::new());
@@ -46,7 +46,7 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
     }])
 }
 
-/// Whether scheduled backups can be made, and are.
+/// Checks whether scheduled backups can be made and are being made.
 pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> {
     let now = services.clock.now();
     let place = schedule.directory.display();
