@@ -1,6 +1,6 @@
-//! Calls refused without work being done, for a rate limit or a full queue, on the record: one entry per
-//! caller, verb and window, with a count, so that a flood can neither fill the disk nor the writer's queue. What
-//! is refused again and again for another reason is counted like that, too, after the first times.
+//! The record of calls refused without doing any work, for a rate limit or a full queue: one entry per caller,
+//! operation and window, with a count, so that a flood fills neither the disk nor the writer's queue. Repeated
+//! refusals for other reasons are counted likewise after the first few.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,14 +13,14 @@ use crate::domain::audit::{AuditResult, Event, EventType};
 use crate::service::{RequestContext, Services};
 use crate::store::audit;
 
-/// How long refusals of one caller are counted into one entry.
+/// How long one caller's refusals are counted into one entry.
 pub(crate) const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 
-/// Refusals of one caller, verb and window that are entries of their own; further ones are only counted.
+/// Refusals per caller, operation and window that are recorded individually; further ones are only counted.
 const ENTRIES_EACH: u64 = 10;
 
-/// Refusals that are not recorded yet. Only authenticated callers get here, so there are at most as many as
-/// users and verbs, three times.
+/// Refusals not yet recorded. Only authenticated callers get here, so there are at most three per user and
+/// operation.
 #[derive(Debug, Default)]
 pub struct Floods(Mutex<HashMap<Key, Flood>>);
 
@@ -37,9 +37,9 @@ enum Cause {
 #[derive(Clone, Debug)]
 struct Flood {
     since: Timestamp,
-    /// Refusals that are entries of their own.
+    /// Refusals that were recorded individually.
     entries: u64,
-    /// Those that are not.
+    /// Refusals that were only counted.
     refused: u64,
     event: Event,
 }
@@ -58,15 +58,15 @@ impl Floods {
         );
     }
 
-    /// Counts a refusal because too much waits already: its entry would only have to wait behind it.
+    /// Counts a refusal for a full queue: its entry would only add to the queue.
     pub fn count_busy(&self, principal: &Principal, context: &RequestContext, event_type: EventType) {
         self.add((principal.user.id, event_type, Cause::Busy), context.at, || {
             refusal(principal, context, event_type).ended(AuditResult::Failure, "The server was busy")
         });
     }
 
-    /// Counts a refusal for whatever other reason, and says whether the caller has had so many of that verb in
-    /// this window that it is no entry of its own.
+    /// Counts a refusal for any other reason. Returns true if the caller has had so many for that operation in
+    /// this window that it is not recorded individually.
     pub fn count_repeated(
         &self,
         principal: &Principal,
@@ -83,7 +83,7 @@ impl Floods {
         self.count_beyond(0, key, at, event);
     }
 
-    /// Counts what comes after the first so many. Whether this one did.
+    /// Counts a refusal beyond the first `first` ones. Returns true if this is one of them.
     fn count_beyond(&self, first: u64, key: Key, at: Timestamp, event: impl FnOnce() -> Event) -> bool {
         let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let flood = floods.entry(key).or_insert_with(|| Flood {
@@ -106,7 +106,7 @@ impl Floods {
         due.filter(|(_, flood)| flood.refused > 0).collect()
     }
 
-    /// Takes back what could not be recorded: together with what was counted since it is due at once.
+    /// Takes back counts that could not be recorded; together with later ones they are due at once.
     fn take_back(&self, due: Vec<(Key, Flood)>) {
         let mut floods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, flood) in due {
@@ -121,10 +121,10 @@ fn refusal(principal: &Principal, context: &RequestContext, event_type: EventTyp
     Event::by(principal, event_type).from_request(&context.request_id, context.ip_text().as_deref())
 }
 
-/// Records the floods whose window is over, or `all` of them at shutdown, in one transaction. Says how many.
+/// Records the floods whose window is over, or `all` of them at shutdown, in one transaction. Returns how many.
 ///
 /// # Errors
-/// When the trail can't be written; they are counted on then.
+/// If the trail can't be written; the refusals then remain counted.
 pub async fn record_floods(services: &Services, all: bool) -> Result<usize> {
     let due = services.floods.take_due(services.clock.now(), all);
     let counted = due
@@ -139,10 +139,10 @@ pub async fn record_floods(services: &Services, all: bool) -> Result<usize> {
     }
 }
 
-/// Records what was counted since a time into an entry each, in one transaction.
+/// Records each count, with the time since which it was counted, as an entry; all in one transaction.
 ///
 /// # Errors
-/// When the trail can't be written.
+/// If the trail can't be written.
 pub(crate) async fn record_counted(services: &Services, counted: Vec<(Event, u64, Timestamp)>) -> Result<()> {
     if counted.is_empty() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! The file of an import, read strictly: what can't be understood is told by line and field, and a cell is
-//! kept as it is, whatever a spreadsheet would make of it.
+//! Strict parsing of an import file: problems are reported by line and field, and a cell's text is kept
+//! unchanged, however a spreadsheet would interpret it.
 
 use serde_json::Value;
 
@@ -7,15 +7,15 @@ use super::{Format, Line, Refused};
 use crate::domain::account::Role;
 use crate::domain::{Error, Result};
 
-/// People in one file at most.
+/// Maximum number of users in one file.
 pub const LINES_LIMIT: usize = 100_000;
 const COLUMNS: [&str; 3] = ["email", "name", "role"];
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// The lines that can be understood, and the others.
+/// Returns the lines that can be parsed, and the refused ones.
 ///
 /// # Errors
-/// [`Error::Malformed`] where the file as a whole is no such file.
+/// [`Error::Malformed`] if the file as a whole is not in the format.
 pub fn read(bytes: &[u8], format: Format) -> Result<(Vec<Line>, Vec<Refused>)> {
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
         return malformed("The file is in UTF-16; save it as UTF-8");
@@ -66,8 +66,8 @@ fn read_csv(bytes: &[u8]) -> Result<(Vec<Line>, Vec<Refused>)> {
     Ok((lines, refused))
 }
 
-/// Counts lines as an editor does: the parser's own count is one behind where lines end with CR LF, and
-/// takes blank lines before a record for a part of it.
+/// Counts lines as an editor does: the parser's own count is one behind if lines end with CR LF, and includes
+/// blank lines before a record in the record.
 struct LineCounter<'a> {
     bytes: &'a [u8],
     reached: usize,
@@ -75,7 +75,7 @@ struct LineCounter<'a> {
 }
 
 impl LineCounter<'_> {
-    /// The line of the record that begins at or after `byte`, which never goes back.
+    /// Returns the line of the record that begins at or after `byte`, which must not decrease between calls.
     fn line_at(&mut self, byte: u64) -> u64 {
         let byte = usize::try_from(byte).unwrap_or(usize::MAX);
         while let Some(next) = self.bytes.get(self.reached) {
@@ -90,7 +90,8 @@ impl LineCounter<'_> {
     }
 }
 
-/// A heading names the columns in any order; one that we don't know may be a misspelt one.
+/// Parses the heading, which names the columns in any order; an unknown name is refused, since it may be a
+/// typo.
 fn columns(heading: &csv::ByteRecord) -> Result<Vec<&'static str>> {
     let mut columns = Vec::new();
     for cell in heading {
@@ -191,7 +192,7 @@ fn json_line(at: u64, person: &Value) -> Result<Line, Refused> {
     })
 }
 
-/// As on the command line and as on the wire; nothing is a member.
+/// Parses a role as written on the command line or on the wire; empty means member.
 fn read_role(text: &str) -> Option<Role> {
     match text.trim().to_lowercase().replace('_', "-").as_str() {
         "" | "member" => Some(Role::Member),
@@ -206,7 +207,7 @@ fn no_role(text: &str) -> String {
     format!("must be member, help-desk or org-admin, not {shown:?}")
 }
 
-/// Spreadsheets of some countries write semicolons, others tabs.
+/// Guesses the delimiter: spreadsheets in some locales write semicolons, others tabs.
 fn delimiter(bytes: &[u8]) -> u8 {
     let heading = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
     [b',', b';', b'\t']
