@@ -102,9 +102,7 @@ pub fn unseal_keys(sealed: &str, passphrase: &str) -> Result<KeyTexts, UnsealErr
         return Err(UnsealError::Damaged("their format is unknown"));
     }
     if sealed.memory_kib > MOST_MEMORY_KIB || sealed.passes > MOST_PASSES || sealed.lanes > 16 {
-        return Err(UnsealError::Damaged(
-            "they ask for more memory or time than is sane",
-        ));
+        return Err(UnsealError::Damaged("they ask for too much memory or time"));
     }
     let (mut salt, mut nonce) = ([0; 16], [0; 24]);
     let ciphertext = hex::decode_to_slice(&sealed.salt, &mut salt)
@@ -122,7 +120,7 @@ pub fn unseal_keys(sealed: &str, passphrase: &str) -> Result<KeyTexts, UnsealErr
         .map(Zeroizing::new)
         .map_err(|_| UnsealError::Passphrase)?;
     let texts: BTreeMap<String, String> =
-        serde_json::from_slice(&plain).map_err(|_| UnsealError::Damaged("they hold something else"))?;
+        serde_json::from_slice(&plain).map_err(|_| UnsealError::Damaged("they do not contain key files"))?;
     Ok(texts
         .into_iter()
         .map(|(name, text)| (name, Zeroizing::new(text)))

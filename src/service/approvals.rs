@@ -238,7 +238,7 @@ fn moot(error: &Error) -> Option<String> {
     match error {
         Error::MfaNotEnabled => Some("The user has no second factor any more".into()),
         Error::NotOrgAdmin | Error::MayNotAct(_) | Error::Token(TokenFault::SubjectGone) => {
-            Some("Whoever asked for this may no longer do it".into())
+            Some("The requester may no longer do this".into())
         }
         Error::Conflict(why) => Some(why.clone()),
         Error::Refused(why) => Some((*why).to_owned()),

@@ -158,7 +158,7 @@ pub fn create(
     )?;
     let keys_now = KeyRing::open(&order.data_dir, entropy)?.audit_public_keys();
     if !copied.is_ours && keys_now != keys.audit_public_keys() {
-        let text = "the trail's key was changed meanwhile; run it again".to_owned();
+        let text = "the trail's key was changed in the meantime; run the backup again".to_owned();
         return Err(BackupError::Refused(text));
     }
     files::write_private(&folder.join(CHECKPOINT_FILE), &copied.manifest.trail.checkpoint)?;
@@ -316,8 +316,8 @@ fn refuse_without_room(destination: &Path, database: &Path) -> Result<(), Backup
     // Some file systems do not report their size.
     if space.total > 0 && space.free < needed {
         return Err(BackupError::Refused(format!(
-            "{}: {} MiB are free, and a backup needs {}: {} for the database, and {} that it leaves to others; make room \
-             there, or name a directory on another disk",
+            "{}: {} MiB are free, and a backup needs {}: {} for the database, and {} left free for other programs; make \
+             room there, or name a directory on another disk",
             place.display(),
             space.free >> 20,
             needed.div_ceil(1 << 20),

@@ -110,7 +110,7 @@ fn database(services: &Services) -> Result<Vec<Finding>> {
         }
         (None, Some(table)) => {
             let text =
-                format!("{place} has rows in {table} that belong to nothing; restore it from a backup");
+                format!("{place} has rows in {table} that refer to missing rows; restore it from a backup");
             vec![Finding::broken("database", text)]
         }
         (None, None) => vec![Finding::fine("database", format!("{place} is sound"))],
@@ -165,7 +165,7 @@ fn clock(services: &Services) -> Result<Vec<Finding>> {
     Ok(match newest {
         Some(newest) if newest > now => {
             let text = format!(
-                "it is {now} here, but the newest audit entry is of {newest}; set the host's clock, or tokens and \
+                "the clock says {now}, but the newest audit entry is from {newest}; set the host's clock, or tokens and \
                  codes are judged wrongly"
             );
             vec![Finding::broken("clock", text)]
@@ -210,7 +210,7 @@ fn policies(services: &Services) -> Result<Vec<Finding>> {
             findings.push(Finding::fine("policies", text));
         } else {
             let text =
-                format!("{text}; none of them counts for everybody: latchkey plugin mode BINDING enforce");
+                format!("{text}; none of them is enforced for all: latchkey plugin mode BINDING enforce");
             findings.push(Finding::doubtful("policies", text));
         }
     }
@@ -279,7 +279,7 @@ fn organizations(services: &Services) -> Result<Vec<Finding>> {
         Ok(())
     })?;
     if findings.is_empty() {
-        let text = "there is none yet; latchkey org create SLUG";
+        let text = "there is none yet; create one: latchkey org create SLUG";
         findings.push(Finding::doubtful("organisations", text));
     }
     Ok(findings)

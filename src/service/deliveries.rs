@@ -256,7 +256,7 @@ async fn attempt(services: &Services, row: DeliveryRow, silent: &SilentHosts) ->
 
 async fn send(services: &Services, row: &DeliveryRow) -> Result<(), Undelivered> {
     let (name, at) = (name_of(services, row), services.clock.now());
-    let unreadable = || Undelivered::Never("what is owed can't be read".into());
+    let unreadable = || Undelivered::Never("the delivery can't be read".into());
     match row.channel {
         Channel::Mail => {
             let mut mail = read_mail(&services.keys, &row.payload).map_err(|_| unreadable())?;

@@ -25,7 +25,7 @@ const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// How long ended approvals are kept, in hours.
 const APPROVAL_HOURS: i64 = 90 * 24;
 
-/// How far the tables were searched for expired rows, and how evenly the clock has run meanwhile.
+/// How far the tables were searched for expired rows, and how evenly the clock has run in the meantime.
 #[derive(Debug, Default)]
 pub struct Sweep {
     reached: Mutex<Option<UserId>>,

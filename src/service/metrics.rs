@@ -133,7 +133,7 @@ pub fn exposition(services: &Services) -> Result<String> {
     let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     family(
         ("latchkey_build_info", "gauge"),
-        "The version that runs.",
+        "The running version.",
         &[(version, 1)],
     );
     let resets: Vec<_> = ResetEnd::ALL
@@ -180,12 +180,12 @@ pub fn exposition(services: &Services) -> Result<String> {
     );
     family(
         ("latchkey_store_failing", "gauge"),
-        "1 while changes can't be put on disk.",
+        "1 while changes can't be written to disk.",
         &one(services.store.is_failing().into()),
     );
     family(
         ("latchkey_background_panics_total", "counter"),
-        "Background tasks that panicked and were begun anew.",
+        "Background tasks that panicked and were restarted.",
         &one(services.counts.panics.load(Ordering::Relaxed)),
     );
     let (owed, dead, signed) = services.store.read(|db| {
@@ -204,7 +204,7 @@ pub fn exposition(services: &Services) -> Result<String> {
         .collect();
     family(
         ("latchkey_deliveries_owed", "gauge"),
-        "Mails, webhook calls and syslog messages to be sent.",
+        "Mails, webhook calls and syslog messages waiting to be sent.",
         &owed,
     );
     family(
@@ -225,7 +225,7 @@ pub fn exposition(services: &Services) -> Result<String> {
     );
     family(
         ("latchkey_policy_busy_total", "counter"),
-        "Evaluations that got no turn, since the organisation's were all under way.",
+        "Evaluations refused because all turns of the organisation were in use.",
         &one(services.plugin_host.busy_count()),
     );
     text += &plugins::metrics_by_version(services);

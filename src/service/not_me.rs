@@ -23,8 +23,8 @@ pub const LOCK_REASON: &str = "The user said that a change of their credentials 
 
 /// Creates the link for a user's notice: 256 random bits whose hash the store keeps, rather than a signature.
 /// Advantages: it is used up with its row, which holds its user, purpose, entry and expiry; it ends with the
-/// account's other tokens; there is no key to forge links with; and since a hash is looked up, timing does not reveal how
-/// close a guess was.
+/// account's other tokens; there is no key with which links could be forged; and since a hash is looked up,
+/// timing does not reveal how close a guess was.
 #[must_use]
 pub fn new_link(services: &Services, user: &User, at: jiff::Timestamp) -> (String, OwedLink) {
     let token = OneUseToken::new(user.id, services.entropy.bytes());

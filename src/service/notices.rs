@@ -352,7 +352,7 @@ pub fn read_mail(keys: &KeyRing, payload: &str) -> Result<Mail> {
         body: Option<String>,
         sealed_body: Option<String>,
     }
-    let unreadable = || Error::Internal("an owed mail can't be read".into());
+    let unreadable = || Error::Internal("a queued mail can't be read".into());
     let read: Payload = serde_json::from_str(payload).map_err(|_| unreadable())?;
     let body = match (read.body, read.sealed_body) {
         (Some(body), None) => body,

@@ -148,7 +148,7 @@ fn check(sample: &Sample) -> Result<()> {
         if seen.insert(value) {
             Ok(())
         } else {
-            Err(Error::field(field, "is there twice"))
+            Err(Error::field(field, "appears twice"))
         }
     };
     if sample.organizations.is_empty() {

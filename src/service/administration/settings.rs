@@ -188,7 +188,7 @@ async fn change_settings(
             Ok(settings)
         };
         match services.store.write(change).await {
-            Err(Error::Stale) => {} // other settings than those of which people would be told
+            Err(Error::Stale) => {} // the settings changed since the warning was prepared
             ended => return ended,
         }
     }

@@ -49,8 +49,8 @@ impl Unfinished {
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|problem| match problem.kind() {
             io::ErrorKind::PermissionDenied if !destination.is_dir() => BackupError::Refused(format!(
-                "nothing can be made in {}; make the new directory as one who may, and it is filled: sudo install -d \
-                 -m 0700 -o OWNER {}",
+                "no permission to create a directory in {}; create the new directory as root, and it will be filled: \
+                 sudo install -d -m 0700 -o OWNER {}",
                 parent(destination).display(),
                 destination.display()
             )),
@@ -150,8 +150,8 @@ pub(super) fn refuse_half_moved(directory: &Path) -> Result<(), BackupError> {
     });
     left.map_or(Ok(()), |left| {
         Err(BackupError::Refused(format!(
-            "{}: a restore or a backup is under way, or has ended early; if none is, remove everything in {} and make it \
-             anew",
+            "{}: a restore or a backup is in progress, or has ended early; if none is running, remove everything in {} \
+             and start again",
             left.path().display(),
             directory.display()
         )))

@@ -36,7 +36,7 @@ pub struct Schedule {
     pub keep: usize,
     /// How to include the keys.
     pub keys: KeyChoice,
-    /// File with the passphrase for sealed keys: read anew each time.
+    /// File with the passphrase for sealed keys: read again each time.
     pub passphrase_file: Option<PathBuf>,
 }
 

@@ -19,8 +19,7 @@ pub(super) fn room(services: &Services) -> Result<Vec<Finding>> {
     let percent = u64::try_from(u128::from(space.free) * 100 / u128::from(space.total.max(1))).unwrap_or(100);
     let text = format!("{} MiB are free, {percent} %", space.free >> 20);
     Ok(vec![if space.free < LITTLE_BYTES || percent < LITTLE_PERCENT {
-        let text =
-            format!("{text}: where nothing can be written nothing can be changed; make room on the disk");
+        let text = format!("{text}: on a full disk nothing can be changed; make room");
         Finding::doubtful("disk", text)
     } else {
         Finding::fine("disk", text)
@@ -33,7 +32,7 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
         return Ok(Vec::new());
     };
     let (origin, url) = (log.key.origin(), &services.settings.public_url);
-    let expected = origin_of(url, &[0; 32]); // of which only the host is compared
+    let expected = origin_of(url, &[0; 32]); // only the host is compared
     let host = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
     Ok(vec![if host(origin) == host(&expected) {
         Finding::fine("trail's name", origin)
@@ -56,14 +55,14 @@ pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> 
     vec![
         match find_newest(&schedule.directory, services.keys.fingerprint()) {
             Err(problem) => Finding::broken("backup", problem.to_string()),
-            Ok(None) => Finding::doubtful("backup", format!("{place} has none of this appliance yet")),
+            Ok(None) => Finding::doubtful("backup", format!("{place} has no backup of this appliance yet")),
             Ok(Some(newest)) if now.duration_since(newest) > schedule.every * 2 => {
                 let text = format!(
-                    "the newest in {place} is of {newest}, more than twice backup.every ago; the server's log says why"
+                    "the newest backup in {place} is from {newest}, more than twice backup.every ago; the server's log says why"
                 );
                 Finding::doubtful("backup", text)
             }
-            Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is of {newest}")),
+            Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is from {newest}")),
         },
     ]
 }

@@ -396,7 +396,7 @@ async fn the_requester_must_still_be_an_active_admin() {
         let second = app.caller(&app.second_admin).await;
         second.patch(&user_path(&app.admin), change).await.assert_ok();
         let refused = approve(&second, &id).await;
-        refused.assert_error(409, "Whoever asked for this may no longer do it");
+        refused.assert_error(409, "The requester may no longer do this");
         assert!(has_mfa(&app, &app.developer));
         assert_eq!(app.last_entry()["details"]["closed"], true);
         let found = second.get(&format!("/api/v1/approvals/{id}")).await;

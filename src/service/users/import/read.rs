@@ -26,7 +26,7 @@ pub fn read(bytes: &[u8], format: Format) -> Result<(Vec<Line>, Vec<Refused>)> {
         Format::Json => read_json(bytes)?,
     };
     if lines.is_empty() && refused.is_empty() {
-        return malformed("There is nobody in the file");
+        return malformed("The file contains no users");
     }
     if lines.len() + refused.len() > LINES_LIMIT {
         return malformed(&format!(
@@ -44,7 +44,7 @@ fn read_csv(bytes: &[u8]) -> Result<(Vec<Line>, Vec<Refused>)> {
         .from_reader(bytes);
     let mut record = csv::ByteRecord::new();
     if !reader.read_byte_record(&mut record).map_err(unreadable)? {
-        return malformed("There is nobody in the file");
+        return malformed("The file contains no users");
     }
     let columns = columns(&record)?;
     let (mut lines, mut refused) = (Vec::new(), Vec::new());
@@ -103,7 +103,7 @@ fn columns(heading: &csv::ByteRecord) -> Result<Vec<&'static str>> {
             ));
         };
         if columns.contains(&known) {
-            return malformed(&format!("The column {known} is there twice"));
+            return malformed(&format!("The column {known} appears twice"));
         }
         columns.push(known);
     }
@@ -150,7 +150,7 @@ fn read_json(bytes: &[u8]) -> Result<(Vec<Line>, Vec<Refused>)> {
     let people: Vec<Value> = match serde_json::from_slice(bytes) {
         Ok(Value::Array(people)) => people,
         Ok(_) => return malformed("The file must be an array of objects with email, name and role"),
-        Err(error) => return malformed(&format!("The file is no JSON: {error}")),
+        Err(error) => return malformed(&format!("The file is not valid JSON: {error}")),
     };
     let (mut lines, mut refused) = (Vec::new(), Vec::new());
     for (at, person) in (1..).zip(&people) {
@@ -181,7 +181,7 @@ fn json_line(at: u64, person: &Value) -> Result<Line, Refused> {
     let text = |field: &'static str| match fields.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(refuse(field, "must be a text")),
+        Some(_) => Err(refuse(field, "must be a string")),
     };
     let role = text("role")?.unwrap_or_default();
     Ok(Line {
@@ -217,7 +217,7 @@ fn delimiter(bytes: &[u8]) -> u8 {
 }
 
 fn unreadable(error: csv::Error) -> Error {
-    Error::Malformed(format!("The file is no CSV: {error}"))
+    Error::Malformed(format!("The file is not valid CSV: {error}"))
 }
 
 fn malformed<T>(why: &str) -> Result<T> {
@@ -257,7 +257,7 @@ mod tests {
             match text.as_bytes()[0] {
                 b'e' if text.contains('\t') => assert_eq!(said, "2 =a@x.example =1+1 Member"),
                 b'e' => assert_eq!(said, "2 a@x.example Able, Ann OrgAdmin\n3 b@x.example  Member"),
-                _ => assert_eq!(said, "There is nobody in the file"),
+                _ => assert_eq!(said, "The file contains no users"),
             }
         }
         let lines = "email,name\r\n\r\n a@x.example ,\"two\nlines\"\r\n";
@@ -283,7 +283,7 @@ mod tests {
             told(text, Format::Json),
             "1 a@x.example - Member\n\
              2 [email] is missing\n\
-             3 [email] must be a text\n\
+             3 [email] must be a string\n\
              4 [] must be an object with email, name and role\n\
              5 [] has an unknown field \"admin\"; known are email, name, role\n\
              6 [role] must be member, help-desk or org-admin, not \"root\""
@@ -293,9 +293,9 @@ mod tests {
     #[test]
     fn what_is_no_such_file_is_refused_as_a_whole() {
         for (text, format, says) in [
-            (&b""[..], Format::Csv, "There is nobody in the file"),
-            (b"email\n", Format::Csv, "There is nobody in the file"),
-            (b"[]", Format::Json, "There is nobody in the file"),
+            (&b""[..], Format::Csv, "The file contains no users"),
+            (b"email\n", Format::Csv, "The file contains no users"),
+            (b"[]", Format::Json, "The file contains no users"),
             (
                 b"a@x.example,A\n",
                 Format::Csv,
@@ -306,7 +306,7 @@ mod tests {
                 Format::Csv,
                 "The first line names no column email",
             ),
-            (b"email,email\n", Format::Csv, "The column email is there twice"),
+            (b"email,email\n", Format::Csv, "The column email appears twice"),
             (
                 b"\xff\xfee\0m\0",
                 Format::Csv,
@@ -320,12 +320,12 @@ mod tests {
             (
                 b"[{\"email\":\"\xff\"}]",
                 Format::Json,
-                "The file is no JSON: invalid unicode code point at line 1 column 12",
+                "The file is not valid JSON: invalid unicode code point at line 1 column 12",
             ),
             (
                 b"[{",
                 Format::Json,
-                "The file is no JSON: EOF while parsing an object at line 1 column 2",
+                "The file is not valid JSON: EOF while parsing an object at line 1 column 2",
             ),
         ] {
             assert_eq!(told(text, format), says);
