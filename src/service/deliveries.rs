@@ -4,7 +4,7 @@
 //! # How to queue a delivery
 //!
 //! 1. Before the transaction, create an [`OwedDelivery`]: [`super::notices::mail`] and
-//!   [`super::notices::sealed_mail`] for mail, [`webhook`] for a signed call, [`syslog`] for a message.
+//!    [`super::notices::sealed_mail`] for mail, [`webhook`] for a signed call, [`syslog`] for a message.
 //! 2. In the transaction, after appending the entry, call [`owe`]`(tx, &deliveries, entry.sequence, at)`.
 //!
 //! While the server runs, [`send_while`] sends each channel's deliveries once a second, several concurrently. A

@@ -291,8 +291,8 @@ fn unasked(records: &[DecisionRecord], wanted: &Approval) -> PolicyDenial {
     let denial = Denial {
         code: "approval-required".into(),
         message: format!(
-            "This needs the approval of {}: {}. The operator can't ask for approval: let an administrator ask for the reset, or \
-             switch the policy off (latchkey plugin disable) and on again afterwards",
+            "This needs the approval of {}: {}. The operator can't ask for approval: let an administrator ask for the \
+             reset, or switch the policy off (latchkey plugin disable) and on again afterwards",
             match wanted.approvals {
                 1 => "one administrator".to_owned(),
                 many => format!("{many} administrators"),

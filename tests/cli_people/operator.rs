@@ -248,8 +248,8 @@ fn policies_bind_the_operator_who_is_told_which_one_said_no() {
     no_ticket(reset(&[]));
     let (code, _, err) = reset(&["--ticket", "HD-1", "--json"]);
     assert_eq!(code, Some(5), "{err}");
-    let why = "latchkey: the policy second-admin says no: This needs the approval of one administrator: ada@acme.example is \
-               an administrator, so a second admin has to agree. The operator can't ask for approval: let";
+    let why = "latchkey: the policy second-admin says no: This needs the approval of one administrator: \
+               ada@acme.example is an administrator, so a second admin has to agree. The operator can't ask for approval: let";
     assert!(err.starts_with(why), "{err}");
 
     let server = serve(&desk);

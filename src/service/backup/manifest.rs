@@ -89,7 +89,7 @@ impl Manifest {
                 if (u64::from(FORMAT_WITHOUT_CHANGED_KEYS)..=u64::from(FORMAT)).contains(&format) => {}
             Some(format) => {
                 return Err(format!(
-                    "its format is {format}, but this latchkey supports formats up to {FORMAT}; use the latchkey that made it"
+                    "its format is {format}, this latchkey supports up to {FORMAT}; use the latchkey that made it"
                 ));
             }
             None => return Err("it has no format".to_owned()),

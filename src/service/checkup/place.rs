@@ -58,7 +58,7 @@ pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> 
             Ok(None) => Finding::doubtful("backup", format!("{place} has no backup of this appliance yet")),
             Ok(Some(newest)) if now.duration_since(newest) > schedule.every * 2 => {
                 let text = format!(
-                    "the newest backup in {place} is from {newest}, more than twice backup.every ago; the server's log says why"
+                    "the newest in {place} is from {newest}, more than twice backup.every ago; the server's log says why"
                 );
                 Finding::doubtful("backup", text)
             }
