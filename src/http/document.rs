@@ -17,7 +17,8 @@ pub(super) use explorer::{PATHS, add_pages};
 
 /// Description of the API as a whole.
 pub const DESCRIPTION: &str = "Lets an organisation's administrator reset the MFA of a user who lost their device. \
-The organisation's own policies decide, a reset happens completely or not at all, and anyone can check its record.\n\n\
+The organisation's own policies decide, a reset happens completely or not at all, and anyone can check \
+its record.\n\n\
 Every error has the same body, `ApiError`. Times are RFC 3339 in UTC. Ids are UUIDs. Every response carries \
 `X-Request-Id`, which also appears in the log and in the audit entry.";
 
