@@ -101,7 +101,7 @@ impl Body {
     }
 }
 
-/// Returns whether `If-None-Match` names the text's ETag (RFC 9110 §13.1.2, weak comparison).
+/// Returns whether `If-None-Match` names the text's `ETag` (RFC 9110 §13.1.2, weak comparison).
 fn has_it(request: &Request, etag: &HeaderValue) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let ours = opaque(etag.to_str().unwrap_or_default());
