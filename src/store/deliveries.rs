@@ -444,7 +444,10 @@ mod tests {
         owe(&db, None, 1);
         let row = find_due(&db, &due(1)).unwrap().remove(0);
         assert!(update_claimed(&db, &row, at(31)).unwrap());
-        assert!(!update_claimed(&db, &row, at(31)).unwrap(), "who read it too");
+        assert!(
+            !update_claimed(&db, &row, at(31)).unwrap(),
+            "another sender that read the same row"
+        );
         assert_eq!(find_due(&db, &due(30)).unwrap().len(), 0);
         assert_eq!(find_due(&db, &due(31)).unwrap().len(), 1);
         // It was replaced while its previous content was being sent.

@@ -228,8 +228,8 @@ pub fn take_recovery_code(
 
 /// Removes all active factors of the user, of every kind, and returns them. This is the only function that removes
 /// them all, so that no kind is forgotten (rubygems #6125). They are suspended: unusable, but an admin can restore
-/// them until they are destroyed. Factors suspended earlier keep their time: otherwise they would count as removed
-/// by a second reset.
+/// them until they are destroyed. Factors suspended earlier are left as they are, so that a second reset does not
+/// affect what the first one removed.
 pub fn clear_factors(tx: &Connection, user: UserId, at: Timestamp) -> Result<Vec<FactorFacts>> {
     // Read first: RETURNING gathers its rows in a temporary table, which costs twice as much.
     let mut statement = tx.prepare_cached(

@@ -177,7 +177,7 @@ mod tests {
         insert_passkey(&db, alice, &row(1, 5)).unwrap();
         let id = Uuid::from_u128(1);
         let take = |user, counter| take_passkey(&db, user, id, counter, &[2], AT).unwrap();
-        assert_eq!(take(bob, 9), Taken::Gone, "not another's");
+        assert_eq!(take(bob, 9), Taken::Gone, "another user's");
         assert_eq!(take(alice, 6), Taken::Used);
         for counter in [6, 5, 0] {
             assert_eq!(take(alice, counter), Taken::Cloned, "{counter}");
@@ -189,7 +189,7 @@ mod tests {
         );
         assert!(update_cloned(&db, alice, id, AT).unwrap());
         assert!(!update_cloned(&db, alice, id, AT).unwrap());
-        assert_eq!(take(alice, 100), Taken::Gone, "it opens nothing since");
+        assert_eq!(take(alice, 100), Taken::Gone, "unusable since it was cloned");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::domain::{Error, Result};
 
 /// Maximum number of earlier resets of the target in a question; policies with a budget count them.
 const OF_TARGET_CAP: u32 = 100;
-/// Maximum number of earlier resets by the actor in a question; each makes every policy call of a busy admin
-/// dearer.
+/// Maximum number of earlier resets by the actor in a question; each makes every policy call of a busy admin more
+/// expensive.
 const BY_ACTOR_CAP: u32 = 20;
 
 /// A reset call in the history.

@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(
             find_session(&db, bob, kept.session.id, at(0)).unwrap(),
             None,
-            "not another's"
+            "another user's"
         );
         assert_eq!(
             (
@@ -480,7 +480,7 @@ mod tests {
             db.query_row(sql, [], |row| row.get(0)).unwrap()
         };
         assert_eq!(rows(), SESSIONS_PER_USER);
-        assert!(!lives(&other), "beyond them, all end");
+        assert!(!lives(&other), "beyond the limit, all end");
         clear_lapsed(&db, alice, at(20) + EXTERNAL_LIFETIME).unwrap();
         assert_eq!(rows(), 0);
     }

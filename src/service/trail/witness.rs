@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(
             fs::read_to_string(file(1)).unwrap(),
             "note 1",
-            "there once it is told"
+            "copied before `give` returns"
         );
         hang(&file(2));
         witness.give(testimony(dir.path(), 2)).await;
@@ -180,18 +180,18 @@ mod tests {
         for size in [3, 5, 4] {
             witness.give(testimony(dir.path(), size)).await;
         }
-        assert!(began.elapsed() < PATIENCE, "nobody else waits");
+        assert!(began.elapsed() < PATIENCE, "later callers do not wait");
         fs::write(file(2), "note 2").unwrap();
         let began = Instant::now();
         while !file(5).exists() {
             assert!(
                 began.elapsed() < Duration::from_secs(60),
-                "the newest comes after it"
+                "the newest is copied next"
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(!file(3).exists() && !file(4).exists(), "it says what they say");
+        assert!(!file(3).exists() && !file(4).exists(), "the newest covers them");
         witness.give(testimony(dir.path(), 6)).await;
-        assert!(file(6).exists(), "and it is waited for again");
+        assert!(file(6).exists(), "waited for again");
     }
 }
