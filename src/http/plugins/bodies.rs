@@ -264,8 +264,8 @@ pub struct BindingBody {
     /// Percentage of users for whom it counts; null unless the mode is `canary`.
     #[oai(nullable)]
     pub canary_percent: Option<u8>,
-    /// A warning about the mode; null if there is none. Without a previous version, a canary's answers are only
-    /// recorded for the other users.
+    /// What the administrator should know; null if there is nothing: that without a previous version a canary's
+    /// answers are only recorded for the other users, or that no key which the node trusts has signed the plugin.
     #[oai(nullable)]
     pub warning: Option<String>,
     /// Effects that the plugin may request.

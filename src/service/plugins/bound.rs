@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Manager, from_json};
+use super::{Manager, from_json, is_unsigned};
+use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Manifest, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, PluginCounters};
@@ -41,7 +42,7 @@ pub fn find_plugin(services: &Services, manager: &Manager, digest: &str) -> Resu
 pub(super) fn usable_plugin(
     db: &Connection,
     digest: Digest,
-    owner: Option<crate::domain::account::OrganizationId>,
+    owner: Option<OrganizationId>,
 ) -> Result<PluginRow> {
     let own = match owner {
         Some(_) => plugins::find_plugin(db, &digest.0, owner)?,
@@ -100,24 +101,34 @@ pub struct BindingView {
     pub limits: Limits,
     /// Whether the operator has the plugin switched off for everybody.
     pub plugin_disabled: bool,
+    /// Whether none of the keys that this node trusts has signed the plugin.
+    pub unsigned: bool,
     /// What it did since the start of the process.
     pub counters: PluginCounters,
 }
 
 impl BindingView {
-    /// What its manager should know: of a canary without a version before the other users' resets are not
-    /// judged, only recorded.
+    /// What its manager should know: of a canary without a previous version, and of a plugin that could not be
+    /// installed today.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        match (self.row.mode, &self.row.previous) {
+        let alone = match (self.row.mode, &self.row.previous) {
             (Mode::Canary(percent), None) => Some(format!(
                 "There is no version before, so this policy judges {percent} in a hundred users; for the others \
                  its answers are only recorded"
             )),
             _ => None,
-        }
+        };
+        let warnings: Vec<_> = alone
+            .into_iter()
+            .chain(self.unsigned.then(|| UNSIGNED.to_owned()))
+            .collect();
+        (!warnings.is_empty()).then(|| warnings.join(". "))
     }
 }
+
+const UNSIGNED: &str = "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed \
+                        before they were trusted. Install it again with its signature";
 
 /// Lists the policies that a manager's resets are judged by, in the order in which they are asked: the
 /// node's first. The operator sees every organisation's.
@@ -125,11 +136,12 @@ impl BindingView {
 /// # Errors
 /// When the store can't be read.
 pub async fn list_bindings(services: &Services, manager: &Manager) -> Result<Vec<BindingView>> {
-    let of = manager.organization().map_or(Of::All, Of::Organization);
+    let organization = manager.organization();
+    let of = organization.map_or(Of::All, Of::Organization);
     let rows = services
         .store
-        .read_long(manager.organization(), move |db| {
-            Snapshot::read(db, bindings::find_bindings(db, of)?, of)
+        .read_long(organization, move |db| {
+            Snapshot::read(db, bindings::find_bindings(db, of)?, organization)
         })
         .await?;
     rows.views(services)
@@ -155,8 +167,10 @@ pub(super) fn unknown_binding(id: Uuid) -> Error {
 }
 
 pub(super) fn view(services: &Services, row: BindingRow) -> Result<BindingView> {
-    let of = row.organization_id.map_or(Of::All, Of::Organization);
-    let snapshot = services.store.read(|db| Snapshot::read(db, vec![row], of))?;
+    let organization = row.organization_id;
+    let snapshot = services
+        .store
+        .read(|db| Snapshot::read(db, vec![row], organization))?;
     let mut views = snapshot.views(services)?;
     views
         .pop()
@@ -167,12 +181,16 @@ struct Snapshot {
     rows: Vec<BindingRow>,
     modules: HashMap<[u8; 32], ModuleRow>,
     configurations: HashMap<[u8; 32], String>,
+    plugins: Vec<PluginRow>,
 }
 
 impl Snapshot {
-    fn read(db: &Connection, rows: Vec<BindingRow>, of: Of) -> Result<Self> {
+    /// `organization`: whose bindings they are; absent: those of several, or of the node.
+    fn read(db: &Connection, rows: Vec<BindingRow>, organization: Option<OrganizationId>) -> Result<Self> {
+        let of = organization.map_or(Of::All, Of::Organization);
         Ok(Self {
             rows,
+            plugins: plugins::find_plugins(db, organization)?,
             modules: plugins::find_bound_modules(db, of)?
                 .into_iter()
                 .map(|module| (module.digest, module))
@@ -191,11 +209,25 @@ impl Snapshot {
                 on_failure: from_json(&row.on_failure)?,
                 limits: from_json(&row.limits)?,
                 plugin_disabled,
+                unsigned: self
+                    .plugin(row)
+                    .is_some_and(|plugin| is_unsigned(&services.settings.plugins, plugin)),
                 counters: services.plugin_host.counters(row.id).unwrap_or_default(),
                 row: row.clone(),
             })
         };
         self.rows.iter().map(view).collect()
+    }
+
+    /// The installed plugin that a binding uses: its owner's, otherwise the node's.
+    fn plugin(&self, row: &BindingRow) -> Option<&PluginRow> {
+        let of = |owner: Option<OrganizationId>| {
+            let named = |plugin: &&PluginRow| {
+                plugin.digest == row.version.plugin_digest && plugin.organization_id == owner
+            };
+            self.plugins.iter().find(named)
+        };
+        of(row.organization_id).or_else(|| of(None))
     }
 
     fn version(&self, row: &VersionRow) -> Result<(VersionView, bool)> {

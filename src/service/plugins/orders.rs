@@ -209,7 +209,6 @@ async fn carry_out(services: &Services, order: PolicyOrder, watch: Watch) -> Res
             let now = super::find_binding(services, &manager, binding)?;
             let mut said = self::binding(&now, &organizations(services)?);
             said["changed"] = json!(now.row.revision != before.revision);
-            setting_up::warn_of_unsigned(services, usable, &mut said);
             Ok(said)
         }
         PolicyOrder::RollBack { binding } => {

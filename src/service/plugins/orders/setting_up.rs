@@ -10,7 +10,7 @@ use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::plugins::install::uninstall_plugin;
 use crate::service::plugins::{
-    Manager, NewBinding, NewPlugin, PluginRow, Watch, bind_plugin, install_plugin, is_unsigned, list_plugins,
+    Manager, NewBinding, NewPlugin, PluginRow, Watch, bind_plugin, install_plugin, list_plugins,
 };
 use crate::service::{Services, operator};
 
@@ -99,18 +99,7 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
     let mut said = super::show(services, &manager, bound.row.id)?;
     said["binding"] = json!(bound.row.id);
     said["name"] = json!(plugin.manifest.name);
-    warn_of_unsigned(services, plugin, &mut said);
     Ok(said)
-}
-
-/// Adds to what is said of a binding that it would not be installed today.
-pub(super) fn warn_of_unsigned(services: &Services, plugin: &PluginRow, said: &mut Value) {
-    if is_unsigned(&services.settings.plugins, plugin) {
-        let unsigned = "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed \
-                        before they were trusted. Install it again with its signature";
-        let other = said["warning"].as_str().map(|other| format!("{other}. "));
-        said["warning"] = json!(format!("{}{unsigned}", other.unwrap_or_default()));
-    }
 }
 
 pub(super) fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {
