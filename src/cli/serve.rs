@@ -14,18 +14,15 @@ use crate::service::Services;
 use crate::service::start::look_around;
 use crate::store::DATABASE_FILE;
 
-/// How long threads may take to end what they do, once everything that matters is done.
+/// How long threads may take to end after serving has stopped and everything that matters is done.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
 
-/// `latchkey serve`
-///
-/// Makes the data directory and its keys when they aren't there. SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the
-/// terminal was closed) stops accepting, lets requests under way end, and ends; a second one ends at once.
+/// Arguments of `latchkey serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  latchkey serve --data-dir /var/lib/latchkey\n  \
                         latchkey serve --listen 127.0.0.1:0    takes a free port and prints it")]
 pub(super) struct Serve {
-    /// Address and port; port 0 takes a free one.
+    /// Address and port to listen on; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
 }
@@ -35,7 +32,7 @@ impl Serve {
         let config = global.load(self.listen)?;
         process::refuse_strangers(&config.data_dir)?;
         logging::start(&config.log)?;
-        // Also where the volume that it was on is not mounted.
+        // This is also true if the volume that holds the database is not mounted.
         let is_new = !config.data_dir.join(DATABASE_FILE).exists();
         let app = App::open(config)?;
         warn(&app.config, &app.services, is_new)?;
@@ -43,7 +40,7 @@ impl Serve {
     }
 }
 
-/// Tells what an operator should know before anybody uses it.
+/// Warns about what an operator should know before the server is used.
 fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
     let place = config.data_dir.display();
     let start = look_around(services)?;
@@ -62,7 +59,7 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
              codes are judged wrongly"
         );
     }
-    // Nothing here sees who speaks TLS; whoever set that up says https in the address that users are given.
+    // TLS ends at a proxy, which is not visible from here: an https `public_url` is taken as the sign of one.
     if !config.listen.ip().is_loopback() && !config.settings.public_url.starts_with("https://") {
         tracing::warn!(
             "{} speaks plain HTTP to whoever reaches it, passwords and tokens included; put a proxy that speaks TLS in \
@@ -73,9 +70,9 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
     Ok(())
 }
 
-/// Listens, says where, and serves until a signal. `ready` runs between the two.
+/// Listens, prints the address, calls `ready` with the URL, and serves until a signal arrives.
 pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()> {
-    // Before the first line is said: whoever reads it may send the signal at once.
+    // Watch for signals before the first line is printed: its reader may send one at once.
     let asked_to_stop = signals::watch(|| {
         tracing::info!("stopping: requests under way may end, a second signal ends at once");
     });
@@ -105,7 +102,7 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         };
         app.serve(listener, stop).await
     });
-    // Dropped, it would wait for a thread that hangs on a disk for as long as that does.
+    // Dropping the runtime would wait indefinitely for a thread that hangs on a disk.
     runtime.shutdown_timeout(THREADS_END_WITHIN);
     served
 }

@@ -1,4 +1,4 @@
-//! What an operator does to the trail itself: accepting an older one, erasing what is personal, changing its key.
+//! Changes to the trail by the operator: accept an older database, erase personal data, rotate its key.
 
 use std::path::Path;
 

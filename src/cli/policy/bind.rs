@@ -1,4 +1,4 @@
-//! `latchkey plugin bind` and `change`.
+//! `latchkey plugin bind` and `latchkey plugin change`.
 
 use anyhow::Result;
 use clap::Args;
@@ -15,10 +15,10 @@ use crate::service::plugins::{BindOrder, PolicyOrder};
 pub(in crate::cli) struct Bind {
     /// Name of the plugin (its newest version), or the beginning of its digest, at least 4 digits.
     plugin: String,
-    /// Whose resets it judges.
+    /// Slug of the organisation whose resets it judges.
     #[arg(long, value_name = "SLUG")]
     org: Option<String>,
-    /// It judges the resets of every organisation, before their own plugins.
+    /// Judge the resets of every organisation, before their own plugins.
     #[arg(long)]
     every_org: bool,
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub(in crate::cli) struct Change {
     binding: Uuid,
     #[command(flatten)]
     terms: Terms,
-    /// It may ask for no effect any more.
+    /// Withdraw all grants: it may request no effect any more.
     #[arg(long, conflicts_with = "grant")]
     no_grants: bool,
     /// Print the binding as JSON.

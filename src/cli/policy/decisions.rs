@@ -1,4 +1,4 @@
-//! `latchkey plugin decisions`: what is kept with a reset, as its author and its operator read it.
+//! `latchkey plugin decisions`: shows the recorded question and answers of a reset.
 
 use anyhow::Result;
 use serde_json::Value;

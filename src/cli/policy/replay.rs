@@ -14,20 +14,20 @@ use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Replay {
-    /// The candidate; it need not be installed.
+    /// Plugin file of the candidate; it need not be installed.
     file: PathBuf,
-    /// From when on: such as 30d or 12h, or an RFC 3339 time.
+    /// Replay resets since then: a duration such as 30d or 12h, or an RFC 3339 time.
     #[arg(long, default_value = "30d", value_name = "WHEN")]
     since: String,
-    /// Only this organisation's resets [default: everybody's].
+    /// Only the resets of this organisation [default: all].
     #[arg(long, value_name = "SLUG")]
     org: Option<String>,
-    /// Only the decisions of this binding [default: of every plugin of the candidate's name]. Answers in monitor
-    /// mode are compared only where none counted.
+    /// Only the decisions of this binding [default: of every plugin with the candidate's name]. Answers in
+    /// monitor mode are compared only if no enforced answer exists.
     #[arg(long, value_name = "ID")]
     binding: Option<Uuid>,
-    /// Configuration: JSON, a file with it, or - for standard input [default: the one that each decision was
-    /// made with].
+    /// Configuration: JSON, a file that holds it, or - for standard input [default: the one with which each
+    /// decision was made].
     #[arg(long, value_name = "JSON|@FILE|FILE|-")]
     config: Option<String>,
     /// Print the report as JSON.
@@ -55,7 +55,7 @@ impl Replay {
     }
 }
 
-/// The end of the command: a check that compared nothing has found nothing out.
+/// Decides how the command ends: a replay that compared nothing proves nothing.
 fn verdict(report: &Value) -> Result<()> {
     let number = |field: &str| report[field].as_u64().unwrap_or_default();
     if number("compared") == 0 {
@@ -83,7 +83,7 @@ fn verdict(report: &Value) -> Result<()> {
     )
 }
 
-/// Why nothing was compared, and what to do.
+/// Returns why nothing was compared, and what to do about it.
 fn nothing_compared(report: &Value) -> String {
     let since = report["since"].as_str().unwrap_or_default();
     let failed = report["notComparable"].as_u64().unwrap_or_default();
@@ -151,7 +151,7 @@ fn print(report: &Value) -> Result<()> {
     Ok(())
 }
 
-/// An answer in a line: plugins say what they like.
+/// Returns an answer as one printable line: its text comes from a plugin.
 pub(super) fn answer(end: &Value) -> String {
     printable(&verdict_and_why(end))
 }

@@ -1,4 +1,4 @@
-//! `latchkey user import`: people from a file.
+//! `latchkey user import`: creates users from a file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -20,22 +20,22 @@ const SIZE_LIMIT: u64 = 32 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Import {
-    /// The file; - is standard input.
+    /// CSV or JSON file; - is standard input.
     file: PathBuf,
     /// Slug of the organisation.
     #[arg(long, value_name = "SLUG")]
     org: String,
-    /// How the file is written [default: by its name, .csv or .json].
+    /// File format [default: by the file name, .csv or .json].
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// Check every line and change nothing.
+    /// Check every line, but change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Leave out who is there already, instead of refusing their lines.
+    /// Skip users that already exist, instead of refusing their lines.
     #[arg(long)]
     skip_existing: bool,
-    /// Write links to set a password into a new file, readable by nobody else, to be handed over. Refused
-    /// where the appliance sends mail: it mails them.
+    /// Write links for setting a password to a new file, readable by its owner only, to be handed over.
+    /// Refused if the appliance sends mail: then it mails the links itself.
     #[arg(long, value_name = "FILE")]
     links: Option<PathBuf>,
     /// Print the report as JSON.
@@ -81,7 +81,7 @@ impl Import {
                 write_links(file, &imported.links)
                     .with_context(|| format!("the links can't be written to {}", path.display()))?;
             }
-            // Made for nothing.
+            // No links were made: remove the empty file.
             (Some((path, _)), _) => std::fs::remove_file(path)?,
             (None, _) => {}
         }
@@ -184,7 +184,7 @@ fn in_json(imported: &Imported, dry_run: bool) -> serde_json::Value {
     })
 }
 
-/// How many steps the bar has, about.
+/// Returns the approximate number of users in the file, for the progress bar.
 fn count(bytes: &[u8], format: Format) -> u64 {
     let mark = match format {
         Format::Csv => b'\n',
@@ -212,7 +212,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A file that holds what opens accounts: new, and for nobody else.
+/// Creates the file for links that open accounts: it must not exist, and is readable by its owner only.
 fn new_file(path: &Path) -> Result<File> {
     OpenOptions::new()
         .write(true)
