@@ -121,7 +121,7 @@ impl Command {
                     output::json(&json!({ "again": again, "tried": tried, "failed": failed, "open": open }))?;
                 } else {
                     output::line(format_args!(
-                        "{again} to be tried again, {tried} tried now, {open} still open"
+                        "{again} to be retried, {tried} tried now, {open} still open"
                     ))?;
                 }
                 match &failed[..] {

@@ -88,7 +88,7 @@ fn read_sample(file: Option<&Path>) -> Result<Sample> {
             (file.display().to_string(), text)
         }
     };
-    toml::from_str(&text).map_err(|e| Refusal(format!("{name} is no sample of organisations: {e}")).into())
+    toml::from_str(&text).map_err(|e| Refusal(format!("{name} is not a sample of organisations: {e}")).into())
 }
 
 /// Loads the sample into an empty database; does nothing if it is already loaded.
@@ -118,12 +118,12 @@ fn load_once(services: &Services, sample: &Sample, folder: Option<&Path>) -> Res
                 .map(|(place, problem)| format!("{place}: {problem}"))
                 .collect();
             Err(Refusal(format!(
-                "the sample can't be loaded, nothing was:\n  {}",
+                "could not load the sample; nothing was loaded:\n  {}",
                 lines.join("\n  ")
             ))
             .into())
         }
-        other => other.context("the sample can't be loaded, nothing was"),
+        other => other.context("could not load the sample; nothing was loaded"),
     }
 }
 
@@ -202,7 +202,7 @@ impl<'a> Story<'a> {
             );
         };
         output::line(format_args!(
-            "\nA token of {} (ORG_ADMIN at {slug}), good for {TOKEN_HOURS} hours:\n\n{token}\n",
+            "\nAn access token of {} (ORG_ADMIN at {slug}), valid for {TOKEN_HOURS} hours:\n\n{token}\n",
             admin.email
         ))?;
         output::line(format_args!("Reset the MFA of {}:\n", target.email))?;
@@ -210,7 +210,7 @@ impl<'a> Story<'a> {
             "curl -sS -X POST {url}/api/v1/users/{}/reset-mfa -H 'Authorization: Bearer {token}'\n",
             target.id
         ))?;
-        output::line(format_args!("See it on the record:\n"))?;
+        output::line(format_args!("See the audit entry:\n"))?;
         output::line(format_args!(
             "curl -sS '{url}/api/v1/audit-logs?size=5' -H 'Authorization: Bearer {token}'\n"
         ))

@@ -289,7 +289,7 @@ impl PolicyCommand {
                     config,
                 })?;
                 let verb = match now["changed"] == false {
-                    true => "asks already",
+                    true => "already asks",
                     false => "now asks",
                 };
                 done(json, &now, list::version(verb, &now))?;

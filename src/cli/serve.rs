@@ -55,14 +55,14 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
     }
     if let Some(newest) = start.clock_behind {
         tracing::warn!(
-            "the clock is behind: the newest entry of the trail is of {newest}; set the host's clock, or tokens and \
+            "the clock is behind: the newest entry of the trail is dated {newest}; set the host's clock, or tokens and \
              codes are judged wrongly"
         );
     }
     // TLS ends at a proxy, which is not visible from here: an https `public_url` is taken as the sign of one.
     if !config.listen.ip().is_loopback() && !config.settings.public_url.starts_with("https://") {
         tracing::warn!(
-            "{} speaks plain HTTP to whoever reaches it, passwords and tokens included; put a proxy that speaks TLS in \
+            "{} speaks plain HTTP to anyone who can reach it, passwords and tokens included; put a proxy that speaks TLS in \
              front, and its https address in public_url",
             config.listen
         );
@@ -85,7 +85,7 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         let listen = app.config.listen;
         let listener = TcpListener::bind(listen)
             .await
-            .with_context(|| format!("{listen} can't be listened on"))?;
+            .with_context(|| format!("could not listen on {listen}"))?;
         let address = listener.local_addr()?;
         let file = app.config.file.as_ref().map(|file| file.display().to_string());
         tracing::info!(

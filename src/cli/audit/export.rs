@@ -54,7 +54,7 @@ impl Order<'_> {
         conclude(&reached, export, Box::new(BufWriter::new(file))).map_err(|error| {
             // A partial export proves nothing, and would block the next attempt.
             let left = match fs::remove_file(path) {
-                Ok(()) => "there is no such file now",
+                Ok(()) => "the file was removed",
                 Err(_) => "it is incomplete, remove it",
             };
             error.context(format!("{} could not be written ({left})", path.display()))

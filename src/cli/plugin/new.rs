@@ -56,7 +56,7 @@ impl New {
     pub(super) fn run(self) -> Result<()> {
         if !is_kebab(&self.name) {
             let text = format!(
-                "{:?} is no name: kebab-case, 1 to 64 characters, such as ticket-required",
+                "{:?} is not a valid name: it must be kebab-case, 1 to 64 characters, such as ticket-required",
                 self.name
             );
             return Err(Refusal(text).into());
@@ -122,7 +122,7 @@ impl Project<'_> {
 
     fn write(&self, at: impl AsRef<Path>, content: &[u8]) -> Result<()> {
         let path = self.folder.join(at);
-        let text = std::str::from_utf8(content).with_context(|| format!("{} is no text", path.display()))?;
+        let text = std::str::from_utf8(content).with_context(|| format!("{} is not text", path.display()))?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         }

@@ -251,7 +251,7 @@ impl Verify {
             SignerKey::parse(&files::text(given)?)
         } else {
             SignerKey::parse(&self.public_key)
-                .map_err(|_| "there is no such file, and it is no key as text".to_owned())
+                .map_err(|_| "there is no such file, and the text is not a key".to_owned())
         };
         let key = key.map_err(|reason| Refusal(format!("{}: {reason}", self.public_key)))?;
         let signed = verify_signature(&bytes, &signature, &[key]).map_err(|error| CodedRefusal {

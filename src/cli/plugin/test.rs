@@ -134,7 +134,7 @@ impl Test {
             ))?;
         }
         match (failed, malformed.as_slice()) {
-            _ if all.is_empty() => bail!("there is no such case"),
+            _ if all.is_empty() => bail!("no case matches"),
             (_, [reason]) => Err(Refusal((*reason).clone()).into()),
             (_, [reason, others @ ..]) => {
                 let others = others.len();
@@ -157,9 +157,9 @@ impl Test {
         };
         let (mut report, again) = (run()?, run()?);
         if report.answer != again.answer || report.usage.fuel != again.usage.fuel {
-            report
-                .differences
-                .push("the same question was answered in two ways: a policy is a pure function".to_owned());
+            report.differences.push(
+                "the same question got two different answers: a policy must be a pure function".to_owned(),
+            );
         }
         if !self.unchecked_config {
             report.differences.extend(loaded.config_refused(manifest, case));

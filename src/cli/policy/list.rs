@@ -86,7 +86,7 @@ pub(super) fn version(verb: &str, binding: &Value) -> String {
     if let Some(previous) = previous(binding) {
         let _ = write!(
             line,
-            "\nBefore it: {previous}; latchkey plugin rollback {id} goes there"
+            "\nPrevious: {previous}; to return to it: latchkey plugin rollback {id}"
         );
     }
     line

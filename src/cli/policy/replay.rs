@@ -71,13 +71,13 @@ fn verdict(report: &Value) -> Result<()> {
     };
     if number("differing") == 0 && number("notComparable") > 0 {
         bail!(
-            "{} of {} calls can't be compared: they failed when they were made, as they might not again{not_all}",
+            "{} of {} calls can't be compared: they failed when they were made, and might not fail again{not_all}",
             report["notComparable"],
             number("compared") + number("notComparable")
         );
     }
     bail!(
-        "{} of {} decisions would have been others{not_all}",
+        "{} of {} decisions would have differed{not_all}",
         report["differing"],
         report["compared"],
     )
@@ -102,7 +102,7 @@ fn nothing_compared(report: &Value) -> String {
 fn print(report: &Value) -> Result<()> {
     let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
     output::quoted(format_args!(
-        "{} {} over {} resets since {}: {} answers compared, {} the same, {} others ({} of them failures)",
+        "{} {} over {} resets since {}: {} answers compared, {} the same, {} different ({} of them failures)",
         text("plugin"),
         text("version"),
         report["resets"],
@@ -114,7 +114,7 @@ fn print(report: &Value) -> Result<()> {
     ))?;
     if report["notComparable"] != 0 {
         output::line(format_args!(
-            "{} more calls failed when they were made, as they might not again: they can't be compared",
+            "{} more calls failed when they were made, and might not fail again: they can't be compared",
             report["notComparable"]
         ))?;
     }
@@ -195,7 +195,7 @@ mod tests {
         for (differing, not_comparable, complete, says) in [
             (0, 11, true, "11 of 43 calls can't be compared"),
             (0, 11, false, "and not all could be replayed"),
-            (2, 11, true, "2 of 32 decisions would have been others"),
+            (2, 11, true, "2 of 32 decisions would have differed"),
             (0, 0, false, "and not all could be replayed"),
         ] {
             let said = ends(differing, not_comparable, complete).expect_err(says);

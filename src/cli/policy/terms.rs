@@ -101,7 +101,7 @@ pub(super) fn mode(text: &str) -> Result<Mode, String> {
             .and_then(|percent| percent.trim_end_matches('%').parse().ok())
             .filter(|percent| (1..=99).contains(percent))
             .map(Mode::Canary)
-            .ok_or_else(|| "it is enforce, monitor, or canary:N with N from 1 to 99".to_owned()),
+            .ok_or_else(|| "must be enforce, monitor, or canary:N with N from 1 to 99".to_owned()),
     }
 }
 
@@ -114,7 +114,7 @@ fn failure_rule(text: &str) -> Result<FailureRule, String> {
         "deny" => FailureAction::Deny,
         "skip" => FailureAction::Skip,
         "last-good-version" => FailureAction::LastGoodVersion,
-        _ => return Err("it is deny, skip or last-good-version, or CAUSE= and one of these".to_owned()),
+        _ => return Err("must be deny, skip or last-good-version, or CAUSE= and one of these".to_owned()),
     };
     Ok(FailureRule { cause, action })
 }
@@ -128,18 +128,22 @@ fn failure_cause(name: &str) -> Result<FailureCause, String> {
     let known: Vec<_> = causes.clone().map(FailureCause::as_str).collect();
     causes
         .find(|cause| cause.as_str() == name)
-        .ok_or_else(|| format!("{name} is no cause; there are {}", known.join(", ")))
+        .ok_or_else(|| format!("{name} is not a cause; the causes are {}", known.join(", ")))
 }
 
 fn limit(text: &str) -> Result<Limit, String> {
     let (name, number) = text
         .split_once('=')
-        .ok_or("it is NAME=N, such as deadline-ms=20")?;
-    let large = || number.parse().map_err(|_| format!("{number} is no whole number"));
+        .ok_or("must be NAME=N, such as deadline-ms=20")?;
+    let large = || {
+        number
+            .parse()
+            .map_err(|_| format!("{number} is not a whole number"))
+    };
     let small = || {
         number
             .parse()
-            .map_err(|_| format!("{number} is no whole number, or too large a one"))
+            .map_err(|_| format!("{number} is not a whole number, or is too large"))
     };
     Ok(match name {
         "deadline-ms" => Limit::DeadlineMs(small()?),
@@ -151,7 +155,7 @@ fn limit(text: &str) -> Result<Limit, String> {
         "log-bytes" => Limit::LogBytes(small()?),
         _ => {
             return Err(format!(
-                "{name} is no limit; there are deadline-ms, memory-bytes, table-elements, fuel, answer-bytes, \
+                "{name} is not a limit; the limits are deadline-ms, memory-bytes, table-elements, fuel, answer-bytes, \
                  log-lines and log-bytes"
             ));
         }

@@ -95,12 +95,12 @@ impl Whose {
         output::line(what(text("email").unwrap_or(&self.email)))?;
         if let Some(until) = text("enrolmentDueUntil") {
             output::line(format_args!(
-                "The next login opens setting MFA up and nothing else, until {until}"
+                "The next login only allows setting up MFA, until {until}"
             ))?;
         }
         if let (Some(code), Some(until)) = (text("enrolmentCode"), text("enrolmentCodeUntil")) {
             output::line(format_args!(
-                "Code that setting up asks for, shown this once, good until {until}: {code}"
+                "Code for setting up MFA, shown only once, valid until {until}: {code}"
             ))?;
         }
         if done["active"] == false {

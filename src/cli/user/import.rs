@@ -95,7 +95,7 @@ impl Import {
             (Some(FormatName::Json), _) | (None, Some("json")) => Ok(Format::Json),
             (None, _) => {
                 let text =
-                    "the file's name does not tell how it is written; say --format csv or --format json";
+                    "the file name does not show the format; give --format csv or --format json";
                 Err(Refusal(text.to_owned()).into())
             }
         }
@@ -142,7 +142,7 @@ impl Import {
         };
         output::line(format_args!("{all} {users} {done} into {}", self.org))?;
         if imported.existing > 0 {
-            output::line(format_args!("{} left out: there already", imported.existing))?;
+            output::line(format_args!("{} skipped: they already exist", imported.existing))?;
         }
         if self.dry_run || all == 0 {
             return Ok(());
@@ -154,11 +154,11 @@ impl Import {
                 plural(imported.mailed, "link", "links")
             )),
             (Some(path), false) => output::line(format_args!(
-                "Links to set a password, good for 7 days: {}",
+                "Links to set a password, valid for 7 days: {}",
                 path.display()
             )),
             (None, false) => output::line(
-                "Nobody of them has a password: no mail is configured and --links was not given. An admin resets \
+                "None of them has a password: no mail is configured and --links was not given. An admin resets \
                  each one's password to get a link to hand over.",
             ),
         }
