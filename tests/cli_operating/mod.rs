@@ -122,14 +122,14 @@ fn a_mistyped_level_is_refused_by_every_command() {
         let (code, said) = ended(&desk.run(args));
         assert_eq!(code, Some(3), "{args:?}: {said}");
         assert!(
-            said.contains("log.level: verbose is no level; use off, error, "),
+            said.contains("log.level: verbose is not a level; use off, error, "),
             "{said}"
         );
     }
     fs::remove_file(desk.path("latchkey.toml")).unwrap();
     let (code, said) = ended(&desk.run(&["config", "check", "--log-level", "inof"]));
     assert_eq!(code, Some(3));
-    assert!(said.contains("inof is no level"), "{said}");
+    assert!(said.contains("inof is not a level"), "{said}");
 }
 
 #[test]

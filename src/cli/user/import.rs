@@ -94,8 +94,7 @@ impl Import {
             (Some(FormatName::Csv), _) | (None, Some("csv")) => Ok(Format::Csv),
             (Some(FormatName::Json), _) | (None, Some("json")) => Ok(Format::Json),
             (None, _) => {
-                let text =
-                    "the file name does not show the format; give --format csv or --format json";
+                let text = "the file name does not show the format; give --format csv or --format json";
                 Err(Refusal(text.to_owned()).into())
             }
         }
