@@ -62,8 +62,8 @@ impl Demo {
         let config = global.load(self.listen)?;
         if !config.listen.ip().is_loopback() && !self.allow_remote {
             return Err(Refusal(format!(
-                "the demo listens on this machine only, not on {}: everybody may know its passwords; \
-                 --allow-remote does it all the same",
+                "the demo listens on this machine only, not on {}: its passwords are public; \
+                 --allow-remote overrides this",
                 config.listen
             ))
             .into());

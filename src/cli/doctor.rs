@@ -57,7 +57,7 @@ impl Doctor {
         }
         let broken = findings.iter().filter(|f| f.grade == Grade::Broken).count();
         if broken > 0 {
-            bail!("{broken} found broken");
+            bail!("checks that failed: {broken}");
         }
         Ok(())
     }
@@ -87,7 +87,7 @@ fn exposure(config: &Config) -> Vec<Finding> {
         findings.push(Finding::fine("listen", format!("{listen}, this machine only")));
     } else {
         let text = format!(
-            "{listen} speaks plain HTTP to whoever reaches it; keep it behind a proxy that speaks TLS"
+            "{listen} speaks plain HTTP to anyone who can reach it; keep it behind a proxy that speaks TLS"
         );
         findings.push(Finding::doubtful("listen", text));
     }
@@ -107,7 +107,7 @@ fn data_directory(config: &Config) -> Option<Finding> {
     Some(if mode & 0o077 == 0 {
         Finding::fine("data directory", format!("{place}, for its owner alone"))
     } else {
-        let text = format!("{place} has mode {mode:03o}, so that others can look in; run: chmod 700 {place}");
+        let text = format!("{place} has mode {mode:03o}, which lets other users in; run: chmod 700 {place}");
         Finding::doubtful("data directory", text)
     })
 }

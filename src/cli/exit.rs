@@ -14,12 +14,13 @@ pub(super) const HELP: &str = "\
 Exit codes:
   0  done
   1  failed: something unexpected, or a check that found something
-  2  the command line can't be understood
-  3  the configuration is wrong
+  2  the command line is invalid
+  3  the configuration is invalid
   4  the data directory can't be used: missing, in use, damaged, or of a newer version
-  5  refused: no such organisation or user, a rule forbids it, a file is malformed
+  5  refused: no such organisation or user, a rule forbids it, or a file is malformed
 
-Each command has examples: latchkey help COMMAND";
+To try it out: latchkey demo
+To see examples: latchkey help COMMAND";
 
 /// The exit code of a failed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,8 +45,8 @@ pub enum PluginCommand {
     Run(run::Run),
     /// Run golden cases against a plugin.
     ///
-    /// Every case is run twice, because a policy must answer the same question the same way. Exits with 0 if
-    /// all cases pass, with 1 if any fails, and with 5 if a file holds no valid case.
+    /// Every case is run twice, and both answers must be equal. Exits with 0 if all cases pass, with 1 if any
+    /// fails, and with 5 if a file holds no valid case.
     Test(test::Test),
     /// Measure a plugin: time, CPU time, fuel and memory per call.
     Bench(bench::Bench),
@@ -139,7 +139,7 @@ impl Loaded {
         let checked = self.host.check_config(&self.prepared, manifest, &config);
         let error = self.runtime.block_on(checked).err()?;
         Some(format!(
-            "no appliance would save this configuration: {error}; --unchecked-config asks all the same"
+            "no appliance would save this configuration: {error}; --unchecked-config asks with it anyway"
         ))
     }
 

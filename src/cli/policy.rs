@@ -105,7 +105,7 @@ pub(super) enum PolicyCommand {
         after_help = "Examples:\n  latchkey plugin change 0197… --position 5\n  \
                             latchkey plugin change 0197… --config @new.json --limit deadline-ms=20\n  \
                             latchkey plugin change 0197… --on-failure trap=last-good-version\n  \
-                            latchkey plugin change 0197… --on-failure deny    # for every cause, whatever held before\n  \
+                            latchkey plugin change 0197… --on-failure deny    # for every cause, replacing earlier rules\n  \
                             latchkey plugin change 0197… --hook before-reset --no-grants --json"
     )]
     Change(Change),
@@ -148,7 +148,7 @@ pub(super) enum PolicyCommand {
     /// that answered without failing while enforced: one that never answered, or was tried only on a canary's
     /// share, does not take its place. `latchkey plugin list` shows which it is, with its digests.
     #[command(
-        after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that, but where it ended a canary"
+        after_help = "Examples:\n  latchkey plugin rollback 0197…    # a second rollback undoes the first, unless it ended a canary"
     )]
     Rollback {
         /// Id of the binding, as `latchkey plugin list` shows it.

@@ -127,7 +127,7 @@ impl Restore {
         if self.check {
             return output::line("nothing was changed");
         }
-        output::line(format_args!("the trail's key from here on: {}", restored.key))
+        output::line(format_args!("the trail's key from now on: {}", restored.key))
     }
 }
 

@@ -74,7 +74,7 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
 pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     // Watch for signals before the first line is printed: its reader may send one at once.
     let asked_to_stop = signals::watch(|| {
-        tracing::info!("stopping: requests under way may end, a second signal ends at once");
+        tracing::info!("stopping: requests in progress may finish, a second signal ends at once");
     });
     let asked_to_stop = asked_to_stop.context("signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

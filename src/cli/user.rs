@@ -195,7 +195,7 @@ pub(super) fn password_from(file: &Path) -> Result<String> {
 
 fn prompt_for_password() -> Result<String> {
     if !io::stdin().is_terminal() {
-        let instead = "there is no terminal to ask for a password on; use --password-file -";
+        let instead = "no terminal is available to ask for a password; use --password-file -";
         return Err(Refusal(instead.to_owned()).into());
     }
     let password = rpassword::prompt_password("Password: ").context("the password could not be read")?;

@@ -62,7 +62,7 @@ pub(super) fn accept_rollback(
             if revived.kind == "session" { ", ended" } else { "" }
         ))?;
     }
-    output::line(format_args!("the trail's key from here on: {}", accepted.key))
+    output::line(format_args!("the trail's key from now on: {}", accepted.key))
 }
 
 pub(super) fn erase(global: &Global, org: &str, user: UserId, yes: bool, as_json: bool) -> Result<()> {

@@ -38,7 +38,7 @@ pub(super) fn verify(order: &Order<'_>) -> Result<()> {
         let note = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
         if keys.is_empty() {
             bail!(Refusal(
-                "--checkpoint needs --key: a checkpoint without its key says nothing".into()
+                "--checkpoint requires --key: a checkpoint proves nothing without its key".into()
             ));
         }
         let checkpoint = keys

@@ -22,7 +22,7 @@ Examples:
   latchkey plugin bench policy.wasm
   latchkey plugin bench policy.wasm --case cases/too-many.json --calls 5000 --json
 
-Time is measured as an appliance runs the plugin, without fuel; fuel in a second run, with it.")]
+Time is measured without counting fuel, as an appliance runs plugins by default; fuel is measured separately.")]
 pub struct Bench {
     /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]

@@ -21,8 +21,8 @@ Examples:
   latchkey plugin run policy.wasm --config '{\"maxPer30Days\":2}' --question cases/too-many.json
   latchkey plugin run policy.wasm --hook after-reset --json
 
-A question is a question, a part of one (merged over base-question.json or the built-in one), or a
-golden case, whose hook, configuration and outcome are then used, too.")]
+The file of --question holds a question, a part of one (merged over the nearest base-question.json, or
+the built-in question), or a golden case, whose hook, configuration and outcome are then used as well.")]
 pub struct Run {
     /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
@@ -228,7 +228,7 @@ pub(super) fn host_notes(answer: &Value, manifest: &Manifest) -> Vec<String> {
             vetted
                 .repaired
                 .iter()
-                .map(|what| format!("the host would put right: {what}")),
+                .map(|what| format!("the host would repair: {what}")),
         )
         .collect()
 }

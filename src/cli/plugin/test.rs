@@ -28,8 +28,8 @@ A case is a JSON file:
    \"question\": {…}, \"outcome\": {…},
    \"expect\": {\"allow\": []} | {\"deny\": {…}} | {\"require-approval\": {…}} | {\"effects\": []}
             | {\"ok\": true} | {\"error\": \"text\"} | {\"failure\": \"deadline\"}}
-Its question is merged over the nearest base-question.json, in its folder or above.
-Every case is run twice: an answer that differs is a failure, too.")]
+Its question is merged over the nearest base-question.json, in its folder or above, or the built-in one.
+Every case is run twice; two different answers are a failure.")]
 pub struct Test {
     /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]

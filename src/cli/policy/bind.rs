@@ -66,7 +66,7 @@ impl Bind {
         ))?;
         for effect in super::texts(&bound["wants"]).filter(|effect| !granted.iter().any(|g| g == effect)) {
             output::line(format_args!(
-                "It asks for {effect}, which was not granted (--grant {effect})"
+                "It requests {effect}, which was not granted (--grant {effect})"
             ))?;
         }
         super::warn(&bound)

@@ -63,7 +63,7 @@ impl Install {
         }
         let wants: Vec<_> = super::texts(&installed["wants"]).collect();
         if !wants.is_empty() {
-            output::line(format_args!("It asks for: {}", wants.join(", ")))?;
+            output::line(format_args!("It requests: {}", wants.join(", ")))?;
         }
         output::line(format_args!(
             "Next: latchkey plugin bind {name} --org SLUG --config JSON"

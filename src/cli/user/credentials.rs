@@ -107,7 +107,7 @@ impl Whose {
             output::line("The account is not active: nobody can log in to it")?;
         }
         if done["locked"] == true {
-            output::line("The account is locked: latchkey user unlock opens it")?;
+            output::line("The account is locked; latchkey user unlock unlocks it")?;
         }
         Ok(())
     }
