@@ -54,7 +54,7 @@ const SIGN_EVERY: Duration = Duration::from_secs(1);
 
 /// The appliance over one data directory.
 pub struct App {
-    /// What the operator configured.
+    /// The checked configuration.
     pub config: Config,
     /// All parts.
     pub services: Arc<Services>,

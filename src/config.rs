@@ -47,7 +47,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Address and port that the API listens on.
     pub listen: SocketAddr,
-    /// How to log.
+    /// Log format and filter.
     pub log: LogConfig,
     /// Settings that services use: lifetimes, names, the public URL.
     pub settings: Settings,
@@ -73,7 +73,7 @@ pub struct Config {
     pub metrics: Option<MetricsConfig>,
 }
 
-/// How to log.
+/// Log format and filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// Format of the log lines.

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 pub struct CourierConfig {
     /// Mail server and sender; `None` disables mail.
     pub mail: Option<MailConfig>,
-    /// Which hosts webhooks may reach.
+    /// Hosts and networks that webhooks may reach.
     pub webhooks: Reach,
     /// Syslog target; `None` disables syslog.
     pub syslog: Option<SyslogTarget>,
@@ -78,7 +78,7 @@ impl Courier {
         self.syslog.is_some()
     }
 
-    /// Which hosts webhooks may reach.
+    /// Returns the hosts and networks that webhooks may reach.
     #[must_use]
     pub fn webhook_reach(&self) -> &Reach {
         self.webhooks.reach()
@@ -88,7 +88,7 @@ impl Courier {
     /// brackets, so that a receiver can recognise a duplicate.
     ///
     /// # Errors
-    /// [`Undelivered`].
+    /// [`Undelivered`], with the reason.
     pub async fn send_mail(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<(), Undelivered> {
         match &self.mailer {
             Some(mailer) => mailer.send(name, mail, at).await,
@@ -99,7 +99,7 @@ impl Courier {
     /// Calls a webhook, signed according to Standard Webhooks. Any 2xx response counts as delivered.
     ///
     /// # Errors
-    /// [`Undelivered`].
+    /// [`Undelivered`], with the reason.
     pub async fn call_webhook(&self, call: &WebhookCall<'_>) -> Result<(), Undelivered> {
         self.webhooks.call(call).await
     }
@@ -108,7 +108,7 @@ impl Courier {
     /// that the connection was open.
     ///
     /// # Errors
-    /// [`Undelivered`].
+    /// [`Undelivered`], with the reason.
     pub async fn write_syslog(&self, message: &SyslogMessage<'_>) -> Result<(), Undelivered> {
         match &self.syslog {
             Some(syslog) => syslog.write(message).await,

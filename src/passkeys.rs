@@ -27,7 +27,7 @@ pub struct RelyingParty {
 /// An authenticator's answer to a registration, in unpadded base64url, as browsers return it.
 #[derive(Clone)]
 pub struct Created {
-    /// The credential's id.
+    /// Id of the credential.
     pub credential_id: String,
     /// `clientDataJSON`.
     pub client_data: String,
@@ -40,7 +40,7 @@ pub struct Created {
 /// An authenticator's answer at a login or step-up, in unpadded base64url.
 #[derive(Clone)]
 pub struct Asserted {
-    /// The credential's id.
+    /// Id of the credential.
     pub credential_id: String,
     /// `clientDataJSON`.
     pub client_data: String,
@@ -151,7 +151,8 @@ impl RelyingParty {
     /// Verifies the answer to a registration.
     ///
     /// # Errors
-    /// [`Error::Validation`] for text that is no base 64; [`Error::Conflict`]; [`Error::Internal`].
+    /// [`Error::Validation`] if a text is not base64url; [`Error::Conflict`] if passkeys are off;
+    /// [`Error::Internal`].
     pub fn finish_registration(
         &self,
         created: &Created,
@@ -215,7 +216,8 @@ impl RelyingParty {
     /// now.
     ///
     /// # Errors
-    /// [`Error::Validation`] for text that is no base 64; [`Error::Conflict`]; [`Error::Internal`].
+    /// [`Error::Validation`] if a text is not base64url; [`Error::Conflict`] if passkeys are off;
+    /// [`Error::Internal`].
     pub fn finish_authentication(
         &self,
         asserted: &Asserted,

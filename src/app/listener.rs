@@ -1,7 +1,7 @@
 //! The accept loop: hyper beneath the poem endpoint, with bounds that keep one client from using up what all
 //! clients need: connections in total and per address, the size of a request head, and the time for a head,
-//! for a body and for reading the response. A client that connects while all places are taken gets that
-//! answer at once, and health checks are still answered.
+//! for a body and for reading the response. A client that connects while all places are taken gets 503 at
+//! once, and health checks are still answered.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

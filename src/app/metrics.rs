@@ -239,7 +239,7 @@ mod tests {
         for _ in 0..MOST_CONNECTIONS {
             idle.push(TcpStream::connect(served.address).await.unwrap());
         }
-        // Accepted in order: the next one finds no place, and is closed on.
+        // Connections are accepted in order: the next one finds no place, and is closed.
         let mut next = TcpStream::connect(served.address).await.unwrap();
         let _ = next.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let mut answer = Vec::new();

@@ -111,7 +111,7 @@ pub enum AuditCommand {
         /// Accept it; without this flag, only report what is wrong.
         #[arg(long)]
         yes: bool,
-        /// Print what was done as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -131,7 +131,7 @@ pub enum AuditCommand {
         /// Confirm: erasure cannot be undone.
         #[arg(long)]
         yes: bool,
-        /// Print what was done as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },

@@ -61,7 +61,7 @@ pub(super) enum PolicyCommand {
         /// Show only what this organisation can bind and what its resets ask: its own and the node's.
         #[arg(long, value_name = "SLUG")]
         org: Option<String>,
-        /// Print it as JSON.
+        /// Print the lists as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -114,7 +114,7 @@ pub(super) enum PolicyCommand {
     #[command(after_help = "Examples:\n  latchkey plugin switch 0197… office-hours\n  \
                             latchkey plugin switch 0197… 2c26b46b --config @new.json")]
     Switch {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
         /// Name of the plugin (its newest version, the node's or the organisation's own), or the beginning of
@@ -123,7 +123,7 @@ pub(super) enum PolicyCommand {
         /// Configuration: JSON, or a file that holds it [default: unchanged].
         #[arg(long, value_name = "JSON|@FILE|FILE")]
         config: Option<String>,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -131,14 +131,14 @@ pub(super) enum PolicyCommand {
     #[command(after_help = "Examples:\n  latchkey plugin mode 0197… monitor\n  \
                             latchkey plugin mode 0197… canary:10\n  latchkey plugin mode 0197… enforce")]
     Mode {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
         /// enforce, monitor (answers are recorded but decide nothing), or canary:10 (enforced for 10 % of the
         /// users; for the others the previous version is asked, so an enforced binding needs one).
         #[arg(value_parser = mode)]
         mode: Mode,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -151,10 +151,10 @@ pub(super) enum PolicyCommand {
         after_help = "Examples:\n  latchkey plugin rollback 0197…    # a second rollback undoes the first, unless it ended a canary"
     )]
     Rollback {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -176,17 +176,17 @@ pub(super) enum PolicyCommand {
     Decisions {
         /// Id of the audit entry of the reset (UUID), as the trail shows it.
         entry: Uuid,
-        /// Print it as JSON.
+        /// Print the question and the answers as JSON.
         #[arg(long)]
         json: bool,
     },
     /// Remove a binding.
     #[command(after_help = "Examples:\n  latchkey plugin unbind 0197…")]
     Unbind {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -206,14 +206,14 @@ pub(super) enum PolicyCommand {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["binding", "plugin"])))]
 pub(super) struct Which {
-    /// Id of the binding, as `latchkey plugin list` shows it.
+    /// Id of the binding (UUID), as shown by `latchkey plugin list`.
     #[arg(value_parser = binding_id)]
     binding: Option<Uuid>,
     /// Instead of a binding: one version of a plugin, wherever it is bound. Its name, if no other version is
     /// installed, or the beginning of its digest, at least 4 digits.
     #[arg(long, value_name = "PLUGIN")]
     plugin: Option<String>,
-    /// Print what came of it as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }

@@ -59,7 +59,7 @@ pub(super) fn ignores_hangup() -> bool {
 /// Returns the effective user id; `None` if there is no `/proc`.
 fn effective_uid() -> Option<u32> {
     let status = fs::read_to_string(STATUS).ok()?;
-    // Real, effective, saved, file system.
+    // The fields are the real, effective, saved and file system user id.
     field(&status, "Uid:")?.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -10,7 +10,7 @@ use crate::limiter::Limits;
 use crate::service::backup::KeyChoice;
 use crate::service::{Checkpoints, TokenAlgorithm};
 
-/// The configuration as typed.
+/// The configuration as typed, before it is checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(

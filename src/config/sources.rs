@@ -44,13 +44,13 @@ pub struct Sources {
 /// The configuration given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// `--data-dir`
+    /// Value of `--data-dir`.
     pub data_dir: Option<PathBuf>,
-    /// `--listen`
+    /// Value of `--listen`.
     pub listen: Option<String>,
-    /// `--log-format`
+    /// Value of `--log-format`.
     pub log_format: Option<LogFormat>,
-    /// `--log-level`
+    /// Value of `--log-level`.
     pub log_level: Option<String>,
 }
 

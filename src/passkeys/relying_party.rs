@@ -4,7 +4,7 @@ use webauthn_rs::prelude::{Url, Webauthn, WebauthnBuilder};
 
 use super::RelyingParty;
 
-/// The relying party as the operator wrote it.
+/// The relying party as configured, not yet checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Written<'a> {
     /// `passkeys.relying_party_id`; if empty, the host of `public_url`.

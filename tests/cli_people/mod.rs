@@ -83,7 +83,10 @@ fn people_are_imported_from_the_command_line_all_or_nobody() {
     let (code, out, _) = import(&["--skip-existing"]);
     assert_eq!(
         (code, out.as_str()),
-        (Some(0), "0 users imported into acme\n2 skipped: they already exist\n")
+        (
+            Some(0),
+            "0 users imported into acme\n2 skipped: they already exist\n"
+        )
     );
 }
 

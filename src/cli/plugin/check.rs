@@ -20,7 +20,7 @@ pub struct Check {
     /// Plugin file: a component, or a core module with the contract inside.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Print JSON.
+    /// Print the result as JSON, also that of a refusal.
     #[arg(long)]
     json: bool,
 }
@@ -85,7 +85,7 @@ pub struct Inspect {
     /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Print JSON.
+    /// Print the result as JSON, also that of a refusal.
     #[arg(long)]
     json: bool,
 }

@@ -29,7 +29,7 @@ pub struct Keygen {
     name: PathBuf,
     #[command(flatten)]
     password: Password,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -132,7 +132,7 @@ Example:
   latchkey plugin sign policy.wasm --key acme.key
   minisign -Vm policy.wasm -p acme.pub          # minisign's own tool agrees")]
 pub struct Sign {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
     /// File with the secret key (minisign format).
@@ -143,7 +143,7 @@ pub struct Sign {
     output: Option<PathBuf>,
     #[command(flatten)]
     password: Password,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -219,7 +219,7 @@ const NO_KDF: [u8; 2] = [0; 2];
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  latchkey plugin verify policy.wasm --public-key acme.pub")]
 pub struct Verify {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
     /// Public key: a file, or the key itself (base64).
@@ -228,7 +228,7 @@ pub struct Verify {
     /// File with the signature [default: PLUGIN.wasm.minisig].
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }

@@ -33,7 +33,7 @@ pub(in crate::cli) struct Bind {
     "config", "position", "hook", "grant", "no_grants", "mode", "monitor", "on_failure", "limit", "deadline_ms",
 ])))]
 pub(in crate::cli) struct Change {
-    /// Id of the binding, as `latchkey plugin list` shows it.
+    /// Id of the binding (UUID), as shown by `latchkey plugin list`.
     #[arg(value_parser = binding_id)]
     binding: Uuid,
     #[command(flatten)]
