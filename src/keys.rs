@@ -1,14 +1,14 @@
-//! The appliance's own secrets, created at the first start in `<data-dir>/keys/` and readable by its user only.
+//! The appliance's own secrets: made at the first start, in `<data-dir>/keys/`, readable by nobody else.
 //!
-//! | file | content | changes |
+//! | file | what | changes |
 //! |---|---|---|
 //! | `root.key` | 32 random bytes; the other keys are derived from it by label | never |
 //! | `audit.key` | seed of the Ed25519 key that signs the trail | by `latchkey audit rotate-key` |
-//! | `audit.next.key` | the next signing key, while it is being rotated | |
-//! | `audit.retired` | public halves of earlier signing keys | |
+//! | `audit.next.key` | the one that follows, while it is changed | |
+//! | `audit.retired` | public halves of those before | |
 //! | `tokens.json` | keys that sign access tokens, by `kid` | by `latchkey keys rotate` |
 //!
-//! Without this directory a copy of the database is useless, and so is a backup.
+//! A copy of the database is worth nothing without this directory, and a backup nothing without it either.
 
 mod audit;
 mod files;
@@ -42,13 +42,13 @@ pub use sealed::{
     KeyTexts, UnsealError, key_file_names, read_key_texts, seal_keys, unseal_keys, write_key_texts,
 };
 
-/// Name of the key directory in the data directory.
+/// The directory's name in the data directory.
 pub const KEY_DIRECTORY: &str = "keys";
-/// First byte of every ciphertext: identifies key and cipher. There is one so far.
+/// First byte of everything encrypted: which key and cipher. One so far.
 const SEAL_VERSION: u8 = 1;
 const NONCE_LENGTH: usize = 24;
 
-/// All secrets of the appliance. Its `Debug` output shows none of them.
+/// Every secret of the appliance. Prints none of them.
 pub struct KeyRing {
     directory: Option<PathBuf>,
     audit: AuditKeys,
@@ -70,10 +70,10 @@ struct Access {
 }
 
 impl KeyRing {
-    /// Opens the keys in `data_dir`, and creates them if there are none yet. Never overwrites a key.
+    /// Opens the keys in `data_dir`, or makes them when there are none yet. Never overwrites one.
     ///
     /// # Errors
-    /// [`KeyError`]: a key is readable by others, missing or damaged, or the directory can't be used.
+    /// [`KeyError`]: others can read them, one is missing or damaged, or the directory can't be used.
     pub fn open(data_dir: &Path, entropy: &Entropy) -> Result<Self, KeyError> {
         let directory = data_dir.join(KEY_DIRECTORY);
         if !directory.exists() {
@@ -86,7 +86,7 @@ impl KeyRing {
         Ok(Self::assemble(Some(directory), &root, audit, records))
     }
 
-    /// Returns keys that exist only in this process, for tests and for commands that only describe the API.
+    /// Keys that end with the process, for tests and for commands that only describe the API.
     #[must_use]
     pub fn ephemeral(entropy: &Entropy) -> Self {
         let records = vec![first_record(entropy, Timestamp::UNIX_EPOCH)];
@@ -95,31 +95,30 @@ impl KeyRing {
         Self::assemble(None, &root, audit, records)
     }
 
-    /// Returns the keys that sign and verify access tokens.
+    /// The keys that sign and check access tokens.
     #[must_use]
     pub fn access(&self) -> Arc<AccessKeys> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner).keys)
     }
 
-    /// Returns when the current signing key was created.
+    /// When the key that signs now was made.
     #[must_use]
     pub fn signing_since(&self) -> Timestamp {
         self.access.read().unwrap_or_else(PoisonError::into_inner).records[0].created_at
     }
 
-    /// Calls `read` for each key that signs or verifies access tokens, the signing key first, and returns the
-    /// results.
+    /// What `read` says of each key that signs or checks access tokens, that which signs first.
     #[must_use]
     pub fn map_signing_keys<T>(&self, read: impl FnMut(&SigningKeyRecord) -> T) -> Vec<T> {
         let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
         access.records.iter().map(read).collect()
     }
 
-    /// Adds a new key that signs from now on. Older keys verify tokens until `lapse`; keys that had expired
-    /// before are removed.
+    /// Lets a new key sign from now on. The old ones check tokens until `lapse`; those that have lapsed by the time
+    /// the new one was made are forgotten.
     ///
     /// # Errors
-    /// [`KeyError::Io`]; then the old key keeps signing.
+    /// [`KeyError::Io`]; then the old key goes on signing.
     pub fn rotate(&self, new: SigningKeyRecord, entropy: &Entropy, lapse: Timestamp) -> Result<(), KeyError> {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
         let at = new.created_at;
@@ -138,47 +137,45 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Returns the key that authenticates refresh tokens and device tokens.
+    /// The key under refresh tokens.
     #[must_use]
     pub fn token_mac_key(&self) -> &[u8; 32] {
         &self.token_mac
     }
 
-    /// Returns the pepper of recovery-code hashes: a copy of the database alone does not allow guessing the
-    /// codes.
+    /// The secret ingredient of recovery-code hashes: a copy of the database alone can't be searched.
     #[must_use]
     pub fn pepper(&self) -> &[u8; 32] {
         &self.pepper
     }
 
-    /// Returns a random code that an admin gives to a user after a reset: 40 bits in two groups, valid for at
-    /// most a day.
+    /// A code for an admin to give to a user after a reset: 40 bits in two groups, for a day at most.
     #[must_use]
     pub fn enrolment_code(entropy: &Entropy) -> String {
         second_factor::recovery_code(&entropy.bytes::<8>())
     }
 
-    /// Returns the hash of such a code, which the store keeps.
+    /// What the store keeps of such a code.
     #[must_use]
     pub fn enrolment_code_hash(&self, user: UserId, code: &str) -> [u8; 32] {
         second_factor::hash_enrolment_code(user, code, &self.pepper)
     }
 
-    /// Returns the key that authenticates compiled plugins in the cache.
+    /// The key that authenticates compiled plugins in the cache.
     #[must_use]
     pub fn plugin_cache_key(&self) -> [u8; 32] {
         *self.plugin_cache
     }
 
-    /// Returns the key that signs an organisation's webhook calls; `None` is the node itself. The key of one
-    /// organisation reveals nothing about another's.
+    /// What an organisation's webhook calls are signed with; `None`: the node's own. One organisation's tells
+    /// nothing of another's.
     #[must_use]
     pub fn webhook_secret(&self, organization: Option<OrganizationId>) -> Zeroizing<[u8; 32]> {
         let of = organization.map_or_else(|| "the node".to_owned(), |id| id.to_string());
         derive(&self.webhooks, &of)
     }
 
-    /// Returns the HMAC-SHA-256 of a backup's manifest: proves that it was made with these keys.
+    /// Authenticates a backup's manifest (HMAC-SHA-256): made by who had these keys.
     ///
     /// # Panics
     /// Never: HMAC takes keys of any length.
@@ -190,15 +187,14 @@ impl KeyRing {
         mac.finalize().into_bytes().into()
     }
 
-    /// Returns a fingerprint of this set of keys that reveals none of them; a database records which set it
-    /// belongs to.
+    /// Names this set of keys without telling any: a database remembers which one it belongs to.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Encrypts a factor's secret for one user (XChaCha20-Poly1305). It decrypts only as a factor of the same
-    /// kind of the same user, so that rows can't be swapped.
+    /// Encrypts a factor's secret for one user (XChaCha20-Poly1305). It opens only as a factor of the
+    /// same kind of the same user, so that rows can't be swapped.
     ///
     /// # Panics
     /// Never in practice: a factor's secret is far shorter than 256 GiB.
@@ -220,8 +216,8 @@ impl KeyRing {
         sealed
     }
 
-    /// Encrypts a text that must be stored for a while, for example a mail with a link. `label` names its
-    /// purpose: it decrypts under no other label.
+    /// Encrypts a text that must be kept for a while, a mail with a link in it for example. `label` says
+    /// what for: it opens as nothing else.
     ///
     /// # Panics
     /// Never in practice: the text is far shorter than 256 GiB.
@@ -241,10 +237,10 @@ impl KeyRing {
         sealed
     }
 
-    /// Decrypts the result of [`KeyRing::seal_text`] for the same label.
+    /// Decrypts what [`KeyRing::seal_text`] gave for the same label.
     ///
     /// # Errors
-    /// [`Error::Internal`] if it was encrypted with other keys or for another purpose, or was changed.
+    /// [`Error::Internal`] when it was sealed with other keys, for something else, or was changed.
     pub fn open_text(&self, label: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let unreadable = || Error::Internal(format!("a {label} was not sealed with these keys"));
         let Some((&SEAL_VERSION, rest)) = sealed.split_first() else {
@@ -261,10 +257,10 @@ impl KeyRing {
             .map_err(|_| unreadable())
     }
 
-    /// Decrypts the result of [`KeyRing::seal`] for the same user and kind.
+    /// Decrypts what [`KeyRing::seal`] gave for the same user and kind.
     ///
     /// # Errors
-    /// [`Error::Internal`] if it was encrypted with other keys or for another user, or was changed.
+    /// [`Error::Internal`] when it was sealed with other keys, for somebody else, or was changed.
     pub fn unseal(&self, user: UserId, kind: FactorKind, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let unreadable = || {
             Error::Internal(format!(
@@ -294,8 +290,8 @@ impl KeyRing {
         audit: AuditKeys,
         records: Vec<SigningKeyRecord>,
     ) -> Self {
-        // The issuer identifies the set of keys, not an address: a token minted on the command line is valid
-        // at whatever address the server listens on, and a token of another installation never is.
+        // The issuer is the set of keys, not an address: a token minted on the command line is good
+        // whatever address the server listens on, and one of another installation never is.
         let issuer = Builder::from_custom_bytes(derive16(root, "issuer"))
             .into_uuid()
             .urn()
