@@ -71,7 +71,7 @@
 //!    `tests/cli_support/policies.rs`)
 //! 5. **Nobody resets themselves or anyone above them.** No admin resets their own MFA with the admin call,
 //!    and nobody resets someone above them. Every verb on credentials passes the same check,
-//!    [`may_act`](domain::account::may_act). (`nobody_resets_themselves` in `tests/api/reset.rs`,
+//!    [`may_act`](fn@domain::account::may_act). (`nobody_resets_themselves` in `tests/api/reset.rs`,
 //!    `no_sequence_of_verbs_gives_a_hold_of_anybody_above` in `tests/api/people/walk.rs`)
 //! 6. **A password is not enough after a reset.** Where MFA is demanded, the first login after a reset allows
 //!    only enrolment, for a bounded time, so that someone who knows the password does not silently take over
@@ -119,7 +119,7 @@
 //!    concurrent requests.
 //! 6. A repeat with the same `Idempotency-Key` gets the remembered answer. Otherwise `facts::gather` reads
 //!    one consistent snapshot with [`Store::read`](store::Store::read): the caller as of now, the target
-//!    (404), whether the one [may act](domain::account::may_act) on the other (403), whether MFA is on (400).
+//!    (404), whether the one [may act](fn@domain::account::may_act) on the other (403), whether MFA is on (400).
 //!    From these it builds a [`Case`](service::reset::Case): the [`Question`](domain::policy::Question) for
 //!    the policies, and the revisions that it rests on.
 //! 7. [`PluginHost::before`](plugin_host::PluginHost::before) asks the bound policies in order. Every answer

@@ -151,7 +151,7 @@ impl Limit {
 /// Counts requests. There is one per process, handed out by `app`.
 pub struct Limiter {
     buckets: Vec<Option<Counter>>,
-    /// Counters for whole IPv6 sites; a site may use as much as [`ADDRESSES_PER_SITE`] addresses.
+    /// Counters for whole IPv6 sites; a site may use as much as `ADDRESSES_PER_SITE` addresses.
     sites: Vec<Option<Counter>>,
     hasher: RandomState,
     clock: Clock,

@@ -26,7 +26,7 @@ pub(super) fn carry_out(global: &Global, order: impl Into<Order>) -> Result<Valu
     reach(global)?.carry_out(order.into(), None)
 }
 
-/// Carries out an order as [`carry_out`] does, and shows its progress under the name `what`.
+/// Carries out an order as `carry_out` does, and shows its progress under the name `what`.
 pub(super) fn carry_out_shown(global: &Global, order: impl Into<Order>, what: &'static str) -> Result<Value> {
     let progress = Progress::of_steps(what);
     let done = reach(global).and_then(|reached| reached.carry_out(order.into(), Some(&progress)));

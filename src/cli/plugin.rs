@@ -143,7 +143,7 @@ impl Loaded {
         ))
     }
 
-    /// Returns the result of [`Loaded::config_refused`] as a refusal.
+    /// Returns the result of `config_refused` as a refusal.
     fn must_take_config(&self, manifest: &Manifest, case: &Case) -> Result<()> {
         match self.config_refused(manifest, case) {
             Some(text) => Err(Refusal(printable(&text)).into()),

@@ -191,7 +191,7 @@ pub(super) fn failure(case: &Case, answer: &Value) -> Option<String> {
     Some(printable(&format!("hook-error: {}", text(error))))
 }
 
-/// Prints JSON for people, line by line through [`line`]: JSON itself escapes only some control characters.
+/// Prints JSON for people, line by line through `line`: JSON itself escapes only some control characters.
 fn print_json(value: &Value) -> Result<()> {
     serde_json::to_string_pretty(value)?.lines().try_for_each(line)
 }
