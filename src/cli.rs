@@ -218,7 +218,7 @@ impl Global {
         if !config.data_dir.is_dir() {
             let place = config.data_dir.display();
             return Err(exit::NoDataDirectory(format!(
-                "there is no data directory {place}; latchkey org create makes one, or name yours with --data-dir"
+                "there is no data directory {place}; latchkey org create creates one, or name yours with --data-dir"
             ))
             .into());
         }
@@ -275,7 +275,7 @@ impl Global {
 fn wait_for<T>(story: impl Future<Output = domain::Result<T>>) -> domain::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
-        .map_err(|e| domain::Error::Internal(format!("the async runtime: {e}")))?
+        .map_err(|e| domain::Error::Internal(format!("could not start the async runtime: {e}")))?
         .block_on(story)
 }
 

@@ -46,7 +46,7 @@ impl Drop for Served {
 pub(super) async fn open(config: &MetricsConfig, services: &Arc<Services>) -> Result<Served> {
     let listener = TcpListener::bind(config.listen)
         .await
-        .with_context(|| format!("metrics.listen: {} can't be listened on", config.listen))?;
+        .with_context(|| format!("metrics.listen: could not listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     tracing::info!(%address, "metrics are served");
     let collector = Arc::new(Collector {

@@ -218,12 +218,16 @@ impl AuditCommand {
 /// Prints the text that an order returns.
 fn print_told(global: &Global, order: TrailOrder) -> Result<()> {
     let told = orders::carry_out(global, order)?;
-    print(told.as_str().context("the server's reply")?)
+    print(told.as_str().context("the server's reply is invalid")?)
 }
 
 fn keys_in_json(global: &Global) -> Result<()> {
     let told = orders::carry_out(global, TrailOrder::AuditKeys)?;
-    let lines: Vec<_> = told.as_str().context("the server's reply")?.lines().collect();
+    let lines: Vec<_> = told
+        .as_str()
+        .context("the server's reply is invalid")?
+        .lines()
+        .collect();
     let keys = lines.iter().enumerate().map(|(at, line)| {
         let key = LogKey::parse(line)?;
         Ok(json!({ "log": key.origin(), "key": line, "inUse": at + 1 == lines.len() }))

@@ -75,7 +75,7 @@ impl Reached {
             Self::Here(app) => app,
             Self::Server(data_dir) => {
                 let server = UnixStream::connect(socket(data_dir))
-                    .context("the server ended meanwhile; run it again")?;
+                    .context("the server stopped meanwhile; run the command again")?;
                 return ask_server(server, &order, progress);
             }
         };
@@ -96,7 +96,7 @@ fn ask_server(mut stream: UnixStream, order: &Order, progress: Option<&Progress>
     line.push('\n');
     stream.write_all(line.as_bytes())?;
     for line in BufReader::new(stream).lines() {
-        match serde_json::from_str(&line?).context("the server's reply")? {
+        match serde_json::from_str(&line?).context("the server's reply is invalid")? {
             Reply::Done(value) => return Ok(value),
             Reply::Refused(why) => return Err(Refusal(why).into()),
             Reply::Failed(why) => bail!("the server: {why}"),
@@ -107,7 +107,7 @@ fn ask_server(mut stream: UnixStream, order: &Order, progress: Option<&Progress>
             }
         }
     }
-    bail!("the server ended before the order was carried out")
+    bail!("the server stopped before the order was carried out")
 }
 
 /// Draws the progress that a reply reports.

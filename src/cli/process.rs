@@ -40,7 +40,7 @@ fn refuse_others(places: &[&Path]) -> Result<(), Refusal> {
             let name =
                 name_of(owner).map_or_else(|| format!("uid {owner}"), |name| format!("{name} (uid {owner})"));
             return Err(Refusal(format!(
-                "{} belongs to {name}; run it as that user, e.g. sudo -u '#{owner}' latchkey …",
+                "{} belongs to {name}; run the command as that user, for example sudo -u '#{owner}' latchkey …",
                 place.display()
             )));
         }

@@ -76,11 +76,11 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
     let asked_to_stop = signals::watch(|| {
         tracing::info!("stopping: requests in progress may finish, a second signal ends at once");
     });
-    let asked_to_stop = asked_to_stop.context("signals")?;
+    let asked_to_stop = asked_to_stop.context("could not watch for signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the async runtime")?;
+        .context("could not start the async runtime")?;
     let served = runtime.block_on(async {
         let listen = app.config.listen;
         let listener = TcpListener::bind(listen)

@@ -26,7 +26,7 @@ pub(super) fn watch(told: impl FnOnce() + Send + 'static) -> io::Result<oneshot:
         let _ = ask.send(());
         told();
         signals.next().await;
-        tracing::warn!("ended at once");
+        tracing::warn!("exiting at once");
         end_now();
     };
     std::thread::Builder::new()

@@ -73,7 +73,7 @@ fn a_data_directory_of_somebody_else_is_refused_with_whom_to_be() {
             assert_eq!(code, Some(5), "{args:?}: {said}");
             let beginning = format!("latchkey: {place} belongs to ");
             assert!(said.starts_with(&beginning), "{args:?}: {said}");
-            let advice = "uid 65534); run it as that user, e.g. sudo -u '#65534' latchkey …";
+            let advice = "uid 65534); run the command as that user, for example sudo -u '#65534' latchkey …";
             let nameless = advice.replacen(')', "", 1);
             assert!(
                 said.contains(advice) || said.contains(&nameless),

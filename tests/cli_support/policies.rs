@@ -252,7 +252,7 @@ fn a_collector_reads_metrics_at_their_own_address_and_only_there() {
     let taken = desk.run(&["serve", "--data-dir", "other", "--listen", "127.0.0.1:0"]);
     let said = String::from_utf8(taken.stderr).unwrap();
     assert!(
-        !taken.status.success() && said.contains(&format!("metrics.listen: {address} can't be listened on")),
+        !taken.status.success() && said.contains(&format!("metrics.listen: could not listen on {address}")),
         "{said}"
     );
     demo.stop();

@@ -120,7 +120,7 @@ fn plain(error: ExportError) -> anyhow::Error {
 
 fn ask<T: DeserializeOwned>(reached: &Reached, order: TrailOrder) -> Result<T> {
     let told = reached.carry_out(order.into(), None)?;
-    serde_json::from_value(told).context("the server's reply")
+    serde_json::from_value(told).context("the server's reply is invalid")
 }
 
 #[cfg(test)]
