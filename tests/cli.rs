@@ -87,7 +87,7 @@ fn a_malformed_sample_is_refused_and_nothing_is_loaded() {
         (
             "no TOML",
             "[[organization".to_owned(),
-            "is no sample of organisations",
+            "is not a sample of organisations",
         ),
         (
             "unknown field",

@@ -290,7 +290,9 @@ fn the_operator_unlocks_and_gives_factors_back() {
     let (code, out, err) = user(&desk, &["unlock", ADA, "--org", "acme"]);
     assert_eq!(code, Some(0), "{err}");
     assert!(
-        out.starts_with(&format!("{ADA} unlocked\nThe next login opens setting MFA up")),
+        out.starts_with(&format!(
+            "{ADA} unlocked\nThe next login only allows setting up MFA"
+        )),
         "{out}"
     );
     assert_eq!(log_in(&server)["mfaSetupRequired"], true);
