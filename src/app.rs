@@ -344,15 +344,11 @@ async fn back_up_while(
     }
 }
 
-/// Creates the data directory, accessible to the service's user only: it holds keys and password hashes.
+/// Creates the data directory, which holds keys and password hashes, for its owner alone.
 fn make_data_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
     if !path.is_dir() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(|| format!("the data directory {} can't be made", path.display()))?;
+        durable::create_private_directory(path)
+            .with_context(|| format!("could not create the data directory {}", path.display()))?;
     }
     Ok(())
 }

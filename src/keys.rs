@@ -120,7 +120,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError::Io`]; the old key then continues to sign.
-    pub fn rotate(&self, new: SigningKeyRecord, entropy: &Entropy, lapse: Timestamp) -> Result<(), KeyError> {
+    pub fn rotate(&self, new: SigningKeyRecord, lapse: Timestamp) -> Result<(), KeyError> {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
         let at = new.created_at;
         let mut records = vec![new];
@@ -131,7 +131,7 @@ impl KeyRing {
         }
         records.retain(|record| record.lapses_at.is_none_or(|lapse| at < lapse));
         if let Some(directory) = &self.directory {
-            replace(&directory.join(TOKENS_FILE), &records_text(&records), entropy)?;
+            replace(&directory.join(TOKENS_FILE), &records_text(&records))?;
         }
         access.keys = Arc::new(AccessKeys::new(self.issuer.clone(), &records));
         access.records = records;
@@ -429,7 +429,7 @@ mod tests {
         let rotate = |keys: &KeyRing, algorithm, made, lapse| {
             let new = SigningKeyRecord::generate(algorithm, entropy.bytes(), at(made));
             let kid = new.kid.clone();
-            keys.rotate(new, &entropy, at(lapse)).expect("rotated");
+            keys.rotate(new, at(lapse)).expect("rotated");
             kid
         };
         let second = rotate(&keys, TokenAlgorithm::EdDsa, 100, 200);

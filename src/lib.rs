@@ -28,7 +28,7 @@
 //!    |        |            |          |           |         |
 //!    +--------+------------+----------+-----+-----+---------+
 //!                                           v
-//!                                        domain     clock     entropy
+//!                                        domain   clock   entropy   durable
 //! ```
 //!
 //! | layer | what it is | may use | main crates |
@@ -40,12 +40,13 @@
 //! | [`http`] | the wire: routes, error envelope, OpenAPI | [`service`], [`domain`], [`limiter`] | poem |
 //! | [`service`] | use cases, one public function each | all below | |
 //! | [`store`] | SQLite: many readers, one writer; all SQL | [`domain`] | rusqlite |
-//! | [`plugin_host`] | the sandbox of policies | [`domain`] | wasmtime |
+//! | [`plugin_host`] | the sandbox of policies | [`domain`], [`durable`] | wasmtime |
 //! | [`courier`] | sends mail, webhook calls, syslog messages | [`domain`] | lettre, reqwest |
 //! | [`passkeys`] | WebAuthn ceremonies | [`domain`] | webauthn-rs |
 //! | [`limiter`] | rate limits | [`domain`], [`clock`] | governor |
-//! | [`keys`] | the appliance's own secrets | [`domain`], [`clock`], [`entropy`] | |
+//! | [`keys`] | the appliance's own secrets | [`domain`], [`clock`], [`entropy`], [`durable`] | |
 //! | [`domain`] | rules: no I/O, clock, randomness or async | nothing | |
+//! | [`durable`] | files that a crash leaves old or new | nothing | tempfile |
 //! | [`clock`], [`entropy`] | the only time and randomness; tests set them | nothing | |
 //!
 //! `tests/architecture.rs` enforces these rules.
@@ -164,6 +165,7 @@ pub mod clock;
 pub mod config;
 pub mod courier;
 pub mod domain;
+pub mod durable;
 pub mod entropy;
 pub mod http;
 pub mod keys;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::durable;
 use crate::keys::KEY_DIRECTORY;
 use crate::service::trail::CHECKPOINT_DIRECTORY;
 
@@ -14,19 +15,13 @@ pub(super) fn remove(data_dir: &Path) {
             continue; // not made yet
         };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if is_unfinished(&path)
+            if durable::is_unfinished(&path)
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(%error, file = %path.display(), "could not remove an unfinished file of a killed process; remove it");
             }
         }
     }
-}
-
-/// Returns whether a file is unfinished: files are written as `NAME.new-RANDOM`, then renamed.
-fn is_unfinished(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension.as_encoded_bytes().starts_with(b"new-"))
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ impl KeyRing {
     pub fn stage_audit_key(&self, _of: &Changing<'_>, entropy: &Entropy) -> Result<[u8; 32], KeyError> {
         let seed = Zeroizing::new(entropy.bytes::<32>());
         if let Some(directory) = &self.directory {
-            replace(&directory.join(AUDIT_NEXT_FILE), &hex_line(&seed), entropy)?;
+            replace(&directory.join(AUDIT_NEXT_FILE), &hex_line(&seed))?;
         }
         let mut seeds = self.audit.seeds.write().unwrap_or_else(PoisonError::into_inner);
         let staged = *seed;
@@ -126,7 +126,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError::Io`]; both keys are then as before.
-    pub fn promote_audit_key(&self, entropy: &Entropy) -> Result<(), KeyError> {
+    pub fn promote_audit_key(&self) -> Result<(), KeyError> {
         let mut seeds = self.audit.seeds.write().unwrap_or_else(PoisonError::into_inner);
         let Some(next) = seeds.next.clone() else {
             return Ok(());
@@ -138,7 +138,7 @@ impl KeyRing {
         }
         if let Some(directory) = &self.directory {
             let lines: Vec<_> = retired.iter().map(|key| hex::encode(key) + "\n").collect();
-            replace(&directory.join(AUDIT_RETIRED_FILE), &lines.concat(), entropy)?;
+            replace(&directory.join(AUDIT_RETIRED_FILE), &lines.concat())?;
             let (from, to) = (directory.join(AUDIT_NEXT_FILE), directory.join(AUDIT_FILE));
             std::fs::rename(&from, &to).map_err(|source| io_error(&to, source))?;
             sync_directory(directory)?;
@@ -191,8 +191,8 @@ mod tests {
             );
         }
         let keys = open();
-        keys.promote_audit_key(&entropy).expect("promoted");
-        keys.promote_audit_key(&entropy).expect("nothing to do");
+        keys.promote_audit_key().expect("promoted");
+        keys.promote_audit_key().expect("nothing to do");
         for keys in [keys, open()] {
             assert_eq!((keys.audit_signing_key(), keys.next_audit_key()), (new, None));
             assert_eq!(keys.audit_public_keys(), [public_half(&new), public_half(&old)]);

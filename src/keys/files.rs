@@ -1,7 +1,7 @@
 //! The files of the key directory: readable only by the owner, and after a crash either old or new, never
 //! partial.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::domain::credential::{SigningKeyRecord, TokenAlgorithm};
+use crate::durable;
 use crate::entropy::Entropy;
 
 pub(super) const ROOT_FILE: &str = "root.key";
@@ -71,21 +72,16 @@ pub(super) fn make(directory: &Path, entropy: &Entropy, at: Timestamp) -> Result
     write_new(&unfinished.join(TOKENS_FILE), &records_text(&records))?;
     sync_directory(&unfinished)?;
     std::fs::rename(&unfinished, directory).map_err(|source| io_error(directory, source))?;
-    sync_directory(directory.parent().unwrap_or(Path::new(".")))
+    sync_directory(durable::parent(directory))
 }
 
 pub(super) fn first_record(entropy: &Entropy, at: Timestamp) -> SigningKeyRecord {
     SigningKeyRecord::generate(TokenAlgorithm::default(), entropy.bytes(), at)
 }
 
-/// Writes a file beside `path` and renames it, so that a crash leaves the old or the new contents.
-pub(super) fn replace(path: &Path, text: &str, entropy: &Entropy) -> Result<(), KeyError> {
-    let unfinished = path.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
-    // On a full disk this is retried every minute: keys written before the failure must not be left behind.
-    write_new(&unfinished, text)
-        .and_then(|()| std::fs::rename(&unfinished, path).map_err(|source| io_error(path, source)))
-        .inspect_err(|_| drop(std::fs::remove_file(&unfinished)))?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
+/// Replaces a key file, so that a crash leaves the old or the new content.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), KeyError> {
+    durable::replace(path, &[text.as_bytes()]).map_err(|source| io_error(path, source))
 }
 
 pub(super) fn hex_line(key: &[u8; 32]) -> Zeroizing<String> {
@@ -114,9 +110,7 @@ pub(super) fn write_new(path: &Path, text: &str) -> Result<(), KeyError> {
 }
 
 pub(super) fn sync_directory(path: &Path) -> Result<(), KeyError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| io_error(path, source))
+    durable::sync_directory(path).map_err(|source| io_error(path, source))
 }
 
 pub(super) fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
@@ -172,19 +166,5 @@ pub(super) fn io_error(path: &Path, problem: io::Error) -> KeyError {
     KeyError::Io {
         path: path.to_owned(),
         problem,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cannot_be_put_in_its_place_is_not_left_beside_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(TOKENS_FILE);
-        std::fs::create_dir(&path).unwrap();
-        replace(&path, "secrets", &Entropy::seeded(1)).unwrap_err();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -7,9 +7,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::hash::{Hash as _, Hasher};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use wasmtime::component::Component;
 use super::package::{Package, PackageError, judge_effort};
 use super::printable::printable;
 use super::record::Digest;
+use crate::durable;
 
 /// Makes or finds the machine code of components.
 pub(super) struct Artefacts {
@@ -236,10 +236,7 @@ struct Cache {
 impl Cache {
     fn open(folder: PathBuf, key: [u8; 32], engine: &Engine) -> anyhow::Result<Self> {
         let private = || -> std::io::Result<()> {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)?;
+            durable::create_private_directory(&folder)?;
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))
         };
         private().with_context(|| format!("cannot make {} a private folder", folder.display()))?;
@@ -286,31 +283,17 @@ impl Cache {
     fn keep(&self, digest: Digest, code: &[u8]) -> anyhow::Result<()> {
         let tag = self.tag(digest).chain_update(code).finalize().into_bytes();
         let path = self.path(digest);
-        let unfinished = path.with_extension(unfinished_extension());
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&unfinished)?;
-            file.write_all(MAGIC)?;
-            file.write_all(&tag)?;
-            file.write_all(code)?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &path)
-        };
-        write()
-            .inspect_err(|_| drop(fs::remove_file(&unfinished)))
-            .with_context(|| format!("writing {}", path.display()))
+        durable::replace(&path, &[MAGIC, &tag, code]).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Every artefact there is, and what a process that ended has left unfinished.
     fn kept(&self) -> std::io::Result<Vec<PathBuf>> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if ours(&path) {
+            let entry = entry?;
+            let path = entry.path();
+            let is_artefact = path.extension().is_some_and(|extension| extension == EXTENSION);
+            if is_artefact || (durable::is_unfinished(&path) && is_left_behind(&entry)) {
                 kept.push(path);
             }
         }
@@ -328,18 +311,16 @@ impl Cache {
     }
 }
 
-fn ours(path: &Path) -> bool {
-    let under_way = format!(".{}", unfinished_extension());
-    path.extension()
-        .is_some_and(|extension| extension == EXTENSION || extension == "tmp")
-        && !path.to_string_lossy().ends_with(&under_way)
-}
-
-fn unfinished_extension() -> String {
-    format!("{}.tmp", std::process::id())
+/// Whether nobody writes an unfinished file any more. A younger one may be this process's own.
+fn is_left_behind(entry: &fs::DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
+    age.is_ok_and(|age| age > UNFINISHED_FOR)
 }
 
 const EXTENSION: &str = "artefact";
+/// Longer than any file takes to be written.
+const UNFINISHED_FOR: Duration = Duration::from_secs(3600);
 const MAGIC: &[u8] = b"latchkey-artefact-1\n";
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 const WALL_PER_CPU: u32 = 10;

@@ -49,8 +49,8 @@ fn what_is_not_installed_or_not_of_this_engine_or_unfinished_is_removed() {
     let good = kept(folder.path());
     let name = good.to_string_lossy().into_owned();
     let of_another_engine = name.replace(".artefact", "0.artefact");
-    let left_behind = name.replace(".artefact", ".1.tmp");
-    let under_way = good.with_extension(unfinished_extension());
+    let left_behind = name.replace(".artefact", ".artefact.new-1");
+    let under_way = PathBuf::from(name.replace(".artefact", ".artefact.new-2"));
     let foreign = folder.path().join("README");
     for path in [
         Path::new(&of_another_engine),
@@ -60,6 +60,10 @@ fn what_is_not_installed_or_not_of_this_engine_or_unfinished_is_removed() {
     ] {
         fs::write(path, "").expect("a file");
     }
+    let hours_ago = std::time::SystemTime::now() - 2 * UNFINISHED_FOR;
+    let file = fs::File::options().write(true).open(&left_behind);
+    file.and_then(|file| file.set_modified(hours_ago))
+        .expect("an older file");
     assert_eq!(prune(&artefacts, &[Digest::of(&wasm())]), 2);
     for (path, there) in [
         (Path::new(&of_another_engine), false),

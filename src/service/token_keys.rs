@@ -144,7 +144,7 @@ impl Change {
             algorithm: self.new.algorithm,
             old_until: self.old_until,
         };
-        match services.keys.rotate(self.new, &services.entropy, self.old_until) {
+        match services.keys.rotate(self.new, self.old_until) {
             Ok(()) => Ok(rotation),
             Err(error) => Err(Box::new(Failed {
                 error: Error::Internal(error.to_string()),

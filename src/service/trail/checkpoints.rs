@@ -17,6 +17,7 @@ use super::{ForwardTo, Services};
 use crate::domain::audit::checkpoint::{origin_of, public_half, unchecked};
 use crate::domain::audit::{ActorRef, KeyChange, LogKey, LogKeys, LogSigner};
 use crate::domain::{Error, Result};
+use crate::durable;
 use crate::keys::KeyRing;
 use crate::service::deliveries;
 use crate::store::audit::{self, checkpoints};
@@ -297,9 +298,9 @@ pub(super) async fn keep_beside(
     at: Timestamp,
 ) -> Result<()> {
     let directory = directory(services);
-    let (kept, drawn) = (signed.clone(), draw(services));
+    let kept = signed.clone();
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = keep_file(&directory, &kept, &drawn, at) {
+        if let Err(error) = keep_file(&directory, &kept, at) {
             tracing::error!(%error, directory = %directory.display(), "could not store the checkpoint beside the database");
         }
     })
@@ -310,20 +311,15 @@ pub(super) async fn keep_beside(
             witness: witness.clone(),
             origin: origin.to_owned(),
             signed: signed.clone(),
-            drawn: draw(services),
+            drawn: hex::encode(services.entropy.bytes::<4>()),
         };
         services.witness.give(testimony).await;
     }
     Ok(())
 }
 
-/// Returns the random part of a temporary file's name: concurrent tasks must not write the same file.
-fn draw(services: &Services) -> String {
-    hex::encode(services.entropy.bytes::<4>())
-}
-
-fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> io::Result<()> {
-    make_private(directory)?;
+fn keep_file(directory: &Path, signed: &Signed, at: Timestamp) -> io::Result<()> {
+    durable::create_private_directory(directory)?;
     let latest = directory.join(LATEST);
     let there = fs::read_to_string(&latest);
     if there.as_ref().is_ok_and(|note| *note == signed.note) {
@@ -338,9 +334,9 @@ fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> i
         .zip(unchecked(&signed.note))
         .is_some_and(|(kept, new)| kept.origin == new.origin && kept.size > new.size);
     if !ahead {
-        replace(&latest, drawn, &signed.note)?;
+        durable::replace(&latest, &[signed.note.as_bytes()])?;
     }
-    thin_history(&directory.join(HISTORY), added, drawn, at)
+    thin_history(&directory.join(HISTORY), added, at)
 }
 
 /// Appends a line, unless it is already the last one because a later step failed. Returns the number of bytes
@@ -383,29 +379,6 @@ fn last_line(file: &mut File) -> io::Result<String> {
         .to_owned())
 }
 
-/// Replaces a file's content so that a crash leaves the old or the new one.
-pub(super) fn replace(path: &Path, drawn: &str, content: &str) -> io::Result<()> {
-    let new = path.with_extension(format!("new-{drawn}"));
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(content.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    // Retried every second on a full disk: the temporary file must not stay.
-    write().inspect_err(|_| drop(fs::remove_file(&new)))?;
-    path.parent()
-        .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
-}
-
-fn make_private(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-}
-
 /// Returns the directory of the checkpoints beside the database.
 pub(super) fn directory(services: &Services) -> PathBuf {
     services.store.path().with_file_name(CHECKPOINT_DIRECTORY)
@@ -435,8 +408,8 @@ mod tests {
         let directory = dir.path().join("checkpoints");
         // `latest` is a directory, so that renaming a file over it fails.
         fs::create_dir_all(directory.join(LATEST)).unwrap();
-        for drawn in ["a", "b", "c"] {
-            keep_file(&directory, &signed(3), drawn, Timestamp::UNIX_EPOCH).unwrap_err();
+        for _ in 0..3 {
+            keep_file(&directory, &signed(3), Timestamp::UNIX_EPOCH).unwrap_err();
         }
         assert_eq!(names(&directory), [HISTORY, LATEST]);
         let lines = || fs::read(directory.join(HISTORY)).unwrap();
@@ -446,7 +419,7 @@ mod tests {
             "a line and its end"
         );
         fs::remove_dir(directory.join(LATEST)).unwrap();
-        keep_file(&directory, &signed(3), "d", Timestamp::UNIX_EPOCH).unwrap();
+        keep_file(&directory, &signed(3), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(
             fs::read_to_string(directory.join(LATEST)).unwrap(),
             signed(3).note

@@ -73,7 +73,7 @@ pub async fn rotate_key(services: &Services, actor: ActorRef) -> Result<KeyChang
             Ok([last_word, first])
         })
         .await?;
-    if let Err(error) = keys.promote_audit_key(&services.entropy) {
+    if let Err(error) = keys.promote_audit_key() {
         // The new key is on disk beside the old one, and signs from there.
         tracing::warn!(%error, "could not replace the file of the trail's old key by the new one; trying again at the next start");
     }
@@ -101,7 +101,7 @@ pub fn finish_key_change(services: &Services) -> Result<()> {
     let in_use = services.store.read(kept::known_logs)?.pop().map(|log| log.key);
     let is_next = in_use.is_some_and(|key| LogSigner::new(key.origin(), &next).log_key() == key);
     if is_next {
-        let promoted = services.keys.promote_audit_key(&services.entropy);
+        let promoted = services.keys.promote_audit_key();
         return promoted.map_err(|error| internal(&error));
     }
     // The staged key was never used; the next change replaces it.

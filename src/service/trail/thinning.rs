@@ -48,15 +48,15 @@ pub async fn thin_checkpoints(services: &Services) -> Result<usize> {
 
 /// Removes surplus checkpoints from the history file, if the last `added` bytes made it grow past another step.
 /// Keeps lines that are not checkpoints.
-pub(super) fn thin_history(path: &Path, added: u64, drawn: &str, now: Timestamp) -> io::Result<()> {
+pub(super) fn thin_history(path: &Path, added: u64, now: Timestamp) -> io::Result<()> {
     let length = fs::metadata(path)?.len();
     if length / HISTORY_STEP == length.saturating_sub(added) / HISTORY_STEP {
         return Ok(());
     }
-    rewrite(path, drawn, now)
+    rewrite(path, now)
 }
 
-fn rewrite(path: &Path, drawn: &str, now: Timestamp) -> io::Result<()> {
+fn rewrite(path: &Path, now: Timestamp) -> io::Result<()> {
     // A crash may have cut a line within a character.
     let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let lines: Vec<&str> = text.lines().collect();
@@ -73,7 +73,7 @@ fn rewrite(path: &Path, drawn: &str, now: Timestamp) -> io::Result<()> {
         .filter(|(place, _)| surplus.next_if_eq(place).is_none())
         .flat_map(|(_, line)| [line, "\n"])
         .collect();
-    replace(path, drawn, &kept)
+    durable::replace(path, &[kept.as_bytes()])
 }
 
 /// Parses a line's log and time (milliseconds since 1970).
@@ -140,13 +140,13 @@ mod tests {
         };
         let text = format!("{}\n{}\n{{\"cut sh\n{}\n", line(1), line(2), line(24 * 60));
         fs::write(&path, &text).unwrap();
-        thin_history(&path, 10, "x", now).unwrap();
+        thin_history(&path, 10, now).unwrap();
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
             text,
             "too short to be worth it"
         );
-        rewrite(&path, "x", now).unwrap();
+        rewrite(&path, now).unwrap();
         let kept = fs::read_to_string(&path).unwrap();
         assert_eq!(kept, format!("{}\n{{\"cut sh\n{}\n", line(2), line(24 * 60)));
     }

@@ -26,7 +26,7 @@ pub(super) struct Testimony {
     /// The log's name.
     pub(super) origin: String,
     pub(super) signed: Signed,
-    /// Random part of the temporary file's name.
+    /// Random part of the file's name, where another checkpoint has the name already.
     pub(super) drawn: String,
 }
 
@@ -108,19 +108,20 @@ pub(super) fn keep(testimony: &Testimony) -> io::Result<()> {
     let Testimony { signed, drawn, .. } = testimony;
     let directory = witness_directory(&testimony.witness, &testimony.origin);
     fs::create_dir_all(&directory)?;
+    let note = &[signed.note.as_bytes()];
     let name = format!("{:020}", signed.size);
     let path = directory.join(&name);
     match fs::read_to_string(&path) {
         Ok(there) if there == signed.note => Ok(()),
         // The same checkpoint by two keys: the old key's last one and the new key's first.
         Ok(there) if says_the_same(&there, &signed.note) => {
-            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+            durable::replace(&directory.join(format!("{name}-{drawn}")), note)
         }
         Ok(_) => {
             tracing::error!(file = %path.display(), "the witness has a different checkpoint over the same number of entries");
-            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+            durable::replace(&directory.join(format!("{name}-{drawn}")), note)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => replace(&path, drawn, &signed.note),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => durable::replace(&path, note),
         Err(error) => Err(error),
     }
 }
