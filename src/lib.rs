@@ -109,8 +109,8 @@
 //!    [`ResetRequest`](service::reset::ResetRequest) and makes one call of
 //!    [`reset_mfa`](service::reset::reset_mfa). Refusals from here on are recorded: those by a policy in the
 //!    transaction of step 9, all others by that function; refusals by rate limit are counted in
-//!    [`Floods`](service::reset::Floods) and recorded once per caller and window by
-//!    [`record_floods`](service::reset::record_floods).
+//!    [`Floods`](service::refusals::Floods) and recorded once per caller and window by
+//!    [`record_floods`](service::refusals::record_floods).
 //! 4. [`Limiter::check`](limiter::Limiter::check) counts the call for the caller, before anything else is
 //!    read (429). The role and a due step-up are checked (403, 401), and the call is counted for the target
 //!    (429).

@@ -22,7 +22,7 @@ pub mod notices;
 pub mod operator;
 pub mod passkeys;
 pub mod plugins;
-mod refusals;
+pub mod refusals;
 pub mod reset;
 pub mod sample;
 pub mod session;
@@ -78,7 +78,7 @@ pub struct Services {
     /// Resets in progress, so that counts are upper bounds.
     pub in_flight: reset::InFlight,
     /// Requests refused by rate limit, recorded once per caller and window.
-    pub floods: reset::Floods,
+    pub floods: refusals::Floods,
     /// Failed logins for accounts that don't exist, waiting to be recorded.
     pub strangers: login::Strangers,
     /// Progress of the search for expired rows.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use jiff::SignedDuration;
 
 use super::login::record_strangers;
-use super::reset::record_floods;
+use super::refusals::record_floods;
 use super::{Services, approvals, deliveries, plugins, token_keys, trail, users};
 use crate::clock::EvenClock;
 use crate::domain::Result;

@@ -1,6 +1,12 @@
 //! The record of refusals: every refused operation is one entry, written in one place. Refusals by the limiter
 //! or a full queue are one entry per caller, operation and window, and so are repeated refusals of one caller.
 
+mod counted;
+mod floods;
+
+pub(super) use counted::Counts;
+pub use floods::{Floods, record_floods};
+
 use uuid::Uuid;
 
 use super::{RequestContext, Services};

@@ -3,13 +3,10 @@
 mod ending;
 mod entry;
 mod facts;
-mod floods;
 mod in_flight;
 mod order;
 
 pub use facts::Case;
-pub use floods::{Floods, record_floods};
-pub(super) use floods::{WINDOW, record_counted};
 pub use in_flight::InFlight;
 pub use order::{Order, ResetBody, ResetRequest, read_user_id};
 
