@@ -66,18 +66,6 @@ impl Courier {
         })
     }
 
-    /// Returns whether mail is configured.
-    #[must_use]
-    pub fn sends_mail(&self) -> bool {
-        self.mailer.is_some()
-    }
-
-    /// Returns whether a syslog target is configured.
-    #[must_use]
-    pub fn sends_syslog(&self) -> bool {
-        self.syslog.is_some()
-    }
-
     /// Returns the hosts and networks that webhooks may reach.
     #[must_use]
     pub fn webhook_reach(&self) -> &Reach {

@@ -141,11 +141,6 @@ impl Limit {
         }
     }
 
-    /// Returns whether the limit is enabled.
-    #[must_use]
-    pub fn is_on(self) -> bool {
-        self.requests > 0
-    }
 }
 
 /// Counts requests. There is one per process, handed out by `app`.

@@ -311,12 +311,6 @@ impl PluginHost {
         self.0.metrics.of(binding_id)
     }
 
-    /// The same for every binding that was ever called.
-    #[must_use]
-    pub fn all_counters(&self) -> Vec<(Uuid, PluginCounters)> {
-        self.0.metrics.all()
-    }
-
     /// What each version of each plugin did, wherever it is bound or was: at most a thousand and one rows.
     #[must_use]
     pub fn version_counters(&self) -> Vec<VersionCounters> {

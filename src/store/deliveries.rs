@@ -228,12 +228,6 @@ pub fn count_owed(db: &Connection) -> Result<Vec<(Channel, u64)>> {
         .collect()
 }
 
-/// Finds a delivery by its number.
-pub fn find_delivery(db: &Connection, id: i64) -> Result<Option<DeliveryRow>> {
-    let mut statement = db.prepare_cached(&format!("{DELIVERY} WHERE id = ?1"))?;
-    Ok(statement.query_row([id], delivery_from_row).optional()?)
-}
-
 /// Marks a delivery as sent and erases its payload, which may hold names and links. One that was replaced while it
 /// was being sent (its `created_at` has changed) stays owed and becomes due.
 pub fn update_sent(tx: &Connection, id: i64, created_at: Timestamp, at: Timestamp) -> Result<()> {
