@@ -250,7 +250,7 @@ impl PluginHost {
         Arc::new(Prepared {
             digest,
             origin: Origin::Cache,
-            policy: Err("it is being compiled since the server started, and ready soon".to_owned()),
+            policy: Err("it has been compiling since the server started and will be ready soon".to_owned()),
         })
     }
 

@@ -207,7 +207,7 @@ impl Error {
         match self {
             Self::Internal(cause) => cause.clone(),
             Self::PolicyFailed { cause } => format!(
-                "{self}, so nothing was done: {cause}\n  To go on without it: latchkey plugin disable BINDING"
+                "{self}, so nothing was done: {cause}\n  To continue without it: latchkey plugin disable BINDING"
             ),
             Self::NotFound {
                 what: "Organization",

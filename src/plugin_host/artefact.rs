@@ -219,7 +219,7 @@ fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
                             .precompile_component(&job.component)
                             .map_err(|error| format!("{error:#}"))
                     }));
-                    let code = code.unwrap_or_else(|_| Err("the compiler could not cope with it".to_owned()));
+                    let code = code.unwrap_or_else(|_| Err("the compiler crashed on it".to_owned()));
                     let _ = job.reply.send(News::Done(code, started.elapsed()));
                 }
             }

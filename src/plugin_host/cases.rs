@@ -119,7 +119,9 @@ impl Case {
     pub fn parse(text: &str) -> Result<Self, CaseError> {
         // serde would accept an array of the fields in order.
         if text.trim_start().starts_with('[') {
-            return Err(CaseError::Format("a case is an object, not an array".to_owned()));
+            return Err(CaseError::Format(
+                "a case must be an object, not an array".to_owned(),
+            ));
         }
         let case: Self =
             serde_json::from_str(text).map_err(|error| CaseError::Format(printable(&error.to_string())))?;
@@ -129,7 +131,9 @@ impl Case {
             .filter(|o| o.len() == 1)
             .and_then(|o| o.iter().next())
         else {
-            return Err(CaseError::Format("expect is an object with one field".to_owned()));
+            return Err(CaseError::Format(
+                "expect must be an object with one field".to_owned(),
+            ));
         };
         let kinds: &[&str] = match case.hook {
             CaseHook::BeforeReset => &["allow", "deny", "require-approval", "error", "failure"],
@@ -138,7 +142,7 @@ impl Case {
         };
         if !kinds.contains(&kind.as_str()) {
             return Err(CaseError::Format(format!(
-                "expect is one of {}, not {}",
+                "expect must be one of {}, not {}",
                 kinds.join(", "),
                 printable(kind)
             )));
@@ -146,13 +150,15 @@ impl Case {
         let cause = |expected: &Value| FailureCause::ALL.iter().any(|cause| expected == cause.as_str());
         if kind == "failure" && !cause(expected) {
             return Err(CaseError::Format(format!(
-                "failure is one of {}, not {}",
+                "failure must be one of {}, not {}",
                 FailureCause::ALL.map(FailureCause::as_str).join(", "),
                 printable(&expected.to_string())
             )));
         }
         if case.outcome.is_some() && case.hook != CaseHook::AfterReset {
-            return Err(CaseError::Format("only after-reset has an outcome".to_owned()));
+            return Err(CaseError::Format(
+                "only after-reset may have an outcome".to_owned(),
+            ));
         }
         Ok(case)
     }

@@ -71,7 +71,7 @@ impl PluginHost {
             self.0.metrics.note_busy();
             let failure = Failure {
                 cause: FailureCause::Busy,
-                detail: "the organisation's evaluations are all under way".to_owned(),
+                detail: "all evaluation slots of the organisation are in use".to_owned(),
             };
             let unasked = |turn: &Turn<'_>| turn.record(hook, CallEnd::Failure(failure.clone()));
             evaluation.records = turns.iter().map(unasked).collect();
@@ -82,7 +82,7 @@ impl PluginHost {
                 plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
                 binding = %turn.plugin.binding_id, cause = failure.cause.as_str(), policies = turns.len(),
                 organization = %question.organization.id, enforced = stopped.is_some(),
-                "policy plugins got no turn"
+                "policy plugins were not asked: no evaluation slot became free"
             );
             evaluation.failure = stopped.map(|turn| turn.failed(failure));
             return evaluation;

@@ -18,7 +18,7 @@ pub enum ConfigError {
     #[error("the configuration is not JSON: {0}")]
     NotJson(String),
     /// The text is too long.
-    #[error("the configuration has {size} bytes; at most {limit} are taken")]
+    #[error("the configuration has {size} bytes; at most {limit} are allowed")]
     TooLarge {
         /// Bytes of the text.
         size: usize,
@@ -83,7 +83,7 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
     if manifest.summary.chars().count() > SUMMARY_CHARS || manifest.summary.chars().any(char::is_control) {
         return bad(
             "summary",
-            format!("it is one line of at most {SUMMARY_CHARS} characters"),
+            format!("it must be one line of at most {SUMMARY_CHARS} characters"),
         );
     }
     if manifest.hooks.is_empty() {
@@ -103,7 +103,7 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
         return bad(
             "history-days",
             format!(
-                "{} days are asked for, and a question tells of {HISTORY_DAYS_MAX} at most",
+                "it asks for {} days; a question covers at most {HISTORY_DAYS_MAX}",
                 manifest.history_days
             ),
         );

@@ -44,7 +44,7 @@ pub struct Signed {
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
     /// Not in minisign's format.
-    #[error("this is not a signature that counts: {0}")]
+    #[error("this is not a valid signature: {0}")]
     Malformed(String),
     /// Made with a key that is not trusted.
     #[error("signed with the key {key_id}, which is not trusted here")]
@@ -130,7 +130,7 @@ mod tests {
         };
         assert!(refused(b"\0asm plugin!", &signature, key(&mine)).contains("was changed"));
         assert!(refused(bytes, &signature, key(&other)).contains("not trusted"));
-        assert!(refused(bytes, "nonsense", key(&mine)).contains("not a signature"));
+        assert!(refused(bytes, "nonsense", key(&mine)).contains("not a valid signature"));
         let forged = signature.replace("plugin p 1.0.0", "plugin p 9.0.0");
         assert!(
             refused(bytes, &forged, key(&mine)).contains("was changed"),

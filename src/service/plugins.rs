@@ -120,7 +120,7 @@ fn prepare_blocking(host: &PluginHost, store: &Store, digest: Digest) -> Result<
 pub async fn prune_artefacts(services: &Services) -> Result<usize> {
     let (host, store) = (services.plugin_host.clone(), services.store.clone());
     let pruned = blocking(move || host.prune_cache(|| installed(&store))).await??;
-    pruned.map_err(|error| Error::Internal(format!("the plugins' cache can't be tidied: {error}")))
+    pruned.map_err(|error| Error::Internal(format!("the plugins' cache can't be pruned: {error}")))
 }
 
 fn installed(store: &Store) -> Result<Vec<Digest>> {

@@ -196,8 +196,8 @@ pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked, in_han
     } else if admin_since > asked.at {
         "You became an administrator after this was asked for; another one has to agree"
     } else if in_hand {
-        "You and whoever asked for this or agreed so far don't count as two: within the last 7 days one of you made \
-         the other's account, gave it its role or reset its credentials; another administrator has to agree"
+        "You and an administrator who asked for this or agreed to it don't count as two: within the last 7 days one \
+         of you made the other's account, gave it its role or reset its credentials; another administrator has to agree"
     } else {
         return Ok(());
     };

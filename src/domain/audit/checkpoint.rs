@@ -57,7 +57,7 @@ pub enum CheckpointError {
 
 /// The text is not a verifier key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no verifier key (NAME+HASH+BASE64, as `latchkey audit key` prints it)")]
+#[error("{0:?} is not a verifier key (NAME+HASH+BASE64, as `latchkey audit key` prints it)")]
 pub struct KeyError(pub String);
 
 impl LogSigner {

@@ -314,7 +314,7 @@ impl EntryLine {
                 leaf.format
             ));
         }
-        let at = leaf.at.parse().map_err(|_| format!("{:?} is no time", leaf.at))?;
+        let at = leaf.at.parse().map_err(|_| format!("bad time {:?}", leaf.at))?;
         let actor = self.actor.map(|actor| ActorData {
             email: actor.email,
             ip_address: actor.ip_address,
@@ -419,12 +419,12 @@ fn join<T>(
     match (data, salt, erased_by) {
         (Some(data), Some(salt), None) => {
             let mut bytes = Salt::default();
-            hex::decode_to_slice(&salt, &mut bytes).map_err(|_| format!("{salt:?} is no salt"))?;
+            hex::decode_to_slice(&salt, &mut bytes).map_err(|_| format!("{salt:?} is not a salt"))?;
             Ok(Part::Kept { salt: bytes, data })
         }
         (None, None, Some(by)) => {
             let mut bytes = Hash32::default();
-            hex::decode_to_slice(seal, &mut bytes).map_err(|_| format!("{seal:?} is no seal"))?;
+            hex::decode_to_slice(seal, &mut bytes).map_err(|_| format!("{seal:?} is not a seal"))?;
             Ok(Part::Erased { seal: bytes, by })
         }
         _ => Err("a part must be there with its salt, or be erased by an entry".to_owned()),
@@ -442,7 +442,7 @@ fn from_base64(hashes: &[String]) -> Result<Vec<u8>, String> {
             .decode(hash)
             .ok()
             .filter(|hash| hash.len() == 32)
-            .ok_or_else(|| format!("{hash:?} is no hash"))?;
+            .ok_or_else(|| format!("{hash:?} is not a hash"))?;
         bytes.extend_from_slice(&hash);
     }
     Ok(bytes)

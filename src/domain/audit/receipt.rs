@@ -86,7 +86,7 @@ pub fn check_receipt(text: &str, keys: &LogKeys) -> Result<CheckedReceipt, Recei
             Some(tlog_tiles::Hash(hash.try_into().ok()?))
         })
         .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| malformed("a line of the proof is no hash"))?;
+        .ok_or_else(|| malformed("a line of the proof is not a hash"))?;
     let entry = STANDARD
         .decode(extra)
         .map_err(|_| malformed("the entry is not base64"))?;

@@ -249,7 +249,8 @@ impl Verifier {
         let expected = 32 * super::tree::completed_by(record.sequence) as usize;
         if record.hashes.len() != expected {
             let sequence = record.sequence;
-            let text = format!("beside entry {sequence} not exactly the hashes are kept that belong there");
+            let text =
+                format!("the hashes stored beside entry {sequence} are not exactly those that belong there");
             self.findings
                 .add(Tampering::HashChanged, sequence, sequence, text);
         }
@@ -331,7 +332,7 @@ impl Verifier {
             Some(previous) => format!(
                 "before entry {sequence}, {count} of its organisation's entries are missing, the last of them entry {previous}"
             ),
-            None => format!("entry {sequence} says that it is its organisation's first, and is not"),
+            None => format!("entry {sequence} says that it is its organisation's first, but it is not"),
         };
         let last = previous.unwrap_or(sequence);
         self.findings.add(

@@ -108,7 +108,7 @@ impl ExternalIssuer {
     pub fn new(rules: ExternalRules, jwks: &str) -> Result<Self, String> {
         let set: JwkSet = serde_json::from_str(jwks).map_err(|e| {
             format!(
-                "it is no JSON Web Key Set (line {}, column {})",
+                "it is not a JSON Web Key Set (line {}, column {})",
                 e.line(),
                 e.column()
             )
@@ -120,7 +120,7 @@ impl ExternalIssuer {
             return Err("it holds no key".to_owned());
         }
         if keys.len() > 1 && keys.iter().any(|key| key.kid.is_none()) {
-            return Err("a key has no kid, which is only good enough for a single key".to_owned());
+            return Err("a key has no kid, which is allowed only for a single key".to_owned());
         }
         Ok(Self { rules, keys })
     }

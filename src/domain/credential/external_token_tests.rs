@@ -222,7 +222,7 @@ fn key_sets_that_are_unsafe_or_unusable_are_refused() {
     let secret = json!({"kty": "oct", "k": "c2VjcmV0", "alg": "HS256", "kid": "s"});
     assert!(refused(json!({"keys": [secret]})).contains("only public keys"));
     assert!(refused(json!({"keys": []})).contains("no key"));
-    assert!(refused(json!({})).contains("no JSON Web Key Set"));
+    assert!(refused(json!({})).contains("not a JSON Web Key Set"));
     let mut wrong = jwk(1, "a");
     wrong["alg"] = json!("RS256");
     assert!(refused(json!({"keys": [wrong]})).contains("algorithm"));

@@ -119,8 +119,8 @@ impl ResourceLimiter for CallState {
         if maximum.is_none_or(|max| desired <= max) && !self.memory.grow(after) {
             let total = self.memory.budget().total();
             return self.refuse(format!(
-                "asked for {after} bytes of memory, and of the {total} that this node gives to all policies together \
-                 (plugins.memory_total_mib) too little is left"
+                "asked for {after} bytes of memory, but too little is left of the {total} that this node gives to all \
+                 policies together (plugins.memory_total_mib)"
             ));
         }
         Ok(true)

@@ -94,7 +94,7 @@ pub(super) fn judge_config(schema: &Value, config: &Value) -> Result<(), String>
     let parts = effort.parts.saturating_mul(values(config));
     let matching = effort.weight.saturating_mul(text_bytes(config));
     if parts.saturating_add(matching) > WORK_MAX {
-        return Err("it is too large for so large a schema".to_owned());
+        return Err("it is too large for a schema of this size".to_owned());
     }
     Ok(())
 }
@@ -156,7 +156,7 @@ impl<'a> Walk<'a> {
     /// Checks that parts nested this deep are allowed at the current depth.
     fn fits(&self, depth: usize) -> Result<(), String> {
         if self.depth + depth > DEPTH_MAX {
-            return Err(format!("its parts lie more than {DEPTH_MAX} deep in each other"));
+            return Err(format!("its parts are nested more than {DEPTH_MAX} deep"));
         }
         Ok(())
     }
@@ -181,7 +181,7 @@ impl<'a> Walk<'a> {
             return Err(format!("$ref {target:?} leads back to itself"));
         }
         if self.chain.len() == CHAIN_MAX {
-            return Err(format!("more than {CHAIN_MAX} $ref lead from one to the other"));
+            return Err(format!("more than {CHAIN_MAX} $ref follow each other"));
         }
         if let Some(effort) = self.known.get(target) {
             self.fits(effort.depth)?;
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
             .and_then(|pointer| self.root.pointer(pointer));
         let Some(schema) = found else {
             return Err(format!(
-                "$ref {target:?} leads nowhere: \"#/$defs/name\" is the form"
+                "$ref {target:?} leads nowhere: it must have the form \"#/$defs/name\""
             ));
         };
         self.chain.push(target);

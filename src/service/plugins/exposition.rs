@@ -76,7 +76,7 @@ fn families(text: &mut String, labelled: &Labelled<'_>) {
     );
     one(
         ("latchkey_policy_fallbacks_total", "counter"),
-        "Calls of the version before, since the one that is bound had failed.",
+        "Calls of the previous version because the bound one had failed.",
         |c| c.fallbacks,
     );
     one(

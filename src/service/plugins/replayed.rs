@@ -155,7 +155,7 @@ impl ReplayReport {
 /// # Errors
 /// [`Error::Validation`] for the field `since`.
 pub fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp> {
-    let bad = || Error::field("since", "must be such as 30d, 12h, or an RFC 3339 time");
+    let bad = || Error::field("since", "must be a span such as 30d or 12h, or an RFC 3339 time");
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }

@@ -23,14 +23,14 @@ pub(super) fn trusted(
             ([], None) => Ok(None),
             ([], Some(key)) => Err(refusal(
                 &format!(
-                    "it is to be signed with the key {}, and no signature came with it",
+                    "it must be signed with the key {}, but no signature came with it",
                     key.id()
                 ),
                 "signature-missing",
             )),
             _ => Err(refusal(
                 &format!(
-                    "this appliance takes only signed plugins, and no signature came with this one; trusted keys: {}",
+                    "this appliance accepts only signed plugins, but no signature came with this one; trusted keys: {}",
                     listed(keys)
                 ),
                 "signature-missing",

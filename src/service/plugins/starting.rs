@@ -69,7 +69,7 @@ impl Missing {
             }
             // The compiled module is held until the bindings have it.
             if let Err(error) = self.reader.no_longer_lacks(digest, compiled.as_ref().err()) {
-                tracing::error!(%plugin, %digest, ?error, "a compiled policy can't be taken up before the next change");
+                tracing::error!(%plugin, %digest, ?error, "a compiled policy can't be used before the next change");
             }
         }
     }

@@ -50,7 +50,10 @@ pub(super) fn check_terms(
     wants.dedup();
     for name in grants.iter() {
         must(Effect::NAMES.contains(&name), "grants", &|| {
-            format!("{name:?} is no effect; there are {}", Effect::NAMES.join(", "))
+            format!(
+                "{name:?} is not an effect; the effects are {}",
+                Effect::NAMES.join(", ")
+            )
         });
         must(wants.iter().any(|wanted| wanted == name), "grants", &|| {
             format!(

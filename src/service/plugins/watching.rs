@@ -85,7 +85,7 @@ pub fn raise_alarms(
                 if often && raised.insert(of) {
                     tracing::error!(plugin = %record.plugin, version = %record.version,
                         digest = %record.digest, binding = %record.binding_id,
-                        failures_in_a_row = record.failures_in_a_row, "a policy plugin fails again and again");
+                        failures_in_a_row = record.failures_in_a_row, "a policy plugin fails repeatedly");
                     alarms.count.fetch_add(1, Ordering::Relaxed);
                     let event = alarm(organization, record, "failures-in-a-row")
                         .with("failuresInARow", record.failures_in_a_row)
@@ -201,7 +201,7 @@ async fn recheck(services: &Services, organization: OrganizationId, sequence: u6
             continue;
         }
         tracing::error!(plugin = %record.plugin, digest = %record.digest, sequence,
-            "a policy plugin answers otherwise than is recorded: alarm");
+            "a policy plugin no longer gives the recorded answer: alarm");
         let event = alarm(organization, &record, "replay-differs")
             .with("sequence", sequence)
             .with("recorded", Value::from(&record.end))
