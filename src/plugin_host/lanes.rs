@@ -1,9 +1,9 @@
 //! Where calls run: in place on the executor, as nearly all do, or apart, on low-priority threads.
 //!
 //! A call that is still running after a few ticks, or that kept its thread for several without yielding, is
-//! moved to those threads. A version of a binding that did so, or overran its time, starts there until a
-//! hundred calls have been quick. So a runaway uses only CPU time that nothing else wants, and a short policy
-//! never waits behind it.
+//! moved to those threads. A version of a binding that kept its thread that long, or overran its time, starts
+//! there until a hundred calls have been quick. So a runaway uses only CPU time that nothing else wants, and a
+//! short policy never waits behind it.
 
 use std::pin::Pin;
 use std::sync::OnceLock;
