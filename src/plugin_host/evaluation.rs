@@ -153,7 +153,7 @@ impl PluginHost {
         }
     }
 
-    /// One call, vetted and recorded.
+    /// Calls one plugin, vets its answer and records the call.
     async fn ask(
         &self,
         turn: Turn<'_>,

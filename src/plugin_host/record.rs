@@ -15,7 +15,7 @@ use crate::domain::policy::{Answer, Decision, Effect, Grants, Hook, Mode, Refuse
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;

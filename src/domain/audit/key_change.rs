@@ -115,7 +115,7 @@ mod tests {
         let found = KeyChange::found(old.log_key(), new.log_key());
         let read = KeyChange::read(&details(&found)).expect("a change");
         assert_eq!(read.is_vouched_for(7), None);
-        // A checkpoint is no statement.
+        // A checkpoint is not a statement.
         let mut checkpoint = details(&found);
         checkpoint.insert("vouchedFor".into(), old.checkpoint(7, [0; 32]).into());
         let read = KeyChange::read(&checkpoint).expect("a change");
