@@ -18,9 +18,9 @@
 //!
 //! `sealed` commits to the parts that may have to be erased: the actor's data (`email`, `ipAddress`) and the
 //! subject's (`details`, `errorMessage`, `resourceName`; absent members are left out). A seal is
-//! `SHA-256(salt ‖ canonical JSON of the part)` in hexadecimal, with 16 random bytes of salt stored beside the part. Erasing a
-//! part deletes text and salt and keeps the seal: the leaf stays unchanged, and without the salt nobody can find
-//! the address or name by trial.
+//! `SHA-256(salt ‖ canonical JSON of the part)` in hexadecimal, with 16 random bytes of salt stored beside the
+//! part. Erasing a part deletes text and salt and keeps the seal: the leaf stays unchanged, and without the salt
+//! nobody can find the address or name by trial.
 
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
