@@ -109,7 +109,7 @@ fn every_single_changed_byte_of_an_artefact_is_noticed() {
         fs::write(&path, &good[..length]).expect("cutting");
         assert!(cache.load(digest).is_none(), "cut to {length}");
     }
-    // And the whole way: refused, compiled, replaced.
+    // The whole path: refused, compiled, replaced.
     assert_eq!(origin(&artefacts), Origin::Compiled);
     assert_eq!(origin(&artefacts), Origin::Cache);
 }
@@ -150,12 +150,12 @@ fn compilation_has_a_time_limit() {
     let artefacts = Artefacts::new(Engine::default(), None, KEY, Duration::ZERO).expect("no cache needed");
     let bytes = wasm();
     let package = package::read(&bytes).expect("a plugin");
-    // A limit of nothing: whatever the module, the answer is that it takes too long.
+    // With a limit of zero every module takes too long.
     let error = artefacts.component(&package).map(|_| ()).expect_err("too slow");
     assert_eq!(error.code(), "compile-time-exceeded");
 }
 
-/// What the bound on effort is worth: the hardest module that passes it, and its price.
+/// Checks the bound on compile effort: compiles the hardest module that passes it and prints the cost.
 /// `cargo test --lib -- --ignored --nocapture hardest`
 #[test]
 #[ignore = "takes a while; run by hand"]
@@ -190,7 +190,7 @@ fn what_took_too_long_is_not_compiled_again() {
         matches!(refused, Some(PackageError::CompileTime { .. })),
         "{refused:?}"
     );
-    // The last few hundred are enough to know.
+    // Only the most recent EXCEEDED_MAX are remembered.
     for n in 0..EXCEEDED_MAX {
         artefacts.remember_exceeded(Digest::of(&n.to_be_bytes()));
     }

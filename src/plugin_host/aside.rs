@@ -1,7 +1,7 @@
 //! Calls that no reset waits for: at installation, when a configuration is saved, golden cases, replays.
 //!
-//! They never take an instance that a reset needs, and they run on the threads that step back, since
-//! nothing but their own budgets says how long they take.
+//! They never take an instance that a reset needs, and they run on the low-priority threads, since nothing but
+//! their own budgets bounds how long they take.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::v1::{self, Call, Ran, Reply};
 use super::{PluginHost, Prepared};
 use crate::domain::policy::{Manifest, Outcome, Question};
 
-/// A call with all that it needs: it runs on another thread than it is asked for on.
+/// A call that owns its arguments, so that it can run on another thread than the one that requested it.
 pub(super) enum Errand {
     Describe,
     CheckConfig(String),
@@ -35,7 +35,7 @@ impl Errand {
 }
 
 impl PluginHost {
-    /// Asks the plugin what it is, and judges the answer.
+    /// Calls `describe` and checks the manifest.
     ///
     /// # Errors
     /// `describe` failed, or the manifest is not acceptable.
@@ -49,10 +49,10 @@ impl PluginHost {
         }
     }
 
-    /// Judges a configuration: by the plugin's schema, then by its own `check-config`.
+    /// Checks a configuration against the plugin's schema, then with its own `check-config`.
     ///
     /// # Errors
-    /// What is wrong with it, with the path inside the configuration where the schema knows it.
+    /// What is wrong with it, with the path inside the configuration where the schema reports it.
     pub async fn check_config(
         &self,
         prepared: &Arc<Prepared>,
@@ -68,8 +68,8 @@ impl PluginHost {
         }
     }
 
-    /// Puts a recorded question once more: to the module that answered it, or to one that may follow it.
-    /// Nothing is counted.
+    /// Asks a recorded question again, of the module that answered it or of one that may replace it. Not
+    /// counted in the metrics.
     pub async fn ask_again(
         &self,
         prepared: &Arc<Prepared>,
@@ -86,7 +86,7 @@ impl PluginHost {
         self.aside(prepared, limits, errand).await.end().0
     }
 
-    /// Runs a resolved case, in place: whoever measures it measures this thread.
+    /// Runs a resolved case on the calling thread, so that a benchmark can measure that thread.
     ///
     /// # Errors
     /// The case is not resolved.
@@ -102,12 +102,12 @@ impl PluginHost {
         case.judge(v1::run(&self.0.ticked, prepared, limits.bounded(), &clock, errand.call()).await)
     }
 
-    /// Runs the resolved cases that travel in a file, as each installation does, and says `done` after each. The
-    /// first that fails ends it and is handed back.
+    /// Runs the resolved cases embedded in a file, as each installation does, and calls `done` after each.
+    /// Stops at the first case that fails and returns it.
     ///
     /// # Errors
-    /// A case is not resolved, or together they take longer than an installation gives them: each may use up
-    /// all its time, since an author can expect just that of it.
+    /// A case is not resolved, or the cases together exceed the installation's time limit. Each single case may
+    /// use its whole budget, as an author may expect.
     pub async fn run_cases(
         &self,
         prepared: &Arc<Prepared>,
@@ -117,7 +117,8 @@ impl PluginHost {
         let limit = self.0.cases_limit;
         let (started, mut cpu) = (Instant::now(), Duration::ZERO);
         for (nth, case) in (1..).zip(cases) {
-            // As for compilation, a busy machine is no fault of theirs, but nothing goes on for ever.
+            // CPU time, as for compilation, so that a busy machine is not held against them; wall clock as a
+            // backstop.
             if cpu > limit || started.elapsed() > limit * WALL_PER_CPU {
                 return Err(CaseError::TooLong {
                     limit_secs: limit.as_secs(),
@@ -155,6 +156,6 @@ impl PluginHost {
     }
 }
 
-/// Calls at a time that no reset waits for.
+/// Maximum concurrent calls that no reset waits for.
 pub(super) const ASIDE: u32 = 4;
 const WALL_PER_CPU: u32 = 10;

@@ -167,7 +167,7 @@ fn refusals(desk: &Desk, running: &str, config: &str, id: &str) {
         (
             bind(config, &["--grant", "open-sesame"]),
             "grants",
-            "\"open-sesame\" is no effect",
+            "\"open-sesame\" is not an effect",
         ),
         (
             bind(config, &["--hook", "before-reset"]),

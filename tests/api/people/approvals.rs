@@ -670,9 +670,9 @@ async fn a_lone_admin_erases_nobody_and_a_member_does_not_ask() {
     assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
 }
 
-const IN_HAND: &str = "You and whoever asked for this or agreed so far don't count as two: within the last 7 days \
-                       one of you made the other's account, gave it its role or reset its credentials; another \
-                       administrator has to agree";
+const IN_HAND: &str = "You and an administrator who asked for this or agreed to it don't count as two: within the \
+                       last 7 days one of you made the other's account, gave it its role or reset its \
+                       credentials; another administrator has to agree";
 
 /// One who makes an account and knows its password is not a second person once somebody else promotes it.
 #[tokio::test]

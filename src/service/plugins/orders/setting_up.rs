@@ -1,4 +1,4 @@
-//! A plugin's file comes in, and an organisation is bound to it.
+//! Orders to install a plugin file and to bind it to an organisation.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,30 +14,30 @@ use crate::service::plugins::{
 };
 use crate::service::{Services, operator};
 
-/// What to install.
+/// A plugin to install.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstallOrder {
-    /// The file.
+    /// The plugin file.
     pub file: FileText,
     /// Its minisign signature.
     pub signature: Option<String>,
-    /// Whose it must be: a minisign public key.
+    /// Minisign public key that must have signed it.
     #[serde(default)]
     pub public_key: Option<String>,
-    /// Slug of the organisation that alone may bind it; absent: everybody may.
+    /// Slug of the only organisation that may bind it; absent: everybody may.
     pub organization: Option<String>,
 }
 
-/// What to bind, and on which terms.
+/// A plugin to bind, and the terms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BindOrder {
-    /// Name of the plugin (its newest version), or the beginning of its digest.
+    /// Name of the plugin (its newest version), or a prefix of its digest.
     pub plugin: String,
     /// Slug of the organisation; absent: everybody's resets.
     pub organization: Option<String>,
-    /// On which terms.
+    /// Terms of the binding.
     #[serde(default)]
     pub terms: TermsOrder,
 }
