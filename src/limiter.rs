@@ -140,7 +140,6 @@ impl Limit {
             ..self
         }
     }
-
 }
 
 /// Counts requests. There is one per process, handed out by `app`.
