@@ -2,10 +2,10 @@
 
 mod client_address;
 pub mod control;
+mod leftovers;
 mod listener;
 mod metrics;
 mod supervisor;
-mod unfinished;
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ use crate::service::plugins::{self, Bindings};
 use crate::service::refusals::Floods;
 use crate::service::reset::InFlight;
 use crate::service::session::Principals;
-use crate::service::{ExternalIssuer, Services, backup, belonging, deliveries, health, housekeeping, trail};
+use crate::service::{ExternalIssuer, Services, backup, deliveries, health, housekeeping, key_match, trail};
 use crate::store::Store;
 
 /// How long deliveries in progress may take when the server stops.
@@ -65,7 +65,7 @@ impl App {
     /// Opens the data directory, creating it if it is missing, and builds every part over it.
     ///
     /// # Errors
-    /// [`crate::store::OpenError`] if the database can't be used; [`belonging::KeysOfAnother`] if the keys
+    /// [`crate::store::OpenError`] if the database can't be used; [`key_match::KeysOfAnother`] if the keys
     /// belong to another database; [`trail::RolledBack`] if the database is older than the last signed state;
     /// otherwise what failed and where.
     pub fn open(config: Config) -> Result<Self> {
@@ -85,7 +85,7 @@ impl App {
         let clock = Clock::system();
         let entropy = Entropy::system();
         let store = Store::open_with(&config.data_dir, config.database)?;
-        unfinished::remove(&config.data_dir);
+        leftovers::remove(&config.data_dir);
         let keys = KeyRing::open(&config.data_dir, &entropy)?;
         let external = config.external_issuer.clone();
         let external_issuer = external
@@ -128,7 +128,7 @@ impl App {
             tails: trail::Tails::default(),
             witness: trail::Witness::default(),
         };
-        belonging::check_keys(&services)??;
+        key_match::check_keys(&services)??;
         trail::finish_key_change(&services).context("the trail's new key")?;
         Ok(Self {
             config,

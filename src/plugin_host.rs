@@ -8,15 +8,15 @@
 //! callers pass in components and questions, and it returns decisions and records.
 
 mod artefact;
-mod aside;
+mod background_calls;
 mod cases;
 mod engine;
 mod evaluation;
-mod lanes;
 mod manifest;
 mod metrics;
 mod package;
 mod record;
+mod scheduling;
 mod signature;
 mod slots;
 mod v1;
@@ -51,10 +51,10 @@ pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signatur
 use crate::domain::policy::{Hook, Outcome, Question};
 use crate::domain::printable;
 use artefact::Artefacts;
-use aside::ASIDE;
+use background_calls::ASIDE;
 use engine::{MemoryBudget, TickedEngine};
-use lanes::Lanes;
 use metrics::Metrics;
+use scheduling::Lanes;
 use slots::Slots;
 
 /// Runs policy plugins. Cheap to clone; all clones share one host.

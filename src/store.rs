@@ -14,24 +14,24 @@ pub mod challenges;
 mod checkpointer;
 pub mod decisions;
 pub mod deliveries;
+pub mod expiry;
 pub mod factors;
+mod free_space;
 pub mod installation;
 pub mod integrity;
+mod invalidation;
 mod migrations;
 mod open_error;
 pub mod passkeys;
 pub mod passwords;
-mod places;
 pub mod plugins;
+mod queue_quota;
 pub mod requests;
 pub mod revisions;
-mod room;
 mod row;
 pub mod sessions;
-pub mod sweep;
 #[cfg(test)]
 mod testing;
-mod touched;
 pub mod turns;
 mod writer;
 
@@ -47,9 +47,9 @@ use rusqlite::{OpenFlags, TransactionBehavior};
 use crate::domain::{Error, Result};
 
 pub use checkpointer::Checkpoints;
+pub use free_space::{Space, free_space};
+pub use invalidation::Touched;
 pub use open_error::OpenError;
-pub use room::{Space, free_space};
-pub use touched::Touched;
 use turns::{Party, Turns};
 pub use writer::{QUEUE_LENGTH, Terms, WriterStats};
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Global, output};
 use crate::config::Config;
-use crate::service::checkup::{self, Finding, Grade};
+use crate::service::doctor::{self, Finding, Grade};
 use crate::store::OpenError;
 
 /// Arguments of `latchkey doctor`.
@@ -45,7 +45,7 @@ impl Doctor {
             "keys",
             format!("fingerprint {}", app.services.keys.fingerprint()),
         ));
-        findings.extend(checkup::examine(&app.services, app.config.backup.as_ref()));
+        findings.extend(doctor::examine(&app.services, app.config.backup.as_ref()));
         if self.json {
             print_json(&findings)?;
         } else {

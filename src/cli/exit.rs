@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::domain::Error;
 use crate::keys::KeyError;
 use crate::service::backup::BackupError;
-use crate::service::belonging::KeysOfAnother;
+use crate::service::key_match::KeysOfAnother;
 use crate::service::trail::RolledBack;
 use crate::store::OpenError;
 

@@ -210,7 +210,7 @@ fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
         .name("latchkey-compile".into())
         .stack_size(COMPILER_STACK_BYTES)
         .spawn(move || {
-            super::lanes::step_back(COMPILER_NICE);
+            super::scheduling::step_back(COMPILER_NICE);
             for job in jobs {
                 if job.reply.send(News::Started).is_ok() {
                     let started = ThreadTime::now();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 
-use super::aside::Errand;
+use super::background_calls::Errand;
 use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLine, Usage};
 use super::v1::{Ran, Reply};

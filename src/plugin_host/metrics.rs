@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::lanes::STRETCH_MAX;
 use super::record::{Asked, CallEnd, Digest, FailureCause, Usage};
+use super::scheduling::STRETCH_MAX;
 use crate::domain::policy::Answer;
 
 /// Counters of one binding, or of one version of a plugin across all bindings, since the start of the process.

@@ -11,7 +11,7 @@ use crate::clock::EvenClock;
 use crate::domain::Result;
 use crate::domain::account::UserId;
 use crate::plugin_host::HISTORY_DAYS_MAX;
-use crate::store::{Transaction, approvals as kept, factors, requests, sessions, sweep};
+use crate::store::{Transaction, approvals as kept, expiry, factors, requests, sessions};
 
 /// Users examined per round: all of a small node, a million within the hour. Expired rows are already
 /// ineffective; they are only still present.
@@ -104,9 +104,9 @@ pub async fn sweep(services: &Services) -> Result<usize> {
     let (range, suspended, lapsed) = services
         .store
         .read_long(None, move |db| {
-            let range = sweep::find_range(db, from, SWEPT_AT_ONCE)?;
-            let suspended = sweep::find_suspended(db, &range, before)?;
-            let lapsed = sweep::find_lapsed(db, &range, at)?;
+            let range = expiry::find_range(db, from, SWEPT_AT_ONCE)?;
+            let suspended = expiry::find_suspended(db, &range, before)?;
+            let lapsed = expiry::find_lapsed(db, &range, at)?;
             Ok((range, suspended, lapsed))
         })
         .await?;

@@ -3,53 +3,53 @@
 //! No policy judges these actions: a manager of policies can always undo a change, so managers can't lock
 //! themselves out.
 
-mod again;
-mod answered;
 mod bindings;
-mod bound;
 mod change;
-mod compared;
-mod decided;
+mod comparison;
+mod decisions;
 mod exposition;
 mod governance;
 mod install;
-mod kept;
+mod last_good;
+mod listing;
 mod manager;
 mod orders;
 mod patching;
 mod promotion;
+mod recheck;
+mod recorded_calls;
 mod replay;
-mod replayed;
-mod signed;
-mod starting;
+mod replay_report;
+mod replay_turns;
+mod signatures;
 mod terms;
-mod turns;
+mod warm_up;
 mod watching;
 
-pub use answered::{FirstAnswers, first_answers};
 pub use bindings::{Bindings, BoundSet, catch_up, reload};
-pub use bound::{
-    BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
-};
 pub use change::{NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
-pub use decided::{DecidedCall, Decisions, find_decisions};
+pub use decisions::{DecidedCall, Decisions, find_decisions};
 pub use exposition::metrics_by_version;
 pub use governance::Ended;
 pub(super) use governance::carry_out_agreed;
 pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
-pub use kept::keep_calls;
+pub use last_good::{FirstAnswers, first_answers};
+pub use listing::{
+    BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
+};
 pub use manager::Manager;
 pub use orders::{
     BindOrder, FailureRule, FileText, InstallOrder, Limit, PolicyOrder, ReplayOrder, TermsOrder,
     carry_out_order,
 };
 pub use patching::BindingPatch;
+pub use recorded_calls::keep_calls;
 pub use replay::replay_plugin;
-pub use replayed::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
-pub use signed::is_unsigned;
-pub use starting::{Missing, start};
+pub use replay_report::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
+pub use signatures::is_unsigned;
+pub use warm_up::{Missing, start};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,
     sample_for_recheck, withdraw_alarms,

@@ -352,8 +352,8 @@ fn facts_from_row(row: &Row<'_>) -> rusqlite::Result<FactorFacts> {
 mod tests {
     use super::*;
     use crate::domain::policy::FactorKind;
+    use crate::store::expiry::{UserRange, find_suspended};
     use crate::store::row::factor_kind_text;
-    use crate::store::sweep::{UserRange, find_suspended};
     use crate::store::testing;
 
     const AT: Timestamp = Timestamp::UNIX_EPOCH;

@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
 
-use super::places::Places;
-use super::touched::{Commits, Touched};
+use super::invalidation::{Commits, Touched};
+use super::queue_quota::Places;
 use super::turns::Party;
 use super::{begin, checkpointer};
 use crate::domain::{Error, Result};

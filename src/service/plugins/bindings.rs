@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use super::answered::Answered;
-use super::starting::Lacking;
-use super::turns::Turns;
+use super::last_good::Answered;
+use super::replay_turns::Turns;
+use super::warm_up::Lacking;
 use super::watching::{Alarms, Rechecks};
 use super::{blocking, from_json};
 use crate::domain::Result;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::bound::{BindingView, unknown_binding, usable_plugin, view};
 use super::governance::{self, Ended};
+use super::listing::{BindingView, unknown_binding, usable_plugin, view};
 use super::patching::{BindingPatch, Changed, patched};
 use super::promotion::{self, Gate};
 use super::terms::{check_config, check_terms, differences, named, terms};

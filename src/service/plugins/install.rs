@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::bound::{parse_digest, unknown_plugin};
-use super::signed::trusted;
+use super::listing::{parse_digest, unknown_plugin};
+use super::signatures::trusted;
 use super::{Manager, blocking, catch_up, off_the_path, refusal, refused};
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};

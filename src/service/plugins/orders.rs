@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::decided::find_decisions_anywhere;
+use super::decisions::find_decisions_anywhere;
 use super::exposition;
 use super::replay::replay_manifest;
-use super::replayed::{Follow, Replay, parse_since};
+use super::replay_report::{Follow, Replay, parse_since};
 use super::{
     BindingPatch, BindingView, Digest, Manager, Watch, blocking, list_bindings, list_plugins, off_the_path,
     parse_digest, refused, roll_back_binding, switch_plugin, unbind_plugin, update_binding,
@@ -334,7 +334,7 @@ async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result
         if let Some(id) = order.binding
             && bindings::find_binding(db, id)?.is_none()
         {
-            return Err(super::bound::unknown_binding(id));
+            return Err(super::listing::unknown_binding(id));
         }
         Ok(match organization {
             Some(id) => vec![id],

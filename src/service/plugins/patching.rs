@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bound::usable_plugin;
+use super::listing::usable_plugin;
 use super::terms::{check_config, check_terms};
 use super::{from_json, to_json};
 use crate::domain::policy::{Grants, Hook, Manifest, Mode};

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::replay::{Terms, replay_on_terms};
-use super::replayed::{Follow, Replay};
+use super::replay_report::{Follow, Replay};
 use super::{Manager, from_json, unwatched};
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Manifest, Mode};

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::again::{configuration, nothing_said, outcome_shown, widest};
-use super::bound::usable_plugin;
-use super::compared::{comes_again, note};
-use super::replayed::{Follow, Replay, ReplayReport};
+use super::comparison::{comes_again, note};
+use super::listing::usable_plugin;
+use super::recheck::{configuration, nothing_said, outcome_shown, widest};
+use super::replay_report::{Follow, Replay, ReplayReport};
+use super::replay_turns::Turn;
 use super::terms::{check_config, config_problem};
-use super::turns::Turn;
 use super::{Manager, Progress, Watch, from_json, off_the_path, prepare, to_json};
 use crate::clock::Clock;
 use crate::domain::account::OrganizationId;
@@ -54,7 +54,7 @@ pub async fn replay_plugin(
         if let Follow::Binding(id) = replay.follow {
             bindings::find_binding(db, id)?
                 .filter(|row| manager.sees(row.organization_id))
-                .ok_or_else(|| super::bound::unknown_binding(id))?;
+                .ok_or_else(|| super::listing::unknown_binding(id))?;
         }
         let organizations = match replay.organization {
             Some(id) => vec![id],

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::again::{Deviation, deviations};
+use super::recheck::{Deviation, deviations};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};

@@ -10,7 +10,7 @@ use super::slug_of;
 use crate::domain::account::{Organization, OrganizationId};
 use crate::domain::{Error, Result};
 use crate::plugin_host::Digest;
-use crate::service::plugins::{BindingView, bound::unknown_plugin, parse_digest};
+use crate::service::plugins::{BindingView, listing::unknown_plugin, parse_digest};
 use crate::store::Connection;
 use crate::store::bindings;
 use crate::store::plugins::PluginRow;

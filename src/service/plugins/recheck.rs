@@ -7,7 +7,7 @@ use crate::service::Services;
 use crate::store::decisions::{self, AskedRow};
 use crate::store::{Store, bindings};
 
-use super::kept::{ended_so, shown};
+use super::recorded_calls::{ended_so, shown};
 use super::{blocking, from_json, off_the_path};
 
 /// Returns the widest limits that a binding can grant.

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::again::nothing_said;
-use super::kept::{ended_so, shown};
-use super::replayed::{Answered, Difference, ReplayReport};
+use super::recheck::nothing_said;
+use super::recorded_calls::{ended_so, shown};
+use super::replay_report::{Answered, Difference, ReplayReport};
 use crate::domain::Result;
 use crate::domain::policy::{Hook, Question};
 use crate::plugin_host::{CallEnd, DecisionRecord, FailureCause};
