@@ -10,7 +10,7 @@ pub use vetting::{
     Answer, Decision, Grants, Mode, RefusedEffect, Vetted, is_kebab, merge_effects, refuse_surplus, vet,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A named fact or note. The names that this version knows are documented in `plugins/README.md`.
@@ -209,6 +209,27 @@ pub struct History {
     pub organization_resets_last_day: u32,
 }
 
+impl History {
+    /// As far back as a history reaches.
+    pub const WHOLE: u16 = u16::MAX;
+
+    /// Returns what a policy is shown of the lists (those of the target, those by the actor): no more than the last
+    /// `days` before `at`, whatever other policies ask for.
+    #[must_use]
+    pub fn reaching_back(&self, days: u16, at: Timestamp) -> (&[PastReset], &[PastReset]) {
+        let since = at.checked_sub(SignedDuration::from_hours(24 * i64::from(days)));
+        let since = since.unwrap_or(Timestamp::MIN);
+        let shown = |all: &[PastReset]| {
+            if days == 0 {
+                return 0;
+            }
+            all.iter().position(|past| past.at <= since).unwrap_or(all.len())
+        };
+        let (of_target, by_actor) = (shown(&self.of_target), shown(&self.by_actor));
+        (&self.of_target[..of_target], &self.by_actor[..by_actor])
+    }
+}
+
 /// Everything that a policy may know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -226,6 +247,16 @@ pub struct Question {
     /// Facts added within contract versions 1.x.
     #[serde(default)]
     pub attributes: Vec<Attribute>,
+}
+
+impl Question {
+    /// Leaves of the lists of earlier resets what reaches `days` back.
+    pub fn limit_history(&mut self, days: u16) {
+        let (of_target, by_actor) = self.history.reaching_back(days, self.request.at);
+        let (of_target, by_actor) = (of_target.len(), by_actor.len());
+        self.history.of_target.truncate(of_target);
+        self.history.by_actor.truncate(by_actor);
+    }
 }
 
 /// The recipients of a notice.

@@ -11,9 +11,9 @@ use super::engine::{CpuClock, Limits};
 use super::manifest::{self, ConfigError, check_config};
 use super::package::PackageError;
 use super::record::CallEnd;
-use super::v1::{self, Call, Ran, Reply};
+use super::v1::{self, Asked, Call, Ran, Reply};
 use super::{PluginHost, Prepared};
-use crate::domain::policy::{Manifest, Outcome, Question};
+use crate::domain::policy::{History, Manifest, Outcome, Question};
 
 /// A call that owns its arguments, so that it can run on another thread than the one that requested it.
 pub(super) enum Errand {
@@ -28,9 +28,17 @@ impl Errand {
         match self {
             Self::Describe => Call::Describe,
             Self::CheckConfig(config) => Call::CheckConfig(config),
-            Self::BeforeReset(question, config) => Call::BeforeReset(question, config),
-            Self::AfterReset(question, outcome, config) => Call::AfterReset(question, outcome, config),
+            Self::BeforeReset(question, config) => Call::BeforeReset(whole(question), config),
+            Self::AfterReset(question, outcome, config) => Call::AfterReset(whole(question), outcome, config),
         }
+    }
+}
+
+/// A question of which the plugin is shown all that there is.
+fn whole(question: &Question) -> Asked<'_> {
+    Asked {
+        question,
+        history_days: History::WHOLE,
     }
 }
 
@@ -75,10 +83,10 @@ impl PluginHost {
         prepared: &Arc<Prepared>,
         limits: Limits,
         config: &str,
-        question: &Question,
+        question: Question,
         outcome: Option<&Outcome>,
     ) -> CallEnd {
-        let (question, config) = (Box::new(question.clone()), config.to_owned());
+        let (question, config) = (Box::new(question), config.to_owned());
         let errand = match outcome {
             None => Errand::BeforeReset(question, config),
             Some(outcome) => Errand::AfterReset(question, Box::new(outcome.clone()), config),

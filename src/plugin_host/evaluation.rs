@@ -27,6 +27,7 @@ struct Turn<'a> {
     config: &'a Arc<str>,
     config_digest: Digest,
     hooks: &'a [Hook],
+    history_days: u16,
     grants: &'a Grants,
     asked: Asked,
     /// Whether the answer is enforced or only monitored.
@@ -169,6 +170,7 @@ impl PluginHost {
             limits: plugin.limits.bounded(),
             clock: Arc::default(),
             question: Arc::clone(question),
+            history_days: turn.history_days,
             outcome: outcome.cloned(),
             config: Arc::clone(turn.config),
         };
@@ -224,15 +226,20 @@ struct OwnCall {
     limits: Limits,
     clock: Arc<CpuClock>,
     question: Arc<Question>,
+    history_days: u16,
     outcome: Option<Arc<Outcome>>,
     config: Arc<str>,
 }
 
 impl OwnCall {
     async fn run(self) -> Ran {
+        let asked = v1::Asked {
+            question: &self.question,
+            history_days: self.history_days,
+        };
         let call = match &self.outcome {
-            None => Call::BeforeReset(&self.question, &self.config),
-            Some(outcome) => Call::AfterReset(&self.question, outcome, &self.config),
+            None => Call::BeforeReset(asked, &self.config),
+            Some(outcome) => Call::AfterReset(asked, outcome, &self.config),
         };
         v1::run(&self.host.ticked, &self.prepared, self.limits, &self.clock, call).await
     }
@@ -248,6 +255,7 @@ impl<'a> Turn<'a> {
             config: &plugin.config,
             config_digest: plugin.config_digest,
             hooks: &plugin.hooks,
+            history_days: plugin.history_days,
             grants: &plugin.grants,
             asked: Asked::Current,
             mode: plugin.mode,
@@ -276,6 +284,7 @@ impl<'a> Turn<'a> {
             config: &before.config,
             config_digest: before.config_digest,
             hooks: &before.hooks,
+            history_days: before.history_days,
             grants: &before.grants,
             asked,
             mode: Mode::Enforce,

@@ -82,6 +82,8 @@ pub struct BoundPlugin {
     pub config_digest: Digest,
     /// The hooks at which it is asked.
     pub hooks: Vec<Hook>,
+    /// How far back it is shown earlier resets, in days, from its manifest.
+    pub history_days: u16,
     /// Effects that the operator granted.
     pub grants: Grants,
     /// Whether its answers count.
@@ -107,6 +109,8 @@ pub struct PluginVersion {
     pub config_digest: Digest,
     /// The hooks at which it is asked.
     pub hooks: Vec<Hook>,
+    /// How far back it is shown earlier resets, in days, from its manifest.
+    pub history_days: u16,
     /// Effects that the operator granted and the manifest wants.
     pub grants: Grants,
 }

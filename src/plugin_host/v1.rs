@@ -74,13 +74,21 @@ pub(super) fn prepare(linker: &Linker, component: &Component) -> Result<Pre, Pac
     })
 }
 
+/// A question, and as much of its history as the plugin is shown.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) question: &'a Question,
+    /// How far back the lists of earlier resets reach, in days.
+    pub(super) history_days: u16,
+}
+
 /// One call of one export.
 #[derive(Clone, Copy)]
 pub(super) enum Call<'a> {
     Describe,
     CheckConfig(&'a str),
-    BeforeReset(&'a Question, &'a str),
-    AfterReset(&'a Question, &'a Outcome, &'a str),
+    BeforeReset(Asked<'a>, &'a str),
+    AfterReset(Asked<'a>, &'a Outcome, &'a str),
 }
 
 /// What a call returned.
@@ -194,10 +202,10 @@ async fn guest_call(
             let (verdict,) = check.call_async(store, (config,)).await?;
             Ok(Reply::Config(verdict.map_err(|text| shown(&text))))
         }
-        Call::BeforeReset(question, config) => {
+        Call::BeforeReset(asked, config) => {
             type Params<'a> = (types::Question<'a>, &'a str);
             type Results = (Result<types::Verdict, String>,);
-            let lent = lower::Question::of(question);
+            let lent = lower::Question::of(asked.question, asked.history_days);
             let before = instance
                 .get_typed_func::<Params<'_>, Results>(&mut *store, pre.before_reset)
                 .map_err(other_types)?;
@@ -206,10 +214,13 @@ async fn guest_call(
                 (Err(text),) => Err(hook_error(&text)),
             }
         }
-        Call::AfterReset(question, outcome, config) => {
+        Call::AfterReset(asked, outcome, config) => {
             type Params<'a> = (types::Question<'a>, types::Outcome<'a>, &'a str);
             type Results = (Result<Vec<types::EffectResult>, String>,);
-            let (lent, end) = (lower::Question::of(question), lower::Outcome::of(outcome));
+            let (lent, end) = (
+                lower::Question::of(asked.question, asked.history_days),
+                lower::Outcome::of(outcome),
+            );
             let after = instance
                 .get_typed_func::<Params<'_>, Results>(&mut *store, pre.after_reset)
                 .map_err(other_types)?;

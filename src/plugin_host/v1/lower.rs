@@ -15,12 +15,14 @@ pub(super) struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    pub(super) fn of(question: &'a domain::Question) -> Self {
+    /// `history_days`: how far back the lists of earlier resets reach.
+    pub(super) fn of(question: &'a domain::Question, history_days: u16) -> Self {
+        let (of_target, by_actor) = question.history.reaching_back(history_days, question.request.at);
         Self {
             asked: question,
             factors: question.target.factors.iter().map(factor).collect(),
-            of_target: question.history.of_target.iter().map(past_reset).collect(),
-            by_actor: question.history.by_actor.iter().map(past_reset).collect(),
+            of_target: of_target.iter().map(past_reset).collect(),
+            by_actor: by_actor.iter().map(past_reset).collect(),
             attributes: question.attributes.iter().map(attribute).collect(),
         }
     }

@@ -359,6 +359,7 @@ impl Maker<'_> {
             config: current.config,
             config_digest: current.config_digest,
             hooks: current.hooks,
+            history_days: current.history_days,
             grants: current.grants,
             mode: binding.mode,
             on_failure,
@@ -388,6 +389,7 @@ impl Maker<'_> {
             config: Arc::clone(config),
             config_digest: Digest(row.config_digest),
             hooks: row.hooks.clone(),
+            history_days: manifest.history_days,
             grants: granted.wanted(&manifest.wants),
         };
         Ok(Some((manifest, version)))

@@ -1,11 +1,11 @@
 //! Asking recorded questions again: the parts that replays and re-checks share, and the re-check itself.
 
-use crate::domain::policy::{Answer, Hook, Outcome, Question};
+use crate::domain::policy::{Answer, History, Hook, Outcome, Question};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest, Limits};
 use crate::service::Services;
 use crate::store::decisions::{self, AskedRow};
-use crate::store::{Store, bindings};
+use crate::store::{Store, bindings, plugins};
 
 use super::recorded_calls::{ended_so, shown};
 use super::{blocking, from_json, off_the_path};
@@ -79,8 +79,11 @@ pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec
             let prepared = blocking(move || super::prepare_blocking(&module_host, &module_store, digest))
                 .await?
                 .map_err(super::refused)?;
+            let manifest = store.read(|db| plugins::find_manifest(db, &digest.0))?;
+            let mut question = question.clone();
+            question.limit_history(manifest.map_or(History::WHOLE, |manifest| manifest.history_days));
             let replayed = host
-                .ask_again(&prepared, widest(), &config, &question, outcome.as_ref())
+                .ask_again(&prepared, widest(), &config, question, outcome.as_ref())
                 .await;
             if !ended_so(&record, &replayed)? {
                 let replayed = shown(&replayed)?;
