@@ -7,7 +7,6 @@ mod listener;
 mod metrics;
 mod supervisor;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use self::supervisor::supervise;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::courier::Courier;
+use crate::durable;
 use crate::entropy::Entropy;
 use crate::http::{self, HttpOptions};
 use crate::keys::KeyRing;

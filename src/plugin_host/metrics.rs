@@ -164,14 +164,6 @@ impl Metrics {
         self.lock().bindings.get(&binding_id).cloned()
     }
 
-    pub(super) fn all(&self) -> Vec<(Uuid, PluginCounters)> {
-        self.lock()
-            .bindings
-            .iter()
-            .map(|(id, counters)| (*id, counters.clone()))
-            .collect()
-    }
-
     pub(super) fn forget(&self, binding_id: Uuid) {
         self.lock().bindings.remove(&binding_id);
         self.forget_versions(binding_id, |_, _| false);

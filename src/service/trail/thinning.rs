@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Services;
-use super::checkpoints::replace;
 use crate::domain::Result;
 use crate::domain::audit::checkpoint::unchecked;
+use crate::durable;
 use crate::store::audit::checkpoints as kept;
 
 const HOUR_MILLIS: i64 = 3_600_000;

@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::checkpoints::{Signed, replace};
+use super::checkpoints::Signed;
 use crate::domain::audit::checkpoint::unchecked;
+use crate::durable;
 
 /// How long a signer waits for the copy. One made in time exists before the checkpoint is handed out.
 const PATIENCE: Duration = Duration::from_secs(5);

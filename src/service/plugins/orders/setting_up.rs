@@ -10,7 +10,7 @@ use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::plugins::install::uninstall_plugin;
 use crate::service::plugins::{
-    Manager, NewBinding, NewPlugin, PluginRow, Watch, bind_plugin, install_plugin, list_plugins,
+    Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, list_plugins,
 };
 use crate::service::{Services, operator};
 
