@@ -145,7 +145,7 @@ mod tests {
 
     /// Counts so many events, and says how many of them were to be recorded individually.
     fn add(counts: &Counts<&str>, events: u64, at: Timestamp) -> u64 {
-        let event = || Event::new(EventType::LoginFailure, None, ActorRef::system());
+        let event = || Event::new(EventType::UserLogin, None, ActorRef::system());
         (0..events)
             .filter(|_| !counts.count(FIRST, "one kind", at, event))
             .count() as u64

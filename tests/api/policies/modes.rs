@@ -9,7 +9,7 @@ use latchkey::plugin_host::base_question;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest, before, denying};
-use crate::plugins::{assert_denied, bind, fixture, install, path};
+use crate::plugins::{PLUGINS, assert_denied, bind, fixture, install, path};
 use crate::support::{Caller, DEVELOPER, TestApp, enrol};
 
 /// A guest of this version whose `before-reset` has this body.
