@@ -14,8 +14,8 @@ use crate::store::OpenError;
 /// `latchkey doctor`
 ///
 /// Looks at the configuration, the data directory and the room on its disk, the keys, the database, the
-/// audit trail, the clock, backups, the policies and the organisations, and changes nothing. Stop the
-/// server first. Exit code 1 when something is broken.
+/// audit trail and its witness, the clock, backups, the policies and the organisations, and changes nothing.
+/// Stop the server first. Exit code 1 when something is broken.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  latchkey doctor --data-dir /var/lib/latchkey\n  latchkey doctor --json")]
 pub(super) struct Doctor {

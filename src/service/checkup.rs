@@ -64,15 +64,16 @@ impl Finding {
     }
 }
 
-/// Looks at the database, the disk, the trail, the clock, backups, the policies and the organisations. Takes as long
-/// as reading the whole database.
+/// Looks at the database, the disk, the trail and its witness, the clock, backups, the policies and the organisations.
+/// Takes as long as reading the whole database.
 #[must_use]
 pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
-    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 9] = [
+    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 10] = [
         ("database", database),
         ("disk", place::room),
         ("audit trail", trail),
         ("trail's name", place::name),
+        ("witness", place::witness),
         ("forwarding", forwarding),
         ("clock", clock),
         ("policies", policies),

@@ -46,6 +46,25 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
     }])
 }
 
+/// Whether the directory that remembers the trail elsewhere can be read: said only where there is to be one.
+pub(super) fn witness(services: &Services) -> Result<Vec<Finding>> {
+    let Some(directory) = &services.settings.trail.witness_dir else {
+        return Ok(Vec::new());
+    };
+    let place = directory.display();
+    Ok(vec![match services.witness.is_there(directory) {
+        Some(true) => Finding::fine("witness", format!("{place} is there")),
+        Some(false) => {
+            let text = format!("{place} is not there, so that nothing was compared with it; is it mounted?");
+            Finding::doubtful("witness", text)
+        }
+        None => {
+            let text = format!("{place} does not answer, so that nothing was compared with it");
+            Finding::doubtful("witness", text)
+        }
+    }])
+}
+
 /// Whether scheduled backups can be made, and are.
 pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> {
     let now = services.clock.now();

@@ -1,12 +1,13 @@
 //! The witness directory: a copy of each checkpoint, on another machine if it is to witness anything.
 //!
 //! Another machine's directory may hang for ever (NFS): nobody waits for it longer than a moment, and never more than
-//! one thread. While one copy is under way, one more waits, the one over most entries: it says all that those before
-//! it say.
+//! one thread copies. While one copy is under way, one more waits, the one over most entries: it says all that those
+//! before it say. A start that reads from it goes on without it after that moment, as if it were not there.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use tokio::time::timeout;
 use super::checkpoints::{Signed, replace};
 use crate::domain::audit::checkpoint::unchecked;
 
-/// How long whoever signs waits for the copy. One that is made in time is there once the checkpoint is told.
+/// How long whoever signs waits for the copy, and whoever reads for an answer. A copy that is made in time is there
+/// once the checkpoint is told.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A checkpoint for the witness.
@@ -79,6 +81,28 @@ impl Witness {
         }
     }
 
+    /// Reads from the witness directory, and waits a moment for it. `None`, and a line in the log: it does not answer.
+    /// That costs nobody a second moment.
+    pub(super) fn read<T: Send + 'static>(
+        &self,
+        directory: &Path,
+        read: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.copying().hangs {
+            return None;
+        }
+        let told = in_time(directory, "nothing was compared with it", read);
+        if told.is_none() {
+            self.copying().hangs = true;
+        }
+        told
+    }
+
+    /// Whether the directory is there; `None`: it does not answer.
+    pub(in crate::service) fn is_there(&self, directory: &Path) -> Option<bool> {
+        self.read(directory, Path::is_dir)
+    }
+
     fn copy_all(&self) {
         loop {
             let next = {
@@ -100,6 +124,30 @@ impl Witness {
     fn copying(&self) -> MutexGuard<'_, Copying> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What `act` does with the directory, on a thread that stays for as long as that hangs. `None`, and a line in the
+/// log that says what follows, when it takes longer than a moment.
+pub(super) fn in_time<T: Send + 'static>(
+    directory: &Path,
+    otherwise: &'static str,
+    act: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Option<T> {
+    let (done, acted) = mpsc::channel();
+    let path = directory.to_owned();
+    let thread = std::thread::Builder::new().name("witness".into());
+    let started = thread.spawn(move || {
+        // Whoever waited may have gone.
+        let _ = done.send(act(&path));
+    });
+    let told = started
+        .map_err(|error| error.to_string())
+        .and_then(|_| acted.recv_timeout(PATIENCE).map_err(|error| error.to_string()));
+    told.inspect_err(|error| {
+        let directory = directory.display();
+        tracing::error!(%error, %directory, "the witness directory does not answer: {otherwise}");
+    })
+    .ok()
 }
 
 /// A note that is there already is never replaced: two that differ over as many entries are what a witness is
