@@ -16,7 +16,9 @@ mod watched;
 
 pub use beside::Beside;
 pub use counts::Counts;
-pub use forwarding::{Forwarding, every_entry_after, find_forwarding, update_forwarding};
+pub use forwarding::{
+    Forwarding, Standing, Unreadable, every_entry_after, find_forwarding, update_forwarding,
+};
 pub use pages::{
     Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_activity, page_entries,
     page_entries_after,

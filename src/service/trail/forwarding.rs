@@ -9,12 +9,12 @@
 //!
 //! One entry must not stop the rest for ever. What is too long for the way out, or is refused for good, is sent
 //! shortened to what names it, with its leaf hash; what is refused even so, for hours, is left out, and that is
-//! an entry.
+//! an entry. Of a row that can't be read any more, since it was changed or damaged, the place and that hash are sent.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::Services;
@@ -24,7 +24,7 @@ use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Entry, Event, EventType, Resource};
 use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
 use crate::store::accounts;
-use crate::store::audit::{self, Forwarding};
+use crate::store::audit::{self, Forwarding, Standing};
 
 /// Where entries are forwarded to, by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +55,8 @@ const LONGEST_WAIT_SECS: i64 = 600;
 /// An entry that is refused for good this often, shortened too, is left out: after a good two hours, in which
 /// whoever changed the receiver may have noticed.
 const REFUSALS: u32 = 16;
+/// The kind of a syslog message about a row that can't be read.
+const UNREADABLE: &str = "UNREADABLE";
 /// In the entry of one that was left out: its place.
 const LEFT_OUT: &str = "leftOut";
 
@@ -143,16 +145,36 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         .write(move |tx| audit::update_forwarding(tx, &claimed))
         .await?;
     let from = place.next;
-    let (entries, next) = services
+    let read = services
         .store
         .read_long(None, move |db| audit::every_entry_after(db, from, ROUND))
-        .await?;
+        .await;
+    let (entries, next) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            let why = format!("the trail can't be read: {}", error.for_operator());
+            put_off(&mut place, from, why, now);
+            services
+                .store
+                .write(move |tx| audit::update_forwarding(tx, &place))
+                .await?;
+            return Err(error);
+        }
+    };
     let wanted = &services.settings.trail.forward_to.organizations;
-    let name_of =
+    let slug_of =
         |id: Option<OrganizationId>| slugs.iter().find(|o| Some(o.id) == id).map(|o| o.slug.as_str());
     let mut failed = None;
     for entry in &entries {
-        let slug = name_of(entry.event.organization_id);
+        if let Standing::Unreadable(row) = entry {
+            let (sequence, problem) = (row.sequence, row.problem.as_str());
+            tracing::error!(
+                sequence,
+                problem,
+                "an entry can't be read, and its hash alone is forwarded: latchkey audit verify"
+            );
+        }
+        let slug = slug_of(entry.organization_id());
         let is_wanted = wanted.is_empty() || slug.is_some_and(|slug| wanted.iter().any(|w| w == slug));
         if is_wanted && let Err(failure) = send(services, way, entry, slug).await {
             failed = Some((entry, failure));
@@ -169,23 +191,21 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             let why = failure.to_string();
             tracing::warn!(
                 way = way.as_str(),
-                sequence = entry.sequence,
+                sequence = entry.sequence(),
                 why,
                 "an entry was not forwarded"
             );
             // Where something went through before it, it is a new failure.
-            let before = if entry.sequence > from { 0 } else { place.attempts };
+            if entry.sequence() > from {
+                place.attempts = 0;
+            }
             let is_final = matches!(failure, Undelivered::Refused(_) | Undelivered::Never(_))
                 && place.last_error.as_ref() == Some(&why);
-            if is_final && before + 1 >= REFUSALS {
+            if is_final && place.attempts + 1 >= REFUSALS {
                 return leave_out(services, place, entry, &why).await;
             }
             // The next entry must not come before this one.
-            let secs = wait_secs(before).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
-            place.next = entry.sequence;
-            place.attempts = before.saturating_add(1);
-            place.next_attempt_at = now + SignedDuration::from_secs(secs);
-            place.last_error = Some(why);
+            put_off(&mut place, entry.sequence(), why, now);
             false
         }
     };
@@ -196,20 +216,29 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     Ok(more)
 }
 
+/// Waits with the entry at `next`, the longer the more often it was tried.
+fn put_off(place: &mut Forwarding, next: u64, why: String, now: Timestamp) {
+    let secs = wait_secs(place.attempts).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
+    place.next = next;
+    place.attempts = place.attempts.saturating_add(1);
+    place.next_attempt_at = now + SignedDuration::from_secs(secs);
+    place.last_error = Some(why);
+}
+
 /// Goes on behind an entry that is refused for good, on the record; an entry that records just that is left out
 /// without another one, or there would be no end to them.
-async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, why: &str) -> Result<bool> {
+async fn leave_out(services: &Services, mut place: Forwarding, entry: &Standing, why: &str) -> Result<bool> {
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
-    let is_such =
-        entry.event.event_type == EventType::DeliveryDead && entry.event.details.contains_key(LEFT_OUT);
+    let is_such = matches!(entry, Standing::Entry(entry)
+        if entry.event.event_type == EventType::DeliveryDead && entry.event.details.contains_key(LEFT_OUT));
     let event = Event::new(EventType::DeliveryDead, None, ActorRef::system())
-        .on(Resource::other("AUDIT_ENTRY", entry.id, None))
+        .on(Resource::other("AUDIT_ENTRY", name_of(entry), None))
         .ended(AuditResult::Failure, why)
         .with("channel", place.channel.as_str())
         .with("attempts", place.attempts + 1)
-        .with(LEFT_OUT, entry.sequence);
-    place.next = entry.sequence + 1;
+        .with(LEFT_OUT, entry.sequence());
+    place.next = entry.sequence() + 1;
     (place.attempts, place.next_attempt_at, place.last_error) = (0, at, None);
     services
         .store
@@ -224,28 +253,61 @@ async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, wh
     Ok(true)
 }
 
+/// What names it to receivers, the same at each attempt.
+fn name_of(entry: &Standing) -> String {
+    match entry {
+        Standing::Entry(entry) => entry.id.to_string(),
+        Standing::Unreadable(row) => format!("audit-entry-{}", row.sequence),
+    }
+}
+
 /// Sends an entry; shortened, where it is refused as it is.
-async fn send(services: &Services, way: Way, entry: &Entry, slug: Option<&str>) -> Result<(), Undelivered> {
-    match send_data(services, way, entry, told(entry, slug)).await {
+async fn send(
+    services: &Services,
+    way: Way,
+    standing: &Standing,
+    slug: Option<&str>,
+) -> Result<(), Undelivered> {
+    let entry = match standing {
+        Standing::Entry(entry) => entry,
+        Standing::Unreadable(row) => {
+            let data = json!({
+                "sequence": row.sequence,
+                "organization": slug,
+                "leafHash": row.leaf_hash.map(hex::encode),
+                "unreadable": true,
+            });
+            return send_data(services, way, standing, data).await;
+        }
+    };
+    match send_data(services, way, standing, told(entry, slug)).await {
         Err(Undelivered::Never(_) | Undelivered::Refused(_)) => {
-            send_data(services, way, entry, shortened(entry, slug)).await
+            send_data(services, way, standing, shortened(entry, slug)).await
         }
         sent => sent,
     }
 }
 
-async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) -> Result<(), Undelivered> {
-    let at = entry.at;
+async fn send_data(
+    services: &Services,
+    way: Way,
+    standing: &Standing,
+    data: Value,
+) -> Result<(), Undelivered> {
+    let (at, kind, result) = match standing {
+        Standing::Entry(entry) => (entry.at, entry.event.event_type.as_str(), entry.event.result),
+        Standing::Unreadable(_) => (services.clock.now(), UNREADABLE, AuditResult::Failure),
+    };
     match (way, &services.settings.trail.forward_to.webhook) {
         (Way::Syslog, _) => {
             let text = data.to_string();
             let message = SyslogMessage {
                 at,
-                severity: match entry.event.result {
+                severity: match result {
                     AuditResult::Success => Severity::Notice,
                     AuditResult::Denied | AuditResult::Failure => Severity::Warning,
                 },
-                kind: entry.event.event_type.as_str(),
+                kind,
                 data: None,
                 text: &text,
             };
@@ -255,7 +317,7 @@ async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) ->
             let body = json!({ "type": "audit.entry", "timestamp": format!("{at:.3}"), "data": data });
             let secret = services.keys.webhook_secret(None);
             let call = WebhookCall {
-                name: &entry.id.to_string(),
+                name: &name_of(standing),
                 url,
                 secret: secret.as_slice(),
                 body: &body.to_string(),

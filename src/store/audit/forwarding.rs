@@ -1,11 +1,12 @@
 //! How far the trail was forwarded, by each way out.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
 
-use super::super::row::{column, millis};
+use super::super::row::{column, millis, optional};
 use super::{from_column, row, to_column};
 use crate::domain::Result;
+use crate::domain::account::OrganizationId;
 use crate::domain::audit::Entry;
 
 /// How far one way out has come.
@@ -63,19 +64,95 @@ pub fn update_forwarding(tx: &Connection, forwarding: &Forwarding) -> Result<()>
     Ok(())
 }
 
-/// Everybody's entries from `sequence` on, oldest first, among at most `scanned` places; and the place to
-/// go on from. Pruned ones are left out.
+/// What stands at a place of the trail.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// An entry.
+    Entry(Box<Entry>),
+    /// What was one, before its row was changed or damaged.
+    Unreadable(Unreadable),
+}
+
+/// A row that is no entry any more, as far as it can be read.
+#[derive(Clone, Debug, Default)]
+pub struct Unreadable {
+    /// Its place.
+    pub sequence: u64,
+    /// Whose it was.
+    pub organization_id: Option<OrganizationId>,
+    /// The hash of what stood there.
+    pub leaf_hash: Option<[u8; 32]>,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Standing {
+    /// Its place.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Self::Entry(entry) => entry.sequence,
+            Self::Unreadable(row) => row.sequence,
+        }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn organization_id(&self) -> Option<OrganizationId> {
+        match self {
+            Self::Entry(entry) => entry.event.organization_id,
+            Self::Unreadable(row) => row.organization_id,
+        }
+    }
+}
+
+/// What everybody has from `sequence` on, oldest first, among at most `scanned` places; and the place to
+/// go on from. Pruned ones are left out. A row that can't be read hides no other.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
-pub fn every_entry_after(connection: &Connection, sequence: u64, scanned: u32) -> Result<(Vec<Entry>, u64)> {
+pub fn every_entry_after(
+    connection: &Connection,
+    sequence: u64,
+    scanned: u32,
+) -> Result<(Vec<Standing>, u64)> {
     let end = super::size(connection)?.min(sequence.saturating_add(u64::from(scanned)));
-    let entries = connection
-        .prepare_cached(&format!(
-            "SELECT {} FROM audit_entry WHERE sequence >= ?1 AND sequence < ?2 AND pruned_by IS NULL ORDER BY sequence",
-            row::COLUMNS
-        ))?
-        .query_map(params![to_column(sequence), to_column(end)], row::entry)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok((entries, end.max(sequence)))
+    // One by one: behind a damaged page a scan reads nothing any more.
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {} FROM audit_entry WHERE sequence = ?1 AND pruned_by IS NULL",
+        row::COLUMNS
+    ))?;
+    let mut found = Vec::new();
+    for place in sequence..end {
+        let read = statement.query_row([to_column(place)], |row| {
+            Ok(row::entry(row).map_or_else(
+                |error| Standing::Unreadable(unreadable(row, place, &error)),
+                |entry| Standing::Entry(Box::new(entry)),
+            ))
+        });
+        match read.optional() {
+            Ok(standing) => found.extend(standing),
+            Err(error) if is_damage(&error) => found.push(Standing::Unreadable(Unreadable {
+                sequence: place,
+                problem: error.to_string(),
+                ..Unreadable::default()
+            })),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((found, end.max(sequence)))
+}
+
+fn unreadable(row: &Row<'_>, sequence: u64, problem: &rusqlite::Error) -> Unreadable {
+    Unreadable {
+        sequence,
+        organization_id: optional(row, 2).ok().flatten(),
+        leaf_hash: row::leaf_hash(row, 1).ok(),
+        problem: problem.to_string(),
+    }
+}
+
+/// Whether another attempt would find the same.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt))
 }

@@ -202,7 +202,8 @@ pub(super) fn compact_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option
     }
 }
 
-fn leaf_hash(row: &Row<'_>, index: usize) -> rusqlite::Result<[u8; 32]> {
+/// The hash of an entry, of the column with those that it completes.
+pub(super) fn leaf_hash(row: &Row<'_>, index: usize) -> rusqlite::Result<[u8; 32]> {
     row.get_ref(index)?
         .as_blob()?
         .first_chunk()
