@@ -31,6 +31,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::app::App;
 use crate::config::{Config, Flags, LogFormat, Sources};
+use crate::store::DATABASE_FILE;
 use crate::{domain, logging};
 pub use exit::Exit;
 pub use output::Progress;
@@ -185,21 +186,14 @@ impl Global {
         Sources::of_process(self.config_file.clone(), flags)
     }
 
-    /// The appliance over a data directory that must be there, for a command that acts on it while no
-    /// server runs: a mistyped name should not make an empty one.
+    /// The appliance over a data directory that must be there, with a database, for a command that acts on it
+    /// while no server runs: neither a mistyped name nor an unmounted volume should make an empty one.
     ///
     /// # Errors
     /// As [`Global::load`] and [`App::open`].
     pub fn open(&self) -> Result<App> {
         let config = self.load(None)?;
-        if !config.data_dir.is_dir() {
-            let place = config.data_dir.display();
-            return Err(exit::NoDataDirectory(format!(
-                "there is no data directory {place}; latchkey org create makes one, or name yours with --data-dir"
-            ))
-            .into());
-        }
-        process::refuse_strangers(&config.data_dir)?;
+        refuse_missing(&config)?;
         self.quietly(config)
     }
 
@@ -219,7 +213,7 @@ impl Global {
     /// As [`Global::open`].
     pub fn open_unchecked(&self) -> Result<App> {
         let config = self.load(None)?;
-        process::refuse_strangers(&config.data_dir)?;
+        refuse_missing(&config)?;
         logging::start(&config.log)?;
         App::open_unchecked(config)
     }
@@ -243,6 +237,27 @@ impl Global {
         }
         logging::start(&config.log)
     }
+}
+
+/// Refuses a data directory that is somebody else's, and one that is still to be made.
+fn refuse_missing(config: &Config) -> Result<()> {
+    let place = config.data_dir.display();
+    if !config.data_dir.is_dir() {
+        return Err(exit::NoDataDirectory(format!(
+            "there is no data directory {place}; latchkey org create makes one, or name yours with --data-dir"
+        ))
+        .into());
+    }
+    process::refuse_strangers(&config.data_dir)?;
+    // What can't be told is left to whoever opens it.
+    if matches!(config.data_dir.join(DATABASE_FILE).try_exists(), Ok(false)) {
+        return Err(exit::NoDataDirectory(format!(
+            "there is no database in {place}; is the volume mounted? latchkey org create makes a new one, or name \
+             yours with --data-dir"
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 /// Runs a service's story to its end, for a command that does nothing else meanwhile.
