@@ -62,6 +62,11 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
              codes are judged wrongly"
         );
     }
+    for slug in start.unknown_slugs {
+        tracing::warn!(
+            "audit.forward_organizations names {slug}, and no organisation is called so: nothing of it is forwarded"
+        );
+    }
     // Nothing here sees who speaks TLS; whoever set that up says https in the address that users are given.
     if !config.listen.ip().is_loopback() && !config.settings.public_url.starts_with("https://") {
         tracing::warn!(

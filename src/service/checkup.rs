@@ -5,7 +5,7 @@ mod place;
 use jiff::Timestamp;
 
 use super::backup::Schedule;
-use super::trail::Way;
+use super::trail::{self, Way};
 use super::{Services, plugins};
 use crate::domain::audit::{Filter, OWN_KEYS};
 use crate::domain::policy::Mode;
@@ -146,6 +146,10 @@ fn forwarding(services: &Services) -> Result<Vec<Finding>> {
         let place = |way: &Way| Ok(audit::find_forwarding(db, way.as_str())?.map(|place| (size, place)));
         ways.iter().map(place).collect::<Result<Vec<_>>>()
     })?;
+    let unknown = trail::find_unknown_slugs(services)?.into_iter().map(|slug| {
+        let text = format!("audit.forward_organizations names {slug}, and no organisation is called so");
+        Finding::doubtful("forwarding", text)
+    });
     Ok(places
         .into_iter()
         .flatten()
@@ -157,6 +161,7 @@ fn forwarding(services: &Services) -> Result<Vec<Finding>> {
                 Some(why) => Finding::doubtful("forwarding", format!("{text}; the last attempt: {why}")),
             }
         })
+        .chain(unknown)
         .collect())
 }
 

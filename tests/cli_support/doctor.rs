@@ -119,6 +119,30 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
 }
 
 #[test]
+fn a_mistyped_organisation_to_forward_is_told_by_the_doctor_and_at_the_start() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let siem = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let target = siem.local_addr().unwrap();
+    let forward = |slugs: &str| {
+        let text = format!(
+            "[audit]\nforward_syslog = true\nforward_organizations = {slugs}\n\
+             [syslog]\ntarget = \"udp://{target}\"\n"
+        );
+        fs::write(desk.path("latchkey.toml"), text).unwrap();
+    };
+    let says = "audit.forward_organizations names acmee, and no organisation is called so";
+    forward("[\"acme\", \"acmee\"]");
+    let (grade, text) = one(&desk, "forwarding");
+    assert_eq!((grade.as_str(), text.as_str()), ("doubtful", says));
+    let log = desk.serve(&["serve", "--listen", "127.0.0.1:0"]).stop();
+    assert_eq!(log.matches(says).count(), 1, "{log}");
+    forward("[\"acme\"]");
+    let found = findings(&desk.run(&["doctor", "--json"]).stdout, "forwarding");
+    assert!(found.iter().all(|(grade, _)| grade == "ok"), "{found:?}");
+}
+
+#[test]
 fn room_and_the_trails_name_are_looked_at() {
     let desk = Desk::new();
     desk.ok(&["org", "create", "acme"]);

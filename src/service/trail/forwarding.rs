@@ -81,6 +81,17 @@ impl ForwardTo {
     }
 }
 
+/// Slugs of which entries are to be forwarded and that no organisation has: nothing is.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_unknown_slugs(services: &Services) -> Result<Vec<String>> {
+    let there = services.store.read(accounts::find_organizations)?;
+    let wanted = services.settings.trail.forward_to.organizations.iter();
+    let unknown = wanted.filter(|slug| there.iter().all(|organization| organization.slug != **slug));
+    Ok(unknown.cloned().collect())
+}
+
 /// Forwards what comes, each way out for itself, until `stopped` says so.
 pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
     let ways = services.settings.trail.forward_to.ways().into_iter().map(|way| {
