@@ -254,6 +254,15 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     let output = place.run("good", &["serve", "--listen", "127.0.0.1:0"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("latchkey restore"));
 
+    fs::write(place.path("none.db"), "is no database").unwrap();
+    for replaced in ["mistyped.db", "none.db"] {
+        let (code, said) = place.refused(&["restore", "good", "--replaced", replaced]);
+        let text =
+            format!("latchkey: the database that was replaced: {replaced} can't be read as a database: ");
+        // Nothing before it: no step was begun.
+        assert!(code == Some(5) && said.starts_with(&text), "{said}");
+        assert!(!said.contains("Conflict("), "{said}");
+    }
     let change = |file: &str, edit: &dyn Fn(&mut Vec<u8>)| {
         let copy = place.copy("good", "changed");
         let mut bytes = fs::read(copy.join(file)).unwrap();

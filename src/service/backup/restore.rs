@@ -21,7 +21,7 @@ use crate::keys::{
     KEY_DIRECTORY, KeyRing, KeyTexts, UnsealError, read_key_texts, unseal_keys, write_key_texts,
 };
 use crate::service::{Services, trail};
-use crate::store::audit::{Revived, checkpoints as kept};
+use crate::store::audit::{self, Revived, checkpoints as kept};
 use crate::store::{DATABASE_FILE, backup as copying};
 
 /// A backup, and how to get at its keys.
@@ -136,6 +136,15 @@ pub fn unpack_database(
     Ok((copied.manifest, unfinished))
 }
 
+/// Finds out whether the newer database can be compared with: before all the work, not after it.
+///
+/// # Errors
+/// [`BackupError::Refused`].
+pub fn try_replaced(database: &Path) -> Result<(), BackupError> {
+    audit::try_replaced(database)
+        .map_err(|error| BackupError::Refused(format!("the database that was replaced: {error}")))
+}
+
 /// Ends what is back, records the restore and goes on under a new name. `services` is over the unpacked
 /// directory, and without a witness; `replaced` is the newer database, if it is still there, to tell exactly what is
 /// back, and `witness` the directory that may have seen more than the backup.
@@ -150,7 +159,7 @@ pub async fn conclude_restore(
 ) -> Result<Restored, BackupError> {
     trail::begin_after_restore(services, manifest.created_at, replaced, witness)
         .await
-        .map_err(|error| BackupError::Database(format!("{error:?}")))
+        .map_err(|error| BackupError::Database(error.for_operator()))
 }
 
 fn compare_files(backup: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<(), BackupError> {
