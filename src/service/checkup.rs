@@ -13,6 +13,9 @@ use crate::domain::{Error, Result};
 use crate::store::plugins::find_plugins;
 use crate::store::{accounts, audit, integrity};
 
+/// So many entries are looked at between two words of it: what takes a moment needs none.
+const TOLD_EVERY: u64 = 10_000;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
@@ -64,24 +67,30 @@ impl Finding {
     }
 }
 
-/// Looks at the database, the disk, the trail and its witness, the clock, backups, the policies and the organisations.
-/// Takes as long as reading the whole database.
+/// Whoever waits for the end.
+pub type Watch<'a> = &'a dyn Fn(&'static str, Option<(u64, u64)>);
+
+/// Looks at the database, the disk, the trail and its witness, the clock, backups, the policies and the
+/// organisations. Takes as long as reading the whole database. `watch` is told what is being looked at, and how many
+/// of how many entries were.
 #[must_use]
-pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
-    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 10] = [
-        ("database", database),
-        ("disk", place::room),
-        ("audit trail", trail),
-        ("trail's name", place::name),
-        ("witness", place::witness),
-        ("forwarding", forwarding),
-        ("clock", clock),
-        ("policies", policies),
-        ("signatures", signatures),
-        ("organisations", organizations),
+pub fn examine(services: &Services, backup: Option<&Schedule>, watch: Watch<'_>) -> Vec<Finding> {
+    let trail = |services: &Services| trail(services, watch);
+    let checks: [(&'static str, &dyn Fn(&Services) -> Result<Vec<Finding>>); 10] = [
+        ("database", &database),
+        ("disk", &place::room),
+        ("audit trail", &trail),
+        ("trail's name", &place::name),
+        ("witness", &place::witness),
+        ("forwarding", &forwarding),
+        ("clock", &clock),
+        ("policies", &policies),
+        ("signatures", &signatures),
+        ("organisations", &organizations),
     ];
     let mut findings = Vec::new();
     for (what, check) in checks {
+        watch(what, None);
         findings.extend(check(services).unwrap_or_else(|error| {
             let cause = match error {
                 // The caller is the operator: here the cause may be told.
@@ -91,11 +100,10 @@ pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
             vec![Finding::broken(what, cause)]
         }));
     }
-    findings.extend(
-        backup
-            .into_iter()
-            .flat_map(|schedule| place::backups(services, schedule)),
-    );
+    if let Some(schedule) = backup {
+        watch("backup", None);
+        findings.extend(place::backups(services, schedule));
+    }
     findings
 }
 
@@ -118,8 +126,15 @@ fn database(services: &Services) -> Result<Vec<Finding>> {
     })
 }
 
-fn trail(services: &Services) -> Result<Vec<Finding>> {
-    let report = services.store.read(audit::verify)?;
+fn trail(services: &Services, watch: Watch<'_>) -> Result<Vec<Finding>> {
+    let report = services.store.read(|db| {
+        let size = audit::size(db)?;
+        audit::verify_watched(db, |done| {
+            if done > 0 && done.is_multiple_of(TOLD_EVERY) {
+                watch("audit trail", Some((done, size)));
+            }
+        })
+    })?;
     Ok(if report.findings.is_empty() {
         vec![Finding::fine(
             "audit trail",

@@ -182,3 +182,15 @@ fn beside_a_running_server_json_is_json_and_says_why_not() {
     );
     server.stop();
 }
+
+/// Looking at a large database takes long.
+#[test]
+fn what_is_being_looked_at_is_told_on_standard_error() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let output = desk.run(&["doctor", "--json"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    for what in ["database", "audit trail", "organisations"] {
+        assert!(said.contains(&format!("doctor: {what}\n")), "{said}");
+    }
+}

@@ -19,9 +19,17 @@ use crate::domain::audit::{Anchor, CheckpointError, LogKeys, Report, Tampering, 
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite can't read the trail at all.
 pub fn verify(connection: &Connection) -> Result<Report> {
+    verify_watched(connection, |_| {})
+}
+
+/// The same; `progress` is told the places that were read.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_watched(connection: &Connection, progress: impl FnMut(u64)) -> Result<Report> {
     let mut verifier = Verifier::new(Vec::new(), true);
     verifier.trust_own(&checkpoints::known_keys(connection)?);
-    run(connection, verifier, |_| {})
+    run(connection, verifier, progress)
 }
 
 /// Re-checks everything against `keys`, the checkpoints in the database and `anchors` besides.
