@@ -127,7 +127,7 @@ fn a_witness_that_hangs_holds_up_neither_a_start_nor_a_command() {
         (one["grade"].clone(), one["text"].as_str().unwrap().to_owned())
     };
     assert_eq!(grade(&found).0, "doubtful", "{found}");
-    assert!(grade(&found).1.contains("is not there"), "{found}");
+    assert!(grade(&found).1.contains("does not exist"), "{found}");
     desk.ok(&["audit", "checkpoint"]);
     assert_eq!(grade(&desk.json(&["doctor", "--json"])).0, "ok");
 
@@ -139,16 +139,16 @@ fn a_witness_that_hangs_holds_up_neither_a_start_nor_a_command() {
     let doctor = desk.run(&["doctor", "--json"]);
     assert!(doctor.status.success());
     let said = String::from_utf8(doctor.stderr).unwrap();
-    assert_eq!(said.matches("does not answer").count(), 1, "{said}");
+    assert_eq!(said.matches("does not respond").count(), 1, "{said}");
     assert!(said.contains("witness"), "{said}");
     let found = serde_json::from_slice(&doctor.stdout).unwrap();
     assert_eq!(grade(&found).0, "doubtful", "{found}");
-    assert!(grade(&found).1.contains("does not answer"), "{found}");
+    assert!(grade(&found).1.contains("does not respond"), "{found}");
     let served = log(serve(&desk, "127.0.0.1:0"));
     let told = served.iter().find(|line| line["level"] == "ERROR").unwrap();
     let message = told["message"].as_str().unwrap();
     assert!(
-        message.contains("does not answer: nothing was compared with it"),
+        message.contains("does not respond: nothing was compared with it"),
         "{told}"
     );
     assert_eq!(told["directory"], witness.to_str().unwrap());

@@ -1,15 +1,15 @@
-//! Every entry of the trail, forwarded to a SIEM by syslog (RFC 5424) and by webhook: in order, at least
-//! once, each way out for itself.
+//! Forwards every entry of the trail to a SIEM by syslog (RFC 5424) and by webhook: in order, at least once, each
+//! channel independently.
 //!
-//! The trail is the list of what is to be sent, and the place kept in the database says what was: nothing
-//! is owed twice, nothing is lost in a crash, and a receiver that was down for a week is told everything
-//! once it is back. An entry that was sent and not yet noted is sent again, under the same name
-//! (`webhook-id`, and `id` in the message): not at once, since how far it has come can't be noted on a full disk. What
-//! was pruned meanwhile is left out.
+//! The trail itself is the queue, and the database stores each channel's position: no entry is stored twice, none
+//! is lost in a crash, and a receiver that was down for a week gets everything once it is back. An entry that was
+//! sent before the position was stored is sent again with the same id (`webhook-id`, and `id` in the message), but
+//! not at once, since on a full disk the position can't be stored. Entries pruned meanwhile are skipped.
 //!
-//! One entry must not stop the rest for ever. What is too long for the way out, or is refused for good, is sent
-//! shortened to what names it, with its leaf hash; what is refused even so, for hours, is left out, and that is
-//! an entry. Of a row that can't be read any more, since it was changed or damaged, the place and that hash are sent.
+//! No entry may block the rest for ever. One that is too long for the channel or permanently refused is sent
+//! shortened to its identity and leaf hash. One that is refused even so, for hours, is skipped, which is recorded
+//! in an entry. For a row that can't be read any more because it was changed or damaged, its sequence and leaf hash
+//! are sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,42 +26,42 @@ use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
 use crate::store::accounts;
 use crate::store::audit::{self, Forwarding, Standing};
 
-/// Where entries are forwarded to, by the operator.
+/// Where the operator has entries forwarded to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardTo {
-    /// To the syslog target.
+    /// Whether to forward to the syslog target.
     pub syslog: bool,
-    /// To this address.
+    /// URL of the webhook to forward to.
     pub webhook: Option<String>,
-    /// Only entries of the organisations with these slugs; every entry of the node when empty.
+    /// Slugs of the organisations whose entries are forwarded; if empty, all entries are.
     pub organizations: Vec<String>,
 }
 
-/// A way out.
+/// A channel to forward entries by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// RFC 5424.
+    /// Syslog messages (RFC 5424).
     Syslog,
-    /// Standard Webhooks.
+    /// Webhook calls (Standard Webhooks).
     Webhook,
 }
 
-/// How often it is looked for new entries.
+/// How often to look for new entries.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Entries between two notes of how far it has come.
+/// Maximum number of entries sent between two updates of the stored position.
 const ROUND: u32 = 64;
-/// Longest wait after a failure, in seconds: a receiver that is back is told soon.
+/// Longest wait after a failure, in seconds; bounds the delay after a receiver is back.
 const LONGEST_WAIT_SECS: i64 = 600;
-/// An entry that is refused for good this often, shortened too, is left out: after a good two hours, in which
-/// whoever changed the receiver may have noticed.
+/// Number of permanent refusals, even shortened, after which an entry is skipped: more than two hours, in which a
+/// misconfigured receiver may be noticed.
 const REFUSALS: u32 = 16;
-/// The kind of a syslog message about a row that can't be read.
+/// Kind of the syslog message about a row that can't be read.
 const UNREADABLE: &str = "UNREADABLE";
-/// In the entry of one that was left out: its place.
+/// Key of the skipped entry's sequence in the details of the entry that records it.
 const LEFT_OUT: &str = "leftOut";
 
 impl Way {
-    /// Its name in the store.
+    /// The channel's name, as stored.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,7 +72,7 @@ impl Way {
 }
 
 impl ForwardTo {
-    /// The ways out that are configured.
+    /// The configured channels.
     #[must_use]
     pub fn ways(&self) -> Vec<Way> {
         let syslog = self.syslog.then_some(Way::Syslog);
@@ -81,7 +81,7 @@ impl ForwardTo {
     }
 }
 
-/// Slugs of which entries are to be forwarded and that no organisation has: nothing is.
+/// Returns the slugs configured for forwarding that no organisation has; nothing is forwarded for these.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -92,7 +92,7 @@ pub fn find_unknown_slugs(services: &Services) -> Result<Vec<String>> {
     Ok(unknown.cloned().collect())
 }
 
-/// Forwards what comes, each way out for itself, until `stopped` says so.
+/// Forwards new entries by each channel independently, until `stopped` is true.
 pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
     let ways = services.settings.trail.forward_to.ways().into_iter().map(|way| {
         let (services, mut stopped) = (Arc::clone(&services), stopped.clone());
@@ -101,7 +101,7 @@ pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch:
                 let more = match forward_due(&services, way).await {
                     Ok(more) => more,
                     Err(error) => {
-                        tracing::error!(?error, way = way.as_str(), "the trail could not be forwarded");
+                        tracing::error!(?error, way = way.as_str(), "could not forward the trail");
                         false
                     }
                 };
@@ -114,13 +114,12 @@ pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch:
     futures_util::future::join_all(ways).await;
 }
 
-/// Forwards the next entries, if there are any and it is time, and says whether there may be more at once.
-/// A way out that is used for the first time begins with what comes from then on: what was before is in an
-/// export.
+/// Forwards the next entries, if there are any and they are due. Returns whether there may be more right away. A
+/// channel that is used for the first time begins with entries from then on; export the trail for earlier ones.
 ///
 /// # Errors
-/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails; what was sent and not noted is
-/// sent again.
+/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails; entries whose sending was not stored
+/// are sent again.
 pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     let now = services.clock.now();
     let (known, size, slugs) = services.store.read(|db| {
@@ -138,9 +137,9 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         next_attempt_at: now,
         last_error: None,
     });
-    // An older database was put in place, or a copy of another.
+    // The position may be beyond the end of an older or foreign database.
     place.next = place.next.min(size);
-    // What is to wait any longer was put off by a clock that was ahead.
+    // A longer wait was set while the clock was ahead.
     let longest = now + SignedDuration::from_secs(LONGEST_WAIT_SECS);
     if place.next_attempt_at > now && place.next_attempt_at <= longest {
         return Ok(false);
@@ -148,7 +147,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     if place.next >= size && !is_new {
         return Ok(false);
     }
-    // Claimed before anything is sent: where this can't be noted, neither could be that it was.
+    // Claim before sending anything: if the claim can't be stored, neither could the new position.
     place.next_attempt_at = now + SignedDuration::from_secs(CLAIMED_SECS);
     let claimed = place.clone();
     services
@@ -204,9 +203,9 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
                 way = way.as_str(),
                 sequence = entry.sequence(),
                 why,
-                "an entry was not forwarded"
+                "could not forward an entry"
             );
-            // Where something went through before it, it is a new failure.
+            // If an earlier entry of this round was sent, this is a new failure.
             if entry.sequence() > from {
                 place.attempts = 0;
             }
@@ -215,7 +214,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             if is_final && place.attempts + 1 >= REFUSALS {
                 return leave_out(services, place, entry, &why).await;
             }
-            // The next entry must not come before this one.
+            // Stop here: the next entry must not be sent before this one.
             put_off(&mut place, entry.sequence(), why, now);
             false
         }
@@ -227,7 +226,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     Ok(more)
 }
 
-/// Waits with the entry at `next`, the longer the more often it was tried.
+/// Postpones the entry at `next`; the wait grows with the number of attempts.
 fn put_off(place: &mut Forwarding, next: u64, why: String, now: Timestamp) {
     let secs = wait_secs(place.attempts).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
     place.next = next;
@@ -236,8 +235,8 @@ fn put_off(place: &mut Forwarding, next: u64, why: String, now: Timestamp) {
     place.last_error = Some(why);
 }
 
-/// Goes on behind an entry that is refused for good, on the record; an entry that records just that is left out
-/// without another one, or there would be no end to them.
+/// Skips a permanently refused entry and records it. An entry that records such a skip is itself skipped without a
+/// record, or there would be no end to them.
 async fn leave_out(services: &Services, mut place: Forwarding, entry: &Standing, why: &str) -> Result<bool> {
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
@@ -264,7 +263,7 @@ async fn leave_out(services: &Services, mut place: Forwarding, entry: &Standing,
     Ok(true)
 }
 
-/// What names it to receivers, the same at each attempt.
+/// The id under which receivers see it, the same at each attempt.
 fn name_of(entry: &Standing) -> String {
     match entry {
         Standing::Entry(entry) => entry.id.to_string(),
@@ -272,7 +271,7 @@ fn name_of(entry: &Standing) -> String {
     }
 }
 
-/// Sends an entry; shortened, where it is refused as it is.
+/// Sends an entry; if it is refused, sends it shortened. For an unreadable row, sends its sequence and leaf hash.
 async fn send(
     services: &Services,
     way: Way,
@@ -340,8 +339,7 @@ async fn send_data(
     }
 }
 
-/// An entry as receivers are told it: with its leaf hash, so that what they keep can be compared with the
-/// tree.
+/// The message about an entry. Includes its leaf hash, so that receivers can compare it with the tree.
 fn told(entry: &Entry, slug: Option<&str>) -> Value {
     let event = &entry.event;
     let resource = event.resource.as_ref();
@@ -366,7 +364,7 @@ fn told(entry: &Entry, slug: Option<&str>) -> Value {
     })
 }
 
-/// What names an entry and proves which it is: the rest is in the trail.
+/// The shortened message about an entry: its identity and leaf hash. The rest is in the trail.
 fn shortened(entry: &Entry, slug: Option<&str>) -> Value {
     json!({
         "sequence": entry.sequence,

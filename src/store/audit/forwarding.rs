@@ -1,4 +1,4 @@
-//! How far the trail was forwarded, by each way out.
+//! Progress of forwarding the trail to a SIEM, per channel.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
@@ -9,22 +9,22 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::Entry;
 
-/// How far one way out has come.
+/// Progress of one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarding {
     /// `syslog` or `webhook`.
     pub channel: String,
-    /// The place of the next entry to send.
+    /// Sequence of the next entry to send.
     pub next: u64,
-    /// Attempts at that entry that failed.
+    /// Number of failed attempts to send that entry.
     pub attempts: u32,
-    /// When to try again.
+    /// When the next attempt is due.
     pub next_attempt_at: Timestamp,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
 }
 
-/// How far a way out has come; `None`: it was never used.
+/// Finds the progress of a channel; `None` if it was never used.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -45,7 +45,7 @@ pub fn find_forwarding(connection: &Connection, channel: &str) -> Result<Option<
         .optional()?)
 }
 
-/// Remembers how far a way out has come.
+/// Stores the progress of a channel.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -64,30 +64,30 @@ pub fn update_forwarding(tx: &Connection, forwarding: &Forwarding) -> Result<()>
     Ok(())
 }
 
-/// What stands at a place of the trail.
+/// What is stored at a sequence of the trail.
 #[derive(Clone, Debug)]
 pub enum Standing {
     /// An entry.
     Entry(Box<Entry>),
-    /// What was one, before its row was changed or damaged.
+    /// A former entry, whose row was changed or damaged.
     Unreadable(Unreadable),
 }
 
-/// A row that is no entry any more, as far as it can be read.
+/// A row that is no longer a valid entry, as far as it can be read.
 #[derive(Clone, Debug, Default)]
 pub struct Unreadable {
-    /// Its place.
+    /// Its sequence.
     pub sequence: u64,
-    /// Whose it was.
+    /// The organisation of the entry.
     pub organization_id: Option<OrganizationId>,
-    /// The hash of what stood there.
+    /// The leaf hash of the entry as it was appended.
     pub leaf_hash: Option<[u8; 32]>,
-    /// What is wrong with it.
+    /// Why it can't be read.
     pub problem: String,
 }
 
 impl Standing {
-    /// Its place.
+    /// Its sequence.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         match self {
@@ -96,7 +96,7 @@ impl Standing {
         }
     }
 
-    /// Whose it is.
+    /// The organisation of the entry.
     #[must_use]
     pub fn organization_id(&self) -> Option<OrganizationId> {
         match self {
@@ -106,8 +106,8 @@ impl Standing {
     }
 }
 
-/// What everybody has from `sequence` on, oldest first, among at most `scanned` places; and the place to
-/// go on from. Pruned ones are left out. A row that can't be read hides no other.
+/// Lists the entries of all organisations from `sequence` on, oldest first, without pruned ones, scanning at most
+/// `scanned` of them. Also returns the sequence from which to continue. An unreadable row hides no other.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.

@@ -1,4 +1,4 @@
-//! What could be wrong with an installation, found without changing it.
+//! Checks of an installation (`latchkey doctor`) that change nothing.
 
 mod place;
 
@@ -13,33 +13,33 @@ use crate::domain::{Error, Result};
 use crate::store::plugins::find_plugins;
 use crate::store::{accounts, audit, integrity};
 
-/// So many entries are looked at between two words of it: what takes a moment needs none.
+/// Number of audit entries checked between two reports of progress; fewer take only a moment.
 const TOLD_EVERY: u64 = 10_000;
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     /// As it should be.
     Fine,
-    /// Works, but somebody should look at it.
+    /// Works, but needs attention.
     Doubtful,
-    /// Must be mended.
+    /// Must be repaired.
     Broken,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity.
     pub grade: Grade,
-    /// What was looked at.
+    /// The subject of the check.
     pub what: &'static str,
-    /// What was found, and what to do about it.
+    /// The result, and what to do about it.
     pub text: String,
 }
 
 impl Finding {
-    /// As it should be.
+    /// Returns a finding that everything is as it should be.
     pub fn fine(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Fine,
@@ -48,7 +48,7 @@ impl Finding {
         }
     }
 
-    /// Works, but somebody should look at it.
+    /// Returns a finding that something works but needs attention.
     pub fn doubtful(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Doubtful,
@@ -57,7 +57,7 @@ impl Finding {
         }
     }
 
-    /// Must be mended.
+    /// Returns a finding that something must be repaired.
     pub fn broken(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Broken,
@@ -67,12 +67,12 @@ impl Finding {
     }
 }
 
-/// Whoever waits for the end.
+/// Callback for the progress of [`examine`]: the name of the current check, and for the audit trail also the numbers
+/// of entries checked and in total.
 pub type Watch<'a> = &'a dyn Fn(&'static str, Option<(u64, u64)>);
 
-/// Looks at the database, the disk, the trail and its witness, the clock, backups, the policies and the
-/// organisations. Takes as long as reading the whole database. `watch` is told what is being looked at, and how many
-/// of how many entries were.
+/// Checks the database, disk, trail and its witness, clock, backups, policies and organisations. Takes as long as
+/// reading the whole database. Reports its progress to `watch`.
 #[must_use]
 pub fn examine(services: &Services, backup: Option<&Schedule>, watch: Watch<'_>) -> Vec<Finding> {
     let trail = |services: &Services| trail(services, watch);
@@ -93,7 +93,7 @@ pub fn examine(services: &Services, backup: Option<&Schedule>, watch: Watch<'_>)
         watch(what, None);
         findings.extend(check(services).unwrap_or_else(|error| {
             let cause = match error {
-                // The caller is the operator: here the cause may be told.
+                // The caller is the operator, who may see the internal cause.
                 Error::Internal(cause) => cause,
                 other => other.to_string(),
             };
@@ -119,7 +119,7 @@ fn database(services: &Services) -> Result<Vec<Finding>> {
         }
         (None, Some(table)) => {
             let text =
-                format!("{place} has rows in {table} that belong to nothing; restore it from a backup");
+                format!("{place} has rows in {table} that refer to missing rows; restore it from a backup");
             vec![Finding::broken("database", text)]
         }
         (None, None) => vec![Finding::fine("database", format!("{place} is sound"))],
@@ -153,7 +153,7 @@ fn trail(services: &Services, watch: Watch<'_>) -> Result<Vec<Finding>> {
     })
 }
 
-/// Entries that a SIEM should have had: said only where something is forwarded.
+/// Reports entries not yet forwarded to a SIEM; empty unless forwarding is configured.
 fn forwarding(services: &Services) -> Result<Vec<Finding>> {
     let ways = services.settings.trail.forward_to.ways();
     let places = services.store.read(|db| {
@@ -162,7 +162,7 @@ fn forwarding(services: &Services) -> Result<Vec<Finding>> {
         ways.iter().map(place).collect::<Result<Vec<_>>>()
     })?;
     let unknown = trail::find_unknown_slugs(services)?.into_iter().map(|slug| {
-        let text = format!("audit.forward_organizations names {slug}, and no organisation is called so");
+        let text = format!("audit.forward_organizations names {slug}, but no organisation has that slug");
         Finding::doubtful("forwarding", text)
     });
     Ok(places
@@ -186,7 +186,7 @@ fn clock(services: &Services) -> Result<Vec<Finding>> {
     Ok(match newest {
         Some(newest) if newest > now => {
             let text = format!(
-                "it is {now} here, but the newest audit entry is of {newest}; set the host's clock, or tokens and \
+                "the clock says {now}, but the newest audit entry is from {newest}; set the host's clock, or tokens and \
                  codes are judged wrongly"
             );
             vec![Finding::broken("clock", text)]
@@ -231,14 +231,15 @@ fn policies(services: &Services) -> Result<Vec<Finding>> {
             findings.push(Finding::fine("policies", text));
         } else {
             let text =
-                format!("{text}; none of them counts for everybody: latchkey plugin mode BINDING enforce");
+                format!("{text}; none of them is enforced for all: latchkey plugin mode BINDING enforce");
             findings.push(Finding::doubtful("policies", text));
         }
     }
     Ok(findings)
 }
 
-/// Plugins that came in before keys were trusted: they go on deciding. Said only where keys are.
+/// Reports plugins installed before keys were trusted, which remain active; empty unless trusted keys are
+/// configured.
 fn signatures(services: &Services) -> Result<Vec<Finding>> {
     let settings = &services.settings.plugins;
     if settings.trusted_keys.is_empty() {
@@ -299,7 +300,7 @@ fn organizations(services: &Services) -> Result<Vec<Finding>> {
         Ok(())
     })?;
     if findings.is_empty() {
-        let text = "there is none yet; latchkey org create SLUG";
+        let text = "there is none yet; create one: latchkey org create SLUG";
         findings.push(Finding::doubtful("organisations", text));
     }
     Ok(findings)
