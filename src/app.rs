@@ -317,7 +317,7 @@ async fn back_up_while(
         let (services, of, asked) = (services.clone(), schedule.clone(), stopped.clone());
         let steps = Arc::new(AtomicU64::new(0));
         let done = Arc::clone(&steps);
-        // It asks at each step.
+        // Called at each step of the backup, so it counts the steps.
         let is_stopped = move || {
             done.fetch_add(1, Ordering::Relaxed);
             *asked.borrow()
@@ -327,7 +327,7 @@ async fn back_up_while(
             tracing::warn!(
                 directory = %schedule.directory.display(),
                 minutes = BACKUP_STANDS_STILL.as_secs() / 60,
-                "the backup under way has not come on: does its directory hang? While it copies, the WAL grows"
+                "the backup under way makes no progress: check whether its directory hangs; the WAL grows while it copies"
             );
         };
         let failure = match watched(due, &steps, BACKUP_STANDS_STILL, stands_still).await {

@@ -217,7 +217,7 @@ fn a_restore_starts_under_a_witness_that_has_seen_more() {
     );
 }
 
-/// Opening a FIFO blocks until somebody opens its other end, as an NFS server that is gone does.
+/// Opening a FIFO blocks until its other end is opened, like a file on an unreachable NFS server.
 #[test]
 fn a_restore_waits_for_no_witness() {
     let place = Place::with_users(1);
@@ -259,7 +259,7 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
         let (code, said) = place.refused(&["restore", "good", "--replaced", replaced]);
         let text =
             format!("latchkey: the database that was replaced: {replaced} can't be read as a database: ");
-        // Nothing before it: no step was begun.
+        // Nothing is printed before it, so no step was begun.
         assert!(code == Some(5) && said.starts_with(&text), "{said}");
         assert!(!said.contains("Conflict("), "{said}");
     }

@@ -133,7 +133,7 @@ fn in_force(config: &Config) -> Value {
     })
 }
 
-/// The sections `tokens`, `factors` and `audit`.
+/// Returns the sections `tokens`, `factors` and `audit`.
 fn rules_in_force(settings: &Settings) -> (Value, Value, Value) {
     let Settings {
         access_token_secs,
@@ -147,7 +147,7 @@ fn rules_in_force(settings: &Settings) -> (Value, Value, Value) {
         recovery_code_characters,
         issuer,
         trail,
-        // In sections of their own.
+        // Printed in other sections.
         plugins: _,
         mail: _,
         public_url: _,
@@ -189,7 +189,7 @@ fn rules_in_force(settings: &Settings) -> (Value, Value, Value) {
     (tokens, factors, audit)
 }
 
-/// Of a URL that was checked: what follows may be a secret.
+/// Returns the host, with the port, of a valid URL. Path and query are omitted because they may hold a secret.
 fn host(url: &str) -> &str {
     let behind = url.split_once("://").map_or(url, |(_, behind)| behind);
     behind.split(['/', '?']).next().unwrap_or_default()

@@ -126,7 +126,7 @@ impl Command {
                     ))?;
                 }
                 match &failed[..] {
-                    [] if stopped => bail!("stopped; what was not tried is still owed"),
+                    [] if stopped => bail!("stopped; the deliveries not tried yet are still owed"),
                     [] => Ok(()),
                     [first, ..] => bail!("{} failed: {}", failed.len(), causes(failed, &first.why)),
                 }
@@ -135,7 +135,8 @@ impl Command {
     }
 }
 
-/// Sends what is due now, which may take long where receivers do not answer, and says whether it was told to stop.
+/// Sends all due deliveries, and returns the result and whether a signal stopped it. Takes long if receivers do
+/// not respond.
 fn send_all(services: &Services) -> Result<(Sent, bool)> {
     let mut interruption = Interruption::watch()?;
     let owed = deliveries::list_deliveries(services, Which::Owed.states(), u32::MAX)?.len();

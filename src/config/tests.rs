@@ -287,7 +287,7 @@ fn organisations_to_forward_are_refused_where_nothing_is_forwarded() {
     };
     let text = with("").unwrap_err().to_string();
     let says =
-        "audit.forward_organizations: says nothing without audit.forward_syslog or audit.forward_webhook";
+        "audit.forward_organizations: has no effect without audit.forward_syslog or audit.forward_webhook";
     assert!(text.contains(says), "{text}");
     assert!(with("forward_syslog = true\n[syslog]\ntarget = \"unix:/dev/log\"\n").is_ok());
 }

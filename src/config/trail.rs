@@ -13,7 +13,7 @@ pub(super) fn check(audit: RawAudit, courier: &CourierConfig, problems: &mut Vec
     let is_forwarded = audit.forward_syslog || !audit.forward_webhook.is_empty();
     if !is_forwarded && !audit.forward_organizations.is_empty() {
         problems.push(
-            "audit.forward_organizations: says nothing without audit.forward_syslog or audit.forward_webhook"
+            "audit.forward_organizations: has no effect without audit.forward_syslog or audit.forward_webhook"
                 .to_owned(),
         );
     }

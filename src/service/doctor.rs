@@ -67,8 +67,8 @@ impl Finding {
     }
 }
 
-/// Callback for the progress of [`examine`]: the name of the current check, and for the audit trail also the numbers
-/// of entries checked and in total.
+/// Callback for the progress of [`examine`]: the name of the current check, and for the audit trail also the
+/// numbers of entries checked and in total.
 pub type Watch<'a> = &'a dyn Fn(&'static str, Option<(u64, u64)>);
 
 /// Checks the database, disk, trail and its witness, clock, backups, policies and organisations. Takes as long as

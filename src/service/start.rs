@@ -13,7 +13,7 @@ pub struct Start {
     pub has_organization: bool,
     /// The time of the newest trail entry, if the clock is behind it.
     pub clock_behind: Option<Timestamp>,
-    /// Slugs of which entries are to be forwarded and that no organisation has.
+    /// The slugs configured for forwarding that no organisation has.
     pub unknown_slugs: Vec<String>,
 }
 

@@ -42,7 +42,7 @@ const LAST_PATIENCE: Duration = Duration::from_millis(50);
 pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(10);
 /// WAL size in bytes above which a warning is logged.
 const WAL_ALARM_BYTES: u64 = 1024 * 1024 * 1024;
-/// Bytes of a frame: a page and its header (SQLite's file format, §4.1).
+/// Size of a frame in bytes: a page and its header (SQLite's file format, §4.1).
 const FRAME_BYTES: u64 = 4096 + 24;
 
 /// Who checkpoints the WAL into the database.
@@ -136,15 +136,17 @@ pub(super) fn wal_path(database: impl AsRef<Path>) -> PathBuf {
     wal.into()
 }
 
-/// How many bytes the WAL of a database takes on the disk.
+/// Returns the size of a database's WAL file in bytes; 0 if it can't be determined.
 #[must_use]
 pub fn wal_bytes(database: &Path) -> u64 {
     std::fs::metadata(wal_path(database)).map_or(0, |wal| wal.len())
 }
 
-/// Tells when the WAL has grown: once, and again whenever it is twice as long.
+/// Decides when to warn about the size of the WAL: once above a limit, and again at each doubling.
 struct Alarm {
+    /// The limit in bytes.
     above: u64,
+    /// Size in bytes at the last warning; 0 if there was none since the WAL was within the limit.
     told: u64,
 }
 
@@ -249,7 +251,7 @@ fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()
                     if alarm.is_due(bytes) {
                         tracing::warn!(
                             bytes,
-                            "the WAL grows until the disk is full, since somebody reads an old state of the database: a \
+                            "the WAL grows until the disk is full, because a reader holds an old state of the database: a \
                              backup or an export under way, most likely one that hangs; end it"
                         );
                     }
@@ -326,7 +328,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes until the WAL has well over that many bytes.
+    /// Writes until the WAL is at least twice `bytes` long.
     fn write_past(database: &Connection, path: &Path, bytes: u64) {
         database
             .execute_batch("CREATE TABLE IF NOT EXISTS kept (bytes BLOB)")

@@ -544,7 +544,7 @@ async fn sending_on_demand_stops_between_two_rounds_and_the_rest_stays_owed() {
     };
     let sent = send_all_due(&app.services, Channel::Webhook, &attempted, one_round);
     let sent = sent.await.unwrap();
-    // Four of one organisation in a round.
+    // A round sends at most four deliveries of one organisation.
     assert_eq!((sent.tried, attempts.load(Ordering::Relaxed)), (4, 4));
     assert_eq!(receiver.calls().len(), 4);
     assert_eq!(app.count("SELECT count(*) FROM delivery WHERE state = 'owed'"), 6);

@@ -121,13 +121,13 @@ fn what_could_not_be_sent_is_listed_and_tried_again_from_the_command_line() {
     assert_eq!(desk.json(&["deliveries", "retry", "--json"])["again"], 0);
 }
 
-/// A mail server that takes connections and hangs up after some seconds, without a word.
+/// The mail server accepts connections, sends nothing, and closes them after some seconds.
 #[test]
 fn sending_that_takes_long_says_so_and_a_signal_ends_it_in_good_order() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let desk = Desk::new();
-    // Nobody takes mail yet.
+    // No mail server listens there.
     configure(&desk, 1);
     let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
     assert_eq!(demo.paste(&demo.line("curl -sS -X POST")), RESET_DONE);

@@ -108,7 +108,7 @@ fn what_nohup_started_outlives_the_terminal() {
     serving.stop();
 }
 
-/// Opening a FIFO blocks until somebody opens its other end, as an NFS server that is gone does.
+/// Opening a FIFO blocks until its other end is opened, like a file on an unreachable NFS server.
 #[test]
 fn a_witness_that_hangs_holds_up_neither_a_start_nor_a_command() {
     let desk = Desk::new();

@@ -183,7 +183,7 @@ fn beside_a_running_server_json_is_json_and_says_why_not() {
     server.stop();
 }
 
-/// Looking at a large database takes long.
+/// Checking a large database takes long, so the progress is reported.
 #[test]
 fn what_is_being_looked_at_is_told_on_standard_error() {
     let desk = Desk::new();

@@ -52,7 +52,7 @@ pub(super) fn witness(services: &Services) -> Result<Vec<Finding>> {
     };
     let place = directory.display();
     Ok(vec![match services.witness.is_there(directory) {
-        Some(true) => Finding::fine("witness", format!("{place} is there")),
+        Some(true) => Finding::fine("witness", format!("{place} is available")),
         Some(false) => {
             let text = format!("{place} does not exist, so nothing was compared with it; is it mounted?");
             Finding::doubtful("witness", text)

@@ -8,8 +8,8 @@
 //!
 //! No entry may block the rest for ever. One that is too long for the channel or permanently refused is sent
 //! shortened to its identity and leaf hash. One that is refused even so, for hours, is skipped, which is recorded
-//! in an entry. For a row that can't be read any more because it was changed or damaged, its sequence and leaf hash
-//! are sent.
+//! in an entry. For a row that can't be read any more because it was changed or damaged, its sequence and leaf
+//! hash are sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,7 +162,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     let (entries, next) = match read {
         Ok(read) => read,
         Err(error) => {
-            let why = format!("the trail can't be read: {}", error.for_operator());
+            let why = format!("could not read the trail: {}", error.for_operator());
             put_off(&mut place, from, why, now);
             services
                 .store
@@ -181,7 +181,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             tracing::error!(
                 sequence,
                 problem,
-                "an entry can't be read, and its hash alone is forwarded: latchkey audit verify"
+                "could not read an entry, so only its sequence and leaf hash are forwarded: run latchkey audit verify"
             );
         }
         let slug = slug_of(entry.organization_id());
@@ -263,7 +263,7 @@ async fn leave_out(services: &Services, mut place: Forwarding, entry: &Standing,
     Ok(true)
 }
 
-/// The id under which receivers see it, the same at each attempt.
+/// Returns the id that receivers see, which is the same at each attempt.
 fn name_of(entry: &Standing) -> String {
     match entry {
         Standing::Entry(entry) => entry.id.to_string(),

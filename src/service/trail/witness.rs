@@ -2,8 +2,8 @@
 //!
 //! A remote directory (NFS) may hang for ever: callers wait for it only briefly, and at most one thread is
 //! blocked in a copy. While a copy is in progress, at most one more waits, the one over the most entries, which
-//! covers all earlier ones. A start that reads from the directory continues after the same wait, as if the directory
-//! did not exist.
+//! covers all earlier ones. A start that reads from the directory continues after the same wait, as if the
+//! directory did not exist.
 
 use std::fs;
 use std::io;
@@ -19,8 +19,8 @@ use super::checkpoints::Signed;
 use crate::domain::audit::checkpoint::unchecked;
 use crate::durable;
 
-/// How long a signer waits for the copy, and a reader for the directory's answer. A copy made in time exists before
-/// the checkpoint is handed out.
+/// How long a signer waits for the copy, and a reader for the directory's answer. A copy made in time exists
+/// before the checkpoint is handed out.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A checkpoint to be copied to the witness directory.
@@ -83,8 +83,8 @@ impl Witness {
         }
     }
 
-    /// Reads from the witness directory, and waits a moment for it. `None`, and a line in the log: it does not answer.
-    /// That costs nobody a second moment.
+    /// Reads from the witness directory. Returns `None` if it does not respond within 5 seconds, and logs that.
+    /// Until a copy completes, later calls return `None` without waiting.
     pub(super) fn read<T: Send + 'static>(
         &self,
         directory: &Path,
@@ -100,7 +100,7 @@ impl Witness {
         told
     }
 
-    /// Whether the directory is there; `None`: it does not answer.
+    /// Returns whether the directory exists, or `None` if it does not respond.
     pub(in crate::service) fn is_there(&self, directory: &Path) -> Option<bool> {
         self.read(directory, Path::is_dir)
     }
@@ -128,8 +128,8 @@ impl Witness {
     }
 }
 
-/// Runs `act` on the directory, on a thread that lives for as long as it hangs. Returns `None` if it takes longer than
-/// 5 seconds, and logs that with the consequence, `otherwise`.
+/// Runs `act` on the directory, on a thread that lives for as long as the directory hangs. Returns `None` if it
+/// takes longer than 5 seconds, and logs that with the consequence, `otherwise`.
 pub(super) fn in_time<T: Send + 'static>(
     directory: &Path,
     otherwise: &'static str,

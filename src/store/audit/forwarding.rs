@@ -76,18 +76,18 @@ pub enum Standing {
 /// A row that is no longer a valid entry, as far as it can be read.
 #[derive(Clone, Debug, Default)]
 pub struct Unreadable {
-    /// Its sequence.
+    /// Sequence in the trail.
     pub sequence: u64,
-    /// The organisation of the entry.
+    /// Organisation of the former entry, if it can be read.
     pub organization_id: Option<OrganizationId>,
-    /// The leaf hash of the entry as it was appended.
+    /// Leaf hash stored with the row, if it can be read.
     pub leaf_hash: Option<[u8; 32]>,
-    /// Why it can't be read.
+    /// The error in reading it.
     pub problem: String,
 }
 
 impl Standing {
-    /// Its sequence.
+    /// Returns the sequence in the trail.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         match self {
@@ -96,7 +96,7 @@ impl Standing {
         }
     }
 
-    /// The organisation of the entry.
+    /// Returns the organisation of the entry.
     #[must_use]
     pub fn organization_id(&self) -> Option<OrganizationId> {
         match self {
@@ -117,7 +117,7 @@ pub fn every_entry_after(
     scanned: u32,
 ) -> Result<(Vec<Standing>, u64)> {
     let end = super::size(connection)?.min(sequence.saturating_add(u64::from(scanned)));
-    // One by one: behind a damaged page a scan reads nothing any more.
+    // Read one sequence at a time: a scan reads nothing beyond a damaged page.
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {} FROM audit_entry WHERE sequence = ?1 AND pruned_by IS NULL",
         row::COLUMNS
@@ -152,7 +152,7 @@ fn unreadable(row: &Row<'_>, sequence: u64, problem: &rusqlite::Error) -> Unread
     }
 }
 
-/// Whether another attempt would find the same.
+/// Returns whether the error is damage of the database, which another attempt would find again.
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt))
 }

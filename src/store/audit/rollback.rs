@@ -79,10 +79,10 @@ pub fn find_abandonments(connection: &Connection) -> Result<Vec<u64>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Whether the database that was replaced can be compared with.
+/// Checks that the replaced database can be read for a comparison.
 ///
 /// # Errors
-/// [`VerifyError`] with what is wrong with it.
+/// [`VerifyError`] with the cause if it can't be.
 pub fn try_replaced(path: &Path) -> Result<(), VerifyError> {
     everything_in(path).map(drop)
 }

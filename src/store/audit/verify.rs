@@ -22,7 +22,7 @@ pub fn verify(connection: &Connection) -> Result<Report> {
     verify_watched(connection, |_| {})
 }
 
-/// The same; `progress` is told the places that were read.
+/// Verifies the trail as [`verify`] does, and calls `progress` with the sequence of each record.
 ///
 /// # Errors
 /// As [`verify`].
