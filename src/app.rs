@@ -9,12 +9,13 @@ mod supervisor;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 
 use self::supervisor::supervise;
@@ -48,6 +49,8 @@ const COMPILED_WITHIN: Duration = Duration::from_secs(5);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Interval of checks whether a backup is due.
 const BACK_UP_EVERY: Duration = Duration::from_secs(60);
+/// Time without progress after which a warning is logged about the backup under way.
+const BACKUP_STANDS_STILL: Duration = Duration::from_secs(600);
 /// How long an interrupted backup may take to stop, and again how long removing its remains may take.
 const BACKUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Interval of checks whether the trail is due for signing.
@@ -311,10 +314,23 @@ async fn back_up_while(
     let Some(schedule) = schedule else { return };
     let mut failures = 0;
     loop {
-        let (services, schedule, asked) = (services.clone(), schedule.clone(), stopped.clone());
-        let is_stopped = move || *asked.borrow();
-        let due = move || backup::back_up_when_due(&services, &schedule, &is_stopped);
-        let failure = match tokio::task::spawn_blocking(due).await {
+        let (services, of, asked) = (services.clone(), schedule.clone(), stopped.clone());
+        let steps = Arc::new(AtomicU64::new(0));
+        let done = Arc::clone(&steps);
+        // Called at each step of the backup, so it counts the steps.
+        let is_stopped = move || {
+            done.fetch_add(1, Ordering::Relaxed);
+            *asked.borrow()
+        };
+        let due = tokio::task::spawn_blocking(move || backup::back_up_when_due(&services, &of, &is_stopped));
+        let stands_still = || {
+            tracing::warn!(
+                directory = %schedule.directory.display(),
+                minutes = BACKUP_STANDS_STILL.as_secs() / 60,
+                "the backup under way makes no progress: check whether its directory hangs; the WAL grows while it copies"
+            );
+        };
+        let failure = match watched(due, &steps, BACKUP_STANDS_STILL, stands_still).await {
             Ok(Ok(None)) => None,
             Ok(Ok(Some(path))) => {
                 tracing::info!(path = %path.display(), "backed up");
@@ -345,6 +361,26 @@ async fn back_up_while(
     }
 }
 
+/// Waits for `work` to end. Calls `stands_still` after each `patience` in which `steps` did not change.
+async fn watched<T>(
+    mut work: JoinHandle<T>,
+    steps: &AtomicU64,
+    patience: Duration,
+    mut stands_still: impl FnMut(),
+) -> Result<T, JoinError> {
+    let mut before = steps.load(Ordering::Relaxed);
+    loop {
+        if let Ok(ended) = timeout(patience, &mut work).await {
+            return ended;
+        }
+        let now = steps.load(Ordering::Relaxed);
+        if now == before {
+            stands_still();
+        }
+        before = now;
+    }
+}
+
 /// Creates the data directory, which holds keys and password hashes, for its owner alone.
 fn make_data_dir(path: &Path) -> Result<()> {
     if !path.is_dir() {
@@ -352,4 +388,35 @@ fn make_data_dir(path: &Path) -> Result<()> {
             .with_context(|| format!("could not create the data directory {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_stands_still_is_told_of_and_work_that_goes_on_is_not() {
+        let steps = Arc::new(AtomicU64::new(0));
+        let (done, mut told) = (Arc::clone(&steps), 0);
+        let goes_on = tokio::spawn(async move {
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            "done"
+        });
+        let ended = watched(goes_on, &steps, Duration::from_secs(1), || told += 1).await;
+        assert_eq!((ended.unwrap(), told), ("done", 0));
+        let (end, ends) = tokio::sync::oneshot::channel();
+        let (mut end, mut told) = (Some(end), 0);
+        let stands_still = tokio::spawn(async { ends.await.unwrap() });
+        let ended = watched(stands_still, &steps, Duration::from_millis(50), || {
+            told += 1;
+            if let Some(end) = end.take_if(|_| told == 2) {
+                let _ = end.send("at last");
+            }
+        });
+        assert_eq!(ended.await.unwrap(), "at last");
+        assert!(told >= 2, "{told}");
+    }
 }

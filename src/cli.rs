@@ -31,6 +31,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::app::App;
 use crate::config::{Config, Flags, LogFormat, Sources};
+use crate::store::DATABASE_FILE;
 use crate::{domain, logging};
 pub use exit::Exit;
 pub use output::Progress;
@@ -118,8 +119,8 @@ enum Command {
     /// Check whether this installation is in order.
     ///
     /// Examines the configuration, the data directory and the free space on its disk, the keys, the database,
-    /// the audit trail, the clock, backups, the policies and the organisations. Changes nothing. Stop the
-    /// server first. Exits with 1 if anything is broken.
+    /// the audit trail and its witness directory, the clock, backups, the policies and the organisations.
+    /// Changes nothing. Stop the server first. Exits with 1 if anything is broken.
     Doctor(doctor::Doctor),
     /// Check the configuration, or print an annotated example.
     #[command(subcommand)]
@@ -209,20 +210,14 @@ impl Global {
     }
 
     /// Opens the appliance over an existing data directory, for a command that acts on it while no server
-    /// runs. Refuses a missing directory, so that a mistyped name does not create an empty one.
+    /// runs. Refuses a directory that is missing or has no database, so that neither a mistyped name nor an
+    /// unmounted volume creates an empty one.
     ///
     /// # Errors
     /// As [`Global::load`] and [`App::open`].
     pub fn open(&self) -> Result<App> {
         let config = self.load(None)?;
-        if !config.data_dir.is_dir() {
-            let place = config.data_dir.display();
-            return Err(exit::NoDataDirectory(format!(
-                "there is no data directory {place}; latchkey org create creates one, or name yours with --data-dir"
-            ))
-            .into());
-        }
-        process::refuse_strangers(&config.data_dir)?;
+        refuse_missing(&config)?;
         self.quietly(config)
     }
 
@@ -243,7 +238,7 @@ impl Global {
     /// As [`Global::open`].
     pub fn open_unchecked(&self) -> Result<App> {
         let config = self.load(None)?;
-        process::refuse_strangers(&config.data_dir)?;
+        refuse_missing(&config)?;
         logging::start(&config.log)?;
         App::open_unchecked(config)
     }
@@ -269,6 +264,27 @@ impl Global {
         }
         logging::start(&config.log)
     }
+}
+
+/// Refuses a data directory of another user, one that does not exist, and one without a database.
+fn refuse_missing(config: &Config) -> Result<()> {
+    let place = config.data_dir.display();
+    if !config.data_dir.is_dir() {
+        return Err(exit::NoDataDirectory(format!(
+            "there is no data directory {place}; latchkey org create creates one, or name yours with --data-dir"
+        ))
+        .into());
+    }
+    process::refuse_strangers(&config.data_dir)?;
+    // If the check itself fails, opening the database reports the cause.
+    if matches!(config.data_dir.join(DATABASE_FILE).try_exists(), Ok(false)) {
+        return Err(exit::NoDataDirectory(format!(
+            "there is no database in {place}; is the volume mounted? latchkey org create creates a new one, or name \
+             yours with --data-dir"
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 /// Runs a service function to its end, for a command that does nothing else in the meantime.

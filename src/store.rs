@@ -46,7 +46,7 @@ use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::domain::{Error, Result};
 
-pub use checkpointer::Checkpoints;
+pub use checkpointer::{Checkpoints, wal_bytes};
 pub use free_space::{Space, free_space};
 pub use invalidation::Touched;
 pub use open_error::OpenError;

@@ -1,10 +1,14 @@
 //! `latchkey deliveries`: lists and retries mail, webhook calls and syslog messages.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::{Global, output};
+use super::signals::Interruption;
+use super::{Global, Progress, output};
+use crate::service::Services;
 use crate::service::deliveries::{self, Channel, DeliveryState, Failed, Sent};
 
 /// `latchkey deliveries …`
@@ -31,7 +35,7 @@ pub(super) enum Command {
     /// Retry deliveries that were given up or wait for their next attempt. Recorded in the audit trail.
     ///
     /// The server sends them after its next start. With --send this command tries at once, and exits with 1
-    /// if any of them fails.
+    /// if any of them fails. A signal lets the attempts under way finish; the remaining deliveries stay owed.
     #[command(
         after_help = "Examples:\n  latchkey deliveries retry    all that were given up\n  \
                             latchkey deliveries retry msg_5f0c… --send"
@@ -107,14 +111,11 @@ impl Command {
             }
             Self::Retry { ids, send, json } => {
                 let again = deliveries::retry_deliveries(services, &ids)?;
-                let mut sent = Sent::default();
-                if send {
-                    for channel in Channel::ALL {
-                        let round = super::wait_for(deliveries::send_all_due(services, channel))?;
-                        sent.tried += round.tried;
-                        sent.failed.extend(round.failed);
-                    }
-                }
+                let (sent, stopped) = if send {
+                    send_all(services)?
+                } else {
+                    Default::default()
+                };
                 let open = deliveries::list_deliveries(services, Which::Open.states(), u32::MAX)?.len();
                 let Sent { tried, failed } = &sent;
                 if json {
@@ -125,12 +126,32 @@ impl Command {
                     ))?;
                 }
                 match &failed[..] {
+                    [] if stopped => bail!("stopped; the deliveries not tried yet are still owed"),
                     [] => Ok(()),
                     [first, ..] => bail!("{} failed: {}", failed.len(), causes(failed, &first.why)),
                 }
             }
         }
     }
+}
+
+/// Sends all due deliveries, and returns the result and whether a signal stopped it. Takes long if receivers do
+/// not respond.
+fn send_all(services: &Services) -> Result<(Sent, bool)> {
+    let mut interruption = Interruption::watch()?;
+    let owed = deliveries::list_deliveries(services, Which::Owed.states(), u32::MAX)?.len();
+    let progress = Progress::new("deliveries", owed as u64);
+    let tried = AtomicU64::new(0);
+    let attempted = || progress.reach(tried.fetch_add(1, Ordering::Relaxed) + 1);
+    let mut sent = Sent::default();
+    for channel in Channel::ALL {
+        let go_on = &mut || interruption.go_on();
+        let of_channel = super::wait_for(deliveries::send_all_due(services, channel, &attempted, go_on))?;
+        sent.tried += of_channel.tried;
+        sent.failed.extend(of_channel.failed);
+    }
+    progress.finish();
+    Ok((sent, interruption.go_on().is_break()))
 }
 
 const HEADINGS: [&str; 9] = [

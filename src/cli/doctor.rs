@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, output};
+use super::{Global, Progress, output};
 use crate::config::Config;
 use crate::service::doctor::{self, Finding, Grade};
 use crate::store::OpenError;
@@ -45,7 +45,14 @@ impl Doctor {
             "keys",
             format!("fingerprint {}", app.services.keys.fingerprint()),
         ));
-        findings.extend(doctor::examine(&app.services, app.config.backup.as_ref()));
+        let progress = Progress::of_steps("doctor");
+        let watch = |what, entries| match entries {
+            None => progress.step(what),
+            Some((done, of)) => progress.reach_of(done, of),
+        };
+        let examined = doctor::examine(&app.services, app.config.backup.as_ref(), &watch);
+        progress.finish(); // before the findings are printed
+        findings.extend(examined);
         if self.json {
             print_json(&findings)?;
         } else {

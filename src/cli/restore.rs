@@ -53,6 +53,7 @@ impl Restore {
         let data_dir = config.data_dir.clone();
         process::refuse_strangers_around(&data_dir)?;
         let witness = config.settings.trail.witness_dir.clone();
+        self.replaced.as_deref().map(backup::try_replaced).transpose()?;
         let passphrase = self.passphrase_file.as_deref().map(password_from).transpose()?;
         let source = Source {
             backup: self.backup.clone(),

@@ -59,6 +59,11 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
              codes are judged wrongly"
         );
     }
+    for slug in start.unknown_slugs {
+        tracing::warn!(
+            "audit.forward_organizations names {slug}, but no organisation has that slug: nothing is forwarded for it"
+        );
+    }
     // TLS ends at a proxy, which is not visible from here: an https `public_url` is taken as the sign of one.
     if !config.listen.ip().is_loopback() && !config.settings.public_url.starts_with("https://") {
         tracing::warn!(

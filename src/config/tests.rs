@@ -280,6 +280,19 @@ fn metrics_are_off_by_default_and_open_to_others_with_a_token_alone() {
 }
 
 #[test]
+fn organisations_to_forward_are_refused_where_nothing_is_forwarded() {
+    let with = |more: &str| {
+        let text = format!("[audit]\nforward_organizations = [\"acme\"]\n{more}");
+        Config::load(&Sources::from_text(&text))
+    };
+    let text = with("").unwrap_err().to_string();
+    let says =
+        "audit.forward_organizations: has no effect without audit.forward_syslog or audit.forward_webhook";
+    assert!(text.contains(says), "{text}");
+    assert!(with("forward_syslog = true\n[syslog]\ntarget = \"unix:/dev/log\"\n").is_ok());
+}
+
+#[test]
 fn a_named_file_without_an_end_is_refused_instead_of_read() {
     let named = |path: &str| {
         problems(&format!(

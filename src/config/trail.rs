@@ -10,6 +10,13 @@ pub(super) fn check(audit: RawAudit, courier: &CourierConfig, problems: &mut Vec
     if audit.forward_syslog && courier.syslog.is_none() {
         problems.push("audit.forward_syslog: needs syslog.target".to_owned());
     }
+    let is_forwarded = audit.forward_syslog || !audit.forward_webhook.is_empty();
+    if !is_forwarded && !audit.forward_organizations.is_empty() {
+        problems.push(
+            "audit.forward_organizations: has no effect without audit.forward_syslog or audit.forward_webhook"
+                .to_owned(),
+        );
+    }
     for (key, url) in [
         ("forward_webhook", &audit.forward_webhook),
         ("witness_url", &audit.witness_url),

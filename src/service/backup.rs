@@ -36,7 +36,7 @@ use crate::store::{DATABASE_FILE, backup as copying, free_space, integrity};
 
 pub use files::Unfinished;
 pub use manifest::Manifest;
-pub use restore::{Restored, Source, conclude_restore, unpack, unpack_database};
+pub use restore::{Restored, Source, conclude_restore, try_replaced, unpack, unpack_database};
 pub use schedule::{
     Schedule, back_up_when_due, clear_unfinished, find_newest, name_of, try_schedule, wait_after_failures,
 };

@@ -27,6 +27,7 @@
 mod listing;
 mod round;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,7 +149,7 @@ pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Re
 /// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); a
 /// delivery whose outcome could not be recorded is sent again.
 pub async fn send_due(services: &Services, channel: Channel) -> Result<usize> {
-    Ok(send_due_told(services, channel).await?.tried)
+    Ok(send_round(services, channel, &|| {}).await?.tried)
 }
 
 /// The result of sending.
@@ -171,29 +172,37 @@ pub struct Failed {
     pub why: String,
 }
 
-/// Sends all due deliveries of a channel, each once, and returns the result.
+/// Sends all due deliveries of a channel, each once, and returns the result. Calls `attempted` after each attempt,
+/// and `go_on` before each round; if that returns `Break`, the deliveries not tried by then stay owed.
 ///
 /// # Errors
 /// As [`send_due`].
-pub async fn send_all_due(services: &Services, channel: Channel) -> Result<Sent> {
+pub async fn send_all_due(
+    services: &Services,
+    channel: Channel,
+    attempted: &(dyn Fn() + Sync),
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Sent> {
     let mut all = Sent::default();
-    loop {
+    while go_on().is_continue() {
         // Failed deliveries are postponed, so this loop ends.
-        let round = send_due_told(services, channel).await?;
+        let round = send_round(services, channel, attempted).await?;
         if round.tried == 0 {
-            return Ok(all);
+            break;
         }
         all.tried += round.tried;
         all.failed.extend(round.failed);
     }
+    Ok(all)
 }
 
-async fn send_due_told(services: &Services, channel: Channel) -> Result<Sent> {
+async fn send_round(services: &Services, channel: Channel, attempted: &(dyn Fn() + Sync)) -> Result<Sent> {
     let due = claim_due(services, channel).await?;
     let (tried, silent) = (due.len(), SilentHosts::default());
     let noted: Vec<Result<Option<Failed>>> = futures_util::stream::iter(due)
         .map(|row| attempt(services, row, &silent))
         .buffer_unordered(SIDE_BY_SIDE)
+        .inspect(|_| attempted())
         .collect()
         .await;
     let noted = noted.into_iter().collect::<Result<Vec<_>>>()?;

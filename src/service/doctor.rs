@@ -5,13 +5,16 @@ mod place;
 use jiff::Timestamp;
 
 use super::backup::Schedule;
-use super::trail::Way;
+use super::trail::{self, Way};
 use super::{Services, plugins};
 use crate::domain::audit::{Filter, OWN_KEYS};
 use crate::domain::policy::Mode;
 use crate::domain::{Error, Result};
 use crate::store::plugins::find_plugins;
 use crate::store::{accounts, audit, integrity};
+
+/// Number of audit entries checked between two reports of progress; fewer take only a moment.
+const TOLD_EVERY: u64 = 10_000;
 
 /// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,23 +67,30 @@ impl Finding {
     }
 }
 
-/// Checks the database, disk, trail, clock, backups, policies and organisations. Takes as long as reading the
-/// whole database.
+/// Callback for the progress of [`examine`]: the name of the current check, and for the audit trail also the
+/// numbers of entries checked and in total.
+pub type Watch<'a> = &'a dyn Fn(&'static str, Option<(u64, u64)>);
+
+/// Checks the database, disk, trail and its witness, clock, backups, policies and organisations. Takes as long as
+/// reading the whole database. Reports its progress to `watch`.
 #[must_use]
-pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
-    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 9] = [
-        ("database", database),
-        ("disk", place::room),
-        ("audit trail", trail),
-        ("trail's name", place::name),
-        ("forwarding", forwarding),
-        ("clock", clock),
-        ("policies", policies),
-        ("signatures", signatures),
-        ("organisations", organizations),
+pub fn examine(services: &Services, backup: Option<&Schedule>, watch: Watch<'_>) -> Vec<Finding> {
+    let trail = |services: &Services| trail(services, watch);
+    let checks: [(&'static str, &dyn Fn(&Services) -> Result<Vec<Finding>>); 10] = [
+        ("database", &database),
+        ("disk", &place::room),
+        ("audit trail", &trail),
+        ("trail's name", &place::name),
+        ("witness", &place::witness),
+        ("forwarding", &forwarding),
+        ("clock", &clock),
+        ("policies", &policies),
+        ("signatures", &signatures),
+        ("organisations", &organizations),
     ];
     let mut findings = Vec::new();
     for (what, check) in checks {
+        watch(what, None);
         findings.extend(check(services).unwrap_or_else(|error| {
             let cause = match error {
                 // The caller is the operator, who may see the internal cause.
@@ -90,11 +100,10 @@ pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
             vec![Finding::broken(what, cause)]
         }));
     }
-    findings.extend(
-        backup
-            .into_iter()
-            .flat_map(|schedule| place::backups(services, schedule)),
-    );
+    if let Some(schedule) = backup {
+        watch("backup", None);
+        findings.extend(place::backups(services, schedule));
+    }
     findings
 }
 
@@ -117,8 +126,15 @@ fn database(services: &Services) -> Result<Vec<Finding>> {
     })
 }
 
-fn trail(services: &Services) -> Result<Vec<Finding>> {
-    let report = services.store.read(audit::verify)?;
+fn trail(services: &Services, watch: Watch<'_>) -> Result<Vec<Finding>> {
+    let report = services.store.read(|db| {
+        let size = audit::size(db)?;
+        audit::verify_watched(db, |done| {
+            if done > 0 && done.is_multiple_of(TOLD_EVERY) {
+                watch("audit trail", Some((done, size)));
+            }
+        })
+    })?;
     Ok(if report.findings.is_empty() {
         vec![Finding::fine(
             "audit trail",
@@ -145,6 +161,10 @@ fn forwarding(services: &Services) -> Result<Vec<Finding>> {
         let place = |way: &Way| Ok(audit::find_forwarding(db, way.as_str())?.map(|place| (size, place)));
         ways.iter().map(place).collect::<Result<Vec<_>>>()
     })?;
+    let unknown = trail::find_unknown_slugs(services)?.into_iter().map(|slug| {
+        let text = format!("audit.forward_organizations names {slug}, but no organisation has that slug");
+        Finding::doubtful("forwarding", text)
+    });
     Ok(places
         .into_iter()
         .flatten()
@@ -156,6 +176,7 @@ fn forwarding(services: &Services) -> Result<Vec<Finding>> {
                 Some(why) => Finding::doubtful("forwarding", format!("{text}; the last attempt: {why}")),
             }
         })
+        .chain(unknown)
         .collect())
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::{Services, plugins};
 use crate::domain::{Error, Result};
 use crate::store::audit::checkpoints;
-use crate::store::deliveries;
+use crate::store::{deliveries, wal_bytes};
 
 /// The outcomes of reset calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +182,11 @@ pub fn exposition(services: &Services) -> Result<String> {
         ("latchkey_store_failing", "gauge"),
         "1 while changes can't be written to disk.",
         &one(services.store.is_failing().into()),
+    );
+    family(
+        ("latchkey_wal_bytes", "gauge"),
+        "Size of the database's write-ahead log on the disk.",
+        &one(wal_bytes(services.store.path())),
     );
     family(
         ("latchkey_background_panics_total", "counter"),

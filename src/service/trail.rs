@@ -37,7 +37,7 @@ pub use export::{
     Announcement, Begun, Claim, Export, ExportError, Format, Selection, Snapshot, Written, announce_export,
     export, sign_export,
 };
-pub use forwarding::{ForwardTo, Way, forward_due, forward_while};
+pub use forwarding::{ForwardTo, Way, find_unknown_slugs, forward_due, forward_while};
 pub use keeping::{RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
 pub use key_change::{KeyChanged, finish_key_change, rotate_key};
 pub use orders::{TrailOrder, carry_out_order};

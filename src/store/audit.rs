@@ -16,7 +16,9 @@ mod watched;
 
 pub use beside::Beside;
 pub use counts::Counts;
-pub use forwarding::{Forwarding, every_entry_after, find_forwarding, update_forwarding};
+pub use forwarding::{
+    Forwarding, Standing, Unreadable, every_entry_after, find_forwarding, update_forwarding,
+};
 pub use pages::{
     Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_activity, page_entries,
     page_entries_after,
@@ -28,8 +30,8 @@ pub use personal::{
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, count_records, find_newest_time, find_range, for_each_record};
 pub use removal::{erase_parts, find_retention_changes, prune_entries};
-pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived};
-pub use verify::{VerifyError, verify, verify_against, verify_database};
+pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived, try_replaced};
+pub use verify::{VerifyError, verify, verify_against, verify_database, verify_watched};
 pub use watched::{entry_exists, find_event_type, find_first_by};
 
 use jiff::Timestamp;

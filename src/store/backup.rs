@@ -68,7 +68,7 @@ pub fn copy_database<T>(
     connection.busy_timeout(PATIENCE).map_err(of(source))?;
     // The copy reads this transaction's snapshot; without it, each commit would make it start over.
     let snapshot = connection.unchecked_transaction().map_err(of(source))?;
-    let told = read(&snapshot).map_err(|error| CopyError::Read(format!("{error:?}")))?;
+    let told = read(&snapshot).map_err(|error| CopyError::Read(error.for_operator()))?;
     let mut copy = Connection::open(to).map_err(of(to))?;
     copy.pragma_update(None, "synchronous", "FULL").map_err(of(to))?;
     let backup = Backup::new(&snapshot, &mut copy).map_err(of(to))?;
@@ -123,7 +123,7 @@ pub fn read_copy<T>(path: &Path, read: impl FnOnce(&Connection) -> Result<T>) ->
         problem,
     };
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
-    read(&connection).map_err(|error| CopyError::Read(format!("{error:?}")))
+    read(&connection).map_err(|error| CopyError::Read(error.for_operator()))
 }
 
 /// Returns the schema version (`user_version`).

@@ -40,8 +40,10 @@ const READER_LOOK: Duration = Duration::from_micros(50);
 const LAST_PATIENCE: Duration = Duration::from_millis(50);
 /// How long a connection waits for another one's lock: with a single writer, only external tools ever hold one.
 pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(10);
-/// WAL size in bytes above which a warning is logged if an external replicator should checkpoint it.
+/// WAL size in bytes above which a warning is logged.
 const WAL_ALARM_BYTES: u64 = 1024 * 1024 * 1024;
+/// Size of a frame in bytes: a page and its header (SQLite's file format, §4.1).
+const FRAME_BYTES: u64 = 4096 + 24;
 
 /// Who checkpoints the WAL into the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +136,40 @@ pub(super) fn wal_path(database: impl AsRef<Path>) -> PathBuf {
     wal.into()
 }
 
+/// Returns the size of a database's WAL file in bytes; 0 if it can't be determined.
+#[must_use]
+pub fn wal_bytes(database: &Path) -> u64 {
+    std::fs::metadata(wal_path(database)).map_or(0, |wal| wal.len())
+}
+
+/// Decides when to warn about the size of the WAL: once above a limit, and again at each doubling.
+struct Alarm {
+    /// The limit in bytes.
+    above: u64,
+    /// Size in bytes at the last warning; 0 if there was none since the WAL was within the limit.
+    told: u64,
+}
+
+impl Alarm {
+    fn above(bytes: u64) -> Self {
+        Self {
+            above: bytes,
+            told: 0,
+        }
+    }
+
+    fn is_due(&mut self, bytes: u64) -> bool {
+        if bytes <= self.above {
+            self.told = 0; // it has started over
+        }
+        let is_due = bytes > self.above.max(self.told * 2);
+        if is_due {
+            self.told = bytes;
+        }
+        is_due
+    }
+}
+
 impl Checkpointer {
     pub(super) fn start(connection: Connection, database: &Path, checkpoints: Checkpoints) -> Self {
         let (signal, committed) = sync_channel(1);
@@ -143,12 +179,13 @@ impl Checkpointer {
             start_over: Arc::clone(&start_over),
             told: Arc::default(),
         };
-        let wal = wal_path(database);
+        let database = database.to_owned();
+        let mut alarm = Alarm::above(WAL_ALARM_BYTES);
         let thread = std::thread::Builder::new()
             .name("checkpointer".into())
             .spawn(move || match checkpoints {
-                Checkpoints::Latchkey => run(&connection, &start_over, &committed),
-                Checkpoints::External => watch(&wal, &committed),
+                Checkpoints::Latchkey => run(&connection, &start_over, &committed, &mut alarm),
+                Checkpoints::External => watch(&database, &committed, &mut alarm),
             })
             .expect("the operating system gives the checkpointer a thread");
         Self {
@@ -181,26 +218,24 @@ impl Drop for Checkpointer {
 }
 
 /// Watches the size of a WAL that a replicator checkpoints, and warns when it grows too large.
-fn watch(wal: &Path, committed: &Receiver<()>) {
-    let mut warned = 0;
+fn watch(database: &Path, committed: &Receiver<()>, alarm: &mut Alarm) {
     loop {
         match committed.recv_timeout(IDLE) {
             Ok(()) => std::thread::sleep(PAUSE),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        let size = std::fs::metadata(wal).map_or(0, |m| m.len());
-        if size > WAL_ALARM_BYTES.max(warned * 2) {
+        let bytes = wal_bytes(database);
+        if alarm.is_due(bytes) {
             tracing::warn!(
-                bytes = size,
+                bytes,
                 "the WAL is not being checkpointed: check that the replicator is running"
             );
-            warned = size;
         }
     }
 }
 
-fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()>) {
+fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()>, alarm: &mut Alarm) {
     if let Err(error) = connection.busy_timeout(LAST_PATIENCE) {
         tracing::warn!(%error, "could not set how long the last checkpoint waits for readers");
     }
@@ -212,6 +247,14 @@ fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()
             Ok(()) => {
                 dirty = true;
                 if let Some(mut wal) = checkpoint(connection, "NOOP") {
+                    let bytes = wal.frames.unsigned_abs() * FRAME_BYTES;
+                    if alarm.is_due(bytes) {
+                        tracing::warn!(
+                            bytes,
+                            "the WAL grows until the disk is full, because a reader holds an old state of the database: a \
+                             backup or an export under way, most likely one that hangs; end it"
+                        );
+                    }
                     if wal.frames < long - FRAMES_LONG {
                         long = FRAMES_LONG; // it has started over
                     }
@@ -284,6 +327,47 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    /// Writes until the WAL is at least twice `bytes` long.
+    fn write_past(database: &Connection, path: &Path, bytes: u64) {
+        database
+            .execute_batch("CREATE TABLE IF NOT EXISTS kept (bytes BLOB)")
+            .unwrap();
+        while wal_bytes(path) < 2 * bytes {
+            database
+                .execute("INSERT INTO kept VALUES (zeroblob(60000))", [])
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stays_is_told_of_once_the_wal_has_grown_and_again_at_each_doubling() {
+        const LOW: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let open = || {
+            let connection = Connection::open(&path).unwrap();
+            let off = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0";
+            connection.execute_batch(off).unwrap();
+            connection
+        };
+        let (database, reader, looking) = (open(), open(), open());
+        write_past(&database, &path, LOW / 8);
+        reader.execute_batch("BEGIN; SELECT count(*) FROM kept").unwrap();
+        write_past(&database, &path, LOW);
+        let (committed, listener) = sync_channel(1);
+        committed.send(()).unwrap();
+        drop(committed);
+        let mut alarm = Alarm::above(LOW);
+        run(&looking, &AtomicBool::new(false), &listener, &mut alarm);
+        assert!(alarm.told > LOW, "{}", alarm.told);
+        assert!(wal_bytes(&path) > LOW, "the reader is still there");
+
+        let mut alarm = Alarm::above(LOW);
+        let told =
+            [LOW, LOW + 1, LOW + 2, 2 * LOW + 3, 4 * LOW, LOW, LOW + 1].map(|bytes| alarm.is_due(bytes));
+        assert_eq!(told, [false, true, false, true, false, false, true]);
+    }
 
     #[test]
     fn a_thread_that_panicked_has_ended() {

@@ -242,6 +242,7 @@ fn what_fails_in_a_running_server_is_told_to_the_operator() {
 fn what_the_system_says_is_said_once() {
     let desk = Desk::new();
     fs::create_dir_all(desk.path("latchkey-data/latchkey.lock")).unwrap();
+    fs::write(desk.path("latchkey-data/latchkey.db"), "").unwrap();
     let (code, said) = ended(&desk.run(&["org", "list"]));
     assert_eq!(code, Some(4), "{said}");
     assert_eq!(

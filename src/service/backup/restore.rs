@@ -21,7 +21,7 @@ use crate::keys::{
     KEY_DIRECTORY, KeyRing, KeyTexts, UnsealError, read_key_texts, unseal_keys, write_key_texts,
 };
 use crate::service::{Services, trail};
-use crate::store::audit::{Revived, checkpoints as kept};
+use crate::store::audit::{self, Revived, checkpoints as kept};
 use crate::store::{DATABASE_FILE, backup as copying};
 
 /// A backup, and how to obtain its keys.
@@ -137,6 +137,15 @@ pub fn unpack_database(
     Ok((copied.manifest, unfinished))
 }
 
+/// Checks that the replaced, newer database can be compared with, before the work of a restore begins.
+///
+/// # Errors
+/// [`BackupError::Refused`] if it can't be read.
+pub fn try_replaced(database: &Path) -> Result<(), BackupError> {
+    audit::try_replaced(database)
+        .map_err(|error| BackupError::Refused(format!("the database that was replaced: {error}")))
+}
+
 /// Ends what has come back, records the restore and continues the trail under a new name. `services` runs on
 /// the unpacked directory, without a witness; `replaced` is the newer database, if it still exists, to
 /// determine exactly what has come back, and `witness` the directory that may have seen more than the backup.
@@ -151,7 +160,7 @@ pub async fn conclude_restore(
 ) -> Result<Restored, BackupError> {
     trail::begin_after_restore(services, manifest.created_at, replaced, witness)
         .await
-        .map_err(|error| BackupError::Database(format!("{error:?}")))
+        .map_err(|error| BackupError::Database(error.for_operator()))
 }
 
 fn compare_files(backup: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<(), BackupError> {

@@ -45,6 +45,25 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
     }])
 }
 
+/// Checks whether the witness directory can be read, if one is configured.
+pub(super) fn witness(services: &Services) -> Result<Vec<Finding>> {
+    let Some(directory) = &services.settings.trail.witness_dir else {
+        return Ok(Vec::new());
+    };
+    let place = directory.display();
+    Ok(vec![match services.witness.is_there(directory) {
+        Some(true) => Finding::fine("witness", format!("{place} is available")),
+        Some(false) => {
+            let text = format!("{place} does not exist, so nothing was compared with it; is it mounted?");
+            Finding::doubtful("witness", text)
+        }
+        None => {
+            let text = format!("{place} does not respond, so nothing was compared with it");
+            Finding::doubtful("witness", text)
+        }
+    }])
+}
+
 /// Checks whether scheduled backups can be made and are being made.
 pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> {
     let now = services.clock.now();

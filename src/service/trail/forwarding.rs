@@ -8,12 +8,13 @@
 //!
 //! No entry may block the rest for ever. One that is too long for the channel or permanently refused is sent
 //! shortened to its identity and leaf hash. One that is refused even so, for hours, is skipped, which is recorded
-//! in an entry.
+//! in an entry. For a row that can't be read any more because it was changed or damaged, its sequence and leaf
+//! hash are sent.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::Services;
@@ -23,7 +24,7 @@ use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Entry, Event, EventType, Resource};
 use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
 use crate::store::accounts;
-use crate::store::audit::{self, Forwarding};
+use crate::store::audit::{self, Forwarding, Standing};
 
 /// Where the operator has entries forwarded to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,8 @@ const LONGEST_WAIT_SECS: i64 = 600;
 /// Number of permanent refusals, even shortened, after which an entry is skipped: more than two hours, in which a
 /// misconfigured receiver may be noticed.
 const REFUSALS: u32 = 16;
+/// Kind of the syslog message about a row that can't be read.
+const UNREADABLE: &str = "UNREADABLE";
 /// Key of the skipped entry's sequence in the details of the entry that records it.
 const LEFT_OUT: &str = "leftOut";
 
@@ -76,6 +79,17 @@ impl ForwardTo {
         let webhook = self.webhook.as_ref().map(|_| Way::Webhook);
         syslog.into_iter().chain(webhook).collect()
     }
+}
+
+/// Returns the slugs configured for forwarding that no organisation has; nothing is forwarded for these.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_unknown_slugs(services: &Services) -> Result<Vec<String>> {
+    let there = services.store.read(accounts::find_organizations)?;
+    let wanted = services.settings.trail.forward_to.organizations.iter();
+    let unknown = wanted.filter(|slug| there.iter().all(|organization| organization.slug != **slug));
+    Ok(unknown.cloned().collect())
 }
 
 /// Forwards new entries by each channel independently, until `stopped` is true.
@@ -141,16 +155,36 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         .write(move |tx| audit::update_forwarding(tx, &claimed))
         .await?;
     let from = place.next;
-    let (entries, next) = services
+    let read = services
         .store
         .read_long(None, move |db| audit::every_entry_after(db, from, ROUND))
-        .await?;
+        .await;
+    let (entries, next) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            let why = format!("could not read the trail: {}", error.for_operator());
+            put_off(&mut place, from, why, now);
+            services
+                .store
+                .write(move |tx| audit::update_forwarding(tx, &place))
+                .await?;
+            return Err(error);
+        }
+    };
     let wanted = &services.settings.trail.forward_to.organizations;
-    let name_of =
+    let slug_of =
         |id: Option<OrganizationId>| slugs.iter().find(|o| Some(o.id) == id).map(|o| o.slug.as_str());
     let mut failed = None;
     for entry in &entries {
-        let slug = name_of(entry.event.organization_id);
+        if let Standing::Unreadable(row) = entry {
+            let (sequence, problem) = (row.sequence, row.problem.as_str());
+            tracing::error!(
+                sequence,
+                problem,
+                "could not read an entry, so only its sequence and leaf hash are forwarded: run latchkey audit verify"
+            );
+        }
+        let slug = slug_of(entry.organization_id());
         let is_wanted = wanted.is_empty() || slug.is_some_and(|slug| wanted.iter().any(|w| w == slug));
         if is_wanted && let Err(failure) = send(services, way, entry, slug).await {
             failed = Some((entry, failure));
@@ -167,23 +201,21 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             let why = failure.to_string();
             tracing::warn!(
                 way = way.as_str(),
-                sequence = entry.sequence,
+                sequence = entry.sequence(),
                 why,
                 "could not forward an entry"
             );
             // If an earlier entry of this round was sent, this is a new failure.
-            let before = if entry.sequence > from { 0 } else { place.attempts };
+            if entry.sequence() > from {
+                place.attempts = 0;
+            }
             let is_final = matches!(failure, Undelivered::Refused(_) | Undelivered::Never(_))
                 && place.last_error.as_ref() == Some(&why);
-            if is_final && before + 1 >= REFUSALS {
+            if is_final && place.attempts + 1 >= REFUSALS {
                 return leave_out(services, place, entry, &why).await;
             }
             // Stop here: the next entry must not be sent before this one.
-            let secs = wait_secs(before).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
-            place.next = entry.sequence;
-            place.attempts = before.saturating_add(1);
-            place.next_attempt_at = now + SignedDuration::from_secs(secs);
-            place.last_error = Some(why);
+            put_off(&mut place, entry.sequence(), why, now);
             false
         }
     };
@@ -194,20 +226,29 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     Ok(more)
 }
 
+/// Postpones the entry at `next`; the wait grows with the number of attempts.
+fn put_off(place: &mut Forwarding, next: u64, why: String, now: Timestamp) {
+    let secs = wait_secs(place.attempts).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
+    place.next = next;
+    place.attempts = place.attempts.saturating_add(1);
+    place.next_attempt_at = now + SignedDuration::from_secs(secs);
+    place.last_error = Some(why);
+}
+
 /// Skips a permanently refused entry and records it. An entry that records such a skip is itself skipped without a
 /// record, or there would be no end to them.
-async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, why: &str) -> Result<bool> {
+async fn leave_out(services: &Services, mut place: Forwarding, entry: &Standing, why: &str) -> Result<bool> {
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
-    let is_such =
-        entry.event.event_type == EventType::DeliveryDead && entry.event.details.contains_key(LEFT_OUT);
+    let is_such = matches!(entry, Standing::Entry(entry)
+        if entry.event.event_type == EventType::DeliveryDead && entry.event.details.contains_key(LEFT_OUT));
     let event = Event::new(EventType::DeliveryDead, None, ActorRef::system())
-        .on(Resource::other("AUDIT_ENTRY", entry.id, None))
+        .on(Resource::other("AUDIT_ENTRY", name_of(entry), None))
         .ended(AuditResult::Failure, why)
         .with("channel", place.channel.as_str())
         .with("attempts", place.attempts + 1)
-        .with(LEFT_OUT, entry.sequence);
-    place.next = entry.sequence + 1;
+        .with(LEFT_OUT, entry.sequence());
+    place.next = entry.sequence() + 1;
     (place.attempts, place.next_attempt_at, place.last_error) = (0, at, None);
     services
         .store
@@ -222,28 +263,61 @@ async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, wh
     Ok(true)
 }
 
-/// Sends an entry; if it is refused, sends it shortened.
-async fn send(services: &Services, way: Way, entry: &Entry, slug: Option<&str>) -> Result<(), Undelivered> {
-    match send_data(services, way, entry, told(entry, slug)).await {
+/// Returns the id that receivers see, which is the same at each attempt.
+fn name_of(entry: &Standing) -> String {
+    match entry {
+        Standing::Entry(entry) => entry.id.to_string(),
+        Standing::Unreadable(row) => format!("audit-entry-{}", row.sequence),
+    }
+}
+
+/// Sends an entry; if it is refused, sends it shortened. For an unreadable row, sends its sequence and leaf hash.
+async fn send(
+    services: &Services,
+    way: Way,
+    standing: &Standing,
+    slug: Option<&str>,
+) -> Result<(), Undelivered> {
+    let entry = match standing {
+        Standing::Entry(entry) => entry,
+        Standing::Unreadable(row) => {
+            let data = json!({
+                "sequence": row.sequence,
+                "organization": slug,
+                "leafHash": row.leaf_hash.map(hex::encode),
+                "unreadable": true,
+            });
+            return send_data(services, way, standing, data).await;
+        }
+    };
+    match send_data(services, way, standing, told(entry, slug)).await {
         Err(Undelivered::Never(_) | Undelivered::Refused(_)) => {
-            send_data(services, way, entry, shortened(entry, slug)).await
+            send_data(services, way, standing, shortened(entry, slug)).await
         }
         sent => sent,
     }
 }
 
-async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) -> Result<(), Undelivered> {
-    let at = entry.at;
+async fn send_data(
+    services: &Services,
+    way: Way,
+    standing: &Standing,
+    data: Value,
+) -> Result<(), Undelivered> {
+    let (at, kind, result) = match standing {
+        Standing::Entry(entry) => (entry.at, entry.event.event_type.as_str(), entry.event.result),
+        Standing::Unreadable(_) => (services.clock.now(), UNREADABLE, AuditResult::Failure),
+    };
     match (way, &services.settings.trail.forward_to.webhook) {
         (Way::Syslog, _) => {
             let text = data.to_string();
             let message = SyslogMessage {
                 at,
-                severity: match entry.event.result {
+                severity: match result {
                     AuditResult::Success => Severity::Notice,
                     AuditResult::Denied | AuditResult::Failure => Severity::Warning,
                 },
-                kind: entry.event.event_type.as_str(),
+                kind,
                 data: None,
                 text: &text,
             };
@@ -253,7 +327,7 @@ async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) ->
             let body = json!({ "type": "audit.entry", "timestamp": format!("{at:.3}"), "data": data });
             let secret = services.keys.webhook_secret(None);
             let call = WebhookCall {
-                name: &entry.id.to_string(),
+                name: &name_of(standing),
                 url,
                 secret: secret.as_slice(),
                 body: &body.to_string(),

@@ -167,11 +167,13 @@ pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
     found.extend(newest_of_history(&directory.join(HISTORY)));
     if let Some(witness) = &services.settings.trail.witness_dir {
         let current = witness_directory(witness, &known.origin(services));
-        if known.was_signed && !witness.is_dir() {
-            tracing::warn!(directory = %witness.display(), "the witness directory does not exist: nothing was compared with it");
-        }
-        for log in directories(witness) {
-            found.extend(newest_of_witness(&log, log == current));
+        let read = move |witness: &Path| memories_at(witness, Some(&current));
+        match services.witness.read(witness, read) {
+            Some(Some(there)) => found.extend(there),
+            Some(None) if known.was_signed => {
+                tracing::warn!(directory = %witness.display(), "the witness directory does not exist: nothing was compared with it");
+            }
+            Some(None) | None => {}
         }
     }
     found
@@ -187,12 +189,12 @@ pub(super) fn memories_beside(database: &Path) -> Vec<Memory> {
         .collect()
 }
 
-/// Returns a witness directory's newest checkpoints of all logs, for a node that uses none of them yet.
-pub(super) fn memories_at(witness: &Path) -> Vec<Memory> {
-    let logs = directories(witness);
-    logs.iter()
-        .flat_map(|log| newest_of_witness(log, false))
-        .collect()
+/// Returns a witness directory's newest checkpoints of all logs, of which `current` may be in use; `None` if the
+/// directory does not exist. Blocks for as long as the directory does: call it through [`super::Witness`].
+pub(super) fn memories_at(witness: &Path, current: Option<&Path>) -> Option<Vec<Memory>> {
+    let logs = witness.is_dir().then(|| directories(witness))?;
+    let newest = |log: &PathBuf| newest_of_witness(log, current == Some(log.as_path()));
+    Some(logs.iter().flat_map(newest).collect())
 }
 
 /// Returns the checkpoint with the greatest size of each log. Ignores lines that a crash cut short.

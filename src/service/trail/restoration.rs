@@ -35,7 +35,8 @@ pub async fn begin_after_restore(
     let keys = services.store.read(backup::find_live_api_keys)?;
     revived.extend(keys);
     let mut elsewhere = replaced.map(memories_beside).unwrap_or_default();
-    elsewhere.extend(witness.map(memories_at).unwrap_or_default());
+    let at_witness = witness.and_then(|witness| services.witness.read(witness, |at| memories_at(at, None)));
+    elsewhere.extend(at_witness.flatten().unwrap_or_default());
     let given_up = give_up(services, elsewhere)?;
     let signer = given_up.signer(services);
     let key = signer.log_key();
@@ -73,8 +74,8 @@ pub async fn begin_after_restore(
     })
 }
 
-/// Copies the first checkpoint of the restored trail to the witness directory. A failure is only logged, since the
-/// next checkpoint goes there too.
+/// Copies the first checkpoint of the restored trail to the witness directory, and waits for that for at most 5
+/// seconds. A failure is only logged, since the next checkpoint goes there too.
 ///
 /// # Panics
 /// Never: the checkpoint was signed by this appliance.
@@ -89,7 +90,10 @@ pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
         },
         drawn: hex::encode(entropy.bytes::<4>()),
     };
-    if let Err(error) = witness::keep(&testimony) {
+    let given = witness::in_time(witness, "it will get the next checkpoint", move |_| {
+        witness::keep(&testimony)
+    });
+    if let Some(Err(error)) = given {
         tracing::error!(%error, directory = %witness.display(), "could not copy the checkpoint to the witness directory");
     }
 }

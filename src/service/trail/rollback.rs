@@ -237,7 +237,7 @@ fn compare(services: &Services, known: &Known, memory: &Memory) -> Result<(), Ro
 }
 
 fn trail(error: Error) -> RolledBack {
-    RolledBack::Trail(format!("{error:?}"))
+    RolledBack::Trail(error.for_operator())
 }
 
 pub(super) fn unreadable(error: VerifyError) -> Error {

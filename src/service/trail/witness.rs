@@ -1,12 +1,14 @@
 //! The witness directory, which holds a copy of each checkpoint; it proves something only on another machine.
 //!
 //! A remote directory (NFS) may hang for ever: callers wait for it only briefly, and at most one thread is
-//! blocked. While a copy is in progress, at most one more waits, the one over the most entries, which covers all
-//! earlier ones.
+//! blocked in a copy. While a copy is in progress, at most one more waits, the one over the most entries, which
+//! covers all earlier ones. A start that reads from the directory continues after the same wait, as if the
+//! directory did not exist.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +19,8 @@ use super::checkpoints::Signed;
 use crate::domain::audit::checkpoint::unchecked;
 use crate::durable;
 
-/// How long a signer waits for the copy. One made in time exists before the checkpoint is handed out.
+/// How long a signer waits for the copy, and a reader for the directory's answer. A copy made in time exists
+/// before the checkpoint is handed out.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A checkpoint to be copied to the witness directory.
@@ -80,6 +83,28 @@ impl Witness {
         }
     }
 
+    /// Reads from the witness directory. Returns `None` if it does not respond within 5 seconds, and logs that.
+    /// Until a copy completes, later calls return `None` without waiting.
+    pub(super) fn read<T: Send + 'static>(
+        &self,
+        directory: &Path,
+        read: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.copying().hangs {
+            return None;
+        }
+        let told = in_time(directory, "nothing was compared with it", read);
+        if told.is_none() {
+            self.copying().hangs = true;
+        }
+        told
+    }
+
+    /// Returns whether the directory exists, or `None` if it does not respond.
+    pub(in crate::service) fn is_there(&self, directory: &Path) -> Option<bool> {
+        self.read(directory, Path::is_dir)
+    }
+
     fn copy_all(&self) {
         loop {
             let next = {
@@ -101,6 +126,30 @@ impl Witness {
     fn copying(&self) -> MutexGuard<'_, Copying> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs `act` on the directory, on a thread that lives for as long as the directory hangs. Returns `None` if it
+/// takes longer than 5 seconds, and logs that with the consequence, `otherwise`.
+pub(super) fn in_time<T: Send + 'static>(
+    directory: &Path,
+    otherwise: &'static str,
+    act: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Option<T> {
+    let (done, acted) = mpsc::channel();
+    let path = directory.to_owned();
+    let thread = std::thread::Builder::new().name("witness".into());
+    let started = thread.spawn(move || {
+        // The caller may no longer be waiting.
+        let _ = done.send(act(&path));
+    });
+    let told = started
+        .map_err(|error| error.to_string())
+        .and_then(|_| acted.recv_timeout(PATIENCE).map_err(|error| error.to_string()));
+    told.inspect_err(|error| {
+        let directory = directory.display();
+        tracing::error!(%error, %directory, "the witness directory does not respond: {otherwise}");
+    })
+    .ok()
 }
 
 /// Writes a checkpoint to the witness directory. Never replaces an existing note: two different ones of the same

@@ -39,15 +39,7 @@ pub fn find_revived(connection: &Connection, replaced: Option<&Path>) -> Result<
     let trail = |error: rusqlite::Error| VerifyError::Trail(error.to_string());
     let known: HashSet<Vec<u8>> = match replaced {
         None => HashSet::new(),
-        Some(path) => {
-            let database = |problem| VerifyError::Database {
-                path: path.to_owned(),
-                problem,
-            };
-            let newer = open_to_read(path).map_err(database)?;
-            let rows = everything(&newer).map_err(database)?;
-            rows.into_iter().map(|(id, _)| id).collect()
-        }
+        Some(path) => everything_in(path)?.into_iter().map(|(id, _)| id).collect(),
     };
     let rows = everything(connection).map_err(trail)?;
     Ok(rows
@@ -85,6 +77,23 @@ pub fn find_abandonments(connection: &Connection) -> Result<Vec<u64>> {
         )?
         .query_map(kinds, |row| row.get(0).map(from_column))?
         .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Checks that the replaced database can be read for a comparison.
+///
+/// # Errors
+/// [`VerifyError`] with the cause if it can't be.
+pub fn try_replaced(path: &Path) -> Result<(), VerifyError> {
+    everything_in(path).map(drop)
+}
+
+fn everything_in(path: &Path) -> Result<Vec<(Vec<u8>, Revived)>, VerifyError> {
+    let database = |problem| VerifyError::Database {
+        path: path.to_owned(),
+        problem,
+    };
+    let connection = open_to_read(path).map_err(database)?;
+    everything(&connection).map_err(database)
 }
 
 fn everything(connection: &Connection) -> rusqlite::Result<Vec<(Vec<u8>, Revived)>> {

@@ -204,7 +204,8 @@ pub(super) fn compact_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option
     }
 }
 
-fn leaf_hash(row: &Row<'_>, index: usize) -> rusqlite::Result<[u8; 32]> {
+/// Reads an entry's leaf hash from the column that also holds the hashes of the subtrees it completes.
+pub(super) fn leaf_hash(row: &Row<'_>, index: usize) -> rusqlite::Result<[u8; 32]> {
     row.get_ref(index)?
         .as_blob()?
         .first_chunk()

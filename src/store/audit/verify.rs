@@ -19,9 +19,17 @@ use crate::domain::audit::{Anchor, CheckpointError, LogKeys, Report, Tampering, 
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite can't read the trail at all.
 pub fn verify(connection: &Connection) -> Result<Report> {
+    verify_watched(connection, |_| {})
+}
+
+/// Verifies the trail as [`verify`] does, and calls `progress` with the sequence of each record.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_watched(connection: &Connection, progress: impl FnMut(u64)) -> Result<Report> {
     let mut verifier = Verifier::new(Vec::new(), true);
     verifier.trust_own(&checkpoints::known_keys(connection)?);
-    run(connection, verifier, |_| {})
+    run(connection, verifier, progress)
 }
 
 /// Verifies the trail against `keys`, the checkpoints in the database and `anchors`. Calls `progress` with the
