@@ -51,8 +51,8 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
         .optional()?)
 }
 
-/// Whether `by` made that account or reset its password or second factors, alone or with others, after `since` and
-/// not after `until`. The trail knows: its entry was written with the change, and stays for longer.
+/// Whether `by` made that account or reset its password or second factors, or agreed to it, after `since` and not
+/// after `until`. The trail knows: its entry was written with the change, and stays for longer.
 pub fn had_in_hand(
     db: &Connection,
     account: UserId,
@@ -60,24 +60,34 @@ pub fn had_in_hand(
     since: Timestamp,
     until: Timestamp,
 ) -> Result<bool> {
-    let mut statement = db.prepare_cached(&format!(
-        "{DONE_TO_BY} AND at <= ?4 AND event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE')"
-    ))?;
-    let (account, by) = (account.0.as_bytes(), by.0.as_bytes());
-    Ok(statement.exists(params![account, by, millis(since), millis(until)])?)
+    let mut statement = db.prepare_cached(&format!("{DONE_TO_BY} AND at <= ?5 AND {TAKES_IN_HAND}"))?;
+    let (account, name) = (account.0.as_bytes(), by.to_string());
+    Ok(statement.exists(params![
+        account,
+        by.0.as_bytes(),
+        millis(since),
+        name,
+        millis(until)
+    ])?)
 }
 
-/// Whether `by` gave that account its role or another one, alone or with others, after `since`.
+/// Whether `by` gave that account its role or another one, or agreed to it, after `since`.
 pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
     let mut statement = db.prepare_cached(&format!(
         "{DONE_TO_BY} AND event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL"
     ))?;
-    Ok(statement.exists(params![account.0.as_bytes(), by.0.as_bytes(), millis(since)])?)
+    let (account, name) = (account.0.as_bytes(), by.to_string());
+    Ok(statement.exists(params![account, by.0.as_bytes(), millis(since), name])?)
 }
 
-/// What somebody else did to an account, as the index `audit_entry_by_subject` has it.
+/// What somebody else did to an account or agreed to, as the index `audit_entry_by_subject` has it. Where mail is not
+/// sent, it is who agreed that is shown the link or code, and the entry's actor is who asked.
 const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
-     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND actor_id = ?2 AND result = 'SUCCESS'";
+     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (actor_id = ?2 \
+     OR EXISTS (SELECT 1 FROM json_each(details, '$.approvedBy') WHERE value = ?4))";
+/// After which somebody may know how to be the account's holder.
+const TAKES_IN_HAND: &str = "event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', \
+     'USER_FACTORS_RESTORE')";
 
 /// An organisation's approvals, newest first, and how many there are in all; with a state, those that
 /// are in it at `at`.
@@ -254,4 +264,25 @@ fn from_json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Resu
 
 fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn what_was_done_to_an_account_is_found_by_its_index() {
+        let db = testing::database();
+        let plan: Vec<String> = db
+            .prepare(&format!("EXPLAIN QUERY PLAN {DONE_TO_BY} AND {TAKES_IN_HAND}"))
+            .unwrap()
+            .query_map(params![[0_u8; 16], [0_u8; 16], 0, ""], |row| row.get("detail"))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains("audit_entry_by_subject (resource_id=?)"), "{plan}");
+        assert!(!plan.contains("SCAN audit_entry"), "{plan}");
+    }
 }

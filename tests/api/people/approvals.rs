@@ -731,6 +731,32 @@ async fn whom_the_one_who_asks_had_in_hand_does_not_count_for_a_week() {
     assert!(!has_mfa(&app, &app.developer));
 }
 
+/// Where no mail is sent, the link or code is shown to who agreed, and not to who asked.
+#[tokio::test]
+async fn whom_the_one_who_asks_agreed_to_reset_does_not_count_either() {
+    for verb in ["reset-password", "reset-mfa"] {
+        let app = app_where(AdminOnAdmin::SecondAdmin).await;
+        let third = app.further("third", Role::OrgAdmin).await;
+        let fourth = app.further("fourth", Role::OrgAdmin).await;
+        let (admin, rogue) = (app.admin().await, app.caller(&third).await);
+        let ask = async |caller: &Caller<'_>, target: &User, verb: &str| {
+            let answer = caller.call(&format!("{}/{verb}", user_path(target))).await;
+            let id = answer.assert_status(202)["approvalId"].as_str().unwrap();
+            id.to_owned()
+        };
+        let id = ask(&admin, &app.second_admin, verb).await;
+        approve(&rogue, &id).await.assert_ok();
+        app.advance(SignedDuration::from_secs(1));
+        let second = app.caller(&app.second_admin).await;
+        let id = ask(&rogue, &app.admin, "reset-password").await;
+        approve(&second, &id).await.assert_error(403, IN_HAND);
+        // Nor does who agreed, to what is asked for with the account.
+        let reversed = ask(&second, &app.admin, "reset-password").await;
+        approve(&rogue, &reversed).await.assert_error(403, IN_HAND);
+        approve(&app.caller(&fourth).await, &id).await.assert_ok();
+    }
+}
+
 #[tokio::test]
 async fn who_agreed_before_is_no_other_person_than_whom_they_had_in_hand() {
     let app = app_that_wants_admins(2).await;
