@@ -262,8 +262,8 @@ impl ApprovalApi {
     ///
     /// Carries out what was asked for when nobody's agreement is missing any more: rules and policies are
     /// asked again then. By an `ORG_ADMIN` who is neither who asked nor on whom, and who had the role
-    /// before it was asked for; 403 also for one whose account who asked, or agreed before, made or reset (or agreed
-    /// to reset) within the last seven days, and the other way round: they don't count as two.
+    /// before it was asked for; 403 also for one whose account who asked, or agreed before, made, unlocked or reset (or
+    /// agreed to that) within the last seven days, and the other way round: they don't count as two.
     #[oai(path = "/approvals/:id/approve", method = "post", operation_id = "approve")]
     async fn approve(
         &self,

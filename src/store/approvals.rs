@@ -51,8 +51,8 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
         .optional()?)
 }
 
-/// Whether `by` made that account or reset its password or second factors, or agreed to it, after `since` and not
-/// after `until`. The trail knows: its entry was written with the change, and stays for longer.
+/// Whether `by` made that account, reset its password or second factors, or unlocked it, or agreed to that, after
+/// `since` and not after `until`. The trail knows: its entry was written with the change, and stays for longer.
 pub fn had_in_hand(
     db: &Connection,
     account: UserId,
@@ -85,9 +85,11 @@ pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp)
 const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
      AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (actor_id = ?2 \
      OR EXISTS (SELECT 1 FROM json_each(details, '$.approvedBy') WHERE value = ?4))";
-/// After which somebody may know how to be the account's holder.
-const TAKES_IN_HAND: &str = "event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', \
-     'USER_FACTORS_RESTORE')";
+/// After which somebody may know how to be the account's holder. Unlocking opens the window for enrolment and shows a
+/// new code for it; service/users/change.rs names what it changes.
+const TAKES_IN_HAND: &str = "(event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', \
+     'USER_FACTORS_RESTORE') OR event_type = 'USER_UPDATE' AND coalesce(details -> '$.changes.enrolmentCode', \
+     details -> '$.changes.enrolmentWindow', details -> '$.changes.locked') IS NOT NULL)";
 
 /// An organisation's approvals, newest first, and how many there are in all; with a state, those that
 /// are in it at `at`.

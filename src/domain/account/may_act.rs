@@ -175,8 +175,8 @@ pub struct Asked {
     pub at: Timestamp,
 }
 
-/// For how long whoever made an account, gave its role or reset its credentials does not count as another person
-/// than its holder, in hours: they may know how to be both.
+/// For how long whoever made an account, gave its role, unlocked it or reset its credentials does not count as another
+/// person than its holder, in hours: they may know how to be both.
 pub const IN_HAND_HOURS: i64 = 7 * 24;
 
 /// Whether `approver`, an admin since then, counts as a further admin: neither who asked nor on whom, nor
@@ -197,7 +197,8 @@ pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked, in_han
         "You became an administrator after this was asked for; another one has to agree"
     } else if in_hand {
         "You and whoever asked for this or agreed so far don't count as two: within the last 7 days one of you made \
-         the other's account, gave it its role or reset its credentials; another administrator has to agree"
+         the other's account, gave it its role, unlocked it or reset its credentials; another administrator has to \
+         agree"
     } else {
         return Ok(());
     };

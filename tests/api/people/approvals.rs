@@ -671,8 +671,8 @@ async fn a_lone_admin_erases_nobody_and_a_member_does_not_ask() {
 }
 
 const IN_HAND: &str = "You and whoever asked for this or agreed so far don't count as two: within the last 7 days \
-                       one of you made the other's account, gave it its role or reset its credentials; another \
-                       administrator has to agree";
+                       one of you made the other's account, gave it its role, unlocked it or reset its credentials; \
+                       another administrator has to agree";
 
 /// One who makes an account and knows its password is not a second person once somebody else promotes it.
 #[tokio::test]
@@ -754,6 +754,38 @@ async fn whom_the_one_who_asks_agreed_to_reset_does_not_count_either() {
         let reversed = ask(&second, &app.admin, "reset-password").await;
         approve(&rogue, &reversed).await.assert_error(403, IN_HAND);
         approve(&app.caller(&fourth).await, &id).await.assert_ok();
+    }
+}
+
+/// Unlocking opens the window for enrolment again, and shows a new code where one is asked for.
+#[tokio::test]
+async fn whom_the_one_who_asks_unlocked_does_not_count_either() {
+    for (left_behind, change) in [
+        ("locked_at = 1, locked_reason = 'a test'", "locked"),
+        ("enrolment_due_until = 1", "enrolmentWindow"),
+        (
+            "enrolment_due_until = 4102444800000, enrolment_code_hash = x'00', \
+             enrolment_code_expires_at = 4102444800000",
+            "enrolmentCode",
+        ),
+    ] {
+        let app = app_that_wants_admins(1).await;
+        let third = app.further("third", Role::OrgAdmin).await;
+        let admin = app.admin().await;
+        let sql = format!("UPDATE user SET {left_behind} WHERE email = 'third@acme.example'");
+        let change_it = move |tx: &latchkey::store::Transaction<'_>| Ok(tx.execute(&sql, [])?);
+        assert_eq!(app.services.store.write(change_it).await.unwrap(), 1);
+        let unlocked = admin.patch(&user_path(&third), json!({ "locked": false })).await;
+        unlocked.assert_ok();
+        assert!(app.last_entry()["details"]["changes"][change].is_string() || change == "locked");
+        app.advance(SignedDuration::from_secs(1));
+        let id = asked(&app).await;
+        approve(&app.caller(&third).await, &id)
+            .await
+            .assert_error(403, IN_HAND);
+        app.advance(SignedDuration::from_hours(7 * 24));
+        let id = asked(&app).await;
+        approve(&app.caller(&third).await, &id).await.assert_ok();
     }
 }
 
