@@ -7,10 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::audit::entry_exists;
 use super::row::{column, millis, optional, role_text, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
-use crate::domain::audit::mentions;
+use crate::domain::audit::{EventType, mentions};
 use crate::domain::{Error, Result};
 
 const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wanted, reason, ticket, \
@@ -79,6 +80,24 @@ pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp)
     let (account, name) = (account.0.as_bytes(), by.to_string());
     Ok(statement.exists(params![account, by.0.as_bytes(), millis(since), name])?)
 }
+
+/// Whether somebody else reset that account, ended its sessions or switched it off, or its user said "not me", at
+/// `since` or later.
+pub fn was_recovered(
+    db: &Connection,
+    organization: OrganizationId,
+    account: UserId,
+    since: Timestamp,
+) -> Result<bool> {
+    let mut statement = db.prepare_cached(RECOVERED)?;
+    Ok(statement.exists(params![account.0.as_bytes(), millis(since)])?
+        || entry_exists(db, organization, EventType::UserReport, account.0, since)?)
+}
+
+const RECOVERED: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at >= ?2 AND resource_type = 'USER' \
+     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (event_type IN \
+     ('USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE', 'USER_SESSIONS_END') \
+     OR event_type = 'USER_UPDATE' AND details ->> '$.changes.isActive.to' = 0)";
 
 /// What somebody else did to an account or agreed to, as the index `audit_entry_by_subject` has it. Where mail is not
 /// sent, it is who agreed that is shown the link or code, and the entry's actor is who asked.
@@ -276,15 +295,16 @@ mod tests {
     #[test]
     fn what_was_done_to_an_account_is_found_by_its_index() {
         let db = testing::database();
-        let plan: Vec<String> = db
-            .prepare(&format!("EXPLAIN QUERY PLAN {DONE_TO_BY} AND {TAKES_IN_HAND}"))
-            .unwrap()
-            .query_map(params![[0_u8; 16], [0_u8; 16], 0, ""], |row| row.get("detail"))
-            .unwrap()
-            .collect::<rusqlite::Result<_>>()
-            .unwrap();
-        let plan = plan.join("\n");
-        assert!(plan.contains("audit_entry_by_subject (resource_id=?)"), "{plan}");
-        assert!(!plan.contains("SCAN audit_entry"), "{plan}");
+        for sql in [&format!("{DONE_TO_BY} AND {TAKES_IN_HAND}"), RECOVERED] {
+            let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let plan: Vec<String> = statement
+                .raw_query()
+                .mapped(|row| row.get("detail"))
+                .collect::<rusqlite::Result<_>>()
+                .unwrap();
+            let plan = plan.join("\n");
+            assert!(plan.contains("audit_entry_by_subject (resource_id=?)"), "{plan}");
+            assert!(!plan.contains("SCAN audit_entry"), "{plan}");
+        }
     }
 }

@@ -4,8 +4,9 @@ use jiff::SignedDuration;
 use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role, User};
 use latchkey::plugin_host::OnFailure;
 use latchkey::service::approvals::expire_approvals;
-use latchkey::service::housekeeping;
+use latchkey::service::{housekeeping, not_me};
 use latchkey::store::approvals::find_approval;
+use latchkey::store::challenges::{self, Purpose};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -812,6 +813,95 @@ async fn who_agreed_before_is_no_other_person_than_whom_they_had_in_hand() {
     assert!(has_mfa(&app, &app.developer));
     // It takes no two to say no.
     reject(&app.caller(&third).await, &id).await.assert_ok();
+}
+
+/// What is done about a stolen account is done about what was asked for with it, too.
+#[tokio::test]
+async fn what_was_asked_for_with_an_account_does_not_outlive_its_recovery() {
+    for recovery in ["reset-mfa", "reset-password", "sessions", "isActive", "not-me"] {
+        let app = app_that_wants_admins(1).await;
+        let id = asked(&app).await;
+        app.advance(SignedDuration::from_secs(1));
+        recover(&app, recovery).await;
+        let second = app.caller(&app.second_admin).await;
+        let refused = approve(&second, &id).await;
+        refused.assert_error(
+            409,
+            "The account that asked for this was reset, signed out or reported since; ask for it again",
+        );
+        assert_eq!(state(&app, &id), "denied", "{recovery}");
+        assert_eq!(app.last_entry()["details"]["closed"], true, "{recovery}");
+        assert!(has_mfa(&app, &app.developer), "{recovery}");
+        // What is asked for from now on counts.
+        app.advance(SignedDuration::from_secs(1));
+        let id = asked(&app).await;
+        let again = approve(&second, &id).await;
+        if let "sessions" | "isActive" = recovery {
+            again.assert_ok();
+        } else {
+            again.assert_error(403, IN_HAND);
+        }
+    }
+}
+
+/// Nor does an agreement that was given with it.
+#[tokio::test]
+async fn what_was_agreed_to_with_an_account_does_not_outlive_its_recovery() {
+    let app = app_that_wants_admins(2).await;
+    let third = app.further("third", Role::OrgAdmin).await;
+    let admin = app.admin().await;
+    let id = asked(&app).await;
+    approve(&app.caller(&app.second_admin).await, &id)
+        .await
+        .assert_status(202);
+    app.advance(SignedDuration::from_secs(1));
+    let path = format!("{}/sessions", user_path(&app.second_admin));
+    admin.delete(&path).await.assert_ok();
+    approve(&app.caller(&third).await, &id).await.assert_error(
+        409,
+        "An administrator who agreed before no longer counts; ask for it again",
+    );
+    assert!(has_mfa(&app, &app.developer));
+}
+
+/// Takes the first admin's account from whoever uses it, and gives it back.
+async fn recover(app: &TestApp, how: &str) {
+    let (second, path) = (app.caller(&app.second_admin).await, user_path(&app.admin));
+    match how {
+        "sessions" => {
+            second.delete(&format!("{path}/sessions")).await.assert_ok();
+        }
+        "isActive" => {
+            for active in [false, true] {
+                let patch = json!({ "isActive": active });
+                second.patch(&path, patch).await.assert_ok();
+            }
+        }
+        "not-me" => {
+            let at = app.services.clock.now();
+            let (link, kept) = not_me::new_link(&app.services, &app.admin, at);
+            let keep = move |tx: &latchkey::store::Transaction<'_>| {
+                let until = kept.expires_at;
+                challenges::insert_challenge(tx, kept.user, &kept.hash, Purpose::NotMe, None, at, until)
+            };
+            app.services.store.write(keep).await.unwrap();
+            let token = link.split_once('#').unwrap().1;
+            let report = json!({ "token": token });
+            let reported = app.anonymous().post("/api/v1/auth/not-me", report).await;
+            assert!(reported.status.is_success(), "{}", reported.text);
+            second.patch(&path, json!({ "locked": false })).await.assert_ok();
+        }
+        "reset-mfa" => {
+            let awaits = second.call(&format!("{path}/{how}")).await;
+            let id = awaits.assert_status(202)["approvalId"].as_str().unwrap();
+            let third = app.further("third", Role::OrgAdmin).await;
+            app.execute("UPDATE user SET role_since = 0").await;
+            approve(&app.caller(&third).await, id).await.assert_ok();
+        }
+        verb => {
+            second.call(&format!("{path}/{verb}")).await.assert_ok();
+        }
+    }
 }
 
 #[tokio::test]
