@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::metrics::ResetEnd;
 use super::refusals::{record_refusal, written_user};
 use super::{RequestContext, Services, plugins};
-use crate::domain::account::{Principal, Role, User};
+use crate::domain::account::{Principal, Role, User, Verb, may_act};
 use crate::domain::audit::EventType;
 use crate::domain::error::PolicyDenial;
 use crate::domain::policy::{
@@ -75,7 +75,7 @@ async fn attempt(
 ) -> Result<ResetAnswer, Refusal> {
     admit_caller(services, principal)?; // 429, before anything is read
     may_call(principal, &request.context)?; // 403; 401 where a step-up is due
-    admit_target(services, principal, request)?; // 429
+    admit_target(services, principal, request)?; // 403 for oneself, 429
     match Order::from_request(principal, request) {
         Ok(order) => carry_out(services, order).await,
         Err(flaw) => Err(facts::before_flaw(services, principal, request, flaw).into()), // 404, 403, 400
@@ -151,12 +151,18 @@ fn admit_caller(services: &Services, principal: &Principal) -> Result<()> {
         .check(Bucket::ResetByCaller, principal.user.id.0.as_bytes())
 }
 
-/// Only once the caller has the role: else anybody could use up what the admins have.
+/// Only once the caller has the role, each role apart and nobody for themselves: else anybody could use up what the
+/// admins have.
 fn admit_target(services: &Services, principal: &Principal, request: &ResetRequest) -> Result<()> {
+    let (caller, organization) = (&principal.user, &principal.organization);
+    if read_user_id(&request.target).is_ok_and(|target| target == caller.id) {
+        may_act(caller, &organization.settings, Verb::ResetMfa, caller)?;
+    }
     // Keyed by the id as written, within the caller's organisation: tells nothing of who exists.
     let target = format!(
-        "{}/{}",
-        principal.organization.id,
+        "{}/{:?}/{}",
+        organization.id,
+        caller.role,
         request.target.to_ascii_lowercase()
     );
     services.limiter.check(Bucket::ResetByTarget, target)
