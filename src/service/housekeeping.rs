@@ -32,8 +32,8 @@ pub struct Sweep {
 }
 
 /// Forgets counts of the limiter and machine code of plugins that are gone; puts on the record refusals of windows
-/// that have passed and lapsed approvals; erases what is to be erased, rotates token keys. What is destroyed because
-/// it is old goes only by a clock that runs evenly. Meant for once a minute; what fails is logged and done the next
+/// that have passed; erases what is to be erased, rotates token keys. What ends or is destroyed because it is old goes
+/// only by a clock that runs evenly. Meant for once a minute; what fails is logged and done the next
 /// time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
@@ -45,16 +45,16 @@ pub async fn tidy(services: &Services) {
         "personal data to be erased",
         trail::carry_on_erasures(services).await,
     );
-    note("lapsed approvals", approvals::expire_approvals(services).await);
     note("plugin artefacts", plugins::prune_artefacts(services).await);
     if services.sweep.clock.is_even(services.clock.now()) {
         destroy_lapsed(services).await;
     }
 }
 
-/// Forgets what has lapsed: what [`sweep()`] finds, entries of the trail older than their organisation keeps them,
-/// signed checkpoints, ended approvals, earlier reset calls, remembered outcomes, decisions past their retention,
-/// deliveries that ended. By a clock that is ahead for a minute, all of it would be gone.
+/// Ends approvals that have lapsed, and forgets what has: what [`sweep()`] finds, entries of the trail older than
+/// their organisation keeps them, signed checkpoints, ended approvals, earlier reset calls, remembered outcomes,
+/// decisions past their retention, deliveries that ended. By a clock that is ahead for a minute, all of it would
+/// be gone.
 async fn destroy_lapsed(services: &Services) {
     note("lapsed sessions, suspended factors", sweep(services).await);
     note(
@@ -62,6 +62,7 @@ async fn destroy_lapsed(services: &Services) {
         trail::prune_expired(services).await,
     );
     note("checkpoints", trail::thin_checkpoints(services).await);
+    note("lapsed approvals", approvals::expire_approvals(services).await);
     note("ended approvals", forget_approvals(services).await);
     note("reset calls of the future", date_back_calls(services).await);
     note("earlier reset calls", forget_calls(services).await);
@@ -85,7 +86,7 @@ pub async fn wind_up(services: &Services) {
 }
 
 /// Destroys the factors whose suspension by a reset is over, forgets the sessions, one-use tokens and enrolments
-/// that have lapsed, of the next `SWEPT_AT_ONCE` users; says of how many.
+/// that have lapsed, and mends when sessions were ended by a clock that was ahead, of the next `SWEPT_AT_ONCE` users; says of how many.
 ///
 /// # Errors
 /// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the same
@@ -100,13 +101,14 @@ pub async fn sweep(services: &Services) -> Result<usize> {
             .unwrap_or_else(PoisonError::into_inner)
     };
     let from = *reached();
-    let (range, suspended, lapsed) = services
+    let (range, suspended, lapsed, ahead) = services
         .store
         .read_long(None, move |db| {
             let range = sweep::find_range(db, from, SWEPT_AT_ONCE)?;
             let suspended = sweep::find_suspended(db, &range, before)?;
             let lapsed = sweep::find_lapsed(db, &range, at)?;
-            Ok((range, suspended, lapsed))
+            let ahead = sweep::find_ended_after(db, &range, at + AHEAD)?;
+            Ok((range, suspended, lapsed, ahead))
         })
         .await?;
     clear(services, &suspended, move |tx, user| {
@@ -117,8 +119,12 @@ pub async fn sweep(services: &Services) -> Result<usize> {
         sessions::clear_lapsed(tx, user, at)
     })
     .await?;
+    clear(services, &ahead, move |tx, user| {
+        sessions::update_future_end(tx, user, at)
+    })
+    .await?;
     *reached() = range.up_to;
-    Ok(suspended.len() + lapsed.len())
+    Ok(suspended.len() + lapsed.len() + ahead.len())
 }
 
 /// Lets reset calls count as of now that a clock which was ahead has put into the future, where they would count

@@ -94,10 +94,10 @@ pub fn find_last_minted_expiry(db: &Connection) -> Result<Option<Timestamp>> {
     Ok(statement.query_row([], |row| optional(row, 0))?)
 }
 
-/// Keeps a new session, and forgets what of the user's has lapsed.
+/// Keeps a new session, and forgets the user's logins that have lapsed.
 pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
-    clear_lapsed(tx, session.user_id, session.created_at)?;
+    clear_lapsed_logins(tx, session.user_id, session.created_at)?;
     clear_oldest(tx, session.user_id, SESSIONS_PER_USER - 1)?;
     tx.prepare_cached(
         "INSERT INTO session (user_id, id, scope, generation, authenticated_at, second_factor_at, \
@@ -225,10 +225,9 @@ pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<
     if session.origin != SessionOrigin::External {
         return clear_session(tx, user, id);
     }
-    clear_lapsed(tx, user, at)?;
     let ended: u32 = tx
-        .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1")?
-        .query_row([user.0.as_bytes()], |row| row.get(0))?;
+        .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1 AND expires_at > ?2")?
+        .query_row(params![user.0.as_bytes(), millis(at)], |row| row.get(0))?;
     if ended >= SESSIONS_PER_USER {
         // Nobody fills the table with tokens: one that has no room in it ends the others, too.
         tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
@@ -239,13 +238,42 @@ pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<
     let until = session.expires_at.max(at + EXTERNAL_LIFETIME);
     let added = tx
         .prepare_cached(
-            "INSERT INTO ended_session (user_id, id, expires_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            "INSERT INTO ended_session (user_id, id, expires_at) VALUES (?1, ?2, ?3) \
+             ON CONFLICT DO UPDATE SET expires_at = excluded.expires_at WHERE expires_at <= ?4",
         )?
-        .execute(params![user.0.as_bytes(), id.0.as_bytes(), millis(until)])?;
+        .execute(params![
+            user.0.as_bytes(),
+            id.0.as_bytes(),
+            millis(until),
+            millis(at)
+        ])?;
     Ok(added == 1)
 }
 
-/// Forgets what of the user's has lapsed.
+/// Lets what ended the user's sessions count as of now where a clock that was ahead has put it into the future: until
+/// that time had come, every token of another issuer would be dead.
+pub fn update_future_end(tx: &Connection, user: UserId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1 AND sessions_ended_at > ?2")?
+        .execute(params![user.0.as_bytes(), millis(now)])?;
+    Ok(())
+}
+
+/// Forgets the user's sessions, logins under way and enrolments that have lapsed. What else has, by a clock that may be
+/// ahead for a minute, is left to [`clear_lapsed`]: without it a session that was ended would live again, and links in
+/// mails would be dead for good.
+pub(super) fn clear_lapsed_logins(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    for lapsed in [
+        "session WHERE user_id = ?1 AND expires_at <= ?2",
+        "challenge WHERE user_id = ?1 AND expires_at <= ?2 AND purpose NOT IN ('invitation', 'not-me')",
+        "enrolment WHERE user_id = ?1 AND expires_at <= ?2",
+    ] {
+        tx.prepare_cached(&format!("DELETE FROM {lapsed}"))?
+            .execute(params![user.0.as_bytes(), millis(at)])?;
+    }
+    Ok(())
+}
+
+/// Forgets what of the user's has lapsed, by a clock that runs evenly.
 pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     for table in ["session", "ended_session", "challenge", "enrolment"] {
         tx.prepare_cached(&format!(
@@ -479,7 +507,15 @@ mod tests {
         };
         assert_eq!(rows(), SESSIONS_PER_USER);
         assert!(!lives(&other), "beyond them, all end");
-        clear_lapsed(&db, alice, at(20) + EXTERNAL_LIFETIME).unwrap();
+        // A clock that is ahead: a login forgets none of them, and those that have lapsed take no room.
+        let ahead = at(20) + EXTERNAL_LIFETIME;
+        clear_lapsed_logins(&db, alice, ahead).unwrap();
+        assert_eq!(rows(), SESSIONS_PER_USER);
+        assert!(end_session(&db, &one, ahead).unwrap(), "its tokens of then");
+        assert!(!end_session(&db, &one, ahead).unwrap(), "once");
+        assert!(end_session(&db, &external(alice, 9, 10), ahead).unwrap());
+        assert_eq!(rows(), SESSIONS_PER_USER + 1);
+        clear_lapsed(&db, alice, ahead + EXTERNAL_LIFETIME).unwrap();
         assert_eq!(rows(), 0);
     }
 }
