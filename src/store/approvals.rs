@@ -18,8 +18,24 @@ const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wan
      asked_because, authenticated_at, second_factor_used, needed, approved_by, state, created_at, expires_at, \
      ended_at, requester_role FROM approval";
 
+/// What somebody can have asked for that is still open: the other admins are told of each.
+pub const OPEN_PER_REQUESTER: u32 = 20;
+
 /// Keeps an approval.
+///
+/// # Errors
+/// [`Error::Conflict`] where its requester has [`OPEN_PER_REQUESTER`] open ones.
 pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
+    let open: u32 = tx.prepare_cached(OPEN)?.query_row(
+        params![approval.requester_id.0.as_bytes(), millis(approval.created_at)],
+        |row| row.get(0),
+    )?;
+    if open >= OPEN_PER_REQUESTER {
+        return Err(Error::Conflict(format!(
+            "{open} approvals that you asked for are open: another administrator has to agree to some, or you take \
+             them back"
+        )));
+    }
     tx.prepare_cached(
         "INSERT INTO approval (id, organization_id, requester_id, target_id, wanted, reason, ticket, \
          asked_because, authenticated_at, second_factor_used, needed, created_at, expires_at, \
@@ -43,6 +59,10 @@ pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     ])?;
     Ok(())
 }
+
+/// By the index on the requester rather than that on what is open, which is everybody's.
+const OPEN: &str =
+    "SELECT count(*) FROM approval WHERE requester_id = ?1 AND +state = 'open' AND expires_at > ?2";
 
 /// The approval of that id in that organisation.
 pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) -> Result<Option<Approval>> {
@@ -293,9 +313,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_done_to_an_account_is_found_by_its_index() {
+    fn what_is_about_one_account_is_found_by_its_index() {
         let db = testing::database();
-        for sql in [&format!("{DONE_TO_BY} AND {TAKES_IN_HAND}"), RECOVERED] {
+        let by_subject = "audit_entry USING INDEX audit_entry_by_subject (resource_id=?)";
+        for (sql, index) in [
+            (&*format!("{DONE_TO_BY} AND {TAKES_IN_HAND}"), by_subject),
+            (RECOVERED, by_subject),
+            (
+                OPEN,
+                "approval USING INDEX approval_by_requester (requester_id=?)",
+            ),
+        ] {
             let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let plan: Vec<String> = statement
                 .raw_query()
@@ -303,8 +331,8 @@ mod tests {
                 .collect::<rusqlite::Result<_>>()
                 .unwrap();
             let plan = plan.join("\n");
-            assert!(plan.contains("audit_entry_by_subject (resource_id=?)"), "{plan}");
-            assert!(!plan.contains("SCAN audit_entry"), "{plan}");
+            assert!(plan.contains(index), "{plan}");
+            assert!(!plan.contains("SCAN a"), "{plan}");
         }
     }
 }

@@ -904,6 +904,42 @@ async fn recover(app: &TestApp, how: &str) {
     }
 }
 
+/// Each is told to every other admin: a stolen session must not bury them in mail.
+#[tokio::test]
+async fn who_has_asked_for_much_that_is_open_asks_for_no_more() {
+    let app = app_with_mail().await;
+    app.bind_module(wants_admins(1), json!({}), OnFailure::default())
+        .await;
+    let admin = app.admin().await;
+    let path = format!("{}?erase=true", user_path(&app.member));
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let asked = admin.delete(&path).await;
+        ids.push(
+            asked.assert_status(202)["approvalId"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
+    }
+    let (approvals, told) = (app.count("SELECT count(*) FROM approval"), app.owed_mail().len());
+    assert_eq!((approvals, told), (20, 20));
+    let full = "20 approvals that you asked for are open: another administrator has to agree to some, or you take \
+                them back";
+    admin.delete(&path).await.assert_error(409, full);
+    admin.reset(DEVELOPER).await.assert_error(409, full);
+    assert_eq!(app.count("SELECT count(*) FROM approval"), approvals);
+    assert_eq!(app.owed_mail().len(), told);
+    assert_eq!(app.entries("USER_DELETE", "DENIED"), 1);
+    // Another's are not counted, nor are those that have ended.
+    let second = app.caller(&app.second_admin).await;
+    second.reset(DEVELOPER).await.assert_status(202);
+    reject(&admin, &ids[0]).await.assert_ok();
+    admin.reset(DEVELOPER).await.assert_status(202);
+    app.advance(SignedDuration::from_hours(24));
+    app.admin().await.delete(&path).await.assert_status(202);
+}
+
 #[tokio::test]
 async fn what_is_so_already_is_closed_with_an_entry() {
     let app = app_where(AdminOnAdmin::SecondAdmin).await;
