@@ -10,7 +10,8 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::EventType;
 
-/// The first entry since then whose actor has that address, of a kind that `wanted` takes, with its place.
+/// The first entry since then whose actor has that address, of a kind that `wanted` takes, with its place. Without the
+/// ends of their own sessions, which have the kind of an admin's verb.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -23,7 +24,7 @@ pub fn find_first_by(
 ) -> Result<Option<(u64, EventType)>> {
     let mut statement = connection.prepare_cached(
         "SELECT sequence, event_type FROM audit_entry WHERE organization_id = ?1 AND actor_email = ?2 \
-         AND at >= ?3 ORDER BY at, sequence",
+         AND at >= ?3 AND NOT (event_type = 'USER_SESSIONS_END' AND resource_id IS actor_id) ORDER BY at, sequence",
     )?;
     let mut rows = statement.query(params![organization.0.as_bytes(), actor_email, millis(since)])?;
     while let Some(row) = rows.next()? {
