@@ -1,4 +1,4 @@
-//! What waits, or waited, for further admins.
+//! Approvals: actions that wait, or waited, for further admins.
 
 use jiff::Timestamp;
 use rusqlite::types::{FromSqlError, Type};
@@ -18,13 +18,13 @@ const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wan
      asked_because, authenticated_at, second_factor_used, needed, approved_by, state, created_at, expires_at, \
      ended_at, requester_role FROM approval";
 
-/// What somebody can have asked for that is still open: the other admins are told of each.
+/// Maximum number of open approvals per requester: the other admins are notified of each.
 pub const OPEN_PER_REQUESTER: u32 = 20;
 
-/// Keeps an approval.
+/// Inserts an approval.
 ///
 /// # Errors
-/// [`Error::Conflict`] where its requester has [`OPEN_PER_REQUESTER`] open ones.
+/// [`Error::Conflict`] if its requester has [`OPEN_PER_REQUESTER`] open ones.
 pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     let open: u32 = tx.prepare_cached(OPEN)?.query_row(
         params![approval.requester_id.0.as_bytes(), millis(approval.created_at)],
@@ -60,11 +60,12 @@ pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     Ok(())
 }
 
-/// By the index on the requester rather than that on what is open, which is everybody's.
+/// Counts a requester's open approvals. The `+` makes SQLite use the index on the requester instead of
+/// `approval_open`, which holds everybody's.
 const OPEN: &str =
     "SELECT count(*) FROM approval WHERE requester_id = ?1 AND +state = 'open' AND expires_at > ?2";
 
-/// The approval of that id in that organisation.
+/// Finds an approval of an organisation by id.
 pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) -> Result<Option<Approval>> {
     let mut statement = db.prepare_cached(&format!("{APPROVAL} WHERE id = ?1 AND organization_id = ?2"))?;
     Ok(statement
@@ -72,8 +73,9 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
         .optional()?)
 }
 
-/// Whether `by` made that account, reset its password or second factors, or unlocked it, or agreed to that, after
-/// `since` and not after `until`. The trail knows: its entry was written with the change, and stays for longer.
+/// Returns whether `by` created that account, unlocked it, reset its password or second factors, or restored its
+/// factors, or approved one of these, after `since` and not after `until`. Read from the trail, whose entries are
+/// written with the change and kept for longer.
 pub fn had_in_hand(
     db: &Connection,
     account: UserId,
@@ -92,7 +94,7 @@ pub fn had_in_hand(
     ])?)
 }
 
-/// Whether `by` gave that account its role or another one, or agreed to it, after `since`.
+/// Returns whether `by` changed that account's role, or approved such a change, after `since`.
 pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
     let mut statement = db.prepare_cached(&format!(
         "{DONE_TO_BY} AND event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL"
@@ -101,8 +103,8 @@ pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp)
     Ok(statement.exists(params![account, by.0.as_bytes(), millis(since), name])?)
 }
 
-/// Whether somebody else reset that account, ended its sessions or switched it off, or its user said "not me", at
-/// `since` or later.
+/// Returns whether, at `since` or later, somebody else reset that account's password or second factors, restored
+/// its factors, ended its sessions or deactivated it, or its user reported "not me".
 pub fn was_recovered(
     db: &Connection,
     organization: OrganizationId,
@@ -114,13 +116,15 @@ pub fn was_recovered(
         || entry_exists(db, organization, EventType::UserReport, account.0, since)?)
 }
 
+/// The conditions match the partial index `audit_entry_by_subject`.
 const RECOVERED: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at >= ?2 AND resource_type = 'USER' \
      AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (event_type IN \
      ('USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE', 'USER_SESSIONS_END') \
      OR event_type = 'USER_UPDATE' AND details ->> '$.changes.isActive.to' = 0)";
 
-/// What somebody else did to an account or agreed to, as the index `audit_entry_by_subject` has it. Where mail is not
-/// sent, it is who agreed that is shown the link or code, and the entry's actor is who asked.
+/// What another user did to an account or approved; the conditions match the partial index
+/// `audit_entry_by_subject`. An entry's actor is the requester, but where no mail is sent, the link or code is
+/// shown to the approver.
 const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
      AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (actor_id = ?2 \
      OR EXISTS (SELECT 1 FROM json_each(details, '$.approvedBy') WHERE value = ?4))";
@@ -130,8 +134,8 @@ const TAKES_IN_HAND: &str = "(event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET
      'USER_FACTORS_RESTORE') OR event_type = 'USER_UPDATE' AND coalesce(details -> '$.changes.enrolmentCode', \
      details -> '$.changes.enrolmentWindow', details -> '$.changes.locked') IS NOT NULL)";
 
-/// An organisation's approvals, newest first, and how many there are in all; with a state, those that
-/// are in it at `at`.
+/// Returns a page of an organisation's approvals, newest first, and the total; with `state`, only those that are
+/// in that state at `at`.
 pub fn page_approvals(
     db: &Connection,
     organization: OrganizationId,
@@ -160,7 +164,7 @@ pub fn page_approvals(
     Ok((approvals, total))
 }
 
-/// Open approvals that have lapsed at `at`, some at a time.
+/// Finds up to 100 open approvals that have expired at `at`.
 pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<Approval>> {
     let mut statement = db.prepare_cached(&format!(
         "{APPROVAL} WHERE state = 'open' AND expires_at <= ?1 ORDER BY expires_at LIMIT 100"
@@ -170,7 +174,7 @@ pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<Approval>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Notes who agreed and how many are needed, if it is still as it was read.
+/// Records who has approved and how many are needed, if the approval is unchanged since it was read.
 ///
 /// # Errors
 /// [`Error::Stale`] when it was changed since.
@@ -189,7 +193,7 @@ pub fn update_agreement(tx: &Connection, read: &Approval, approved_by: &[UserId]
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
-/// Ends an approval, if it is still as it was read.
+/// Ends an approval, if it is unchanged since it was read.
 ///
 /// # Errors
 /// [`Error::Stale`] when it was changed since.
@@ -215,7 +219,7 @@ pub fn update_state(
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
-/// Some of the approvals that ended before that time.
+/// Finds up to 500 approvals that ended before `before`.
 pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
     Ok(db
         .prepare_cached("SELECT id FROM approval WHERE ended_at < ?1 LIMIT 500")?
@@ -223,14 +227,15 @@ pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Forgets an organisation's approvals that ended before that time: their words go with the entries of it.
+/// Deletes an organisation's approvals that ended before `before`, along with the audit entries of that time.
 pub fn clear_ended_before(tx: &Connection, organization: OrganizationId, before: Timestamp) -> Result<()> {
     tx.prepare_cached("DELETE FROM approval WHERE organization_id = ?1 AND ended_at < ?2")?
         .execute(params![organization.0.as_bytes(), millis(before)])?;
     Ok(())
 }
 
-/// An organisation's approvals by or on that user, or in whose words an address of theirs stands.
+/// Finds an organisation's approvals requested by or about a user, or whose text mentions one of the user's
+/// addresses.
 pub fn find_about(
     db: &Connection,
     organization: OrganizationId,
@@ -251,7 +256,8 @@ pub fn find_about(
     Ok(found)
 }
 
-/// Forgets those of these approvals that have ended, and the requester's words in those that have not.
+/// Deletes the ended ones of these approvals, and the requester's reason and ticket in the others. Returns the
+/// number of deleted approvals.
 pub fn forget(tx: &Connection, approvals: &[Uuid]) -> Result<usize> {
     let mut delete = tx.prepare_cached("DELETE FROM approval WHERE id = ?1 AND ended_at IS NOT NULL")?;
     let mut blank = tx.prepare_cached("UPDATE approval SET reason = NULL, ticket = NULL WHERE id = ?1")?;

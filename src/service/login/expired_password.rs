@@ -1,4 +1,4 @@
-//! Replacing an expired password, with the token that the login gave to somebody who knew it.
+//! Replacing an expired password, with the token issued by a login that proved knowledge of it.
 
 use super::new_password::{NewPassword, check_rules};
 use super::{Password, RequestContext, Services, login_event};
@@ -9,7 +9,7 @@ use crate::limiter::Bucket;
 use crate::store::challenges::Purpose;
 use crate::store::{accounts, challenges, passwords};
 
-/// Sets a new password in place of an expired one and ends every session. The user logs in again with it.
+/// Replaces an expired password and ends every session. The user then logs in with the new one.
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a token that is unknown, used or expired; [`Error::Validation`] for a password

@@ -1,5 +1,5 @@
-//! What the second steps have in common, whatever is shown: a code or a passkey. They know what was shown; this
-//! knows whose turn it is and what follows.
+//! The common part of the second steps with a code and with a passkey: finding the login that waits, and
+//! completing it.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -20,11 +20,11 @@ fn may_log_in(user: &User) -> bool {
     user.active && user.locked.is_none()
 }
 
-/// The user of a login that waits for its second step, and what it remembers.
+/// Finds the user of a login that waits for its second step, and the state stored with it.
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, and for a user who
-/// may not log in any more.
+/// may no longer log in.
 pub(super) fn find_login(
     db: &Connection,
     token: &OneUseToken,
@@ -37,7 +37,7 @@ pub(super) fn find_login(
     Ok((user, challenge.state))
 }
 
-/// The login is complete: its challenge is used up, its session begins.
+/// Completes a login: uses up its challenge and inserts its session.
 pub(super) fn complete_login(
     tx: &Transaction<'_>,
     hash: &[u8; 32],
@@ -53,10 +53,10 @@ pub(super) fn complete_login(
     audit::append_entry(tx, at, entry_id, &event).map(drop)
 }
 
-/// The user of a session that can be stepped up here.
+/// Returns the user of a session that can be stepped up here.
 ///
 /// # Errors
-/// [`Error::Refused`] for one that another issuer vouches for.
+/// [`Error::Refused`] for a session of another issuer.
 pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
     let user = &principal.full()?.user;
     if principal.session.origin == SessionOrigin::External {
@@ -65,10 +65,10 @@ pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
     Ok(user)
 }
 
-/// Notes that a session's user used a second factor now, and gives the session as it is then.
+/// Records that a session's user used a second factor now, and returns the updated session.
 ///
 /// # Errors
-/// [`Error::Token`] when it has ended.
+/// [`Error::Token`] if the session has ended.
 pub(super) fn note_step_up(
     tx: &Transaction<'_>,
     user: &User,
