@@ -183,10 +183,11 @@ impl Agreement {
             let (organization, since) = (self.approval.organization_id, self.approval.created_at);
             approvals::was_recovered(tx, organization, account, since)
         };
-        // What a thief asked for must not outlive what was done about the theft.
+        // A request made with a stolen account must not survive the account's recovery.
         if recovered(self.approval.requester_id)? {
             return Err(Error::Conflict(
-                "The account that asked for this was reset, signed out or reported since; ask for it again"
+                "The account that asked for this was reset, deactivated, signed out or reported since; ask for it \
+                 again"
                     .into(),
             ));
         }

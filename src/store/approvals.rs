@@ -32,8 +32,8 @@ pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     )?;
     if open >= OPEN_PER_REQUESTER {
         return Err(Error::Conflict(format!(
-            "{open} approvals that you asked for are open: another administrator has to agree to some, or you take \
-             them back"
+            "You have {open} open approval requests, the most allowed; withdraw some, or have another administrator \
+             decide them"
         )));
     }
     tx.prepare_cached(
@@ -128,8 +128,10 @@ const RECOVERED: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at
 const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
      AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (actor_id = ?2 \
      OR EXISTS (SELECT 1 FROM json_each(details, '$.approvedBy') WHERE value = ?4))";
-/// After which somebody may know how to be the account's holder. Unlocking opens the window for enrolment and shows a
-/// new code for it; service/users/change.rs names what it changes.
+
+/// Operations after which somebody may be able to act as the account's holder. Unlocking is one: it opens the
+/// enrolment window and shows a new code where one is required. The names of the changes are those of
+/// `service/users/change.rs`.
 const TAKES_IN_HAND: &str = "(event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', \
      'USER_FACTORS_RESTORE') OR event_type = 'USER_UPDATE' AND coalesce(details -> '$.changes.enrolmentCode', \
      details -> '$.changes.enrolmentWindow', details -> '$.changes.locked') IS NOT NULL)";

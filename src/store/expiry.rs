@@ -57,7 +57,7 @@ pub fn find_lapsed(db: &Connection, range: &UserRange, at: Timestamp) -> Result<
     find(db, LAPSED, range, at)
 }
 
-/// Those whose sessions were ended after that time, which is still to come.
+/// Finds the users whose sessions ended after `time`, which lies in the future: a clock that was ahead dated them.
 pub fn find_ended_after(db: &Connection, range: &UserRange, time: Timestamp) -> Result<Vec<UserId>> {
     find(db, ENDED_AFTER, range, time)
 }

@@ -436,7 +436,7 @@ async fn who_may_not_reset_uses_up_nothing_of_what_the_admins_have() {
         refused.assert_error(400, "MFA is not enabled for this user");
     }
     assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
-    // Nor do the help desk's tries on an admin, nor the admin's own.
+    // Neither do the help desk's attempts on an admin, nor an admin's attempts on themselves.
     let desk = app.further("desk", Role::HelpDesk).await;
     let (desk, target) = (app.caller(&desk).await, app.caller(&app.second_admin).await);
     for _ in 0..5 {

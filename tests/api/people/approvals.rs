@@ -732,7 +732,7 @@ async fn whom_the_one_who_asks_had_in_hand_does_not_count_for_a_week() {
     assert!(!has_mfa(&app, &app.developer));
 }
 
-/// Where no mail is sent, the link or code is shown to who agreed, and not to who asked.
+/// Where no mail is sent, the link or code is shown to the approver and not to the requester.
 #[tokio::test]
 async fn whom_the_one_who_asks_agreed_to_reset_does_not_count_either() {
     for verb in ["reset-password", "reset-mfa"] {
@@ -751,14 +751,14 @@ async fn whom_the_one_who_asks_agreed_to_reset_does_not_count_either() {
         let second = app.caller(&app.second_admin).await;
         let id = ask(&rogue, &app.admin, "reset-password").await;
         approve(&second, &id).await.assert_error(403, IN_HAND);
-        // Nor does who agreed, to what is asked for with the account.
+        // The approver does not count for requests made with that account, either.
         let reversed = ask(&second, &app.admin, "reset-password").await;
         approve(&rogue, &reversed).await.assert_error(403, IN_HAND);
         approve(&app.caller(&fourth).await, &id).await.assert_ok();
     }
 }
 
-/// Unlocking opens the window for enrolment again, and shows a new code where one is asked for.
+/// Unlocking opens the enrolment window again, and shows a new code where one is required.
 #[tokio::test]
 async fn whom_the_one_who_asks_unlocked_does_not_count_either() {
     for (left_behind, change) in [
@@ -815,7 +815,7 @@ async fn who_agreed_before_is_no_other_person_than_whom_they_had_in_hand() {
     reject(&app.caller(&third).await, &id).await.assert_ok();
 }
 
-/// What is done about a stolen account is done about what was asked for with it, too.
+/// Recovering a stolen account also voids the requests that were made with it.
 #[tokio::test]
 async fn what_was_asked_for_with_an_account_does_not_outlive_its_recovery() {
     for recovery in ["reset-mfa", "reset-password", "sessions", "isActive", "not-me"] {
@@ -827,12 +827,12 @@ async fn what_was_asked_for_with_an_account_does_not_outlive_its_recovery() {
         let refused = approve(&second, &id).await;
         refused.assert_error(
             409,
-            "The account that asked for this was reset, signed out or reported since; ask for it again",
+            "The account that asked for this was reset, deactivated, signed out or reported since; ask for it again",
         );
         assert_eq!(state(&app, &id), "denied", "{recovery}");
         assert_eq!(app.last_entry()["details"]["closed"], true, "{recovery}");
         assert!(has_mfa(&app, &app.developer), "{recovery}");
-        // What is asked for from now on counts.
+        // Requests made after the recovery count.
         app.advance(SignedDuration::from_secs(1));
         let id = asked(&app).await;
         let again = approve(&second, &id).await;
@@ -844,7 +844,7 @@ async fn what_was_asked_for_with_an_account_does_not_outlive_its_recovery() {
     }
 }
 
-/// Nor does an agreement that was given with it.
+/// Recovering a stolen account also voids the approvals that were given with it.
 #[tokio::test]
 async fn what_was_agreed_to_with_an_account_does_not_outlive_its_recovery() {
     let app = app_that_wants_admins(2).await;
@@ -864,7 +864,8 @@ async fn what_was_agreed_to_with_an_account_does_not_outlive_its_recovery() {
     assert!(has_mfa(&app, &app.developer));
 }
 
-/// Takes the first admin's account from whoever uses it, and gives it back.
+/// Recovers the first admin's account in the given way, as the second admin or by the user's own report, and
+/// makes it usable again.
 async fn recover(app: &TestApp, how: &str) {
     let (second, path) = (app.caller(&app.second_admin).await, user_path(&app.admin));
     match how {
@@ -904,7 +905,7 @@ async fn recover(app: &TestApp, how: &str) {
     }
 }
 
-/// Each is told to every other admin: a stolen session must not bury them in mail.
+/// Every other admin is notified of each request: a stolen session must not bury them in mail.
 #[tokio::test]
 async fn who_has_asked_for_much_that_is_open_asks_for_no_more() {
     let app = app_with_mail().await;
@@ -924,14 +925,14 @@ async fn who_has_asked_for_much_that_is_open_asks_for_no_more() {
     }
     let (approvals, told) = (app.count("SELECT count(*) FROM approval"), app.owed_mail().len());
     assert_eq!((approvals, told), (20, 20));
-    let full = "20 approvals that you asked for are open: another administrator has to agree to some, or you take \
-                them back";
+    let full = "You have 20 open approval requests, the most allowed; withdraw some, or have another administrator \
+                decide them";
     admin.delete(&path).await.assert_error(409, full);
     admin.reset(DEVELOPER).await.assert_error(409, full);
     assert_eq!(app.count("SELECT count(*) FROM approval"), approvals);
     assert_eq!(app.owed_mail().len(), told);
     assert_eq!(app.entries("USER_DELETE", "DENIED"), 1);
-    // Another's are not counted, nor are those that have ended.
+    // Another admin's requests do not count, nor do those that have ended.
     let second = app.caller(&app.second_admin).await;
     second.reset(DEVELOPER).await.assert_status(202);
     reject(&admin, &ids[0]).await.assert_ok();

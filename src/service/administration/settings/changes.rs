@@ -141,10 +141,7 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
         lines.push(format!("enrolmentWindowHours: {now} instead of {was}"));
     }
     if after.help_desk_enabled && !before.help_desk_enabled {
-        lines.push(
-            "helpDeskEnabled: the help desk, and not administrators alone, resets members' second factors"
-                .to_owned(),
-        );
+        lines.push("helpDeskEnabled: the help desk can reset members' second factors, too".to_owned());
     }
     if let Some(was) = before.step_up_minutes {
         match after.step_up_minutes {
@@ -174,6 +171,7 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
     lines
 }
 
+/// Returns one line for each setting of passwords that becomes weaker.
 fn weaker_passwords(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<String> {
     let mut lines = Vec::new();
     let (was, now) = (before.password_min_length, after.password_min_length);
