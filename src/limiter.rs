@@ -84,7 +84,8 @@ macro_rules! buckets {
 buckets! {
     /// Resets by one admin. A busy help desk makes one a minute; a stolen token is slowed down early.
     ResetByCaller, reset_by_caller, "reset-by-caller": 30 per 60;
-    /// Resets of one user. More than a few an hour is a mistake or an attack.
+    /// Resets of one user by callers of one role, counted separately for admins and the help desk. More than a
+    /// few an hour is a mistake or an attack.
     ResetByTarget, reset_by_target, "reset-by-target": 5 per 3600;
     /// Password attempts for one account from one device or address: ten at once, then one a minute (ASVS
     /// 6.3.1).

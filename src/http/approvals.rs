@@ -264,8 +264,10 @@ impl ApprovalApi {
     /// The last approval needed carries the request out; rules and policies are evaluated again then. The
     /// caller must be an `ORG_ADMIN`, neither the requester nor the user it is about, who had the role before
     /// the request was made. Answers 403 also if, within the last seven days, the requester or an earlier
-    /// approver created the caller's account, gave it its role or reset its credentials, or the caller created
-    /// theirs or reset its credentials: the two do not count as two people.
+    /// approver created the caller's account, gave it its role, unlocked it or reset its credentials, or
+    /// approved one of these, or the caller created, unlocked or reset theirs or approved that: the two do not
+    /// count as two people. Answers 409 also if the account of the requester or of an earlier approver was
+    /// recovered since the request: reset, signed out or deactivated by somebody else, or reported by its user.
     #[oai(path = "/approvals/:id/approve", method = "post", operation_id = "approve")]
     async fn approve(
         &self,

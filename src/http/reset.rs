@@ -97,8 +97,8 @@ impl ResetApi {
     ///
     /// Removes every second factor of a user of the caller's organisation, ends their sessions and records it,
     /// in one transaction. The organisation's policies are called before and after. Requires the role
-    /// `ORG_ADMIN`. Errors are checked in this order: 401, 429 (caller), 403 (role), 429 (user), 400 (malformed
-    /// id), 404, 403 (who may act on whom), 400 (malformed header or body, no MFA), 403 (policy).
+    /// `ORG_ADMIN`. Errors are checked in this order: 401, 429 (caller), 403 (role, own account), 429 (user), 400
+    /// (malformed id), 404, 403 (who may act on whom), 400 (malformed header or body, no MFA), 403 (policy).
     #[oai(path = "/users/:id/reset-mfa", method = "post", operation_id = "resetMfa")]
     async fn reset_mfa(
         &self,

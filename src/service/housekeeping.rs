@@ -32,10 +32,9 @@ pub struct Sweep {
     clock: EvenClock,
 }
 
-/// Drops the limiter's stale counts and the machine code of removed plugins; records refusals of past windows
-/// and expired approvals; erases personal data that is due, and rotates token keys. Data is destroyed for its
-/// age only while the clock runs evenly. Meant to be called once a minute; a failure is logged and retried the
-/// next time.
+/// Drops the limiter's stale counts and the machine code of removed plugins; records refusals of past windows;
+/// erases personal data that is due, and rotates token keys. Data expires or is destroyed for its age only while
+/// the clock runs evenly. Meant to be called once a minute; a failure is logged and retried the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
     note("refusals by rate limit", record_floods(services, false).await);
@@ -46,16 +45,16 @@ pub async fn tidy(services: &Services) {
         "personal data to be erased",
         trail::carry_on_erasures(services).await,
     );
-    note("lapsed approvals", approvals::expire_approvals(services).await);
     note("plugin artefacts", plugins::prune_artefacts(services).await);
     if services.sweep.clock.is_even(services.clock.now()) {
         destroy_lapsed(services).await;
     }
 }
 
-/// Deletes expired data: the rows found by [`sweep()`], trail entries past their organisation's retention,
-/// signed checkpoints, ended approvals, earlier reset calls, remembered outcomes, decisions past their
-/// retention, ended deliveries. A clock that is ahead for a minute would delete all of it.
+/// Ends expired approvals and deletes expired data: the rows found by [`sweep()`], trail entries past their
+/// organisation's retention, signed checkpoints, ended approvals, earlier reset calls, remembered outcomes,
+/// decisions past their retention, ended deliveries. A clock that is ahead for a minute would end or delete all
+/// of it.
 async fn destroy_lapsed(services: &Services) {
     note("lapsed sessions, suspended factors", sweep(services).await);
     note(
@@ -63,6 +62,7 @@ async fn destroy_lapsed(services: &Services) {
         trail::prune_expired(services).await,
     );
     note("checkpoints", trail::thin_checkpoints(services).await);
+    note("lapsed approvals", approvals::expire_approvals(services).await);
     note("ended approvals", forget_approvals(services).await);
     note("reset calls of the future", date_back_calls(services).await);
     note("earlier reset calls", forget_calls(services).await);
@@ -85,8 +85,9 @@ pub async fn wind_up(services: &Services) {
     note("stranger logins", record_strangers(services, true).await);
 }
 
-/// Among the next `SWEPT_AT_ONCE` users, destroys the factors whose suspension by a reset is over and deletes
-/// expired sessions, one-use tokens and enrolments. Returns how many users were affected.
+/// Among the next `SWEPT_AT_ONCE` users, destroys the factors whose suspension by a reset is over, deletes
+/// expired sessions, one-use tokens and enrolments, and moves ends of sessions that a clock running ahead dated
+/// into the future back to the present. Returns how many users were affected, a user once for each of the three.
 ///
 /// # Errors
 /// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the same
@@ -101,13 +102,14 @@ pub async fn sweep(services: &Services) -> Result<usize> {
             .unwrap_or_else(PoisonError::into_inner)
     };
     let from = *reached();
-    let (range, suspended, lapsed) = services
+    let (range, suspended, lapsed, ahead) = services
         .store
         .read_long(None, move |db| {
             let range = expiry::find_range(db, from, SWEPT_AT_ONCE)?;
             let suspended = expiry::find_suspended(db, &range, before)?;
             let lapsed = expiry::find_lapsed(db, &range, at)?;
-            Ok((range, suspended, lapsed))
+            let ahead = expiry::find_ended_after(db, &range, at + AHEAD)?;
+            Ok((range, suspended, lapsed, ahead))
         })
         .await?;
     clear(services, &suspended, move |tx, user| {
@@ -118,8 +120,12 @@ pub async fn sweep(services: &Services) -> Result<usize> {
         sessions::clear_lapsed(tx, user, at)
     })
     .await?;
+    clear(services, &ahead, move |tx, user| {
+        sessions::update_future_end(tx, user, at)
+    })
+    .await?;
     *reached() = range.up_to;
-    Ok(suspended.len() + lapsed.len())
+    Ok(suspended.len() + lapsed.len() + ahead.len())
 }
 
 /// Moves reset calls that a clock running ahead dated into the future back to the present; otherwise they would

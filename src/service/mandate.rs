@@ -152,7 +152,7 @@ impl Mandate {
     ///
     /// # Errors
     /// [`Error::Token`] if the call's session has ended; [`Error::Stale`] if an approver or what they approved
-    /// was changed.
+    /// was changed; [`Error::Conflict`] if the request or an earlier approval no longer counts.
     pub fn still_holds(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
         self.session_lives(tx, at)?;
         match &self.agreement {
@@ -179,9 +179,21 @@ impl Agreement {
         if !open || accounts::find_user_revision(tx, self.approver.id)? != Some(self.approver.revision) {
             return Err(Error::Stale);
         }
+        let recovered = |account| {
+            let (organization, since) = (self.approval.organization_id, self.approval.created_at);
+            approvals::was_recovered(tx, organization, account, since)
+        };
+        // A request made with a stolen account must not survive the account's recovery.
+        if recovered(self.approval.requester_id)? {
+            return Err(Error::Conflict(
+                "The account that asked for this was reset, deactivated, signed out or reported since; ask for it \
+                 again"
+                    .into(),
+            ));
+        }
         for earlier in &self.approval.approved_by {
             let user = accounts::find_user(tx, self.approval.organization_id, *earlier)?;
-            if !user.is_some_and(|user| counts(&user)) {
+            if !user.is_some_and(|user| counts(&user)) || recovered(*earlier)? {
                 return Err(Error::Conflict(
                     "An administrator who agreed before no longer counts; ask for it again".into(),
                 ));

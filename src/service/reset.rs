@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::metrics::ResetEnd;
 use super::refusals::{record_refusal, written_user};
 use super::{RequestContext, Services, plugins};
-use crate::domain::account::{Principal, Role, User};
+use crate::domain::account::{Principal, Role, User, Verb, may_act};
 use crate::domain::audit::EventType;
 use crate::domain::error::PolicyDenial;
 use crate::domain::policy::{
@@ -73,7 +73,7 @@ async fn attempt(
 ) -> Result<ResetAnswer, Refusal> {
     admit_caller(services, principal)?; // 429, before anything is read
     may_call(principal, &request.context)?; // 403; 401 where a step-up is due
-    admit_target(services, principal, request)?; // 429
+    admit_target(services, principal, request)?; // 403 for the caller's own account, 429
     match Order::from_request(principal, request) {
         Ok(order) => carry_out(services, order).await,
         Err(flaw) => Err(facts::before_flaw(services, principal, request, flaw).into()), // 404, 403, 400
@@ -149,12 +149,18 @@ fn admit_caller(services: &Services, principal: &Principal) -> Result<()> {
         .check(Bucket::ResetByCaller, principal.user.id.0.as_bytes())
 }
 
-/// Only after the role was checked: otherwise anybody could use up the admins' limit.
+/// Counts the call against the target's limit: only after the role was checked, separately for each role, and
+/// never for the caller's own account. Otherwise anybody could use up the admins' limit.
 fn admit_target(services: &Services, principal: &Principal, request: &ResetRequest) -> Result<()> {
+    let (caller, organization) = (&principal.user, &principal.organization);
+    if read_user_id(&request.target).is_ok_and(|target| target == caller.id) {
+        may_act(caller, &organization.settings, Verb::ResetMfa, caller)?;
+    }
     // Keyed by the id as written, within the caller's organisation: reveals nothing about which users exist.
     let target = format!(
-        "{}/{}",
-        principal.organization.id,
+        "{}/{:?}/{}",
+        organization.id,
+        caller.role,
         request.target.to_ascii_lowercase()
     );
     services.limiter.check(Bucket::ResetByTarget, target)

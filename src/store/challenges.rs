@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::row::{column, exists, millis};
-use super::sessions::clear_lapsed;
+use super::sessions::clear_lapsed_logins;
 use crate::domain::Result;
 use crate::domain::account::UserId;
 
@@ -43,7 +43,8 @@ pub struct ChallengeRow {
     pub expires_at: Timestamp,
 }
 
-/// Inserts a one-use token by its hash, and deletes the user's expired rows.
+/// Inserts a one-use token by its hash, and deletes the user's expired sessions, logins in progress and
+/// enrolments.
 pub fn insert_challenge(
     tx: &Connection,
     user: UserId,
@@ -53,7 +54,7 @@ pub fn insert_challenge(
     at: Timestamp,
     expires_at: Timestamp,
 ) -> Result<()> {
-    clear_lapsed(tx, user, at)?;
+    clear_lapsed_logins(tx, user, at)?;
     tx.prepare_cached(
         "INSERT INTO challenge (user_id, hash, purpose, state, created_at, expires_at) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -229,6 +230,22 @@ mod tests {
             3,
             "gone counts as used up"
         );
+    }
+
+    #[test]
+    fn a_login_by_a_clock_that_is_ahead_leaves_the_links_in_mails() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let links = [([1; 32], Purpose::Invitation), ([2; 32], Purpose::NotMe)];
+        for (hash, purpose) in links {
+            insert_challenge(&db, alice, &hash, purpose, None, at(0), at(100)).unwrap();
+        }
+        let login = |hash| insert_challenge(&db, alice, hash, Purpose::Mfa, None, at(200), at(300)).unwrap();
+        login(&[3; 32]);
+        for (hash, purpose) in links {
+            let found = |second| find_challenge(&db, alice, &hash, purpose, at(second)).unwrap();
+            assert!(found(99).is_some() && found(100).is_none());
+        }
     }
 
     #[test]

@@ -94,11 +94,11 @@ pub fn find_last_minted_expiry(db: &Connection) -> Result<Option<Timestamp>> {
     Ok(statement.query_row([], |row| optional(row, 0))?)
 }
 
-/// Inserts a session, deletes the user's expired rows, and ends the least recently used session beyond
-/// [`SESSIONS_PER_USER`].
+/// Inserts a session, deletes the user's expired sessions, logins in progress and enrolments, and ends the least
+/// recently used session beyond [`SESSIONS_PER_USER`].
 pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
-    clear_lapsed(tx, session.user_id, session.created_at)?;
+    clear_lapsed_logins(tx, session.user_id, session.created_at)?;
     clear_oldest(tx, session.user_id, SESSIONS_PER_USER - 1)?;
     tx.prepare_cached(
         "INSERT INTO session (user_id, id, scope, generation, authenticated_at, second_factor_at, \
@@ -227,10 +227,9 @@ pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<
     if session.origin != SessionOrigin::External {
         return clear_session(tx, user, id);
     }
-    clear_lapsed(tx, user, at)?;
     let ended: u32 = tx
-        .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1")?
-        .query_row([user.0.as_bytes()], |row| row.get(0))?;
+        .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1 AND expires_at > ?2")?
+        .query_row(params![user.0.as_bytes(), millis(at)], |row| row.get(0))?;
     if ended >= SESSIONS_PER_USER {
         // Bound the table: beyond the limit, end all sessions of other issuers instead.
         tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
@@ -241,13 +240,43 @@ pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<
     let until = session.expires_at.max(at + EXTERNAL_LIFETIME);
     let added = tx
         .prepare_cached(
-            "INSERT INTO ended_session (user_id, id, expires_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            "INSERT INTO ended_session (user_id, id, expires_at) VALUES (?1, ?2, ?3) \
+             ON CONFLICT DO UPDATE SET expires_at = excluded.expires_at WHERE expires_at <= ?4",
         )?
-        .execute(params![user.0.as_bytes(), id.0.as_bytes(), millis(until)])?;
+        .execute(params![
+            user.0.as_bytes(),
+            id.0.as_bytes(),
+            millis(until),
+            millis(at)
+        ])?;
     Ok(added == 1)
 }
 
-/// Deletes the user's expired sessions, one-use tokens and enrolments.
+/// Moves the end of the user's sessions back to `now` if a clock that was ahead dated it into the future:
+/// otherwise every token of another issuer would be refused until that time.
+pub fn update_future_end(tx: &Connection, user: UserId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1 AND sessions_ended_at > ?2")?
+        .execute(params![user.0.as_bytes(), millis(now)])?;
+    Ok(())
+}
+
+/// Deletes the user's expired sessions, logins in progress and enrolments. Other expired rows are left to
+/// [`clear_lapsed`], because the clock may be ahead for a minute: deleting them would revive sessions that were
+/// ended, and invalidate links in mails for good.
+pub(super) fn clear_lapsed_logins(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    for lapsed in [
+        "session WHERE user_id = ?1 AND expires_at <= ?2",
+        "challenge WHERE user_id = ?1 AND expires_at <= ?2 AND purpose NOT IN ('invitation', 'not-me')",
+        "enrolment WHERE user_id = ?1 AND expires_at <= ?2",
+    ] {
+        tx.prepare_cached(&format!("DELETE FROM {lapsed}"))?
+            .execute(params![user.0.as_bytes(), millis(at)])?;
+    }
+    Ok(())
+}
+
+/// Deletes the user's expired sessions, records of ended sessions, one-use tokens and enrolments. Only for a
+/// caller that has checked that the clock runs evenly.
 pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     for table in ["session", "ended_session", "challenge", "enrolment"] {
         tx.prepare_cached(&format!(
@@ -481,7 +510,15 @@ mod tests {
         };
         assert_eq!(rows(), SESSIONS_PER_USER);
         assert!(!lives(&other), "beyond the limit, all end");
-        clear_lapsed(&db, alice, at(20) + EXTERNAL_LIFETIME).unwrap();
+        // With a clock that is ahead, a login deletes none of them, and expired ones do not count for the limit.
+        let ahead = at(20) + EXTERNAL_LIFETIME;
+        clear_lapsed_logins(&db, alice, ahead).unwrap();
+        assert_eq!(rows(), SESSIONS_PER_USER);
+        assert!(end_session(&db, &one, ahead).unwrap(), "its later tokens");
+        assert!(!end_session(&db, &one, ahead).unwrap(), "once");
+        assert!(end_session(&db, &external(alice, 9, 10), ahead).unwrap());
+        assert_eq!(rows(), SESSIONS_PER_USER + 1);
+        clear_lapsed(&db, alice, ahead + EXTERNAL_LIFETIME).unwrap();
         assert_eq!(rows(), 0);
     }
 }

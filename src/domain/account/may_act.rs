@@ -175,8 +175,9 @@ pub struct Asked {
     pub at: Timestamp,
 }
 
-/// Hours for which an admin who created an account, gave it its role or reset its credentials does not count as a
-/// different person from its holder, since they may be able to act as both.
+/// Hours for which an admin who created an account, gave it its role, unlocked it or reset its credentials, or
+/// approved one of these, does not count as a different person from its holder, since they may be able to act as
+/// both.
 pub const IN_HAND_HOURS: i64 = 7 * 24;
 
 /// Checks that `approver`, an admin since `admin_since`, counts as a further admin: not the one who asked, not
@@ -197,7 +198,8 @@ pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked, in_han
         "You became an administrator after this was asked for; another one has to agree"
     } else if in_hand {
         "You and an administrator who asked for this or agreed to it don't count as two: within the last 7 days one \
-         of you made the other's account, gave it its role or reset its credentials; another administrator has to agree"
+         of you made the other's account, gave it its role, unlocked it or reset its credentials; another \
+         administrator has to agree"
     } else {
         return Ok(());
     };

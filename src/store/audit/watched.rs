@@ -10,8 +10,8 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::EventType;
 
-/// Finds the first entry since `since` whose actor has that address and whose type `wanted` accepts. Returns its
-/// sequence and type.
+/// Finds the first entry since `since` whose actor has that address and whose type `wanted` accepts, except where
+/// actors end their own sessions: that has the type of an admin's operation. Returns its sequence and type.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -24,7 +24,7 @@ pub fn find_first_by(
 ) -> Result<Option<(u64, EventType)>> {
     let mut statement = connection.prepare_cached(
         "SELECT sequence, event_type FROM audit_entry WHERE organization_id = ?1 AND actor_email = ?2 \
-         AND at >= ?3 ORDER BY at, sequence",
+         AND at >= ?3 AND NOT (event_type = 'USER_SESSIONS_END' AND resource_id IS actor_id) ORDER BY at, sequence",
     )?;
     let mut rows = statement.query(params![organization.0.as_bytes(), actor_email, millis(since)])?;
     while let Some(row) = rows.next()? {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use latchkey::domain::account::{OrganizationSettings, Role};
+use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role};
 use latchkey::domain::audit::ActorRef;
 use latchkey::domain::credential::{ExternalIssuer, ExternalRules, TokenAlgorithm};
 use latchkey::service::housekeeping::tidy;
@@ -403,6 +403,46 @@ async fn a_session_of_another_issuer_is_ended_by_logout_and_by_its_user() {
         .await
         .ok();
     list(&app, &three).await.refused(401, revoked);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_for_a_minute_revives_no_session_and_ends_none_and_no_approval() {
+    const AHEAD: i64 = 400 * 24 * 3600;
+    let app = App::with(Plan {
+        organization: OrganizationSettings {
+            admin_on_admin: AdminOnAdmin::SecondAdmin,
+            ..Default::default()
+        },
+        ..external()
+    })
+    .await;
+    tidy(&app.services).await;
+    let revoked = "The access token has been revoked";
+    let ended = sign(&claims(&app, "boss@acme.example"));
+    app.post("/auth/logout", Some(&ended), Value::Null).await.ok();
+    let minted = app.minted(app.id("boss@acme.example")).await;
+    let asked = app.reset_of(&minted, "second@acme.example").await;
+    assert_eq!(asked.status, 202, "{}", asked.body);
+
+    app.wait(AHEAD);
+    app.token("boss@acme.example").await;
+    let meanwhile = app.minted(app.id("boss@acme.example")).await;
+    app.reset_of(&meanwhile, "phone@acme.example").await.ok();
+    tidy(&app.services).await;
+    app.wait(-AHEAD);
+
+    list(&app, &ended).await.refused(401, revoked);
+    let open = "SELECT count(*) FROM approval WHERE state = 'open'";
+    assert_eq!(app.count(open), 1);
+    let phone = || sign(&claims(&app, "phone@acme.example"));
+    list(&app, &phone()).await.refused(401, revoked);
+    tidy(&app.services).await;
+    app.wait(6 * 3600);
+    tidy(&app.services).await;
+    list(&app, &phone()).await.refused(401, revoked);
+    app.wait(1);
+    list(&app, &phone()).await.ok();
+    assert_eq!(app.count(open), 1);
 }
 
 #[tokio::test]

@@ -560,6 +560,10 @@ async fn an_admin_who_acts_soon_after_a_reset_raises_one_alarm() {
     enrol(&app, second, None).await;
     enrol(&app, "phone@acme.example", None).await;
     app.wait(3600);
+    let [own, _other] = [app.minted(app.id(second)).await, app.minted(app.id(second)).await];
+    let ended = app.call(Method::DELETE, "/account/sessions", Some(&own), None);
+    ended.await.ok();
+    assert_eq!(app.entries().pop().unwrap()["eventType"], "USER_SESSIONS_END");
     housekeeping::tidy(&app.services).await;
     let alarms = || app.count("SELECT count(*) FROM audit_entry WHERE event_type = 'USER_RESET_ALARM'");
     assert_eq!(alarms(), 0, "their own accounts are all that they touched");

@@ -136,6 +136,13 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
     if now > was {
         lines.push(format!("enrolmentCodeMinutes: {now} instead of {was}"));
     }
+    let (was, now) = (before.enrolment_window_hours, after.enrolment_window_hours);
+    if now > was {
+        lines.push(format!("enrolmentWindowHours: {now} instead of {was}"));
+    }
+    if after.help_desk_enabled && !before.help_desk_enabled {
+        lines.push("helpDeskEnabled: the help desk can reset members' second factors, too".to_owned());
+    }
     if let Some(was) = before.step_up_minutes {
         match after.step_up_minutes {
             None => {
@@ -145,6 +152,7 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
             Some(_) => {}
         }
     }
+    lines.extend(weaker_passwords(before, after));
     if after.admin_on_admin < before.admin_on_admin {
         lines.push("adminOnAdmin: administrators have more power over each other".to_owned());
     }
@@ -159,6 +167,39 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
     }
     if before.webhook_url.is_some() && before.webhook_url != after.webhook_url {
         lines.push("webhookUrl: another address is called, or none".to_owned());
+    }
+    lines
+}
+
+/// Returns one line for each setting of passwords that becomes weaker.
+fn weaker_passwords(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<String> {
+    let mut lines = Vec::new();
+    let (was, now) = (before.password_min_length, after.password_min_length);
+    if now < was {
+        lines.push(format!("passwordMinLength: {now} instead of {was}"));
+    }
+    let required = |settings: &OrganizationSettings| {
+        [
+            ("passwordRequireUppercase", settings.password_require_uppercase),
+            ("passwordRequireLowercase", settings.password_require_lowercase),
+            ("passwordRequireDigit", settings.password_require_digit),
+            (
+                "passwordRequireSpecialChar",
+                settings.password_require_special_char,
+            ),
+        ]
+    };
+    for ((field, was), (_, now)) in required(before).into_iter().zip(required(after)) {
+        if was && !now {
+            lines.push(format!("{field}: no longer required"));
+        }
+    }
+    if let Some(was) = before.password_expiration_days {
+        match after.password_expiration_days {
+            None => lines.push("passwordExpirationDays: passwords no longer expire".to_owned()),
+            Some(now) if now > was => lines.push(format!("passwordExpirationDays: {now} instead of {was}")),
+            Some(_) => {}
+        }
     }
     lines
 }
@@ -193,10 +234,14 @@ mod tests {
             step_up_minutes: Some(5),
             security_contact: Some("security@acme.example".into()),
             webhook_url: Some("https://hooks.example.com/1".into()),
+            enrolment_window_hours: 12,
+            password_min_length: 14,
+            password_require_digit: true,
+            password_expiration_days: Some(90),
             ..before.clone()
         };
         assert_eq!(weakened(&before, &after), [""; 0]);
-        assert_eq!(weakened(&after, &before).len(), 5);
+        assert_eq!(weakened(&after, &before).len(), 9);
         assert_eq!(weakened(&after, &after), [""; 0]);
     }
 }
