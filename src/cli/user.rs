@@ -59,12 +59,16 @@ pub(super) enum Command {
                             latchkey user unlock ada@acme.example --org acme --json"
     )]
     Unlock(credentials::Whose),
-    /// Give a user the second factors back that the last reset took away.
+    /// Give a user the second factors back that a reset took away.
     ///
     /// For a reset that was not the user's: what was set up since is destroyed, sessions end, and the account is
-    /// unlocked if the user's report or a missed time had locked it. Works with the server running or stopped.
-    #[command(after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme")]
-    RestoreFactors(credentials::Whose),
+    /// unlocked if the user's report or a missed time had locked it. Where factors were taken away more than once
+    /// you are told when, and say which are meant. Works with the server running or stopped.
+    #[command(
+        after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme\n  \
+                            latchkey user restore-factors ada@acme.example --org acme --taken-before 2026-02-18T10:30:00Z"
+    )]
+    RestoreFactors(credentials::RestoreFactors),
     /// List an organisation's users.
     #[command(
         after_help = "Examples:\n  latchkey user list --org acme\n  latchkey user list --org acme --json"
@@ -131,7 +135,7 @@ impl Command {
             Self::Import(import) => import.run(global),
             Self::ResetMfa(reset) => reset.run(global),
             Self::Unlock(whose) => whose.unlock(global),
-            Self::RestoreFactors(whose) => whose.restore_factors(global),
+            Self::RestoreFactors(restore) => restore.run(global),
             Self::List { org, json } => {
                 let users = operator::list_users(&global.open()?.services, &org)?;
                 if json {

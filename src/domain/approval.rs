@@ -26,10 +26,20 @@ pub enum Wanted {
     /// Restore factors that were taken away.
     #[serde(rename_all = "kebab-case")]
     RestoreFactors {
-        /// Those taken at that time or the last ones before it; `None`: the last ones.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        taken_before: Option<Timestamp>,
+        /// When they were taken: what was chosen when it was asked for.
+        taken_at: Timestamp,
     },
+}
+
+impl Wanted {
+    /// When what is to be restored was taken away.
+    #[must_use]
+    pub fn taken_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::RestoreFactors { taken_at } => Some(*taken_at),
+            _ => None,
+        }
+    }
 }
 
 /// A change of a policy binding that waits.

@@ -134,6 +134,9 @@ pub struct ApprovalBody {
     /// The policy; only with `change-policy`.
     #[oai(skip_serializing_if_is_none)]
     pub policy: Option<PolicyBody>,
+    /// When the factors were taken away that are to be restored; only with `restore-factors`.
+    #[oai(skip_serializing_if_is_none)]
+    pub taken_at: Option<Time>,
     /// Where it stands.
     pub state: StateBody,
     /// Who asked.
@@ -307,6 +310,7 @@ impl ApprovalApi {
 impl From<Described> for ApprovalBody {
     fn from(described: Described) -> Self {
         let approval = described.approval;
+        let taken_at = approval.wanted.taken_at().map(Time);
         let (verb, change, policy) = match approval.wanted {
             Wanted::ResetMfa => (VerbBody::ResetMfa, None, None),
             Wanted::ResetPassword => (VerbBody::ResetPassword, None, None),
@@ -324,6 +328,7 @@ impl From<Described> for ApprovalBody {
             verb,
             change,
             policy,
+            taken_at,
             state: described.state.into(),
             requester: described.requester.into(),
             target: described.target.into(),

@@ -114,8 +114,8 @@ impl RestoreApi {
         context: Context,
         /// The user's id.
         id: Path<WrittenId>,
-        /// Where there were several resets: those taken at this time or the last ones before it. Without it,
-        /// the last ones.
+        /// Where factors were taken away more than once: those taken at this time or the last ones before it.
+        /// Without it that is a 409, which names the times.
         #[oai(name = "takenBefore")]
         taken_before: Query<Option<Time>>,
     ) -> Result<Restored, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {

@@ -14,6 +14,7 @@ pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
 pub use import::{Format, ImportOptions, Imported, LINES_LIMIT, Refused, Watch, import_users};
 pub use invitation::{Shown, accept_invitation};
+use restore::Restoring;
 pub(super) use restore::destroyed_before;
 pub use restore::{Suspended, list_suspended_factors};
 pub use watch::watch_reset_admins;
@@ -42,7 +43,7 @@ pub enum Change {
     EndSessions,
     /// Restore factors that were taken away.
     RestoreFactors {
-        /// Those taken at that time or the last ones before it; `None`: the last ones.
+        /// Those taken at that time or the last ones before it; `None`: the only ones.
         taken_before: Option<jiff::Timestamp>,
     },
 }
@@ -166,7 +167,8 @@ pub async fn end_user_sessions(
 /// since. Ends sessions, and unlocks the account where the user's report or a missed enrolment had locked it.
 ///
 /// # Errors
-/// As [`update_user`]; [`Error::Refused`] where there is nothing to restore.
+/// As [`update_user`]; [`Error::Refused`] where there is nothing to restore; [`Error::Conflict`] where factors were
+/// taken more than once and it isn't said which are meant.
 pub async fn restore_factors(
     services: &Services,
     principal: &Principal,
@@ -223,15 +225,16 @@ pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome>
 
 impl Change {
     /// The same, as an approval keeps it.
-    pub(super) fn wanted(&self) -> Result<Wanted> {
+    fn wanted(&self, restoring: Option<Restoring>) -> Result<Wanted> {
         match self {
             Self::Update(patch) => Ok(Wanted::UpdateUser(patch.clone())),
             Self::Delete => Ok(Wanted::DeleteUser),
             Self::Erase => Ok(Wanted::EraseUser),
             Self::ResetPassword => Ok(Wanted::ResetPassword),
-            Self::RestoreFactors { taken_before } => Ok(Wanted::RestoreFactors {
-                taken_before: *taken_before,
-            }),
+            Self::RestoreFactors { .. } => {
+                let Restoring { taken_at } = restoring.ok_or(Error::Stale)?;
+                Ok(Wanted::RestoreFactors { taken_at })
+            }
             Self::EndSessions => Err(Error::Internal("ending sessions waits for nobody".into())),
         }
     }

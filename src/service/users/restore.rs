@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::act::Case;
-use crate::domain::account::{Principal, User};
+use crate::domain::account::{Principal, User, UserId};
 use crate::domain::audit::Event;
 use crate::domain::policy::FactorFacts;
 use crate::domain::{Error, Result};
@@ -13,7 +13,9 @@ use crate::service::refusals::admit_reader;
 use crate::service::reset::read_user_id;
 use crate::service::{RequestContext, Services, not_me, notices};
 use crate::store::deliveries::OwedDelivery;
-use crate::store::{Transaction, accounts, factors};
+use crate::store::{Connection, Transaction, accounts, factors};
+
+const NOTHING: Error = Error::Refused("There are no factors to restore");
 
 /// A suspended factor.
 #[derive(Clone, Debug)]
@@ -56,31 +58,47 @@ pub(in crate::service) fn destroyed_before(services: &Services) -> Timestamp {
     kept_since(services, services.clock.now())
 }
 
-/// What is to be restored.
+/// What is to be restored: all that was taken at one time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Restoring {
-    since: Timestamp,
-    taken_before: Option<Timestamp>,
+    /// When it was taken away.
+    pub taken_at: Timestamp,
 }
 
 impl Restoring {
-    pub fn of(services: &Services, taken_before: Option<Timestamp>, at: Timestamp) -> Self {
-        Self {
-            since: kept_since(services, at),
-            taken_before,
-        }
+    /// What was taken at that time or the last before it. Without a time there is no choosing between several:
+    /// each but the first was set up after another was taken, by the user or by whoever had that done, and a thief
+    /// who then has their own taken, too, must not get it back in the user's name.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where there is nothing; [`Error::Conflict`] where there is more than one.
+    pub fn choose(
+        services: &Services,
+        db: &Connection,
+        user: UserId,
+        taken_before: Option<Timestamp>,
+        at: Timestamp,
+    ) -> Result<Self> {
+        let suspended = factors::find_suspended_factors(db, user, kept_since(services, at))?;
+        let mut times: Vec<_> = suspended.into_iter().map(|(_, taken_at)| taken_at).collect();
+        times.dedup(); // the latest first
+        let chosen = match (taken_before, &times[..]) {
+            (Some(before), times) => times.iter().find(|taken_at| **taken_at <= before),
+            (None, []) => None,
+            (None, [only]) => Some(only),
+            (None, several) => return Err(Error::Conflict(which(several))),
+        };
+        let taken_at = *chosen.ok_or(NOTHING)?;
+        Ok(Self { taken_at })
     }
 
     /// Restores in the transaction. What was set up since is destroyed: were it an attacker's, it must never
     /// come back; were it the user's own, they set it up again.
     pub fn run(self, tx: &Transaction<'_>, target: &User, at: Timestamp, event: Event) -> Result<Event> {
-        let taken = factors::find_suspended_factors(tx, target.id, self.since)?;
-        let taken_at = taken
-            .iter()
-            .map(|(_, taken_at)| *taken_at)
-            .find(|taken_at| self.taken_before.is_none_or(|before| *taken_at <= before))
-            .ok_or(Error::Refused("There are no factors to restore"))?;
-        let (restored, destroyed) = factors::update_restored(tx, target.id, taken_at)?;
+        let (restored, destroyed) = factors::update_restored(tx, target.id, self.taken_at)?;
+        if restored.is_empty() {
+            return Err(NOTHING);
+        }
         factors::clear_enrolment(tx, target.id)?;
         factors::clear_enrolment_due(tx, target.id)?;
         let unlocks = target.locked.as_ref().is_some_and(|lock| is_lifted(&lock.reason));
@@ -92,9 +110,23 @@ impl Restoring {
         Ok(event
             .with("restoredFactors", kinds(&restored))
             .with("destroyedFactors", kinds(&destroyed))
-            .with("takenAt", taken_at.to_string())
+            .with("takenAt", self.taken_at.to_string())
             .with("unlocked", unlocks))
     }
+}
+
+/// Asks which of them, the first taken named first.
+fn which(times: &[Timestamp]) -> String {
+    let times: Vec<_> = times
+        .iter()
+        .rev()
+        .map(|taken_at| format!("{taken_at:.3}"))
+        .collect();
+    format!(
+        "Factors were taken away more than once: {}. Say up to which time: takenBefore, --taken-before. Those taken \
+         later were set up after the first were taken, perhaps by somebody else",
+        times.join(", ")
+    )
 }
 
 /// A lock by a policy or for another reason stays.
