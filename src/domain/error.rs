@@ -56,6 +56,9 @@ pub enum Error {
     /// The account is locked; only said to somebody who proved to know the password.
     #[error("The account is locked. Ask an administrator to unlock it")]
     AccountLocked,
+    /// The second factor was right, but the password has expired; only said to somebody who showed both.
+    #[error("The password has expired. Replace it, then log in again")]
+    PasswordExpired,
 
     /// The caller lacks the role.
     #[error("Role ORG_ADMIN is required")]

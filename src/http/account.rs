@@ -84,9 +84,10 @@ pub struct LoginResponseBody {
     /// `POST /mfa/passkeys/options`, `POST /mfa/passkeys` and `POST /auth/logout` alone, until that is done.
     /// Then the same tokens open everything.
     pub mfa_setup_required: bool,
-    /// The password has expired: go on with `POST /auth/change-expired-password`, then log in again.
+    /// The password has expired: go on with `POST /auth/change-expired-password`, then log in again. With
+    /// `mfaRequired` the second factor comes first: showing it ends in a 403 then.
     pub password_expired: bool,
-    /// What changes the password.
+    /// What changes the password; with `mfaRequired` once the second factor was shown.
     #[oai(nullable)]
     pub password_change_token: Option<String>,
     /// For the `Authorization` header.
@@ -225,14 +226,15 @@ impl AuthenticationApi {
 
     /// Complete a login with a second factor.
     ///
-    /// A challenge lives five minutes, works once and bears five wrong codes. No code works twice.
+    /// A challenge lives five minutes, works once and bears five wrong codes. No code works twice. Where the
+    /// password has expired a right one ends in 403, and the challenge is the `passwordChangeToken` for ten minutes.
     #[oai(path = "/verify-mfa", method = "post", operation_id = "verifyMfa")]
     async fn verify_mfa(
         &self,
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyMfaBody>,
-    ) -> Result<Remembered<TokenBody>, OpenErrors> {
+    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S403 | BODY | S429 }>> {
         let J(body) = body;
         let mut tokens =
             login::verify_mfa(&services, &body.mfa_challenge_token, &body.code, &context.0).await?;
@@ -288,7 +290,8 @@ impl AuthenticationApi {
 
     /// Replace an expired password.
     ///
-    /// Ends every session of the user, who then logs in with the new password.
+    /// Ends every session of the user, who then logs in with the new password. 400 while a second factor is still
+    /// to be shown.
     #[oai(
         path = "/change-expired-password",
         method = "post",
@@ -374,8 +377,11 @@ impl From<LoginAnswer> for LoginResponseBody {
                 token,
                 expires_in,
                 methods,
+                password_expired,
             } => Self {
                 mfa_required: true,
+                password_expired,
+                password_change_token: password_expired.then(|| token.clone()),
                 mfa_challenge_token: Some(token),
                 mfa_challenge_expires_in: Some(expires_in),
                 mfa_methods: Some(methods.into_iter().map(Into::into).collect()),

@@ -148,7 +148,8 @@ impl PasskeyApi {
 
     /// Complete a login with a passkey.
     ///
-    /// Options are answered once, right or wrong. The challenge of the login bears five wrong answers.
+    /// Options are answered once, right or wrong. The challenge of the login bears five wrong answers. Where the
+    /// password has expired a right one ends in 403, as with `POST /auth/verify-mfa`.
     #[oai(
         path = "/auth/verify-mfa/passkey",
         method = "post",
@@ -160,7 +161,7 @@ impl PasskeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyWithPasskeyBody>,
-    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S409 | BODY | S429 }>> {
+    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S403 | S409 | BODY | S429 }>> {
         let J(body) = body;
         let asserted = Asserted::try_from(body.credential)?;
         let token = &body.mfa_challenge_token;

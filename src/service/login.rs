@@ -89,6 +89,8 @@ pub enum Next {
         expires_in: i64,
         /// By what it can be met, the strongest first.
         methods: Vec<FactorKind>,
+        /// Whether the password has expired: then the token is for `change_expired_password` afterwards.
+        password_expired: bool,
     },
     /// The password has expired.
     PasswordExpired {
@@ -160,11 +162,12 @@ impl Case {
         if set_up && user.enrolment_due.as_ref().is_some_and(|due| at >= due.until) {
             return Decision::WindowOver;
         }
-        if self.password_expired(at) {
-            return Decision::PasswordExpired;
-        }
+        // Whoever knows an old password replaces it with the second factor alone (ASVS 6.2.2, 6.3.4).
         if user.mfa_enabled {
             return Decision::Challenge;
+        }
+        if password_expired(user, organization, at) {
+            return Decision::PasswordExpired;
         }
         if set_up {
             let until = at + SignedDuration::from_secs(ENROLMENT_SESSION_SECS);
@@ -177,14 +180,6 @@ impl Case {
         Decision::Done
     }
 
-    fn password_expired(&self, at: Timestamp) -> bool {
-        let days = self.organization.settings.password_expiration_days;
-        days.zip(self.user.password_changed_at)
-            .is_some_and(|(days, changed)| {
-                at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
-            })
-    }
-
     fn still_holds(&self, tx: &Transaction<'_>) -> Result<()> {
         let user = accounts::find_user_revision(tx, self.user.id)?;
         let organization = accounts::find_organization_revision(tx, self.organization.id)?;
@@ -193,6 +188,13 @@ impl Case {
         }
         Err(Error::Stale)
     }
+}
+
+fn password_expired(user: &User, organization: &Organization, at: Timestamp) -> bool {
+    let days = organization.settings.password_expiration_days;
+    days.zip(user.password_changed_at).is_some_and(|(days, changed)| {
+        at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
+    })
 }
 
 /// How a login ends: what is written, what the trail says, what the caller is told.
@@ -276,6 +278,7 @@ impl Ending {
                     token,
                     expires_in,
                     methods,
+                    password_expired: password_expired(user, &case.organization, at),
                 };
                 Self::go_on(writes, next)
             }

@@ -119,6 +119,27 @@ pub fn update_challenge_state(
     Ok(changed == 1)
 }
 
+/// Makes a one-use token good for something else, until that time. What it remembered is forgotten.
+pub fn update_purpose(
+    tx: &Connection,
+    user: UserId,
+    hash: &[u8; 32],
+    purpose: Purpose,
+    expires_at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE challenge SET purpose = ?3, state = NULL, attempts = 0, expires_at = ?4 \
+         WHERE user_id = ?1 AND hash = ?2",
+    )?
+    .execute(params![
+        user.0.as_bytes(),
+        hash,
+        purpose_text(purpose),
+        millis(expires_at)
+    ])?;
+    Ok(())
+}
+
 /// Counts a wrong code against a one-use token, which ends with the last attempt it allows. Says how
 /// many it has had.
 pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: u32) -> Result<u32> {

@@ -24,7 +24,8 @@ pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often;
-/// [`Error::InvalidCode`] for a wrong or used code; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::InvalidCode`] for a wrong or used code; [`Error::PasswordExpired`] after a right one, where it has: the
+/// challenge replaces it then; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn verify_mfa(
     services: &Services,
     challenge: &str,
@@ -70,18 +71,18 @@ pub async fn verify_mfa(
                 return Ok(Err(Error::InvalidCode));
             };
             let event = event.with("method", spent.method());
-            complete_login(tx, &hash, &row, event, entry_ids[0])?;
+            let completed = complete_login(tx, &user, &hash, &row, event, entry_ids[0])?;
             if let Some(event) = spent.event(&user, &request) {
                 let entry = audit::append_entry(tx, at, entry_ids[1], &event)?;
                 deliveries::owe(tx, &owed, entry.sequence, at)?;
             }
-            Ok(Ok(()))
+            Ok(completed)
         })
         .await?;
-    ended.map(|()| {
+    if ended != Err(Error::InvalidCode) {
         attempt.forget(services);
-        tokens
-    })
+    }
+    ended.map(|()| tokens)
 }
 
 /// Whoever found a list of codes logs in with one: its owner is told (SP 800-63B-4 §4.6).

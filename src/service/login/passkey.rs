@@ -64,8 +64,8 @@ pub async fn passkey_login_options(
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, or where no
-/// options were asked for; [`Error::InvalidPasskey`]; [`Error::Validation`]; [`Error::RateLimited`];
-/// [`Error::Busy`].
+/// options were asked for; [`Error::InvalidPasskey`]; [`Error::PasswordExpired`] after a right one, where it has: the
+/// challenge replaces it then; [`Error::Validation`]; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn verify_mfa_with_passkey(
     services: &Services,
     challenge: &str,
@@ -101,10 +101,7 @@ pub async fn verify_mfa_with_passkey(
             }
             let event = login_event(&user, &request);
             match shown.take(tx, &user, at)? {
-                Ok(used) => {
-                    complete_login(tx, &hash, &row, used.describe(event), entry_ids[0])?;
-                    Ok(Ok(()))
-                }
+                Ok(used) => complete_login(tx, &user, &hash, &row, used.describe(event), entry_ids[0]),
                 Err(refusal) => {
                     challenges::update_challenge_state(tx, user.id, &hash, Purpose::Mfa, None, at)?;
                     challenges::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
@@ -116,10 +113,10 @@ pub async fn verify_mfa_with_passkey(
             }
         })
         .await?;
-    ended.map(|()| {
+    if ended != Err(Error::InvalidPasskey) {
         attempt.forget(services);
-        tokens
-    })
+    }
+    ended.map(|()| tokens)
 }
 
 /// Asks for one of the caller's passkeys, for a step-up.

@@ -58,6 +58,33 @@ async fn a_reset_takes_passkeys_and_restoring_gives_them_back() {
 }
 
 #[tokio::test]
+async fn an_expired_password_is_replaced_after_a_passkey() {
+    let organization = OrganizationSettings {
+        password_expiration_days: Some(1),
+        ..OrganizationSettings::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..Plan::default()
+    })
+    .await;
+    let mut device = Authenticator::new(1);
+    with_passkey(&app, &mut device).await;
+    app.wait(24 * 3600);
+    let token = app.login(NEW).await.ok().text("passwordChangeToken");
+    let options = asked(&app, &token).await;
+    let change = async || {
+        let body = json!({ "passwordChangeToken": token, "newPassword": "another good password" });
+        app.post("/auth/change-expired-password", None, body).await
+    };
+    assert_eq!(change().await.status, 400);
+    show(&app, &token, &device.get(&options))
+        .await
+        .refused(403, "The password has expired. Replace it, then log in again");
+    change().await.ok();
+}
+
+#[tokio::test]
 async fn a_step_up_with_a_passkey_lets_an_admin_reset() {
     let app = App::with(step_up_demanded()).await;
     let boss = "boss@acme.example";
