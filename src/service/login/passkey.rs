@@ -190,6 +190,10 @@ pub async fn step_up_with_passkey(
         })
         .await?;
     let (user, session) = stepped_up?;
+    // It was right: what was wrong before no longer counts.
+    services
+        .limiter
+        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
     Ok(session::access_token(services, &user, &session, at))
 }
 

@@ -69,5 +69,9 @@ pub async fn step_up(
         })
         .await?;
     let (user, session) = stepped_up?;
+    // It was right: what was wrong before no longer counts.
+    services
+        .limiter
+        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
     Ok(session::access_token(services, &user, &session, at))
 }

@@ -1,6 +1,7 @@
 //! A passkey among what else there is: a reset and its restoration, step-up, demanded MFA, an authenticator app.
 
 use latchkey::domain::account::OrganizationSettings;
+use latchkey::limiter::Limits;
 use poem::http::Method;
 use serde_json::{Value, json};
 
@@ -82,6 +83,21 @@ async fn an_expired_password_is_replaced_after_a_passkey() {
         .await
         .refused(403, "The password has expired. Replace it, then log in again");
     change().await.ok();
+}
+
+#[tokio::test]
+async fn the_right_passkey_uses_up_no_step_ups() {
+    let app = App::with(Plan {
+        limits: Some(Limits::default()),
+        ..Plan::default()
+    })
+    .await;
+    let mut device = Authenticator::new(1);
+    let (token, _) = with_passkey(&app, &mut device).await;
+    for _ in 0..6 {
+        app.wait(60);
+        step_up(&app, &token, &mut device).await.ok();
+    }
 }
 
 #[tokio::test]
