@@ -51,7 +51,7 @@ pub async fn verify_mfa(
     };
     let (row, tokens) = session::new_session(services, &user, opening, context);
     let owed = match kind {
-        Some(FactorKind::RecoveryCodes) => told_of_recovery_code(services, &user, context)?,
+        Some(FactorKind::RecoveryCodes) => told_of_recovery_code(services, &user, "logged in with", context)?,
         _ => Vec::new(),
     };
     let request = context.clone();
@@ -85,10 +85,12 @@ pub async fn verify_mfa(
     ended.map(|()| tokens)
 }
 
-/// Whoever found a list of codes logs in with one: its owner is told (SP 800-63B-4 §4.6).
-fn told_of_recovery_code(
+/// Whoever found a list of codes logs in with one, or takes it as their second factor: its owner is told
+/// (SP 800-63B-4 §4.6).
+pub(super) fn told_of_recovery_code(
     services: &Services,
     user: &User,
+    did: &str,
     context: &RequestContext,
 ) -> Result<Vec<OwedDelivery>> {
     let organization = services
@@ -100,7 +102,7 @@ fn told_of_recovery_code(
         target: user,
         by: user,
         subject: "A recovery code was used",
-        what: &format!("logged in with a recovery code of your account {}", user.email),
+        what: &format!("{did} a recovery code of your account {}", user.email),
         then: "Each works once. You can make new ones, which end the old ones.",
         event: "user.recovery-code.used",
     };
