@@ -407,6 +407,27 @@ async fn a_session_of_another_issuer_is_ended_by_logout_and_by_its_user() {
 }
 
 #[tokio::test]
+async fn a_token_of_another_issuer_is_of_no_use_to_an_account_made_after_it() {
+    let app = App::with(external()).await;
+    let [boss, new] = ["boss", "new"].map(|name| format!("{name}@acme.example"));
+    let admin = app.minted(app.id(&boss)).await;
+    let token = sign(&claims(&app, &new));
+    list(&app, &token).await.ok();
+    app.post("/auth/logout", Some(&token), Value::Null).await.ok();
+    let revoked = "The access token has been revoked";
+    list(&app, &token).await.refused(401, revoked);
+    app.wait(1);
+    let path = format!("/users/{}", app.id(&new));
+    let deleted = app.call(Method::DELETE, &path, Some(&admin), None).await;
+    assert_eq!(deleted.status, 204);
+    let body = json!({ "email": new });
+    let made = app.post("/users", Some(&admin), body).await;
+    assert_eq!(made.status, 201);
+    list(&app, &token).await.refused(401, revoked);
+    list(&app, &sign(&claims(&app, &new))).await.ok();
+}
+
+#[tokio::test]
 async fn a_session_of_another_issuer_that_ends_meanwhile_sets_nothing_up() {
     for (change, told) in [
         (
