@@ -13,7 +13,7 @@ use super::Tag;
 use super::account::{AccessTokenBody, TokenBody};
 use super::device::Remembered;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S404, S409, S429, SECURED};
+use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::{AnySession, Caller};
 use super::schema::{Context, WrittenId};
