@@ -271,7 +271,7 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
         "{said}"
     );
     let (code, said) = place.refused(&["restore", "nowhere"]);
-    assert!(code == Some(5) && said.contains("is no backup"), "{said}");
+    assert!(code == Some(5) && said.contains("is not a backup"), "{said}");
     place.ok("new", &["restore", "good", "--check"]);
     assert!(!place.path("new").exists(), "a check changes nothing");
 }
@@ -344,7 +344,7 @@ fn keys_under_a_passphrase_or_kept_elsewhere_come_back_and_others_do_not() {
     place.ok("other", &["org", "create", "other", "--name", "Other"]);
     let (code, said) = place.refused(&["restore", "without", "--keys-from", "other/keys"]);
     assert!(
-        code == Some(5) && said.contains("others than the backup's"),
+        code == Some(5) && said.contains("these are not the backup's keys"),
         "{said}"
     );
     place.ok("whole", &["restore", "without", "--keys-from", "data/keys"]);

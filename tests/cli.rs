@@ -87,7 +87,7 @@ fn a_malformed_sample_is_refused_and_nothing_is_loaded() {
         (
             "no TOML",
             "[[organization".to_owned(),
-            "is no sample of organisations",
+            "is not a sample of organisations",
         ),
         (
             "unknown field",
@@ -102,7 +102,7 @@ fn a_malformed_sample_is_refused_and_nothing_is_loaded() {
         (
             "user twice",
             sample.replacen("446655440005", "446655440004", 1),
-            "user[2].id: is there twice",
+            "user[2].id: appears twice",
         ),
         (
             "setting",

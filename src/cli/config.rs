@@ -1,4 +1,4 @@
-//! `latchkey config`: is the configuration right, and what may stand in it?
+//! `latchkey config`: checks the configuration and prints an example of it.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -11,19 +11,19 @@ use crate::plugin_host::SignerKey;
 /// `latchkey config …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Say whether the configuration is right, with every problem if it is not.
+    /// Check the configuration and list every problem.
     ///
-    /// Reads what `serve` would read: the file, LATCHKEY_… variables and flags. Exit code 3 when
-    /// something is wrong.
+    /// Reads the sources that `serve` reads: the file, LATCHKEY_… variables and flags. Exits with 3 if
+    /// anything is wrong.
     #[command(
         after_help = "Examples:\n  latchkey config check\n  latchkey --config-file new.toml config check --json"
     )]
     Check {
-        /// Print the configuration in force as JSON.
+        /// Print the effective configuration as JSON; secrets are left out.
         #[arg(long)]
         json: bool,
     },
-    /// Print an annotated configuration file with every key at its built-in value.
+    /// Print an annotated configuration file with every key at its default value.
     #[command(after_help = "Examples:\n  latchkey config example > latchkey.toml")]
     Example,
 }

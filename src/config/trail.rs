@@ -1,4 +1,4 @@
-//! The trail, as configured: when it is signed, who remembers it, where it is forwarded to.
+//! The audit trail, as configured: when it is signed, who witnesses it, and where it is forwarded to.
 
 use super::raw::RawAudit;
 use super::{is_base_url, whole};

@@ -1,4 +1,4 @@
-//! What an operator should know when the appliance starts. It starts all the same.
+//! Conditions that an operator should know about at startup; none of them prevents it.
 
 use jiff::Timestamp;
 
@@ -6,19 +6,19 @@ use super::Services;
 use crate::domain::Result;
 use crate::store::{accounts, audit};
 
-/// What is there, as far as it matters at the start.
+/// The state found at startup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// Whether there is an organisation; without one nobody can log in.
+    /// Whether an organisation exists; without one nobody can log in.
     pub has_organization: bool,
-    /// The time of the newest entry of the trail, when the clock is behind it.
+    /// The time of the newest trail entry, if the clock is behind it.
     pub clock_behind: Option<Timestamp>,
 }
 
-/// Looks, and changes nothing.
+/// Reads the state without changing anything.
 ///
 /// # Errors
-/// [`Error::Internal`](crate::domain::Error::Internal) when the store can't be read.
+/// [`Error::Internal`](crate::domain::Error::Internal) if the store can't be read.
 pub fn look_around(services: &Services) -> Result<Start> {
     let now = services.clock.now();
     services.store.read(|db| {

@@ -1,4 +1,4 @@
-//! What waits, or waited, for further admins.
+//! Approvals: actions that wait, or waited, for further admins.
 
 use jiff::Timestamp;
 use rusqlite::types::{FromSqlError, Type};
@@ -17,7 +17,7 @@ const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wan
      asked_because, authenticated_at, second_factor_used, needed, approved_by, state, created_at, expires_at, \
      ended_at, requester_role FROM approval";
 
-/// Keeps an approval.
+/// Inserts an approval.
 pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO approval (id, organization_id, requester_id, target_id, wanted, reason, ticket, \
@@ -43,7 +43,7 @@ pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     Ok(())
 }
 
-/// The approval of that id in that organisation.
+/// Finds an approval of an organisation by id.
 pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) -> Result<Option<Approval>> {
     let mut statement = db.prepare_cached(&format!("{APPROVAL} WHERE id = ?1 AND organization_id = ?2"))?;
     Ok(statement
@@ -51,8 +51,9 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
         .optional()?)
 }
 
-/// Whether `by` made that account or reset its password or second factors, alone or with others, after `since` and
-/// not after `until`. The trail knows: its entry was written with the change, and stays for longer.
+/// Returns whether `by` created that account, reset its password or second factors, or restored its factors, alone
+/// or with others, after `since` and not after `until`. Read from the trail, whose entries are written with the
+/// change and kept for longer.
 pub fn had_in_hand(
     db: &Connection,
     account: UserId,
@@ -67,7 +68,7 @@ pub fn had_in_hand(
     Ok(statement.exists(params![account, by, millis(since), millis(until)])?)
 }
 
-/// Whether `by` gave that account its role or another one, alone or with others, after `since`.
+/// Returns whether `by` changed that account's role, alone or with others, after `since`.
 pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
     let mut statement = db.prepare_cached(&format!(
         "{DONE_TO_BY} AND event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL"
@@ -75,12 +76,12 @@ pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp)
     Ok(statement.exists(params![account.0.as_bytes(), by.0.as_bytes(), millis(since)])?)
 }
 
-/// What somebody else did to an account, as the index `audit_entry_by_subject` has it.
+/// What another user did to an account; the conditions match the partial index `audit_entry_by_subject`.
 const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
      AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND actor_id = ?2 AND result = 'SUCCESS'";
 
-/// An organisation's approvals, newest first, and how many there are in all; with a state, those that
-/// are in it at `at`.
+/// Returns a page of an organisation's approvals, newest first, and the total; with `state`, only those that are
+/// in that state at `at`.
 pub fn page_approvals(
     db: &Connection,
     organization: OrganizationId,
@@ -109,7 +110,7 @@ pub fn page_approvals(
     Ok((approvals, total))
 }
 
-/// Open approvals that have lapsed at `at`, some at a time.
+/// Finds up to 100 open approvals that have expired at `at`.
 pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<Approval>> {
     let mut statement = db.prepare_cached(&format!(
         "{APPROVAL} WHERE state = 'open' AND expires_at <= ?1 ORDER BY expires_at LIMIT 100"
@@ -119,7 +120,7 @@ pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<Approval>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Notes who agreed and how many are needed, if it is still as it was read.
+/// Records who has approved and how many are needed, if the approval is unchanged since it was read.
 ///
 /// # Errors
 /// [`Error::Stale`] when it was changed since.
@@ -138,7 +139,7 @@ pub fn update_agreement(tx: &Connection, read: &Approval, approved_by: &[UserId]
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
-/// Ends an approval, if it is still as it was read.
+/// Ends an approval, if it is unchanged since it was read.
 ///
 /// # Errors
 /// [`Error::Stale`] when it was changed since.
@@ -164,7 +165,7 @@ pub fn update_state(
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
-/// Some of the approvals that ended before that time.
+/// Finds up to 500 approvals that ended before `before`.
 pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
     Ok(db
         .prepare_cached("SELECT id FROM approval WHERE ended_at < ?1 LIMIT 500")?
@@ -172,14 +173,15 @@ pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Forgets an organisation's approvals that ended before that time: their words go with the entries of it.
+/// Deletes an organisation's approvals that ended before `before`, along with the audit entries of that time.
 pub fn clear_ended_before(tx: &Connection, organization: OrganizationId, before: Timestamp) -> Result<()> {
     tx.prepare_cached("DELETE FROM approval WHERE organization_id = ?1 AND ended_at < ?2")?
         .execute(params![organization.0.as_bytes(), millis(before)])?;
     Ok(())
 }
 
-/// An organisation's approvals by or on that user, or in whose words an address of theirs stands.
+/// Finds an organisation's approvals requested by or about a user, or whose text mentions one of the user's
+/// addresses.
 pub fn find_about(
     db: &Connection,
     organization: OrganizationId,
@@ -200,7 +202,8 @@ pub fn find_about(
     Ok(found)
 }
 
-/// Forgets those of these approvals that have ended, and the requester's words in those that have not.
+/// Deletes the ended ones of these approvals, and the requester's reason and ticket in the others. Returns the
+/// number of deleted approvals.
 pub fn forget(tx: &Connection, approvals: &[Uuid]) -> Result<usize> {
     let mut delete = tx.prepare_cached("DELETE FROM approval WHERE id = ?1 AND ended_at IS NOT NULL")?;
     let mut blank = tx.prepare_cached("UPDATE approval SET reason = NULL, ticket = NULL WHERE id = ?1")?;

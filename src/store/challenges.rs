@@ -1,8 +1,8 @@
-//! One-use tokens by their hash: logins under way, invitations, links in notices, ceremonies of passkeys.
+//! One-use tokens, stored by hash: pending logins, invitations, links in notices, passkey ceremonies.
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use super::sessions::clear_lapsed;
 use crate::domain::Result;
 use crate::domain::account::UserId;
 
-/// What a one-use token is good for.
+/// What a one-use token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A login that waits for its second factor.
@@ -22,28 +22,28 @@ pub enum Purpose {
     PasswordChange,
     /// Setting the first password, or a new one after an admin's reset.
     Invitation,
-    /// Saying that a change of one's credentials was not one's own.
+    /// Reporting that a change of the user's credentials was not their own.
     NotMe,
-    /// What a session asked of an authenticator that is to make a passkey.
+    /// A session's pending registration of a passkey.
     PasskeyRegistration,
-    /// What a session asked of a passkey.
+    /// A session's pending step-up with a passkey.
     PasskeyStepUp,
 }
 
-/// A one-use token as kept.
+/// A stored one-use token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChallengeRow {
-    /// How often it was tried with a wrong code.
+    /// Number of attempts with a wrong code.
     pub attempts: u32,
-    /// What its maker wanted to remember.
+    /// Opaque state of the flow that created it.
     pub state: Option<Vec<u8>>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Until when it is good.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
-/// Keeps a one-use token by its hash, and forgets what of the user's has lapsed.
+/// Inserts a one-use token by its hash, and deletes the user's expired rows.
 pub fn insert_challenge(
     tx: &Connection,
     user: UserId,
@@ -69,7 +69,7 @@ pub fn insert_challenge(
     Ok(())
 }
 
-/// The one-use token, if it is good for that at `at`.
+/// Finds a one-use token that is valid for `purpose` at `at`.
 pub fn find_challenge(
     db: &Connection,
     user: UserId,
@@ -95,7 +95,7 @@ pub fn find_challenge(
     Ok(row.optional()?)
 }
 
-/// Replaces what the maker of a one-use token wanted to remember. False when it is good for that no more.
+/// Replaces the state of a one-use token. Returns false if the token is no longer valid for `purpose`.
 pub fn update_challenge_state(
     tx: &Connection,
     user: UserId,
@@ -119,7 +119,7 @@ pub fn update_challenge_state(
     Ok(changed == 1)
 }
 
-/// Makes a one-use token good for something else, until that time. What it remembered is forgotten.
+/// Changes the purpose of a one-use token and its expiry time. Deletes its state and resets its attempts.
 pub fn update_purpose(
     tx: &Connection,
     user: UserId,
@@ -140,8 +140,8 @@ pub fn update_purpose(
     Ok(())
 }
 
-/// Counts a wrong code against a one-use token, which ends with the last attempt it allows. Says how
-/// many it has had.
+/// Counts a wrong code against a one-use token and deletes the token at the last allowed attempt. Returns the
+/// number of attempts so far.
 pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: u32) -> Result<u32> {
     let attempts: Option<u32> = tx
         .prepare_cached(
@@ -156,7 +156,7 @@ pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: 
     Ok(attempts)
 }
 
-/// Uses up a one-use token. False when it was used up before.
+/// Consumes a one-use token. Returns false if it was already consumed.
 pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<bool> {
     let removed = tx
         .prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND hash = ?2")?
@@ -164,11 +164,11 @@ pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<
     Ok(removed == 1)
 }
 
-/// Ends every login of the user that is under way, and says how many there were. Invitations stay: who
-/// lost both device and password is sent one just before the reset. So do links in notices, of earlier
-/// changes: whoever made one must not get rid of them by making another.
+/// Ends all pending logins and ceremonies of the user, and returns how many there were. Invitations stay, because
+/// a user who lost both device and password is sent one just before the reset. Links in notices of earlier changes
+/// stay too: the author of a change must not be able to void them by making another.
 pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
-    // Hardly ever are there any, and looking costs less than deleting nothing.
+    // There are hardly ever any, and looking costs less than an empty DELETE.
     if !exists(tx, "SELECT 1 FROM challenge WHERE user_id = ?1", user)? {
         return Ok(0);
     }
@@ -180,14 +180,14 @@ pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
 }
 
-/// Ends every one-use token of the user, whatever for.
+/// Deletes all one-use tokens of the user, whatever their purpose.
 pub fn clear_every_token(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1")?
         .execute([user.0.as_bytes()])?;
     Ok(())
 }
 
-/// Ends every invitation of the user: a newer one takes their place, or the account is not to be used.
+/// Deletes all invitations of the user, because a newer one replaces them or the account must not be used.
 pub fn clear_invitations(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND purpose = 'invitation'")?
         .execute([user.0.as_bytes()])?;

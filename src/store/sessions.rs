@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
 use std::collections::HashMap;
@@ -18,29 +18,28 @@ use crate::domain::account::{Session, SessionId, SessionOrigin, UserId};
 use crate::domain::credential::EXTERNAL_LIFETIME;
 use crate::domain::policy::FactorKind;
 
-/// A session as kept.
+/// A stored session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRow {
     /// The session.
     pub session: Session,
-    /// How often its refresh token was rotated: only the token of this generation is good.
+    /// Number of rotations of its refresh token; only the token of this generation is valid.
     pub generation: u32,
-    /// From where it was opened.
+    /// Client IP address at login.
     pub ip: Option<String>,
-    /// With what.
+    /// Client `User-Agent` at login.
     pub user_agent: Option<String>,
     /// When its refresh token was last used.
     pub last_used_at: Timestamp,
 }
 
-/// Sessions that a user can have at once; a further one ends that which was used longest ago, of those from where
-/// most are.
+/// Maximum number of sessions per user; a further one ends the least recently used one from the place that has most.
 pub const SESSIONS_PER_USER: u32 = 100;
 
 const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, second_factor_at, \
      second_factor_kind, origin, ip, user_agent, created_at, last_used_at, expires_at FROM session";
 
-/// The session, if it is alive at `at`.
+/// Finds a session that has not expired at `at`.
 pub fn find_session(
     db: &Connection,
     user: UserId,
@@ -57,8 +56,8 @@ pub fn find_session(
     Ok(row.optional()?)
 }
 
-/// Whether the session is alive at `at`. One that another issuer vouches for lives as long as its token
-/// says, unless it or all the user's sessions were ended since.
+/// Returns whether the session is alive at `at`. A session of another issuer lives until its token expires, unless
+/// it or all of the user's sessions were ended since.
 pub fn session_lives(db: &Connection, session: &Session, at: Timestamp) -> Result<bool> {
     let user = session.user_id.0.as_bytes();
     if session.origin == SessionOrigin::External {
@@ -76,7 +75,7 @@ pub fn session_lives(db: &Connection, session: &Session, at: Timestamp) -> Resul
     Ok(statement.exists(params![user, session.id.0.as_bytes(), millis(at)])?)
 }
 
-/// The user's live sessions, newest first.
+/// Lists the user's live sessions, most recently used first.
 pub fn find_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<Vec<SessionRow>> {
     let mut statement = db.prepare_cached(&format!(
         "{SESSION} WHERE user_id = ?1 AND expires_at > ?2 ORDER BY last_used_at DESC, id"
@@ -86,20 +85,21 @@ pub fn find_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<Vec
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many live sessions the user has.
+/// Counts the user's live sessions.
 pub fn count_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<u32> {
     let mut statement =
         db.prepare_cached("SELECT count(*) FROM session WHERE user_id = ?1 AND expires_at > ?2")?;
     Ok(statement.query_row(params![user.0.as_bytes(), millis(at)], |row| row.get(0))?)
 }
 
-/// When the last of the tokens expires that were minted on the command line.
+/// Finds the latest expiry of the tokens minted on the command line.
 pub fn find_last_minted_expiry(db: &Connection) -> Result<Option<Timestamp>> {
     let mut statement = db.prepare_cached("SELECT max(expires_at) FROM session WHERE origin = 'minted'")?;
     Ok(statement.query_row([], |row| optional(row, 0))?)
 }
 
-/// Keeps a new session, and forgets what of the user's has lapsed.
+/// Inserts a session, deletes the user's expired rows, and ends the least recently used session beyond
+/// [`SESSIONS_PER_USER`].
 pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
     clear_lapsed(tx, session.user_id, session.created_at)?;
@@ -127,7 +127,7 @@ pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     Ok(())
 }
 
-/// Rotates the refresh family from `generation` to the next. False when another request was faster.
+/// Rotates the refresh family from `generation` to the next. Returns false if another request was faster.
 pub fn update_generation(
     tx: &Connection,
     user: UserId,
@@ -151,7 +151,8 @@ pub fn update_generation(
     Ok(changed == 1)
 }
 
-/// Notes that the second factor was used in a session, which makes it a full one.
+/// Records the use of a second factor in a session, which gives it the full scope. Returns false if there is no
+/// such session.
 pub fn update_second_factor(
     tx: &Connection,
     user: UserId,
@@ -175,7 +176,7 @@ pub fn update_second_factor(
     Ok(changed == 1)
 }
 
-/// Ends one session. False when there was none.
+/// Ends a session. Returns false if there was none.
 pub fn clear_session(tx: &Connection, user: UserId, id: SessionId) -> Result<bool> {
     let removed = tx
         .prepare_cached("DELETE FROM session WHERE user_id = ?1 AND id = ?2")?
@@ -183,18 +184,18 @@ pub fn clear_session(tx: &Connection, user: UserId, id: SessionId) -> Result<boo
     Ok(removed == 1)
 }
 
-/// Ends every session of the user, and says how many were known here. Tokens of another issuer that were
-/// issued up to now are dead from now on.
+/// Ends all sessions of the user, including those of another issuer's tokens issued up to `at`. Returns the number
+/// of sessions stored here.
 pub fn clear_sessions(tx: &Connection, user: UserId, at: Timestamp) -> Result<u32> {
     tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
         .execute(params![user.0.as_bytes(), millis(at)])?;
     delete_sessions(tx, user)
 }
 
-/// The part of [`clear_sessions`] that concerns sessions known here.
+/// The part of [`clear_sessions`] that concerns sessions stored here.
 pub fn delete_sessions(tx: &Connection, user: UserId) -> Result<u32> {
-    // One by one: a DELETE of many gathers them in a table of its own first, which costs more than the one or two
-    // that there are.
+    // One by one: SQLite first gathers the rows of a multi-row DELETE in a temporary table, which costs more than
+    // deleting the usual one or two.
     let ids = tx
         .prepare_cached("SELECT id FROM session WHERE user_id = ?1")?
         .query_map([user.0.as_bytes()], |row| row.get(0))?
@@ -206,8 +207,8 @@ pub fn delete_sessions(tx: &Connection, user: UserId) -> Result<u32> {
     Ok(u32::try_from(ids.len()).unwrap_or(u32::MAX))
 }
 
-/// Ends every session of the user but this one, and says how many were known here. Tokens of another issuer
-/// that were issued up to now are dead from now on; where it is one of them that stays, those issued before it.
+/// Ends all sessions of the user except `kept`, including those of another issuer's tokens issued up to `at`, or
+/// if `kept` is such a session itself, issued before it. Returns the number of ended sessions stored here.
 pub fn clear_other_sessions(tx: &Connection, kept: &Session, at: Timestamp) -> Result<u32> {
     let user = kept.user_id.0.as_bytes();
     let ended_at = match kept.origin {
@@ -224,7 +225,7 @@ pub fn clear_other_sessions(tx: &Connection, kept: &Session, at: Timestamp) -> R
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
 }
 
-/// Ends this session, whoever opened it. False when it was ended before.
+/// Ends a session of this or another issuer. Returns false if it was ended before.
 pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<bool> {
     let (user, id) = (session.user_id, session.id);
     if session.origin != SessionOrigin::External {
@@ -235,12 +236,12 @@ pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<
         .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1")?
         .query_row([user.0.as_bytes()], |row| row.get(0))?;
     if ended >= SESSIONS_PER_USER {
-        // Nobody fills the table with tokens: one that has no room in it ends the others, too.
+        // Bound the table: beyond the limit, end all sessions of other issuers instead.
         tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
             .execute(params![user.0.as_bytes(), millis(at)])?;
         return Ok(true);
     }
-    // Its other tokens may be good for longer than this one, but not for more than that.
+    // Other tokens of the session may outlive this one, but not by more than the maximum lifetime.
     let until = session.expires_at.max(at + EXTERNAL_LIFETIME);
     let added = tx
         .prepare_cached(
@@ -250,7 +251,7 @@ pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<
     Ok(added == 1)
 }
 
-/// Forgets what of the user's has lapsed.
+/// Deletes the user's expired sessions, one-use tokens and enrolments.
 pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     for table in ["session", "ended_session", "challenge", "enrolment"] {
         tx.prepare_cached(&format!(
@@ -360,7 +361,7 @@ mod tests {
         assert_eq!(
             find_session(&db, bob, kept.session.id, at(0)).unwrap(),
             None,
-            "not another's"
+            "another user's"
         );
         assert_eq!(
             (
@@ -530,7 +531,7 @@ mod tests {
             db.query_row(sql, [], |row| row.get(0)).unwrap()
         };
         assert_eq!(rows(), SESSIONS_PER_USER);
-        assert!(!lives(&other), "beyond them, all end");
+        assert!(!lives(&other), "beyond the limit, all end");
         clear_lapsed(&db, alice, at(20) + EXTERNAL_LIFETIME).unwrap();
         assert_eq!(rows(), 0);
     }

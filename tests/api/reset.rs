@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings};
 use latchkey::limiter::{Limit, Limits};
-use latchkey::service::reset::record_floods;
+use latchkey::service::refusals::record_floods;
 use poem::http::Method;
 use serde_json::json;
 use uuid::Uuid;

@@ -248,8 +248,8 @@ fn policies_bind_the_operator_who_is_told_which_one_said_no() {
     no_ticket(reset(&[]));
     let (code, _, err) = reset(&["--ticket", "HD-1", "--json"]);
     assert_eq!(code, Some(5), "{err}");
-    let why = "latchkey: the policy second-admin says no: It takes the word of one administrator: ada@acme.example is \
-               an administrator, so a second admin has to agree. The operator can't ask for approval: let";
+    let why = "latchkey: the policy second-admin says no: This needs the approval of one administrator: \
+               ada@acme.example is an administrator, so a second admin has to agree. The operator can't ask for approval: let";
     assert!(err.starts_with(why), "{err}");
 
     let server = serve(&desk);
@@ -290,7 +290,9 @@ fn the_operator_unlocks_and_gives_factors_back() {
     let (code, out, err) = user(&desk, &["unlock", ADA, "--org", "acme"]);
     assert_eq!(code, Some(0), "{err}");
     assert!(
-        out.starts_with(&format!("{ADA} unlocked\nThe next login opens setting MFA up")),
+        out.starts_with(&format!(
+            "{ADA} unlocked\nThe next login only allows setting up MFA"
+        )),
         "{out}"
     );
     assert_eq!(log_in(&server)["mfaSetupRequired"], true);

@@ -72,7 +72,7 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
     configure("");
     let (grade, text) = one(&desk, "backup");
     assert_eq!(grade, "doubtful", "{text}");
-    assert!(text.ends_with("has none of this appliance yet"), "{text}");
+    assert!(text.ends_with("has no backup of this appliance yet"), "{text}");
     assert_eq!(
         fs::read_dir(&directory).unwrap().count(),
         0,
@@ -94,7 +94,7 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
     let now = jiff::Timestamp::now();
     made_by("another's", now);
     let (_, text) = one(&desk, "backup");
-    assert!(text.ends_with("has none of this appliance yet"), "{text}");
+    assert!(text.ends_with("has no backup of this appliance yet"), "{text}");
     made(now - jiff::SignedDuration::from_mins(125));
     let (grade, text) = one(&desk, "backup");
     assert_eq!(grade, "doubtful", "{text}");

@@ -1,5 +1,5 @@
-//! `latchkey user reset-mfa, unlock, restore-factors`: the way back in where no administrator can help, the only one
-//! having lost the device for example. With a server running the server does it.
+//! `latchkey user reset-mfa, unlock, restore-factors`: account recovery where no administrator can help, for
+//! example because the only one lost their device. If a server runs, it carries out the order.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,15 +10,15 @@ use crate::cli::exit::told;
 use crate::cli::{Global, orders, output};
 use crate::service::operator::{AccountOrder, Named};
 
-/// Whose account.
+/// The account that a command acts on.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Whose {
-    /// E-mail address.
+    /// E-mail address of the user.
     email: String,
     /// Slug of the organisation.
     #[arg(long, value_name = "SLUG")]
     org: String,
-    /// Print what came of it as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -27,10 +27,10 @@ pub(in crate::cli) struct Whose {
 pub(in crate::cli) struct ResetMfa {
     #[command(flatten)]
     whose: Whose,
-    /// Why: for the policies and the trail.
+    /// Reason for the reset: given to the policies and recorded.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Ticket reference: for the same.
+    /// Ticket reference: given to the policies and recorded.
     #[arg(long, value_name = "TEXT")]
     ticket: Option<String>,
 }
@@ -87,8 +87,8 @@ impl Whose {
         })
     }
 
-    /// Where JSON is wanted, there is JSON also of what went wrong: whoever reads it did ask a policy, for example, and
-    /// has to tell people why not.
+    /// Carries out the order. With `--json` a failure is printed as JSON too: the reader may have to explain
+    /// a denial by a policy.
     fn carry_out(&self, global: &Global, order: AccountOrder) -> Result<Value> {
         let done = orders::carry_out(global, order);
         if let (Err(error), true) = (&done, self.json) {
@@ -112,19 +112,19 @@ impl Whose {
         output::line(what(text("email").unwrap_or(&self.email)))?;
         if let Some(until) = text("enrolmentDueUntil") {
             output::line(format_args!(
-                "The next login opens setting MFA up and nothing else, until {until}"
+                "The next login only allows setting up MFA, until {until}"
             ))?;
         }
         if let (Some(code), Some(until)) = (text("enrolmentCode"), text("enrolmentCodeUntil")) {
             output::line(format_args!(
-                "Code that setting up asks for, shown this once, good until {until}: {code}"
+                "Code for setting up MFA, shown only once, valid until {until}: {code}"
             ))?;
         }
         if done["active"] == false {
             output::line("The account is not active: nobody can log in to it")?;
         }
         if done["locked"] == true {
-            output::line("The account is locked: latchkey user unlock opens it")?;
+            output::line("The account is locked; latchkey user unlock unlocks it")?;
         }
         Ok(())
     }

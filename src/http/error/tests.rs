@@ -1,4 +1,4 @@
-//! One row for each way a request can end badly: its status, what the caller is told, and the headers.
+//! One row for each way a request can fail: its status, message and headers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,8 +6,8 @@ use super::*;
 use crate::domain::error::{PolicyDenial, Quota};
 use crate::domain::policy::Denial;
 
-/// The variants in the order of their definition. A new one does not compile until it is here, and the
-/// test fails until it has a row.
+/// Numbers the variants in the order of their definition. A new one does not compile until it is listed here,
+/// and the test fails until it has a row.
 fn number(error: &Error) -> usize {
     match error {
         Error::Token(_) => 0,
@@ -47,7 +47,7 @@ fn number(error: &Error) -> usize {
 
 const VARIANTS: usize = 32;
 
-/// Error, status, message, and each header that goes with it.
+/// An error with its expected status, message and headers.
 type Row = (Error, u16, &'static str, &'static str);
 
 fn unauthenticated() -> Vec<Row> {

@@ -1,4 +1,4 @@
-//! Asking for a further admin, and what the trail and the admins are told of it.
+//! Requests for a further admin's approval, their audit entries and the notices to admins.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -13,10 +13,10 @@ use crate::service::users::{Act, Change};
 use crate::service::{Services, notices};
 use crate::store::deliveries::OwedDelivery;
 
-/// How long the rule between admins waits for a second one, in hours.
+/// How long an approval required by the rule between admins stays open, in hours.
 const RULE_HOURS: i64 = 24;
 
-/// The approval that a policy, or the rule between admins, asks for before a reset.
+/// Creates the approval that a policy, or the rule between admins, requires before a reset.
 #[must_use]
 pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -> Approval {
     let at = order.context.at;
@@ -36,7 +36,8 @@ pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -
     }
 }
 
-/// The approval that the rule between admins, or the care for the trail, asks for before another verb.
+/// Creates the approval that the rule between admins, or the protection of the trail, requires before another
+/// operation.
 #[must_use]
 pub fn of_act(services: &Services, act: &Act, wanted: Wanted) -> Approval {
     let because = match act.change {
@@ -47,7 +48,8 @@ pub fn of_act(services: &Services, act: &Act, wanted: Wanted) -> Approval {
     new(services, &act.mandate, act.target, wanted, because, at)
 }
 
-/// The approval that a change of a policy waits for. It is on nobody: the requester stands for the target.
+/// Creates the approval that a policy change requires. It has no target user: the requester is stored as the
+/// target.
 #[must_use]
 pub fn of_policy(services: &Services, mandate: &Mandate, change: PolicyChange, at: Timestamp) -> Approval {
     let because = "Whoever could change this policy alone would not be bound by it";
@@ -84,7 +86,7 @@ fn new(
     }
 }
 
-/// The entry of an agreement, the last of those in it.
+/// Returns the audit entry of an approval, the latest one in the agreement.
 #[must_use]
 pub fn agreed(agreement: &Agreement, target: &User, needed: u8) -> Event {
     let Agreement { approval, approver } = agreement;
@@ -104,7 +106,7 @@ pub fn agreed(agreement: &Agreement, target: &User, needed: u8) -> Event {
     .with("needed", needed)
 }
 
-/// A word to the admins who can agree.
+/// Returns the notices to the admins who can approve.
 #[must_use]
 pub fn asked_notices(
     services: &Services,
@@ -145,7 +147,7 @@ pub fn asked_notices(
         .collect()
 }
 
-/// Ids as the trail keeps them.
+/// Returns the ids in the form in which the trail stores them.
 #[must_use]
 pub fn ids(users: &[UserId]) -> Vec<String> {
     users.iter().map(ToString::to_string).collect()

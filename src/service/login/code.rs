@@ -1,4 +1,4 @@
-//! The second step: a code from the authenticator app, or a recovery code.
+//! The second step with a code: from an authenticator app, or a recovery code.
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use crate::service::notices;
 use crate::service::session::{self, Opening, Tokens};
 use crate::store::{Transaction, accounts, audit, challenges, factors};
 
-/// Wrong codes that one challenge bears (ASVS 6.5.1: with the limit per account, guessing is hopeless).
+/// Wrong codes allowed per challenge (ASVS 6.5.1: together with the limit per account, guessing is infeasible).
 pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
 
 /// Completes a login with a code.
@@ -38,7 +38,7 @@ pub async fn verify_mfa(
     let token = OneUseToken::decode(challenge).ok_or(DEAD)?;
     let hash = token.hash();
     let at = context.at;
-    // Only who knows the password has a challenge, so that nobody else uses up the account's attempts.
+    // Only a caller who knows the password has a challenge, so nobody else can use up the account's attempts.
     let (user, _) = services.store.read(|db| find_login(db, &token, &hash, at))?;
     let attempt = admit_code(services, &user, context)?;
 
@@ -85,7 +85,7 @@ pub async fn verify_mfa(
     ended.map(|()| tokens)
 }
 
-/// Whoever found a list of codes logs in with one, or takes it as their second factor: its owner is told
+/// Notifies the user that a recovery code was used for a login or a step-up: it may be someone who found the list
 /// (SP 800-63B-4 §4.6).
 pub(super) fn told_of_recovery_code(
     services: &Services,
@@ -109,31 +109,31 @@ pub(super) fn told_of_recovery_code(
     Ok(notices::of_change(services, &changed, context))
 }
 
-/// A code that belongs to a factor, as far as can be told outside of the transaction.
+/// A code matched to a factor, as far as possible outside the transaction.
 #[derive(Clone, Debug)]
 pub(in crate::service) enum Shown {
-    /// The code of a time step.
+    /// A TOTP code, with its time step.
     Totp { factor: Uuid, step: u64 },
-    /// Perhaps a code of this set.
+    /// Possibly a code of this recovery set.
     Recovery { set: Uuid, hash: [u8; 32] },
 }
 
-/// A code that was used up.
+/// A code that was accepted and used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::service) enum Used {
-    /// A time step.
+    /// A TOTP code.
     Totp,
     /// A recovery code.
     Recovery {
-        /// How many are left.
+        /// Number of codes left.
         left: u32,
     },
 }
 
-/// Reads what a user typed as a code of one of their factors. `None` when it is none.
+/// Matches a typed code to one of the user's factors. `None` if it matches none.
 ///
 /// # Errors
-/// [`Error::Busy`] when too many hashes wait; [`Error::Internal`].
+/// [`Error::Busy`] if too many hashes wait; [`Error::Internal`].
 pub(in crate::service) async fn read_code(
     services: &Services,
     user: &User,
@@ -173,7 +173,7 @@ impl Shown {
         }
     }
 
-    /// Uses the code up. `None` when it is no code of the user's, or was used before.
+    /// Uses the code up. `None` if it is not a code of the user's, or was used before.
     pub(in crate::service) fn take(
         &self,
         tx: &Transaction<'_>,
@@ -201,7 +201,7 @@ impl Used {
         }
     }
 
-    /// The entry of its own that each use of a recovery code leaves.
+    /// Returns the additional entry that each use of a recovery code leaves.
     pub(in crate::service) fn event(self, user: &User, context: &RequestContext) -> Option<Event> {
         let Self::Recovery { left } = self else {
             return None;

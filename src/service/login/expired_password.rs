@@ -1,5 +1,5 @@
-//! Replacing an expired password, with the token that the login gave to somebody who knew it; who has a second
-//! factor has to have shown that, too.
+//! Replacing an expired password, with the token issued by a login that proved knowledge of it. If the user has a
+//! second factor, it must have been verified first.
 
 use super::new_password::{NewPassword, check_rules};
 use super::{Password, RequestContext, Services, login_event};
@@ -10,7 +10,7 @@ use crate::limiter::Bucket;
 use crate::store::challenges::Purpose;
 use crate::store::{accounts, challenges, passwords};
 
-/// Sets a new password in place of an expired one and ends every session. The user logs in again with it.
+/// Replaces an expired password and ends every session. The user then logs in with the new one.
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a token that is unknown, used or expired; [`Error::Refused`] while the second factor is

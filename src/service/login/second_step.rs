@@ -1,5 +1,5 @@
-//! What the second steps have in common, whatever is shown: a code or a passkey. They know what was shown; this
-//! knows whose turn it is and what follows.
+//! The common part of the second steps with a code and with a passkey: finding the login that waits, and
+//! completing it.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -21,11 +21,11 @@ fn may_log_in(user: &User) -> bool {
     user.active && user.locked.is_none()
 }
 
-/// The user of a login that waits for its second step, and what it remembers.
+/// Finds the user of a login that waits for its second step, and the state stored with it.
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, and for a user who
-/// may not log in any more.
+/// may no longer log in.
 pub(super) fn find_login(
     db: &Connection,
     token: &OneUseToken,
@@ -38,8 +38,9 @@ pub(super) fn find_login(
     Ok((user, challenge.state))
 }
 
-/// The login is complete: its challenge is used up, its session begins. Where the password has expired none
-/// does, which is what it gives: from now on the challenge replaces the password, and that leaves the entry.
+/// Completes a login: uses up its challenge and inserts its session. If the password has expired, instead turns the
+/// challenge into a token that replaces the password and returns [`Error::PasswordExpired`] in the inner result, so
+/// that the transaction still commits. No session begins and no login is recorded; the password change is.
 pub(super) fn complete_login(
     tx: &Transaction<'_>,
     user: &User,
@@ -63,10 +64,10 @@ pub(super) fn complete_login(
     Ok(Ok(()))
 }
 
-/// The user of a session that can be stepped up here.
+/// Returns the user of a session that can be stepped up here.
 ///
 /// # Errors
-/// [`Error::Refused`] for one that another issuer vouches for.
+/// [`Error::Refused`] for a session of another issuer.
 pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
     let user = &principal.full()?.user;
     if principal.session.origin == SessionOrigin::External {
@@ -75,10 +76,10 @@ pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
     Ok(user)
 }
 
-/// Notes that a session's user used a second factor now, and gives the session as it is then.
+/// Records that a session's user used a second factor now, and returns the updated session.
 ///
 /// # Errors
-/// [`Error::Token`] when it has ended.
+/// [`Error::Token`] if the session has ended.
 pub(super) fn note_step_up(
     tx: &Transaction<'_>,
     user: &User,

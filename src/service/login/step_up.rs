@@ -1,4 +1,4 @@
-//! Step-up: using the second factor once more within a session (RFC 9470).
+//! Step-up: using the second factor again within a session (RFC 9470).
 
 use uuid::Uuid;
 
@@ -17,11 +17,11 @@ use crate::store::{accounts, audit};
 
 const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
 
-/// Notes that the caller's second factor was used now, and gives an access token that says so. The
-/// refresh token of the session stays as it is.
+/// Records that the caller's second factor was used now, and returns an access token that says so. The
+/// session's refresh token does not change.
 ///
 /// # Errors
-/// [`Error::NoMfa`] when the caller has no second factor; [`Error::Refused`] for a wrong or used code;
+/// [`Error::NoMfa`] if the caller has no second factor; [`Error::Refused`] for a wrong or used code;
 /// [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn step_up(
     services: &Services,
@@ -36,7 +36,7 @@ pub async fn step_up(
     services
         .limiter
         .check_address(Bucket::CodeByAddress, context.ip)?;
-    // By session: whoever knows the password alone has none, and uses up nothing here.
+    // Counted by session: an attacker who knows only the password has none, and so uses up nothing here.
     services
         .limiter
         .check(Bucket::CodeByAccount, principal.session.id.0.as_bytes())?;

@@ -1,15 +1,14 @@
-//! Every entry of the trail, forwarded to a SIEM by syslog (RFC 5424) and by webhook: in order, at least
-//! once, each way out for itself.
+//! Forwards every entry of the trail to a SIEM by syslog (RFC 5424) and by webhook: in order, at least once, each
+//! channel independently.
 //!
-//! The trail is the list of what is to be sent, and the place kept in the database says what was: nothing
-//! is owed twice, nothing is lost in a crash, and a receiver that was down for a week is told everything
-//! once it is back. An entry that was sent and not yet noted is sent again, under the same name
-//! (`webhook-id`, and `id` in the message): not at once, since how far it has come can't be noted on a full disk. What
-//! was pruned meanwhile is left out.
+//! The trail itself is the queue, and the database stores each channel's position: no entry is stored twice, none
+//! is lost in a crash, and a receiver that was down for a week gets everything once it is back. An entry that was
+//! sent before the position was stored is sent again with the same id (`webhook-id`, and `id` in the message), but
+//! not at once, since on a full disk the position can't be stored. Entries pruned meanwhile are skipped.
 //!
-//! One entry must not stop the rest for ever. What is too long for the way out, or is refused for good, is sent
-//! shortened to what names it, with its leaf hash; what is refused even so, for hours, is left out, and that is
-//! an entry.
+//! No entry may block the rest for ever. One that is too long for the channel or permanently refused is sent
+//! shortened to its identity and leaf hash. One that is refused even so, for hours, is skipped, which is recorded
+//! in an entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,40 +25,40 @@ use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
 use crate::store::accounts;
 use crate::store::audit::{self, Forwarding};
 
-/// Where entries are forwarded to, by the operator.
+/// Where the operator has entries forwarded to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardTo {
-    /// To the syslog target.
+    /// Whether to forward to the syslog target.
     pub syslog: bool,
-    /// To this address.
+    /// URL of the webhook to forward to.
     pub webhook: Option<String>,
-    /// Only entries of the organisations with these slugs; every entry of the node when empty.
+    /// Slugs of the organisations whose entries are forwarded; if empty, all entries are.
     pub organizations: Vec<String>,
 }
 
-/// A way out.
+/// A channel to forward entries by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// RFC 5424.
+    /// Syslog messages (RFC 5424).
     Syslog,
-    /// Standard Webhooks.
+    /// Webhook calls (Standard Webhooks).
     Webhook,
 }
 
-/// How often it is looked for new entries.
+/// How often to look for new entries.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Entries between two notes of how far it has come.
+/// Maximum number of entries sent between two updates of the stored position.
 const ROUND: u32 = 64;
-/// Longest wait after a failure, in seconds: a receiver that is back is told soon.
+/// Longest wait after a failure, in seconds; bounds the delay after a receiver is back.
 const LONGEST_WAIT_SECS: i64 = 600;
-/// An entry that is refused for good this often, shortened too, is left out: after a good two hours, in which
-/// whoever changed the receiver may have noticed.
+/// Number of permanent refusals, even shortened, after which an entry is skipped: more than two hours, in which a
+/// misconfigured receiver may be noticed.
 const REFUSALS: u32 = 16;
-/// In the entry of one that was left out: its place.
+/// Key of the skipped entry's sequence in the details of the entry that records it.
 const LEFT_OUT: &str = "leftOut";
 
 impl Way {
-    /// Its name in the store.
+    /// The channel's name, as stored.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,7 +69,7 @@ impl Way {
 }
 
 impl ForwardTo {
-    /// The ways out that are configured.
+    /// The configured channels.
     #[must_use]
     pub fn ways(&self) -> Vec<Way> {
         let syslog = self.syslog.then_some(Way::Syslog);
@@ -79,7 +78,7 @@ impl ForwardTo {
     }
 }
 
-/// Forwards what comes, each way out for itself, until `stopped` says so.
+/// Forwards new entries by each channel independently, until `stopped` is true.
 pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
     let ways = services.settings.trail.forward_to.ways().into_iter().map(|way| {
         let (services, mut stopped) = (Arc::clone(&services), stopped.clone());
@@ -88,7 +87,7 @@ pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch:
                 let more = match forward_due(&services, way).await {
                     Ok(more) => more,
                     Err(error) => {
-                        tracing::error!(?error, way = way.as_str(), "the trail could not be forwarded");
+                        tracing::error!(?error, way = way.as_str(), "could not forward the trail");
                         false
                     }
                 };
@@ -101,13 +100,12 @@ pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch:
     futures_util::future::join_all(ways).await;
 }
 
-/// Forwards the next entries, if there are any and it is time, and says whether there may be more at once.
-/// A way out that is used for the first time begins with what comes from then on: what was before is in an
-/// export.
+/// Forwards the next entries, if there are any and they are due. Returns whether there may be more right away. A
+/// channel that is used for the first time begins with entries from then on; export the trail for earlier ones.
 ///
 /// # Errors
-/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails; what was sent and not noted is
-/// sent again.
+/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails; entries whose sending was not stored
+/// are sent again.
 pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     let now = services.clock.now();
     let (known, size, slugs) = services.store.read(|db| {
@@ -125,9 +123,9 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         next_attempt_at: now,
         last_error: None,
     });
-    // An older database was put in place, or a copy of another.
+    // The position may be beyond the end of an older or foreign database.
     place.next = place.next.min(size);
-    // What is to wait any longer was put off by a clock that was ahead.
+    // A longer wait was set while the clock was ahead.
     let longest = now + SignedDuration::from_secs(LONGEST_WAIT_SECS);
     if place.next_attempt_at > now && place.next_attempt_at <= longest {
         return Ok(false);
@@ -135,7 +133,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     if place.next >= size && !is_new {
         return Ok(false);
     }
-    // Claimed before anything is sent: where this can't be noted, neither could be that it was.
+    // Claim before sending anything: if the claim can't be stored, neither could the new position.
     place.next_attempt_at = now + SignedDuration::from_secs(CLAIMED_SECS);
     let claimed = place.clone();
     services
@@ -171,16 +169,16 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
                 way = way.as_str(),
                 sequence = entry.sequence,
                 why,
-                "an entry was not forwarded"
+                "could not forward an entry"
             );
-            // Where something went through before it, it is a new failure.
+            // If an earlier entry of this round was sent, this is a new failure.
             let before = if entry.sequence > from { 0 } else { place.attempts };
             let is_final = matches!(failure, Undelivered::Refused(_) | Undelivered::Never(_))
                 && place.last_error.as_ref() == Some(&why);
             if is_final && before + 1 >= REFUSALS {
                 return leave_out(services, place, entry, &why).await;
             }
-            // The next entry must not come before this one.
+            // Stop here: the next entry must not be sent before this one.
             let secs = wait_secs(before).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
             place.next = entry.sequence;
             place.attempts = before.saturating_add(1);
@@ -196,8 +194,8 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     Ok(more)
 }
 
-/// Goes on behind an entry that is refused for good, on the record; an entry that records just that is left out
-/// without another one, or there would be no end to them.
+/// Skips a permanently refused entry and records it. An entry that records such a skip is itself skipped without a
+/// record, or there would be no end to them.
 async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, why: &str) -> Result<bool> {
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
@@ -224,7 +222,7 @@ async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, wh
     Ok(true)
 }
 
-/// Sends an entry; shortened, where it is refused as it is.
+/// Sends an entry; if it is refused, sends it shortened.
 async fn send(services: &Services, way: Way, entry: &Entry, slug: Option<&str>) -> Result<(), Undelivered> {
     match send_data(services, way, entry, told(entry, slug)).await {
         Err(Undelivered::Never(_) | Undelivered::Refused(_)) => {
@@ -267,8 +265,7 @@ async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) ->
     }
 }
 
-/// An entry as receivers are told it: with its leaf hash, so that what they keep can be compared with the
-/// tree.
+/// The message about an entry. Includes its leaf hash, so that receivers can compare it with the tree.
 fn told(entry: &Entry, slug: Option<&str>) -> Value {
     let event = &entry.event;
     let resource = event.resource.as_ref();
@@ -293,7 +290,7 @@ fn told(entry: &Entry, slug: Option<&str>) -> Value {
     })
 }
 
-/// What names an entry and proves which it is: the rest is in the trail.
+/// The shortened message about an entry: its identity and leaf hash. The rest is in the trail.
 fn shortened(entry: &Entry, slug: Option<&str>) -> Value {
     json!({
         "sequence": entry.sequence,

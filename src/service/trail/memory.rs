@@ -1,5 +1,5 @@
-//! What is remembered of the trail outside of its database: checkpoints beside it and at the witness, and
-//! which of them no longer count.
+//! Checkpoints remembered outside the database, beside it and in the witness directory, and which of them no
+//! longer count.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,26 +18,26 @@ use crate::domain::audit::{
 use crate::service::Services;
 use crate::store::audit::{self, checkpoints as kept};
 
-/// A checkpoint that is kept outside of the database.
+/// A checkpoint kept outside the database.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     pub file: PathBuf,
     pub note: String,
-    /// What it says, whoever signed it.
+    /// Its content, with the signature not verified; `None` if it can't be parsed.
     pub told: Option<Checkpoint>,
-    /// Whether it has to be readable: `latest`, and what the witness has of the log in use. What else lies
-    /// there counts only where our own key has signed it: it may belong to another appliance.
+    /// Whether it is an error if the note is invalid: true for `latest`, and for the witness's checkpoints of the
+    /// current log. Others count only if signed by this node's key, since they may belong to another appliance.
     pub is_binding: bool,
 }
 
-/// What the database says of its own past.
+/// What the database records about its own checkpoints.
 pub(super) struct Known {
     pub logs: Vec<kept::KnownLog>,
-    /// Entries now.
+    /// Number of entries now.
     pub size: u64,
-    /// Whether any checkpoint was ever kept in it.
+    /// Whether it holds any checkpoint.
     pub was_signed: bool,
-    /// Origins that were given up on purpose, each with the entry that records it.
+    /// Logs that were abandoned on purpose, each with the sequence of the entry that records it.
     abandoned: Vec<(String, u64)>,
 }
 
@@ -56,7 +56,7 @@ impl Memory {
         }
     }
 
-    /// Opens it; `None` where it is of no concern.
+    /// Verifies the note. Returns `None` if it is not binding and not signed by this node.
     pub(super) fn open(
         &self,
         services: &Services,
@@ -64,7 +64,7 @@ impl Memory {
     ) -> Result<Option<Checkpoint>, CheckpointError> {
         let logs = known.logs.iter().filter(|_| self.is_binding);
         let mut keys = LogKeys::new(logs.map(|log| log.key.clone()).collect());
-        // An older database may not know the log yet; whose key it is, is not told by the database anyway.
+        // An older database may not know the log yet, and can't be trusted to say which keys are this node's.
         if let Some(origin) = self.origin() {
             for public in services.keys.audit_public_keys() {
                 if let Some(key) = LogKey::of(origin, &public) {
@@ -79,7 +79,7 @@ impl Memory {
         }
     }
 
-    /// The log's name, if it can be one.
+    /// The log's name, if it is valid.
     pub(super) fn origin(&self) -> Option<&str> {
         let origin = self.told.as_ref()?.origin.as_str();
         signed_note_name(origin).then_some(origin)
@@ -100,7 +100,7 @@ impl Known {
         })
     }
 
-    /// The name of the log in use.
+    /// Returns the name of the current log.
     pub(super) fn origin(&self, services: &Services) -> String {
         self.logs.last().map_or_else(
             || checkpoints::first_origin(services),
@@ -108,7 +108,7 @@ impl Known {
         )
     }
 
-    /// Whether a checkpoint no longer counts: its log was given up before it came as far.
+    /// Returns whether a checkpoint no longer counts, because its log was abandoned at a smaller size.
     pub(super) fn gave_up(&self, checkpoint: &Checkpoint) -> bool {
         self.abandoned
             .iter()
@@ -116,8 +116,8 @@ impl Known {
     }
 }
 
-/// The origins that were given up. Whoever can write the database can add a log and an entry to it. That the
-/// log in use has signed over the entry, with the key that lies beside the database, they can't.
+/// Finds the abandoned logs. Counts only entries covered by a checkpoint of the current log: anyone who can write
+/// the database can add a log and an entry to it, but not sign with the key, which is stored beside the database.
 fn find_abandoned(
     db: &crate::store::Connection,
     logs: &[kept::KnownLog],
@@ -145,7 +145,7 @@ fn find_abandoned(
     Ok(abandoned)
 }
 
-/// As [`GivenUp::record`](super::rollback::GivenUp::record) wrote them.
+/// Reads the names that [`GivenUp::record`](super::rollback::GivenUp::record) added to an entry.
 fn abandoned_origins(record: &Record) -> Vec<String> {
     let Content::Whole(body) = &record.content else {
         return Vec::new();
@@ -160,7 +160,7 @@ fn abandoned_origins(record: &Record) -> Vec<String> {
         .collect()
 }
 
-/// Every checkpoint that is remembered: the newest of each log and place.
+/// Returns the remembered checkpoints: the newest of each log and place.
 pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
     let directory = checkpoints::directory(services);
     let mut found: Vec<Memory> = Memory::read(directory.join(LATEST), true).into_iter().collect();
@@ -168,7 +168,7 @@ pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
     if let Some(witness) = &services.settings.trail.witness_dir {
         let current = witness_directory(witness, &known.origin(services));
         if known.was_signed && !witness.is_dir() {
-            tracing::warn!(directory = %witness.display(), "the witness directory is not there: nothing was compared with it");
+            tracing::warn!(directory = %witness.display(), "the witness directory does not exist: nothing was compared with it");
         }
         for log in directories(witness) {
             found.extend(newest_of_witness(&log, log == current));
@@ -177,7 +177,7 @@ pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
     found
 }
 
-/// What is remembered beside another database.
+/// Returns the checkpoints remembered beside another database.
 pub(super) fn memories_beside(database: &Path) -> Vec<Memory> {
     let directory = database.with_file_name(CHECKPOINT_DIRECTORY);
     let latest = Memory::read(directory.join(LATEST), false);
@@ -187,7 +187,7 @@ pub(super) fn memories_beside(database: &Path) -> Vec<Memory> {
         .collect()
 }
 
-/// What a witness remembers of every log, for whoever uses none of them yet.
+/// Returns a witness directory's newest checkpoints of all logs, for a node that uses none of them yet.
 pub(super) fn memories_at(witness: &Path) -> Vec<Memory> {
     let logs = directories(witness);
     logs.iter()
@@ -195,13 +195,13 @@ pub(super) fn memories_at(witness: &Path) -> Vec<Memory> {
         .collect()
 }
 
-/// The largest note of each log. A line that a crash cut short is none.
+/// Returns the checkpoint with the greatest size of each log. Ignores lines that a crash cut short.
 fn newest_of_history(path: &Path) -> Vec<Memory> {
     let mut newest: BTreeMap<String, Memory> = BTreeMap::new();
     let Ok(file) = File::open(path) else {
         return Vec::new();
     };
-    // Not as text: a line may have been cut within a character.
+    // Read as bytes: a crash may have cut a line within a character.
     for line in BufReader::new(file).split(b'\n').map_while(std::io::Result::ok) {
         let note = serde_json::from_slice::<Value>(&line)
             .ok()
@@ -219,7 +219,7 @@ fn newest_of_history(path: &Path) -> Vec<Memory> {
     newest.into_values().collect()
 }
 
-/// Of the greatest size; more than one where they differ, see [`super::witness`].
+/// Returns the checkpoint of the greatest size; several if they differ, see [`super::witness`].
 fn newest_of_witness(directory: &Path, is_binding: bool) -> Vec<Memory> {
     let size = |path: &Path| {
         let name = path.file_name()?.to_str()?;
@@ -251,9 +251,9 @@ fn directories(of: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A name for the log that follows: `host/audit-log` → `host/audit-log/2-1a2b3c4d`. Numbered beyond every
-/// name that was seen, and drawn: the same backup may be restored twice on machines that know nothing of each
-/// other, and a name never signs two histories.
+/// Returns a name for the log that follows: `host/audit-log` → `host/audit-log/2-1a2b3c4d`. The number is greater
+/// than that of every name seen. The random part is needed because the same backup may be restored on two machines
+/// that do not know of each other, and a name must never sign two histories.
 pub(super) fn successor(current: &str, seen: &[String], drawn: [u8; 4]) -> String {
     let (base, number) = split(current);
     let newest = seen
@@ -273,7 +273,7 @@ fn split(origin: &str) -> (&str, u32) {
         .unwrap_or((origin, 1))
 }
 
-/// Whether a name can be a key's (C2SP signed-note).
+/// Returns whether a name is valid for a key (C2SP signed-note).
 fn signed_note_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 500

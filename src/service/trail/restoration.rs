@@ -1,4 +1,4 @@
-//! After a backup was restored: the entry, the end of every session, the trail's new name.
+//! Restoring a backup: ends all sessions, records the restore, and continues the trail under a new name.
 
 use std::path::Path;
 
@@ -17,9 +17,9 @@ use crate::service::backup::Restored;
 use crate::store::audit;
 use crate::store::backup;
 
-/// Ends every session, login and enrolment under way, appends the entry of the restore, and begins the log
-/// that follows the one in the backup. `made_at` is the backup's time. The `witness` directory is read and not written:
-/// [`give_to_witness`] is for when the restored directory is in its place.
+/// Ends all sessions, pending logins and enrolments, appends the entry of the restore, and begins a new log after
+/// the one in the backup. `made_at` is the backup's time. The `witness` directory is only read; call
+/// [`give_to_witness`] once the restored directory is in its place.
 ///
 /// # Errors
 /// [`crate::domain::Error`], with nothing changed.
@@ -73,11 +73,11 @@ pub async fn begin_after_restore(
     })
 }
 
-/// Gives the witness directory the checkpoint that the restored trail begins with. What fails is logged: the next one
-/// goes there, too.
+/// Copies the first checkpoint of the restored trail to the witness directory. A failure is only logged, since the
+/// next checkpoint goes there too.
 ///
 /// # Panics
-/// Never: the checkpoint is one that we have signed.
+/// Never: the checkpoint was signed by this appliance.
 pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
     let told = unchecked(&restored.checkpoint).expect("we have signed it");
     let testimony = Testimony {
@@ -90,6 +90,6 @@ pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
         drawn: hex::encode(entropy.bytes::<4>()),
     };
     if let Err(error) = witness::keep(&testimony) {
-        tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
+        tracing::error!(%error, directory = %witness.display(), "could not copy the checkpoint to the witness directory");
     }
 }

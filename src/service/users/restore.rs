@@ -1,4 +1,4 @@
-//! Factors that a reset took away, and that an admin gives back.
+//! Restoring factors that a reset removed.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -20,15 +20,15 @@ const NOTHING: Error = Error::Refused("There are no factors to restore");
 /// A suspended factor.
 #[derive(Clone, Debug)]
 pub struct Suspended {
-    /// What it is.
+    /// Kind and properties of the factor.
     pub facts: FactorFacts,
-    /// When it was taken away.
+    /// When it was suspended by the reset.
     pub taken_at: Timestamp,
-    /// When it is destroyed.
+    /// When it will be destroyed.
     pub destroyed_at: Timestamp,
 }
 
-/// The factors of a user that an admin can still restore, the latest taken first.
+/// Returns the factors of a user that an admin can still restore, the most recently suspended first.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::UserNotFound`], [`Error::Malformed`], [`Error::RateLimited`].
@@ -53,12 +53,12 @@ pub fn list_suspended_factors(
     Ok(suspended.collect())
 }
 
-/// When factors must have been suspended that are destroyed now.
+/// Returns the time before which a factor must have been suspended to be destroyed now.
 pub(in crate::service) fn destroyed_before(services: &Services) -> Timestamp {
     kept_since(services, services.clock.now())
 }
 
-/// What is to be restored: all that was taken at one time.
+/// The factors to restore: all that were removed at one time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Restoring {
     /// When it was taken away.
@@ -92,8 +92,8 @@ impl Restoring {
         Ok(Self { taken_at })
     }
 
-    /// Restores in the transaction. What was set up since is destroyed: were it an attacker's, it must never
-    /// come back; were it the user's own, they set it up again.
+    /// Restores in the transaction. Factors set up since are destroyed: an attacker's must never come back, and
+    /// the user can set up their own again.
     pub fn run(self, tx: &Transaction<'_>, target: &User, at: Timestamp, event: Event) -> Result<Event> {
         let (restored, destroyed) = factors::update_restored(tx, target.id, self.taken_at)?;
         if restored.is_empty() {
@@ -115,7 +115,7 @@ impl Restoring {
     }
 }
 
-/// Asks which of them, the first taken named first.
+/// Returns the message that asks which removal is meant, earliest first.
 fn which(times: &[Timestamp]) -> String {
     let times: Vec<_> = times
         .iter()
@@ -129,12 +129,12 @@ fn which(times: &[Timestamp]) -> String {
     )
 }
 
-/// A lock by a policy or for another reason stays.
+/// True if restoring lifts the lock; one set by a policy or for another reason stays.
 fn is_lifted(reason: &str) -> bool {
     reason == not_me::LOCK_REASON || reason == WINDOW_OVER_REASON
 }
 
-/// The user is told, as of every change.
+/// Returns the notices to the user, as for every change.
 pub(super) fn notices(services: &Services, case: &Case, context: &RequestContext) -> Vec<OwedDelivery> {
     let changed = notices::Changed {
         organization: &case.organization,

@@ -1,4 +1,4 @@
-//! How far the trail was forwarded, by each way out.
+//! Progress of forwarding the trail to a SIEM, per channel.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -8,22 +8,22 @@ use super::{from_column, row, to_column};
 use crate::domain::Result;
 use crate::domain::audit::Entry;
 
-/// How far one way out has come.
+/// Progress of one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarding {
     /// `syslog` or `webhook`.
     pub channel: String,
-    /// The place of the next entry to send.
+    /// Sequence of the next entry to send.
     pub next: u64,
-    /// Attempts at that entry that failed.
+    /// Number of failed attempts to send that entry.
     pub attempts: u32,
-    /// When to try again.
+    /// When the next attempt is due.
     pub next_attempt_at: Timestamp,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
 }
 
-/// How far a way out has come; `None`: it was never used.
+/// Finds the progress of a channel; `None` if it was never used.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -44,7 +44,7 @@ pub fn find_forwarding(connection: &Connection, channel: &str) -> Result<Option<
         .optional()?)
 }
 
-/// Remembers how far a way out has come.
+/// Stores the progress of a channel.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -63,8 +63,8 @@ pub fn update_forwarding(tx: &Connection, forwarding: &Forwarding) -> Result<()>
     Ok(())
 }
 
-/// Everybody's entries from `sequence` on, oldest first, among at most `scanned` places; and the place to
-/// go on from. Pruned ones are left out.
+/// Lists the entries of all organisations from `sequence` on, oldest first, without pruned ones, scanning at most
+/// `scanned` of them. Also returns the sequence from which to continue.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.

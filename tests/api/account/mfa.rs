@@ -2,7 +2,7 @@ use jiff::SignedDuration;
 use latchkey::domain::account::OrganizationSettings;
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::{Settings, housekeeping};
-use latchkey::store::sweep::UserRange;
+use latchkey::store::expiry::UserRange;
 use serde_json::{Value, json};
 
 use super::app::{App, Plan, SECRET, entry};
@@ -272,7 +272,7 @@ async fn suspended_factors_are_destroyed_after_their_time() {
         let found = app
             .services
             .store
-            .read(|db| latchkey::store::sweep::find_suspended(db, &UserRange::ALL, after));
+            .read(|db| latchkey::store::expiry::find_suspended(db, &UserRange::ALL, after));
         found.expect("read").iter().filter(|user| **user == id).count()
     };
     assert_eq!(count(), 1);

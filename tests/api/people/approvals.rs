@@ -396,7 +396,7 @@ async fn the_requester_must_still_be_an_active_admin() {
         let second = app.caller(&app.second_admin).await;
         second.patch(&user_path(&app.admin), change).await.assert_ok();
         let refused = approve(&second, &id).await;
-        refused.assert_error(409, "Whoever asked for this may no longer do it");
+        refused.assert_error(409, "The requester may no longer do this");
         assert!(has_mfa(&app, &app.developer));
         assert_eq!(app.last_entry()["details"]["closed"], true);
         let found = second.get(&format!("/api/v1/approvals/{id}")).await;
@@ -670,9 +670,9 @@ async fn a_lone_admin_erases_nobody_and_a_member_does_not_ask() {
     assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
 }
 
-const IN_HAND: &str = "You and whoever asked for this or agreed so far don't count as two: within the last 7 days \
-                       one of you made the other's account, gave it its role or reset its credentials; another \
-                       administrator has to agree";
+const IN_HAND: &str = "You and an administrator who asked for this or agreed to it don't count as two: within the \
+                       last 7 days one of you made the other's account, gave it its role or reset its \
+                       credentials; another administrator has to agree";
 
 /// One who makes an account and knows its password is not a second person once somebody else promotes it.
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What was erased, pruned or given up, against the entries that record it.
+//! Compares what was erased, pruned or given up with the entries that record it.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
@@ -11,16 +11,16 @@ use super::super::report::{FINDINGS_LISTED, Tampering};
 use super::anchors::Abandonment;
 use super::{REMEMBERED, Verifier};
 
-/// How much later than the time before which entries were pruned an entry before one of them may be. Entries stand in
-/// the order of their times, but for what was under way at once and clocks that were wrong for a while.
+/// How much later than a pruning's `before` an entry ahead of a pruned one may be. Entries are in the order of
+/// their times, except for concurrent ones and for clocks that were wrong for a while.
 const OUT_OF_ORDER: SignedDuration = SignedDuration::from_hours(24);
 
-/// The times that whole entries bear, in the order of the trail.
+/// The times of whole entries, in the order of the trail.
 #[derive(Debug, Default)]
 pub(super) struct Times {
-    /// The latest, since the clock last went back.
+    /// Latest time since the clock last went back.
     latest: Option<Timestamp>,
-    /// Where it went back, and to when: what was before bore a wrong time.
+    /// Where the clock went back, and to when: earlier entries had a wrong time.
     rewinds: Vec<(u64, Timestamp)>,
 }
 
@@ -37,7 +37,8 @@ impl Times {
         }
     }
 
-    /// Whether a signed entry after `place` shows that `time` was wrong: anybody can append an unsigned one.
+    /// Returns whether a signed entry after `place` shows that `time` was wrong. Unsigned ones do not count,
+    /// since anybody can append them.
     fn were_wrong(&self, place: u64, time: Timestamp, signed: u64) -> bool {
         self.rewinds.iter().any(|(sequence, at)| {
             (place + 1..signed).contains(sequence) && time.duration_since(*at) > OUT_OF_ORDER
@@ -46,7 +47,7 @@ impl Times {
 }
 
 impl Verifier {
-    /// Counts what was removed, and compares it with what an entry says was removed.
+    /// Counts what was removed, and compares it with what an entry records as removed.
     pub(super) fn check_removals(&mut self, record: &Record) {
         let sequence = record.sequence;
         let (body, actor, subject) = match &record.content {
@@ -128,7 +129,7 @@ impl Verifier {
             self.findings
                 .add(Tampering::RemovalNotRecorded, first, sequence, text);
         } else {
-            // A file that begins later does not have all that was removed.
+            // A file that begins later does not have everything that was removed.
             self.note(format!(
                 "entry {sequence} records a removal of which {count} parts are in this file"
             ));
@@ -140,12 +141,12 @@ impl Verifier {
         let Some(origin) = details.get("abandonedOrigin").and_then(Value::as_str) else {
             return;
         };
-        // A restore does not know how many there were.
+        // A restore does not know how many newer entries there were.
         let lost = details.get("checkpointSize").and_then(Value::as_u64).map_or_else(
             || "any newer".to_owned(),
             |size| format!("{} newer", size.saturating_sub(sequence)),
         );
-        // With logs that the database did not know, found beside it or at the witness.
+        // Logs unknown to the database, found beside it or at the witness.
         let also = details.get("alsoAbandoned").and_then(Value::as_array);
         let origins = also.into_iter().flatten().filter_map(Value::as_str);
         for origin in std::iter::once(origin).chain(origins) {
@@ -195,8 +196,9 @@ fn details(body: &Body) -> Option<Map<String, Value>> {
     serde_json::from_str(body.subject.data()?.details.as_deref()?).ok()
 }
 
-/// Why the appliance would not have removed this, if it would not. Whoever has the database but not the key can
-/// append an entry that records a removal; what is older than it says may be gone, the rest not.
+/// Returns why the appliance would not have removed this, if it would not. Somebody who has the database but not
+/// the key can append an entry that records a removal; what is older than that entry's limit may be gone, the
+/// rest not.
 fn implausible(
     pending: &Pending,
     latest: Option<Timestamp>,

@@ -1,4 +1,4 @@
-//! What could be wrong with an installation, found without changing it.
+//! Checks of an installation (`latchkey doctor`) that change nothing.
 
 mod place;
 
@@ -13,30 +13,30 @@ use crate::domain::{Error, Result};
 use crate::store::plugins::find_plugins;
 use crate::store::{accounts, audit, integrity};
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     /// As it should be.
     Fine,
-    /// Works, but somebody should look at it.
+    /// Works, but needs attention.
     Doubtful,
-    /// Must be mended.
+    /// Must be repaired.
     Broken,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity.
     pub grade: Grade,
-    /// What was looked at.
+    /// The subject of the check.
     pub what: &'static str,
-    /// What was found, and what to do about it.
+    /// The result, and what to do about it.
     pub text: String,
 }
 
 impl Finding {
-    /// As it should be.
+    /// Returns a finding that everything is as it should be.
     pub fn fine(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Fine,
@@ -45,7 +45,7 @@ impl Finding {
         }
     }
 
-    /// Works, but somebody should look at it.
+    /// Returns a finding that something works but needs attention.
     pub fn doubtful(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Doubtful,
@@ -54,7 +54,7 @@ impl Finding {
         }
     }
 
-    /// Must be mended.
+    /// Returns a finding that something must be repaired.
     pub fn broken(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Broken,
@@ -64,8 +64,8 @@ impl Finding {
     }
 }
 
-/// Looks at the database, the disk, the trail, the clock, backups, the policies and the organisations. Takes as long
-/// as reading the whole database.
+/// Checks the database, disk, trail, clock, backups, policies and organisations. Takes as long as reading the
+/// whole database.
 #[must_use]
 pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
     let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 9] = [
@@ -83,7 +83,7 @@ pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
     for (what, check) in checks {
         findings.extend(check(services).unwrap_or_else(|error| {
             let cause = match error {
-                // The caller is the operator: here the cause may be told.
+                // The caller is the operator, who may see the internal cause.
                 Error::Internal(cause) => cause,
                 other => other.to_string(),
             };
@@ -110,7 +110,7 @@ fn database(services: &Services) -> Result<Vec<Finding>> {
         }
         (None, Some(table)) => {
             let text =
-                format!("{place} has rows in {table} that belong to nothing; restore it from a backup");
+                format!("{place} has rows in {table} that refer to missing rows; restore it from a backup");
             vec![Finding::broken("database", text)]
         }
         (None, None) => vec![Finding::fine("database", format!("{place} is sound"))],
@@ -137,7 +137,7 @@ fn trail(services: &Services) -> Result<Vec<Finding>> {
     })
 }
 
-/// Entries that a SIEM should have had: said only where something is forwarded.
+/// Reports entries not yet forwarded to a SIEM; empty unless forwarding is configured.
 fn forwarding(services: &Services) -> Result<Vec<Finding>> {
     let ways = services.settings.trail.forward_to.ways();
     let places = services.store.read(|db| {
@@ -165,7 +165,7 @@ fn clock(services: &Services) -> Result<Vec<Finding>> {
     Ok(match newest {
         Some(newest) if newest > now => {
             let text = format!(
-                "it is {now} here, but the newest audit entry is of {newest}; set the host's clock, or tokens and \
+                "the clock says {now}, but the newest audit entry is from {newest}; set the host's clock, or tokens and \
                  codes are judged wrongly"
             );
             vec![Finding::broken("clock", text)]
@@ -210,14 +210,15 @@ fn policies(services: &Services) -> Result<Vec<Finding>> {
             findings.push(Finding::fine("policies", text));
         } else {
             let text =
-                format!("{text}; none of them counts for everybody: latchkey plugin mode BINDING enforce");
+                format!("{text}; none of them is enforced for all: latchkey plugin mode BINDING enforce");
             findings.push(Finding::doubtful("policies", text));
         }
     }
     Ok(findings)
 }
 
-/// Plugins that came in before keys were trusted: they go on deciding. Said only where keys are.
+/// Reports plugins installed before keys were trusted, which remain active; empty unless trusted keys are
+/// configured.
 fn signatures(services: &Services) -> Result<Vec<Finding>> {
     let settings = &services.settings.plugins;
     if settings.trusted_keys.is_empty() {
@@ -278,7 +279,7 @@ fn organizations(services: &Services) -> Result<Vec<Finding>> {
         Ok(())
     })?;
     if findings.is_empty() {
-        let text = "there is none yet; latchkey org create SLUG";
+        let text = "there is none yet; create one: latchkey org create SLUG";
         findings.push(Finding::doubtful("organisations", text));
     }
     Ok(findings)

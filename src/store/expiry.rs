@@ -1,5 +1,5 @@
-//! What has lapsed, looked for among some users at a time: no index pays for it with every login and reset,
-//! and no round reads a whole table.
+//! Finds expired rows, one range of users at a time: this needs no index that every login and reset would have
+//! to maintain, and no pass reads a whole table.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -8,23 +8,23 @@ use super::row::{column, millis};
 use crate::domain::Result;
 use crate::domain::account::UserId;
 
-/// Users from one id to another, in the order of the tables.
+/// A range of user ids, in primary key order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRange {
-    /// Without this one; from the first when absent.
+    /// Exclusive lower bound; `None` starts at the first user.
     pub after: Option<UserId>,
-    /// With this one; to the last when absent.
+    /// Inclusive upper bound; `None` ends at the last user.
     pub up_to: Option<UserId>,
 }
 
 impl UserRange {
-    /// Everybody.
+    /// All users.
     pub const ALL: Self = Self {
         after: None,
         up_to: None,
     };
 
-    /// Bounds that are lower and higher than any id of 16 bytes.
+    /// The bounds as blobs; an absent bound becomes one below or above every 16-byte id.
     fn bounds(&self) -> (Vec<u8>, Vec<u8>) {
         let bytes = |id: UserId| id.0.as_bytes().to_vec();
         (
@@ -34,7 +34,7 @@ impl UserRange {
     }
 }
 
-/// The next `count` users after that one, fewer at the end.
+/// Returns the range of the next `count` users after `after`; it holds fewer at the end.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails, here and below.
@@ -47,12 +47,12 @@ pub fn find_range(db: &Connection, after: Option<UserId>, count: u32) -> Result<
     Ok(UserRange { after, up_to })
 }
 
-/// Those who have factors that were suspended before that time.
+/// Finds the users with factors suspended before `before`.
 pub fn find_suspended(db: &Connection, range: &UserRange, before: Timestamp) -> Result<Vec<UserId>> {
     find(db, SUSPENDED, range, before)
 }
 
-/// Those who have sessions, one-use tokens or enrolments that have lapsed.
+/// Finds the users with sessions, one-use tokens or enrolments that have expired at `at`.
 pub fn find_lapsed(db: &Connection, range: &UserRange, at: Timestamp) -> Result<Vec<UserId>> {
     find(db, LAPSED, range, at)
 }
