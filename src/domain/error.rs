@@ -57,7 +57,7 @@ pub enum Error {
     /// The account is locked; only disclosed to a caller who proved knowledge of the password.
     #[error("The account is locked. Ask an administrator to unlock it")]
     AccountLocked,
-    /// The second factor was right, but the password has expired; only said to somebody who showed both.
+    /// The second factor is correct, but the password has expired; only disclosed to a caller who proved both.
     #[error("The password has expired. Replace it, then log in again")]
     PasswordExpired,
 

@@ -178,8 +178,7 @@ pub struct ApproveBody {
     pub approval_id: Option<String>,
     /// The code that the user must enter at enrolment, where one is demanded. Shown only once.
     pub enrolment_code: Option<String>,
-    /// The link to set a new password; only for a password reset where the appliance sends no mail. Shown only
-    /// once.
+    /// The link to set a new password, shown only once; only for a reset where the appliance sends no mail.
     pub invitation_link: Option<String>,
     /// When the link expires.
     pub invitation_expires_at: Option<Time>,
@@ -209,8 +208,6 @@ enum Approved {
     #[oai(status = 202)]
     Awaits(J<ApproveBody>),
 }
-
-type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Approvals")]
 impl ApprovalApi {
@@ -277,7 +274,7 @@ impl ApprovalApi {
         context: Context,
         /// Id of the approval.
         id: Path<WrittenId>,
-    ) -> Result<Approved, Errors> {
+    ) -> Result<Approved, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
         let agreed = approvals::approve(&services, &caller.0, &context.0, &id.0.0).await?;
         let awaits = agreed.awaits.is_some();
         let body = J(ApproveBody::from(agreed));

@@ -180,7 +180,7 @@ async fn enrol(
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::clear_enrolment_due(tx, id)?;
             factors::touch_user(tx, id, at)?;
-            // One of another issuer is not kept here.
+            // Changes no row for a session of another issuer, which is not stored here.
             sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
@@ -313,7 +313,10 @@ pub(super) fn current_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
     accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(TokenFault::SubjectGone))
 }
 
-/// The user, who may have been locked or deactivated since their token was read.
+/// Returns the user, unless they were deactivated or locked since their token was read.
+///
+/// # Errors
+/// [`Error::Token`] if they were, or no longer exist.
 pub(super) fn usable_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
     let user = current_user(tx, id)?;
     if user.active && user.locked.is_none() {

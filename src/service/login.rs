@@ -89,7 +89,7 @@ pub enum Next {
         expires_in: i64,
         /// Kinds of factor that can be used, strongest first.
         methods: Vec<FactorKind>,
-        /// Whether the password has expired: then the token is for `change_expired_password` afterwards.
+        /// Whether the password has expired: if so, the token is for `change_expired_password` after `verify_mfa`.
         password_expired: bool,
     },
     /// The password has expired.
@@ -161,7 +161,7 @@ impl Case {
         if set_up && user.enrolment_due.as_ref().is_some_and(|due| at >= due.until) {
             return Decision::WindowOver;
         }
-        // Whoever knows an old password replaces it with the second factor alone (ASVS 6.2.2, 6.3.4).
+        // Before the check for expiry: an old password alone must not be enough to replace it (ASVS 6.2.2, 6.3.4).
         if user.mfa_enabled {
             return Decision::Challenge;
         }

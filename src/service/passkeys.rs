@@ -183,7 +183,7 @@ async fn register(
                 factors::clear_enrolment_due(tx, id)?;
             }
             factors::touch_user(tx, id, at)?;
-            // One of another issuer is not kept here.
+            // Changes no row for a session of another issuer, which is not stored here.
             sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, full_until)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;

@@ -43,7 +43,7 @@ pub enum Change {
     EndSessions,
     /// Restore factors that a reset removed.
     RestoreFactors {
-        /// Those removed at this time or most recently before it; `None`: the only ones, an error if there are several.
+        /// Those removed at this time or most recently before it; `None`: the only ones.
         taken_before: Option<jiff::Timestamp>,
     },
 }
@@ -168,8 +168,8 @@ pub async fn end_user_sessions(
 /// sessions, and unlocks the account if it was locked by the user's report or a missed enrolment.
 ///
 /// # Errors
-/// As [`update_user`]; [`Error::Refused`] if there is nothing to restore; [`Error::Conflict`] if factors were removed
-/// more than once and `taken_before` does not say which are meant.
+/// As [`update_user`]; [`Error::Refused`] if there is nothing to restore; [`Error::Conflict`] if factors were
+/// removed more than once and `taken_before` does not say which are meant.
 pub async fn restore_factors(
     services: &Services,
     principal: &Principal,

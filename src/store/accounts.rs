@@ -161,9 +161,11 @@ pub fn find_active_admins(db: &Connection, organization: OrganizationId) -> Resu
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Inserts a user, with a password hash if there is a password. Sets `sessions_ended_at` to just before the second of
-/// creation: tokens of another issuer identify a user by address, and those issued earlier, perhaps to a previous
-/// holder of the address, must not be accepted. Their `iat` has whole seconds only.
+/// Inserts a user, with a password hash if there is a password.
+///
+/// Tokens of another issuer identify a user by address, so those issued before the user was created, perhaps to an
+/// earlier holder of the address, are invalid. Their time of issue is in whole seconds, so `sessions_ended_at` is
+/// the last millisecond before the second of the creation.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the e-mail address is taken in the organisation.

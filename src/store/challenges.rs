@@ -119,7 +119,7 @@ pub fn update_challenge_state(
     Ok(changed == 1)
 }
 
-/// Changes the purpose of a one-use token and its expiry time. Deletes its state and resets its attempts.
+/// Changes the purpose and the expiry time of a one-use token, and clears its state and its count of attempts.
 pub fn update_purpose(
     tx: &Connection,
     user: UserId,

@@ -33,7 +33,8 @@ pub struct SessionRow {
     pub last_used_at: Timestamp,
 }
 
-/// Maximum number of sessions per user; a further one ends the least recently used one from the place that has most.
+/// Maximum number of sessions per user; a further one ends the least recently used of those from the network that
+/// has most of them.
 pub const SESSIONS_PER_USER: u32 = 100;
 
 const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, second_factor_at, \
@@ -98,8 +99,8 @@ pub fn find_last_minted_expiry(db: &Connection) -> Result<Option<Timestamp>> {
     Ok(statement.query_row([], |row| optional(row, 0))?)
 }
 
-/// Inserts a session, deletes the user's expired rows, and ends the least recently used session beyond
-/// [`SESSIONS_PER_USER`].
+/// Inserts a session, deletes the user's expired rows, and makes room so that no more than [`SESSIONS_PER_USER`]
+/// remain.
 pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
     clear_lapsed(tx, session.user_id, session.created_at)?;
@@ -262,8 +263,9 @@ pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> 
     Ok(())
 }
 
-/// Makes room for one more session from there. Where there is none, who has most of them gives one up: whoever
-/// knows the password would else end the user's own, in the middle of setting MFA up for example.
+/// Deletes sessions until there is room for one more, from `ip`: each time the least recently used one of the
+/// network that has most, counting the new one. Otherwise somebody who knows the password could end the user's own
+/// session, for example in the middle of setting up MFA.
 fn make_room(tx: &Connection, user: UserId, ip: Option<&str>) -> Result<()> {
     let sessions = tx
         .prepare_cached("SELECT id, ip FROM session WHERE user_id = ?1 ORDER BY last_used_at, id")?
@@ -287,7 +289,8 @@ fn make_room(tx: &Connection, user: UserId, ip: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// What tells places apart. Of an IPv6 address the first 48 bits: who has a site has 65,536 networks (RFC 6177 §2).
+/// Returns the network of an address: the whole IPv4 address, or the first 48 bits of an IPv6 address, since a
+/// site may have 65,536 subnets (RFC 6177 §2). Empty if the address is unknown.
 fn network(ip: Option<&str>) -> Vec<u8> {
     let address = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
     match address.map(|address| address.to_canonical()) {
@@ -411,7 +414,7 @@ mod tests {
         from(&|_| "198.51.100.77".into(), 2..60);
         from(&|id| format!("2001:db8:5:{id:x}::1"), 60..300);
         let lives = |id| session_lives(&db, &row(alice, id).session, at(1)).unwrap();
-        assert!(lives(1), "the only one from there, and the oldest");
+        assert!(lives(1), "the oldest, but the only one of its network");
         assert_eq!(count_sessions(&db, alice, at(1)).unwrap(), SESSIONS_PER_USER);
         let theirs = (2..60).filter(|id| lives(*id)).count();
         let site = (60..300).filter(|id| lives(*id)).count();

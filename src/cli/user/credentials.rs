@@ -39,7 +39,8 @@ pub(in crate::cli) struct ResetMfa {
 pub(in crate::cli) struct RestoreFactors {
     #[command(flatten)]
     whose: Whose,
-    /// Those taken at this time (RFC 3339) or the last before it: to be said where it was more than once.
+    /// Restore the factors removed at this time (RFC 3339) or, if none were, the last ones before it. Required if
+    /// factors were removed more than once.
     #[arg(long, value_name = "TIME")]
     taken_before: Option<Timestamp>,
 }

@@ -127,7 +127,7 @@ pub fn asked_notices(
         }
         Wanted::ChangePolicy(change) => format!("a change of the policy {}", change.plugin),
         Wanted::RestoreFactors { taken_at } => of_target(&format!(
-            "restoring the second factor that was taken away on {taken_at:.0},"
+            "restoring the second factor that was removed on {taken_at:.0},"
         )),
     };
     let body = format!(

@@ -24,8 +24,9 @@ pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often;
-/// [`Error::InvalidCode`] for a wrong or used code; [`Error::PasswordExpired`] after a right one, where it has: the
-/// challenge replaces it then; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::InvalidCode`] for a wrong or used code; [`Error::PasswordExpired`] if the code is correct but the
+/// password has expired, in which case the challenge becomes the token that replaces it; [`Error::RateLimited`];
+/// [`Error::Busy`].
 pub async fn verify_mfa(
     services: &Services,
     challenge: &str,
@@ -85,8 +86,8 @@ pub async fn verify_mfa(
     ended.map(|()| tokens)
 }
 
-/// Notifies the user that a recovery code was used for a login or a step-up: it may be someone who found the list
-/// (SP 800-63B-4 §4.6).
+/// Returns the notice to the user that a recovery code was used: it may be someone who found the list
+/// (SP 800-63B-4 §4.6). `did` says for what, as in "logged in with".
 pub(super) fn told_of_recovery_code(
     services: &Services,
     user: &User,

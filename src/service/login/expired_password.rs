@@ -13,9 +13,9 @@ use crate::store::{accounts, challenges, passwords};
 /// Replaces an expired password and ends every session. The user then logs in with the new one.
 ///
 /// # Errors
-/// [`Error::DeadToken`] for a token that is unknown, used or expired; [`Error::Refused`] while the second factor is
-/// still to be shown; [`Error::Validation`] for a password
-/// that breaks the organisation's rules or is the old one; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::DeadToken`] for a token that is unknown, used or expired; [`Error::Refused`] if the second factor has
+/// not been verified yet; [`Error::Validation`] for a password that breaks the organisation's rules or is the old
+/// one; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn change_expired_password(
     services: &Services,
     token: &str,
@@ -33,7 +33,7 @@ pub async fn change_expired_password(
         let challenge = find(Purpose::PasswordChange)?;
         if challenge.is_none() && find(Purpose::Mfa)?.is_some() {
             return Err(Error::Refused(
-                "Show the second factor first: POST /auth/verify-mfa",
+                "Verify the second factor first: POST /auth/verify-mfa",
             ));
         }
         let user = accounts::find_user_anywhere(db, token.user)?;

@@ -63,8 +63,8 @@ pub async fn passkey_login_options(
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, or if no options
-/// were requested; [`Error::InvalidPasskey`]; [`Error::PasswordExpired`] if the passkey is correct but the password
-/// has expired, in which case the challenge becomes the token that replaces it; [`Error::Validation`];
+/// were requested; [`Error::InvalidPasskey`]; [`Error::PasswordExpired`] if the passkey is correct but the
+/// password has expired, in which case the challenge becomes the token that replaces it; [`Error::Validation`];
 /// [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn verify_mfa_with_passkey(
     services: &Services,
@@ -190,7 +190,7 @@ pub async fn step_up_with_passkey(
         })
         .await?;
     let (user, session) = stepped_up?;
-    // It was right: what was wrong before no longer counts.
+    // Correct: earlier wrong attempts no longer count.
     services
         .limiter
         .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());

@@ -38,9 +38,9 @@ pub(super) fn find_login(
     Ok((user, challenge.state))
 }
 
-/// Completes a login: uses up its challenge and inserts its session. If the password has expired, instead turns the
-/// challenge into a token that replaces the password and returns [`Error::PasswordExpired`] in the inner result, so
-/// that the transaction still commits. No session begins and no login is recorded; the password change is.
+/// Completes a login: uses up its challenge and inserts its session. If the password has expired, it turns the
+/// challenge into the token that replaces the password instead, and returns [`Error::PasswordExpired`] in the
+/// inner result so that the transaction commits. No login is recorded then; the password change will be.
 pub(super) fn complete_login(
     tx: &Transaction<'_>,
     user: &User,

@@ -43,7 +43,7 @@ pub async fn step_up(
     let shown = read_code(services, user, code, context).await?;
     let owed = match shown.as_ref().map(Shown::kind) {
         Some(FactorKind::RecoveryCodes) => {
-            told_of_recovery_code(services, user, "stepped a session up with", context)?
+            told_of_recovery_code(services, user, "stepped up a session with", context)?
         }
         _ => Vec::new(),
     };
@@ -78,7 +78,7 @@ pub async fn step_up(
         })
         .await?;
     let (user, session) = stepped_up?;
-    // It was right: what was wrong before no longer counts.
+    // Correct: earlier wrong attempts no longer count.
     services
         .limiter
         .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());

@@ -42,7 +42,7 @@ pub enum AccountOrder {
     RestoreFactors {
         /// The user.
         user: Named,
-        /// Those taken at that time or the last ones before it; `None`: the only ones.
+        /// Restore those removed at this time or most recently before it; `None`: the only ones.
         #[serde(default)]
         taken_before: Option<Timestamp>,
     },

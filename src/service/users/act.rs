@@ -59,7 +59,7 @@ pub(super) struct Case {
     pub target: User,
     pub may: May,
     pub admin_emails: Vec<String>,
-    /// What is restored, where factors are.
+    /// The factors to restore; only with [`Change::RestoreFactors`].
     pub restoring: Option<Restoring>,
 }
 

@@ -61,17 +61,18 @@ pub(in crate::service) fn destroyed_before(services: &Services) -> Timestamp {
 /// The factors to restore: all that were removed at one time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Restoring {
-    /// When it was taken away.
+    /// When they were removed.
     pub taken_at: Timestamp,
 }
 
 impl Restoring {
-    /// What was taken at that time or the last before it. Without a time there is no choosing between several:
-    /// each but the first was set up after another was taken, by the user or by whoever had that done, and a thief
-    /// who then has their own taken, too, must not get it back in the user's name.
+    /// Chooses the factors removed at `taken_before` or most recently before it. Without that time, it does not
+    /// choose between several removals: all but the first removed factors were set up after an earlier removal, by
+    /// the user or by the person who caused it. If a thief then has their own factors removed as well, these must
+    /// not be restored in the user's name.
     ///
     /// # Errors
-    /// [`Error::Refused`] where there is nothing; [`Error::Conflict`] where there is more than one.
+    /// [`Error::Refused`] if there is nothing to restore; [`Error::Conflict`] if there are several and no time.
     pub fn choose(
         services: &Services,
         db: &Connection,
@@ -81,7 +82,7 @@ impl Restoring {
     ) -> Result<Self> {
         let suspended = factors::find_suspended_factors(db, user, kept_since(services, at))?;
         let mut times: Vec<_> = suspended.into_iter().map(|(_, taken_at)| taken_at).collect();
-        times.dedup(); // the latest first
+        times.dedup(); // latest first
         let chosen = match (taken_before, &times[..]) {
             (Some(before), times) => times.iter().find(|taken_at| **taken_at <= before),
             (None, []) => None,
@@ -115,7 +116,7 @@ impl Restoring {
     }
 }
 
-/// Returns the message that asks which removal is meant, earliest first.
+/// Returns the message that asks which removal is meant and lists their times, earliest first.
 fn which(times: &[Timestamp]) -> String {
     let times: Vec<_> = times
         .iter()
@@ -123,8 +124,8 @@ fn which(times: &[Timestamp]) -> String {
         .map(|taken_at| format!("{taken_at:.3}"))
         .collect();
     format!(
-        "Factors were taken away more than once: {}. Say up to which time: takenBefore, --taken-before. Those taken \
-         later were set up after the first were taken, perhaps by somebody else",
+        "Factors were removed more than once: {}. Choose one of these times with takenBefore or --taken-before. \
+         Those removed later were set up after the first were removed, perhaps by somebody else",
         times.join(", ")
     )
 }

@@ -294,7 +294,7 @@ async fn an_expired_password_is_replaced_before_anything_else() {
     assert_eq!(old.status, 401, "old sessions ended");
 }
 
-/// Whoever has an old password, from a leak, would else get a new one, and end the user's sessions.
+/// Otherwise somebody with an old password from a leak could set a new one, and end the user's sessions.
 #[tokio::test]
 async fn an_expired_password_is_replaced_after_the_second_factor_alone() {
     let organization = OrganizationSettings {
@@ -322,7 +322,7 @@ async fn an_expired_password_is_replaced_after_the_second_factor_alone() {
         assert_eq!(answer.body[flag], true, "{flag}");
     }
     let token = answer.text("passwordChangeToken");
-    let first = "Show the second factor first: POST /auth/verify-mfa";
+    let first = "Verify the second factor first: POST /auth/verify-mfa";
     change(&token, "another good password").await.refused(400, first);
     app.verify(&token, "ABCD-EFGH-JKMN-PQRS")
         .await

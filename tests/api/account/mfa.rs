@@ -359,7 +359,7 @@ async fn a_recovery_code_that_steps_a_session_up_is_told_to_its_owner() {
             .await
     };
     let owed = || {
-        app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%stepped a session up with a recovery code of your account new@acme.example%'")
+        app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%stepped up a session with a recovery code of your account new@acme.example%'")
     };
     step_up("ABCD-EFGH-JKMN-PQRS")
         .await

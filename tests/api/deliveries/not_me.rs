@@ -261,7 +261,7 @@ async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_de
     );
 }
 
-/// Sets up a device as whoever knows the password, uses it, and switches MFA off with it. Gives its secret.
+/// Enrols a device as somebody who knows the password, uses it, and disables MFA with it. Returns its secret.
 async fn enrol_and_disable(app: &App, email: &str) -> String {
     let theirs = enrol(app, email, None).await;
     app.wait(30);
@@ -281,7 +281,7 @@ async fn opens(app: &App, email: &str, secret: &str) -> bool {
     app.verify(&challenge, &app.code(secret)).await.status == 200
 }
 
-/// Else whoever had the user's factors reset would be given their own back in the user's name, for good.
+/// Otherwise somebody who had the user's factors reset would get their own restored in the user's name, for good.
 #[tokio::test]
 async fn what_a_thief_set_up_and_had_taken_is_not_restored_where_nobody_chose_it() {
     let server = MailServer::start();
@@ -296,8 +296,8 @@ async fn what_a_thief_set_up_and_had_taken_is_not_restored_where_nobody_chose_it
     report(&app, &link).await.ok();
 
     let refusal = format!(
-        "Factors were taken away more than once: {reset_at}, {disabled_at}. Say up to which time: takenBefore, \
-         --taken-before. Those taken later were set up after the first were taken, perhaps by somebody else"
+        "Factors were removed more than once: {reset_at}, {disabled_at}. Choose one of these times with takenBefore \
+         or --taken-before. Those removed later were set up after the first were removed, perhaps by somebody else"
     );
     restore(&app, &admin, phone).await.refused(409, &refusal);
     app.login(phone).await.refused(403, LOCKED);
@@ -349,7 +349,7 @@ async fn what_is_restored_by_agreement_is_what_was_there_when_it_was_asked_for()
         .find(|mail| mail.to == ["second@acme.example"])
         .expect("asked");
     let what = format!(
-        "the second factor that was taken away on {}Z, of phone",
+        "the second factor that was removed on {}Z, of phone",
         &reset_at[..19]
     );
     assert!(told.text.contains(&what), "{}", told.text);

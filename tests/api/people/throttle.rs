@@ -96,7 +96,7 @@ async fn a_stranger_uses_up_their_own_attempts_and_not_the_users() {
     );
 }
 
-/// Whoever knows the password is not kept from logging in: only from ending what the user has begun.
+/// Somebody who knows the password is not kept from logging in, only from ending what the user has begun.
 #[tokio::test]
 async fn a_stranger_with_the_password_does_not_end_the_set_up_that_the_user_is_at() {
     let app = TestApp::with(Setup {
