@@ -58,13 +58,17 @@ pub(super) enum Command {
                             latchkey user unlock ada@acme.example --org acme --json"
     )]
     Unlock(credentials::Whose),
-    /// Restore the second factors that the last reset removed.
+    /// Restore the second factors that a reset removed.
     ///
     /// For a reset that the user did not ask for: factors enrolled since are deleted, all sessions end, and
-    /// the account is unlocked if the user's own report or a missed enrolment window had locked it. Works
-    /// while a server runs or is stopped.
-    #[command(after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme")]
-    RestoreFactors(credentials::Whose),
+    /// the account is unlocked if the user's own report or a missed enrolment window had locked it. If factors
+    /// were removed more than once, the error lists when, and --taken-before says which are meant. Works while a
+    /// server runs or is stopped.
+    #[command(
+        after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme\n  \
+                            latchkey user restore-factors ada@acme.example --org acme --taken-before 2026-02-18T10:30:00Z"
+    )]
+    RestoreFactors(credentials::RestoreFactors),
     /// List an organisation's users.
     #[command(
         after_help = "Examples:\n  latchkey user list --org acme\n  latchkey user list --org acme --json"
@@ -131,7 +135,7 @@ impl Command {
             Self::Import(import) => import.run(global),
             Self::ResetMfa(reset) => reset.run(global),
             Self::Unlock(whose) => whose.unlock(global),
-            Self::RestoreFactors(whose) => whose.restore_factors(global),
+            Self::RestoreFactors(restore) => restore.run(global),
             Self::List { org, json } => {
                 let users = operator::list_users(&global.open()?.services, &org)?;
                 if json {

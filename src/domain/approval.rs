@@ -26,10 +26,20 @@ pub enum Wanted {
     /// Restore removed factors.
     #[serde(rename_all = "kebab-case")]
     RestoreFactors {
-        /// Restore those removed at that time or most recently before it; `None`: the most recently removed.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        taken_before: Option<Timestamp>,
+        /// When the factors were removed, as determined at the request.
+        taken_at: Timestamp,
     },
+}
+
+impl Wanted {
+    /// Returns when the factors to restore were removed; `None` for every other operation.
+    #[must_use]
+    pub fn taken_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::RestoreFactors { taken_at } => Some(*taken_at),
+            _ => None,
+        }
+    }
 }
 
 /// A change of a policy binding that waits for agreement.

@@ -57,6 +57,9 @@ pub enum Error {
     /// The account is locked; only disclosed to a caller who proved knowledge of the password.
     #[error("The account is locked. Ask an administrator to unlock it")]
     AccountLocked,
+    /// The second factor is correct, but the password has expired; only disclosed to a caller who proved both.
+    #[error("The password has expired. Replace it, then log in again")]
+    PasswordExpired,
 
     /// The caller lacks the role.
     #[error("Role ORG_ADMIN is required")]

@@ -86,8 +86,9 @@ pub struct LoginResponseBody {
     /// afterwards the same tokens give full access.
     pub mfa_setup_required: bool,
     /// True if the password has expired: continue with `POST /auth/change-expired-password`, then log in again.
+    /// If `mfaRequired` is true as well, verify the second factor first, which answers 403 in this case.
     pub password_expired: bool,
-    /// Token for `POST /auth/change-expired-password`.
+    /// Token for `POST /auth/change-expired-password`; with `mfaRequired` it works only after the second factor.
     #[oai(nullable)]
     pub password_change_token: Option<String>,
     /// Access token, for the `Authorization` header.
@@ -227,14 +228,15 @@ impl AuthenticationApi {
     /// Complete a login with a second factor.
     ///
     /// A challenge is valid for five minutes, can be used once, and allows five wrong codes. No code is
-    /// accepted twice.
+    /// accepted twice. If the password has expired, a correct code answers 403, and for ten minutes from then
+    /// on the challenge is the `passwordChangeToken`.
     #[oai(path = "/verify-mfa", method = "post", operation_id = "verifyMfa")]
     async fn verify_mfa(
         &self,
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyMfaBody>,
-    ) -> Result<Remembered<TokenBody>, OpenErrors> {
+    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S403 | BODY | S429 }>> {
         let J(body) = body;
         let mut tokens =
             login::verify_mfa(&services, &body.mfa_challenge_token, &body.code, &context.0).await?;
@@ -292,7 +294,8 @@ impl AuthenticationApi {
 
     /// Replace an expired password.
     ///
-    /// Ends every session of the user, who must then log in with the new password.
+    /// Ends every session of the user, who must then log in with the new password. Answers 400 while the second
+    /// factor has not been verified.
     #[oai(
         path = "/change-expired-password",
         method = "post",
@@ -378,8 +381,11 @@ impl From<LoginAnswer> for LoginResponseBody {
                 token,
                 expires_in,
                 methods,
+                password_expired,
             } => Self {
                 mfa_required: true,
+                password_expired,
+                password_change_token: password_expired.then(|| token.clone()),
                 mfa_challenge_token: Some(token),
                 mfa_challenge_expires_in: Some(expires_in),
                 mfa_methods: Some(methods.into_iter().map(Into::into).collect()),

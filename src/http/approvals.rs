@@ -134,6 +134,9 @@ pub struct ApprovalBody {
     /// The change to the policy; only with `change-policy`.
     #[oai(skip_serializing_if_is_none)]
     pub policy: Option<PolicyBody>,
+    /// When the factors to restore were removed; only with `restore-factors`.
+    #[oai(skip_serializing_if_is_none)]
+    pub taken_at: Option<Time>,
     /// Current state.
     pub state: StateBody,
     /// Who made the request.
@@ -175,8 +178,7 @@ pub struct ApproveBody {
     pub approval_id: Option<String>,
     /// The code that the user must enter at enrolment, where one is demanded. Shown only once.
     pub enrolment_code: Option<String>,
-    /// The link to set a new password; only for a password reset where the appliance sends no mail. Shown only
-    /// once.
+    /// The link to set a new password, shown only once; only for a reset where the appliance sends no mail.
     pub invitation_link: Option<String>,
     /// When the link expires.
     pub invitation_expires_at: Option<Time>,
@@ -206,8 +208,6 @@ enum Approved {
     #[oai(status = 202)]
     Awaits(J<ApproveBody>),
 }
-
-type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Approvals")]
 impl ApprovalApi {
@@ -276,7 +276,7 @@ impl ApprovalApi {
         context: Context,
         /// Id of the approval.
         id: Path<WrittenId>,
-    ) -> Result<Approved, Errors> {
+    ) -> Result<Approved, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
         let agreed = approvals::approve(&services, &caller.0, &context.0, &id.0.0).await?;
         let awaits = agreed.awaits.is_some();
         let body = J(ApproveBody::from(agreed));
@@ -312,6 +312,7 @@ impl ApprovalApi {
 impl From<Described> for ApprovalBody {
     fn from(described: Described) -> Self {
         let approval = described.approval;
+        let taken_at = approval.wanted.taken_at().map(Time);
         let (verb, change, policy) = match approval.wanted {
             Wanted::ResetMfa => (VerbBody::ResetMfa, None, None),
             Wanted::ResetPassword => (VerbBody::ResetPassword, None, None),
@@ -329,6 +330,7 @@ impl From<Described> for ApprovalBody {
             verb,
             change,
             policy,
+            taken_at,
             state: described.state.into(),
             requester: described.requester.into(),
             target: described.target.into(),

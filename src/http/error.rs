@@ -87,6 +87,7 @@ pub fn status(error: &Error) -> StatusCode {
         | Error::InvalidPasskey
         | Error::DeadToken(_) => StatusCode::UNAUTHORIZED,
         Error::AccountLocked
+        | Error::PasswordExpired
         | Error::NotOrgAdmin
         | Error::MissingScope(_)
         | Error::EnrolmentOnly

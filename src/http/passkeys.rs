@@ -13,7 +13,7 @@ use super::Tag;
 use super::account::{AccessTokenBody, TokenBody};
 use super::device::Remembered;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S404, S409, S429, SECURED};
+use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::{AnySession, Caller};
 use super::schema::{Context, WrittenId};
@@ -152,7 +152,7 @@ impl PasskeyApi {
     /// Complete a login with a passkey.
     ///
     /// Options can be answered once, whether correctly or not. The challenge of the login allows five wrong
-    /// answers.
+    /// answers. If the password has expired, a correct answer results in 403, as with `POST /auth/verify-mfa`.
     #[oai(
         path = "/auth/verify-mfa/passkey",
         method = "post",
@@ -164,7 +164,7 @@ impl PasskeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyWithPasskeyBody>,
-    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S409 | BODY | S429 }>> {
+    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S403 | S409 | BODY | S429 }>> {
         let J(body) = body;
         let asserted = Asserted::try_from(body.credential)?;
         let token = &body.mfa_challenge_token;

@@ -115,8 +115,8 @@ impl RestoreApi {
         context: Context,
         /// Id of the user.
         id: Path<WrittenId>,
-        /// After several resets: restore the factors removed at this time or, if none were, the last ones
-        /// before it. If absent, the last ones removed.
+        /// Restore the factors removed at this time or, if none were, the last ones before it. If absent and
+        /// factors were removed more than once, the answer is 409 and lists the times.
         #[oai(name = "takenBefore")]
         taken_before: Query<Option<Time>>,
     ) -> Result<Restored, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {

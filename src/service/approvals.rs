@@ -214,8 +214,8 @@ async fn carry_out(
                 invitation: None,
             });
         }
-        Wanted::RestoreFactors { taken_before } => Change::RestoreFactors {
-            taken_before: *taken_before,
+        Wanted::RestoreFactors { taken_at } => Change::RestoreFactors {
+            taken_before: Some(*taken_at),
         },
     };
     let act = Act {

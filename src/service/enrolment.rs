@@ -16,7 +16,7 @@ use super::login::code::read_code;
 use super::operator::operator_may;
 use super::session::still_lives;
 use super::{RequestContext, Services, deliveries, notices};
-use crate::domain::account::{Principal, SessionOrigin, User, Verb};
+use crate::domain::account::{Principal, User, UserId, Verb};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
@@ -152,7 +152,6 @@ async fn enrol(
     let factor = services.entropy.uuid(at);
     let entry_id = services.entropy.uuid(at);
     let (session, kept) = (principal.session.id, principal.session.clone());
-    let external = principal.session.origin == SessionOrigin::External;
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
     let event = event(principal, EventType::UserMfaEnabled, context)
         .with("factors", vec!["totp", "recovery-codes"])
@@ -168,7 +167,8 @@ async fn enrol(
     services
         .store
         .write(move |tx| {
-            let user = current_user(tx, id)?;
+            still_lives(tx, &kept, at)?;
+            let user = usable_user(tx, id)?;
             refuse_second_set_up(tx, &user)?;
             check_enrolment_window(tx, &user, shown.as_ref(), at)?;
             let current = factors::find_enrolment(tx, id, session, at)?;
@@ -180,10 +180,8 @@ async fn enrol(
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::clear_enrolment_due(tx, id)?;
             factors::touch_user(tx, id, at)?;
-            let updated = sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
-            if !updated && !external {
-                return Err(Error::Token(TokenFault::Revoked));
-            }
+            // Changes no row for a session of another issuer, which is not stored here.
+            sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
@@ -311,8 +309,20 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
     Ok(codes)
 }
 
-pub(super) fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
+pub(super) fn current_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
     accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(TokenFault::SubjectGone))
+}
+
+/// Returns the user, unless they were deactivated or locked since their token was read.
+///
+/// # Errors
+/// [`Error::Token`] if they were, or no longer exist.
+pub(super) fn usable_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
+    let user = current_user(tx, id)?;
+    if user.active && user.locked.is_none() {
+        return Ok(user);
+    }
+    Err(Error::Token(TokenFault::SubjectGone))
 }
 
 fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()> {

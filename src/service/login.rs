@@ -89,6 +89,8 @@ pub enum Next {
         expires_in: i64,
         /// Kinds of factor that can be used, strongest first.
         methods: Vec<FactorKind>,
+        /// Whether the password has expired: if so, the token is for `change_expired_password` after `verify_mfa`.
+        password_expired: bool,
     },
     /// The password has expired.
     PasswordExpired {
@@ -159,11 +161,12 @@ impl Case {
         if set_up && user.enrolment_due.as_ref().is_some_and(|due| at >= due.until) {
             return Decision::WindowOver;
         }
-        if self.password_expired(at) {
-            return Decision::PasswordExpired;
-        }
+        // Before the check for expiry: an old password alone must not be enough to replace it (ASVS 6.2.2, 6.3.4).
         if user.mfa_enabled {
             return Decision::Challenge;
+        }
+        if password_expired(user, organization, at) {
+            return Decision::PasswordExpired;
         }
         if set_up {
             let until = at + SignedDuration::from_secs(ENROLMENT_SESSION_SECS);
@@ -176,14 +179,6 @@ impl Case {
         Decision::Done
     }
 
-    fn password_expired(&self, at: Timestamp) -> bool {
-        let days = self.organization.settings.password_expiration_days;
-        days.zip(self.user.password_changed_at)
-            .is_some_and(|(days, changed)| {
-                at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
-            })
-    }
-
     fn still_holds(&self, tx: &Transaction<'_>) -> Result<()> {
         let user = accounts::find_user_revision(tx, self.user.id)?;
         let organization = accounts::find_organization_revision(tx, self.organization.id)?;
@@ -192,6 +187,14 @@ impl Case {
         }
         Err(Error::Stale)
     }
+}
+
+/// True if the organisation lets passwords expire and the user's has.
+fn password_expired(user: &User, organization: &Organization, at: Timestamp) -> bool {
+    let days = organization.settings.password_expiration_days;
+    days.zip(user.password_changed_at).is_some_and(|(days, changed)| {
+        at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
+    })
 }
 
 /// The end of a login: what to write, what to record, what to answer.
@@ -275,6 +278,7 @@ impl Ending {
                     token,
                     expires_in,
                     methods,
+                    password_expired: password_expired(user, &case.organization, at),
                 };
                 Self::go_on(writes, next)
             }

@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::enrolment::{self, RecoveryCodes};
+use super::session::still_lives;
 use super::{RequestContext, Services, deliveries};
-use crate::domain::account::{Principal, SessionId, SessionOrigin, UserId};
+use crate::domain::account::{Principal, SessionId, UserId};
 use crate::domain::audit::{AuditResult, EventType};
-use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
@@ -147,7 +147,6 @@ async fn register(
     let shown = new
         .enrolment_code
         .map(|code| services.keys.enrolment_code_hash(id, &code));
-    let external = principal.session.origin == SessionOrigin::External;
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
     let registered = enrolment::event(principal, EventType::UserPasskeyRegistered, context)
         .with("passkeyId", row.id.to_string())
@@ -163,7 +162,8 @@ async fn register(
     services
         .store
         .write(move |tx| {
-            let user = enrolment::current_user(tx, id)?;
+            still_lives(tx, &kept, at)?;
+            let user = enrolment::usable_user(tx, id)?;
             if find(tx)? != state {
                 return Err(no_ceremony());
             }
@@ -183,11 +183,8 @@ async fn register(
                 factors::clear_enrolment_due(tx, id)?;
             }
             factors::touch_user(tx, id, at)?;
-            let updated =
-                sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, full_until)?;
-            if !updated && !external {
-                return Err(Error::Token(TokenFault::Revoked));
-            }
+            // Changes no row for a session of another issuer, which is not stored here.
+            sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, full_until)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let registered = registered.clone().with("sessionsEnded", ended);

@@ -14,6 +14,7 @@ pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
 pub use import::{Format, ImportOptions, Imported, LINES_LIMIT, Refused, Watch, import_users};
 pub use invitation::{Shown, accept_invitation};
+use restore::Restoring;
 pub(super) use restore::destroyed_before;
 pub use restore::{Suspended, list_suspended_factors};
 pub use watch::watch_reset_admins;
@@ -42,7 +43,7 @@ pub enum Change {
     EndSessions,
     /// Restore factors that a reset removed.
     RestoreFactors {
-        /// Those removed at this time or most recently before it; `None`: the most recent ones.
+        /// Those removed at this time or most recently before it; `None`: the only ones.
         taken_before: Option<jiff::Timestamp>,
     },
 }
@@ -167,7 +168,8 @@ pub async fn end_user_sessions(
 /// sessions, and unlocks the account if it was locked by the user's report or a missed enrolment.
 ///
 /// # Errors
-/// As [`update_user`]; [`Error::Refused`] if there is nothing to restore.
+/// As [`update_user`]; [`Error::Refused`] if there is nothing to restore; [`Error::Conflict`] if factors were
+/// removed more than once and `taken_before` does not say which are meant.
 pub async fn restore_factors(
     services: &Services,
     principal: &Principal,
@@ -224,15 +226,16 @@ pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome>
 
 impl Change {
     /// Returns the operation in the form stored in an approval.
-    pub(super) fn wanted(&self) -> Result<Wanted> {
+    fn wanted(&self, restoring: Option<Restoring>) -> Result<Wanted> {
         match self {
             Self::Update(patch) => Ok(Wanted::UpdateUser(patch.clone())),
             Self::Delete => Ok(Wanted::DeleteUser),
             Self::Erase => Ok(Wanted::EraseUser),
             Self::ResetPassword => Ok(Wanted::ResetPassword),
-            Self::RestoreFactors { taken_before } => Ok(Wanted::RestoreFactors {
-                taken_before: *taken_before,
-            }),
+            Self::RestoreFactors { .. } => {
+                let Restoring { taken_at } = restoring.ok_or(Error::Stale)?;
+                Ok(Wanted::RestoreFactors { taken_at })
+            }
             Self::EndSessions => Err(Error::Internal("ending sessions waits for nobody".into())),
         }
     }

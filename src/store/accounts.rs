@@ -163,13 +163,17 @@ pub fn find_active_admins(db: &Connection, organization: OrganizationId) -> Resu
 
 /// Inserts a user, with a password hash if there is a password.
 ///
+/// Tokens of another issuer identify a user by address, so those issued before the user was created, perhaps to an
+/// earlier holder of the address, are invalid. Their time of issue is in whole seconds, so `sessions_ended_at` is
+/// the last millisecond before the second of the creation.
+///
 /// # Errors
 /// [`Error::Conflict`] when the e-mail address is taken in the organisation.
 pub fn insert_user(tx: &Connection, user: &User, password_hash: Option<&str>) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO user (id, organization_id, email, email_key, name, role, active, password_hash, \
-         password_changed_at, created_at, updated_at, role_since) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10)",
+         password_changed_at, created_at, updated_at, role_since, sessions_ended_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, ?10 - ?10 % 1000 - 1)",
     )?
     .execute(params![
         user.id.0.as_bytes(),

@@ -120,6 +120,27 @@ pub fn update_challenge_state(
     Ok(changed == 1)
 }
 
+/// Changes the purpose and the expiry time of a one-use token, and clears its state and its count of attempts.
+pub fn update_purpose(
+    tx: &Connection,
+    user: UserId,
+    hash: &[u8; 32],
+    purpose: Purpose,
+    expires_at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE challenge SET purpose = ?3, state = NULL, attempts = 0, expires_at = ?4 \
+         WHERE user_id = ?1 AND hash = ?2",
+    )?
+    .execute(params![
+        user.0.as_bytes(),
+        hash,
+        purpose_text(purpose),
+        millis(expires_at)
+    ])?;
+    Ok(())
+}
+
 /// Counts a wrong code against a one-use token and deletes the token at the last allowed attempt. Returns the
 /// number of attempts so far.
 pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: u32) -> Result<u32> {

@@ -5,8 +5,12 @@
     reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use uuid::Uuid;
 
 use super::row::{column, factor_kind_text, millis, optional, origin_text, scope_text};
 use crate::domain::Result;
@@ -29,7 +33,8 @@ pub struct SessionRow {
     pub last_used_at: Timestamp,
 }
 
-/// Maximum number of sessions per user; a further one ends the least recently used.
+/// Maximum number of sessions per user; a further one ends the least recently used of those from the network that
+/// has most of them.
 pub const SESSIONS_PER_USER: u32 = 100;
 
 const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, second_factor_at, \
@@ -94,12 +99,12 @@ pub fn find_last_minted_expiry(db: &Connection) -> Result<Option<Timestamp>> {
     Ok(statement.query_row([], |row| optional(row, 0))?)
 }
 
-/// Inserts a session, deletes the user's expired sessions, logins in progress and enrolments, and ends the least
-/// recently used session beyond [`SESSIONS_PER_USER`].
+/// Inserts a session, deletes the user's expired sessions, logins in progress and enrolments, and makes room so that
+/// no more than [`SESSIONS_PER_USER`] remain.
 pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
     clear_lapsed_logins(tx, session.user_id, session.created_at)?;
-    clear_oldest(tx, session.user_id, SESSIONS_PER_USER - 1)?;
+    make_room(tx, session.user_id, row.ip.as_deref())?;
     tx.prepare_cached(
         "INSERT INTO session (user_id, id, scope, generation, authenticated_at, second_factor_at, \
          second_factor_kind, origin, ip, user_agent, created_at, last_used_at, expires_at) \
@@ -287,13 +292,41 @@ pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> 
     Ok(())
 }
 
-fn clear_oldest(tx: &Connection, user: UserId, kept: u32) -> Result<()> {
-    tx.prepare_cached(
-        "DELETE FROM session WHERE user_id = ?1 AND id IN \
-         (SELECT id FROM session WHERE user_id = ?1 ORDER BY last_used_at DESC, id DESC LIMIT -1 OFFSET ?2)",
-    )?
-    .execute(params![user.0.as_bytes(), kept])?;
+/// Deletes sessions until there is room for one more, from `ip`: each time the least recently used one of the
+/// network that has most, counting the new one. Otherwise somebody who knows the password could end the user's own
+/// session, for example in the middle of setting up MFA.
+fn make_room(tx: &Connection, user: UserId, ip: Option<&str>) -> Result<()> {
+    let sessions = tx
+        .prepare_cached("SELECT id, ip FROM session WHERE user_id = ?1 ORDER BY last_used_at, id")?
+        .query_map([user.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<([u8; 16], Option<String>)>>>()?;
+    if sessions.len() < SESSIONS_PER_USER as usize {
+        return Ok(());
+    }
+    let places = sessions.into_iter().map(|(id, ip)| (id, network(ip.as_deref())));
+    let mut places: Vec<_> = places.collect();
+    while places.len() >= SESSIONS_PER_USER as usize {
+        let mut counts = HashMap::from([(network(ip), 1)]);
+        for (_, place) in &places {
+            *counts.entry(place.clone()).or_insert(0) += 1;
+        }
+        let most = counts.values().max();
+        let oldest = places.iter().position(|(_, place)| counts.get(place) == most);
+        let (id, _) = places.remove(oldest.unwrap_or(0));
+        clear_session(tx, user, SessionId(Uuid::from_bytes(id)))?;
+    }
     Ok(())
+}
+
+/// Returns the network of an address: the whole IPv4 address, or the first 48 bits of an IPv6 address, since a
+/// site may have 65,536 subnets (RFC 6177 §2). Empty if the address is unknown.
+fn network(ip: Option<&str>) -> Vec<u8> {
+    let address = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+    match address.map(|address| address.to_canonical()) {
+        None => Vec::new(),
+        Some(IpAddr::V4(v4)) => v4.octets().to_vec(),
+        Some(IpAddr::V6(v6)) => v6.octets()[..6].to_vec(),
+    }
 }
 
 fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
@@ -318,8 +351,6 @@ fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::domain::account::SessionScope;
     use crate::store::testing;
@@ -394,6 +425,29 @@ mod tests {
         assert!(!session_lives(&db, &row(alice, 2).session, at(1)).unwrap());
         assert!(session_lives(&db, &row(alice, 3).session, at(1)).unwrap());
         assert!(session_lives(&db, &row(bob, 1).session, at(1)).unwrap());
+    }
+
+    #[test]
+    fn who_has_most_of_the_sessions_gives_one_up() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        insert_session(&db, &row(alice, 1)).unwrap();
+        let from = |ip: &dyn Fn(u128) -> String, ids: std::ops::Range<u128>| {
+            for id in ids {
+                let mut other = row(alice, id);
+                other.ip = Some(ip(id));
+                other.last_used_at = at(i64::try_from(id).unwrap());
+                insert_session(&db, &other).unwrap();
+            }
+        };
+        from(&|_| "198.51.100.77".into(), 2..60);
+        from(&|id| format!("2001:db8:5:{id:x}::1"), 60..300);
+        let lives = |id| session_lives(&db, &row(alice, id).session, at(1)).unwrap();
+        assert!(lives(1), "the oldest, but the only one of its network");
+        assert_eq!(count_sessions(&db, alice, at(1)).unwrap(), SESSIONS_PER_USER);
+        let theirs = (2..60).filter(|id| lives(*id)).count();
+        let site = (60..300).filter(|id| lives(*id)).count();
+        assert!(theirs.abs_diff(site) <= 1, "{theirs} and {site}");
     }
 
     #[test]

@@ -298,6 +298,15 @@ fn the_operator_unlocks_and_gives_factors_back() {
     assert_eq!(log_in(&server)["mfaSetupRequired"], true);
     server.stop();
 
+    let before = [
+        "restore-factors",
+        ADA,
+        "--org",
+        "acme",
+        "--taken-before",
+        "2026-01-01T00:00:00Z",
+    ];
+    refused(&desk, &before, "There are no factors to restore");
     let (code, out, err) = user(&desk, &["restore-factors", ADA, "--org", "acme"]);
     assert_eq!(code, Some(0), "{err}");
     let told = format!("Second factors of {ADA} restored; all sessions of the account were ended\n");
@@ -321,6 +330,7 @@ fn the_operator_unlocks_and_gives_factors_back() {
         [
             "USER_MFA_RESET SUCCESS -",
             "USER_UPDATE SUCCESS -",
+            "USER_FACTORS_RESTORE DENIED There are no factors to restore",
             "USER_FACTORS_RESTORE SUCCESS -",
             "USER_FACTORS_RESTORE DENIED There are no factors to restore",
         ]

@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::exit::told;
@@ -34,6 +35,16 @@ pub(in crate::cli) struct ResetMfa {
     ticket: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RestoreFactors {
+    #[command(flatten)]
+    whose: Whose,
+    /// Restore the factors removed at this time (RFC 3339) or, if none were, the last ones before it. Required if
+    /// factors were removed more than once.
+    #[arg(long, value_name = "TIME")]
+    taken_before: Option<Timestamp>,
+}
+
 impl ResetMfa {
     pub(in crate::cli) fn run(self, global: &Global) -> Result<()> {
         let Self {
@@ -53,6 +64,20 @@ impl ResetMfa {
     }
 }
 
+impl RestoreFactors {
+    pub(in crate::cli) fn run(self, global: &Global) -> Result<()> {
+        let Self { whose, taken_before } = self;
+        let order = AccountOrder::RestoreFactors {
+            user: whose.named(),
+            taken_before,
+        };
+        let done = whose.carry_out(global, order)?;
+        whose.say(&done, |email| {
+            format!("Second factors of {email} restored; all sessions of the account were ended")
+        })
+    }
+}
+
 impl Whose {
     pub(in crate::cli) fn unlock(self, global: &Global) -> Result<()> {
         let done = self.carry_out(global, AccountOrder::Unlock { user: self.named() })?;
@@ -60,13 +85,6 @@ impl Whose {
         self.say(&done, |email| match changed {
             true => format!("{email} unlocked"),
             false => format!("{email} is not locked; nothing was changed"),
-        })
-    }
-
-    pub(in crate::cli) fn restore_factors(self, global: &Global) -> Result<()> {
-        let done = self.carry_out(global, AccountOrder::RestoreFactors { user: self.named() })?;
-        self.say(&done, |email| {
-            format!("Second factors of {email} restored; all sessions of the account were ended")
         })
     }
 

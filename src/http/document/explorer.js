@@ -81,6 +81,10 @@ async function showCode() {
     const answer = await call('/api/v1/auth/verify-mfa', { mfaChallengeToken, code: form.elements.code.value });
     use(answer, `Signed in as ${form.elements.email.value}.`);
   } catch (error) {
+    if (error.message.startsWith('The password has expired')) {
+      forget();
+      throw new Error(`${error.message}: POST /auth/change-expired-password, passwordChangeToken ${mfaChallengeToken}`);
+    }
     // A challenge allows a few wrong codes; once it is used up or expired, start the login again.
     if (error.message.includes('challenge')) forget();
     throw error;

@@ -41,10 +41,11 @@ fn number(error: &Error) -> usize {
         Error::PolicyFailed { .. } => 28,
         Error::Internal(_) => 29,
         Error::Unwritable { .. } => 30,
+        Error::PasswordExpired => 31,
     }
 }
 
-const VARIANTS: usize = 31;
+const VARIANTS: usize = 32;
 
 /// An error with its expected status, message and headers.
 type Row = (Error, u16, &'static str, &'static str);
@@ -126,6 +127,12 @@ fn forbidden_or_missing() -> Vec<Row> {
             Error::AccountLocked,
             403,
             "The account is locked. Ask an administrator to unlock it",
+            "",
+        ),
+        (
+            Error::PasswordExpired,
+            403,
+            "The password has expired. Replace it, then log in again",
             "",
         ),
         (Error::NotOrgAdmin, 403, "Role ORG_ADMIN is required", ""),

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::domain::account::{Organization, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState, PolicyChange, Wanted};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
-use crate::domain::{Result, policy};
+use crate::domain::policy;
 use crate::service::mandate::{Agreement, Mandate};
 use crate::service::reset::Order;
 use crate::service::users::{Act, Change};
@@ -38,23 +38,14 @@ pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -
 
 /// Creates the approval that the rule between admins, or the protection of the trail, requires before another
 /// operation.
-///
-/// # Errors
-/// [`crate::domain::Error::Internal`] for an operation that never needs approval.
-pub fn of_act(services: &Services, act: &Act) -> Result<Approval> {
+#[must_use]
+pub fn of_act(services: &Services, act: &Act, wanted: Wanted) -> Approval {
     let because = match act.change {
         Change::Erase => "What the trail knows of somebody is erased only with a second administrator",
         _ => "This organisation lets administrators do this to administrators only with a second one",
     };
     let at = act.context.at;
-    Ok(new(
-        services,
-        &act.mandate,
-        act.target,
-        act.change.wanted()?,
-        because,
-        at,
-    ))
+    new(services, &act.mandate, act.target, wanted, because, at)
 }
 
 /// Creates the approval that a policy change requires. It has no target user: the requester is stored as the
@@ -135,7 +126,9 @@ pub fn asked_notices(
             of_target("the deletion, also of what the trail knows personally, of the account")
         }
         Wanted::ChangePolicy(change) => format!("a change of the policy {}", change.plugin),
-        Wanted::RestoreFactors { .. } => of_target("restoring the old second factor"),
+        Wanted::RestoreFactors { taken_at } => of_target(&format!(
+            "restoring the second factor that was removed on {taken_at:.0},"
+        )),
     };
     let body = format!(
         "{} asked for {what} on {:.0}. {}.\n\n\

@@ -24,7 +24,9 @@ pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often;
-/// [`Error::InvalidCode`] for a wrong or used code; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::InvalidCode`] for a wrong or used code; [`Error::PasswordExpired`] if the code is correct but the
+/// password has expired, in which case the challenge becomes the token that replaces it; [`Error::RateLimited`];
+/// [`Error::Busy`].
 pub async fn verify_mfa(
     services: &Services,
     challenge: &str,
@@ -50,7 +52,7 @@ pub async fn verify_mfa(
     };
     let (row, tokens) = session::new_session(services, &user, opening, context);
     let owed = match kind {
-        Some(FactorKind::RecoveryCodes) => told_of_recovery_code(services, &user, context)?,
+        Some(FactorKind::RecoveryCodes) => told_of_recovery_code(services, &user, "logged in with", context)?,
         _ => Vec::new(),
     };
     let request = context.clone();
@@ -70,24 +72,26 @@ pub async fn verify_mfa(
                 return Ok(Err(Error::InvalidCode));
             };
             let event = event.with("method", spent.method());
-            complete_login(tx, &hash, &row, event, entry_ids[0])?;
+            let completed = complete_login(tx, &user, &hash, &row, event, entry_ids[0])?;
             if let Some(event) = spent.event(&user, &request) {
                 let entry = audit::append_entry(tx, at, entry_ids[1], &event)?;
                 deliveries::owe(tx, &owed, entry.sequence, at)?;
             }
-            Ok(Ok(()))
+            Ok(completed)
         })
         .await?;
-    ended.map(|()| {
+    if ended != Err(Error::InvalidCode) {
         attempt.forget(services);
-        tokens
-    })
+    }
+    ended.map(|()| tokens)
 }
 
-/// Notifies the user that a recovery code was used: it may be someone who found the list (SP 800-63B-4 §4.6).
-fn told_of_recovery_code(
+/// Returns the notice to the user that a recovery code was used: it may be someone who found the list
+/// (SP 800-63B-4 §4.6). `did` says for what, as in "logged in with".
+pub(super) fn told_of_recovery_code(
     services: &Services,
     user: &User,
+    did: &str,
     context: &RequestContext,
 ) -> Result<Vec<OwedDelivery>> {
     let organization = services
@@ -99,7 +103,7 @@ fn told_of_recovery_code(
         target: user,
         by: user,
         subject: "A recovery code was used",
-        what: &format!("logged in with a recovery code of your account {}", user.email),
+        what: &format!("{did} a recovery code of your account {}", user.email),
         then: "Each works once. You can make new ones, which end the old ones.",
         event: "user.recovery-code.used",
     };

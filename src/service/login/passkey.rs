@@ -63,7 +63,9 @@ pub async fn passkey_login_options(
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, or if no options
-/// were requested; [`Error::InvalidPasskey`]; [`Error::Validation`]; [`Error::RateLimited`]; [`Error::Busy`].
+/// were requested; [`Error::InvalidPasskey`]; [`Error::PasswordExpired`] if the passkey is correct but the
+/// password has expired, in which case the challenge becomes the token that replaces it; [`Error::Validation`];
+/// [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn verify_mfa_with_passkey(
     services: &Services,
     challenge: &str,
@@ -99,10 +101,7 @@ pub async fn verify_mfa_with_passkey(
             }
             let event = login_event(&user, &request);
             match shown.take(tx, &user, at)? {
-                Ok(used) => {
-                    complete_login(tx, &hash, &row, used.describe(event), entry_ids[0])?;
-                    Ok(Ok(()))
-                }
+                Ok(used) => complete_login(tx, &user, &hash, &row, used.describe(event), entry_ids[0]),
                 Err(refusal) => {
                     challenges::update_challenge_state(tx, user.id, &hash, Purpose::Mfa, None, at)?;
                     challenges::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
@@ -114,10 +113,10 @@ pub async fn verify_mfa_with_passkey(
             }
         })
         .await?;
-    ended.map(|()| {
+    if ended != Err(Error::InvalidPasskey) {
         attempt.forget(services);
-        tokens
-    })
+    }
+    ended.map(|()| tokens)
 }
 
 /// Returns the options for using one of the caller's passkeys for a step-up.
@@ -191,6 +190,10 @@ pub async fn step_up_with_passkey(
         })
         .await?;
     let (user, session) = stepped_up?;
+    // Correct: earlier wrong attempts no longer count.
+    services
+        .limiter
+        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
     Ok(session::access_token(services, &user, &session, at))
 }
 

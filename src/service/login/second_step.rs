@@ -1,9 +1,10 @@
 //! The common part of the second steps with a code and with a passkey: finding the login that waits, and
 //! completing it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::{PASSWORD_CHANGE_SECS, password_expired};
 use crate::domain::account::{Principal, Session, SessionId, SessionOrigin, SessionScope, User};
 use crate::domain::audit::Event;
 use crate::domain::credential::OneUseToken;
@@ -37,20 +38,30 @@ pub(super) fn find_login(
     Ok((user, challenge.state))
 }
 
-/// Completes a login: uses up its challenge and inserts its session.
+/// Completes a login: uses up its challenge and inserts its session. If the password has expired, it turns the
+/// challenge into the token that replaces the password instead, and returns [`Error::PasswordExpired`] in the
+/// inner result so that the transaction commits. No login is recorded then; the password change will be.
 pub(super) fn complete_login(
     tx: &Transaction<'_>,
+    user: &User,
     hash: &[u8; 32],
     row: &SessionRow,
     event: Event,
     entry_id: Uuid,
-) -> Result<()> {
-    let (user, at) = (row.session.user_id, row.session.created_at);
-    challenges::take_challenge(tx, user, hash)?;
+) -> Result<Result<()>> {
+    let at = row.session.created_at;
+    let organization = accounts::find_organization(tx, user.organization_id)?.ok_or(DEAD)?;
+    if password_expired(user, &organization, at) {
+        let until = at + SignedDuration::from_secs(PASSWORD_CHANGE_SECS);
+        challenges::update_purpose(tx, user.id, hash, Purpose::PasswordChange, until)?;
+        return Ok(Err(Error::PasswordExpired));
+    }
+    challenges::take_challenge(tx, user.id, hash)?;
     sessions::insert_session(tx, row)?;
-    passwords::update_last_login(tx, user, at)?;
+    passwords::update_last_login(tx, user.id, at)?;
     let event = event.with("sessionId", row.session.id.to_string());
-    audit::append_entry(tx, at, entry_id, &event).map(drop)
+    audit::append_entry(tx, at, entry_id, &event)?;
+    Ok(Ok(()))
 }
 
 /// Returns the user of a session that can be stepped up here.

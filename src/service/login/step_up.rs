@@ -2,14 +2,16 @@
 
 use uuid::Uuid;
 
-use super::code::read_code;
+use super::code::{Shown, read_code, told_of_recovery_code};
 use super::second_step::{note_step_up, who_steps_up};
 use super::{RequestContext, Services, login_event};
 use crate::domain::account::Principal;
 use crate::domain::audit::{AuditResult, EventType};
 use crate::domain::error::TokenFault;
+use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
+use crate::service::deliveries;
 use crate::service::session::{self, AccessToken};
 use crate::store::{accounts, audit};
 
@@ -39,6 +41,12 @@ pub async fn step_up(
         .limiter
         .check(Bucket::CodeByAccount, principal.session.id.0.as_bytes())?;
     let shown = read_code(services, user, code, context).await?;
+    let owed = match shown.as_ref().map(Shown::kind) {
+        Some(FactorKind::RecoveryCodes) => {
+            told_of_recovery_code(services, user, "stepped up a session with", context)?
+        }
+        _ => Vec::new(),
+    };
     let (id, session, at) = (user.id, principal.session.id, context.at);
     let request = context.clone();
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
@@ -63,11 +71,16 @@ pub async fn step_up(
             let session = note_step_up(tx, &user, session, shown.kind(), at)?;
             audit::append_entry(tx, at, entry_ids[0], &event.with("method", spent.method()))?;
             if let Some(event) = spent.event(&user, &request) {
-                audit::append_entry(tx, at, entry_ids[1], &event)?;
+                let entry = audit::append_entry(tx, at, entry_ids[1], &event)?;
+                deliveries::owe(tx, &owed, entry.sequence, at)?;
             }
             Ok(Ok((user, session)))
         })
         .await?;
     let (user, session) = stepped_up?;
+    // Correct: earlier wrong attempts no longer count.
+    services
+        .limiter
+        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
     Ok(session::access_token(services, &user, &session, at))
 }

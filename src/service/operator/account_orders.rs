@@ -37,11 +37,14 @@ pub enum AccountOrder {
         /// The user.
         user: Named,
     },
-    /// Restore the factors that the last reset removed.
+    /// Restore the factors that a reset removed.
     #[serde(rename = "user-restore-factors")]
     RestoreFactors {
         /// The user.
         user: Named,
+        /// Restore those removed at this time or most recently before it; `None`: the only ones.
+        #[serde(default)]
+        taken_before: Option<Timestamp>,
     },
 }
 
@@ -68,7 +71,7 @@ pub(super) async fn carry_out_order(services: &Services, order: AccountOrder) ->
     let (named, event_type) = match &order {
         AccountOrder::ResetMfa { user, .. } => (user.clone(), EventType::UserMfaReset),
         AccountOrder::Unlock { user } => (user.clone(), EventType::UserUpdate),
-        AccountOrder::RestoreFactors { user } => (user.clone(), EventType::UserFactorsRestore),
+        AccountOrder::RestoreFactors { user, .. } => (user.clone(), EventType::UserFactorsRestore),
     };
     let refusal = match find_user(services, &named.organization, &named.email) {
         Err(error) => Refusal::Unrecorded(error),
@@ -108,8 +111,8 @@ async fn carry_out_on(
             };
             change(services, user, Change::Update(patch), context).await
         }
-        AccountOrder::RestoreFactors { .. } => {
-            let change_back = Change::RestoreFactors { taken_before: None };
+        AccountOrder::RestoreFactors { taken_before, .. } => {
+            let change_back = Change::RestoreFactors { taken_before };
             change(services, user, change_back, context).await
         }
     }

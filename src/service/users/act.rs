@@ -59,6 +59,8 @@ pub(super) struct Case {
     pub target: User,
     pub may: May,
     pub admin_emails: Vec<String>,
+    /// The factors to restore; only with [`Change::RestoreFactors`].
+    pub restoring: Option<Restoring>,
 }
 
 pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome> {
@@ -99,7 +101,18 @@ fn gather(services: &Services, act: &Act) -> Result<Case> {
             may = may.max(may_act(&actor, &organization.settings, verb, &target)?);
         }
         let admins = accounts::find_active_admins(db, organization.id)?;
+        let restoring = match &act.change {
+            Change::RestoreFactors { taken_before } => Some(Restoring::choose(
+                services,
+                db,
+                target.id,
+                *taken_before,
+                act.context.at,
+            )?),
+            _ => None,
+        };
         Ok(Case {
+            restoring,
             admin_emails: admins.into_iter().map(|admin| admin.email).collect(),
             organization,
             actor,
@@ -211,10 +224,9 @@ impl Plan {
                 What::ResetPassword(invitation)
             }
             Change::EndSessions => What::EndSessions,
-            Change::RestoreFactors { taken_before } => {
-                let restoring = Restoring::of(services, *taken_before, at);
+            Change::RestoreFactors { .. } => {
                 deliveries = restore::notices(services, &case, &act.context);
-                What::RestoreFactors(restoring)
+                What::RestoreFactors(case.restoring.ok_or(Error::Stale)?)
             }
         };
         let mut event = Event::new(
@@ -236,7 +248,8 @@ impl Plan {
                 .with("approvedBy", approvals::ids(&agreement.all()));
         }
         let what = if asks {
-            let approval = approvals::of_act(services, act)?;
+            let wanted = act.change.wanted(case.restoring)?;
+            let approval = approvals::of_act(services, act, wanted);
             deliveries = approvals::asked_notices(
                 services,
                 &case.organization,

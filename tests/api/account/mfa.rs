@@ -341,6 +341,34 @@ async fn a_recovery_code_that_logs_somebody_in_is_told_to_its_owner() {
     assert_eq!(owed(), 1);
 }
 
+#[tokio::test]
+async fn a_recovery_code_that_steps_a_session_up_is_told_to_its_owner() {
+    let settings = Settings {
+        mail: true,
+        ..Settings::default()
+    };
+    let app = App::with(Plan {
+        settings,
+        ..Plan::default()
+    })
+    .await;
+    let token = app.token("new@acme.example").await;
+    let (_, codes) = enrol(&app, &token).await;
+    let step_up = async |code: &str| {
+        app.post("/auth/step-up", Some(&token), json!({ "code": code }))
+            .await
+    };
+    let owed = || {
+        app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%stepped up a session with a recovery code of your account new@acme.example%'")
+    };
+    step_up("ABCD-EFGH-JKMN-PQRS")
+        .await
+        .refused(400, "Invalid MFA code");
+    assert_eq!(owed(), 0);
+    step_up(&codes[0]).await.ok();
+    assert_eq!(owed(), 1);
+}
+
 /// Who knows the password has sessions for enrolment, too. What they do in theirs leaves the user's alone.
 #[tokio::test]
 async fn another_session_neither_takes_a_set_up_away_nor_uses_up_its_attempts() {
