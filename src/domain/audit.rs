@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod export;
 mod file;
 mod frontier;
+mod given_up;
 mod key_change;
 mod leaf;
 mod mention;
@@ -23,6 +24,7 @@ pub use asked::asked_digest;
 pub use canonical::object_text;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogKeys, LogSigner};
 pub use file::{CSV_COLUMNS, FileError, FileVerifier, csv_cells};
+pub use given_up::LogsGivenUp;
 pub use key_change::KeyChange;
 pub use leaf::{
     Chain, Hash32, LEAF_FORMAT, Leaf, SALT_BYTES, Salt, actor_part, seal, subject_part, write_time,

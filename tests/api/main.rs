@@ -13,6 +13,7 @@ mod described;
 mod document;
 mod forwarding;
 mod full_disk;
+mod given_up;
 #[path = "../guests/mod.rs"]
 mod guests;
 mod keeping;

@@ -13,8 +13,9 @@ use super::witness::witness_directory;
 use crate::domain::Result;
 use crate::domain::audit::checkpoint::{CheckpointError, unchecked};
 use crate::domain::audit::{
-    Checkpoint, Content, LogKey, LogKeys, LogSigner, Record, check_receipt, write_receipt,
+    Checkpoint, Content, LogKey, LogKeys, LogsGivenUp, Record, check_receipt, write_receipt,
 };
+use crate::keys::KeyRing;
 use crate::service::Services;
 use crate::store::audit::{self, checkpoints as kept};
 
@@ -25,8 +26,8 @@ pub(super) struct Memory {
     pub note: String,
     /// What it says, whoever signed it.
     pub told: Option<Checkpoint>,
-    /// Whether it has to be readable: `latest`, and what the witness has of the log in use. What else lies
-    /// there counts only where our own key has signed it: it may belong to another appliance.
+    /// Whether it has to be readable: `latest`, and what the witness has of the log in use and of others of its name.
+    /// What else lies there counts only where our own key has signed it: it may belong to another appliance.
     pub is_binding: bool,
 }
 
@@ -37,8 +38,14 @@ pub(super) struct Known {
     pub size: u64,
     /// Whether any checkpoint was ever kept in it.
     pub was_signed: bool,
-    /// Origins that were given up on purpose, each with the entry that records it.
-    abandoned: Vec<(String, u64)>,
+    abandoned: Vec<Abandoned>,
+}
+
+/// A log that was given up on purpose.
+struct Abandoned {
+    origin: String,
+    /// Of the key of the log that followed: how many keys came before it.
+    key_age: usize,
 }
 
 impl Memory {
@@ -88,13 +95,12 @@ impl Memory {
 
 impl Known {
     pub(super) fn read(services: &Services) -> Result<Self> {
-        let seed = services.keys.audit_signing_key();
         services.store.read(|db| {
             let logs = kept::known_logs(db)?;
             Ok(Self {
                 size: audit::size(db)?,
                 was_signed: kept::is_any_kept(db)?,
-                abandoned: find_abandoned(db, &logs, &seed)?,
+                abandoned: find_abandoned(db, &logs, &services.keys)?,
                 logs,
             })
         })
@@ -108,25 +114,40 @@ impl Known {
         )
     }
 
-    /// Whether a checkpoint no longer counts: its log was given up before it came as far.
-    pub(super) fn gave_up(&self, checkpoint: &Checkpoint) -> bool {
+    /// A log of the same name, but for its number, follows ours or goes before it. Where we have not its key, the keys
+    /// went back with the database: it is not another appliance's.
+    pub(super) fn bind(&self, services: &Services, mut memory: Memory) -> Memory {
+        let ours = self.origin(services);
+        memory.is_binding |= memory
+            .origin()
+            .is_some_and(|origin| split(origin).0 == split(&ours).0);
+        memory
+    }
+
+    /// Whether a checkpoint no longer counts: its log was given up, and with a key that came after the one that has
+    /// signed it. So nothing can give up what the key in use has signed, not even a key that was in use once and leaked.
+    /// What the log had signed until then, the log that followed has signed over.
+    pub(super) fn gave_up(&self, services: &Services, checkpoint: &Checkpoint) -> bool {
+        let key = checkpoint.key.as_ref();
+        let age = key.and_then(|key| services.keys.audit_key_age(key));
         self.abandoned
             .iter()
-            .any(|(origin, at)| *origin == checkpoint.origin && checkpoint.size > *at)
+            .any(|one| one.origin == checkpoint.origin && age < Some(one.key_age))
     }
 }
 
-/// The origins that were given up. Whoever can write the database can add a log and an entry to it. That the
-/// log in use has signed over the entry, with the key that lies beside the database, they can't.
+/// The logs that were given up. Whoever can write the database can add a log and an entry to it, and the server will
+/// sign over both. What they can't make is the statement of the log that followed, signed with a key of ours.
 fn find_abandoned(
     db: &crate::store::Connection,
     logs: &[kept::KnownLog],
-    seed: &[u8; 32],
-) -> Result<Vec<(String, u64)>> {
+    keys: &KeyRing,
+) -> Result<Vec<Abandoned>> {
     let Some((current, newest)) = logs.last().zip(kept::find_newest_checkpoint(db)?) else {
         return Ok(Vec::new());
     };
-    let ours = LogKeys::new(vec![LogSigner::new(current.key.origin(), seed).log_key()]);
+    let signer = checkpoints::signer_of(keys, current.key.origin(), Some(&current.key));
+    let ours = LogKeys::new(vec![signer.log_key()]);
     let Ok(signed) = ours.open(&newest.2) else {
         return Ok(Vec::new());
     };
@@ -137,27 +158,31 @@ fn find_abandoned(
         };
         let proof = audit::inclusion_proof(db, sequence, signed.size)?;
         let receipt = write_receipt(&record, &proof, &newest.2);
-        if let Ok(checked) = check_receipt(&receipt, &ours) {
-            let origins = abandoned_origins(&checked.record);
-            abandoned.extend(origins.into_iter().map(|origin| (origin, sequence)));
-        }
+        let checked = check_receipt(&receipt, &ours).ok();
+        let given_up = checked.and_then(|checked| given_up_by(&checked.record));
+        let Some((given_up, key_age)) =
+            given_up.and_then(|given_up| keys.audit_key_age(&given_up.by).map(|age| (given_up, age)))
+        else {
+            continue;
+        };
+        abandoned.extend(
+            given_up
+                .origins
+                .into_iter()
+                .map(|origin| Abandoned { origin, key_age }),
+        );
     }
     Ok(abandoned)
 }
 
-/// As [`GivenUp::record`](super::rollback::GivenUp::record) wrote them.
-fn abandoned_origins(record: &Record) -> Vec<String> {
+/// What an entry says was given up, and the log that followed has signed.
+fn given_up_by(record: &Record) -> Option<LogsGivenUp> {
     let Content::Whole(body) = &record.content else {
-        return Vec::new();
+        return None;
     };
-    let details = body.subject.data().and_then(|data| data.details.as_deref());
-    let details: Value = details
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let also = details["alsoAbandoned"].as_array().into_iter().flatten();
-    also.chain([&details["abandonedOrigin"]])
-        .filter_map(|origin| origin.as_str().map(str::to_owned))
-        .collect()
+    let details = body.subject.data()?.details.as_deref()?;
+    let given_up = LogsGivenUp::read(&serde_json::from_str(details).ok()?)?;
+    given_up.check(record.sequence).is_ok().then_some(given_up)
 }
 
 /// Every checkpoint that is remembered: the newest of each log and place.
@@ -171,7 +196,8 @@ pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
             tracing::warn!(directory = %witness.display(), "the witness directory is not there: nothing was compared with it");
         }
         for log in directories(witness) {
-            found.extend(newest_of_witness(&log, log == current));
+            let found_there = newest_of_witness(&log, log == current);
+            found.extend(found_there.into_iter().map(|memory| known.bind(services, memory)));
         }
     }
     found

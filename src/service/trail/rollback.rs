@@ -1,11 +1,13 @@
 //! An older database put in place of a newer one is noticed at the start, and accepted only on purpose.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::Services;
 use super::checkpoints::{self, LATEST, directory};
+use super::key_change::{begin_key_change, promote_key, stage_key};
 use super::memory::{Known, Memory, memories, successor};
-use crate::domain::audit::{ActorRef, Event, EventType, LogSigner};
+use crate::domain::audit::{ActorRef, Checkpoint, Event, EventType, LogSigner, LogsGivenUp};
 use crate::domain::{Error, Result};
 use crate::store::audit::{self, Revived, VerifyError};
 
@@ -99,8 +101,9 @@ pub fn check_rollback(services: &Services) -> Result<(), RolledBack> {
 }
 
 /// Accepts the database as it is: ends every session, login and enrolment under way, records it, and
-/// goes on under a new name, since a log never signs two histories (C2SP tlog-checkpoint).
-/// `replaced` is the newer database, if it is still there, to tell exactly what is back.
+/// goes on under a new name, since a log never signs two histories (C2SP tlog-checkpoint), and with a new key, put in
+/// place as [`rotate_key`](super::rotate_key) does. `replaced` is the newer database, if it is still there, to tell
+/// exactly what is back.
 ///
 /// # Errors
 /// [`Error::Refused`] when there is nothing to accept; [`Error::Internal`] when it could not be recorded.
@@ -114,18 +117,16 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
         .store
         .read(|db| audit::find_revived(db, replaced).map_err(unreadable))?;
     let given_up = give_up(services, Vec::new())?;
-    let signer = given_up.signer(services);
+    let changing = begin_key_change(services)?;
+    let signer = given_up.signer(&stage_key(services, &changing)?);
     let (key, signed) = (signer.log_key(), given_up.signed);
     let url = services.settings.trail.witness_url.clone();
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
-    let event = given_up.record(
-        Event::new(EventType::AuditRollbackAccept, None, ActorRef::operator())
-            .with("why", rolled_back.to_string())
-            .with("checkpointSize", signed)
-            .with("revived", revived.len())
-            .with("newKey", key.to_string()),
-    );
+    let event = Event::new(EventType::AuditRollbackAccept, None, ActorRef::operator())
+        .with("why", rolled_back.to_string())
+        .with("checkpointSize", signed)
+        .with("revived", revived.len());
     let (found, sessions_ended, begun) = services
         .store
         .write(move |tx| {
@@ -135,6 +136,7 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
                 .clone()
                 .with("databaseSize", found)
                 .with("sessionsEnded", ended);
+            let event = given_up.logs(&signer, found).record(event);
             audit::append_entry(tx, at, entry_id, &event)?;
             Ok((
                 found,
@@ -143,6 +145,7 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
             ))
         })
         .await?;
+    promote_key(services, changing);
     checkpoints::keep_beside(services, &begun, key.origin(), at).await?;
     Ok(Accepted {
         found,
@@ -155,10 +158,8 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
 
 /// What no longer counts once the database is taken as it is.
 pub(super) struct GivenUp {
-    /// The name of the newest log whose checkpoints do not fit.
-    origin: String,
-    /// The names of others.
-    also: Vec<String>,
+    /// The name of the newest log whose checkpoints do not fit, and of others.
+    origins: Vec<String>,
     /// Entries that were signed.
     signed: u64,
     /// The name of the log that follows.
@@ -169,7 +170,7 @@ pub(super) struct GivenUp {
 pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<GivenUp> {
     let known = Known::read(services)?;
     let mut found = memories(services, &known);
-    found.extend(elsewhere);
+    found.extend(elsewhere.into_iter().map(|memory| known.bind(services, memory)));
     let current = known.origin(services);
     let mut seen: Vec<String> = known.logs.iter().map(|log| log.key.origin().to_owned()).collect();
     seen.extend(found.iter().filter_map(Memory::origin).map(str::to_owned));
@@ -182,40 +183,37 @@ pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<Giv
     let signed = unfit.last().map_or(0, |(size, _)| *size);
     let mut names: Vec<String> = unfit.into_iter().rev().map(|(_, origin)| origin).collect();
     names.push(current.clone());
-    let origin = names.remove(0);
-    names.retain(|name| *name != origin);
-    names.sort();
-    names.dedup();
+    names[1..].sort();
+    let mut told = HashSet::new();
+    names.retain(|name| told.insert(name.clone()));
     Ok(GivenUp {
-        origin,
-        also: names,
+        origins: names,
         signed,
         successor: successor(&current, &seen, services.entropy.bytes()),
     })
 }
 
 impl GivenUp {
-    /// Signs as the log that follows.
-    pub(super) fn signer(&self, services: &Services) -> LogSigner {
-        LogSigner::new(&self.successor, &services.keys.audit_signing_key())
+    /// Signs as the log that follows, with the key of that seed: one of its own, since the key before may be known to
+    /// whoever made a database come back, or to whoever once had the backup.
+    pub(super) fn signer(&self, seed: &[u8; 32]) -> LogSigner {
+        LogSigner::new(&self.successor, seed)
     }
 
-    /// Names in an entry what no longer counts.
-    pub(super) fn record(&self, event: Event) -> Event {
-        let event = event.with("abandonedOrigin", self.origin.clone());
-        if self.also.is_empty() {
-            event
-        } else {
-            event.with("alsoAbandoned", self.also.clone())
-        }
+    /// What the entry at `place` says no longer counts, which the log that follows vouches for.
+    pub(super) fn logs(&self, signer: &LogSigner, place: u64) -> LogsGivenUp {
+        LogsGivenUp::by(signer, self.origins.clone(), place)
     }
 }
 
 fn compare(services: &Services, known: &Known, memory: &Memory) -> Result<(), RolledBack> {
     let file = memory.file.clone();
+    let gave_up = |checkpoint: &Checkpoint| known.gave_up(services, checkpoint);
     let checkpoint = match memory.open(services, known) {
-        Ok(Some(checkpoint)) if !known.gave_up(&checkpoint) => checkpoint,
+        Ok(Some(checkpoint)) if !gave_up(&checkpoint) => checkpoint,
         Ok(_) => return Ok(()),
+        // Whatever it is: of that log nothing counts any more.
+        Err(_) if memory.told.as_ref().is_some_and(gave_up) => return Ok(()),
         Err(error) => {
             return Err(RolledBack::Unreadable {
                 file,

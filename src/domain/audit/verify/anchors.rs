@@ -1,6 +1,7 @@
 //! The signed checkpoints: what they vouch for, what they contradict, and which of them no longer count
 //! because their log was given up.
 
+use super::super::checkpoint::LogKey;
 use super::super::frontier::Fit;
 use super::super::report::{Anchor, Tampering, Voided};
 use super::Verifier;
@@ -14,6 +15,8 @@ pub(super) struct Abandonment {
     pub origin: String,
     /// The entry; the log's checkpoints over more entries than stand before it no longer count.
     pub sequence: u64,
+    /// The key of the log that followed, which has signed that it was given up.
+    pub by: Option<LogKey>,
     /// Another log that is trusted has signed that entry. Until then anybody may have written it.
     pub vouched: bool,
     /// What it means, in one sentence.
@@ -148,6 +151,15 @@ impl Verifier {
         self.abandoned.iter().any(|abandonment| abandonment.voids(anchor))
     }
 
+    /// Whether a log that is trusted, or was one until another that is trusted gave it up, says that it followed: the
+    /// server signs over any entry, and under any name that stands in the database.
+    fn followed(&self, abandonment: &Abandonment) -> bool {
+        let given_up = |origin: &str| self.abandoned.iter().any(|later| later.origin == origin);
+        let retired = |key: &LogKey| self.retired_before(key, abandonment.sequence).is_some();
+        let by = abandonment.by.as_ref();
+        by.is_some_and(|by| (self.keys.contains(by) || given_up(by.origin())) && !retired(by))
+    }
+
     /// They come in the order of their sizes: where one need not fit, the larger ones of its log need not either.
     fn contradict(&mut self, anchor: Anchor, kind: Tampering, from: u64) {
         let largest = anchor.checkpoint.size;
@@ -171,18 +183,27 @@ impl Verifier {
     /// What does not fit is wrong, but for the checkpoints of a log that was given up, as another log that is
     /// trusted has signed.
     pub(super) fn judge_contradictions(&mut self) {
-        for abandonment in std::mem::take(&mut self.abandoned) {
-            if abandonment.vouched {
+        // The newest first: whoever trusts the log in use is led back to those before it.
+        for abandonment in std::mem::take(&mut self.abandoned).into_iter().rev() {
+            if abandonment.vouched && self.followed(&abandonment) {
                 self.note(abandonment.text.clone());
                 self.abandoned.push(abandonment);
-            } else {
-                self.note(format!(
-                    "entry {} says that the log {} was given up there, and no checkpoint by a trusted key of the log \
-                     that followed vouches for it: it does not count. If it was done on purpose, ask for the new key",
-                    abandonment.sequence, abandonment.origin
-                ));
+                continue;
             }
+            let Abandonment { origin, sequence, .. } = &abandonment;
+            self.note(match &abandonment.by {
+                Some(by) => format!(
+                    "entry {sequence} says that the log {origin} was given up there, and no checkpoint by a trusted \
+                     key of the log that followed vouches for it: it does not count. If it was done on purpose, ask for \
+                     the new key, {by}"
+                ),
+                None => format!(
+                    "entry {sequence} says that the log {origin} was given up there, and no log that followed has \
+                     signed that: it does not count"
+                ),
+            });
         }
+        self.abandoned.reverse();
         let here = self.frontier.size();
         let mut told = [self.anchor_failed, false];
         for contradiction in std::mem::take(&mut self.contradicted) {

@@ -136,11 +136,14 @@ impl Verifier {
 
     /// The entry by which the key of a checkpoint was retired, where it is over more than that.
     pub(super) fn retired_by(&self, checkpoint: &Checkpoint) -> Option<u64> {
-        let key = checkpoint.key.as_ref()?;
-        self.changed
-            .iter()
-            .find(|change| change.vouched && change.from == *key && checkpoint.size > change.sequence + 1)
-            .map(|change| change.sequence)
+        // Its last word is over the entry itself.
+        self.retired_before(checkpoint.key.as_ref()?, checkpoint.size.saturating_sub(1))
+    }
+
+    /// The entry before `place` by which a key was retired.
+    pub(in super::super) fn retired_before(&self, key: &LogKey, place: u64) -> Option<u64> {
+        let retired = |change: &&Changed| change.vouched && change.from == *key && change.sequence < place;
+        self.changed.iter().find(retired).map(|change| change.sequence)
     }
 
     /// What waits for its key at the end: that of a key before one that counts is in order, where it fits.
