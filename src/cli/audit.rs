@@ -98,7 +98,7 @@ pub enum AuditCommand {
     },
     /// Accept a database that is older than it was, after a backup was restored on purpose.
     ///
-    /// Ends every session, records it, and goes on signing under a new name and key, which readers have to
+    /// Ends every session, records it, and goes on signing under a new name and with a new key, which readers have to
     /// be given: the entries that are missing stay evident to whoever kept a checkpoint.
     #[command(after_help = "Example:\n  latchkey audit accept-rollback --replaced latchkey.db.broken --yes")]
     AcceptRollback {

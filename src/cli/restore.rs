@@ -23,8 +23,9 @@ use crate::store::audit::Revived;
 ///
 /// Checks the backup (every file's hash, who made the manifest, the database, the trail), copies it into the
 /// data directory, which must be new or empty, ends every session in it, and records the restore. It says which
-/// factors, sessions and API keys are back. The trail goes on under a new name and key, which readers have
-/// to be given.
+/// factors, sessions and API keys are back. The trail goes on under a new name and with a new key, which was in no
+/// backup, and which readers have to be given. The key of access tokens stays: if others may have had the backup,
+/// latchkey keys rotate.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  latchkey restore /mnt/backup/today --data-dir /var/lib/latchkey\n  \
@@ -130,9 +131,17 @@ impl Restore {
         if self.check {
             return output::line("nothing was changed");
         }
-        output::line(format_args!("the trail's key from here on: {}", restored.key))
+        output::line(format_args!("the trail's key from here on: {}", restored.key))?;
+        output::line(NEW_KEY)?;
+        output::line(
+            "the key of access tokens is still the backup's: if others may have had it, latchkey keys rotate",
+        )
     }
 }
+
+/// What is said of the trail's key after a restore, or once an older database was accepted.
+pub(super) const NEW_KEY: &str = "it is a new one, that was never in a backup: what the one before signs from here on \
+                                  counts for nothing. Where keys are kept apart from backups, keep these";
 
 /// Something that is back: sessions are ended, the others are not.
 pub(super) fn revived_in_json(one: &Revived) -> Value {
