@@ -18,6 +18,7 @@ mod given_up;
 mod guests;
 mod keeping;
 mod key_change;
+mod left_out;
 mod metrics;
 mod people;
 mod plugin_files;

@@ -10,7 +10,8 @@
 //! | `end` | how many lines there were and what they hash to, signed by the log |
 //!
 //! Leaves and hashes lead to the root that the checkpoint signs, in one pass and without the entries
-//! that were left out. The end finds what that can't: a file that was cut or thinned out afterwards.
+//! that were left out. The end finds what that can't: a file that was cut or thinned out afterwards. That a part has all
+//! that was asked for, its beginning and end too, whoever signs the end has checked (`service/trail/export/left_out.rs`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

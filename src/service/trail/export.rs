@@ -2,6 +2,7 @@
 //! one snapshot, ended with a signature. The process that writes need not be the one that has the key: beside a
 //! running server, the command line asks through the operator's socket (`orders.rs`).
 
+mod left_out;
 mod lines;
 
 use std::io::{self, Write};
@@ -17,6 +18,7 @@ use crate::domain::audit::{ActorRef, Event, EventType, Record, Resource};
 use crate::domain::{Error, Result};
 use crate::store::audit::{self, Beside, Range, VerifyError, checkpoints as kept};
 use crate::store::{DATABASE_FILE, accounts};
+use left_out::LeftOut;
 use lines::Lines;
 pub use lines::{Claim, Written};
 
@@ -54,6 +56,12 @@ pub enum ExportError {
     /// The file could not be written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Entries are not what they were: it can't be told which of them belong in a part.
+    #[error(
+        "the trail was changed, and what this export leaves out can't be told from what belongs in it: {0}. See latchkey \
+         audit verify DATA-DIR; the whole trail can be exported as it is"
+    )]
+    Changed(String),
 }
 
 /// The trail at one instant, to export from.
@@ -258,7 +266,7 @@ impl Export {
         &self.announcement
     }
 
-    /// Writes all of it but the end.
+    /// Writes all of it but the end. Of a part, what is not in it is read and checked as well.
     ///
     /// # Errors
     /// [`ExportError`].
@@ -290,7 +298,24 @@ impl Export {
         // One at a time: there is one a minute, for years.
         let mut ahead = kept::find_note_after(db, None)?;
         let (mut next, mut entries) = (0, 0);
-        audit::for_each_record(db, self.range, |record: Record| -> Result<(), ExportError> {
+        let range = self.range;
+        let everything = Range {
+            organization_id: None,
+            first: 0,
+            end: size,
+        };
+        let selection = Selection {
+            organization_id,
+            from,
+            to,
+        };
+        let mut left_out = LeftOut::of(selection, &begun.checkpoint);
+        let read = if left_out.is_some() { everything } else { range };
+        audit::for_each_record(db, read, |record: Record| -> Result<(), ExportError> {
+            progress(record.sequence + 1, size);
+            if !range.holds(&record) {
+                return left_out.as_mut().map_or(Ok(()), |left_out| left_out.pass(record));
+            }
             while let Some(kept) = ahead.take_if(|kept| kept.size <= next) {
                 ahead = kept::find_note_after(db, Some(&kept))?;
                 lines.write(&Line::Checkpoint { note: kept.note })?;
@@ -305,9 +330,15 @@ impl Export {
             }
             next = record.sequence + 1;
             entries += 1;
-            progress(next, size);
-            lines.write_record(&record)
+            lines.write_record(&record)?;
+            if let Some(left_out) = &mut left_out {
+                left_out.see(record);
+            }
+            Ok(())
         })?;
+        if let Some(left_out) = left_out {
+            left_out.conclude()?;
+        }
         if next < size {
             let hashes = audit::cover(db, next, size)?;
             lines.write(&Line::Gap(GapLine::new(next, size, &hashes)))?;
