@@ -51,7 +51,8 @@ pub enum AuditCommand {
     ///
     /// Needs nothing but the file and the key. A data directory may be in use meanwhile. Ends with 0
     /// when all is intact, and with 1 when something was found, when no checkpoint by a trusted key vouches
-    /// for it (`unsigned`), or when a given checkpoint is of a history that was given up (`superseded`).
+    /// for it (`unsigned`), when a given checkpoint is of a history that was given up (`superseded`), or when a part
+    /// has nothing to compare one with (`not-compared`).
     /// The newest entries may be unsigned as long as a server leaves them so: 10,000 entries, 5 minutes.
     #[command(
         after_help = "Examples:\n  latchkey audit verify trail.ndjson --key mfa.example.org/audit-log+1a2b3c4d+AT…\n  \

@@ -34,8 +34,8 @@ pub use receipt::{CheckedReceipt, ReceiptError, check_receipt, write_receipt};
 pub use record::{ActorData, Body, Content, Part, Record, SubjectData};
 pub use removals::{Removal, RemovedPart};
 pub use report::{
-    Anchor, FINDINGS_LISTED, Finding, OWN_KEYS, Report, Scope, Tampering, UNSIGNED_ENTRIES, UNSIGNED_SPAN,
-    Verdict, Voided,
+    Anchor, FINDINGS_LISTED, Finding, NotCompared, OWN_KEYS, Report, Scope, Tampering, UNSIGNED_ENTRIES,
+    UNSIGNED_SPAN, Verdict, Voided,
 };
 pub use verify::{Head, Verifier};
 

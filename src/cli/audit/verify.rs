@@ -134,6 +134,13 @@ fn tell(report: &Report, verdict: Verdict, given: &[String]) -> Result<()> {
     for finding in &report.findings {
         output::line(format_args!("{}: {}", name(finding.kind), finding.text))?;
     }
+    let not_compared = report.not_compared.iter();
+    for one in not_compared.filter(|one| given.contains(&one.source)) {
+        output::line(format_args!(
+            "not compared: your checkpoint in {} is over {} entries, and the file has only hashes around the last of them",
+            one.source, one.size
+        ))?;
+    }
     for voided in report.voided.iter().filter(|one| given.contains(&one.source)) {
         output::line(format_args!(
             "superseded: your checkpoint in {} over {} entries is of a history that was given up: entry {} records \
@@ -186,6 +193,12 @@ fn conclude(report: &Report, verdict: Verdict) -> Result<()> {
         Verdict::Superseded => {
             bail!(
                 "a checkpoint that you gave is of a history that was given up, and can't vouch for this one"
+            )
+        }
+        Verdict::NotCompared => {
+            bail!(
+                "nothing wrong was found, but a checkpoint that you gave was compared with nothing: this is a part of the \
+                 trail, and what the checkpoint is over is not in it. Check the whole export or the data directory"
             )
         }
         Verdict::Unsigned if report.vouched_size == 0 => bail!(

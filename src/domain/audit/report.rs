@@ -73,6 +73,8 @@ pub enum Verdict {
     Unsigned,
     /// Nothing is wrong, but a checkpoint that was given is of a history that was given up on purpose.
     Superseded,
+    /// Nothing is wrong, but a checkpoint that was given could not be compared with what is here.
+    NotCompared,
 }
 
 /// What an export holds of the trail, where it does not hold all.
@@ -105,6 +107,16 @@ pub struct Voided {
     pub given_up_by: u64,
 }
 
+/// A checkpoint that nothing could be compared with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotCompared {
+    /// Where it was found; of several there, the smallest is named.
+    pub source: String,
+    /// How many entries it is over.
+    pub size: u64,
+}
+
 /// What a check came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -134,6 +146,9 @@ pub struct Report {
     pub newest_at: Option<Timestamp>,
     /// Checkpoints of logs that were given up.
     pub voided: Vec<Voided>,
+    /// Checkpoints over so many entries that what is around the last of them is not here: each place where such were
+    /// found.
+    pub not_compared: Vec<NotCompared>,
     /// What is wrong, by place.
     pub findings: Vec<Finding>,
     /// Findings beyond those listed.
@@ -172,6 +187,8 @@ impl Report {
             Verdict::Tampered
         } else if self.voided.iter().any(|voided| given.contains(&voided.source)) {
             Verdict::Superseded
+        } else if self.not_compared.iter().any(|one| given.contains(&one.source)) {
+            Verdict::NotCompared
         } else if may_be_unsigned {
             Verdict::Intact
         } else {

@@ -3,7 +3,7 @@
 
 use super::super::checkpoint::LogKey;
 use super::super::frontier::Fit;
-use super::super::report::{Anchor, Tampering, Voided};
+use super::super::report::{Anchor, FINDINGS_LISTED, NotCompared, Tampering, Voided};
 use super::Verifier;
 use super::keys::retired;
 use super::places::hash_was_wrong;
@@ -62,13 +62,21 @@ impl Verifier {
     pub(super) fn pass_anchors(&mut self, size: u64) {
         let rest = &self.anchors[self.next_anchor..];
         let passed = rest.partition_point(|anchor| anchor.checkpoint.size < size);
-        for at in self.next_anchor..self.next_anchor + passed {
-            let Anchor { checkpoint, source } = &self.anchors[at];
-            let text = format!(
-                "the checkpoint in {source} over {} entries could not be compared: what is around it is not here",
-                checkpoint.size
-            );
-            self.note(text);
+        for Anchor { checkpoint, source } in &rest[..passed] {
+            // A file may have one a line, and nowhere else are there many that do not count.
+            let known = &mut self.report.not_compared;
+            if known.iter().all(|other| other.source != *source) {
+                known.push(NotCompared {
+                    source: source.clone(),
+                    size: checkpoint.size,
+                });
+            }
+            if self.report.notes.len() < FINDINGS_LISTED {
+                self.report.notes.push(format!(
+                    "the checkpoint in {source} over {} entries could not be compared: what is around it is not here",
+                    checkpoint.size
+                ));
+            }
         }
         self.next_anchor += passed;
     }

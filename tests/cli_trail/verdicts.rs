@@ -1,0 +1,51 @@
+//! What `latchkey audit verify` says where there is nothing to compare, something that wants to be obeyed, or nothing.
+
+use std::fs;
+
+use super::{DATA, Desk, keep, said, verdict};
+
+#[test]
+fn a_checkpoint_that_nothing_was_compared_with_does_not_end_well() {
+    let desk = Desk::new();
+    let create = |slugs: &[&str]| {
+        for slug in slugs {
+            desk.ok(&["--data-dir", DATA, "org", "create", slug]);
+        }
+    };
+    create(&["acme", "globex", "initech"]);
+    keep(&desk, "kept", &["checkpoint"]);
+    create(&["umbrella", "hooli", "soylent"]);
+    keep(&desk, "later", &["checkpoint"]);
+    keep(&desk, "key", &["key"]);
+    keep(&desk, "part", &["export", "--org", "acme"]);
+    keep(&desk, "whole", &["export"]);
+    let given = ["--key", "key", "--checkpoint", "kept"];
+    let (report, code) = verdict(&desk, &[&["part"], &given[..]].concat());
+    assert_eq!(
+        (&report["verdict"], code),
+        (&"not-compared".into(), Some(1)),
+        "{report}"
+    );
+    let not_compared = report["notCompared"].as_array().unwrap();
+    assert!(not_compared.iter().any(|one| one["source"] == "kept"), "{report}");
+    let plainly = said(&desk.run(&[&["audit", "verify", "part"], &given[..]].concat()));
+    assert!(
+        plainly.contains("not compared: your checkpoint in kept")
+            && plainly.contains("Check the whole export or the data directory"),
+        "{plainly}"
+    );
+    // One that is compared, and where all is there to compare with.
+    for given in [
+        &["part", "--key", "key"][..],
+        &["part", "--key", "key", "--checkpoint", "later"],
+        &["whole", "--key", "key", "--checkpoint", "kept"],
+        &[DATA, "--key", "key", "--checkpoint", "kept"],
+    ] {
+        let (report, code) = verdict(&desk, given);
+        assert_eq!(
+            (&report["verdict"], code),
+            (&"intact".into(), Some(0)),
+            "{given:?}: {report}"
+        );
+    }
+}
