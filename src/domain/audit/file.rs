@@ -289,8 +289,18 @@ impl FileVerifier {
                 // It is known better where.
                 verifier.note(text);
             }
-        } else if let Err(error) = verifier.keys().check_export_end(&end.signed, lines, digest) {
-            let text = format!("the end of the file does not count: {error}");
+            return;
+        }
+        let problem = match verifier.keys().check_export_end(&end.signed, lines, digest) {
+            // An export has one key from its begin to its end, so that none has both its change and an end by the one
+            // before.
+            Ok(key) => verifier
+                .retired_before(key, next)
+                .map(|by| format!("entry {by} retired the key that has signed it")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = problem {
+            let text = format!("the end of the file does not count: {problem}");
             verifier.finding(Tampering::ForgedCheckpoint, next, next, text);
         }
     }
