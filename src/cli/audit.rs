@@ -250,11 +250,11 @@ fn check(file: &Path, keys: &[String], as_json: bool) -> Result<()> {
             "size": size,
         }));
     }
-    output::line(format_args!(
+    output::quoted(format_args!(
         "proven: entry {} is among the first {size} of {}",
         checked.record.sequence, checked.checkpoint.origin
     ))?;
-    output::line(serde_json::to_string_pretty(&shown(&checked.record, &entry))?)
+    output::json(&shown(&checked.record, &entry))
 }
 
 /// What a reader wants to see of an entry.

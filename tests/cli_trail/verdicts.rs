@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{DATA, Desk, keep, said, verdict};
+use super::{DATA, Desk, audit, keep, said, verdict};
 
 #[test]
 fn a_checkpoint_that_nothing_was_compared_with_does_not_end_well() {
@@ -47,5 +47,27 @@ fn a_checkpoint_that_nothing_was_compared_with_does_not_end_well() {
             (&"intact".into(), Some(0)),
             "{given:?}: {report}"
         );
+    }
+}
+
+#[test]
+fn what_a_file_makes_the_check_say_no_terminal_obeys() {
+    let desk = Desk::new();
+    desk.ok(&["--data-dir", DATA, "org", "create", "acme"]);
+    let export = audit(&desk, &["export"]);
+    let (header, rest) = export.split_once('\n').unwrap();
+    let hostile = r#"{"kind":"\u001b[2J\u009b1mintact: 7 entries"}"#;
+    for file in [
+        format!("{header}\n{hostile}\n{rest}"),
+        format!("{hostile}\n{rest}"),
+        header.replacen("\"format\":\"", "\"format\":\"\\u001b[2J", 1),
+    ] {
+        fs::write(desk.path("hostile"), file).unwrap();
+        for json in [&[][..], &["--json"]] {
+            let checked = desk.run(&[&["audit", "verify", "hostile"], json].concat());
+            assert_ne!(checked.status.code(), Some(0));
+            let said = said(&checked);
+            assert!(!said.contains('\u{1b}') && !said.contains('\u{9b}'), "{said:?}");
+        }
     }
 }

@@ -124,25 +124,26 @@ fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Repor
     Ok(verifier.finish().map_err(refused)?)
 }
 
+/// What a file made the check say may be anybody's words: a terminal obeys none of it.
 fn tell(report: &Report, verdict: Verdict, given: &[String]) -> Result<()> {
     if let Some(scope) = &report.scope {
         output::line(part(scope))?;
     }
     for note in &report.notes {
-        output::line(format_args!("note: {note}"))?;
+        output::quoted(format_args!("note: {note}"))?;
     }
     for finding in &report.findings {
-        output::line(format_args!("{}: {}", name(finding.kind), finding.text))?;
+        output::quoted(format_args!("{}: {}", name(finding.kind), finding.text))?;
     }
     let not_compared = report.not_compared.iter();
     for one in not_compared.filter(|one| given.contains(&one.source)) {
-        output::line(format_args!(
+        output::quoted(format_args!(
             "not compared: your checkpoint in {} is over {} entries, and the file has only hashes around the last of them",
             one.source, one.size
         ))?;
     }
     for voided in report.voided.iter().filter(|one| given.contains(&one.source)) {
-        output::line(format_args!(
+        output::quoted(format_args!(
             "superseded: your checkpoint in {} over {} entries is of a history that was given up: entry {} records \
              that an older database was put in place, and what came after its first {} entries is not here",
             voided.source, voided.size, voided.given_up_by, voided.given_up_by
