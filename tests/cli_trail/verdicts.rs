@@ -71,3 +71,26 @@ fn what_a_file_makes_the_check_say_no_terminal_obeys() {
         }
     }
 }
+
+#[test]
+fn where_there_is_no_database_nothing_was_tampered_with() {
+    let desk = Desk::new();
+    fs::create_dir_all(desk.path("empty")).unwrap();
+    fs::create_dir_all(desk.path("damaged")).unwrap();
+    fs::write(desk.path("damaged/latchkey.db"), "no database".repeat(1000)).unwrap();
+    for (target, told) in [
+        ("empty", "is the volume mounted?"),
+        ("nowhere", "is the volume mounted?"),
+        ("damaged", "can't be read"),
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let checked = desk.run(&[&["audit", "verify", target], json].concat());
+            assert_eq!(checked.status.code(), Some(4), "{target}: {}", said(&checked));
+            assert!(said(&checked).contains(told), "{}", said(&checked));
+        }
+    }
+    // A file that is no export is one that the operator named by mistake.
+    fs::write(desk.path("file"), "{}\n").unwrap();
+    let checked = desk.run(&["audit", "verify", "file"]);
+    assert_eq!(checked.status.code(), Some(5), "{}", said(&checked));
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::super::exit::Refusal;
+use super::super::exit::{NoDataDirectory, Refusal};
 use super::super::{Progress, output};
 use super::{MAX_LINE, open, read_keys};
 use crate::domain::audit::{
@@ -48,6 +48,12 @@ pub(super) fn verify(order: &Order<'_>) -> Result<()> {
             checkpoint,
             source: path.display().to_string(),
         });
+    }
+    if target != Path::new("-") && matches!(target.try_exists(), Ok(false)) {
+        let place = target.display();
+        bail!(NoDataDirectory(format!(
+            "there is no {place}: is the volume mounted? Name an export or a data directory"
+        )));
     }
     let report = if target.is_dir() {
         let mut bar = None;

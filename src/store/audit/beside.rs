@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::verify::{VerifyError, harmless};
+use super::verify::{VerifyError, harmless, refuse_missing};
 use crate::store::migrations;
 
 /// One snapshot, for as long as this lives. The WAL grows meanwhile; no writer waits.
@@ -21,6 +21,7 @@ impl Beside {
     /// [`VerifyError`] when it is no database, or one of another version: beside a running server nothing is
     /// brought up to date.
     pub fn open(path: &Path) -> Result<Self, VerifyError> {
+        refuse_missing(path)?;
         let open = || {
             let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             harmless(&connection)?;

@@ -43,6 +43,12 @@ pub fn verify_against(
 /// Why a database can't be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
+    /// There is none.
+    #[error("there is no database {path}: is the volume mounted? Name an export or a data directory")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// It can't be opened as one.
     #[error("{path} can't be read as a database: {problem}")]
     Database {
@@ -72,6 +78,7 @@ pub fn verify_database(
         problem,
     };
     let trail = |error: crate::domain::Error| VerifyError::Trail(format!("{error:?}"));
+    refuse_missing(path)?;
     let connection = open_to_read(path).map_err(database)?;
     // One snapshot, however long it takes.
     let snapshot = connection.unchecked_transaction().map_err(database)?;
@@ -84,6 +91,16 @@ pub fn verify_database(
     }
     prepare(&mut verifier);
     run(&snapshot, verifier, |sequence| progress(sequence, size)).map_err(trail)
+}
+
+/// SQLite says of a file that is not there that it can't be opened.
+pub(super) fn refuse_missing(path: &Path) -> Result<(), VerifyError> {
+    if matches!(path.try_exists(), Ok(false)) {
+        return Err(VerifyError::Missing {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Beside a running server through its WAL; a copy on a medium that can't be written, as it is.
