@@ -95,7 +95,7 @@ mod tests {
     fn the_log_that_follows_gives_up_these_names_at_one_place() {
         let [follows, other] = [1, 2].map(|seed| LogSigner::new("h/audit-log/2", &[seed; 32]));
         for names in [&["h/audit-log"][..], &["h/audit-log", "h/audit-log/2-0a"]] {
-            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
             let given_up = LogsGivenUp::by(&follows, names.clone(), 7);
             let read = LogsGivenUp::read(&details(&given_up)).expect("they are given up");
             assert_eq!(read, given_up);
