@@ -162,6 +162,29 @@ async fn an_entry_whose_time_was_moved_is_missed_in_an_export_by_times() {
     }
 }
 
+/// Of what was pruned behind its newest entry the whole trail tells who pruned it.
+#[tokio::test]
+async fn what_was_pruned_of_another_organisation_does_not_keep_an_export_from_its_end() {
+    let kept = Kept::new().await;
+    let app = App::open(Config::for_data_dir(kept.dir.path())).unwrap();
+    let globex = app.services.store.read(|db| {
+        let sql = "SELECT organization_id FROM audit_entry ORDER BY sequence DESC LIMIT 1";
+        Ok(db.query_row(sql, [], |row| row.get::<_, [u8; 16]>(0))?)
+    });
+    let globex = OrganizationId(uuid::Uuid::from_bytes(globex.unwrap()));
+    assert_ne!(globex, kept.acme);
+    let (before, at) = (
+        kept.newest_at + SignedDuration::from_mins(5),
+        kept.newest_at + SignedDuration::from_hours(1),
+    );
+    let id = app.services.entropy.uuid(at);
+    let prune =
+        move |tx: &latchkey::store::Transaction<'_>| audit::prune_entries(tx, globex, before, 100, at, id);
+    assert!(app.services.store.write(prune).await.unwrap() > 8);
+    drop(app);
+    assert_eq!(kept.export(kept.of_acme()).await.unwrap(), 9);
+}
+
 /// What an index leaves out the table has.
 #[tokio::test]
 async fn an_entry_that_an_index_lost_is_missed_too() {

@@ -298,24 +298,7 @@ impl Export {
         // One at a time: there is one a minute, for years.
         let mut ahead = kept::find_note_after(db, None)?;
         let (mut next, mut entries) = (0, 0);
-        let range = self.range;
-        let everything = Range {
-            organization_id: None,
-            first: 0,
-            end: size,
-        };
-        let selection = Selection {
-            organization_id,
-            from,
-            to,
-        };
-        let mut left_out = LeftOut::of(selection, &begun.checkpoint);
-        let read = if left_out.is_some() { everything } else { range };
-        audit::for_each_record(db, read, |record: Record| -> Result<(), ExportError> {
-            progress(record.sequence + 1, size);
-            if !range.holds(&record) {
-                return left_out.as_mut().map_or(Ok(()), |left_out| left_out.pass(record));
-            }
+        audit::for_each_record(db, self.range, |record: Record| -> Result<(), ExportError> {
             while let Some(kept) = ahead.take_if(|kept| kept.size <= next) {
                 ahead = kept::find_note_after(db, Some(&kept))?;
                 lines.write(&Line::Checkpoint { note: kept.note })?;
@@ -330,15 +313,21 @@ impl Export {
             }
             next = record.sequence + 1;
             entries += 1;
-            lines.write_record(&record)?;
-            if let Some(left_out) = &mut left_out {
-                left_out.see(record);
-            }
-            Ok(())
+            progress(next, size);
+            lines.write_record(&record)
         })?;
-        if let Some(left_out) = left_out {
-            left_out.conclude()?;
-        }
+        let left_out = LeftOut {
+            db,
+            selection: Selection {
+                organization_id,
+                from,
+                to,
+            },
+            range: self.range,
+            size,
+            checkpoint: &begun.checkpoint,
+        };
+        left_out.check(next)?;
         if next < size {
             let hashes = audit::cover(db, next, size)?;
             lines.write(&Line::Gap(GapLine::new(next, size, &hashes)))?;
