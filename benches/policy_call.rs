@@ -29,6 +29,7 @@ fn load(host: &PluginHost, path: &Path, config: &str) -> BoundPlugin {
         config: Arc::from(config),
         config_digest: Digest::of(config.as_bytes()),
         hooks: vec![Hook::BeforeReset, Hook::AfterReset],
+        history_days: 90,
         grants: Grants::all(),
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),

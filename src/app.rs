@@ -1,27 +1,28 @@
-//! The appliance: every part built once, handed out, and stopped in order.
+//! The appliance: builds every part once, hands them out, and stops them in order.
 
 mod client_address;
 pub mod control;
+mod leftovers;
 mod listener;
 mod metrics;
 mod supervisor;
-mod unfinished;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 
 use self::supervisor::supervise;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::courier::Courier;
+use crate::durable;
 use crate::entropy::Entropy;
 use crate::http::{self, HttpOptions};
 use crate::keys::KeyRing;
@@ -33,57 +34,61 @@ use crate::service::housekeeping::Sweep;
 use crate::service::login::Strangers;
 use crate::service::metrics::Counts;
 use crate::service::plugins::{self, Bindings};
-use crate::service::reset::{Floods, InFlight};
+use crate::service::refusals::Floods;
+use crate::service::reset::InFlight;
 use crate::service::session::Principals;
-use crate::service::{ExternalIssuer, Services, backup, belonging, deliveries, health, housekeeping, trail};
+use crate::service::{ExternalIssuer, Services, backup, deliveries, health, housekeeping, key_match, trail};
 use crate::store::Store;
 
-/// How long what is being sent may take at the end.
+/// How long deliveries in progress may take when the server stops.
 const SENDING_ENDS_WITHIN: Duration = Duration::from_secs(5);
-/// How long the last signature may take.
+/// How long the last signature of the trail may take when the server stops.
 const SIGNING_ENDS_WITHIN: Duration = Duration::from_secs(10);
-/// How long a start waits for policies that are not in the cache.
+/// How long a start waits for policies that must be compiled because they are not in the cache.
 const COMPILED_WITHIN: Duration = Duration::from_secs(5);
 const TIDY_EVERY: Duration = Duration::from_secs(60);
-/// How often it is looked whether a backup is due.
+/// Interval of checks whether a backup is due.
 const BACK_UP_EVERY: Duration = Duration::from_secs(60);
-/// How long a backup that is told to stop may take for it, and as long again the removal of what it leaves.
+/// Time without progress after which a warning is logged about the backup under way.
+const BACKUP_STANDS_STILL: Duration = Duration::from_secs(600);
+/// How long an interrupted backup may take to stop, and again how long removing its remains may take.
 const BACKUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
-/// How often it is looked whether the trail is to be signed.
+/// Interval of checks whether the trail is due for signing.
 const SIGN_EVERY: Duration = Duration::from_secs(1);
 
 /// The appliance over one data directory.
 pub struct App {
-    /// What the operator configured.
+    /// The checked configuration.
     pub config: Config,
-    /// Every part.
+    /// All parts.
     pub services: Arc<Services>,
 }
 
 impl App {
-    /// Opens the data directory, made if it is missing, and builds every part over it.
+    /// Opens the data directory, creating it if it is missing, and builds every part over it.
     ///
     /// # Errors
-    /// [`crate::store::OpenError`] when the database can't be used; [`belonging::KeysOfAnother`] when the keys are
-    /// not its own; [`trail::RolledBack`] when it is older
-    /// than it was; otherwise what failed and where.
+    /// [`crate::store::OpenError`] if the database can't be used; [`key_match::KeysOfAnother`] if the keys
+    /// belong to another database; [`trail::RolledBack`] if the database is older than the last signed state;
+    /// otherwise what failed and where.
     pub fn open(config: Config) -> Result<Self> {
         let app = Self::open_unchecked(config)?;
         trail::check_rollback(&app.services)?;
         Ok(app)
     }
 
-    /// The same over a database that may be older than it was: for accepting it.
+    /// Opens the data directory without checking whether the database was rolled back, so that the rollback
+    /// can be accepted.
     ///
     /// # Errors
-    /// As [`App::open`], but for [`trail::RolledBack`].
+    /// As [`App::open`], except for [`trail::RolledBack`].
     pub fn open_unchecked(config: Config) -> Result<Self> {
         backup::refuse_backup(&config.data_dir)?;
         make_data_dir(&config.data_dir)?;
         let clock = Clock::system();
         let entropy = Entropy::system();
         let store = Store::open_with(&config.data_dir, config.database)?;
-        unfinished::remove(&config.data_dir);
+        leftovers::remove(&config.data_dir);
         let keys = KeyRing::open(&config.data_dir, &entropy)?;
         let external = config.external_issuer.clone();
         let external_issuer = external
@@ -126,7 +131,7 @@ impl App {
             tails: trail::Tails::default(),
             witness: trail::Witness::default(),
         };
-        belonging::check_keys(&services)??;
+        key_match::check_keys(&services)??;
         trail::finish_key_change(&services).context("the trail's new key")?;
         Ok(Self {
             config,
@@ -134,11 +139,11 @@ impl App {
         })
     }
 
-    /// Serves until `shutdown`, then lets requests under way end.
+    /// Serves until `shutdown` completes, then lets requests in progress finish.
     ///
     /// # Errors
-    /// When the bound plugins can't be read, or metrics can't be served where they are to be. Once it
-    /// serves, whatever a request meets ends in its answer.
+    /// If the bound plugins can't be read, or the configured metrics address can't be served. Once it serves,
+    /// every failure of a request is reported in its response.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
         let services = self.services.clone();
         let missing = tokio::task::spawn_blocking(move || plugins::start(&services))
@@ -153,14 +158,16 @@ impl App {
             body_limit_bytes: self.config.http.body_limit_bytes,
             ..HttpOptions::default()
         };
-        // One that can't write serves what it has; whoever watches is told at once, not by the first change.
+        // An appliance that can't write still serves what it has. Report it now rather than at the first
+        // change.
         if health::ready(&self.services).await.is_err() {
-            tracing::error!("started without being ready: see the warning before this");
+            tracing::error!("started, but not ready: see the warning before this");
         }
         let endpoint = Arc::new(http::endpoint(self.services.clone(), options));
-        // Without it the server serves all the same; its operator has to stop it to change policies.
-        let door = control::open(&self.services, &self.config.data_dir)
-            .inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "no socket for the operator"));
+        // The server runs without the socket, but must then be stopped to change policies.
+        let door = control::open(&self.services, &self.config.data_dir).inspect_err(
+            |error| tracing::warn!(error = %format!("{error:#}"), "could not open the operator's socket"),
+        );
         let tidying = tokio::spawn(supervise(self.services.clone(), "tidying", tidy_now_and_then));
         let signing = tokio::spawn(supervise(self.services.clone(), "signing", sign_when_due));
         let rechecking = tokio::spawn(supervise(
@@ -206,8 +213,8 @@ impl App {
         housekeeping::wind_up(&self.services).await;
         match timeout(SIGNING_ENDS_WITHIN, trail::checkpoint(&self.services)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the trail could not be signed at the end"),
-            Err(_) => tracing::error!("the trail could not be signed in time at the end"),
+            Ok(Err(error)) => tracing::error!(%error, "could not sign the trail at the end"),
+            Err(_) => tracing::error!("could not sign the trail in time at the end"),
         }
         if drained {
             tracing::info!("stopped");
@@ -218,14 +225,14 @@ impl App {
     }
 }
 
-/// Waits a little for policies that are to be compiled, so that after most upgrades nobody notices; what takes longer
-/// goes on while others are served.
+/// Waits briefly for policies to be compiled, so that most upgrades go unnoticed; slower compilation
+/// continues while others are served.
 async fn compile_ahead(missing: plugins::Missing) {
     if missing.is_empty() {
         return;
     }
     let (done, compiled) = tokio::sync::oneshot::channel();
-    // A thread that no stop waits for.
+    // A thread of its own, so that stopping does not wait for it.
     let thread = std::thread::Builder::new().name("latchkey-ready".into());
     let started = thread.spawn(move || {
         missing.compile();
@@ -241,7 +248,8 @@ async fn compile_ahead(missing: plugins::Missing) {
     }
 }
 
-/// Lets what is being sent be sent and noted: cut off, it would be sent again after the next start.
+/// Lets deliveries in progress finish and be recorded: an interrupted one would be sent again after the next
+/// start.
 async fn end_sending(mut sending: JoinHandle<((), ())>) {
     if timeout(SENDING_ENDS_WITHIN, &mut sending).await.is_err() {
         tracing::warn!("stopped while something was being sent: it is sent again after the next start");
@@ -249,8 +257,8 @@ async fn end_sending(mut sending: JoinHandle<((), ())>) {
     }
 }
 
-/// Lets a backup that is being made remove its copy: the keys are in it. One that hangs, or checks its copy, which
-/// nothing interrupts, ends with the process; then its copy is removed from here.
+/// Lets a backup in progress remove its copy, which contains the keys. A backup that hangs, or verifies its
+/// copy, which can't be interrupted, ends with the process; in that case its copy is removed from here.
 async fn end_backup(
     mut backing_up: JoinHandle<()>,
     services: &Arc<Services>,
@@ -274,11 +282,11 @@ async fn tidy_now_and_then(services: Arc<Services>) {
     if let Err(error) = trail::count_ahead(&services).await {
         tracing::warn!(
             ?error,
-            "the trail could not be counted: the first page of a type takes longer"
+            "could not count the trail: the first page filtered by type takes longer"
         );
     }
     let mut tick = tokio::time::interval(TIDY_EVERY);
-    // Where the host slept, once is enough to catch up.
+    // After the host slept, one round is enough to catch up.
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
@@ -292,12 +300,12 @@ async fn sign_when_due(services: Arc<Services>) {
     loop {
         tick.tick().await;
         if let Err(error) = trail::checkpoint_if_due(&services).await {
-            tracing::error!(%error, "the trail could not be signed, trying again");
+            tracing::error!(%error, "could not sign the trail; retrying");
         }
     }
 }
 
-/// Makes backups when they are due, until it is stopped.
+/// Makes backups when they are due, until it is told to stop.
 async fn back_up_while(
     services: Arc<Services>,
     schedule: Option<backup::Schedule>,
@@ -306,10 +314,23 @@ async fn back_up_while(
     let Some(schedule) = schedule else { return };
     let mut failures = 0;
     loop {
-        let (services, schedule, asked) = (services.clone(), schedule.clone(), stopped.clone());
-        let is_stopped = move || *asked.borrow();
-        let due = move || backup::back_up_when_due(&services, &schedule, &is_stopped);
-        let failure = match tokio::task::spawn_blocking(due).await {
+        let (services, of, asked) = (services.clone(), schedule.clone(), stopped.clone());
+        let steps = Arc::new(AtomicU64::new(0));
+        let done = Arc::clone(&steps);
+        // Called at each step of the backup, so it counts the steps.
+        let is_stopped = move || {
+            done.fetch_add(1, Ordering::Relaxed);
+            *asked.borrow()
+        };
+        let due = tokio::task::spawn_blocking(move || backup::back_up_when_due(&services, &of, &is_stopped));
+        let stands_still = || {
+            tracing::warn!(
+                directory = %schedule.directory.display(),
+                minutes = BACKUP_STANDS_STILL.as_secs() / 60,
+                "the backup under way makes no progress: check whether its directory hangs; the WAL grows while it copies"
+            );
+        };
+        let failure = match watched(due, &steps, BACKUP_STANDS_STILL, stands_still).await {
             Ok(Ok(None)) => None,
             Ok(Ok(Some(path))) => {
                 tracing::info!(path = %path.display(), "backed up");
@@ -330,7 +351,7 @@ async fn back_up_while(
             Some(error) => {
                 failures += 1;
                 let wait = backup::wait_after_failures(failures);
-                tracing::error!(%error, again_in_minutes = wait.as_secs() / 60, "no backup could be made");
+                tracing::error!(%error, again_in_minutes = wait.as_secs() / 60, "could not make a backup");
                 wait
             }
         };
@@ -340,15 +361,62 @@ async fn back_up_while(
     }
 }
 
-/// Nobody but the service may look in: keys and password hashes live there.
+/// Waits for `work` to end. Calls `stands_still` after each `patience` in which `steps` did not change.
+async fn watched<T>(
+    mut work: JoinHandle<T>,
+    steps: &AtomicU64,
+    patience: Duration,
+    mut stands_still: impl FnMut(),
+) -> Result<T, JoinError> {
+    let mut before = steps.load(Ordering::Relaxed);
+    loop {
+        if let Ok(ended) = timeout(patience, &mut work).await {
+            return ended;
+        }
+        let now = steps.load(Ordering::Relaxed);
+        if now == before {
+            stands_still();
+        }
+        before = now;
+    }
+}
+
+/// Creates the data directory, which holds keys and password hashes, for its owner alone.
 fn make_data_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
     if !path.is_dir() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(|| format!("the data directory {} can't be made", path.display()))?;
+        durable::create_private_directory(path)
+            .with_context(|| format!("could not create the data directory {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_stands_still_is_told_of_and_work_that_goes_on_is_not() {
+        let steps = Arc::new(AtomicU64::new(0));
+        let (done, mut told) = (Arc::clone(&steps), 0);
+        let goes_on = tokio::spawn(async move {
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            "done"
+        });
+        let ended = watched(goes_on, &steps, Duration::from_secs(1), || told += 1).await;
+        assert_eq!((ended.unwrap(), told), ("done", 0));
+        let (end, ends) = tokio::sync::oneshot::channel();
+        let (mut end, mut told) = (Some(end), 0);
+        let stands_still = tokio::spawn(async { ends.await.unwrap() });
+        let ended = watched(stands_still, &steps, Duration::from_millis(50), || {
+            told += 1;
+            if let Some(end) = end.take_if(|_| told == 2) {
+                let _ = end.send("at last");
+            }
+        });
+        assert_eq!(ended.await.unwrap(), "at last");
+        assert!(told >= 2, "{told}");
+    }
 }

@@ -1,5 +1,5 @@
-//! The command line: one file per subcommand. What a command prints as its result goes to standard
-//! output, everything else to standard error, so that scripts can use the one and log the other.
+//! The command line: one file per subcommand. A command writes its result to standard output and everything
+//! else to standard error, so that scripts can use the one and log the other.
 
 mod audit;
 mod backup;
@@ -31,11 +31,12 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::app::App;
 use crate::config::{Config, Flags, LogFormat, Sources};
+use crate::store::DATABASE_FILE;
 use crate::{domain, logging};
 pub use exit::Exit;
 pub use output::Progress;
 
-/// The whole command line.
+/// The parsed command line.
 #[derive(Debug, Parser)]
 #[command(name = "latchkey", version, about, max_term_width = 100, after_help = exit::HELP, propagate_version = true)]
 pub struct Cli {
@@ -45,19 +46,19 @@ pub struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// Options that every command accepts.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Configuration file [default: ./latchkey.toml, then /etc/latchkey/latchkey.toml, if there].
+    /// Configuration file [default: ./latchkey.toml, then /etc/latchkey/latchkey.toml, if present].
     #[arg(long, global = true, value_name = "FILE")]
     config_file: Option<PathBuf>,
-    /// Where the database and the keys live.
+    /// Directory that holds the database and the keys.
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// How to log.
+    /// Log format: text for people, json for log collectors.
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// What to log: error, warn, info, debug, or per module "info,latchkey=debug".
+    /// Log level: off, error, warn, info, debug or trace; per module: "info,latchkey=debug".
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -65,51 +66,75 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the API.
+    ///
+    /// Creates the data directory and its keys if they do not exist. SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the
+    /// terminal was closed) stops accepting connections, lets requests in progress finish, and exits; a
+    /// second signal exits at once.
     Serve(serve::Serve),
-    /// Serve the API with sample organisations, and print what to paste.
+    /// Serve the API with sample organisations, and print commands to paste.
+    ///
+    /// The first run creates ./latchkey-demo with two organisations, a dozen users and policies; later runs
+    /// keep what is there (remove the directory to start over). Serves on 127.0.0.1:8080 and prints sign-in
+    /// details, an admin's access token and the curl command that resets a user's MFA.
     Demo(demo::Demo),
-    /// Organisations.
+    /// Create, list and configure organisations.
     #[command(subcommand)]
     Org(org::Command),
-    /// Accounts.
+    /// Create, import and list users, and recover their accounts.
     #[command(subcommand)]
     User(user::Command),
-    /// Access tokens without a login.
+    /// Mint access tokens without a login.
     #[command(subcommand)]
     Token(token::Command),
-    /// Policy plugins: write, check, test, measure, sign; install, bind, switch off.
+    /// Policy plugins: write, check, test, measure and sign them; install, bind and disable them.
     #[command(subcommand)]
     Plugin(PluginCommands),
-    /// The trail: export, check, sign, prove.
+    /// Export, verify, sign and prove the audit trail.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Mail, webhook calls and syslog messages that are owed.
+    /// List and retry the mail, webhook calls and syslog messages that are still to be sent.
     #[command(subcommand)]
     Deliveries(deliveries::Command),
-    /// The keys that sign access tokens.
+    /// List and rotate the keys that sign access tokens.
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Copy the appliance, beside a running server.
+    /// Back up the appliance, also while a server runs.
+    ///
+    /// The copy is a snapshot of one instant, and taking it blocks nobody. It is verified as `latchkey audit
+    /// verify` does, and appears under its name only once it is complete and on disk. The configuration file
+    /// is not included.
     Backup(backup::Backup),
-    /// Make a data directory from a backup.
+    /// Create a data directory from a backup.
+    ///
+    /// Verifies the backup (the hash of every file, who made the manifest, the database, the audit trail),
+    /// copies it into the data directory, which must be new or empty, ends every session in it, and records
+    /// the restore. Reports which factors, sessions and API keys are back. The audit trail continues under a
+    /// new name and with a new key that was in no backup, which must be given to everyone who verifies it. The
+    /// key of access tokens stays the same: if others may have had the backup, run latchkey keys rotate.
     Restore(restore::Restore),
-    /// Print the document that describes the API.
+    /// Print the OpenAPI document of the API.
+    ///
+    /// It is the document that the server serves as /openapi.json and /openapi.yaml.
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
-    /// Say whether this installation is in order.
+    /// Check whether this installation is in order.
+    ///
+    /// Examines the configuration, the data directory and the free space on its disk, the keys, the database,
+    /// the audit trail and its witness directory, the clock, backups, the policies and the organisations.
+    /// Changes nothing. Stop the server first. Exits with 1 if anything is broken.
     Doctor(doctor::Doctor),
-    /// Check the configuration, or print an annotated example of it.
+    /// Check the configuration, or print an annotated example.
     #[command(subcommand)]
     Config(config::Command),
-    /// Print a script that completes `latchkey` commands in a shell.
+    /// Print a completion script for a shell.
     #[command(after_help = "Examples:\n  latchkey completions bash > /etc/bash_completion.d/latchkey")]
     Completions {
-        /// Which shell.
+        /// Shell to write the script for.
         shell: clap_complete::Shell,
     },
 }
 
-/// Authors need no data directory, operators do.
+/// The `plugin` commands of policy authors, which need no data directory, and of operators, which do.
 #[derive(Debug, Subcommand)]
 enum PluginCommands {
     #[command(flatten)]
@@ -118,7 +143,7 @@ enum PluginCommands {
     Operator(policy::PolicyCommand),
 }
 
-/// Parses the command line, runs the command and says how it ended.
+/// Parses the command line, runs the command and returns its exit code. Errors are printed to standard error.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -126,9 +151,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let exit = Exit::of(&error);
-            // A reader that had enough (`latchkey … | head`) is no failure worth a word.
+            // A reader that closed the pipe (`latchkey … | head`) is not an error worth printing.
             if exit != Exit::BrokenPipe {
-                // Plugins, admins and files have their part in what is said.
+                // Parts of the message may come from plugins, admins and files.
                 eprintln!("latchkey: {}", output::lines(&exit::told(&error)));
                 for (field, problem) in exit::problems(&error) {
                     eprintln!("  {}", output::lines(&format!("{field}: {problem}")));
@@ -167,10 +192,10 @@ impl Cli {
 }
 
 impl Global {
-    /// The configuration, checked; `listen` is what the command line says about that.
+    /// Loads and checks the configuration. `listen` is the value of `--listen`, if given.
     ///
     /// # Errors
-    /// With every problem in one text; exit code 3.
+    /// One text that lists every problem; exit code 3.
     pub fn load(&self, listen: Option<String>) -> Result<Config> {
         Config::load(&self.sources(listen)).map_err(|error| exit::BadConfig(format!("{error:#}")).into())
     }
@@ -185,25 +210,19 @@ impl Global {
         Sources::of_process(self.config_file.clone(), flags)
     }
 
-    /// The appliance over a data directory that must be there, for a command that acts on it while no
-    /// server runs: a mistyped name should not make an empty one.
+    /// Opens the appliance over an existing data directory, for a command that acts on it while no server
+    /// runs. Refuses a directory that is missing or has no database, so that neither a mistyped name nor an
+    /// unmounted volume creates an empty one.
     ///
     /// # Errors
     /// As [`Global::load`] and [`App::open`].
     pub fn open(&self) -> Result<App> {
         let config = self.load(None)?;
-        if !config.data_dir.is_dir() {
-            let place = config.data_dir.display();
-            return Err(exit::NoDataDirectory(format!(
-                "there is no data directory {place}; latchkey org create makes one, or name yours with --data-dir"
-            ))
-            .into());
-        }
-        process::refuse_strangers(&config.data_dir)?;
+        refuse_missing(&config)?;
         self.quietly(config)
     }
 
-    /// The same, and the data directory is made when it isn't there.
+    /// Opens the appliance as [`Global::open`] does, and creates the data directory if it is missing.
     ///
     /// # Errors
     /// As [`Global::open`].
@@ -213,13 +232,14 @@ impl Global {
         self.quietly(config)
     }
 
-    /// As [`Global::open`], over a database that may be older than it was: for accepting it.
+    /// Opens the appliance without checking whether the database was rolled back, so that the rollback can be
+    /// accepted.
     ///
     /// # Errors
     /// As [`Global::open`].
     pub fn open_unchecked(&self) -> Result<App> {
         let config = self.load(None)?;
-        process::refuse_strangers(&config.data_dir)?;
+        refuse_missing(&config)?;
         logging::start(&config.log)?;
         App::open_unchecked(config)
     }
@@ -229,14 +249,16 @@ impl Global {
         App::open(config)
     }
 
-    /// The configuration, for a command that reads the data directory beside a running server, or makes one.
+    /// Loads the configuration for a command that reads the data directory beside a running server, or
+    /// creates one.
     fn load_quietly(&self) -> Result<Config> {
         let mut config = self.load(None)?;
         self.log_warnings(&mut config)?;
         Ok(config)
     }
 
-    /// A command tells its result itself; only warnings are worth a line besides.
+    /// Starts logging with warnings only, unless `--log-level` says otherwise: a command prints its own
+    /// result.
     fn log_warnings(&self, config: &mut Config) -> Result<()> {
         if self.log_level.is_none() {
             "warn".clone_into(&mut config.log.filter);
@@ -245,15 +267,36 @@ impl Global {
     }
 }
 
-/// Runs a service's story to its end, for a command that does nothing else meanwhile.
+/// Refuses a data directory of another user, one that does not exist, and one without a database.
+fn refuse_missing(config: &Config) -> Result<()> {
+    let place = config.data_dir.display();
+    if !config.data_dir.is_dir() {
+        return Err(exit::NoDataDirectory(format!(
+            "there is no data directory {place}; latchkey org create creates one, or name yours with --data-dir"
+        ))
+        .into());
+    }
+    process::refuse_strangers(&config.data_dir)?;
+    // If the check itself fails, opening the database reports the cause.
+    if matches!(config.data_dir.join(DATABASE_FILE).try_exists(), Ok(false)) {
+        return Err(exit::NoDataDirectory(format!(
+            "there is no database in {place}; is the volume mounted? latchkey org create creates a new one, or name \
+             yours with --data-dir"
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+/// Runs a service function to its end, for a command that does nothing else in the meantime.
 fn wait_for<T>(story: impl Future<Output = domain::Result<T>>) -> domain::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
-        .map_err(|e| domain::Error::Internal(format!("the async runtime: {e}")))?
+        .map_err(|e| domain::Error::Internal(format!("could not start the async runtime: {e}")))?
         .block_on(story)
 }
 
-/// The same, for a story with errors of its own.
+/// Does the same for a future with another error type.
 fn wait_for_any<T, E>(story: impl Future<Output = Result<T, E>>) -> Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,

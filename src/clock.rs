@@ -1,4 +1,4 @@
-//! The one clock. Tests set it; the appliance reads the system's.
+//! The only clock. Tests set it; the appliance reads the system's.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Tells the time, truncated to milliseconds: what is stored is what was judged.
+/// Tells the time, truncated to milliseconds, so that a stored time equals the one that was judged.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -20,7 +20,7 @@ enum Source {
 }
 
 impl Clock {
-    /// The system's clock.
+    /// Returns a clock that reads the system's time.
     #[must_use]
     pub fn system() -> Self {
         Self(Source::System {
@@ -28,13 +28,13 @@ impl Clock {
         })
     }
 
-    /// A clock that stands still until it is moved.
+    /// Returns a clock that stands still until it is advanced, for tests.
     #[must_use]
     pub fn set_to(at: Timestamp) -> Self {
         Self(Source::Set(Arc::new(AtomicI64::new(at.as_millisecond()))))
     }
 
-    /// Now, to the millisecond.
+    /// Returns the current time, truncated to milliseconds.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
@@ -48,8 +48,8 @@ impl Clock {
         Timestamp::from_millisecond(ms).expect("a clock reads between the years -9999 and 9999")
     }
 
-    /// Time since some fixed point in the past. Unlike [`Clock::now`] it never goes back, so that a
-    /// correction of the host's time neither lifts a rate limit nor prolongs it.
+    /// Returns the time since a fixed point in the past. Unlike [`Clock::now`] it never goes back, so a
+    /// correction of the host's time neither lifts nor prolongs a rate limit.
     #[must_use]
     pub fn monotonic(&self) -> Duration {
         match &self.0 {
@@ -58,7 +58,7 @@ impl Clock {
         }
     }
 
-    /// Moves a set clock; the system's clock stays as it is.
+    /// Advances a set clock; has no effect on the system's clock.
     pub fn advance(&self, by: SignedDuration) {
         if let Source::Set(ms) = &self.0 {
             let by =
@@ -74,12 +74,13 @@ impl Default for Clock {
     }
 }
 
-/// A clock that goes on by more than this between two looks, a minute apart, jumped.
+/// Longest step between two readings, a minute apart, that is not taken for a jump of the clock.
 const LONGEST_STEP: SignedDuration = SignedDuration::from_hours(24);
-/// After a start or a jump a clock is not trusted for this long: whoever set it can set it right.
+/// How long a clock is not trusted after a start or a jump: an operator who set it wrongly can correct it.
 const EVEN_FOR: SignedDuration = SignedDuration::from_hours(6);
 
-/// Whether the clock has run without a jump for a while: before that nothing is destroyed because of its age.
+/// Tracks whether the clock has run without a jump for a while; until then nothing is deleted because of its
+/// age.
 #[derive(Debug, Default)]
 pub struct EvenClock(Mutex<Option<Even>>);
 
@@ -90,8 +91,8 @@ struct Even {
 }
 
 impl EvenClock {
-    /// Notes the time, at every look, and says whether it has run evenly for long enough. A machine that was off
-    /// can't be told from a clock that was set: both wait.
+    /// Records `now` and returns whether the clock has run evenly for long enough. Call it at every reading.
+    /// A machine that was off cannot be told from a clock that was set: both wait.
     pub fn is_even(&self, now: Timestamp) -> bool {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = match *noted {

@@ -1,7 +1,7 @@
-//! What the operator configured: as typed ([`RawConfig`]) and as checked ([`Config`]).
+//! The configuration: as typed ([`RawConfig`]) and as checked ([`Config`]).
 //!
-//! Sources, the later the stronger: built-in values, the configuration file, `LATCHKEY_…` variables,
-//! command-line flags. Every problem is reported at once, with the place it comes from.
+//! Sources, in increasing precedence: built-in values, the configuration file, `LATCHKEY_…` variables,
+//! command-line flags. All problems are reported at once, each with its source.
 
 mod courier;
 mod external;
@@ -35,48 +35,48 @@ use raw::{RawBackup, RawHttp, RawPlugins};
 use sources::Read;
 pub use sources::{Flags, Sources};
 
-/// The annotated configuration file with every key at its built-in value.
+/// The annotated example configuration, with every key at its built-in value.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
 
-/// A configuration that was checked: what is in here can be used as it is.
+/// The checked configuration: every value can be used as it is.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file it was read from, if there is one.
+    /// The configuration file, if one was read.
     pub file: Option<PathBuf>,
-    /// Where the database, the keys and the plugin cache live.
+    /// Directory of the database and the keys.
     pub data_dir: PathBuf,
-    /// Where to listen.
+    /// Address and port that the API listens on.
     pub listen: SocketAddr,
-    /// How to log.
+    /// Log format and filter.
     pub log: LogConfig,
-    /// What services may know: lifetimes, names, the public URL.
+    /// Settings that services use: lifetimes, names, the public URL.
     pub settings: Settings,
     /// Rate limits.
     pub limits: Limits,
-    /// Networks whose `X-Forwarded-For` is believed.
+    /// Networks of proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Mail, webhooks, syslog.
+    /// Mail, webhooks and syslog.
     pub courier: CourierConfig,
-    /// For whom passkeys are made.
+    /// The relying party that passkeys are bound to.
     pub passkeys: RelyingParty,
-    /// Another issuer whose access tokens count here.
+    /// External issuer whose access tokens are accepted, if there is one.
     pub external_issuer: Option<ExternalConfig>,
-    /// How the database is kept.
+    /// Checkpointing and the queue of the database.
     pub database: StoreOptions,
-    /// Backups that make themselves.
+    /// Scheduled backups, if configured.
     pub backup: Option<Schedule>,
     /// Bounds on connections and requests.
     pub http: HttpConfig,
     /// Bounds on plugins.
     pub plugins: PluginConfig,
-    /// Where metrics are served, if they are.
+    /// Address and token of the metrics listener, if configured.
     pub metrics: Option<MetricsConfig>,
 }
 
-/// How to log.
+/// Log format and filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Text for people or JSON for collectors.
+    /// Format of the log lines.
     pub format: LogFormat,
     /// Directives in the syntax of `tracing_subscriber::EnvFilter`: `info`, `latchkey=debug,hyper=warn`.
     pub filter: String,
@@ -89,36 +89,36 @@ pub struct HttpConfig {
     pub body_limit_bytes: usize,
     /// Largest head of a request, in bytes.
     pub head_limit_bytes: usize,
-    /// Most headers in a request.
+    /// Largest number of headers in a request.
     pub max_headers: usize,
-    /// How long a request's head may take, and how long a kept connection may be idle.
+    /// How long a request head may take to arrive, and how long a kept-alive connection may be idle.
     pub header_timeout: Duration,
-    /// How long a request's body may take.
+    /// How long a request body may take to arrive.
     pub body_timeout: Duration,
-    /// How long a client may leave an answer unread.
+    /// How long a client may leave a response unread.
     pub write_timeout: Duration,
-    /// Most connections at a time.
+    /// Largest number of open connections.
     pub max_connections: usize,
-    /// Most connections at a time from one address, trusted proxies apart.
+    /// Largest number of open connections from one address, except trusted proxies.
     pub max_connections_per_address: usize,
-    /// How long requests under way may go on after SIGTERM.
+    /// How long requests in progress may continue after SIGTERM.
     pub shutdown_grace: Duration,
 }
 
-/// Bounds on plugins. What one call may use up is set with each binding.
+/// Bounds on plugins for the whole node. The limits on one call are set with each binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginConfig {
-    /// Evaluations under way in the whole node.
+    /// Largest number of concurrent evaluations in the whole node.
     pub total_concurrency: u32,
-    /// Evaluations under way for one organisation; further ones wait.
+    /// Largest number of concurrent evaluations for one organisation; further ones wait.
     pub per_organization_concurrency: u32,
     /// How long an evaluation waits for its turn before it fails.
     pub slot_wait: Duration,
-    /// Linear memory of all calls of policies together.
+    /// Linear memory of all policy calls together, in bytes.
     pub memory_total_bytes: u64,
-    /// Whether instructions are counted, so that `limits.fuel` of a binding holds.
+    /// Whether instructions are counted, so that `limits.fuel` of a binding applies.
     pub count_fuel: bool,
-    /// Where compiled plugins are kept; they are made anew when it is lost.
+    /// Directory of compiled plugins, which are compiled again if it is lost.
     pub cache_dir: PathBuf,
 }
 
@@ -126,16 +126,16 @@ impl Config {
     /// Reads and checks the configuration.
     ///
     /// # Errors
-    /// One text with every problem: unknown keys with the nearest known one, wrong types, values out
-    /// of range, each with the file or variable it comes from.
+    /// One text that lists every problem: unknown keys with the nearest known one, wrong types, and values
+    /// out of range, each with the file or variable it comes from.
     pub fn load(sources: &Sources) -> Result<Self> {
         Self::check(sources.read()?)
     }
 
-    /// The built-in configuration with another data directory, for tests and the demo.
+    /// Returns the built-in configuration with another data directory, for tests and the demo.
     ///
     /// # Panics
-    /// Never: the built-in values pass the checks (a test holds them to it).
+    /// Never: the built-in values pass the checks, as a test ensures.
     #[must_use]
     pub fn for_data_dir(data_dir: &Path) -> Self {
         let raw = RawConfig {
@@ -338,11 +338,11 @@ fn whole<T: TryFrom<u64>>(n: u64) -> T {
         .expect("the range was checked, and every type here holds it")
 }
 
-/// What a directive of `log.level` may be without a module.
+/// Levels that a directive of `log.level` without a module may be.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What is wrong with `log.level`. A word alone `EnvFilter` would take for the name of a module, so that a mistyped
-/// level silenced all others.
+/// Returns the problems of `log.level`. `EnvFilter` would take an unknown word for the name of a module, so a
+/// mistyped level would silence everything.
 fn level_problems(filter: &str) -> Vec<String> {
     let unreadable = tracing_subscriber::EnvFilter::try_new(filter)
         .err()
@@ -352,14 +352,14 @@ fn level_problems(filter: &str) -> Vec<String> {
         .filter(|word| !word.contains('=') && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)))
         .map(|word| {
             format!(
-                "log.level: {word} is no level; use {}, or one for a module: latchkey=debug",
+                "log.level: {word} is not a level; use {}, or one for a module: latchkey=debug",
                 LEVELS.join(", ")
             )
         });
     unreadable.into_iter().chain(no_levels).collect()
 }
 
-/// `http://host[:port][/path]` without query, fragment or user.
+/// Returns whether `url` is `http(s)://host[:port][/path]`, without query, fragment or user name.
 fn is_base_url(url: &str) -> bool {
     let Ok(uri) = url.parse::<hyper::Uri>() else {
         return false;

@@ -1,7 +1,7 @@
-//! What leaves the appliance: one mail, one webhook call or one syslog message at a time.
+//! Outgoing messages: one mail, one webhook call or one syslog message at a time.
 //!
-//! The courier is told where, what and under which name, tries once, and says how it went. It knows
-//! nothing of what is owed to whom, nor when to try again: `service/deliveries.rs` does.
+//! The courier is given a destination, a content and a delivery id, tries once, and returns the outcome. It
+//! does not know which deliveries are pending nor when to retry: `service/deliveries.rs` does.
 
 pub mod mail;
 mod reach;
@@ -17,35 +17,35 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-/// What the operator configured, checked.
+/// The configuration of the courier, checked.
 #[derive(Clone, Debug, Default)]
 pub struct CourierConfig {
-    /// How mail is sent; `None`: it is not.
+    /// Mail server and sender; `None` disables mail.
     pub mail: Option<MailConfig>,
-    /// Which hosts webhooks may reach.
+    /// Hosts and networks that webhooks may reach.
     pub webhooks: Reach,
-    /// Where syslog messages go; `None`: nowhere.
+    /// Syslog target; `None` disables syslog.
     pub syslog: Option<SyslogTarget>,
 }
 
-/// Why something did not arrive. The text is for operators: it names no secret.
+/// Why a delivery failed. The text is for operators and names no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undelivered {
-    /// Trying again makes sense.
+    /// A temporary failure: retry later.
     #[error("{0}")]
     Later(String),
-    /// So does it here, but nobody answered within the time there is: what else goes there had better wait.
+    /// The receiver did not answer in time: retry later, and let other deliveries to it wait as well.
     #[error("{0}")]
     Unanswered(String),
-    /// The receiver does not want it as it is; it may one day.
+    /// The receiver refused this content; it may accept it one day.
     #[error("{0}")]
     Refused(String),
-    /// It will never arrive as it is.
+    /// A permanent failure: it can never be delivered as it is.
     #[error("{0}")]
     Never(String),
 }
 
-/// Sends. Cheap to clone.
+/// Sends mail, webhook calls and syslog messages. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Courier {
     mailer: Option<mail::Mailer>,
@@ -54,10 +54,10 @@ pub struct Courier {
 }
 
 impl Courier {
-    /// Makes ready what is configured; connects to nothing.
+    /// Sets up the configured channels; opens no connection.
     ///
     /// # Errors
-    /// What is wrong with the TLS set-up.
+    /// What is wrong with the TLS configuration.
     pub fn new(config: &CourierConfig) -> Result<Self, String> {
         Ok(Self {
             mailer: config.mail.as_ref().map(mail::Mailer::new).transpose()?,
@@ -66,29 +66,17 @@ impl Courier {
         })
     }
 
-    /// Whether mail is configured.
-    #[must_use]
-    pub fn sends_mail(&self) -> bool {
-        self.mailer.is_some()
-    }
-
-    /// Whether a syslog target is configured.
-    #[must_use]
-    pub fn sends_syslog(&self) -> bool {
-        self.syslog.is_some()
-    }
-
-    /// Which hosts webhooks may reach.
+    /// Returns the hosts and networks that webhooks may reach.
     #[must_use]
     pub fn webhook_reach(&self) -> &Reach {
         self.webhooks.reach()
     }
 
-    /// Hands a mail to the mail server. `name` is its `Message-ID` (RFC 5322 §3.6.4), without the angle
-    /// brackets: whoever gets it twice can tell.
+    /// Hands a mail to the mail server. `name` becomes its `Message-ID` (RFC 5322 §3.6.4), without the angle
+    /// brackets, so that a receiver can recognise a duplicate.
     ///
     /// # Errors
-    /// [`Undelivered`].
+    /// [`Undelivered`], with the reason.
     pub async fn send_mail(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<(), Undelivered> {
         match &self.mailer {
             Some(mailer) => mailer.send(name, mail, at).await,
@@ -96,19 +84,19 @@ impl Courier {
         }
     }
 
-    /// Calls a webhook, signed (Standard Webhooks). It arrived when the answer is a 2xx.
+    /// Calls a webhook, signed according to Standard Webhooks. Any 2xx response counts as delivered.
     ///
     /// # Errors
-    /// [`Undelivered`].
+    /// [`Undelivered`], with the reason.
     pub async fn call_webhook(&self, call: &WebhookCall<'_>) -> Result<(), Undelivered> {
         self.webhooks.call(call).await
     }
 
-    /// Writes a message to the syslog target. Over UDP nobody knows whether it arrived, over TCP only that
-    /// the connection was open.
+    /// Writes a message to the syslog target. Success over UDP does not prove that it arrived, over TCP only
+    /// that the connection was open.
     ///
     /// # Errors
-    /// [`Undelivered`].
+    /// [`Undelivered`], with the reason.
     pub async fn write_syslog(&self, message: &SyslogMessage<'_>) -> Result<(), Undelivered> {
         match &self.syslog {
             Some(syslog) => syslog.write(message).await,
@@ -117,7 +105,7 @@ impl Courier {
     }
 }
 
-/// An error and what it came from, in one line of bounded length.
+/// Returns an error and its causes as one line of bounded length.
 fn told(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -132,7 +120,7 @@ fn told(error: &dyn std::error::Error) -> String {
     one_line(&text)
 }
 
-/// Other servers' words, fit for a log, an entry and a table.
+/// Makes text from another server fit for a log, an audit entry and a table.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -140,5 +128,5 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// Longest reason that is kept, in characters.
+/// Longest reason that is stored, in characters.
 const LONGEST_REASON: usize = 300;

@@ -1,4 +1,4 @@
-//! Rules only: no I/O, no clock, no randomness, no async.
+//! The rules of the appliance, as pure code: no I/O, no clock, no randomness, no async.
 
 pub mod account;
 pub mod approval;

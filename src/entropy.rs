@@ -1,4 +1,4 @@
-//! The one source of randomness. Tests seed it; the appliance asks the operating system.
+//! The only source of randomness. Tests seed it; the appliance uses the operating system's generator.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,27 +7,27 @@ use rand::rngs::{OsRng, StdRng};
 use rand::{RngCore, SeedableRng, TryRngCore};
 use uuid::Uuid;
 
-/// Gives random bytes.
+/// Generates random bytes and UUIDs.
 #[derive(Clone, Default)]
 pub struct Entropy(Option<Arc<Mutex<StdRng>>>);
 
 impl Entropy {
-    /// The operating system's generator.
+    /// Returns a source backed by the operating system's generator.
     #[must_use]
     pub fn system() -> Self {
         Self(None)
     }
 
-    /// A repeatable sequence, for tests only.
+    /// Returns a source with a repeatable sequence, for tests only.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self(Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
     }
 
-    /// Random bytes.
+    /// Returns `N` random bytes.
     ///
     /// # Panics
-    /// When the operating system has no randomness to give: going on would be unsafe.
+    /// When the operating system's generator fails: continuing would be unsafe.
     #[must_use]
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
@@ -43,7 +43,7 @@ impl Entropy {
         bytes
     }
 
-    /// A UUID of version 7 (RFC 9562 §5.7): ordered by time, so that new rows share pages.
+    /// Returns a UUID of version 7 (RFC 9562 §5.7): ordered by time, so that new rows share database pages.
     #[must_use]
     pub fn uuid(&self, now: Timestamp) -> Uuid {
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);

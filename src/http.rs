@@ -44,36 +44,36 @@ use crate::service::Services;
 /// Groups of operations in the OpenAPI document.
 #[derive(Tags)]
 pub enum Tag {
-    /// The one dangerous daily job.
+    /// Reset a user's MFA.
     Reset,
-    /// Log in, refresh, log out; one's own password.
+    /// Log in, refresh tokens, log out, and change one's own password.
     Authentication,
-    /// The caller's own second factor.
+    /// Manage the caller's own second factors.
     Mfa,
-    /// Sessions, seen and ended.
+    /// List and end sessions.
     Sessions,
-    /// Users of the organisation.
+    /// Manage the users of the organisation.
     Users,
-    /// What a further admin has to agree to.
+    /// Approve or reject requests that need a further administrator.
     Approvals,
-    /// Keys for machines that read.
+    /// Manage API keys, for programs that only read.
     ApiKeys,
-    /// The organisation's settings.
+    /// Read and change the settings of the organisation.
     Organization,
-    /// The organisation's own code, and when it is asked.
+    /// Manage policy plugins and their bindings.
     Policies,
-    /// The trail.
+    /// Read and verify the audit trail.
     Audit,
-    /// Is it up?
+    /// Check liveness and readiness.
     Health,
 }
 
-/// What the operator configured of the HTTP side.
+/// The operator's settings of the HTTP layer.
 #[derive(Clone)]
 pub struct HttpOptions {
-    /// Largest body, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub body_limit_bytes: usize,
-    /// Resolves the client's address.
+    /// Resolves the client's IP address.
     pub client_address: ClientAddress,
 }
 
@@ -86,7 +86,7 @@ impl Default for HttpOptions {
     }
 }
 
-/// Everything the appliance answers, ready to be served.
+/// Assembles all routes and layers into one endpoint.
 pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<Output = Response> {
     let document = document();
     let allowed = allow::Allowed::new(&document, &document::PATHS);
@@ -105,12 +105,12 @@ pub fn endpoint(services: Arc<Services>, options: HttpOptions) -> impl Endpoint<
     }
 }
 
-/// Every operation: the document describes exactly these.
+/// Returns every operation. The document describes exactly these.
 fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
     let apis = (
         reset::ResetApi,
         account::AuthenticationApi,
-        // A tuple has sixteen at most.
+        // Nested, because poem-openapi supports tuples of at most 16.
         (mfa::MfaApi, passkeys::PasskeyApi),
         (sessions::SessionApi, password::PasswordApi),
         activity::ActivityApi,

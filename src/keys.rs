@@ -1,14 +1,15 @@
-//! The appliance's own secrets: made at the first start, in `<data-dir>/keys/`, readable by nobody else.
+//! The appliance's own secrets: generated at the first start in `<data-dir>/keys/`, readable only by their
+//! owner.
 //!
-//! | file | what | changes |
+//! | file | contents | changes |
 //! |---|---|---|
 //! | `root.key` | 32 random bytes; the other keys are derived from it by label | never |
 //! | `audit.key` | seed of the Ed25519 key that signs the trail | by `latchkey audit rotate-key` |
-//! | `audit.next.key` | the one that follows, while it is changed | |
-//! | `audit.retired` | public halves of those before | |
+//! | `audit.next.key` | seed of the next signing key, while the key is being changed | |
+//! | `audit.retired` | public keys of the signing keys that were replaced | |
 //! | `tokens.json` | keys that sign access tokens, by `kid` | by `latchkey keys rotate` |
 //!
-//! A copy of the database is worth nothing without this directory, and a backup nothing without it either.
+//! A copy of the database is useless without this directory, and so is a backup.
 
 mod audit;
 mod files;
@@ -44,11 +45,11 @@ pub use sealed::{
 
 /// The directory's name in the data directory.
 pub const KEY_DIRECTORY: &str = "keys";
-/// First byte of everything encrypted: which key and cipher. One so far.
+/// First byte of every ciphertext: identifies the key and cipher. Only one version exists so far.
 const SEAL_VERSION: u8 = 1;
 const NONCE_LENGTH: usize = 24;
 
-/// Every secret of the appliance. Prints none of them.
+/// Holds every secret of the appliance; its `Debug` output shows none of them.
 pub struct KeyRing {
     directory: Option<PathBuf>,
     audit: AuditKeys,
@@ -70,10 +71,10 @@ struct Access {
 }
 
 impl KeyRing {
-    /// Opens the keys in `data_dir`, or makes them when there are none yet. Never overwrites one.
+    /// Opens the keys in `data_dir`, or generates them if there are none yet. Never overwrites a key.
     ///
     /// # Errors
-    /// [`KeyError`]: others can read them, one is missing or damaged, or the directory can't be used.
+    /// [`KeyError`]: others can read the keys, one is missing or damaged, or the directory can't be used.
     pub fn open(data_dir: &Path, entropy: &Entropy) -> Result<Self, KeyError> {
         let directory = data_dir.join(KEY_DIRECTORY);
         if !directory.exists() {
@@ -86,7 +87,7 @@ impl KeyRing {
         Ok(Self::assemble(Some(directory), &root, audit, records))
     }
 
-    /// Keys that end with the process, for tests and for commands that only describe the API.
+    /// Returns keys that exist only in memory, for tests and for commands that only describe the API.
     #[must_use]
     pub fn ephemeral(entropy: &Entropy) -> Self {
         let records = vec![first_record(entropy, Timestamp::UNIX_EPOCH)];
@@ -95,31 +96,31 @@ impl KeyRing {
         Self::assemble(None, &root, audit, records)
     }
 
-    /// The keys that sign and check access tokens.
+    /// Returns the keys that sign and verify access tokens.
     #[must_use]
     pub fn access(&self) -> Arc<AccessKeys> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner).keys)
     }
 
-    /// When the key that signs now was made.
+    /// Returns when the current signing key was created.
     #[must_use]
     pub fn signing_since(&self) -> Timestamp {
         self.access.read().unwrap_or_else(PoisonError::into_inner).records[0].created_at
     }
 
-    /// What `read` says of each key that signs or checks access tokens, that which signs first.
+    /// Maps `read` over each key that signs or verifies access tokens, the signing key first.
     #[must_use]
     pub fn map_signing_keys<T>(&self, read: impl FnMut(&SigningKeyRecord) -> T) -> Vec<T> {
         let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
         access.records.iter().map(read).collect()
     }
 
-    /// Lets a new key sign from now on. The old ones check tokens until `lapse`; those that have lapsed by the time
-    /// the new one was made are forgotten.
+    /// Makes `new` the key that signs access tokens. The old keys verify tokens until `lapse`; keys that lapsed
+    /// before the new one was created are dropped.
     ///
     /// # Errors
-    /// [`KeyError::Io`]; then the old key goes on signing.
-    pub fn rotate(&self, new: SigningKeyRecord, entropy: &Entropy, lapse: Timestamp) -> Result<(), KeyError> {
+    /// [`KeyError::Io`]; the old key then continues to sign.
+    pub fn rotate(&self, new: SigningKeyRecord, lapse: Timestamp) -> Result<(), KeyError> {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
         let at = new.created_at;
         let mut records = vec![new];
@@ -130,52 +131,54 @@ impl KeyRing {
         }
         records.retain(|record| record.lapses_at.is_none_or(|lapse| at < lapse));
         if let Some(directory) = &self.directory {
-            replace(&directory.join(TOKENS_FILE), &records_text(&records), entropy)?;
+            replace(&directory.join(TOKENS_FILE), &records_text(&records))?;
         }
         access.keys = Arc::new(AccessKeys::new(self.issuer.clone(), &records));
         access.records = records;
         Ok(())
     }
 
-    /// The key under refresh tokens.
+    /// Returns the key that authenticates refresh tokens.
     #[must_use]
     pub fn token_mac_key(&self) -> &[u8; 32] {
         &self.token_mac
     }
 
-    /// The secret ingredient of recovery-code hashes: a copy of the database alone can't be searched.
+    /// Returns the secret mixed into recovery-code hashes, so that a copy of the database alone can't be
+    /// brute-forced.
     #[must_use]
     pub fn pepper(&self) -> &[u8; 32] {
         &self.pepper
     }
 
-    /// A code for an admin to give to a user after a reset: 40 bits in two groups, for a day at most.
+    /// Generates a code for an admin to give to a user after a reset: 40 bits in two groups, valid for a day at
+    /// most.
     #[must_use]
     pub fn enrolment_code(entropy: &Entropy) -> String {
         second_factor::recovery_code(&entropy.bytes::<8>())
     }
 
-    /// What the store keeps of such a code.
+    /// Returns the hash of an enrolment code that the store keeps.
     #[must_use]
     pub fn enrolment_code_hash(&self, user: UserId, code: &str) -> [u8; 32] {
         second_factor::hash_enrolment_code(user, code, &self.pepper)
     }
 
-    /// The key that authenticates compiled plugins in the cache.
+    /// Returns the key that authenticates compiled plugins in the cache.
     #[must_use]
     pub fn plugin_cache_key(&self) -> [u8; 32] {
         *self.plugin_cache
     }
 
-    /// What an organisation's webhook calls are signed with; `None`: the node's own. One organisation's tells
-    /// nothing of another's.
+    /// Returns the secret that signs an organisation's webhook calls, or the node's own for `None`. One
+    /// organisation's secret reveals nothing about another's.
     #[must_use]
     pub fn webhook_secret(&self, organization: Option<OrganizationId>) -> Zeroizing<[u8; 32]> {
         let of = organization.map_or_else(|| "the node".to_owned(), |id| id.to_string());
         derive(&self.webhooks, &of)
     }
 
-    /// Authenticates a backup's manifest (HMAC-SHA-256): made by who had these keys.
+    /// Authenticates a backup's manifest (HMAC-SHA-256): proves that its maker had these keys.
     ///
     /// # Panics
     /// Never: HMAC takes keys of any length.
@@ -187,14 +190,15 @@ impl KeyRing {
         mac.finalize().into_bytes().into()
     }
 
-    /// Names this set of keys without telling any: a database remembers which one it belongs to.
+    /// Returns an identifier of this set of keys that reveals none of them: a database remembers which set it
+    /// belongs to.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Encrypts a factor's secret for one user (XChaCha20-Poly1305). It opens only as a factor of the
-    /// same kind of the same user, so that rows can't be swapped.
+    /// Encrypts a factor's secret for one user (XChaCha20-Poly1305). It decrypts only as a factor of the same
+    /// kind of the same user, so that rows can't be swapped.
     ///
     /// # Panics
     /// Never in practice: a factor's secret is far shorter than 256 GiB.
@@ -216,8 +220,8 @@ impl KeyRing {
         sealed
     }
 
-    /// Encrypts a text that must be kept for a while, a mail with a link in it for example. `label` says
-    /// what for: it opens as nothing else.
+    /// Encrypts a text that must be kept for a while, such as a mail containing a link. `label` names its
+    /// purpose; the text decrypts only under the same label.
     ///
     /// # Panics
     /// Never in practice: the text is far shorter than 256 GiB.
@@ -237,10 +241,10 @@ impl KeyRing {
         sealed
     }
 
-    /// Decrypts what [`KeyRing::seal_text`] gave for the same label.
+    /// Decrypts the output of [`KeyRing::seal_text`] for the same label.
     ///
     /// # Errors
-    /// [`Error::Internal`] when it was sealed with other keys, for something else, or was changed.
+    /// [`Error::Internal`] if it was sealed with other keys or for another purpose, or was changed.
     pub fn open_text(&self, label: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let unreadable = || Error::Internal(format!("a {label} was not sealed with these keys"));
         let Some((&SEAL_VERSION, rest)) = sealed.split_first() else {
@@ -257,10 +261,10 @@ impl KeyRing {
             .map_err(|_| unreadable())
     }
 
-    /// Decrypts what [`KeyRing::seal`] gave for the same user and kind.
+    /// Decrypts the output of [`KeyRing::seal`] for the same user and kind.
     ///
     /// # Errors
-    /// [`Error::Internal`] when it was sealed with other keys, for somebody else, or was changed.
+    /// [`Error::Internal`] if it was sealed with other keys or for another user or kind, or was changed.
     pub fn unseal(&self, user: UserId, kind: FactorKind, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let unreadable = || {
             Error::Internal(format!(
@@ -290,7 +294,7 @@ impl KeyRing {
         audit: AuditKeys,
         records: Vec<SigningKeyRecord>,
     ) -> Self {
-        // The issuer is the set of keys, not an address: a token minted on the command line is good
+        // The issuer identifies the set of keys, not an address: a token minted on the command line is valid
         // whatever address the server listens on, and one of another installation never is.
         let issuer = Builder::from_custom_bytes(derive16(root, "issuer"))
             .into_uuid()
@@ -325,7 +329,7 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// HKDF-Expand of one block (RFC 5869 §2.3): the root is uniformly random, so that no Extract is needed.
+/// HKDF-Expand of one block (RFC 5869 §2.3): the root is uniformly random, so no Extract step is needed.
 fn derive(root: &[u8; 32], label: &str) -> Zeroizing<[u8; 32]> {
     let mut mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(root).expect("HMAC takes keys of any length");
     mac.update(b"latchkey ");
@@ -425,7 +429,7 @@ mod tests {
         let rotate = |keys: &KeyRing, algorithm, made, lapse| {
             let new = SigningKeyRecord::generate(algorithm, entropy.bytes(), at(made));
             let kid = new.kid.clone();
-            keys.rotate(new, &entropy, at(lapse)).expect("rotated");
+            keys.rotate(new, at(lapse)).expect("rotated");
             kid
         };
         let second = rotate(&keys, TokenAlgorithm::EdDsa, 100, 200);

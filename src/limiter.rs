@@ -1,14 +1,13 @@
-//! Rate limits: how often one caller, account or address may ask for one thing.
+//! Rate limits: how often one caller, account or address may make one kind of request.
 //!
-//! A quota of N requests per window admits N at once and gives one back every window/N (GCRA, the
-//! leaky bucket as a meter). The keys are hashed with a secret of this process before they are kept.
+//! A quota of N requests per window admits N at once and gives one back every window/N (GCRA, the leaky
+//! bucket as a meter). Keys are hashed with a secret of this process before they are stored.
 //!
 //! **Memory is bounded.** Each bucket keeps at most [`MAX_KEYS`] keys exactly. Keys beyond that share
-//! [`SHARED_CELLS`] counters, chosen by the key's hash, so that somebody who comes with a million
-//! addresses gets at most the cells' quotas and never more memory; a caller who was known before
-//! keeps a counter of their own, and a new one is only slowed down when the flood hits the very same
-//! cell. Nothing fails open. [`Limiter::retain`], called once a minute, drops the keys that have
-//! their whole quota again.
+//! [`SHARED_CELLS`] counters, chosen by the hash of the key: a caller with a million addresses gets at most
+//! the quotas of those counters, and never more memory. A caller who was known before keeps a counter of
+//! their own, and a new one is slowed down only if the flood hits the same counter. No limit fails open.
+//! [`Limiter::retain`], called once a minute, drops the keys whose quota is full again.
 
 mod bounded;
 
@@ -28,10 +27,10 @@ use crate::domain::error::{Error, Quota, Result};
 use bounded::BoundedStore;
 pub use bounded::{MAX_KEYS, SHARED_CELLS};
 
-/// Names each bucket once: for code, for `[limits]` in the configuration, and on the wire.
+/// Defines each bucket once, with its name in code, in `[limits]` of the configuration, and on the wire.
 macro_rules! buckets {
     ($($(#[$doc:meta])* $variant:ident, $field:ident, $wire:literal: $requests:literal per $window:literal;)*) => {
-        /// What is counted.
+        /// The kinds of request that are counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Bucket {
             $($(#[$doc])* $variant,)*
@@ -41,14 +40,14 @@ macro_rules! buckets {
             /// Every bucket.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// Its name in `RateLimit-Policy`.
+            /// Returns its name in the `RateLimit-Policy` header.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $wire),* }
             }
         }
 
-        /// How much of each thing is admitted.
+        /// The limit of each bucket.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
         pub struct Limits {
@@ -62,19 +61,19 @@ macro_rules! buckets {
         }
 
         impl Limits {
-            /// No limits at all: for measurements and for tests about something else.
+            /// Returns no limits at all, for measurements and for tests of something else.
             #[must_use]
             pub fn off() -> Self {
                 Self { $($field: Limit::OFF,)* }
             }
 
-            /// The limit of a bucket.
+            /// Returns the limit of a bucket.
             #[must_use]
             pub fn of(&self, bucket: Bucket) -> Limit {
                 match bucket { $(Bucket::$variant => self.$field),* }
             }
 
-            /// Each limit under the name it has in the configuration.
+            /// Returns each limit with its name in the configuration.
             pub fn entries(&self) -> impl Iterator<Item = (&'static str, Limit)> {
                 [$((stringify!($field), self.$field)),*].into_iter()
             }
@@ -83,43 +82,44 @@ macro_rules! buckets {
 }
 
 buckets! {
-    /// Resets by one admin. A busy help desk does one a minute; a stolen token is held up early.
+    /// Resets by one admin. A busy help desk makes one a minute; a stolen token is slowed down early.
     ResetByCaller, reset_by_caller, "reset-by-caller": 30 per 60;
-    /// Resets of one user. More than a few an hour is a mistake or an attack.
+    /// Resets of one user by callers of one role, counted separately for admins and the help desk. More than a
+    /// few an hour is a mistake or an attack.
     ResetByTarget, reset_by_target, "reset-by-target": 5 per 3600;
-    /// Passwords tried for one account from one device or address: ten at once, then one a minute
-    /// (ASVS 6.3.1).
+    /// Password attempts for one account from one device or address: ten at once, then one a minute (ASVS
+    /// 6.3.1).
     LoginByAccount, login_by_account, "login-by-account": 10 per 600;
-    /// Passwords tried for one account in a row, from all devices and addresses that it is not known to
-    /// use (NIST SP 800-63B-4 §3.2.2: no more than 100).
+    /// Consecutive failed password attempts for one account, from all devices and addresses that it is not
+    /// known to use (NIST SP 800-63B-4 §3.2.2: no more than 100).
     LoginByStrangers, login_by_strangers, "login-by-strangers": 100 per 86400;
-    /// Passwords tried from one address: one address may be a whole office.
+    /// Password attempts from one address, which may be a whole office.
     LoginByAddress, login_by_address, "login-by-address": 60 per 60;
-    /// MFA codes tried for one account, from one known device or from all others: five at once, then one in three
-    /// minutes. With three valid codes in a million at a time, guessing for a day succeeds in 0.15 % of cases (ASVS
-    /// 6.5.1).
+    /// MFA code attempts for one account, from one known device or from all others: five at once, then one
+    /// every three minutes. With three valid codes in a million at a time, guessing for a day succeeds in
+    /// 0.15 % of cases (ASVS 6.5.1).
     CodeByAccount, code_by_account, "code-by-account": 5 per 900;
-    /// MFA codes tried for one account, from all known devices together, right ones too: whoever gathered
-    /// devices has no more guesses than this.
+    /// MFA code attempts for one account, from all known devices together, correct ones included: bounds the
+    /// guesses of an attacker who collected devices.
     CodeByDevices, code_by_devices, "code-by-devices": 20 per 900;
-    /// MFA codes tried from one address.
+    /// MFA code attempts from one address.
     CodeByAddress, code_by_address, "code-by-address": 60 per 60;
-    /// Set-up, confirmation and disabling of one's own MFA, in one session: what another session of the
-    /// account does uses up nothing here.
+    /// Set-up, confirmation and disabling of one's own MFA, within one session: other sessions of the account
+    /// do not use up this quota.
     EnrolmentByAccount, enrolment_by_account, "enrolment-by-account": 20 per 600;
     /// Refreshes, logouts, invitations and other one-use tokens from one address.
     TokenByAddress, token_by_address, "token-by-address": 600 per 60;
-    /// Everything else an admin does: lists, users, settings, approvals.
+    /// All other requests of an admin: lists, users, settings, approvals.
     AdminByCaller, admin_by_caller, "admin-by-caller": 600 per 60;
-    /// What one does about one's own account: sessions, activity, passkeys, listed and ended.
+    /// Requests about one's own account: list and end sessions, activity and passkeys.
     AccountByCaller, account_by_caller, "account-by-caller": 120 per 60;
-    /// Plugins uploaded or tried by one admin: each costs a compilation.
+    /// Plugin uploads and trial runs by one admin: each costs a compilation.
     PluginByCaller, plugin_by_caller, "plugin-by-caller": 20 per 60;
-    /// Documents and the API explorer (1.6 MB a page) to one address.
+    /// OpenAPI documents and the API explorer (1.6 MB a page), to one address.
     DocumentByAddress, document_by_address, "document-by-address": 60 per 60;
 }
 
-/// N requests per window. `requests = 0` switches the limit off.
+/// A limit of N requests per window. `requests = 0` disables it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     /// Requests per window, all of which may come at once.
@@ -141,18 +141,12 @@ impl Limit {
             ..self
         }
     }
-
-    /// Whether it counts at all.
-    #[must_use]
-    pub fn is_on(self) -> bool {
-        self.requests > 0
-    }
 }
 
-/// Counts requests. One per process, handed out by `app`.
+/// Counts requests. There is one per process, handed out by `app`.
 pub struct Limiter {
     buckets: Vec<Option<Counter>>,
-    /// The same for IPv6 sites, each as if it were so many addresses.
+    /// Counters for whole IPv6 sites; a site may use as much as `ADDRESSES_PER_SITE` addresses.
     sites: Vec<Option<Counter>>,
     hasher: RandomState,
     clock: Clock,
@@ -165,7 +159,7 @@ struct Counter {
 }
 
 impl Limiter {
-    /// A limiter with nothing counted yet.
+    /// Returns a limiter with empty counters.
     #[must_use]
     pub fn new(limits: &Limits, clock: &Clock) -> Self {
         let counters = |times: u32| {
@@ -180,7 +174,7 @@ impl Limiter {
         }
     }
 
-    /// Counts one request of `key` and says whether it is admitted.
+    /// Counts one request of `key`, and returns an error if it is not admitted.
     ///
     /// # Errors
     /// [`Error::RateLimited`] with the seconds until the next one is admitted.
@@ -205,8 +199,8 @@ impl Limiter {
             })
     }
 
-    /// [`Limiter::check`] for an address; an unknown one is one key of its own. The site of an IPv6 address is
-    /// counted first: what it is refused takes no room among the keys.
+    /// Counts one request of an address as [`Limiter::check`] does; unknown addresses share one key. The site
+    /// of an IPv6 address is counted first, so that a request refused there takes no room among the keys.
     ///
     /// # Errors
     /// As [`Limiter::check`].
@@ -217,14 +211,14 @@ impl Limiter {
         self.check(bucket, address_key(address))
     }
 
-    /// Gives a key its whole quota back: whoever proved to be the right one starts afresh.
+    /// Resets the quota of a key, for a caller who has proved to be the right one.
     pub fn forget(&self, bucket: Bucket, key: impl AsRef<[u8]>) {
         if let Some(counter) = &self.buckets[bucket as usize] {
             counter.kept.forget(self.hasher.hash_one(key.as_ref()));
         }
     }
 
-    /// Forgets the keys that have their whole quota again.
+    /// Drops the keys whose quota is full again.
     pub fn retain(&self) {
         for counter in self.counters() {
             counter.limiter.retain_recent();
@@ -232,7 +226,7 @@ impl Limiter {
         }
     }
 
-    /// How many keys are kept, over all buckets.
+    /// Returns the number of stored keys, over all buckets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.counters().map(|counter| counter.limiter.len()).sum()
@@ -242,7 +236,7 @@ impl Limiter {
         self.buckets.iter().chain(&self.sites).flatten()
     }
 
-    /// Whether nothing is kept.
+    /// Returns whether no key is stored.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -277,10 +271,10 @@ impl Counter {
     }
 }
 
-/// An address as it is counted.
+/// Returns the key under which an address is counted.
 ///
-/// An IPv4 address counts alone. Of an IPv6 address the first 64 bits count: whoever has one has
-/// the other 2^64 too (RFC 4291 §2.5.4).
+/// An IPv4 address counts by itself. Of an IPv6 address the first 64 bits count: a client that has one
+/// address has the other 2^64 too (RFC 4291 §2.5.4).
 pub fn address_key(address: Option<IpAddr>) -> Vec<u8> {
     match address.map(|address| address.to_canonical()) {
         None => Vec::new(),
@@ -289,11 +283,11 @@ pub fn address_key(address: Option<IpAddr>) -> Vec<u8> {
     }
 }
 
-/// A site of IPv6 may use as much as so many addresses.
+/// How many addresses' worth of quota an IPv6 site may use.
 const ADDRESSES_PER_SITE: u32 = 16;
 
-/// The site that an IPv6 address is of: its first 48 bits. One who has a whole site (RFC 6177 §2) would else come
-/// as 65,536 callers, as many as a bucket keeps keys.
+/// Returns the site of an IPv6 address: its first 48 bits. Otherwise a client that has a whole site (RFC 6177
+/// §2) could act as 65,536 callers, as many as a bucket keeps keys.
 fn site_key(address: Option<IpAddr>) -> Option<[u8; 6]> {
     match address?.to_canonical() {
         IpAddr::V4(_) => None,
@@ -301,7 +295,7 @@ fn site_key(address: Option<IpAddr>) -> Option<[u8; 6]> {
     }
 }
 
-/// Governor counts with our clock, so that tests move time.
+/// Lets governor use our clock, so that tests can move time.
 #[derive(Clone, Debug)]
 struct LimiterClock(Clock);
 

@@ -1,6 +1,6 @@
-//! Logs: one line per event on standard error, text for people or JSON for collectors. Every line
-//! of a request carries its id, from the span that `http` opens. Nothing secret is ever logged:
-//! secrets have types that don't print (invariant 7).
+//! Logging: one line per event on standard error, as text for people or JSON for collectors. Every line of a
+//! request carries the request id, from the span that `http` opens. Secrets are never logged: the types that
+//! hold them do not print them (invariant 7).
 
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
@@ -10,16 +10,17 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Logs by another way than ours, with paths of the machine that it was built on; what fails it returns as an error,
-/// too. Before what the operator says, who may ask for it all the same: the later of two directives holds.
+/// Directive that silences `rusqlite_migration`: it logs outside our events and with paths of the build
+/// machine, and it also returns its failures as errors. Placed before the operator's directives, which can
+/// still enable it: of two directives the later one applies.
 const QUIET: &str = "rusqlite_migration=off";
 
-/// Begins to log, once per process.
+/// Starts logging, once per process.
 ///
 /// # Errors
-/// When logging has begun already, or the filter can't be read.
+/// When logging cannot be started, or the filter is invalid.
 pub fn start(config: &LogConfig) -> Result<()> {
-    // A command that opens the data directory twice in a row logs as it began to.
+    // A command that opens the data directory twice keeps the logging it started with.
     if tracing::dispatcher::has_been_set() {
         return Ok(());
     }
@@ -42,7 +43,7 @@ pub fn start(config: &LogConfig) -> Result<()> {
     Ok(())
 }
 
-/// A formatted panic message may hold any value of the program, so only literals are logged.
+/// Logs a panic. Only literal messages are logged: a formatted one may contain any value of the program.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic
         .payload()

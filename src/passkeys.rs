@@ -1,8 +1,8 @@
-//! Passkeys as a second factor (W3C Web Authentication Level 3, §7): what an authenticator is asked, and
-//! whether its answer holds. The one place that names `webauthn-rs`; it knows no store, no clock and no user
-//! but by id and name.
+//! Passkeys as a second factor (W3C Web Authentication Level 3, §7): creates the options for an authenticator
+//! and verifies its answer. The only place that uses `webauthn-rs`; it knows no store, no clock, and a user
+//! only by id and name.
 //!
-//! What a ceremony remembers, and a credential as it is kept, are bytes to everybody else.
+//! The state of a ceremony and a stored credential are opaque bytes to all other code.
 
 mod relying_party;
 
@@ -17,61 +17,61 @@ use webauthn_rs::prelude::{
 use crate::domain::account::User;
 use crate::domain::{Error, Result};
 
-/// Who asks: what a passkey is bound to, and from which origins it may be used.
+/// The relying party: the domain that passkeys are bound to, and the origins that may use them.
 #[derive(Clone, Debug, Default)]
 pub struct RelyingParty {
     webauthn: Option<Webauthn>,
     id: Option<String>,
 }
 
-/// What an authenticator answered to a registration: base 64 for URLs, unpadded, as browsers give it.
+/// An authenticator's answer to a registration, in unpadded base64url, as browsers return it.
 #[derive(Clone)]
 pub struct Created {
-    /// The credential's id.
+    /// Id of the credential.
     pub credential_id: String,
     /// `clientDataJSON`.
     pub client_data: String,
     /// `attestationObject`.
     pub attestation: String,
-    /// How the authenticator can be reached.
+    /// Transports by which the authenticator can be reached.
     pub transports: Vec<String>,
 }
 
-/// What an authenticator answered at a login or step-up, likewise.
+/// An authenticator's answer at a login or step-up, in unpadded base64url.
 #[derive(Clone)]
 pub struct Asserted {
-    /// The credential's id.
+    /// Id of the credential.
     pub credential_id: String,
     /// `clientDataJSON`.
     pub client_data: String,
     /// `authenticatorData`.
     pub authenticator_data: String,
-    /// Over both.
+    /// Signature over `authenticatorData` and the hash of `clientDataJSON`.
     pub signature: String,
-    /// Whom the authenticator takes the user for.
+    /// User handle, if the authenticator returns one.
     pub user_handle: Option<String>,
 }
 
-/// Options for the browser, and what has to be remembered until it answers.
+/// Options for the browser, and the state to keep until it answers.
 pub struct Ceremony {
-    /// For `navigator.credentials`, in the JSON form of Web Authentication Level 3 §5.1.8–9.
+    /// Options for `navigator.credentials`, in the JSON form of Web Authentication Level 3 §5.1.8–9.
     pub options: Value,
-    /// For the end of the ceremony; server side alone.
+    /// State for the end of the ceremony; must not leave the server.
     pub state: Vec<u8>,
 }
 
-/// A credential that was checked.
+/// A verified credential.
 #[derive(Clone)]
 pub struct Credential {
-    /// Its id, at most 1023 bytes.
+    /// Id, at most 1023 bytes.
     pub id: Vec<u8>,
-    /// How often it was used, as the authenticator counts; 0 where it doesn't.
+    /// Signature counter of the authenticator; 0 if it has none.
     pub counter: u32,
-    /// As it is to be kept.
+    /// Serialised form for the store.
     pub kept: Vec<u8>,
 }
 
-/// Why an answer is none.
+/// Why an answer was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It answers another challenge.
@@ -80,20 +80,20 @@ pub enum Fault {
     Origin,
     /// It was made for another relying party.
     RelyingParty,
-    /// No credential that was asked for.
+    /// It is by a credential that was not asked for.
     UnknownCredential,
-    /// Signed by something else.
+    /// The signature does not verify.
     Signature,
-    /// Nobody touched it, or it was not unlocked although it was before.
+    /// User presence was not shown, or the user was not verified although they were before.
     Unattended,
-    /// Its counter went back: there is a copy (§7.2 step 22).
+    /// The counter went back, so a copy exists (§7.2 step 22).
     Cloned,
-    /// It can't be read, or is of a kind that is not taken.
+    /// It is malformed, or of a kind that is not accepted.
     Unusable,
 }
 
 impl Fault {
-    /// The word for the trail.
+    /// Returns the stable reason code for the audit trail.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -108,7 +108,8 @@ impl Fault {
         }
     }
 
-    /// What somebody is told who registers: they are who they say, and it may be a setting.
+    /// Returns the message for a user who registers a passkey. It may be specific: the user is authenticated,
+    /// and the cause may be a setting.
     #[must_use]
     pub fn message(self) -> &'static str {
         match self {
@@ -124,12 +125,12 @@ impl Fault {
 }
 
 impl RelyingParty {
-    /// Asks an authenticator for a new credential: without attestation, which would tell one user's devices
-    /// from another's and be of no use to us; the user is verified where the device can (it is the second
+    /// Returns options for a new credential: without attestation, which would distinguish users' devices and
+    /// be of no use here; with user verification where the device supports it (the passkey is the second
     /// factor, beside the password).
     ///
     /// # Errors
-    /// [`Error::Conflict`] where passkeys can't be used here.
+    /// [`Error::Conflict`] if passkeys are off.
     pub fn start_registration(&self, user: &User, existing: &[Vec<u8>]) -> Result<Ceremony> {
         let known = existing
             .iter()
@@ -140,17 +141,18 @@ impl RelyingParty {
             .webauthn()?
             .start_securitykey_registration(user.id.0, &user.email, name, Some(known), None, None)
             .map_err(internal)?;
-        // Else browsers offer nothing but keys on a string, and Chromium refuses altogether: it takes
+        // Otherwise browsers offer only roaming security keys, and Chromium refuses altogether: it takes
         // credProtect's "verification required" for a contradiction to "preferred".
         challenge.public_key.hints = None;
         challenge.public_key.extensions = None;
         ceremony(&challenge.public_key, &state)
     }
 
-    /// Checks what the authenticator made.
+    /// Verifies the answer to a registration.
     ///
     /// # Errors
-    /// [`Error::Validation`] for text that is no base 64; [`Error::Conflict`]; [`Error::Internal`].
+    /// [`Error::Validation`] if a text is not base64url; [`Error::Conflict`] if passkeys are off;
+    /// [`Error::Internal`].
     pub fn finish_registration(
         &self,
         created: &Created,
@@ -183,8 +185,8 @@ impl RelyingParty {
             Err(error) => return Ok(Err(fault(&error))),
         };
         let id = key.cred_id().clone();
-        // What was signed counts, and a client that says something else is confused or lies. §5.1: at most
-        // 1023 bytes.
+        // The signed id counts; a client that reports another one is broken or lying. §5.1: at most 1023
+        // bytes.
         if id.is_empty() || id.len() > 1023 || id != answer.raw_id {
             return Ok(Err(Fault::Unusable));
         }
@@ -193,10 +195,10 @@ impl RelyingParty {
         Ok(Ok(Credential { id, counter, kept }))
     }
 
-    /// Asks for the use of one of these credentials.
+    /// Returns options for the use of one of these credentials.
     ///
     /// # Errors
-    /// [`Error::Conflict`] where passkeys can't be used here; [`Error::Internal`].
+    /// [`Error::Conflict`] if passkeys are off; [`Error::Internal`].
     pub fn start_authentication(&self, kept: &[Vec<u8>]) -> Result<Ceremony> {
         let keys = kept
             .iter()
@@ -210,10 +212,12 @@ impl RelyingParty {
         ceremony(&challenge.public_key, &state)
     }
 
-    /// Checks the use of one of the credentials that were asked for; `kept` are those that the user has now.
+    /// Verifies the use of one of the credentials that were asked for; `kept` are those that the user has
+    /// now.
     ///
     /// # Errors
-    /// [`Error::Validation`] for text that is no base 64; [`Error::Conflict`]; [`Error::Internal`].
+    /// [`Error::Validation`] if a text is not base64url; [`Error::Conflict`] if passkeys are off;
+    /// [`Error::Internal`].
     pub fn finish_authentication(
         &self,
         asserted: &Asserted,
@@ -264,7 +268,7 @@ impl RelyingParty {
 }
 
 impl Asserted {
-    /// The credential's id in bytes, where it can be read.
+    /// Returns the id of the credential in bytes; empty if it is malformed.
     #[must_use]
     pub fn credential(&self) -> Vec<u8> {
         data_encoding::BASE64URL_NOPAD
@@ -272,7 +276,7 @@ impl Asserted {
             .unwrap_or_default()
     }
 
-    /// Whether every text is base 64.
+    /// Checks that every text is base64url.
     ///
     /// # Errors
     /// [`Error::Validation`] naming the field.
@@ -305,7 +309,7 @@ fn read_key(kept: &[u8]) -> Result<SecurityKey> {
     serde_json::from_slice(kept).map_err(internal)
 }
 
-/// The counter in a credential as kept: the type itself doesn't tell.
+/// Reads the counter of a stored credential: its type does not expose it.
 fn counter(kept: &[u8]) -> Result<u32> {
     let key: Value = serde_json::from_slice(kept).map_err(internal)?;
     let counter = key["cred"]["counter"].as_u64();

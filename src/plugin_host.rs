@@ -1,22 +1,22 @@
 //! Runs the organisation's own policies: which plugins, in which order, what if one fails.
 //!
-//! [`PluginHost::before`] and [`PluginHost::after`] are the whole story of a reset. Every call gets a
-//! fresh instance, a wall-clock budget, a memory limit and an empty world: no clock, no disk, no
-//! network, no WASI. What a plugin answers counts only as far as [`crate::domain::policy::vet`] lets it.
+//! [`PluginHost::before`] and [`PluginHost::after`] are all that a reset calls. Every call of a plugin gets a
+//! fresh instance, a wall-clock budget and a memory limit, and no access to a clock, disk, network or WASI. A
+//! plugin's answer counts only as far as [`crate::domain::policy::vet`] allows.
 //!
-//! This module knows wasmtime and the domain's rules. It must not know the store, HTTP or the
-//! services: it is given components and questions, and hands back decisions and records.
+//! This module knows wasmtime and the domain's rules. It must not know the store, HTTP or the services: its
+//! callers pass in components and questions, and it returns decisions and records.
 
 mod artefact;
-mod aside;
+mod background_calls;
 mod cases;
 mod engine;
 mod evaluation;
-mod lanes;
 mod manifest;
 mod metrics;
 mod package;
 mod record;
+mod scheduling;
 mod signature;
 mod slots;
 mod v1;
@@ -51,13 +51,13 @@ pub use signature::{SignatureError, Signed, SignerKey, verify as verify_signatur
 use crate::domain::policy::{Hook, Outcome, Question};
 use crate::domain::printable;
 use artefact::Artefacts;
-use aside::ASIDE;
+use background_calls::ASIDE;
 use engine::{MemoryBudget, TickedEngine};
-use lanes::Lanes;
 use metrics::Metrics;
+use scheduling::Lanes;
 use slots::Slots;
 
-/// Runs policy plugins. Cheap to clone; all clones are the same host.
+/// Runs policy plugins. Cheap to clone; all clones share one host.
 #[derive(Clone)]
 pub struct PluginHost(Arc<Inner>);
 
@@ -69,34 +69,34 @@ struct Inner {
     prepared: Mutex<HashMap<Digest, Weak<Prepared>>>,
     slots: Slots,
     lanes: Lanes,
-    /// Turns of the calls that no reset waits for.
+    /// Permits for calls that no reset waits for.
     aside: Semaphore,
     cases_limit: Duration,
     metrics: Metrics,
 }
 
-/// How a host is set up.
+/// Settings of a [`PluginHost`].
 #[derive(Clone)]
 pub struct HostOptions {
-    /// Where compiled artefacts are kept (made private, mode 0700). `None`: compile at each start.
+    /// Directory of compiled artefacts (set to mode 0700). `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
-    /// Key of the appliance that authenticates kept artefacts.
+    /// Secret key of the appliance that authenticates cached artefacts.
     pub cache_key: [u8; 32],
-    /// How often a running guest yields and is checked, 1 to 5 ms.
+    /// Interval at which a running guest yields and its budget is checked, 1 to 5 ms.
     pub tick: Duration,
-    /// Evaluations that one organisation may have under way; further ones wait.
+    /// Maximum evaluations of one organisation at a time; further ones wait.
     pub per_organization_concurrency: u32,
-    /// Evaluations under way in the whole node; also the size of the instance pool.
+    /// Maximum evaluations of the whole node at a time; also the size of the instance pool.
     pub total_concurrency: u32,
     /// How long an evaluation waits for a slot before it fails as [`FailureCause::Busy`].
     pub slot_wait: Duration,
-    /// Linear memory of all calls under way together, in bytes.
+    /// Maximum linear memory of all running calls together, in bytes.
     pub memory_total_bytes: u64,
-    /// Count fuel: figures that repeat exactly, at the price of slower guests.
+    /// Whether to count fuel: the count is reproducible, but guests run slower.
     pub meter_fuel: bool,
-    /// Longest compilation of one module, in CPU time.
+    /// Maximum CPU time for compiling one module.
     pub compile_limit: Duration,
-    /// How long the golden cases of one file may run when it is installed, in CPU time.
+    /// Maximum CPU time for the golden cases of one file at installation.
     pub cases_limit: Duration,
 }
 
@@ -121,7 +121,7 @@ impl Default for HostOptions {
 pub struct Prepared {
     digest: Digest,
     origin: Origin,
-    /// Or why it can't be used.
+    /// The error is the reason why the module can't be used.
     policy: Result<v1::Pre, String>,
 }
 
@@ -132,13 +132,13 @@ impl Prepared {
         self.digest
     }
 
-    /// Why every call of it fails, if it is one that can't be used.
+    /// Returns why every call fails, if the module can't be used.
     #[must_use]
     pub fn fault(&self) -> Option<&str> {
         self.policy.as_ref().err().map(String::as_str)
     }
 
-    /// Whether it was compiled now or found in the cache.
+    /// Returns whether the module was compiled just now or found in the cache.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
@@ -160,10 +160,10 @@ impl std::fmt::Debug for PluginHost {
 }
 
 impl PluginHost {
-    /// Starts the engine, its ticker and the compiler thread. They end with the last clone.
+    /// Starts the engine, its ticker and the compiler thread. They end when the last clone is dropped.
     ///
     /// # Errors
-    /// The cache folder can't be made private, address space or threads can't be had.
+    /// The cache directory can't be made private, address space can't be reserved or a thread can't be started.
     pub fn new(options: HostOptions) -> anyhow::Result<Self> {
         let tick = options
             .tick
@@ -195,12 +195,12 @@ impl PluginHost {
         })))
     }
 
-    /// Judges a plugin file and makes it ready: from the cache, or compiled on the compiler's thread. What was
-    /// compiled is kept only once somebody calls [`Self::keep_artefact`]: a file that is refused leaves nothing.
-    /// Blocks (seconds for a JavaScript or Python plugin): call it from a blocking thread.
+    /// Checks a plugin file and loads its module, from the cache or by compiling it on the compiler thread. The
+    /// compiled code is written to the cache only by [`Self::keep_artefact`], so that a refused file leaves
+    /// nothing behind. Blocks (seconds for a JavaScript or Python plugin): call it from a blocking thread.
     ///
     /// # Errors
-    /// Every reason for a refusal except those of its manifest, which [`Self::describe`] finds.
+    /// Every refusal except those of the manifest, which [`Self::describe`] reports.
     pub fn prepare(&self, bytes: &[u8]) -> Result<Arc<Prepared>, PackageError> {
         let digest = Digest::of(bytes);
         if let Some(prepared) = self.prepared().get(&digest).and_then(Weak::upgrade) {
@@ -211,7 +211,8 @@ impl PluginHost {
         self.ready(digest, origin, &component)
     }
 
-    /// Keeps the machine code of a plugin that is accepted, so that the next start need not compile it. Blocks.
+    /// Writes an accepted plugin's machine code to the cache, so that the next start need not compile it.
+    /// Blocks.
     pub fn keep_artefact(&self, prepared: &Prepared) {
         if prepared.origin == Origin::Compiled
             && let Ok(policy) = &prepared.policy
@@ -220,8 +221,8 @@ impl PluginHost {
         }
     }
 
-    /// The module with that digest, if it is in use or in the cache: without its file, so that a start
-    /// reads no megabytes. Blocks for a few ms.
+    /// Returns the module with that digest if it is in use or in the cache. Does not need the plugin file, so a
+    /// start does not read megabytes. Blocks for a few ms.
     #[must_use]
     pub fn find(&self, digest: Digest) -> Option<Arc<Prepared>> {
         if let Some(prepared) = self.prepared().get(&digest).and_then(Weak::upgrade) {
@@ -231,9 +232,9 @@ impl PluginHost {
         self.ready(digest, Origin::Cache, &component).ok()
     }
 
-    /// Stands for a module that can't be used any more: each call fails as
-    /// [`FailureCause::Instantiation`], so that its bindings fail as their operator said they should,
-    /// and everybody else is served.
+    /// Returns a placeholder for a module that can't be used any more: each call fails as
+    /// [`FailureCause::Instantiation`], so that its bindings apply their failure action while all other
+    /// bindings keep working.
     #[must_use]
     pub fn unusable(&self, digest: Digest, why: &PackageError) -> Arc<Prepared> {
         Arc::new(Prepared {
@@ -243,13 +244,13 @@ impl PluginHost {
         })
     }
 
-    /// Stands for a module that is still to be compiled, as [`Self::unusable`] does for one that can't be.
+    /// Returns a placeholder, as [`Self::unusable`] does, for a module that is still to be compiled.
     #[must_use]
     pub fn not_ready(&self, digest: Digest) -> Arc<Prepared> {
         Arc::new(Prepared {
             digest,
             origin: Origin::Cache,
-            policy: Err("it is being compiled since the server started, and ready soon".to_owned()),
+            policy: Err("it has been compiling since the server started and will be ready soon".to_owned()),
         })
     }
 
@@ -270,8 +271,8 @@ impl PluginHost {
         Ok(prepared)
     }
 
-    /// Asks the plugins, in order, whether the reset may happen. The first denial ends it; approvals and
-    /// effects add up.
+    /// Asks the plugins, in order, whether the reset may happen. The first denial ends the evaluation;
+    /// approvals and effects accumulate.
     pub async fn before<P: Borrow<BoundPlugin>>(
         &self,
         plugins: &[P],
@@ -281,8 +282,8 @@ impl PluginHost {
             .await
     }
 
-    /// Shows the plugins how the reset will end, in order, each with the effects so far, and gathers
-    /// the effects they add. [`Evaluation::effects`] holds only what was added.
+    /// Shows the plugins, in order, how the reset will end, each with the effects collected so far, and
+    /// collects the effects that they add. [`Evaluation::effects`] holds only the added ones.
     pub async fn after<P: Borrow<BoundPlugin>>(
         &self,
         plugins: &[P],
@@ -292,8 +293,8 @@ impl PluginHost {
         self.after_fallback(plugins, question, outcome, &[]).await
     }
 
-    /// [`Self::after`] a [`Self::before`] in which these bindings fell back on their version before: it
-    /// goes on answering for them, so that what it does after a reset is not lost.
+    /// Like [`Self::after`], for a [`Self::before`] in which the bindings `fell_back` used their previous
+    /// version: that version answers for them here too, so that its effects after the reset are not lost.
     pub async fn after_fallback<P: Borrow<BoundPlugin>>(
         &self,
         plugins: &[P],
@@ -305,52 +306,48 @@ impl PluginHost {
             .await
     }
 
-    /// Calls, failures and durations of one binding since the start.
+    /// Returns the calls, failures and durations of one binding since the start.
     #[must_use]
     pub fn counters(&self, binding_id: Uuid) -> Option<PluginCounters> {
         self.0.metrics.of(binding_id)
     }
 
-    /// The same for every binding that was ever called.
-    #[must_use]
-    pub fn all_counters(&self) -> Vec<(Uuid, PluginCounters)> {
-        self.0.metrics.all()
-    }
-
-    /// What each version of each plugin did, wherever it is bound or was: at most a thousand and one rows.
+    /// Returns the counters of each version of each plugin, across all present and past bindings: at most 1,001
+    /// rows.
     #[must_use]
     pub fn version_counters(&self) -> Vec<VersionCounters> {
         self.0.metrics.versions()
     }
 
-    /// Evaluations that got no turn since the start.
+    /// Returns the number of evaluations since the start that got no slot.
     #[must_use]
     pub fn busy_count(&self) -> u64 {
         self.0.metrics.busy()
     }
 
-    /// Whether it counts what a call executes, so that a limit of fuel holds.
+    /// Returns whether fuel is counted, so that a fuel limit takes effect.
     #[must_use]
     pub fn counts_fuel(&self) -> bool {
         self.0.ticked.meter_fuel
     }
 
-    /// Forgets the counters of a binding that is gone.
+    /// Forgets the counters of a removed binding.
     pub fn forget(&self, binding_id: Uuid) {
         self.0.metrics.forget(binding_id);
     }
 
-    /// Forgets failures in a row, and slowness, of a binding's versions but these, named by the digests of their
-    /// file and configuration.
+    /// Forgets consecutive failures and slowness of all versions of a binding except those for which `keeps`
+    /// returns true, given the digests of file and configuration.
     pub fn forget_versions(&self, binding_id: Uuid, keeps: impl Fn(Digest, Digest) -> bool) {
         self.0.metrics.forget_versions(binding_id, keeps);
     }
 
-    /// Removes kept artefacts of modules that are not among the installed ones, or that another version of this
-    /// program made. Returns how many. Blocks.
+    /// Removes cached artefacts of modules that are not installed, or that another version of this program
+    /// made. Returns the number removed. Blocks.
     ///
     /// # Errors
-    /// The outer: what `installed` says. The inner: the folder can't be read or a file can't be removed.
+    /// The outer error is that of `installed`; the inner one means that the directory can't be read or a file
+    /// can't be removed.
     pub fn prune_cache<E>(
         &self,
         installed: impl FnOnce() -> Result<Vec<Digest>, E>,
@@ -359,7 +356,7 @@ impl PluginHost {
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<Prepared>>> {
-        // A panic elsewhere can't leave the map half-changed.
+        // A panic elsewhere can't leave the map half-changed, so poisoning is harmless.
         self.0.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

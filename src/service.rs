@@ -1,19 +1,19 @@
-//! Use cases: one public function per story, in the order in which things happen.
+//! Use cases: one public function per use case, with its steps in order.
 //!
-//! A service knows rules, the store, the plugin host and the limiter. It knows nothing of HTTP, and
-//! holds no SQL.
+//! A service uses the domain rules, the store, the plugin host and the limiter. It has no knowledge of HTTP and
+//! contains no SQL.
 
 pub mod administration;
 pub mod api_keys;
 pub mod approvals;
 pub mod backup;
-pub mod belonging;
-pub mod checkup;
 pub mod deliveries;
+pub mod doctor;
 pub mod enrolment;
 pub mod hashing;
 pub mod health;
 pub mod housekeeping;
+pub mod key_match;
 pub mod login;
 mod mandate;
 pub mod metrics;
@@ -22,7 +22,7 @@ pub mod notices;
 pub mod operator;
 pub mod passkeys;
 pub mod plugins;
-mod refusals;
+pub mod refusals;
 pub mod reset;
 pub mod sample;
 pub mod session;
@@ -61,71 +61,72 @@ pub struct Services {
     pub limiter: Limiter,
     /// Token keys, encryption keys and hash keys.
     pub keys: KeyRing,
-    /// For whom passkeys are made.
+    /// The relying party for which passkeys are created.
     pub passkeys: RelyingParty,
-    /// Another issuer whose access tokens count here, where one is configured.
+    /// Another issuer whose access tokens are accepted, if one is configured.
     pub external_issuer: Option<ExternalIssuer>,
     /// The time.
     pub clock: Clock,
     /// Randomness.
     pub entropy: Entropy,
-    /// What the operator configured.
+    /// The operator's configuration.
     pub settings: Settings,
-    /// Who called since the last commit.
+    /// Cache of authenticated callers since the last commit.
     pub principals: session::Principals,
     /// Password hashing, off the async workers and bounded.
     pub hashing: hashing::Hashing,
-    /// Resets under way, for counts that are upper bounds.
+    /// Resets in progress, so that counts are upper bounds.
     pub in_flight: reset::InFlight,
-    /// Refusals by rate limit, to be recorded once per caller and window.
-    pub floods: reset::Floods,
-    /// Failed logins for accounts that don't exist, to be recorded.
+    /// Requests refused by rate limit, recorded once per caller and window.
+    pub floods: refusals::Floods,
+    /// Failed logins for accounts that don't exist, waiting to be recorded.
     pub strangers: login::Strangers,
-    /// How far what has lapsed was looked for.
+    /// Progress of the search for expired rows.
     pub sweep: housekeeping::Sweep,
     /// Bound plugins, ready to be called.
     pub bindings: plugins::Bindings,
-    /// What is counted for a collector.
+    /// Counters exported as metrics.
     pub counts: metrics::Counts,
     /// Readers who follow the trail.
     pub tails: trail::Tails,
-    /// Who gives checkpoints to the witness directory.
+    /// Publisher of checkpoints to the witness directory.
     pub witness: trail::Witness,
-    /// Who finds out whether the appliance is ready.
+    /// Readiness probe.
     pub probing: health::Probing,
 }
 
 /// Lifetimes and sizes that the operator may change.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Access tokens live this long, in seconds.
+    /// Lifetime of access tokens, in seconds.
     pub access_token_secs: i64,
-    /// Refresh tokens and sessions live this long, in seconds.
+    /// Lifetime of refresh tokens and sessions, in seconds.
     pub refresh_token_secs: i64,
-    /// What access tokens are signed with.
+    /// Algorithm that signs access tokens.
     pub token_algorithm: TokenAlgorithm,
-    /// A new key signs access tokens after so many days; never when 0.
+    /// Age at which the key that signs access tokens is replaced, in days; 0 means never.
     pub key_rotation_days: u32,
-    /// A session ends this long after its login, however often it is refreshed, in seconds.
+    /// Time after login at which a session ends however often it is refreshed, in seconds.
     pub session_max_secs: i64,
-    /// A login waits this long for its MFA code, in seconds.
+    /// Lifetime of an MFA challenge after the password was accepted, in seconds.
     pub mfa_challenge_secs: i64,
-    /// A shown TOTP secret waits this long to be confirmed, in seconds.
+    /// Time to confirm a TOTP secret after it was shown, in seconds.
     pub enrolment_secs: i64,
-    /// Factors that a reset took away can be restored for this long, then they are destroyed, in seconds.
+    /// Time during which factors removed by a reset can be restored, in seconds; then they are destroyed.
     pub suspended_factor_secs: i64,
-    /// Characters of a new recovery code (8–32): 16 are 80 bits; 8 are what EntryGuard's clients know,
-    /// 40 bits, below the 64 that NIST SP 800-63B-4 §4.2.1.1 asks for.
+    /// Characters of a new recovery code (8–32). 16 characters are 80 bits; 8 are what EntryGuard's clients
+    /// expect, but only 40 bits, below the 64 that NIST SP 800-63B-4 §4.2.1.1 requires.
     pub recovery_code_characters: usize,
     /// The name that authenticator apps show beside the account (`issuer` of otpauth URIs).
     pub issuer: String,
-    /// What the operator decided about plugins.
+    /// The operator's settings for plugins.
     pub plugins: plugins::PluginSettings,
-    /// Whether mail can be sent: without it no mail is owed.
+    /// Whether mail can be sent; if not, none is queued.
     pub mail: bool,
-    /// How the appliance is reached from outside, for links in notices: `https://mfa.example.org`.
+    /// Base URL at which the appliance is reached from outside, for links in notices:
+    /// `https://mfa.example.org`.
     pub public_url: String,
-    /// When the trail is signed.
+    /// When and how the trail is signed.
     pub trail: trail::Settings,
 }
 
@@ -150,25 +151,25 @@ impl Default for Settings {
     }
 }
 
-/// How a request came in.
+/// Metadata of an incoming request.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     /// Request id, also in `X-Request-Id`, the log and the audit entry.
     pub request_id: String,
-    /// When it was taken in: the one time for everything it does.
+    /// When the request was received: the one timestamp for everything it does.
     pub at: Timestamp,
-    /// The client's address, proxies resolved.
+    /// The client's IP address, with trusted proxies resolved.
     pub ip: Option<IpAddr>,
     /// `User-Agent` header, at most 256 characters.
     pub user_agent: Option<String>,
-    /// The device, where it is known to somebody's account.
+    /// The device token, if the device is known to an account.
     pub device: Option<DeviceToken>,
-    /// The door it came through.
+    /// The channel through which it arrived.
     pub channel: Channel,
 }
 
 impl RequestContext {
-    /// An act from the command line, now.
+    /// Returns the context of a command-line operation at the current time.
     #[must_use]
     pub fn cli(services: &Services) -> Self {
         let at = services.clock.now();
@@ -182,7 +183,7 @@ impl RequestContext {
         }
     }
 
-    /// The client's address as text.
+    /// Returns the client's IP address as text.
     #[must_use]
     pub fn ip_text(&self) -> Option<String> {
         self.ip.map(|ip| ip.to_string())

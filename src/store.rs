@@ -1,8 +1,8 @@
-//! The SQLite store: opened once, read by many, written by one.
+//! The SQLite store: opened once, with many readers and a single writer.
 //!
 //! Only this file begins and ends transactions. `store/writer.rs` commits writes in groups;
-//! `store/checkpointer.rs` keeps the WAL short without making a writer wait. The verbs that read
-//! and change rows live in the files named after what they keep, and take the connection first.
+//! `store/checkpointer.rs` keeps the WAL short without blocking the writer. The functions that read
+//! and change rows live in the files named after their tables, and take the connection first.
 
 pub mod accounts;
 pub mod api_keys;
@@ -14,24 +14,24 @@ pub mod challenges;
 mod checkpointer;
 pub mod decisions;
 pub mod deliveries;
+pub mod expiry;
 pub mod factors;
+mod free_space;
 pub mod installation;
 pub mod integrity;
+mod invalidation;
 mod migrations;
 mod open_error;
 pub mod passkeys;
 pub mod passwords;
-mod places;
 pub mod plugins;
+mod queue_quota;
 pub mod requests;
 pub mod revisions;
-mod room;
 mod row;
 pub mod sessions;
-pub mod sweep;
 #[cfg(test)]
 mod testing;
-mod touched;
 pub mod turns;
 mod writer;
 
@@ -40,16 +40,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
-/// What verbs take first; services name them from here, so that only the store knows rusqlite.
+/// The first argument of every store function; re-exported so that only the store depends on rusqlite.
 pub use rusqlite::{Connection, Transaction};
 use rusqlite::{OpenFlags, TransactionBehavior};
 
 use crate::domain::{Error, Result};
 
-pub use checkpointer::Checkpoints;
+pub use checkpointer::{Checkpoints, wal_bytes};
+pub use free_space::{Space, free_space};
+pub use invalidation::Touched;
 pub use open_error::OpenError;
-pub use room::{Space, free_space};
-pub use touched::Touched;
 use turns::{Party, Turns};
 pub use writer::{QUEUE_LENGTH, Terms, WriterStats};
 
@@ -57,7 +57,7 @@ pub use writer::{QUEUE_LENGTH, Terms, WriterStats};
 pub const DATABASE_FILE: &str = "latchkey.db";
 const LOCK_FILE: &str = "latchkey.lock";
 
-/// The store. Cheap to clone; the last clone dropped ends the writer after what it has queued.
+/// Handle to the store. Cheap to clone; dropping the last clone stops the writer once its queue is empty.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -65,11 +65,11 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    // Declared in the order in which they must end: writer before checkpointer before the lock.
+    // Declared in the order in which they must be dropped: writer, then checkpointer, then the lock.
     writer: writer::Writer,
     checkpointer: checkpointer::Checkpointer,
     readers: Readers,
-    // Apart, so that no short read ever waits for a long one.
+    // A separate pool, so that a short read never waits for a long one.
     long_readers: Readers,
     long_turns: Turns,
     counts: Arc<audit::Counts>,
@@ -77,12 +77,12 @@ struct Inner {
     _lock: File,
 }
 
-/// How the operator wants the database kept.
+/// The operator's settings for the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Who moves the WAL into the database.
+    /// Whether this process or an external replicator checkpoints the WAL.
     pub checkpoints: Checkpoints,
-    /// Changes that may wait for the writer.
+    /// Maximum number of changes waiting for the writer.
     pub queue_length: usize,
 }
 
@@ -96,7 +96,7 @@ impl Default for Options {
 }
 
 impl Store {
-    /// Opens the database in `data_dir`, makes it if it is missing, and brings its schema up to date.
+    /// Opens the database in `data_dir`, creating it if it is missing, and migrates its schema.
     ///
     /// # Errors
     /// [`OpenError`], before anything was changed.
@@ -104,7 +104,7 @@ impl Store {
         Self::open_with(data_dir, Options::default())
     }
 
-    /// [`Store::open`] as the operator configured it.
+    /// Opens the database like [`Store::open`], with the operator's settings.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -153,13 +153,13 @@ impl Store {
     /// Runs a short read on one consistent snapshot, on the caller's thread.
     ///
     /// # Errors
-    /// What `read` returns; [`Error::Internal`] when SQLite fails.
+    /// The error of `read`; [`Error::Internal`] when SQLite fails.
     pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.inner.readers.read(read)
     }
 
-    /// Runs a long read (a list, a page of the trail) on a thread that may block. As many at a time as there are
-    /// cores, and no organisation waits behind the crowd of another one.
+    /// Runs a long read (a list, a page of the trail) on a thread that may block. At most one per core runs at a
+    /// time; permits rotate among organisations, so that none waits behind another's backlog.
     ///
     /// # Errors
     /// As [`Store::read`].
@@ -171,7 +171,7 @@ impl Store {
         let turn = self.inner.long_turns.take(party).await;
         let store = self.clone();
         tokio::task::spawn_blocking(move || {
-            // Held by the work: who hangs up frees no connection.
+            // Held by the work itself, so that a client that disconnects does not free the permit early.
             let _turn = turn;
             store.inner.long_readers.read(read)
         })
@@ -179,12 +179,12 @@ impl Store {
         .map_err(|e| Error::Internal(format!("a read ended early: {e}")))?
     }
 
-    /// Runs `change` in a transaction and answers once it is on disk. Waiting changes are committed
+    /// Runs `change` in a transaction and returns once it is on disk. Waiting changes are committed
     /// together, but each one wholly or not at all, so `change` may be run twice and must not keep
-    /// state between runs. It must not block: no hashing of passwords, no guest code.
+    /// state between runs. It must not block: no password hashing, no guest code.
     ///
     /// # Errors
-    /// What `change` returns, after rolling its changes back; [`Error::Busy`] when the queue is full;
+    /// The error of `change`, after rolling its changes back; [`Error::Busy`] when the queue is full;
     /// [`Error::Internal`] when SQLite fails, with nothing changed.
     pub async fn write<T: Send + 'static>(
         &self,
@@ -193,8 +193,8 @@ impl Store {
         self.write_by(Terms::NODE, change).await
     }
 
-    /// [`Store::write`] for an organisation, or where it is known whose standing `change` may alter: what was read of
-    /// everybody else stays good.
+    /// [`Store::write`] on behalf of an organisation, or for a change that affects the standing of known users
+    /// only: cached reads of all other users stay valid.
     ///
     /// # Errors
     /// As [`Store::write`].
@@ -225,36 +225,37 @@ impl Store {
             .map_err(|_| Error::Internal("the writer ended".into()))?
     }
 
-    /// Grows with every commit, before it is answered. What was read after this number was taken is what the
-    /// database says for as long as it stands: only the writer writes.
+    /// Returns the number of commits so far; it grows before a commit's callers are answered. A value read after
+    /// this call stays current as long as the number does not change, since only the writer writes.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.inner.writer.generation()
     }
 
-    /// Whose standing the commits after a generation may have altered, and which generation it is now.
+    /// Returns the current generation and the users whose standing the commits since `generation` may have
+    /// changed.
     #[must_use]
     pub fn touched_since(&self, generation: u64) -> (u64, Touched) {
         self.inner.writer.touched_since(generation)
     }
 
-    /// Whether the last group of changes could not be committed: the disk is full, read-only or broken. It is
-    /// so until one is.
+    /// Returns whether the last group of changes could not be committed (the disk is full, read-only or broken).
+    /// Reset by the next successful commit.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.inner.writer.is_failing()
     }
 
-    /// Whether the thread ended that moves what was committed into the database: its WAL grows until the next start.
+    /// Returns whether the checkpointer thread has ended. If so, the WAL grows until the next start.
     #[must_use]
     pub fn has_lost_checkpointer(&self) -> bool {
         self.inner.checkpointer.has_ended()
     }
 
-    /// Puts a page on disk that says what it said before, to find out whether that is possible.
+    /// Rewrites a page with its old content to test whether the disk accepts writes.
     ///
     /// # Errors
-    /// [`Error::Internal`] when it isn't.
+    /// [`Error::Internal`] when it does not.
     pub async fn probe(&self) -> Result<()> {
         self.write(|tx| {
             let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -265,19 +266,19 @@ impl Store {
         Ok(())
     }
 
-    /// The database's path.
+    /// Path of the database file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
-    /// Counts of the trail's entries that are remembered.
+    /// The cached counts of audit entries.
     #[must_use]
     pub fn counts(&self) -> Arc<audit::Counts> {
         Arc::clone(&self.inner.counts)
     }
 
-    /// What the writer has done so far.
+    /// The writer's counters since the store was opened.
     #[must_use]
     pub fn writer_stats(&self) -> WriterStats {
         self.inner.writer.stats()
@@ -299,7 +300,7 @@ impl Readers {
         }
     }
 
-    /// On one consistent snapshot.
+    /// Runs `read` on one consistent snapshot.
     fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.with(|connection| {
             let snapshot = Snapshot::begin(connection)?;
@@ -333,7 +334,7 @@ impl Readers {
     }
 }
 
-/// Gives the connection back even when the read panics.
+/// Returns the connection to the pool, even when the read panics.
 struct Lease<'a> {
     readers: &'a Readers,
     connection: Option<Connection>,
@@ -352,8 +353,8 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// A read transaction. `BEGIN` and `COMMIT` come from the cache of statements: parsed anew each time they
-/// would cost as much as a look-up.
+/// A read transaction. `BEGIN` and `COMMIT` come from the statement cache: parsing them each time would cost as
+/// much as a look-up.
 struct Snapshot<'a>(&'a Connection);
 
 impl<'a> Snapshot<'a> {
@@ -362,7 +363,7 @@ impl<'a> Snapshot<'a> {
         Ok(Self(connection))
     }
 
-    /// A read has nothing to commit; ending it releases the snapshot for the checkpointer.
+    /// Ends the transaction. A read has nothing to commit, but this releases the snapshot for the checkpointer.
     fn end(self) -> rusqlite::Result<()> {
         self.0.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
@@ -371,7 +372,7 @@ impl<'a> Snapshot<'a> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
-        // Only when the read panicked: the connection must not go back with a snapshot open.
+        // Reached only after a panic: a connection must not return to the pool with a snapshot open.
         if !self.0.is_autocommit() {
             self.0.execute_batch("ROLLBACK").ok();
         }
@@ -396,7 +397,7 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Password hashes and encrypted secrets are nobody else's business on a shared host.
+/// Makes the file readable by its owner only: it holds password hashes and encrypted secrets.
 fn restrict_to_owner(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|problem| OpenError::Io {
@@ -413,21 +414,21 @@ fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // An answered 200 is on disk (invariant 2).
         connection.pragma_update(None, "synchronous", "FULL")?;
-        // The checkpointer does it, so that no writer waits for it.
+        // The checkpointer thread checkpoints, so that the writer never waits for it.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        // What was deleted, a secret or somebody's address, is overwritten.
+        // Overwrite deleted content: it may be a secret or an e-mail address.
         connection.pragma_update(None, "secure_delete", true)?;
-        // KiB: the inner pages of a million users' trees, which every group of resets walks.
+        // In KiB (negative). Holds the inner pages of a million users' B-trees, which every group of resets walks.
         connection.pragma_update(None, "cache_size", -16 * 1024)?;
     }
-    // Plans must not hang on bound values: without this, every statement with a bound range or LIMIT is
-    // parsed anew at each use (6 % of a reset).
+    // Query plans must not depend on bound values: otherwise SQLite re-prepares every statement with a bound
+    // range or LIMIT at each use (6 % of a reset).
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // None of ours; one that somebody else put there could drop what is to be written.
+    // The schema has no triggers or views; one added by an attacker could drop writes.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // Read, not mapped: a sector that can't be read is an error of one request, not the end of the process.
+    // No memory mapping: an unreadable sector must fail one request, not kill the process with SIGBUS.
     connection.pragma_update(None, "mmap_size", 0)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)
@@ -439,7 +440,7 @@ fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        // SQLite's texts name tables and columns, never bound values; they go to the log alone.
+        // SQLite's messages name tables and columns, never bound values; they go only to the log.
         Self::Internal(format!("database: {error}"))
     }
 }

@@ -372,7 +372,7 @@ fn a_database_with_a_trigger_in_it_is_not_opened_and_verify_names_it() {
     let refused = desk.run(&["--data-dir", DATA, "audit", "key"]);
     assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
     assert!(
-        said(&refused).contains("the trigger quiet is none of ours"),
+        said(&refused).contains("the trigger quiet is not part of the schema"),
         "{}",
         said(&refused)
     );

@@ -257,6 +257,29 @@ fn a_restore_starts_under_a_witness_that_has_seen_more() {
     );
 }
 
+/// Opening a FIFO blocks until its other end is opened, like a file on an unreachable NFS server.
+#[test]
+fn a_restore_waits_for_no_witness() {
+    let place = Place::with_users(1);
+    let witness = place.path("witness");
+    fs::create_dir(&witness).unwrap();
+    let settings = format!("[audit]\nwitness_dir = {:?}\n", witness.to_str().unwrap());
+    fs::write(place.path("witnessed.toml"), settings).unwrap();
+    let with = |args: &[&'static str]| [args, &["--config-file", "witnessed.toml"]].concat();
+    place.ok("data", &with(&["audit", "checkpoint"]));
+    place.ok("data", &with(&["backup", "made"]));
+    let of_log = fs::read_dir(&witness).unwrap().next().unwrap().unwrap().path();
+    let newest = of_log.join(format!("{:020}", 999));
+    let made = Command::new("mkfifo").arg(&newest).status().unwrap();
+    assert!(made.success());
+    let began = std::time::Instant::now();
+    let restored = place.run("new", &with(&["restore", "made"]));
+    let said = String::from_utf8(restored.stderr).unwrap();
+    assert!(restored.status.success(), "{said}");
+    assert!(said.contains("the witness directory does not respond"), "{said}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "a moment");
+}
+
 #[test]
 fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     let place = Place::with_users(5);
@@ -271,6 +294,15 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
     let output = place.run("good", &["serve", "--listen", "127.0.0.1:0"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("latchkey restore"));
 
+    fs::write(place.path("none.db"), "is no database").unwrap();
+    for replaced in ["mistyped.db", "none.db"] {
+        let (code, said) = place.refused(&["restore", "good", "--replaced", replaced]);
+        let text =
+            format!("latchkey: the database that was replaced: {replaced} can't be read as a database: ");
+        // Nothing is printed before it, so no step was begun.
+        assert!(code == Some(5) && said.starts_with(&text), "{said}");
+        assert!(!said.contains("Conflict("), "{said}");
+    }
     let change = |file: &str, edit: &dyn Fn(&mut Vec<u8>)| {
         let copy = place.copy("good", "changed");
         let mut bytes = fs::read(copy.join(file)).unwrap();
@@ -311,7 +343,7 @@ fn a_changed_backup_is_refused_and_nothing_is_overwritten() {
         "{said}"
     );
     let (code, said) = place.refused(&["restore", "nowhere"]);
-    assert!(code == Some(5) && said.contains("is no backup"), "{said}");
+    assert!(code == Some(5) && said.contains("is not a backup"), "{said}");
     place.ok("new", &["restore", "good", "--check"]);
     assert!(!place.path("new").exists(), "a check changes nothing");
 }
@@ -384,7 +416,7 @@ fn keys_under_a_passphrase_or_kept_elsewhere_come_back_and_others_do_not() {
     place.ok("other", &["org", "create", "other", "--name", "Other"]);
     let (code, said) = place.refused(&["restore", "without", "--keys-from", "other/keys"]);
     assert!(
-        code == Some(5) && said.contains("others than the backup's"),
+        code == Some(5) && said.contains("these are not the backup's keys"),
         "{said}"
     );
     place.ok("whole", &["restore", "without", "--keys-from", "data/keys"]);

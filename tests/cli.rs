@@ -87,7 +87,7 @@ fn a_malformed_sample_is_refused_and_nothing_is_loaded() {
         (
             "no TOML",
             "[[organization".to_owned(),
-            "is no sample of organisations",
+            "is not a sample of organisations",
         ),
         (
             "unknown field",
@@ -102,7 +102,7 @@ fn a_malformed_sample_is_refused_and_nothing_is_loaded() {
         (
             "user twice",
             sample.replacen("446655440005", "446655440004", 1),
-            "user[2].id: is there twice",
+            "user[2].id: appears twice",
         ),
         (
             "setting",
@@ -412,10 +412,22 @@ fn a_mistyped_data_directory_is_not_made() {
         &["org", "list"][..],
         &["user", "list", "--org", "acme"],
         &["doctor"],
+        &["doctor", "--json"],
+        &["audit", "key"],
+        &["audit", "accept-rollback", "--json"],
+        &["audit", "accept-rollback", "--yes"],
     ] {
         let refused = desk.run(args);
         assert_eq!(refused.status.code(), Some(4), "{args:?}");
-        assert!(!desk.path("latchkey-data").exists());
+        assert!(!desk.path("latchkey-data").exists(), "{args:?}");
+        // Like a mount point while nothing is mounted there.
+        fs::create_dir(desk.path("latchkey-data")).unwrap();
+        let refused = desk.run(args);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(4), "{args:?}: {said}");
+        assert!(said.contains("is the volume mounted?"), "{args:?}: {said}");
+        // Fails if something was created in it.
+        fs::remove_dir(desk.path("latchkey-data")).unwrap();
     }
 }
 

@@ -528,7 +528,7 @@ fn new_writes_a_project_in_each_language_and_overwrites_nothing() {
     for name in ["Daily Limit", "../up", ""] {
         let (code, _, err) = bench.run(&["new", "--lang", "c", name]);
         assert_eq!(code, 5, "{err}");
-        assert!(err.contains("is no name"), "{err}");
+        assert!(err.contains("is not a valid name"), "{err}");
     }
 }
 

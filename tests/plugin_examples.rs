@@ -137,6 +137,7 @@ fn bound(prepared: Arc<latchkey::plugin_host::Prepared>) -> BoundPlugin {
         config: "{}".into(),
         config_digest: Digest::of(b"{}"),
         hooks: vec![Hook::BeforeReset],
+        history_days: 90,
         grants: Grants::all(),
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),

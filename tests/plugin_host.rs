@@ -32,6 +32,7 @@ fn bound(prepared: &Arc<Prepared>) -> BoundPlugin {
         config: "{}".into(),
         config_digest: Digest::of(b"{}"),
         hooks: vec![Hook::BeforeReset, Hook::AfterReset],
+        history_days: 90,
         grants: Grants::all(),
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),

@@ -1,25 +1,25 @@
-//! Whose request is it? Behind proxies the connection's peer is the proxy, and `X-Forwarded-For`
-//! tells the client, as far as it was written by somebody we trust.
+//! Determines the client address of a request. Behind proxies the peer of the connection is the proxy, and
+//! `X-Forwarded-For` names the client, as far as a trusted proxy wrote it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::HeaderMap;
 use ipnet::IpNet;
 
-/// The rightmost address that isn't a trusted proxy's. Whatever stands left of it was written by the
-/// client, who can write anything.
+/// Returns the rightmost address in `X-Forwarded-For` that is not a trusted proxy. Anything to the left of it
+/// was written by the client, who can write anything.
 pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
     if !is_trusted(client, trusted) {
         return client;
     }
-    // Several header lines are one list (RFC 9110 §5.3). `rev` walks from the hop nearest to us.
+    // Several header lines form one list (RFC 9110 §5.3). `rev` starts at the hop nearest to us.
     for line in headers.get_all("x-forwarded-for").iter().rev() {
         let Ok(line) = line.to_str() else {
             return client;
         };
         for hop in line.rsplit(',') {
-            // An entry that can't be read hides the client; the hop that wrote it is the best we know.
+            // An unreadable entry hides the client; the hop that wrote it is the best known address.
             let Some(hop) = parse_hop(hop.trim()) else {
                 return client;
             };
@@ -32,12 +32,12 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
     client
 }
 
-/// Whether the address is a proxy's that we trust.
+/// Returns whether the address is a trusted proxy.
 pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:443`.
+/// Parses `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:443`.
 fn parse_hop(hop: &str) -> Option<IpAddr> {
     let bracketed = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     bracketed

@@ -1,4 +1,4 @@
-//! The operator's door to a running server: a socket in the data directory that only the server's own
+//! The operator's access to a running server: a Unix socket in the data directory that only the server's own
 //! user and root can open. Orders and replies are lines of JSON.
 
 use std::fs;
@@ -19,34 +19,34 @@ use crate::service::Services;
 use crate::service::operator::Order;
 use crate::service::plugins::{Progress, Watch};
 
-/// The socket's name in the data directory.
+/// Name of the socket in the data directory.
 const SOCKET: &str = "latchkey.sock";
-/// Largest order, bytes: a plugin of 32 MiB in base64, and room.
+/// Largest order, in bytes: a plugin of 32 MiB in base64, with some room.
 const ORDER_BYTES_MAX: u64 = 64 << 20;
 
-/// Where the socket of a data directory is.
+/// Returns the path of the socket in a data directory.
 #[must_use]
 pub fn socket(data_dir: &Path) -> PathBuf {
     data_dir.join(SOCKET)
 }
 
-/// What is said of an order, each a line; the last one is neither a step nor a count.
+/// Replies to an order, one per line; the last one is neither a step nor a count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// A step begins.
+    /// A step has begun; holds its name.
     Step(String),
-    /// So many of so many are done.
+    /// Progress within the step: parts done, and parts in all.
     Count(u64, u64),
-    /// It is carried out, and this is what came of it.
+    /// The order was carried out; holds its result.
     Done(Value),
-    /// It is refused: the order was wrong, or a rule forbids it.
+    /// The order was refused, because it is invalid or a rule forbids it; holds the reason.
     Refused(String),
-    /// Something unexpected.
+    /// An unexpected failure; holds its cause.
     Failed(String),
 }
 
-/// The open door; it closes when dropped.
+/// The open socket; dropping it closes and removes the socket.
 pub(super) struct Door {
     task: JoinHandle<()>,
     path: PathBuf,
@@ -59,8 +59,8 @@ impl Drop for Door {
     }
 }
 
-/// Opens the door. Whoever has the store has the data directory, so a socket that lies there is a dead
-/// server's.
+/// Opens the socket. A socket that already exists belongs to a server that was killed: only one process can
+/// hold the store of a data directory.
 pub(super) fn open(services: &Arc<Services>, data_dir: &Path) -> Result<Door> {
     let path = socket(data_dir);
     if path.exists() {
@@ -88,11 +88,14 @@ pub(super) fn open(services: &Arc<Services>, data_dir: &Path) -> Result<Door> {
 }
 
 async fn answer(services: &Services, mut stream: UnixStream, own: u32) {
-    // The file's mode says the same; it is one mistake away from saying something else.
+    // Checked in addition to the mode of the file, which one mistake could change.
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == own || peer.uid() == 0 => {}
         peer => {
-            tracing::warn!(?peer, "somebody else at the operator's socket");
+            tracing::warn!(
+                ?peer,
+                "rejected a connection of another user to the operator's socket"
+            );
             return;
         }
     }
@@ -113,7 +116,7 @@ async fn answer(services: &Services, mut stream: UnixStream, own: u32) {
         while let Some(reply) = due.recv().await {
             let mut text = serde_json::to_string(&reply).unwrap_or_default();
             text.push('\n');
-            // A command that was interrupted reads no more; what it ordered is carried out.
+            // An interrupted command reads no more; its order is carried out nevertheless.
             let _ = writer.write_all(text.as_bytes()).await;
         }
     };
@@ -138,8 +141,8 @@ async fn carry_out(services: &Services, line: &str, replies: &mpsc::UnboundedSen
     }
 }
 
-/// The message, and the fields that are wrong, as they are printed where no server runs; or which policy says so, with
-/// all that it says.
+/// Returns the message of a refusal as the command line prints it: with the invalid fields, or with the
+/// denying policy and all that it said.
 #[must_use]
 pub fn spelt_out(error: &Error) -> String {
     match error {

@@ -1,7 +1,7 @@
-//! The accept loop: hyper beneath the poem endpoint, with the bounds that keep one client from
-//! using up what all need: connections in all and per address, the size of a request's head, time for it,
-//! for its body and for reading the answer. Whoever comes when every place is taken is told so at once, and
-//! whoever asks for the appliance's health is still answered.
+//! The accept loop: hyper beneath the poem endpoint, with bounds that keep one client from using up what all
+//! clients need: connections in total and per address, the size of a request head, and the time for a head,
+//! for a body and for reading the response. A client that connects while all places are taken gets 503 at
+//! once, and health checks are still answered.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -33,16 +33,16 @@ use crate::config::HttpConfig;
 use crate::http::NoPlace;
 use crate::limiter::address_key;
 
-/// Connections beyond every place, each for one request that is told so or asks for health. Beyond them, a
-/// connection is just closed.
+/// Connections beyond the limit, each for one request that gets 503 or asks for health. Beyond these,
+/// connections are closed at once.
 const STANDING_PLACES: usize = 64;
-/// How long one of them may take in all.
+/// How long one of these connections may take in total.
 const STANDING_TIME: Duration = Duration::from_secs(2);
-/// How long a head may take, and a connection be idle, once less than a quarter of the places is free.
+/// How long a head may take, and a connection may be idle, once less than a quarter of the places is free.
 const HEADER_TIMEOUT_WHEN_SHORT: Duration = Duration::from_secs(2);
 
-/// Serves until `shutdown`, then lets requests under way end, for at most the configured grace.
-/// Says whether all of them did.
+/// Serves until `shutdown` completes, then lets requests in progress finish, for at most the configured grace
+/// period. Returns whether all of them did.
 pub(super) async fn serve<E>(
     listener: TcpListener,
     endpoint: Arc<E>,
@@ -86,7 +86,7 @@ where
             continue;
         };
         let sitting = places.clone().try_acquire_owned().map(|place| {
-            // Where places run short, slow heads and idle connections give theirs back sooner.
+            // When places run short, slow heads and idle connections give theirs back sooner.
             let is_short = places.available_permits() < door.bounds.max_connections / 4;
             (place, if is_short { Room::Short } else { Room::Ample })
         });
@@ -106,7 +106,7 @@ where
                 Room::Ample | Room::Short => served.await,
             };
             if let Err(error) = ended {
-                // Clients that went away or were too slow are no news.
+                // A client that went away or was too slow is not worth more than a debug line.
                 tracing::debug!(%error, "connection ended");
             }
             drop((place, seat));
@@ -118,7 +118,8 @@ where
         .is_ok()
 }
 
-/// Out of descriptors or memory: wait for some to come back instead of ending or spinning.
+/// After an error of `accept`: without descriptors or memory, waits for some to be freed instead of ending or
+/// spinning.
 async fn after_accept_error(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if matches!(
@@ -127,16 +128,16 @@ async fn after_accept_error(error: &io::Error) {
     ) {
         return;
     }
-    tracing::warn!(%error, "no connection can be accepted, trying again in a second");
+    tracing::warn!(%error, "could not accept a connection; retrying in a second");
     sleep(Duration::from_secs(1)).await;
 }
 
-/// How much room there was for a connection when it came.
+/// How many places were free when a connection was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
     Ample,
     Short,
-    /// Every place was taken.
+    /// Every place was taken: this connection serves one request only.
     Standing,
 }
 
@@ -158,7 +159,7 @@ where
         watcher: hyper_util::server::graceful::Watcher,
         room: Room,
     ) -> hyper::Result<()> {
-        // Answers are small: waiting for more to send would only make them late.
+        // Responses are small: delaying them to fill packets would only make them late.
         let _ = stream.set_nodelay(true);
         let local = LocalAddr(
             stream
@@ -210,7 +211,7 @@ where
     }
 }
 
-/// A body that fails with [`io::ErrorKind::TimedOut`] when it isn't there in time as a whole.
+/// A body that fails with [`io::ErrorKind::TimedOut`] if it has not arrived completely in time.
 struct TimedBody {
     body: BoxBody<Bytes, io::Error>,
     deadline: Pin<Box<Sleep>>,
@@ -251,14 +252,14 @@ impl Body for TimedBody {
     }
 }
 
-/// Counts open connections by address, as the limiter does: a whole IPv6 /64 is one.
+/// Counts open connections per address, with the same keys as the limiter: an IPv6 /64 counts as one.
 #[derive(Clone)]
 struct PerAddress {
     open: Arc<Mutex<HashMap<Vec<u8>, usize>>>,
     most: usize,
 }
 
-/// One open connection; dropped, it gives its place back.
+/// One open connection; dropping it frees its place.
 struct Seat {
     open: Arc<Mutex<HashMap<Vec<u8>, usize>>>,
     key: Vec<u8>,

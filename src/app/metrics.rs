@@ -1,5 +1,5 @@
-//! Metrics for the operator's collector: `GET /metrics` and nothing else, on an address of its own, so that no
-//! rule of a proxy in front of the API can open it by mistake.
+//! Serves metrics to the operator's collector: only `GET /metrics`, on an address of its own, so that no rule
+//! of a proxy in front of the API can expose it by mistake.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,12 +24,12 @@ use zeroize::Zeroizing;
 use crate::config::MetricsConfig;
 use crate::service::{Services, metrics};
 
-/// Collectors at a time.
+/// Most connections at a time.
 const MOST_CONNECTIONS: usize = 8;
-/// How long one may take, from its connection to the last byte read.
+/// How long one connection may take, from its start to the last byte read.
 const TIME: Duration = Duration::from_secs(10);
 
-/// The open address; it closes when dropped.
+/// The open listener; dropping it closes the address.
 pub(super) struct Served {
     accepting: JoinHandle<()>,
     address: SocketAddr,
@@ -42,11 +42,11 @@ impl Drop for Served {
     }
 }
 
-/// Listens, and answers until dropped.
+/// Listens and answers until the result is dropped.
 pub(super) async fn open(config: &MetricsConfig, services: &Arc<Services>) -> Result<Served> {
     let listener = TcpListener::bind(config.listen)
         .await
-        .with_context(|| format!("metrics.listen: {} can't be listened on", config.listen))?;
+        .with_context(|| format!("metrics.listen: could not listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     tracing::info!(%address, "metrics are served");
     let collector = Arc::new(Collector {
@@ -65,17 +65,17 @@ async fn accept(listener: TcpListener, collector: Arc<Collector>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "no collector of metrics can be accepted, trying again in a second");
+                tracing::warn!(%error, "could not accept a connection for metrics; retrying in a second");
                 sleep(Duration::from_secs(1)).await;
                 continue;
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            continue; // closed on: a collector comes again
+            continue; // closes the connection; a collector tries again
         };
         let collector = Arc::clone(&collector);
         tokio::spawn(async move {
-            // Collectors that went away or were too slow are no news.
+            // A collector that went away or was too slow is not worth a log line.
             let _ = timeout(TIME, collector.connection(stream)).await;
             drop(place);
         });
@@ -106,32 +106,28 @@ impl Collector {
             return said(
                 StatusCode::UNAUTHORIZED,
                 header,
-                "The token of metrics.token_file is needed\n".into(),
+                "The bearer token of metrics.token_file is required\n".into(),
             );
         }
         if request.uri().path() != "/metrics" {
-            return said(
-                StatusCode::NOT_FOUND,
-                PLAIN,
-                "There is /metrics, and nothing else\n".into(),
-            );
+            return said(StatusCode::NOT_FOUND, PLAIN, "Only /metrics exists here\n".into());
         }
         if request.method() != Method::GET {
             return said(
                 StatusCode::METHOD_NOT_ALLOWED,
                 (ALLOW, "GET"),
-                "GET alone is answered\n".into(),
+                "Only GET is supported\n".into(),
             );
         }
         let written = tokio::task::spawn_blocking(move || metrics::exposition(&self.services)).await;
         match written.map_err(|error| error.to_string()) {
             Ok(Ok(text)) => said(StatusCode::OK, (CONTENT_TYPE, FORMAT), text),
             failed => {
-                tracing::error!(?failed, "no metrics can be had");
+                tracing::error!(?failed, "could not collect metrics");
                 said(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     PLAIN,
-                    "No metrics can be had; the log says why\n".into(),
+                    "Could not collect metrics; the log has the cause\n".into(),
                 )
             }
         }
@@ -243,7 +239,7 @@ mod tests {
         for _ in 0..MOST_CONNECTIONS {
             idle.push(TcpStream::connect(served.address).await.unwrap());
         }
-        // Accepted in order: the next one finds no place, and is closed on.
+        // Connections are accepted in order: the next one finds no place, and is closed.
         let mut next = TcpStream::connect(served.address).await.unwrap();
         let _ = next.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let mut answer = Vec::new();

@@ -1,4 +1,5 @@
-//! Background tasks, none of which may end unnoticed: mail, the trail's signatures and backups hang on them.
+//! Supervision of background tasks. None may end unnoticed: mail, the signatures of the trail and backups
+//! depend on them.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -8,10 +9,10 @@ use futures_util::FutureExt as _;
 
 use crate::service::Services;
 
-/// How long after a panic a task is begun anew.
+/// Pause between the panic of a task and its restart.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs `task` until it ends by itself. One that panics is logged, counted, and begun anew.
+/// Runs `task` until it returns. A panic is logged and counted, and the task is restarted.
 pub(super) async fn supervise<F: Future<Output = ()>>(
     services: Arc<Services>,
     name: &'static str,
@@ -22,7 +23,7 @@ pub(super) async fn supervise<F: Future<Output = ()>>(
         .await
         .is_err()
     {
-        tracing::error!(task = name, "a background task panicked; it is begun anew");
+        tracing::error!(task = name, "a background task panicked; restarting it");
         services.counts.task_panicked();
         tokio::time::sleep(PAUSE).await;
     }

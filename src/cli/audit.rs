@@ -1,4 +1,4 @@
-//! `latchkey audit`: the trail as files that anyone can check, and the check.
+//! `latchkey audit`: exports, verifies and signs the audit trail.
 
 mod change;
 mod export;
@@ -24,20 +24,20 @@ use crate::service::trail::TrailOrder;
 /// `latchkey audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
-    /// Write the trail to a file that proves itself.
+    /// Export the audit trail to a file that carries its own proof.
     ///
-    /// While a server runs, too: it records the export and signs it, the entries are read beside it. The entry comes
-    /// first, so that an export that is cut off is on the record as well.
+    /// Works while a server runs: the server records and signs the export, and the entries are read beside
+    /// it. The export is recorded before it starts, so that an interrupted one is on record as well.
     #[command(after_help = "Examples:\n  latchkey audit export --out trail.ndjson\n  \
                       latchkey audit export --org acme --from 2026-01-01 --format csv --out acme.csv")]
     Export {
-        /// Where to: a new file, for its owner alone [default: standard output].
+        /// File to create, readable by its owner only [default: standard output].
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// One JSON object per line, or a table.
+        /// Output format.
         #[arg(long, value_enum, default_value_t = FormatArg::Ndjson)]
         format: FormatArg,
-        /// Only this organisation's entries.
+        /// Only entries of this organisation.
         #[arg(long, value_name = "SLUG")]
         org: Option<String>,
         /// Only entries from this time on (RFC 3339), or from the start of this day, UTC (2026-01-31).
@@ -47,13 +47,14 @@ pub enum AuditCommand {
         #[arg(long, value_name = "TIME|DATE", value_parser = export::time)]
         to: Option<Timestamp>,
     },
-    /// Check a file or a data directory: edited, missing, reordered or cut-off entries are named.
+    /// Verify an export or a data directory: reports edited, missing, reordered and cut-off entries.
     ///
-    /// Needs nothing but the file and the key. A data directory may be in use meanwhile. Ends with 0
-    /// when all is intact, and with 1 when something was found, when no checkpoint by a trusted key vouches
-    /// for it (`unsigned`), when a given checkpoint is of a history that was given up (`superseded`), or when a part
-    /// has nothing to compare one with (`not-compared`).
-    /// The newest entries may be unsigned as long as a server leaves them so: 10,000 entries, 5 minutes.
+    /// Needs only the file and the key. A data directory may be in use at the same time. Exits with 0 if the
+    /// trail is intact, and with 1 if anything was found, if no checkpoint by a trusted key vouches for the
+    /// trail (`unsigned`), if a given checkpoint belongs to a history that was given up (`superseded`), or if
+    /// an export of a part has nothing to compare a given checkpoint with (`not-compared`). Exits with 4 if there
+    /// is no database that can be read.
+    /// The newest entries may be unsigned for as long as a server leaves them so: 10,000 entries, 5 minutes.
     #[command(
         after_help = "Examples:\n  latchkey audit verify trail.ndjson --key mfa.example.org/audit-log+1a2b3c4d+AT…\n  \
                       latchkey audit verify /var/lib/latchkey --key key.txt --checkpoint march.checkpoint --json"
@@ -61,13 +62,14 @@ pub enum AuditCommand {
     Verify {
         /// An export, `-` for standard input, or a data directory.
         target: PathBuf,
-        /// The log's key, or a file with keys, one a line. Get it another way than the trail.
+        /// Public key of the trail, or a file with one key per line; may be repeated. Obtain it by another
+        /// way than the trail.
         #[arg(long = "key", value_name = "KEY|FILE")]
         keys: Vec<String>,
-        /// A checkpoint that you kept: finds what was rewritten even with the signing key.
+        /// A checkpoint that you kept: detects entries rewritten even with the signing key. May be repeated.
         #[arg(long = "checkpoint", value_name = "FILE")]
         checkpoints: Vec<PathBuf>,
-        /// As many of the newest entries need not be signed, however old they are.
+        /// Accept up to N unsigned entries at the end of the trail, however old they are.
         #[arg(long, value_name = "N")]
         allow_unsigned: Option<u64>,
         /// Print the report as JSON.
@@ -82,62 +84,65 @@ pub enum AuditCommand {
         after_help = "Example:\n  latchkey audit prove 019c7063-9f40-7cc3-98c4-dc0c0c07398f > reset.tlog-proof"
     )]
     Prove {
-        /// The entry's id.
+        /// Id of the entry (UUID).
         id: Uuid,
     },
-    /// Check a receipt, without the trail. What stands before it in a mail does not matter.
+    /// Verify a receipt without the trail. Text before the receipt, such as that of a mail, is ignored.
     #[command(after_help = "Example:\n  latchkey audit check-receipt reset.tlog-proof --key key.txt")]
     CheckReceipt {
-        /// The receipt, or `-` for standard input.
+        /// File with the receipt, or `-` for standard input.
         file: PathBuf,
-        /// The log's key, or a file with keys, one a line.
+        /// Public key of the trail, or a file with one key per line; may be repeated.
         #[arg(long = "key", value_name = "KEY|FILE", required = true)]
         keys: Vec<String>,
-        /// Print what it proves as JSON.
+        /// Print the proven entry as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Accept a database that is older than it was, after a backup was restored on purpose.
+    /// Accept a database that is older than the last signed state, after a backup was put in place on
+    /// purpose.
     ///
-    /// Ends every session, records it, and goes on signing under a new name and with a new key, which readers have to
-    /// be given: the entries that are missing stay evident to whoever kept a checkpoint.
+    /// Ends every session, records the rollback, and continues signing under a new name and with a new key,
+    /// which must be given to everyone who verifies the trail: the missing entries stay evident to anyone who
+    /// kept a checkpoint.
     #[command(after_help = "Example:\n  latchkey audit accept-rollback --replaced latchkey.db.broken --yes")]
     AcceptRollback {
-        /// The newer database, if it is still there: tells exactly which sessions and factors are back.
+        /// The newer database, if it still exists: makes the report of revived sessions and factors exact.
         #[arg(long, value_name = "FILE")]
         replaced: Option<PathBuf>,
-        /// Do it; without, only say what is wrong.
+        /// Accept it; without this flag, only report what is wrong.
         #[arg(long)]
         yes: bool,
-        /// Print what was done as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Erase what the trail knows of a user personally: addresses, names, details. Proofs keep working.
+    /// Erase the personal data of a user from the trail: addresses, names, details. Proofs remain valid.
     ///
-    /// For a request to be forgotten, best after the account was deleted. Which entries were erased is
-    /// itself an entry. Backups and exports made before are not changed.
+    /// For a request to be forgotten, best after the account was deleted. Which entries were erased is itself
+    /// recorded. Backups and exports made earlier are not changed.
     #[command(
         after_help = "Example:\n  latchkey audit erase --org acme 770e8400-e29b-41d4-a716-446655440004 --yes"
     )]
     Erase {
-        /// The organisation.
+        /// Slug of the organisation.
         #[arg(long, value_name = "SLUG")]
         org: String,
-        /// The user's id.
+        /// Id of the user (UUID).
         user: Uuid,
-        /// Do it: it can't be undone.
+        /// Confirm: erasure cannot be undone.
         #[arg(long)]
         yes: bool,
-        /// Print what was done as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Let a new key sign the trail, which the old one vouches for.
+    /// Replace the key that signs the trail; the old key vouches for the new one.
     ///
-    /// Works while a server runs, too. Old checkpoints, receipts and exports stay good under the old key. Whoever
-    /// checks with it is led to the new one by the entry in which the old key vouches for it, and by nothing else.
-    /// What the old key signs later counts no more, and its private half is deleted; a copy of the public one stays.
+    /// Works while a server runs. Existing checkpoints, receipts and exports remain valid under the old key.
+    /// Anyone who verifies with the old key is led to the new one only by the entry in which the old key
+    /// vouches for it. What the old key signs later is not accepted. Its private half is deleted; a copy of
+    /// the public half is kept.
     #[command(
         after_help = "Examples:\n  latchkey audit rotate-key\n  latchkey audit rotate-key --json > rotated.json"
     )]
@@ -146,7 +151,7 @@ pub enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print the public keys under which the trail was signed, the one in use last.
+    /// Print the public keys that have signed the trail, the current one last.
     #[command(after_help = "Examples:\n  latchkey audit key > key.txt\n  latchkey audit key --json")]
     Key {
         /// Print them as JSON: the log's name, the key, and whether it is in use.
@@ -155,12 +160,12 @@ pub enum AuditCommand {
     },
 }
 
-/// How to write an export.
+/// Format of an export.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum FormatArg {
     /// One JSON object per line.
     Ndjson,
-    /// A table to read, with the JSON object in its last column.
+    /// CSV, with the JSON object in the last column.
     Csv,
 }
 
@@ -168,7 +173,7 @@ impl AuditCommand {
     /// Runs the command.
     ///
     /// # Errors
-    /// What failed; for the checks also that something was found.
+    /// What failed; the checks also fail if they found something.
     pub fn run(self, global: &Global) -> Result<()> {
         match self {
             Self::Export {
@@ -212,15 +217,19 @@ impl AuditCommand {
     }
 }
 
-/// Prints the text that an order gives.
+/// Prints the text that an order returns.
 fn print_told(global: &Global, order: TrailOrder) -> Result<()> {
     let told = orders::carry_out(global, order)?;
-    print(told.as_str().context("the server's reply")?)
+    print(told.as_str().context("the server's reply is invalid")?)
 }
 
 fn keys_in_json(global: &Global) -> Result<()> {
     let told = orders::carry_out(global, TrailOrder::AuditKeys)?;
-    let lines: Vec<_> = told.as_str().context("the server's reply")?.lines().collect();
+    let lines: Vec<_> = told
+        .as_str()
+        .context("the server's reply is invalid")?
+        .lines()
+        .collect();
     let keys = lines.iter().enumerate().map(|(at, line)| {
         let key = LogKey::parse(line)?;
         Ok(json!({ "log": key.origin(), "key": line, "inUse": at + 1 == lines.len() }))
@@ -228,14 +237,15 @@ fn keys_in_json(global: &Global) -> Result<()> {
     output::json(&keys.collect::<Result<Vec<_>>>()?)
 }
 
-/// Longer lines are none that an export has: a file of one endless line must not fill the memory.
+/// Longest line, in bytes, longer than any line of an export: a file of one endless line must not fill the
+/// memory.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
 
 fn check(file: &Path, keys: &[String], as_json: bool) -> Result<()> {
     let keys = read_keys(keys)?;
     let mut text = String::new();
     open(file)?.take(MAX_LINE).read_to_string(&mut text)?;
-    // A notice has words before it.
+    // A notice has text before its receipt.
     let receipt = text
         .find("c2sp.org/tlog-proof@")
         .map_or(text.as_str(), |at| &text[at..]);
@@ -257,7 +267,7 @@ fn check(file: &Path, keys: &[String], as_json: bool) -> Result<()> {
     output::json(&shown(&checked.record, &entry))
 }
 
-/// What a reader wants to see of an entry.
+/// Returns the parts of an entry that are shown to people.
 fn shown(record: &Record, entry: &serde_json::Value) -> serde_json::Value {
     let leaf = &entry["leaf"];
     json!({

@@ -1,4 +1,4 @@
-//! `latchkey backup`: a copy of the appliance, made beside a running server.
+//! `latchkey backup`: makes a copy of the appliance, also while a server runs.
 
 use std::path::PathBuf;
 
@@ -14,11 +14,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::service::backup::{self, KeyChoice, Order};
 
-/// `latchkey backup`
-///
-/// The server may run meanwhile: the copy is of one instant, and nobody waits for it. It is checked like
-/// `latchkey audit verify` does, and appears under its name when it is whole and on disk. The
-/// configuration file is not in it.
+/// Arguments of `latchkey backup`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  latchkey backup --data-dir /var/lib/latchkey /mnt/backup/today\n  \
@@ -27,15 +23,16 @@ use crate::service::backup::{self, KeyChoice, Order};
                   latchkey restore /mnt/backup/today --data-dir /tmp/trial --check"
 )]
 pub(super) struct Backup {
-    /// The new directory.
+    /// Directory to create for the backup.
     destination: PathBuf,
-    /// What of the keys goes in.
+    /// How the backup includes the keys.
     ///
-    /// plain: as they are, mode 0600; whoever gets the backup can read every TOTP secret and sign the trail.
-    /// sealed: under a passphrase. none: not at all, and without them no TOTP secret can be read again.
+    /// plain: unencrypted, mode 0600; anyone who gets the backup can read every TOTP secret and sign the
+    /// trail. sealed: encrypted under a passphrase. none: left out; without a copy of them no TOTP secret can
+    /// ever be read again.
     #[arg(long, value_enum, default_value_t = Keys::Plain)]
     keys: Keys,
-    /// Read the passphrase for sealed keys from a file's first line; - is standard input.
+    /// Read the passphrase of sealed keys from the first line of a file; - is standard input.
     #[arg(long, value_name = "FILE", required_if_eq("keys", "sealed"))]
     passphrase_file: Option<PathBuf>,
     /// Print the manifest as JSON.
@@ -43,14 +40,14 @@ pub(super) struct Backup {
     json: bool,
 }
 
-/// What of the keys.
+/// How a backup includes the keys.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Keys {
-    /// As they are.
+    /// Unencrypted, mode 0600.
     Plain,
-    /// Under a passphrase.
+    /// Encrypted under a passphrase.
     Sealed,
-    /// Not at all.
+    /// Left out.
     None,
 }
 
@@ -113,7 +110,7 @@ impl Backup {
     }
 }
 
-/// A bar for each part of the work.
+/// Progress bars, one for each step of the work.
 #[derive(Default)]
 pub(super) struct Steps(Option<(&'static str, Progress)>);
 

@@ -1,29 +1,31 @@
-//! `latchkey config`: is the configuration right, and what may stand in it?
+//! `latchkey config`: checks the configuration and prints an example of it.
 
 use anyhow::Result;
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Global, output};
 use crate::config::{Config, EXAMPLE};
 use crate::plugin_host::SignerKey;
+use crate::service::Settings;
+use crate::service::trail::{self, ForwardTo};
 
 /// `latchkey config …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Say whether the configuration is right, with every problem if it is not.
+    /// Check the configuration and list every problem.
     ///
-    /// Reads what `serve` would read: the file, LATCHKEY_… variables and flags. Exit code 3 when
-    /// something is wrong.
+    /// Reads the sources that `serve` reads: the file, LATCHKEY_… variables and flags. Exits with 3 if
+    /// anything is wrong.
     #[command(
         after_help = "Examples:\n  latchkey config check\n  latchkey --config-file new.toml config check --json"
     )]
     Check {
-        /// Print the configuration in force as JSON.
+        /// Print the effective configuration as JSON; secrets are left out.
         #[arg(long)]
         json: bool,
     },
-    /// Print an annotated configuration file with every key at its built-in value.
+    /// Print an annotated configuration file with every key at its default value.
     #[command(after_help = "Examples:\n  latchkey config example > latchkey.toml")]
     Example,
 }
@@ -45,7 +47,7 @@ impl Command {
     }
 }
 
-fn in_force(config: &Config) -> serde_json::Value {
+fn in_force(config: &Config) -> Value {
     let Config {
         file,
         data_dir,
@@ -63,20 +65,14 @@ fn in_force(config: &Config) -> serde_json::Value {
         passkeys,
         metrics,
     } = config;
+    let (tokens, factors, audit) = rules_in_force(settings);
     json!({
         "file": file,
         "dataDir": data_dir,
         "listen": listen,
         "publicUrl": settings.public_url,
         "log": { "format": log.format, "level": log.filter },
-        "tokens": {
-            "accessSecs": settings.access_token_secs,
-            "refreshSecs": settings.refresh_token_secs,
-            "sessionMaxSecs": settings.session_max_secs,
-            "mfaChallengeSecs": settings.mfa_challenge_secs,
-            "algorithm": settings.token_algorithm,
-            "keyRotationDays": settings.key_rotation_days,
-        },
+        "tokens": tokens,
         "externalIssuer": external_issuer.as_ref().map(|external| json!({
             "issuer": external.rules.issuer,
             "audience": external.rules.audience,
@@ -85,12 +81,8 @@ fn in_force(config: &Config) -> serde_json::Value {
             "roleClaim": external.rules.role_claim,
             "roles": external.rules.roles,
         })),
-        "factors": {
-            "issuer": settings.issuer,
-            "enrolmentSecs": settings.enrolment_secs,
-            "recoveryCodeCharacters": settings.recovery_code_characters,
-            "suspendedSecs": settings.suspended_factor_secs,
-        },
+        "factors": factors,
+        "audit": audit,
         "passkeys": { "relyingPartyId": passkeys.id(), "origins": passkeys.origins() },
         "limits": limits,
         "trustedProxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -139,4 +131,107 @@ fn in_force(config: &Config) -> serde_json::Value {
             "withToken": metrics.token.is_some(),
         })),
     })
+}
+
+/// Returns the sections `tokens`, `factors` and `audit`.
+fn rules_in_force(settings: &Settings) -> (Value, Value, Value) {
+    let Settings {
+        access_token_secs,
+        refresh_token_secs,
+        token_algorithm,
+        key_rotation_days,
+        session_max_secs,
+        mfa_challenge_secs,
+        enrolment_secs,
+        suspended_factor_secs,
+        recovery_code_characters,
+        issuer,
+        trail,
+        // Printed in other sections.
+        plugins: _,
+        mail: _,
+        public_url: _,
+    } = settings;
+    let tokens = json!({
+        "accessSecs": access_token_secs,
+        "refreshSecs": refresh_token_secs,
+        "sessionMaxSecs": session_max_secs,
+        "mfaChallengeSecs": mfa_challenge_secs,
+        "algorithm": token_algorithm,
+        "keyRotationDays": key_rotation_days,
+    });
+    let factors = json!({
+        "issuer": issuer,
+        "enrolmentSecs": enrolment_secs,
+        "recoveryCodeCharacters": recovery_code_characters,
+        "suspendedSecs": suspended_factor_secs,
+    });
+    let trail::Settings {
+        checkpoint_entries,
+        checkpoint_secs,
+        witness_dir,
+        witness_url,
+        forward_to: ForwardTo {
+            syslog,
+            webhook,
+            organizations,
+        },
+    } = trail;
+    let audit = json!({
+        "checkpointEntries": checkpoint_entries,
+        "checkpointSecs": checkpoint_secs,
+        "witnessDir": witness_dir,
+        "witnessUrl": witness_url.as_deref().map(host),
+        "forwardSyslog": syslog,
+        "forwardWebhook": webhook.as_deref().map(host),
+        "forwardOrganizations": organizations,
+    });
+    (tokens, factors, audit)
+}
+
+/// Returns the host, with the port, of a valid URL. Path and query are omitted because they may hold a secret.
+fn host(url: &str) -> &str {
+    let behind = url.split_once("://").map_or(url, |(_, behind)| behind);
+    behind.split(['/', '?']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{RawConfig, Sources};
+
+    fn camel_case(key: &str) -> String {
+        let mut words = key.split('_');
+        let first = words.next().unwrap().to_owned();
+        words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
+    }
+
+    #[test]
+    fn every_section_and_every_key_of_the_trails_is_told() {
+        let told = in_force(&Config::for_data_dir(Path::new("/tmp/x")));
+        let built_in = serde_json::to_value(RawConfig::default()).unwrap();
+        for key in built_in.as_object().unwrap().keys() {
+            let name = match key.as_str() {
+                "proxies" => "trustedProxies".to_owned(),
+                other => camel_case(other),
+            };
+            assert!(told.get(&name).is_some(), "{key}: {told}");
+        }
+        for key in built_in["audit"].as_object().unwrap().keys() {
+            assert!(told["audit"].get(camel_case(key)).is_some(), "{key}: {told}");
+        }
+    }
+
+    #[test]
+    fn of_addresses_the_host_is_told() {
+        let text = "[audit]\nforward_webhook = \"https://siem.example.org/in/s3cret\"\n\
+                    witness_url = \"https://siem.example.org:8443/s3cret\"\n\
+                    [webhooks]\nhosts = [\"siem.example.org\"]\n";
+        let told = in_force(&Config::load(&Sources::from_text(text)).unwrap());
+        assert_eq!(told["audit"]["forwardWebhook"], "siem.example.org");
+        assert_eq!(told["audit"]["witnessUrl"], "siem.example.org:8443");
+        assert!(!told.to_string().contains("s3cret"), "{told}");
+    }
 }

@@ -1,66 +1,70 @@
-//! `latchkey deliveries`: mail, webhook calls and syslog messages that are owed.
+//! `latchkey deliveries`: lists and retries mail, webhook calls and syslog messages.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::{Global, output};
+use super::signals::Interruption;
+use super::{Global, Progress, output};
+use crate::service::Services;
 use crate::service::deliveries::{self, Channel, DeliveryState, Failed, Sent};
 
 /// `latchkey deliveries …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List what is owed or was given up, the newest first.
+    /// List deliveries that are pending or were given up, the newest first.
     ///
-    /// Kind is the type of the entry that it tells of. What was said is not shown: it may hold names and links. Sent ones are remembered for a week, given up
-    /// ones for 90 days.
+    /// KIND is the event type of the audit entry that the delivery reports. The content is not shown: it may
+    /// hold names and links. Sent deliveries are kept for a week, given-up ones for 90 days.
     #[command(
         after_help = "Examples:\n  latchkey deliveries list\n  latchkey deliveries list --state dead --json"
     )]
     List {
-        /// Which.
+        /// Show only deliveries in this state.
         #[arg(long, value_enum, default_value = "open")]
         state: Which,
-        /// At most so many.
+        /// Show at most N deliveries.
         #[arg(long, default_value_t = 100, value_name = "N")]
         limit: u32,
-        /// Print them as JSON.
+        /// Print the deliveries as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Try deliveries again that were given up or wait for their next attempt. It is on the record.
+    /// Retry deliveries that were given up or wait for their next attempt. Recorded in the audit trail.
     ///
-    /// The server sends them after its next start; with --send this command tries at once, and ends with 1 where
-    /// one of them did not arrive.
+    /// The server sends them after its next start. With --send this command tries at once, and exits with 1
+    /// if any of them fails. A signal lets the attempts under way finish; the remaining deliveries stay owed.
     #[command(
         after_help = "Examples:\n  latchkey deliveries retry    all that were given up\n  \
                             latchkey deliveries retry msg_5f0c… --send"
     )]
     Retry {
-        /// Names, as `list` shows them [default: all that were given up].
+        /// Ids, as `list` shows them [default: all that were given up].
         #[arg(value_name = "ID")]
         ids: Vec<String>,
-        /// Send what is due now.
+        /// Send everything that is due now.
         #[arg(long)]
         send: bool,
-        /// Print what was done as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Which deliveries.
+/// The states that `list` can show.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Which {
-    /// Owed or given up.
+    /// Pending or given up.
     Open,
-    /// Still to be sent.
+    /// Pending: still to be sent.
     Owed,
-    /// Given up.
+    /// Given up: no further attempt is made.
     Dead,
-    /// Sent.
+    /// Sent, in the last week.
     Sent,
-    /// All.
+    /// All of them.
     All,
 }
 
@@ -107,30 +111,47 @@ impl Command {
             }
             Self::Retry { ids, send, json } => {
                 let again = deliveries::retry_deliveries(services, &ids)?;
-                let mut sent = Sent::default();
-                if send {
-                    for channel in Channel::ALL {
-                        let round = super::wait_for(deliveries::send_all_due(services, channel))?;
-                        sent.tried += round.tried;
-                        sent.failed.extend(round.failed);
-                    }
-                }
+                let (sent, stopped) = if send {
+                    send_all(services)?
+                } else {
+                    Default::default()
+                };
                 let open = deliveries::list_deliveries(services, Which::Open.states(), u32::MAX)?.len();
                 let Sent { tried, failed } = &sent;
                 if json {
                     output::json(&json!({ "again": again, "tried": tried, "failed": failed, "open": open }))?;
                 } else {
                     output::line(format_args!(
-                        "{again} to be tried again, {tried} tried now, {open} still open"
+                        "{again} to be retried, {tried} tried now, {open} still open"
                     ))?;
                 }
                 match &failed[..] {
+                    [] if stopped => bail!("stopped; the deliveries not tried yet are still owed"),
                     [] => Ok(()),
                     [first, ..] => bail!("{} failed: {}", failed.len(), causes(failed, &first.why)),
                 }
             }
         }
     }
+}
+
+/// Sends all due deliveries, and returns the result and whether a signal stopped it. Takes long if receivers do
+/// not respond.
+fn send_all(services: &Services) -> Result<(Sent, bool)> {
+    let mut interruption = Interruption::watch()?;
+    let owed = deliveries::list_deliveries(services, Which::Owed.states(), u32::MAX)?.len();
+    let progress = Progress::new("deliveries", owed as u64);
+    let tried = AtomicU64::new(0);
+    let attempted = || progress.reach(tried.fetch_add(1, Ordering::Relaxed) + 1);
+    let mut sent = Sent::default();
+    for channel in Channel::ALL {
+        let go_on = &mut || interruption.go_on();
+        let of_channel = super::wait_for(deliveries::send_all_due(services, channel, &attempted, go_on))?;
+        sent.tried += of_channel.tried;
+        sent.failed.extend(of_channel.failed);
+    }
+    progress.finish();
+    Ok((sent, interruption.go_on().is_break()))
 }
 
 const HEADINGS: [&str; 9] = [
@@ -145,7 +166,7 @@ const HEADINGS: [&str; 9] = [
     "WHY",
 ];
 
-/// Why they failed: once where it is the same for all, else one a line.
+/// Returns why deliveries failed: the reason once if it is the same for all, otherwise one line for each.
 fn causes(failed: &[Failed], first: &str) -> String {
     if failed.iter().all(|failed| failed.why == first) {
         return first.to_owned();

@@ -1,4 +1,4 @@
-//! `latchkey demo`: the appliance with sample organisations, and what to paste to see it work.
+//! `latchkey demo`: serves sample organisations, and prints commands to paste.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,24 +33,20 @@ const EXAMPLES: [(&str, &[u8]); 3] = [
 ];
 const TOKEN_HOURS: i64 = 12;
 
-/// `latchkey demo`
-///
-/// Makes ./latchkey-demo with two organisations, a dozen users and policies at the first run, keeps
-/// what is there at the next ones (remove the folder to start over), serves on 127.0.0.1:8080, and
-/// prints sign-in details, an admin's token and the curl that resets a user's MFA.
+/// Arguments of `latchkey demo`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  latchkey demo\n  latchkey demo --data-dir /tmp/try --listen 127.0.0.1:0\n  \
                         latchkey demo --sample my-organisation.toml"
 )]
 pub(super) struct Demo {
-    /// Address and port; port 0 takes a free one.
+    /// Address and port to listen on; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
     /// Load this file instead of the built-in sample (fixtures/sample.toml).
     #[arg(long, value_name = "FILE")]
     sample: Option<PathBuf>,
-    /// Listen beyond this machine although everybody may know the sample's passwords.
+    /// Allow an address that other machines can reach, although the passwords of the sample are public.
     #[arg(long)]
     allow_remote: bool,
 }
@@ -59,15 +55,15 @@ impl Demo {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let sample = read_sample(self.sample.as_deref())?;
         let mut global = global.clone();
-        // Never the data directory of a configuration file: that one may be somebody's own.
+        // Never the data directory of a configuration file: it may hold real accounts.
         global
             .data_dir
             .get_or_insert_with(|| PathBuf::from("latchkey-demo"));
         let config = global.load(self.listen)?;
         if !config.listen.ip().is_loopback() && !self.allow_remote {
             return Err(Refusal(format!(
-                "the demo listens on this machine only, not on {}: everybody may know its passwords; \
-                 --allow-remote does it all the same",
+                "the demo listens on this machine only, not on {}: its passwords are public; \
+                 --allow-remote overrides this",
                 config.listen
             ))
             .into());
@@ -92,10 +88,10 @@ fn read_sample(file: Option<&Path>) -> Result<Sample> {
             (file.display().to_string(), text)
         }
     };
-    toml::from_str(&text).map_err(|e| Refusal(format!("{name} is no sample of organisations: {e}")).into())
+    toml::from_str(&text).map_err(|e| Refusal(format!("{name} is not a sample of organisations: {e}")).into())
 }
 
-/// Loads the sample into an empty database; leaves one alone that has it already.
+/// Loads the sample into an empty database; does nothing if it is already loaded.
 fn load_once(services: &Services, sample: &Sample, folder: Option<&Path>) -> Result<()> {
     let there = operator::list_organizations(services)?;
     let wanted = sample.organizations.first().map(|o| o.id);
@@ -122,12 +118,12 @@ fn load_once(services: &Services, sample: &Sample, folder: Option<&Path>) -> Res
                 .map(|(place, problem)| format!("{place}: {problem}"))
                 .collect();
             Err(Refusal(format!(
-                "the sample can't be loaded, nothing was:\n  {}",
+                "could not load the sample; nothing was loaded:\n  {}",
                 lines.join("\n  ")
             ))
             .into())
         }
-        other => other.context("the sample can't be loaded, nothing was"),
+        other => other.context("could not load the sample; nothing was loaded"),
     }
 }
 
@@ -139,7 +135,7 @@ fn module(name: &str, folder: Option<&Path>) -> domain::Result<Vec<u8>> {
     fs::read(&path).map_err(|e| Error::PluginRefused(format!("{} can't be read: {e}", path.display())))
 }
 
-/// What the demo tells.
+/// What the demo prints.
 struct Story<'a> {
     sample: &'a Sample,
     users: Vec<Vec<User>>,
@@ -161,7 +157,7 @@ impl<'a> Story<'a> {
         }
         let mut reset = None;
         if let (Some(organization), Some(people)) = (sample.organizations.first(), users.first()) {
-            // In the file's order, so that the documented call comes first.
+            // In the order of the file, so that the documented call comes first.
             let in_order = || {
                 organization
                     .users
@@ -206,7 +202,7 @@ impl<'a> Story<'a> {
             );
         };
         output::line(format_args!(
-            "\nA token of {} (ORG_ADMIN at {slug}), good for {TOKEN_HOURS} hours:\n\n{token}\n",
+            "\nAn access token of {} (ORG_ADMIN at {slug}), valid for {TOKEN_HOURS} hours:\n\n{token}\n",
             admin.email
         ))?;
         output::line(format_args!("Reset the MFA of {}:\n", target.email))?;
@@ -214,7 +210,7 @@ impl<'a> Story<'a> {
             "curl -sS -X POST {url}/api/v1/users/{}/reset-mfa -H 'Authorization: Bearer {token}'\n",
             target.id
         ))?;
-        output::line(format_args!("See it on the record:\n"))?;
+        output::line(format_args!("See the audit entry:\n"))?;
         output::line(format_args!(
             "curl -sS '{url}/api/v1/audit-logs?size=5' -H 'Authorization: Bearer {token}'\n"
         ))

@@ -1,4 +1,4 @@
-//! `latchkey doctor`: is this installation in order?
+//! `latchkey doctor`: checks whether this installation is in order.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -6,16 +6,12 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::{Global, output};
+use super::{Global, Progress, output};
 use crate::config::Config;
-use crate::service::checkup::{self, Finding, Grade};
+use crate::service::doctor::{self, Finding, Grade};
 use crate::store::OpenError;
 
-/// `latchkey doctor`
-///
-/// Looks at the configuration, the data directory and the room on its disk, the keys, the database, the
-/// audit trail, the clock, backups, the policies and the organisations, and changes nothing. Stop the
-/// server first. Exit code 1 when something is broken.
+/// Arguments of `latchkey doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  latchkey doctor --data-dir /var/lib/latchkey\n  latchkey doctor --json")]
 pub(super) struct Doctor {
@@ -32,7 +28,8 @@ impl Doctor {
         let app = match global.open() {
             Ok(app) => app,
             Err(error) => {
-                // Who reads JSON gets some, beside a running server too; the exit code says the same as ever.
+                // With `--json` the findings so far are printed even if the database is in use by a server;
+                // the exit code is the same either way.
                 let unopened = format!("not examined: {error:#}");
                 findings.push(match error.downcast_ref() {
                     Some(OpenError::InUse(_)) => Finding::doubtful("database", unopened),
@@ -48,7 +45,14 @@ impl Doctor {
             "keys",
             format!("fingerprint {}", app.services.keys.fingerprint()),
         ));
-        findings.extend(checkup::examine(&app.services, app.config.backup.as_ref()));
+        let progress = Progress::of_steps("doctor");
+        let watch = |what, entries| match entries {
+            None => progress.step(what),
+            Some((done, of)) => progress.reach_of(done, of),
+        };
+        let examined = doctor::examine(&app.services, app.config.backup.as_ref(), &watch);
+        progress.finish(); // before the findings are printed
+        findings.extend(examined);
         if self.json {
             print_json(&findings)?;
         } else {
@@ -60,7 +64,7 @@ impl Doctor {
         }
         let broken = findings.iter().filter(|f| f.grade == Grade::Broken).count();
         if broken > 0 {
-            bail!("{broken} found broken");
+            bail!("checks that failed: {broken}");
         }
         Ok(())
     }
@@ -82,7 +86,7 @@ fn grade(grade: Grade) -> &'static str {
     }
 }
 
-/// Who can reach it, and how.
+/// Checks from where the server can be reached, and over what.
 fn exposure(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (listen, url) = (config.listen, &config.settings.public_url);
@@ -90,7 +94,7 @@ fn exposure(config: &Config) -> Vec<Finding> {
         findings.push(Finding::fine("listen", format!("{listen}, this machine only")));
     } else {
         let text = format!(
-            "{listen} speaks plain HTTP to whoever reaches it; keep it behind a proxy that speaks TLS"
+            "{listen} speaks plain HTTP to anyone who can reach it; keep it behind a proxy that speaks TLS"
         );
         findings.push(Finding::doubtful("listen", text));
     }
@@ -110,7 +114,7 @@ fn data_directory(config: &Config) -> Option<Finding> {
     Some(if mode & 0o077 == 0 {
         Finding::fine("data directory", format!("{place}, for its owner alone"))
     } else {
-        let text = format!("{place} has mode {mode:03o}, so that others can look in; run: chmod 700 {place}");
+        let text = format!("{place} has mode {mode:03o}, which lets other users in; run: chmod 700 {place}");
         Finding::doubtful("data directory", text)
     })
 }

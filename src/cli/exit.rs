@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::domain::Error;
 use crate::keys::KeyError;
 use crate::service::backup::BackupError;
-use crate::service::belonging::KeysOfAnother;
+use crate::service::key_match::KeysOfAnother;
 use crate::service::trail::RolledBack;
 use crate::store::OpenError;
 use crate::store::audit::VerifyError;
@@ -15,55 +15,56 @@ pub(super) const HELP: &str = "\
 Exit codes:
   0  done
   1  failed: something unexpected, or a check that found something
-  2  the command line can't be understood
-  3  the configuration is wrong
+  2  the command line is invalid
+  3  the configuration is invalid
   4  the data directory can't be used: missing, in use, damaged, or of a newer version
-  5  refused: no such organisation or user, a rule forbids it, a file is malformed
+  5  refused: no such organisation or user, a rule forbids it, or a file is malformed
 
-Each command has examples: latchkey help COMMAND";
+To try it out: latchkey demo
+To see examples: latchkey help COMMAND";
 
-/// How a command ended.
+/// The exit code of a failed command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Something unexpected, or a check that found something.
+    /// An unexpected failure, or a check that found something.
     Failed = 1,
     /// The configuration is wrong.
     Config = 3,
     /// The data directory can't be used.
     DataDirectory = 4,
-    /// A rule forbids it, or what it is about isn't there.
+    /// A rule forbids it, or the object it names does not exist.
     Refused = 5,
-    /// Whoever read the output has gone.
+    /// The reader of the output closed the pipe.
     BrokenPipe = 6,
 }
 
-/// The configuration is wrong; the text has every problem.
+/// The configuration is wrong; the text lists every problem.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct BadConfig(pub String);
 
-/// There is no data directory where one is needed.
+/// The command needs a data directory that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct NoDataDirectory(pub String);
 
-/// Something that the operator gave can't be used; the text says what and why.
+/// The operator's input can't be used; the text says what and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// A refusal with a stable word for scripts, in brackets at its end.
+/// A refusal with a stable code for scripts, in brackets at its end.
 #[derive(Debug, thiserror::Error)]
 #[error("{text} [{code}]")]
 pub(super) struct CodedRefusal {
-    /// What and why.
+    /// What was refused, and why.
     pub text: String,
-    /// The word.
+    /// The stable code, in kebab-case.
     pub code: &'static str,
 }
 
 impl Exit {
-    /// The exit code that an error deserves.
+    /// Returns the exit code of an error, by the first cause that has one.
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
@@ -101,8 +102,9 @@ impl Exit {
     }
 }
 
-/// The error with its causes in one line. Whoever sits at the command line owns the machine, and is told what
-/// a caller of the API is not; it is what the log would say, and holds no secret either (invariant 7).
+/// Returns the error with its causes in one line. The person at the command line owns the machine, and is
+/// shown details that an API caller is not: the same as in the log, which holds no secret either (invariant
+/// 7).
 pub(super) fn told(error: &anyhow::Error) -> String {
     let causes = error.chain().map(|cause| match cause.downcast_ref::<Error>() {
         Some(error) => error.for_operator(),
@@ -111,7 +113,7 @@ pub(super) fn told(error: &anyhow::Error) -> String {
     causes.collect::<Vec<_>>().join(": ")
 }
 
-/// Field and what is wrong with it, where the error is about fields.
+/// Returns each invalid field and its problem, if the error is about fields.
 pub(super) fn problems(error: &anyhow::Error) -> impl Iterator<Item = (&String, &String)> {
     let causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
     causes.flat_map(|cause| match cause {
@@ -123,7 +125,7 @@ pub(super) fn problems(error: &anyhow::Error) -> impl Iterator<Item = (&String, 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         match exit {
-            // As a shell sees a command that SIGPIPE ended: 128 + 13.
+            // The code that a shell reports for a command ended by SIGPIPE: 128 + 13.
             Exit::BrokenPipe => Self::from(141),
             other => Self::from(other as u8),
         }

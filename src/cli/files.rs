@@ -1,5 +1,5 @@
-//! Files that are named on the command line: never more of one in memory than it may have, and a text that says
-//! what is wrong with it.
+//! Reads files named on the command line, with a size limit and an error that says what is wrong with the
+//! file.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use super::exit::{CodedRefusal, Refusal};
 use crate::plugin_host::{FILE_BYTES_MAX, PackageError, printable};
 
-/// A plugin file.
+/// Reads a plugin file.
 ///
 /// # Errors
-/// It can't be read, or has more bytes than a plugin may have.
+/// The file can't be read, or is larger than a plugin may be.
 pub(super) fn plugin(path: &Path) -> Result<Vec<u8>> {
     match read(path, FILE_BYTES_MAX).with_context(|| format!("cannot read the plugin {}", path.display()))? {
         Content::Whole(bytes) => Ok(bytes),
@@ -29,7 +29,8 @@ pub(super) fn plugin(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Why this file is no plugin for an appliance, with the word for scripts.
+/// Returns a refusal that says why an appliance would not accept this plugin file, with the stable code for
+/// scripts.
 pub(super) fn refused_plugin(path: &Path, error: &PackageError) -> anyhow::Error {
     let text = printable(&format!("{}: {error}", path.display()));
     CodedRefusal {
@@ -39,10 +40,10 @@ pub(super) fn refused_plugin(path: &Path, error: &PackageError) -> anyhow::Error
     .into()
 }
 
-/// A text: a configuration, a case, a key, a signature. A byte order mark is no part of it.
+/// Reads a text file: a configuration, a case, a key or a signature. A byte order mark is removed.
 ///
 /// # Errors
-/// It can't be read, is too large, or is not UTF-8.
+/// The file can't be read, is too large, or is not UTF-8.
 pub(super) fn text(path: &Path) -> Result<String> {
     let refused = |why: String| anyhow::Error::from(Refusal(format!("{}: {why}", path.display())));
     let bytes = match read(path, TEXT_BYTES_MAX)
@@ -67,29 +68,29 @@ pub(super) fn text(path: &Path) -> Result<String> {
     }
 }
 
-/// A JSON file.
+/// Reads a JSON file.
 ///
 /// # Errors
-/// As of [`text`] and [`json_of`].
+/// As for [`text`] and [`json_of`].
 pub(super) fn json(path: &Path) -> Result<Value> {
     json_of(&text(path)?).map_err(|error| Refusal(format!("{}: {error}", path.display())).into())
 }
 
-/// JSON in which no object has a key twice: which of the two was meant, nobody knows.
+/// Parses JSON and refuses an object with a repeated key, because it is unclear which value was meant.
 ///
 /// # Errors
-/// It is not.
+/// The text is not JSON, or an object in it repeats a key.
 pub(super) fn json_of(text: &str) -> serde_json::Result<Value> {
     serde_json::from_str::<Unique>(text).map(|Unique(value)| value)
 }
 
 enum Content {
     Whole(Vec<u8>),
-    /// Bytes that it has, as far as that is known.
+    /// The size in bytes, as far as it is known.
     TooLarge(usize),
 }
 
-/// A device has no size, and may have no end.
+/// Reads at most `limit` bytes. The size alone is no guard: a device reports none, and may never end.
 fn read(path: &Path, limit: usize) -> std::io::Result<Content> {
     let file = File::open(path)?;
     let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -105,7 +106,7 @@ fn read(path: &Path, limit: usize) -> std::io::Result<Content> {
     })
 }
 
-/// A JSON value that was read with an eye on repeated keys.
+/// A JSON value in which no object has a repeated key.
 struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -168,7 +169,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     }
 }
 
-/// As much as all golden cases of a plugin together.
+/// Largest text file, in bytes: the limit for all golden cases of a plugin together.
 const TEXT_BYTES_MAX: usize = 4 << 20;
 
 #[cfg(test)]

@@ -13,37 +13,38 @@ use crate::service::token_keys;
 /// `latchkey keys …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Let a new key sign access tokens.
+    /// Create a new key that signs access tokens from now on.
     ///
-    /// The old ones go on checking tokens until the last one that they signed has expired, so nobody is
-    /// logged out. It is on the record.
+    /// Older keys keep verifying tokens until the last token that they signed has expired, so nobody is
+    /// logged out. The rotation is recorded in the audit trail.
     #[command(
         after_help = "Examples:\n  latchkey keys rotate\n  latchkey keys rotate --algorithm eddsa --json"
     )]
     Rotate {
-        /// What to sign with: tokens.algorithm of the configuration. Another one is refused, since the next start
-        /// would go back to the configured one: change it there first.
+        /// Algorithm to sign with [default: tokens.algorithm of the configuration]. Any other is refused,
+        /// because the next start would return to the configured one: change the configuration first.
         #[arg(long, value_enum)]
         algorithm: Option<Algorithm>,
-        /// Print it as JSON.
+        /// Print the new key and the expiry of the older ones as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Print the names of the keys, that which signs first.
+    /// List the key ids (kid), the signing key first.
     #[command(after_help = "Examples:\n  latchkey keys list\n  latchkey keys list --json")]
     List {
-        /// Print them as JSON: with what they sign, when they were made, and until when an older one checks tokens.
+        /// Print the keys as JSON: with their algorithm, when they were created, and until when an older one
+        /// verifies tokens.
         #[arg(long)]
         json: bool,
     },
 }
 
-/// What to sign with.
+/// Signature algorithm of access tokens.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Algorithm {
-    /// A shared secret: only this appliance can check tokens.
+    /// A symmetric key: only this appliance can verify tokens.
     Hs256,
-    /// A key pair: others can check tokens with `/.well-known/jwks.json`.
+    /// A key pair: others can verify tokens with `/.well-known/jwks.json`.
     Eddsa,
 }
 

@@ -1,4 +1,4 @@
-//! `latchkey openapi`: the document that describes the API, without a server.
+//! `latchkey openapi`: prints the OpenAPI document without a server.
 
 use anyhow::Result;
 use clap::Args;
@@ -6,9 +6,7 @@ use clap::Args;
 use super::output;
 use crate::http;
 
-/// `latchkey openapi`
-///
-/// The same document as the server's /openapi.json and /openapi.yaml.
+/// Arguments of `latchkey openapi`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  latchkey openapi > openapi.json\n  latchkey openapi --yaml > openapi.yaml"

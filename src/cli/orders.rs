@@ -1,5 +1,5 @@
-//! What the operator orders: carried out here, or by the server that has the data directory. Either way
-//! whoever waits is shown how far it has come.
+//! Carries out an operator's orders: in this process, or through the server that has the data directory open.
+//! Progress is shown either way.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -18,15 +18,15 @@ use crate::service::operator::Order;
 use crate::service::plugins::{Watch, unwatched};
 use crate::store::OpenError;
 
-/// How long a server may take to start or to end: it has the data directory already, or still, and takes no orders.
+/// How long to retry while a server starts or stops: it holds the data directory but takes no orders.
 const STARTING: Duration = Duration::from_secs(5);
 
-/// Carries an order out, while no server runs or by the one that does. What it says comes back.
+/// Carries out an order in this process, or through the server if one runs, and returns its result.
 pub(super) fn carry_out(global: &Global, order: impl Into<Order>) -> Result<Value> {
     reach(global)?.carry_out(order.into(), None)
 }
 
-/// The same for work that takes a while: how far it has come is shown under the name `what`.
+/// Carries out an order as `carry_out` does, and shows its progress under the name `what`.
 pub(super) fn carry_out_shown(global: &Global, order: impl Into<Order>, what: &'static str) -> Result<Value> {
     let progress = Progress::of_steps(what);
     let done = reach(global).and_then(|reached| reached.carry_out(order.into(), Some(&progress)));
@@ -34,15 +34,15 @@ pub(super) fn carry_out_shown(global: &Global, order: impl Into<Order>, what: &'
     done
 }
 
-/// Whoever carries orders out.
+/// Who carries out orders.
 pub(super) enum Reached {
-    /// This process: it has the data directory until this is dropped.
+    /// This process; it holds the data directory until this is dropped.
     Here(Box<App>),
-    /// The server that has this data directory.
+    /// The server that has this data directory open.
     Server(PathBuf),
 }
 
-/// Takes the data directory, or finds the server that has it.
+/// Opens the data directory, or finds the server that has it open.
 pub(super) fn reach(global: &Global) -> Result<Reached> {
     let patient = Instant::now() + STARTING;
     loop {
@@ -55,13 +55,13 @@ pub(super) fn reach(global: &Global) -> Result<Reached> {
         match UnixStream::connect(socket(&data_dir)) {
             Ok(_) => return Ok(Reached::Server(data_dir)),
             Err(_) if Instant::now() < patient => std::thread::sleep(STARTING / 50),
-            Err(_) => return Err(in_use), // whoever has it is no server, or not to be spoken to
+            Err(_) => return Err(in_use), // held by something other than a server, or out of reach
         }
     }
 }
 
 impl Reached {
-    /// Where the data directory is.
+    /// Returns the path of the data directory.
     pub(super) fn data_dir(&self) -> &std::path::Path {
         match self {
             Self::Here(app) => &app.config.data_dir,
@@ -69,13 +69,13 @@ impl Reached {
         }
     }
 
-    /// Carries an order out.
+    /// Carries out an order and returns its result.
     pub(super) fn carry_out(&self, order: Order, progress: Option<&Progress>) -> Result<Value> {
         let app = match self {
             Self::Here(app) => app,
             Self::Server(data_dir) => {
                 let server = UnixStream::connect(socket(data_dir))
-                    .context("the server ended meanwhile; run it again")?;
+                    .context("the server stopped meanwhile; run the command again")?;
                 return ask_server(server, &order, progress);
             }
         };
@@ -84,7 +84,7 @@ impl Reached {
             None => unwatched(),
         };
         match wait_for(order.carry_out(&app.services, watch)) {
-            // As a server would say it.
+            // The same text as a server would reply.
             Err(refused) if refused.is_refusal() => Err(Refusal(spelt_out(&refused)).into()),
             ended => Ok(ended?),
         }
@@ -96,7 +96,7 @@ fn ask_server(mut stream: UnixStream, order: &Order, progress: Option<&Progress>
     line.push('\n');
     stream.write_all(line.as_bytes())?;
     for line in BufReader::new(stream).lines() {
-        match serde_json::from_str(&line?).context("the server's reply")? {
+        match serde_json::from_str(&line?).context("the server's reply is invalid")? {
             Reply::Done(value) => return Ok(value),
             Reply::Refused(why) => return Err(Refusal(why).into()),
             Reply::Failed(why) => bail!("the server: {why}"),
@@ -107,10 +107,10 @@ fn ask_server(mut stream: UnixStream, order: &Order, progress: Option<&Progress>
             }
         }
     }
-    bail!("the server ended before the order was carried out")
+    bail!("the server stopped before the order was carried out")
 }
 
-/// Draws how far it has come, whoever does it.
+/// Draws the progress that a reply reports.
 fn show(progress: &Progress, come: &Reply) {
     match come {
         Reply::Step(name) => progress.step(name),

@@ -1,4 +1,4 @@
-//! `latchkey org`: organisations.
+//! `latchkey org`: creates, lists and configures organisations.
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -13,28 +13,28 @@ use crate::service::operator;
 /// `latchkey org …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make an organisation.
+    /// Create an organisation.
     #[command(
         after_help = "Examples:\n  latchkey org create acme --name \"Acme Works\"\n  \
                             latchkey org create acme --name \"Acme Works\" --mfa-required --time-zone Europe/Berlin --json"
     )]
     Create {
-        /// The name used at login: lower-case letters, digits and hyphens.
+        /// Short name used at login: lower-case letters, digits and hyphens.
         slug: String,
-        /// The name shown to people [default: the slug].
+        /// Name shown to people [default: the slug].
         #[arg(long)]
         name: Option<String>,
-        /// Every member must have MFA.
+        /// Require MFA of every member.
         #[arg(long)]
         mfa_required: bool,
-        /// IANA time zone, for policies and people.
+        /// IANA time zone, for policies and for times shown to people.
         #[arg(long, default_value = "UTC", value_name = "ZONE")]
         time_zone: String,
         /// Print the organisation as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Set the rules that an organisation's admins can only make stricter themselves.
+    /// Set the rules that an organisation's own admins can only make stricter.
     #[command(
         after_help = "Examples:\n  latchkey org set acme --policy-changes allowed\n  \
                             latchkey org set acme --admin-on-admin second-admin --clean-replay-required true --json"
@@ -43,7 +43,7 @@ pub(super) enum Command {
     /// List the organisations.
     #[command(after_help = "Examples:\n  latchkey org list\n  latchkey org list --json")]
     List {
-        /// Print them as JSON.
+        /// Print them as JSON, with their settings.
         #[arg(long)]
         json: bool,
     },
@@ -53,18 +53,18 @@ pub(super) enum Command {
 #[command(group(clap::ArgGroup::new("rules").required(true).multiple(true)
     .args(["admin_on_admin", "policy_changes", "clean_replay_required"])))]
 pub(super) struct Rules {
-    /// The name used at login.
+    /// Slug of the organisation.
     slug: String,
-    /// Whether admins may take hold of other admins' accounts.
+    /// Whether admins may reset or change the accounts of other admins.
     #[arg(long, value_enum)]
     admin_on_admin: Option<AdminOnAdminName>,
     /// Whether admins may change policies that are bound.
     #[arg(long, value_enum)]
     policy_changes: Option<PolicyChangesName>,
-    /// Whether a version of a policy counts only after a clean replay of past decisions.
+    /// Whether a new version of a policy is enforced only after a clean replay of past decisions.
     #[arg(long, value_name = "BOOL")]
     clean_replay_required: Option<bool>,
-    /// Print every setting as JSON.
+    /// Print all settings as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -81,11 +81,11 @@ enum AdminOnAdminName {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PolicyChangesName {
-    /// They may; once a policy has demanded a second admin, changing it takes one, too.
+    /// They may; once a policy has demanded a second admin, changing it needs one too.
     Allowed,
     /// Only when a second admin agrees.
     SecondAdmin,
-    /// They may not: it is done here.
+    /// They may not: only the operator does, with this command line.
     OperatorOnly,
 }
 

@@ -1,4 +1,4 @@
-//! What commands print: results, tables, and progress of long work.
+//! Output of commands: results, tables, and the progress of long work.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ pub fn line(text: impl std::fmt::Display) -> Result<()> {
     Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 
-/// Prints a line of which a plugin, an admin or a user may have supplied a part.
+/// Prints a line that may contain text from a plugin, an admin or a user.
 ///
 /// # Errors
 /// When standard output is closed.
@@ -26,7 +26,8 @@ pub fn quoted(text: impl std::fmt::Display) -> Result<()> {
     line(lines(&text.to_string()))
 }
 
-/// The same as text, for where it does not go to standard output.
+/// Returns text of several lines with the characters replaced that a terminal would act on, for output other
+/// than standard output.
 pub fn lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
@@ -39,7 +40,7 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     line(escaped(&serde_json::to_string_pretty(value)?))
 }
 
-/// JSON that means the same, with what a terminal would obey escaped.
+/// Escapes the characters in JSON that a terminal would act on; the value stays the same.
 pub fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -52,7 +53,7 @@ pub fn escaped(json: &str) -> String {
     text
 }
 
-/// Prints rows in columns, with a heading on a terminal only: `cut` and `awk` want none.
+/// Prints rows in columns, with headings only on a terminal: `cut` and `awk` want none.
 ///
 /// # Errors
 /// When standard output is closed.
@@ -81,7 +82,8 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
     Ok(())
 }
 
-/// A cell that keeps to its place: whoever chose a name must not move the cursor or colour what follows.
+/// Replaces the characters that would move the cursor or colour what follows: a name may be chosen by
+/// anybody.
 fn in_place(cell: &str) -> String {
     let shown = |c: char| {
         if moves_cursor(c) {
@@ -93,24 +95,25 @@ fn in_place(cell: &str) -> String {
     cell.chars().map(shown).collect()
 }
 
-/// Long work: a bar on a terminal, plain lines elsewhere, on standard error. Clones draw the same bar.
+/// Progress of long work on standard error: a bar on a terminal, plain lines elsewhere. Clones share one bar.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    /// When the last plain line was written; absent on a terminal.
+    /// When the last plain line was written; `None` on a terminal.
     plain: Option<Arc<Mutex<Instant>>>,
-    /// Whether how many steps there are is known.
+    /// Whether the number of steps is known.
     counted: bool,
 }
 
 impl Progress {
-    /// Work of `steps` steps.
+    /// Starts work of `steps` steps.
     #[must_use]
     pub fn new(what: &'static str, steps: u64) -> Self {
         Self::drawn(what, Some(steps))
     }
 
-    /// Work of named steps, nobody knows how many. Some may be of many small ones: [`Progress::reach_of`].
+    /// Starts work of an unknown number of named steps. A step may count its own parts with
+    /// [`Progress::reach_of`].
     #[must_use]
     pub fn of_steps(what: &'static str) -> Self {
         Self::drawn(what, None)
@@ -134,7 +137,7 @@ impl Progress {
         }
     }
 
-    /// The next step begins.
+    /// Begins the next step.
     pub fn step(&self, name: &str) {
         self.say(|_| true, name);
         self.bar.set_message(name.to_owned());
@@ -147,7 +150,7 @@ impl Progress {
         }
     }
 
-    /// So many of so many are done within a step.
+    /// Reports that `done` of `of` parts of the current step are done.
     pub fn reach_of(&self, done: u64, of: u64) {
         if self.bar.length() == Some(of) {
             return self.reach(done);
@@ -158,7 +161,7 @@ impl Progress {
         self.say(|_| true, format_args!("{done} of {of}"));
     }
 
-    /// So many steps are done: for work of millions of steps without names.
+    /// Reports that `done` steps are done, for work of millions of steps without names.
     pub fn reach(&self, done: u64) {
         let all = self.bar.length().unwrap_or(0).max(1);
         let before = self.bar.position();
@@ -173,12 +176,12 @@ impl Progress {
         );
     }
 
-    /// All is done.
+    /// Ends the work and removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 
-    /// Writes a plain line, where lines are written and one is due that long after the last.
+    /// Writes a plain line if output is plain and `due` says so, given the time since the last line.
     fn say(&self, due: impl Fn(Duration) -> bool, what: impl std::fmt::Display) {
         if let Some(last) = &self.plain {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,8 +193,8 @@ impl Progress {
     }
 }
 
-/// Whether so much was done, or it takes so long, that a log should say so. What takes a moment needs no
-/// lines.
+/// Returns whether progress is due in a log: after a tenth of large work, or after a silence. Short work
+/// needs no lines.
 fn line_due(before: u64, done: u64, all: u64, since_last: Duration) -> bool {
     let tenth = |done: u64| u128::from(done) * 10 / u128::from(all);
     since_last >= SILENCE || (all >= 100_000 && tenth(done) > tenth(before))
@@ -208,7 +211,7 @@ fn style(counted: bool) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// How long a log may hear nothing of work that goes on.
+/// Longest time without a line in a log while work continues.
 const SILENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

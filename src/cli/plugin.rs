@@ -1,4 +1,5 @@
-//! `latchkey plugin …` for policy authors and their CI: all offline, no data directory, no server.
+//! `latchkey plugin …` for policy authors and their CI. All of these commands work offline, without a data
+//! directory or server.
 
 mod bench;
 mod check;
@@ -25,28 +26,40 @@ use crate::domain::policy::Manifest;
 use crate::entropy::Entropy;
 use crate::plugin_host::{Case, CaseHook, HostOptions, PluginHost, Prepared, printable};
 
-/// What authors do with plugins.
+/// The plugin commands of authors.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    /// Write a new plugin project with a test.
+    /// Create a plugin project from a template, with a test.
     New(new::New),
-    /// Say whether an appliance would take a plugin, and what it asks for.
+    /// Check whether an appliance would accept a plugin, and show what it requests.
+    ///
+    /// Compiles the plugin, reads its manifest and runs the golden cases inside the file, as an installation
+    /// does.
     Check(check::Check),
-    /// Show what is in a plugin file, without running any of it.
+    /// Show the contents of a plugin file, without running any of it.
     Inspect(check::Inspect),
     /// Ask a plugin one question and show its answer.
+    ///
+    /// Shows the verdict, the plugin's log, what a host would refuse of the requested effects, and time, fuel
+    /// and memory used. Exits with 1 if the plugin fails.
     Run(run::Run),
-    /// Run a folder of golden cases.
+    /// Run golden cases against a plugin.
+    ///
+    /// Every case is run twice, and both answers must be equal. Exits with 0 if all cases pass, with 1 if any
+    /// fails, and with 5 if a file holds no valid case.
     Test(test::Test),
-    /// Measure a plugin: time, fuel and memory per call.
+    /// Measure a plugin: time, CPU time, fuel and memory per call.
     Bench(bench::Bench),
-    /// Put golden cases inside a plugin file, so that every installation runs them.
+    /// Embed golden cases in a plugin file, so that every installation runs them.
     Pack(pack::Pack),
-    /// Make a key pair for signing (minisign format).
+    /// Generate a key pair for signing plugins (minisign format).
     Keygen(sign::Keygen),
     /// Sign a plugin (minisign format).
+    ///
+    /// A plugin that an appliance would refuse is not signed. The trusted comment of the signature names the
+    /// plugin, its version and its digest.
     Sign(sign::Sign),
-    /// Check a plugin's signature.
+    /// Verify the signature of a plugin.
     Verify(sign::Verify),
 }
 
@@ -54,7 +67,7 @@ impl PluginCommand {
     /// Runs the command.
     ///
     /// # Errors
-    /// What went wrong, or what the command found; see [`super::exit`] for the codes.
+    /// What went wrong, or what the command found; see [`super::exit`] for the exit codes.
     pub fn run(self) -> Result<()> {
         match self {
             Self::New(command) => command.run(),
@@ -71,7 +84,7 @@ impl PluginCommand {
     }
 }
 
-/// A plugin file with a host to run it.
+/// A plugin file, compiled, with a host to run it.
 struct Loaded {
     host: PluginHost,
     prepared: Arc<Prepared>,
@@ -80,7 +93,7 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Reads, judges and compiles the plugin; says so on standard error if that takes a while.
+    /// Reads, checks and compiles the plugin; shows a spinner on standard error meanwhile.
     fn open(path: &Path, meter_fuel: bool) -> Result<Self> {
         let bytes = files::plugin(path)?;
         let cache = AuthorCache::open();
@@ -88,7 +101,7 @@ impl Loaded {
             cache_key: cache.as_ref().map_or([0; 32], |cache| cache.key),
             cache_dir: cache.map(|cache| cache.folder),
             meter_fuel,
-            // Nobody else waits for this compiler, and the author's machine may be a busy CI runner.
+            // No other caller waits for this compiler, and the author's machine may be a busy CI runner.
             compile_limit: Duration::from_mins(15),
             ..HostOptions::default()
         })?;
@@ -110,13 +123,14 @@ impl Loaded {
         })
     }
 
-    /// What the plugin says of itself, as an appliance would take it.
+    /// Returns the plugin's manifest, checked as an appliance would.
     fn manifest(&self, path: &Path) -> Result<Manifest> {
         let manifest = self.runtime.block_on(self.host.describe(&self.prepared));
         manifest.map_err(|error| refused_plugin(path, &error))
     }
 
-    /// Why no appliance would save the configuration that this case asks with; none for a case about just that.
+    /// Returns why an appliance would refuse the configuration of this case; `None` if it would not, or if
+    /// the case is about checking configurations.
     fn config_refused(&self, manifest: &Manifest, case: &Case) -> Option<String> {
         if case.hook == CaseHook::CheckConfig {
             return None;
@@ -125,11 +139,11 @@ impl Loaded {
         let checked = self.host.check_config(&self.prepared, manifest, &config);
         let error = self.runtime.block_on(checked).err()?;
         Some(format!(
-            "no appliance would save this configuration: {error}; --unchecked-config asks all the same"
+            "no appliance would save this configuration: {error}; --unchecked-config asks with it anyway"
         ))
     }
 
-    /// The same as a refusal.
+    /// Returns the result of `config_refused` as a refusal.
     fn must_take_config(&self, manifest: &Manifest, case: &Case) -> Result<()> {
         match self.config_refused(manifest, case) {
             Some(text) => Err(Refusal(printable(&text)).into()),
@@ -138,19 +152,19 @@ impl Loaded {
     }
 }
 
-/// Prints a line of which a plugin may have supplied a part.
+/// Prints a line that may contain text from a plugin.
 fn line(text: impl std::fmt::Display) -> Result<()> {
     output::line(printable(&text.to_string()))
 }
 
-/// Compiled plugins of this user, so that a JavaScript plugin is not compiled for every test run.
+/// Cache of compiled plugins of this user, so that a JavaScript plugin is not compiled for every test run.
 struct AuthorCache {
     folder: PathBuf,
     key: [u8; 32],
 }
 
 impl AuthorCache {
-    /// None where there is no place for it; then everything is compiled each time.
+    /// Opens the cache; `None` if there is no place for it, in which case every run compiles.
     #[expect(
         clippy::disallowed_methods,
         reason = "where the user keeps caches is the environment's to say"
@@ -165,7 +179,7 @@ impl AuthorCache {
         Some(Self { folder, key })
     }
 
-    /// The key in this file; made if there is none.
+    /// Returns the key in this file, and creates it if there is none.
     fn key(path: &Path) -> Result<[u8; 32]> {
         use std::io::Write as _;
         use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -189,7 +203,7 @@ impl AuthorCache {
     }
 }
 
-/// The nearest `base-question.json` in `folder` or above it; else the built-in question.
+/// Returns the nearest `base-question.json` in `folder` or above it, otherwise the built-in question.
 fn base_question(folder: &Path) -> Result<Value> {
     let folder = folder
         .canonicalize()
@@ -204,7 +218,7 @@ fn base_question(folder: &Path) -> Result<Value> {
     }
 }
 
-/// Microseconds as people read them.
+/// Formats microseconds for people.
 fn micros(micros: u64) -> String {
     match micros {
         0..1_000 => format!("{micros} µs"),
@@ -213,7 +227,7 @@ fn micros(micros: u64) -> String {
     }
 }
 
-/// Bytes as people read them.
+/// Formats a number of bytes for people.
 fn bytes(bytes: u64) -> String {
     match bytes {
         0..0x400 => format!("{bytes} B"),

@@ -1,6 +1,6 @@
-//! `latchkey plugin install, uninstall, list, config, bind, change, switch, mode, rollback, disable, enable, unbind, replay,
-//! decisions`: the operator's commands. They work while a server runs, too: then the server does it, at once. The author's commands
-//! are in `plugin.rs`.
+//! `latchkey plugin install, uninstall, list, config, bind, change, switch, mode, rollback, disable, enable,
+//! unbind, replay, decisions, metrics`: the operator's commands. While a server runs, the server carries them
+//! out at once. The commands of authors are in `plugin.rs`.
 
 mod bind;
 mod decisions;
@@ -26,66 +26,67 @@ use install::Install;
 use replay::Replay;
 use terms::mode;
 
-/// What operators do with plugins.
+/// The operator's plugin commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
-    /// Judge, compile and keep a plugin. It is asked once it is bound.
+    /// Check, compile and install a plugin. It is asked only once it is bound.
     ///
-    /// A large one takes seconds; standard error says how far it has come.
+    /// A large plugin takes seconds to compile; progress is shown on standard error.
     #[command(after_help = "Examples:\n  latchkey plugin install office-hours.wasm\n  \
                             latchkey plugin install theirs.wasm --org acme\n  \
                             latchkey plugin install theirs.wasm --signature theirs.wasm.minisig --public-key author.pub")]
     Install(Install),
-    /// Remove an installed plugin that no binding uses, now or as the version before.
+    /// Remove an installed plugin that no binding uses, neither as its current nor as its previous version.
     ///
-    /// What it decided can still be replayed until that lapses.
+    /// Its past decisions can still be replayed until they expire.
     #[command(
         visible_alias = "remove",
         after_help = "Examples:\n  latchkey plugin uninstall office-hours\n  \
                             latchkey plugin uninstall 2c26b46b --org acme --json"
     )]
     Uninstall {
-        /// Its name, where it is installed in one version, or the beginning of its digest, at least 4 digits.
+        /// Name of the plugin, if one version of it is installed, or the beginning of its digest, at least 4
+        /// digits.
         plugin: String,
-        /// It is this organisation's [default: the node's].
+        /// Organisation that the plugin is installed for [default: the node, for every organisation].
         #[arg(long, value_name = "SLUG")]
         org: Option<String>,
-        /// Print what was removed as JSON.
+        /// Print the removed plugin as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Show what is installed, and who is asked in which order.
+    /// List installed plugins, and the bindings in the order in which they are asked.
     #[command(after_help = "Examples:\n  latchkey plugin list\n  latchkey plugin list --org acme --json")]
     List {
-        /// Only what this organisation can bind and what its resets ask: its own and the node's.
+        /// Show only what this organisation can bind and what its resets ask: its own and the node's.
         #[arg(long, value_name = "SLUG")]
         org: Option<String>,
-        /// Print it as JSON.
+        /// Print the lists as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Print a configuration, as it was bound once: the text behind a digest in the trail.
+    /// Print a bound configuration by its digest: the text behind a digest in the audit trail.
     ///
-    /// It is kept for as long as a binding uses it and the decisions that it made can be replayed. The digest is
-    /// the SHA-256 of the text, without the newline at its end.
+    /// A configuration is kept for as long as a binding uses it or a decision made with it can be replayed.
+    /// The digest is the SHA-256 of the text, without the newline at its end.
     #[command(after_help = "Examples:\n  latchkey plugin config 9f86d081884c\n  \
                             latchkey plugin config 9f86d081884c > earlier.json    # for --config @earlier.json")]
     Config {
-        /// Its digest, or the beginning of it, at least 8 digits: `latchkey plugin list` and the trail's
-        /// configDigest show it.
+        /// Digest of the configuration, or the beginning of it, at least 8 digits: shown by `latchkey plugin
+        /// list` and as `configDigest` in the trail.
         digest: String,
     },
-    /// Print what bindings did since the server started, in the text format of Prometheus.
+    /// Print counters of the bindings since the server started, in the Prometheus text format.
     ///
-    /// Calls, denials, failures by cause and durations, by plugin, version and digest.
+    /// Calls, denials, failures by cause, and durations; by plugin, version and digest.
     #[command(after_help = "Examples:\n  latchkey plugin metrics > /var/lib/node_exporter/latchkey.prom")]
     Metrics,
-    /// Let an organisation's resets be judged by an installed plugin.
+    /// Bind an installed plugin, so that it judges the resets of an organisation.
     ///
-    /// The configuration is checked against the plugin's schema and by the plugin. Of the effects that
-    /// the plugin asks for it gets those that are granted here, and no others. What is not said: the
-    /// configuration is {}, the place behind the policies that there are, the hooks are all that it has, no
-    /// effect is granted, its answers count, and each failure of it denies the reset.
+    /// The configuration is checked against the plugin's schema and by the plugin itself. Of the effects that
+    /// the plugin requests, it gets those granted here, and no others. Defaults: the configuration is {}; the
+    /// position is after all existing policies; the hooks are all that the plugin has; no effect is granted;
+    /// answers are enforced; every failure denies the reset.
     #[command(
         after_help = "Examples:\n  latchkey plugin bind office-hours --org acme --config '{\"from\":\"08:00\"}'\n  \
                             latchkey plugin bind force-reenrollment --org acme --config @forced.json \\\n      \
@@ -94,108 +95,109 @@ pub(super) enum PolicyCommand {
                             --on-failure deny --on-failure deadline=skip --limit deadline-ms=20"
     )]
     Bind(Bind),
-    /// Change a binding: order, hooks, grants, limits, what failures mean, mode, configuration.
+    /// Change a binding: position, hooks, grants, limits, failure actions, mode, configuration.
     ///
-    /// It holds from the next reset on. What is not named stays as it is. Hooks, grants and configuration
-    /// are named as a whole; of limits and causes of failure those that are named are changed. Another
-    /// version of the plugin: latchkey plugin switch.
+    /// Takes effect with the next reset. Options that are not given stay unchanged. Hooks, grants and
+    /// configuration are replaced as a whole; limits and failure actions are changed one by one. To change
+    /// the version of the plugin, use latchkey plugin switch.
     #[command(
         override_usage = "latchkey plugin change [OPTIONS] <BINDING>",
         after_help = "Examples:\n  latchkey plugin change 0197… --position 5\n  \
                             latchkey plugin change 0197… --config @new.json --limit deadline-ms=20\n  \
                             latchkey plugin change 0197… --on-failure trap=last-good-version\n  \
-                            latchkey plugin change 0197… --on-failure deny    # for every cause, whatever held before\n  \
+                            latchkey plugin change 0197… --on-failure deny    # for every cause, replacing earlier rules\n  \
                             latchkey plugin change 0197… --hook before-reset --no-grants --json"
     )]
     Change(Change),
-    /// Take another installed version of a binding's plugin; the one before stays at hand.
+    /// Switch a binding to another installed version of its plugin; the previous one stays available for a
+    /// rollback.
     #[command(after_help = "Examples:\n  latchkey plugin switch 0197… office-hours\n  \
                             latchkey plugin switch 0197… 2c26b46b --config @new.json")]
     Switch {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// Name of the plugin (the newest version of the node's and the organisation's own), or the beginning
-        /// of its digest, at least 4 digits.
+        /// Name of the plugin (its newest version, the node's or the organisation's own), or the beginning of
+        /// its digest, at least 4 digits.
         plugin: String,
-        /// Configuration: JSON, or a file with it [default: as it is].
+        /// Configuration: JSON, or a file that holds it [default: unchanged].
         #[arg(long, value_name = "JSON|@FILE|FILE")]
         config: Option<String>,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Make a binding's answers count, or only be recorded.
+    /// Set whether the answers of a binding are enforced or only recorded.
     #[command(after_help = "Examples:\n  latchkey plugin mode 0197… monitor\n  \
                             latchkey plugin mode 0197… canary:10\n  latchkey plugin mode 0197… enforce")]
     Mode {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// enforce, monitor (recorded only), or canary:10 (for ten users in a hundred; for the others
-        /// the version before is asked, so what is enforced needs one).
+        /// enforce, monitor (answers are recorded but decide nothing), or canary:10 (enforced for 10 % of the
+        /// users; for the others the previous version is asked, so an enforced binding needs one).
         #[arg(value_parser = mode)]
         mode: Mode,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Go back to a binding's version before, with the configuration that it had.
+    /// Return a binding to its previous version, with the configuration that it had.
     ///
-    /// Another file is another version, and so is another configuration. The version before is the last that
-    /// answered for good: one that never answered, and one that was only tried on a canary's share, does not take
-    /// its place. `latchkey plugin list` shows which it is, with its digests.
+    /// Another file is another version, and so is another configuration. The previous version is the last one
+    /// that answered without failing while enforced: one that never answered, or was tried only on a canary's
+    /// share, does not take its place. `latchkey plugin list` shows which it is, with its digests.
     #[command(
-        after_help = "Examples:\n  latchkey plugin rollback 0197…    # once more undoes that, but where it ended a canary"
+        after_help = "Examples:\n  latchkey plugin rollback 0197…    # a second rollback undoes the first, unless it ended a canary"
     )]
     Rollback {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Put the decisions of past resets to a candidate and show which would have been others.
+    /// Replay the decisions of past resets with a candidate, and show which would differ.
     ///
-    /// Exit code 0: none, and all could be replayed; 1: some, or not all could be, or there was nothing to
-    /// compare with. Nothing is changed.
+    /// Exits with 0 if none differs and all could be replayed; with 1 if some differ, not all could be
+    /// replayed, or there was nothing to compare. Changes nothing.
     #[command(after_help = "Examples:\n  latchkey plugin replay new.wasm --since 30d\n  \
                             latchkey plugin replay new.wasm --since 2026-01-01T00:00:00Z --org acme --json")]
     Replay(Replay),
-    /// Show what policies were asked at a reset and what each answered: with its log, what it used up, and the
-    /// configuration that decided.
+    /// Show what the policies were asked at a reset and what each answered, with its log, its resource usage
+    /// and the configuration that decided.
     ///
-    /// It is kept with the entry that records the reset, for as long as it can be replayed.
+    /// Decisions are kept with the entry that records the reset, for as long as they can be replayed.
     #[command(
         after_help = "Examples:\n  latchkey plugin decisions 019c7063-9f40-7cc3-98c4-dc0c0c07398f\n  \
                             latchkey plugin decisions 019c7063-9f40-7cc3-98c4-dc0c0c07398f --json"
     )]
     Decisions {
-        /// Id of the entry, as the trail shows it.
+        /// Id of the audit entry of the reset (UUID), as the trail shows it.
         entry: Uuid,
-        /// Print it as JSON.
+        /// Print the question and the answers as JSON.
         #[arg(long)]
         json: bool,
     },
     /// Remove a binding.
     #[command(after_help = "Examples:\n  latchkey plugin unbind 0197…")]
     Unbind {
-        /// Id of the binding, as `latchkey plugin list` shows it.
+        /// Id of the binding (UUID), as shown by `latchkey plugin list`.
         #[arg(value_parser = binding_id)]
         binding: Uuid,
-        /// Print what came of it as JSON.
+        /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Switch a binding off; it keeps its place and configuration. Or a plugin, for everybody.
+    /// Disable a binding, which keeps its position and configuration, or a plugin wherever it is bound.
     ///
-    /// The emergency switch: works whether or not a server runs, holds from the next reset on, and needs
+    /// The emergency switch: works whether or not a server runs, takes effect with the next reset, and needs
     /// neither the plugin nor a second admin.
     #[command(after_help = "Examples:\n  latchkey plugin disable 0197…\n  \
                             latchkey plugin disable --plugin office-hours    # wherever it is bound")]
     Disable(Which),
-    /// Switch a binding on again. Or a plugin, for everybody.
+    /// Enable a disabled binding, or a plugin wherever it is bound.
     #[command(after_help = "Examples:\n  latchkey plugin enable 0197…")]
     Enable(Which),
 }
@@ -204,19 +206,20 @@ pub(super) enum PolicyCommand {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("which").required(true).args(["binding", "plugin"])))]
 pub(super) struct Which {
-    /// Id of the binding, as `latchkey plugin list` shows it.
+    /// Id of the binding (UUID), as shown by `latchkey plugin list`.
     #[arg(value_parser = binding_id)]
     binding: Option<Uuid>,
-    /// A plugin in one version, wherever it is bound: its name where no other has it, or the beginning of
-    /// its digest, at least 4 digits.
+    /// Instead of a binding: one version of a plugin, wherever it is bound. Its name, if no other version is
+    /// installed, or the beginning of its digest, at least 4 digits.
     #[arg(long, value_name = "PLUGIN")]
     plugin: Option<String>,
-    /// Print what came of it as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// A plugin's name is no id: it can be bound more than once.
+/// Parses the id of a binding. The name of a plugin does not identify one: a plugin can be bound more than
+/// once.
 fn binding_id(text: &str) -> Result<Uuid, &'static str> {
     text.parse()
         .map_err(|_| "a binding is named by its id, a UUID that `latchkey plugin list` shows")
@@ -254,7 +257,7 @@ impl PolicyCommand {
             Self::Config { digest } => {
                 let found = order(PolicyOrder::Config { digest })?;
                 let config = found["config"].as_str().unwrap_or_default();
-                // A file gets the very text: its digest is the one that was asked for.
+                // Redirected output is the exact text: its digest is the one that was asked for.
                 if io::stdout().is_terminal() {
                     output::line(output::escaped(config))
                 } else {
@@ -286,7 +289,7 @@ impl PolicyCommand {
                     config,
                 })?;
                 let verb = match now["changed"] == false {
-                    true => "asks already",
+                    true => "already asks",
                     false => "now asks",
                 };
                 done(json, &now, list::version(verb, &now))?;
@@ -331,7 +334,7 @@ impl Which {
     }
 }
 
-/// Says what was done, to people or to scripts.
+/// Prints the result, as JSON or as text.
 fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
     if json {
         output::json(now)
@@ -340,7 +343,7 @@ fn done(json: bool, now: &Value, text: impl std::fmt::Display) -> Result<()> {
     }
 }
 
-/// What to know of what was done, on standard error.
+/// Prints the warning of a result, if it has one, on standard error.
 fn warn(now: &Value) -> Result<()> {
     match now["warning"].as_str() {
         Some(warning) => Ok(writeln!(io::stderr().lock(), "warning: {warning}")?),
@@ -348,12 +351,12 @@ fn warn(now: &Value) -> Result<()> {
     }
 }
 
-/// The texts of a list.
+/// Returns the strings in a JSON array.
 fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// A configuration as it is typed: JSON, @FILE, the path of a file, or - for standard input.
+/// Reads a configuration as typed: JSON, @FILE, the path of a file, or - for standard input.
 pub(in crate::cli) fn config(given: &str) -> Result<Value> {
     let read = |file: &str| match file {
         "-" => io::read_to_string(io::stdin()).context("standard input can't be read"),
@@ -368,7 +371,7 @@ pub(in crate::cli) fn config(given: &str) -> Result<Value> {
         },
     };
     match parsed {
-        // On its way to a server it would mean: no configuration was given.
+        // In an order to a server, null would mean that no configuration was given.
         Ok(Value::Null) => Err(Refusal("the configuration is null; {} is an empty one".to_owned()).into()),
         Ok(config) => Ok(config),
         Err(_) if named_like_a_file(given) => Err(Refusal(format!(
@@ -382,7 +385,7 @@ pub(in crate::cli) fn config(given: &str) -> Result<Value> {
     }
 }
 
-/// Whether whoever typed this meant a file rather than JSON.
+/// Returns whether the text looks like the name of a file rather than JSON.
 fn named_like_a_file(given: &str) -> bool {
     !given.starts_with('@')
         && given != "-"

@@ -1,4 +1,4 @@
-//! What this process is: as whom it runs, and what its parent has it ignore.
+//! Facts about this process: the user it runs as, and whether its parent had it ignore SIGHUP.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -7,20 +7,21 @@ use std::path::Path;
 use super::exit::Refusal;
 use crate::keys::KEY_DIRECTORY;
 
-/// What the kernel tells of this process, a line each. Not the owner of the directory it lies in: that is
-/// root's for a program that was given a capability.
+/// Where the kernel describes this process, one field per line. The owner of `/proc/self` is not used: for a
+/// program that was given a capability it is root.
 const STATUS: &str = "/proc/self/status";
 
-/// Refuses to work in a data directory of somebody else. What root writes there is root's, for its owner alone,
-/// and the service that runs as the directory's owner can't read it at its next start.
+/// Refuses to work in a data directory of another user. Run as root, a command would create files owned by
+/// root and readable by it alone, which the service, running as the owner of the directory, could not read at
+/// its next start.
 ///
-/// A volume that was mounted for a group may belong to root and be used by another; so that no complaint is
-/// made of root's own.
+/// A directory owned by root is accepted: a volume mounted for a group may belong to root and be used by
+/// another user.
 pub(super) fn refuse_strangers(data_dir: &Path) -> Result<(), Refusal> {
     refuse_others(&[data_dir, &data_dir.join(KEY_DIRECTORY)])
 }
 
-/// The same for a data directory that is still to be made: who owns the directory that it is made in is to own it.
+/// Checks a data directory that is still to be created: the owner of its parent directory is to own it.
 pub(super) fn refuse_strangers_around(data_dir: &Path) -> Result<(), Refusal> {
     let around = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     if data_dir.exists() {
@@ -39,7 +40,7 @@ fn refuse_others(places: &[&Path]) -> Result<(), Refusal> {
             let name =
                 name_of(owner).map_or_else(|| format!("uid {owner}"), |name| format!("{name} (uid {owner})"));
             return Err(Refusal(format!(
-                "{} belongs to {name}; run it as that user, e.g. sudo -u '#{owner}' latchkey …",
+                "{} belongs to {name}; run the command as that user, for example sudo -u '#{owner}' latchkey …",
                 place.display()
             )));
         }
@@ -47,17 +48,18 @@ fn refuse_others(places: &[&Path]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether whoever started this process wants it to outlive the terminal, as `nohup` does.
+/// Returns whether the parent process had this one ignore SIGHUP, as `nohup` does, so that it outlives the
+/// terminal.
 pub(super) fn ignores_hangup() -> bool {
     let status = fs::read_to_string(STATUS).unwrap_or_default();
     let ignored = field(&status, "SigIgn:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
     ignored.is_some_and(|mask| mask & 1 == 1) // the lowest bit is signal 1
 }
 
-/// The effective user; `None` where there is no /proc.
+/// Returns the effective user id; `None` if there is no `/proc`.
 fn effective_uid() -> Option<u32> {
     let status = fs::read_to_string(STATUS).ok()?;
-    // Real, effective, saved, file system.
+    // The fields are the real, effective, saved and file system user id.
     field(&status, "Uid:")?.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -68,7 +70,7 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
-/// The user's name, where the machine's own list has it.
+/// Returns the user's name, if `/etc/passwd` lists it.
 fn name_of(uid: u32) -> Option<String> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     users.lines().find_map(|line| {

@@ -1,4 +1,4 @@
-//! `latchkey restore`: a backup becomes a data directory again.
+//! `latchkey restore`: creates a data directory from a backup.
 
 use std::path::PathBuf;
 
@@ -19,13 +19,7 @@ use crate::service::backup::{self, Manifest, Restored, Source};
 use crate::service::trail;
 use crate::store::audit::Revived;
 
-/// `latchkey restore`
-///
-/// Checks the backup (every file's hash, who made the manifest, the database, the trail), copies it into the
-/// data directory, which must be new or empty, ends every session in it, and records the restore. It says which
-/// factors, sessions and API keys are back. The trail goes on under a new name and with a new key, which was in no
-/// backup, and which readers have to be given. The key of access tokens stays: if others may have had the backup,
-/// latchkey keys rotate.
+/// Arguments of `latchkey restore`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  latchkey restore /mnt/backup/today --data-dir /var/lib/latchkey\n  \
@@ -33,21 +27,22 @@ use crate::store::audit::Revived;
                   latchkey restore /mnt/backup/today --data-dir /var/lib/latchkey --replaced old/latchkey.db"
 )]
 pub(super) struct Restore {
-    /// The backup; or a database file, such as a replicator keeps, with --keys-from.
+    /// Directory of the backup; or a database file, such as a replicator keeps, with --keys-from.
     backup: PathBuf,
-    /// The newer database, if it is still there: tells exactly what is back.
+    /// The newer database that the backup replaces, if it still exists: makes the report of what is back
+    /// exact.
     #[arg(long, value_name = "FILE")]
     replaced: Option<PathBuf>,
-    /// Read the passphrase of sealed keys from a file's first line; - is standard input.
+    /// Read the passphrase of sealed keys from the first line of a file; - is standard input.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// The directory with the keys, for a backup without or a database file.
+    /// Directory with the keys, for a backup without keys or for a database file.
     #[arg(long, value_name = "DIR")]
     keys_from: Option<PathBuf>,
-    /// Do everything but the last step, and leave nothing behind.
+    /// Do everything except the last step, and leave nothing behind.
     #[arg(long)]
     check: bool,
-    /// Print what was done as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -58,6 +53,7 @@ impl Restore {
         let data_dir = config.data_dir.clone();
         process::refuse_strangers_around(&data_dir)?;
         let witness = config.settings.trail.witness_dir.clone();
+        self.replaced.as_deref().map(backup::try_replaced).transpose()?;
         let passphrase = self.passphrase_file.as_deref().map(password_from).transpose()?;
         let source = Source {
             backup: self.backup.clone(),
@@ -87,13 +83,14 @@ impl Restore {
             self.replaced.as_deref(),
             witness.as_deref(),
         ))?;
-        // Everything is closed before the directory gets its name.
+        // Close everything before the directory gets its final name.
         drop(app);
         if self.check {
             drop(unfinished);
         } else {
             unfinished.finish()?;
-            // Not before: of a restore that failed it would keep the old data directory from starting.
+            // Only after success: after a failed restore the checkpoint would keep the old data directory
+            // from starting.
             if let Some(witness) = witness {
                 trail::give_to_witness(&restored, &witness, &entropy);
             }
@@ -131,30 +128,32 @@ impl Restore {
         if self.check {
             return output::line("nothing was changed");
         }
-        output::line(format_args!("the trail's key from here on: {}", restored.key))?;
+        output::line(format_args!("the trail's key from now on: {}", restored.key))?;
         output::line(NEW_KEY)?;
         output::line(
-            "the key of access tokens is still the backup's: if others may have had it, latchkey keys rotate",
+            "the key of access tokens is still the one in the backup: if others may have had the backup, run latchkey \
+             keys rotate",
         )
     }
 }
 
-/// What is said of the trail's key after a restore, or once an older database was accepted.
-pub(super) const NEW_KEY: &str = "it is a new one, that was never in a backup: what the one before signs from here on \
-                                  counts for nothing. Where keys are kept apart from backups, keep these";
+/// The notice about the trail's key after a restore, or after an older database was accepted.
+pub(super) const NEW_KEY: &str = "it is a new one that was never in a backup: anything the previous key signs from now on \
+                                  does not count. If you keep keys apart from backups, store the keys again";
 
-/// Something that is back: sessions are ended, the others are not.
+/// Returns something that the restore brought back, as JSON: sessions are ended, factors and API keys are
+/// not.
 pub(super) fn revived_in_json(one: &Revived) -> Value {
     json!({ "kind": one.kind, "email": one.email, "since": one.since, "ended": one.kind == "session" })
 }
 
-/// The configuration for the directory that is not at its place yet.
+/// Returns the configuration with the unfinished directory in place of the data directory.
 fn over(mut config: Config, unfinished: &std::path::Path) -> Config {
     if config.plugins.cache_dir.starts_with(&config.data_dir) {
         config.plugins.cache_dir = unfinished.join("plugin-cache");
     }
     unfinished.clone_into(&mut config.data_dir);
-    // What may be thrown away again is not to be witnessed.
+    // A restore that may still be discarded must not be witnessed.
     config.settings.trail.witness_dir = None;
     config
 }

@@ -14,18 +14,15 @@ use crate::service::Services;
 use crate::service::start::look_around;
 use crate::store::DATABASE_FILE;
 
-/// How long threads may take to end what they do, once everything that matters is done.
+/// How long threads may take to end after serving has stopped and everything that matters is done.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
 
-/// `latchkey serve`
-///
-/// Makes the data directory and its keys when they aren't there. SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the
-/// terminal was closed) stops accepting, lets requests under way end, and ends; a second one ends at once.
+/// Arguments of `latchkey serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  latchkey serve --data-dir /var/lib/latchkey\n  \
                         latchkey serve --listen 127.0.0.1:0    takes a free port and prints it")]
 pub(super) struct Serve {
-    /// Address and port; port 0 takes a free one.
+    /// Address and port to listen on; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
 }
@@ -35,7 +32,7 @@ impl Serve {
         let config = global.load(self.listen)?;
         process::refuse_strangers(&config.data_dir)?;
         logging::start(&config.log)?;
-        // Also where the volume that it was on is not mounted.
+        // This is also true if the volume that holds the database is not mounted.
         let is_new = !config.data_dir.join(DATABASE_FILE).exists();
         let app = App::open(config)?;
         warn(&app.config, &app.services, is_new)?;
@@ -43,7 +40,7 @@ impl Serve {
     }
 }
 
-/// Tells what an operator should know before anybody uses it.
+/// Warns about what an operator should know before the server is used.
 fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
     let place = config.data_dir.display();
     let start = look_around(services)?;
@@ -58,14 +55,19 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
     }
     if let Some(newest) = start.clock_behind {
         tracing::warn!(
-            "the clock is behind: the newest entry of the trail is of {newest}; set the host's clock, or tokens and \
+            "the clock is behind: the newest entry of the trail is dated {newest}; set the host's clock, or tokens and \
              codes are judged wrongly"
         );
     }
-    // Nothing here sees who speaks TLS; whoever set that up says https in the address that users are given.
+    for slug in start.unknown_slugs {
+        tracing::warn!(
+            "audit.forward_organizations names {slug}, but no organisation has that slug: nothing is forwarded for it"
+        );
+    }
+    // TLS ends at a proxy, which is not visible from here: an https `public_url` is taken as the sign of one.
     if !config.listen.ip().is_loopback() && !config.settings.public_url.starts_with("https://") {
         tracing::warn!(
-            "{} speaks plain HTTP to whoever reaches it, passwords and tokens included; put a proxy that speaks TLS in \
+            "{} speaks plain HTTP to anyone who can reach it, passwords and tokens included; put a proxy that speaks TLS in \
              front, and its https address in public_url",
             config.listen
         );
@@ -73,22 +75,22 @@ fn warn(config: &Config, services: &Services, is_new: bool) -> Result<()> {
     Ok(())
 }
 
-/// Listens, says where, and serves until a signal. `ready` runs between the two.
+/// Listens, prints the address, calls `ready` with the URL, and serves until a signal arrives.
 pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()> {
-    // Before the first line is said: whoever reads it may send the signal at once.
+    // Watch for signals before the first line is printed: its reader may send one at once.
     let asked_to_stop = signals::watch(|| {
-        tracing::info!("stopping: requests under way may end, a second signal ends at once");
+        tracing::info!("stopping: requests in progress may finish, a second signal ends at once");
     });
-    let asked_to_stop = asked_to_stop.context("signals")?;
+    let asked_to_stop = asked_to_stop.context("could not watch for signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the async runtime")?;
+        .context("could not start the async runtime")?;
     let served = runtime.block_on(async {
         let listen = app.config.listen;
         let listener = TcpListener::bind(listen)
             .await
-            .with_context(|| format!("{listen} can't be listened on"))?;
+            .with_context(|| format!("could not listen on {listen}"))?;
         let address = listener.local_addr()?;
         let file = app.config.file.as_ref().map(|file| file.display().to_string());
         tracing::info!(
@@ -105,7 +107,7 @@ pub(super) fn run(app: App, ready: impl FnOnce(&str) -> Result<()>) -> Result<()
         };
         app.serve(listener, stop).await
     });
-    // Dropped, it would wait for a thread that hangs on a disk for as long as that does.
+    // Dropping the runtime would wait indefinitely for a thread that hangs on a disk.
     runtime.shutdown_timeout(THREADS_END_WITHIN);
     served
 }

@@ -1,5 +1,5 @@
-//! Signals that ask a command to stop: the first one is told, so that it can leave things in order, and the second one
-//! ends it at once.
+//! Signals that ask a command to stop: the first is reported, so that the command can finish in order, and
+//! the second ends the process at once.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -10,8 +10,8 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::process;
 
-/// Tells when the first signal has come, and calls `told` after that. On a thread of its own: the second one has to end
-/// the process while a runtime stops, too, or something in it hangs.
+/// Completes the returned channel at the first signal and then calls `told`. Runs on a thread of its own: the
+/// second signal has to end the process even while a runtime shuts down or hangs.
 pub(super) fn watch(told: impl FnOnce() + Send + 'static) -> io::Result<oneshot::Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -26,7 +26,7 @@ pub(super) fn watch(told: impl FnOnce() + Send + 'static) -> io::Result<oneshot:
         let _ = ask.send(());
         told();
         signals.next().await;
-        tracing::warn!("ended at once");
+        tracing::warn!("exiting at once");
         end_now();
     };
     std::thread::Builder::new()
@@ -35,7 +35,7 @@ pub(super) fn watch(told: impl FnOnce() + Send + 'static) -> io::Result<oneshot:
     Ok(asked_to_stop)
 }
 
-/// Whether work that takes long is to stop, for a command that does nothing else.
+/// Tells a long-running command that does nothing else whether to stop.
 pub(super) struct Interruption(oneshot::Receiver<()>);
 
 impl Interruption {
@@ -59,7 +59,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        // To listen for what `nohup` had it ignore would undo that.
+        // Listening for SIGHUP would undo what `nohup` set up.
         let hangup = (!process::ignores_hangup()).then(|| signal(SignalKind::hangup()));
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -84,7 +84,8 @@ impl Signals {
     }
 }
 
-/// Whatever was answered is on disk; what was not is rolled back at the next start.
+/// Ends the process. Every answered change is on disk; what was not answered is rolled back at the next
+/// start.
 #[expect(clippy::disallowed_methods, reason = "the operator asked twice")]
 fn end_now() {
     std::process::exit(1);

@@ -1,4 +1,4 @@
-//! `latchkey token`: access tokens without a login.
+//! `latchkey token`: mints access tokens without a login.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -9,16 +9,16 @@ use super::exit::Refusal;
 use super::{Global, output};
 use crate::service::{operator, session};
 
-/// Longest lifetime of a minted token, in hours: a quarter.
+/// Longest lifetime of a minted token, in hours (90 days).
 const LONGEST_HOURS: u32 = 90 * 24;
 
 /// `latchkey token …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Mint an access token for a user: the first admin's, or a script's.
+    /// Mint an access token for a user, for example the first admin or a script.
     ///
-    /// Prints the token and nothing else. It is on the record, and ends with its session: a reset of
-    /// the user, a logout or a deactivation ends it early.
+    /// Prints the token and nothing else. The token is recorded in the audit trail and belongs to a session
+    /// of its own: a reset of the user, a logout or a deactivation ends it early.
     #[command(
         after_help = "Examples:\n  TOKEN=$(latchkey token mint --org acme --email ada@acme.example)\n  \
                             latchkey token mint --org acme --email ada@acme.example --hours 12 --json"
@@ -27,13 +27,13 @@ pub(super) enum Command {
         /// Slug of the organisation.
         #[arg(long, value_name = "SLUG")]
         org: String,
-        /// Whose token.
+        /// The user's e-mail address.
         #[arg(long, value_name = "ADDRESS")]
         email: String,
-        /// How long it is good for, in hours (1–2160).
+        /// Lifetime in hours (1–2160).
         #[arg(long, default_value_t = 1)]
         hours: u32,
-        /// Print it as JSON with its lifetime.
+        /// Print the token and its lifetime as JSON.
         #[arg(long)]
         json: bool,
     },

@@ -1,4 +1,4 @@
-//! `latchkey user`: accounts.
+//! `latchkey user`: creates, imports and lists users, and recovers their accounts.
 
 mod credentials;
 mod import;
@@ -19,52 +19,56 @@ use crate::service::operator::{self, NewAccount};
 /// `latchkey user …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a user, an organisation's first admin for example.
+    /// Create a user, for example an organisation's first admin.
     ///
-    /// Without a password option one is generated and printed, this once.
+    /// Without a password option a password is generated and printed once.
     #[command(
         after_help = "Examples:\n  latchkey user create --org acme --email ada@acme.example --admin\n  \
                             latchkey user create --org acme --email bo@acme.example --password-file - < secret\n  \
                             latchkey user create --org acme --email cy@acme.example --prompt"
     )]
     Create(Create),
-    /// Make users from a CSV or JSON file.
+    /// Create users from a CSV or JSON file.
     ///
-    /// A CSV file begins with a line that names its columns: email, and if you like name and role (member,
-    /// help-desk or org-admin). A JSON file is an array of objects with these fields. Every line is
-    /// checked first. Where one is refused nobody is imported, and the report says line, field and reason;
-    /// otherwise all are, in one transaction, with an entry of the trail each.
+    /// The first line of a CSV file names its columns: email, and optionally name and role (member, help-desk
+    /// or org-admin). A JSON file is an array of objects with these fields. Every line is checked first. If
+    /// one is refused, nobody is imported, and the report names line, field and reason; otherwise all users
+    /// are created in one transaction, with an audit entry each.
     #[command(
         after_help = "Examples:\n  latchkey user import people.csv --org acme --dry-run\n  \
                             latchkey user import people.csv --org acme --links links.csv"
     )]
     Import(import::Import),
-    /// Take a user's second factors away, who has lost them and has no administrator to do it.
+    /// Remove a user's second factors, when they were lost and no administrator can do it.
     ///
-    /// The same as an administrator's reset: the organisation's policies are asked and can say no, all
-    /// sessions end, the user is told, and it is on the record. A policy that wants a further administrator
-    /// says no here: let an administrator ask, or switch it off. Works with the server running or stopped;
-    /// notices are sent once it runs.
+    /// Does what an administrator's reset does: the organisation's policies are asked and may deny it, all
+    /// sessions end, the user is notified, and the reset is recorded. A policy that requires a further
+    /// administrator denies it here: let an administrator request the reset, or disable the policy. Works
+    /// while a server runs or is stopped; notices are sent once it runs.
     #[command(
         after_help = "Examples:\n  latchkey user reset-mfa ada@acme.example --org acme --reason 'Lost phone, identity checked in person'\n  \
                             latchkey user reset-mfa ada@acme.example --org acme --ticket HD-4711 --json"
     )]
     ResetMfa(credentials::ResetMfa),
-    /// Unlock a user's account, and open the time for setting MFA up again where it is over.
+    /// Unlock a user's account, and reopen the time window for setting up MFA if it has closed.
     ///
-    /// Where setting up asks for a code there is a new one, shown this once. Works with the server running or
-    /// stopped.
+    /// If setting up MFA requires a code, a new one is printed once. Works while a server runs or is stopped.
     #[command(
         after_help = "Examples:\n  latchkey user unlock ada@acme.example --org acme\n  \
                             latchkey user unlock ada@acme.example --org acme --json"
     )]
     Unlock(credentials::Whose),
-    /// Give a user the second factors back that the last reset took away.
+    /// Restore the second factors that a reset removed.
     ///
-    /// For a reset that was not the user's: what was set up since is destroyed, sessions end, and the account is
-    /// unlocked if the user's report or a missed time had locked it. Works with the server running or stopped.
-    #[command(after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme")]
-    RestoreFactors(credentials::Whose),
+    /// For a reset that the user did not ask for: factors enrolled since are deleted, all sessions end, and
+    /// the account is unlocked if the user's own report or a missed enrolment window had locked it. If factors
+    /// were removed more than once, the error lists when, and --taken-before says which are meant. Works while a
+    /// server runs or is stopped.
+    #[command(
+        after_help = "Examples:\n  latchkey user restore-factors ada@acme.example --org acme\n  \
+                            latchkey user restore-factors ada@acme.example --org acme --taken-before 2026-02-18T10:30:00Z"
+    )]
+    RestoreFactors(credentials::RestoreFactors),
     /// List an organisation's users.
     #[command(
         after_help = "Examples:\n  latchkey user list --org acme\n  latchkey user list --org acme --json"
@@ -73,7 +77,7 @@ pub(super) enum Command {
         /// Slug of the organisation.
         #[arg(long, value_name = "SLUG")]
         org: String,
-        /// Print them as JSON.
+        /// Print the users as JSON.
         #[arg(long)]
         json: bool,
     },
@@ -84,25 +88,25 @@ pub(super) struct Create {
     /// Slug of the organisation.
     #[arg(long, value_name = "SLUG")]
     org: String,
-    /// E-mail address: the name used at login.
+    /// E-mail address, which is also the login name.
     #[arg(long, value_name = "ADDRESS")]
     email: String,
     /// Name shown to people.
     #[arg(long)]
     name: Option<String>,
-    /// The same as --role org-admin.
+    /// Same as --role org-admin.
     #[arg(long, conflicts_with = "role")]
     admin: bool,
-    /// What the user may do.
+    /// Role of the user.
     #[arg(long, value_enum, default_value = "member")]
     role: RoleName,
-    /// Read the password from a file's first line; - is standard input.
+    /// Read the password from the first line of a file; - is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     password_file: Option<PathBuf>,
     /// Ask for the password on the terminal.
     #[arg(long)]
     prompt: bool,
-    /// Print the user as JSON, with the generated password.
+    /// Print the user as JSON, including a generated password.
     #[arg(long)]
     json: bool,
 }
@@ -131,7 +135,7 @@ impl Command {
             Self::Import(import) => import.run(global),
             Self::ResetMfa(reset) => reset.run(global),
             Self::Unlock(whose) => whose.unlock(global),
-            Self::RestoreFactors(whose) => whose.restore_factors(global),
+            Self::RestoreFactors(restore) => restore.run(global),
             Self::List { org, json } => {
                 let users = operator::list_users(&global.open()?.services, &org)?;
                 if json {
@@ -195,7 +199,7 @@ pub(super) fn password_from(file: &Path) -> Result<String> {
 
 fn prompt_for_password() -> Result<String> {
     if !io::stdin().is_terminal() {
-        let instead = "there is no terminal to ask for a password on; use --password-file -";
+        let instead = "no terminal is available to ask for a password; use --password-file -";
         return Err(Refusal(instead.to_owned()).into());
     }
     let password = rpassword::prompt_password("Password: ").context("the password could not be read")?;

@@ -50,7 +50,7 @@ impl Default for RawMail {
     }
 }
 
-/// The three sections, checked.
+/// Checks the three sections.
 pub(super) fn check(
     mail: RawMail,
     webhooks: &RawWebhooks,
@@ -169,7 +169,7 @@ fn check_syslog(raw: &RawSyslog, problems: &mut Vec<String>) -> Option<SyslogTar
         .ok()
 }
 
-/// The secret in a file's first line; nothing where no file is named.
+/// Returns the secret in the first line of a file; `None` if no file is named.
 pub(super) fn first_line(key: &str, file: &Path, problems: &mut Vec<String>) -> Option<Zeroizing<String>> {
     let text = Zeroizing::new(String::from_utf8_lossy(&read(key, file, problems)?).into_owned());
     Some(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))

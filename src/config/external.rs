@@ -1,21 +1,21 @@
-//! Another issuer of access tokens, as configured.
+//! The external issuer of access tokens, as configured.
 
 use crate::service::{ExternalIssuer, ExternalRules, role_by_name};
 
 use super::raw::RawExternalIssuer;
 use super::sources::read_named;
 
-/// Another issuer, checked.
+/// An external issuer, checked.
 #[derive(Clone, Debug)]
 pub struct ExternalConfig {
-    /// How its tokens are read.
+    /// Rules for reading its tokens.
     pub rules: ExternalRules,
-    /// Its public keys.
+    /// Its public keys, as the text of a JSON Web Key Set.
     pub jwks: String,
 }
 
 impl ExternalConfig {
-    /// The issuer, if there is one.
+    /// Checks the section; `None` if no issuer is configured or a problem was found.
     pub(super) fn check(raw: RawExternalIssuer, problems: &mut Vec<String>) -> Option<Self> {
         if raw.issuer.is_empty() {
             return None;

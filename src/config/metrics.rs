@@ -1,4 +1,4 @@
-//! The address for metrics, as configured.
+//! The metrics listener, as configured.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::first_line;
 
-/// Shortest token, in characters: guessing it is to take for ever.
+/// Shortest token, in characters, which keeps guessing infeasible.
 const TOKEN_CHARACTERS: usize = 16;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -18,12 +18,12 @@ pub struct RawMetrics {
     pub token_file: PathBuf,
 }
 
-/// Where metrics are served, and to whom.
+/// Address of the metrics listener, and the token that it requires.
 #[derive(Clone)]
 pub struct MetricsConfig {
-    /// An address of its own: what serves users serves no metrics.
+    /// Address of its own: the address of the API serves no metrics.
     pub listen: SocketAddr,
-    /// What a reader has to show as its bearer token; never absent where others than this machine can connect.
+    /// Bearer token that a reader must present; never `None` if other machines can connect.
     pub token: Option<Zeroizing<String>>,
 }
 
@@ -37,12 +37,12 @@ impl std::fmt::Debug for MetricsConfig {
     }
 }
 
-/// The section, checked; nothing where metrics are off.
+/// Checks the section; `None` if metrics are off or the address is invalid.
 pub(super) fn check(raw: &RawMetrics, problems: &mut Vec<String>) -> Option<MetricsConfig> {
     let token = first_line("metrics.token_file", &raw.token_file, problems);
     if raw.listen.is_empty() {
         if !raw.token_file.as_os_str().is_empty() {
-            problems.push("metrics.token_file: says nothing without metrics.listen".to_owned());
+            problems.push("metrics.token_file: has no effect without metrics.listen".to_owned());
         }
         return None;
     }
@@ -58,7 +58,7 @@ pub(super) fn check(raw: &RawMetrics, problems: &mut Vec<String>) -> Option<Metr
         .is_some_and(|token| token.chars().count() < TOKEN_CHARACTERS)
     {
         problems.push(format!(
-            "metrics.token_file: its first line has less than {TOKEN_CHARACTERS} characters"
+            "metrics.token_file: its first line has fewer than {TOKEN_CHARACTERS} characters"
         ));
     }
     if raw.token_file.as_os_str().is_empty() && !listen.ip().to_canonical().is_loopback() {

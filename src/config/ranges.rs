@@ -1,8 +1,8 @@
-//! Between which values each number may be.
+//! The valid range of each number.
 
 use super::RawConfig;
 
-/// Names a key once for its value and its place in the message.
+/// Lists each key once, for its value and for its name in the message.
 macro_rules! ranges {
     ($raw:ident, $problems:ident: $($section:ident . $key:ident in $range:expr;)*) => {$(
         let (value, range) = ($raw.$section.$key, $range);
@@ -14,7 +14,7 @@ macro_rules! ranges {
     )*};
 }
 
-/// What is beyond its range, each with the range.
+/// Returns a problem for each value out of range, with the range.
 pub(super) fn out_of_range(raw: &RawConfig) -> Vec<String> {
     let mut problems = Vec::new();
     ranges! { raw, problems:

@@ -10,7 +10,7 @@ use crate::limiter::Limits;
 use crate::service::backup::KeyChoice;
 use crate::service::{Checkpoints, TokenAlgorithm};
 
-/// The configuration as typed.
+/// The configuration as typed, before it is checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(
@@ -39,11 +39,11 @@ pub struct RawConfig {
     pub metrics: RawMetrics,
 }
 
-/// Text for people or JSON for collectors.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One readable line each.
+    /// One line of text per event.
     #[default]
     Text,
     /// One JSON object per line.

@@ -1,4 +1,4 @@
-//! Where configuration comes from, and how the sources are laid over each other.
+//! The sources of the configuration, and how they override each other.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use figment::{Figment, Metadata, Profile, Provider};
 use super::raw::{LogFormat, RawConfig};
 
 const PREFIX: &str = "LATCHKEY_";
-/// Names the configuration file itself, so it is no key of it.
+/// Variable that names the configuration file; not a key of the file.
 const FILE_VARIABLE: &str = "LATCHKEY_CONFIG_FILE";
-/// Names that begin like ours and mean something else: what our own guide has clients of the API export, and what
-/// Kubernetes sets in every container beside a service called `latchkey`. None can become a key.
+/// Variables with our prefix that mean something else: those that our guide has API clients export, and those
+/// that Kubernetes sets in every container beside a service called `latchkey`. None of them can become a key.
 const OF_OTHERS: [&str; 5] = [
     "LATCHKEY_URL",
     "LATCHKEY_TOKEN",
@@ -22,47 +22,48 @@ const OF_OTHERS: [&str; 5] = [
     "LATCHKEY_SERVICE_PORT",
     "LATCHKEY_PORT",
 ];
-/// The same for a service's further and numbered ports, such as `LATCHKEY_PORT_8080_TCP_ADDR`.
+/// Prefixes of further such variables, for additional and numbered ports of a service:
+/// `LATCHKEY_PORT_8080_TCP_ADDR`.
 const BEGINNINGS_OF_OTHERS: [&str; 2] = ["LATCHKEY_SERVICE_PORT_", "LATCHKEY_PORT_"];
 const PLACES: [&str; 2] = ["latchkey.toml", "/etc/latchkey/latchkey.toml"];
 
-/// Everything that may say something about the configuration.
+/// All sources of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The configuration file, which must be there; otherwise the usual places are looked at.
+    /// The configuration file, which must exist; `None` looks in the usual places.
     pub file: Option<PathBuf>,
-    /// Environment variables; those that don't begin with `LATCHKEY_` are passed over.
+    /// Environment variables; those without the prefix `LATCHKEY_` are ignored.
     pub variables: Vec<(String, String)>,
     /// Command-line flags.
     pub flags: Flags,
-    /// Values for what nobody else says anything about, in place of the built-in ones.
+    /// Values for keys that no other source sets, in place of the built-in ones.
     pub defaults: RawConfig,
     text: Option<String>,
 }
 
-/// What the command line says.
+/// The configuration given on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
-    /// `--data-dir`
+    /// Value of `--data-dir`.
     pub data_dir: Option<PathBuf>,
-    /// `--listen`
+    /// Value of `--listen`.
     pub listen: Option<String>,
-    /// `--log-format`
+    /// Value of `--log-format`.
     pub log_format: Option<LogFormat>,
-    /// `--log-level`
+    /// Value of `--log-level`.
     pub log_level: Option<String>,
 }
 
-/// What the sources say.
+/// The merged sources.
 pub(super) struct Read {
     pub(super) raw: RawConfig,
     pub(super) file: Option<PathBuf>,
-    /// Unknown keys and values of a wrong type.
+    /// Unknown keys and values of the wrong type.
     pub(super) problems: Vec<String>,
 }
 
 impl Sources {
-    /// A configuration file's text alone.
+    /// Returns sources that consist of the text of a configuration file only.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         Self {
@@ -71,14 +72,14 @@ impl Sources {
         }
     }
 
-    /// This process's environment, with what the command line says.
+    /// Returns the environment of this process, together with the command line.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place that reads the environment"
     )]
     pub fn of_process(file: Option<PathBuf>, flags: Flags) -> Self {
-        // A variable that is no Unicode can't be meant for us, whatever it is called.
+        // A variable that is not Unicode is not meant for us, whatever its name.
         let variables: Vec<_> = std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
             .collect();
@@ -94,7 +95,8 @@ impl Sources {
         }
     }
 
-    /// Reads all sources into one configuration. What can't be read is as it is built in, and among the problems.
+    /// Reads all sources into one configuration. A value that can't be read is reported as a problem, and the
+    /// built-in one is used.
     pub(super) fn read(&self) -> Result<Read> {
         let mut figment = Figment::from(Serialized::defaults(&self.defaults));
         let file = self.find_file()?;
@@ -145,7 +147,7 @@ impl Sources {
     }
 }
 
-/// Whether a variable names a key, or tries to.
+/// Returns whether a variable names a key, or is meant to.
 fn is_ours(variable: &str) -> bool {
     variable != FILE_VARIABLE
         && !OF_OTHERS.contains(&variable)
@@ -154,10 +156,10 @@ fn is_ours(variable: &str) -> bool {
             .any(|beginning| variable.starts_with(beginning))
 }
 
-/// Largest file that the configuration may name.
+/// Largest file that the configuration may name, in bytes.
 const NAMED_FILE_LIMIT: u64 = 1 << 20;
 
-/// A file that the configuration names. What has no end, a device or a pipe, would never be read.
+/// Reads a file that the configuration names. Refuses devices and pipes, which may never end.
 pub(super) fn read_named(file: &Path) -> std::io::Result<Vec<u8>> {
     let refused = |problem: &str| Err(std::io::Error::other(problem.to_owned()));
     if !std::fs::metadata(file)?.is_file() {
@@ -166,12 +168,12 @@ pub(super) fn read_named(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut start = std::fs::File::open(file)?.take(NAMED_FILE_LIMIT + 1);
     if start.read_to_end(&mut bytes)? as u64 > NAMED_FILE_LIMIT {
-        return refused("it has more than a MiB");
+        return refused("it is larger than 1 MiB");
     }
     Ok(bytes)
 }
 
-/// Every key that [`RawConfig`] doesn't have, each with the nearest one that it has.
+/// Returns a problem for every key that [`RawConfig`] does not have, with the nearest key that it has.
 fn unknown_keys(figment: &Figment) -> Result<Vec<String>> {
     let merged: serde_json::Value = figment.extract().map_err(unreadable)?;
     let known = built_in();
@@ -186,7 +188,8 @@ fn unknown_keys(figment: &Figment) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// Reads the values. One of a wrong type is told, and the built-in one taken, so that the next can be told, too.
+/// Extracts the values. A value of the wrong type is reported and replaced by the built-in one, so that later
+/// ones are reported too.
 fn extract(mut figment: Figment, problems: &mut Vec<String>) -> Result<RawConfig> {
     let built_in = built_in();
     let mut keys = Vec::new();
@@ -197,7 +200,7 @@ fn extract(mut figment: Figment, problems: &mut Vec<String>) -> Result<RawConfig
             Ok(raw) => return Ok(raw),
             Err(error) => error,
         };
-        // A section that is none has no key: its own value stands for all of them.
+        // A section that is not a table has no keys: its own value stands for all of them.
         let path = error.path.join(".");
         let mut at = keys.iter().map(String::as_str).find(|key| lies_in(&path, key));
         at = at.or_else(|| keys.iter().any(|key| lies_in(key, &path)).then_some(&path));
@@ -212,7 +215,7 @@ fn extract(mut figment: Figment, problems: &mut Vec<String>) -> Result<RawConfig
     }
 }
 
-/// Whether a dotted name is that one, or one inside of it.
+/// Returns whether a dotted name equals `outer` or lies inside it.
 fn lies_in(name: &str, outer: &str) -> bool {
     let inner = name.strip_prefix(outer);
     inner.is_some_and(|inner| inner.is_empty() || inner.starts_with('.'))
@@ -231,7 +234,7 @@ fn unknown_text(figment: &Figment, key: &str, candidates: &[String]) -> String {
     let source = figment
         .find_metadata(key)
         .map_or_else(String::new, |metadata| metadata.name.to_string());
-    // For a section, compare with sections: the candidates' own beginnings of the same length.
+    // Compare a section with sections: the prefixes of the candidates with the same depth.
     let depth = key.matches('.').count() + 1;
     let nearest = candidates
         .iter()
@@ -240,7 +243,7 @@ fn unknown_text(figment: &Figment, key: &str, candidates: &[String]) -> String {
             let leaf = candidate.rsplit('.').next().unwrap_or(candidate);
             [
                 (strsim::jaro_winkler(key, &same_depth), same_depth.clone()),
-                // Right name in the wrong section.
+                // The right name in the wrong section.
                 (
                     strsim::jaro_winkler(key.rsplit('.').next().unwrap_or(key), leaf) - 0.01,
                     candidate.clone(),
@@ -252,7 +255,7 @@ fn unknown_text(figment: &Figment, key: &str, candidates: &[String]) -> String {
         .map(|(_, nearest)| nearest);
     if let Some(variable) = source.strip_prefix("variable ") {
         let hint = nearest.map_or_else(String::new, |nearest| {
-            // A section is no variable; one of its keys is.
+            // A section is not a variable, but its keys are.
             let rest = if candidates.contains(&nearest) {
                 ""
             } else {
@@ -280,7 +283,7 @@ fn find_unknown(value: &serde_json::Value, known: &serde_json::Value, path: &str
     }
 }
 
-/// The dotted names of all keys.
+/// Collects the dotted names of all keys.
 pub(super) fn known_keys(known: &serde_json::Value, path: &str, keys: &mut Vec<String>) {
     match known.as_object() {
         Some(section) => section
@@ -300,7 +303,7 @@ fn join(path: &str, key: &str) -> String {
 
 type Data = Result<Map<Profile, Dict>, figment::Error>;
 
-/// A TOML text with the name of its file in every message.
+/// A TOML text whose messages name its file.
 struct Named {
     name: String,
     toml: String,

@@ -79,7 +79,7 @@ fn a_word_that_is_no_level_is_refused() {
     for level in ["verbose", "info,latchkey", "info, waring"] {
         let text = with(level).unwrap_err().to_string();
         let word = level.rsplit([',', ' ']).next().unwrap();
-        let says = format!("log.level: {word} is no level; use off, error, warn, info, debug, trace");
+        let says = format!("log.level: {word} is not a level; use off, error, warn, info, debug, trace");
         assert!(text.contains(&says), "{text}");
     }
     for level in [
@@ -265,7 +265,7 @@ fn metrics_are_off_by_default_and_open_to_others_with_a_token_alone() {
     std::fs::write(&file, "short\n").unwrap();
     let text = problems(&with("0.0.0.0:9464"));
     assert!(
-        text.contains("less than 16 characters") && !text.contains("short"),
+        text.contains("fewer than 16 characters") && !text.contains("short"),
         "{text}"
     );
     std::fs::write(&file, "correct-horse-battery\nmore\n").unwrap();
@@ -274,9 +274,22 @@ fn metrics_are_off_by_default_and_open_to_others_with_a_token_alone() {
     assert!(!format!("{metrics:?}").contains("horse"), "{metrics:?}");
     let text = problems(&with(""));
     assert!(
-        text.contains("metrics.token_file: says nothing without metrics.listen"),
+        text.contains("metrics.token_file: has no effect without metrics.listen"),
         "{text}"
     );
+}
+
+#[test]
+fn organisations_to_forward_are_refused_where_nothing_is_forwarded() {
+    let with = |more: &str| {
+        let text = format!("[audit]\nforward_organizations = [\"acme\"]\n{more}");
+        Config::load(&Sources::from_text(&text))
+    };
+    let text = with("").unwrap_err().to_string();
+    let says =
+        "audit.forward_organizations: has no effect without audit.forward_syslog or audit.forward_webhook";
+    assert!(text.contains(says), "{text}");
+    assert!(with("forward_syslog = true\n[syslog]\ntarget = \"unix:/dev/log\"\n").is_ok());
 }
 
 #[test]
@@ -297,5 +310,5 @@ fn a_named_file_without_an_end_is_refused_instead_of_read() {
     let dir = tempfile::tempdir().unwrap();
     let large = dir.path().join("large");
     std::fs::write(&large, vec![b' '; (1 << 20) + 1]).unwrap();
-    assert!(named(large.to_str().unwrap()).contains("it has more than a MiB"));
+    assert!(named(large.to_str().unwrap()).contains("it is larger than 1 MiB"));
 }

@@ -1,4 +1,4 @@
-//! The trail, as configured: when it is signed, who remembers it, where it is forwarded to.
+//! The audit trail, as configured: when it is signed, who witnesses it, and where it is forwarded to.
 
 use super::raw::RawAudit;
 use super::{is_base_url, whole};
@@ -9,6 +9,13 @@ use crate::service::trail;
 pub(super) fn check(audit: RawAudit, courier: &CourierConfig, problems: &mut Vec<String>) -> trail::Settings {
     if audit.forward_syslog && courier.syslog.is_none() {
         problems.push("audit.forward_syslog: needs syslog.target".to_owned());
+    }
+    let is_forwarded = audit.forward_syslog || !audit.forward_webhook.is_empty();
+    if !is_forwarded && !audit.forward_organizations.is_empty() {
+        problems.push(
+            "audit.forward_organizations: has no effect without audit.forward_syslog or audit.forward_webhook"
+                .to_owned(),
+        );
     }
     for (key, url) in [
         ("forward_webhook", &audit.forward_webhook),

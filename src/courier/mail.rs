@@ -1,4 +1,4 @@
-//! Mail by SMTP (RFC 5321).
+//! Sends mail by SMTP (RFC 5321).
 
 use std::fmt;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use zeroize::Zeroizing;
 
 use super::{Undelivered, told};
 
-/// How long one step of the conversation with the mail server may take, in seconds.
+/// Timeout of one step of the SMTP conversation, in seconds.
 const TIMEOUT_SECS: u64 = 30;
 
-/// A mail as it is to be sent.
+/// A mail to be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mail {
-    /// Address.
+    /// E-mail address of the recipient.
     pub to: String,
     /// Subject line.
     pub subject: String,
-    /// Text.
+    /// Plain text.
     pub body: String,
 }
 
@@ -32,17 +32,18 @@ pub struct Mail {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MailTls {
-    /// It begins plain and must be upgraded before anything else (RFC 3207); port 587.
+    /// STARTTLS: the connection begins in clear and must be upgraded before anything else (RFC 3207); port
+    /// 587.
     #[default]
     Starttls,
-    /// From its first byte (RFC 8314 §3); port 465.
+    /// TLS from the first byte (RFC 8314 §3); port 465.
     Tls,
-    /// Not at all: for a mail server on the same machine; port 25.
+    /// No protection, for a mail server on the same machine; port 25.
     None,
 }
 
 impl MailTls {
-    /// The port that goes with it.
+    /// Returns the default port.
     #[must_use]
     pub fn port(self) -> u16 {
         match self {
@@ -53,25 +54,25 @@ impl MailTls {
     }
 }
 
-/// How mail is sent, checked.
+/// The mail configuration, checked.
 #[derive(Clone)]
 pub struct MailConfig {
-    /// The mail server.
+    /// Host name or address of the mail server.
     pub host: String,
-    /// Its port.
+    /// Port of the mail server.
     pub port: u16,
     /// How the connection is protected.
     pub tls: MailTls,
-    /// User name and password, where the server wants them.
+    /// User name and password, if the server requires them.
     pub credentials: Option<(String, Zeroizing<String>)>,
-    /// Who mail is from: `Latchkey <mfa@example.org>`.
+    /// Sender: `Latchkey <mfa@example.org>`.
     pub from: Mailbox,
-    /// Certificates that are trusted besides the system's, PEM.
+    /// Certificates trusted in addition to the system's, as PEM.
     pub ca: Option<Vec<u8>>,
 }
 
 impl MailConfig {
-    /// Reads who mail is from.
+    /// Parses a sender.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -143,7 +144,7 @@ impl Mailer {
             .to
             .parse()
             .map_err(|_| "the recipient's address can't be written to".to_owned())?;
-        // Names and policies' words stand in the subject: nothing of them may begin a header.
+        // The subject may contain names and text from policies: none of it may start a header.
         let subject: String = mail
             .subject
             .chars()
@@ -158,7 +159,7 @@ impl Mailer {
             .header(ContentType::TEXT_PLAIN)
             .body(mail.body.clone())
             .map_err(|error| told(&error))?;
-        // RFC 3834 §5: nobody's holiday reply is wanted.
+        // RFC 3834 §5: suppresses automatic replies.
         let auto = HeaderValue::new(
             HeaderName::new_from_ascii_str("Auto-Submitted"),
             "auto-generated".to_owned(),
@@ -168,16 +169,16 @@ impl Mailer {
     }
 }
 
-/// Whether a refusal is about our right to send (RFC 4954 §6) rather than about this mail: then the
-/// operator can mend it.
+/// Returns whether a refusal is about our right to send (RFC 4954 §6) rather than about this mail; the
+/// operator can then fix it.
 fn about_us(error: &lettre::transport::smtp::Error) -> bool {
     error
         .status()
         .is_some_and(|code| matches!(u16::from(code), 500..=504 | 521 | 530 | 534 | 535 | 538))
 }
 
-/// A server's answer without the addresses that it quotes: it is kept where the recipient, erased, would still
-/// stand.
+/// Removes the addresses that a server's answer quotes: the answer is stored, and must not keep a recipient
+/// whose data is erased.
 fn without_addresses(answer: &str) -> String {
     let is_end = |c: char| c.is_whitespace() || "<>()[]{},;:\"'`=".contains(c);
     answer

@@ -1,22 +1,23 @@
-//! Where webhooks may go. An organisation's admin names the address, so that without this they could make
-//! the appliance call whatever only the appliance can reach (server-side request forgery; ASVS 13.2.4).
+//! Decides where webhooks may go. An organisation's admin chooses the URL, and without this could make the
+//! appliance call anything that only the appliance can reach (server-side request forgery; ASVS 13.2.4).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// The operator's lists: hosts that may be called at all, and networks that may be called although they
-/// are not public.
+/// The operator's lists: hosts that may be called at all, and networks that may be called although they are
+/// not public.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Host names in lower case; `*.example.org` is every name below it; an address as it is written.
+    /// Host names in lower case; `*.example.org` matches every name below it; an address is matched as it is
+    /// written.
     hosts: Vec<String>,
     /// Private, loopback, link-local and other special networks that are allowed nonetheless.
     networks: Vec<IpNet>,
 }
 
 impl Reach {
-    /// Those lists.
+    /// Creates the lists.
     #[must_use]
     pub fn new(hosts: &[String], networks: Vec<IpNet>) -> Self {
         Self {
@@ -25,25 +26,25 @@ impl Reach {
         }
     }
 
-    /// The listed hosts.
+    /// Returns the listed hosts.
     #[must_use]
     pub fn hosts(&self) -> &[String] {
         &self.hosts
     }
 
-    /// The listed networks, as text.
+    /// Returns the listed networks as text.
     #[must_use]
     pub fn networks(&self) -> Vec<String> {
         self.networks.iter().map(ToString::to_string).collect()
     }
 
-    /// Whether any host is listed.
+    /// Returns whether no host is listed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty()
     }
 
-    /// Whether a host may be called, as far as its name goes.
+    /// Returns whether a host may be called, judged by its name.
     #[must_use]
     pub fn lists_host(&self, host: &str) -> bool {
         let host = normal(host);
@@ -55,14 +56,14 @@ impl Reach {
         })
     }
 
-    /// Whether an address may be connected to: public, or in a listed network.
+    /// Returns whether an address may be connected to: it is public, or in a listed network.
     #[must_use]
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.lists_address(address) || is_public(address)
     }
 
-    /// Whether an address is in a listed network.
+    /// Returns whether an address is in a listed network.
     #[must_use]
     pub fn lists_address(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -77,7 +78,8 @@ fn normal(host: &str) -> String {
         .to_ascii_lowercase()
 }
 
-/// Neither private nor special by the registries of IANA (RFC 6890 and its successors).
+/// Returns whether an address is neither private nor special according to the IANA registries (RFC 6890 and
+/// its successors).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !in_any(address.into(), SPECIAL_V4),
@@ -88,7 +90,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 address is a way to: NAT64 (RFC 6052) and 6to4 (RFC 3056).
+/// Returns the IPv4 address that an IPv6 address leads to: NAT64 (RFC 6052) and 6to4 (RFC 3056).
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match address.segments() {

@@ -1,5 +1,5 @@
-//! Syslog messages (RFC 5424) over UDP (RFC 5426), TCP with counted octets (RFC 6587 §3.4.1) and sockets
-//! of the same machine.
+//! Writes syslog messages (RFC 5424) over UDP (RFC 5426), TCP with octet counting (RFC 6587 §3.4.1) and
+//! sockets of the same machine.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,12 +17,12 @@ use tokio::time::timeout;
 use super::{Undelivered, told};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// 65,535 bytes less the headers of IPv4 (RFC 791) and UDP (RFC 768).
+/// Longest UDP payload: 65,535 bytes minus the headers of IPv4 (RFC 791) and UDP (RFC 768).
 const LONGEST_DATAGRAM: usize = 65_507;
-/// errno of Linux for a datagram that is longer than the socket sends.
+/// Linux errno for a datagram that is longer than the socket can send.
 const EMSGSIZE: i32 = 90;
 
-/// Where syslog messages go.
+/// The destination of syslog messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyslogTarget {
     /// `udp://HOST:PORT`, usually port 514.
@@ -34,7 +34,7 @@ pub enum SyslogTarget {
 }
 
 impl SyslogTarget {
-    /// Reads a target.
+    /// Parses a target.
     ///
     /// # Errors
     /// What is wrong with it, as a sentence without a subject.
@@ -70,18 +70,18 @@ impl fmt::Display for SyslogTarget {
     }
 }
 
-/// A message. Control characters in it are written as spaces.
+/// A syslog message. Control characters in it are replaced with spaces.
 #[derive(Clone, Copy, Debug)]
 pub struct SyslogMessage<'a> {
-    /// When what it tells of happened.
+    /// When the reported event happened.
     pub at: Timestamp,
-    /// How bad it is.
+    /// Severity of the event.
     pub severity: Severity,
-    /// MSGID: what kind of message it is, at most 32 visible ASCII characters.
+    /// MSGID: the kind of message, at most 32 visible ASCII characters.
     pub kind: &'a str,
     /// STRUCTURED-DATA: the element's id (`name@enterprise-number`) and its parameters.
     pub data: Option<(&'a str, &'a [(&'a str, String)])>,
-    /// MSG.
+    /// MSG: the text.
     pub text: &'a str,
 }
 
@@ -89,7 +89,7 @@ pub struct SyslogMessage<'a> {
 pub(super) struct Syslog {
     target: SyslogTarget,
     formatter: Formatter,
-    /// The connection of stream sockets, kept until it fails.
+    /// Connection of a stream socket, kept until it fails.
     stream: Mutex<Option<Stream>>,
 }
 
@@ -109,7 +109,7 @@ impl Syslog {
         let host = host_name();
         let process = std::process::id().to_string();
         let formatter = Config {
-            // Security and authorization messages that not everybody may read.
+            // The facility for security messages that not everybody may read.
             facility: Facility::Authpriv,
             hostname: host.as_deref(),
             app_name: Some("latchkey"),
@@ -178,7 +178,7 @@ impl Syslog {
                 Ok(())
             }
             SyslogTarget::Unix(path) => {
-                // /dev/log is a datagram socket, other daemons' are streams.
+                // /dev/log is a datagram socket; those of other daemons are streams.
                 let socket = UnixDatagram::unbound()?;
                 match socket.connect(path) {
                     Ok(()) => socket.send(text).await.map(drop),
@@ -189,8 +189,8 @@ impl Syslog {
         }
     }
 
-    /// Over a connection that is kept. One that the other side has closed is noticed at the second write
-    /// at the latest, so an idle one is looked at first.
+    /// Writes over a connection that is kept open. A connection that the other side closed would be noticed
+    /// only at the second write, so it is checked before use.
     async fn send_framed(&self, text: &[u8]) -> std::io::Result<()> {
         let mut framed = format!("{} ", text.len()).into_bytes();
         framed.extend_from_slice(text);
@@ -218,7 +218,8 @@ impl Syslog {
 }
 
 impl Stream {
-    /// A syslog target never says anything: whatever can be read is the end.
+    /// Returns whether the connection is still open. A syslog target never sends anything, so readable means
+    /// closed.
     fn is_open(&self) -> bool {
         let mut byte = [0];
         let read = match self {
@@ -237,7 +238,7 @@ fn visible(c: char) -> char {
     if c.is_control() { ' ' } else { c }
 }
 
-/// The machine's name, as the kernel has it.
+/// Returns the host name, as the kernel has it.
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name: String = name.trim().chars().filter(char::is_ascii_graphic).collect();

@@ -1,4 +1,5 @@
-//! Webhooks in the Standard Webhooks form: signed, named, to listed hosts and checked addresses only.
+//! Calls webhooks in the Standard Webhooks form: signed, with an id, and only to listed hosts at checked
+//! addresses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,23 +12,24 @@ use standardwebhooks::Webhook;
 
 use super::{Reach, Undelivered, told};
 
-/// How long a call may take, in seconds: Standard Webhooks advises 15 to 30.
+/// Timeout of a call, in seconds: Standard Webhooks advises 15 to 30.
 const TIMEOUT_SECS: u64 = 15;
-/// How long a connection may take of that: two lost packets are bridged, and a host that is not there costs less.
+/// Timeout of the connection within a call, in seconds: long enough for two lost packets, and shorter for a
+/// host that is not there.
 const CONNECT_TIMEOUT_SECS: u64 = 5;
 
 /// One call of a webhook.
 #[derive(Clone, Copy)]
 pub struct WebhookCall<'a> {
-    /// `webhook-id`: the same for every attempt.
+    /// `webhook-id` header: the same for every attempt.
     pub name: &'a str,
-    /// Where.
+    /// URL of the webhook.
     pub url: &'a str,
-    /// What both sides sign with.
+    /// Key that both sides sign with.
     pub secret: &'a [u8],
-    /// JSON.
+    /// Body, as JSON.
     pub body: &'a str,
-    /// `webhook-timestamp`: when this attempt is made.
+    /// `webhook-timestamp` header: the time of this attempt.
     pub at: Timestamp,
 }
 
@@ -45,7 +47,7 @@ impl Webhooks {
             .user_agent(concat!("latchkey/", env!("CARGO_PKG_VERSION")))
             .timeout(Duration::from_secs(TIMEOUT_SECS))
             .connect_timeout(Duration::from_secs(CONNECT_TIMEOUT_SECS))
-            // A redirect would be a second address that nobody listed; a proxy would resolve names itself.
+            // A redirect could lead to an address that is not listed; a proxy would resolve names itself.
             .redirect(redirect::Policy::none())
             .no_proxy()
             .dns_resolver(CheckedResolver(Arc::clone(&reach)))
@@ -77,7 +79,7 @@ impl Webhooks {
             .await
             .map_err(|error| {
                 let is_late = error.is_timeout();
-                // The address may hold a token of the receiver's.
+                // The URL may contain a secret of the receiver.
                 let why = told(&error.without_url());
                 if is_late {
                     Undelivered::Unanswered(why)
@@ -98,7 +100,8 @@ impl Webhooks {
     }
 }
 
-/// The address of a webhook, if it may be called as far as that can be told without resolving its name.
+/// Parses the URL of a webhook and checks whether it may be called, as far as that is known without resolving
+/// its name.
 ///
 /// # Errors
 /// What is wrong with it, as a sentence without a subject.
@@ -116,7 +119,7 @@ pub fn check_url(reach: &Reach, url: &str) -> Result<Url, &'static str> {
     if !reach.lists_host(host) {
         return Err("names a host that the operator has not listed");
     }
-    // The resolver never sees an address that is written out.
+    // The resolver is not asked for a literal address.
     let address = host
         .trim_start_matches('[')
         .trim_end_matches(']')
@@ -133,14 +136,14 @@ pub fn check_url(reach: &Reach, url: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// The host of an address.
+/// Returns the host of a URL.
 #[must_use]
 pub fn host_of(url: &str) -> Option<String> {
     Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
-/// Resolves a name once for each connection and gives only addresses that may be connected to, so that a
-/// name can't lead elsewhere between the check and the use (DNS rebinding).
+/// Resolves a name once per connection and returns only addresses that may be connected to, so that a name
+/// can't change its address between check and use (DNS rebinding).
 struct CheckedResolver(Arc<Reach>);
 
 impl Resolve for CheckedResolver {

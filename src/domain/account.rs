@@ -1,4 +1,4 @@
-//! Organisations, users, who is calling, and who may act on whom.
+//! Organisations, users, the caller, and who may act on whom.
 
 mod api_key;
 mod may_act;
@@ -17,7 +17,7 @@ pub use api_key::{KeyHolder, Reading, Scope};
 pub use may_act::{Asked, IN_HAND_HOURS, May, Verb, may_act, may_approve, may_create, may_loosen};
 pub use policy_changes::{PolicyChanges, may_change_policy, may_loosen_policy_rules};
 
-/// Makes a UUID newtype, so that an organisation's id can't be passed for a user's.
+/// Defines a newtype around a UUID, so that an organisation's id can't be passed for a user's.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -34,73 +34,74 @@ macro_rules! id {
 }
 
 id!(
-    /// An organisation.
+    /// Id of an organisation.
     OrganizationId
 );
 id!(
-    /// A user.
+    /// Id of a user.
     UserId
 );
 id!(
-    /// A login that is still good for something: access tokens name it as `sid`.
+    /// Id of a session that can still be used; access tokens carry it as `sid`.
     SessionId
 );
 
-/// Whether an admin may take hold of another admin's account in the same organisation: from the loosest
-/// to the strictest.
+/// Whether an admin may act on another admin's account in the same organisation in ways that could take it over.
+/// Ordered from the loosest to the strictest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdminOnAdmin {
-    /// Yes.
+    /// Allowed.
     #[default]
     Allowed,
-    /// Only when a second admin agrees.
+    /// Allowed only if a second admin agrees.
     SecondAdmin,
-    /// No.
+    /// Refused.
     Refused,
 }
 
-/// What an organisation decides for itself. Stored as JSON; a new field needs a serde default.
+/// The settings of an organisation. Stored as JSON; a new field needs a serde default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OrganizationSettings {
-    /// Every member must have MFA.
+    /// Whether every member must have MFA.
     pub mfa_required: bool,
-    /// Shortest password, characters (8–128; ASVS 6.2.1).
+    /// Minimum password length, characters (8–128; ASVS 6.2.1).
     pub password_min_length: u16,
-    /// At least one upper-case letter.
+    /// Whether a password needs an upper-case letter.
     pub password_require_uppercase: bool,
-    /// At least one lower-case letter.
+    /// Whether a password needs a lower-case letter.
     pub password_require_lowercase: bool,
-    /// At least one digit.
+    /// Whether a password needs a digit.
     pub password_require_digit: bool,
-    /// At least one character that is neither letter nor digit.
+    /// Whether a password needs a character that is neither letter nor digit.
     pub password_require_special_char: bool,
-    /// Passwords expire after this many days (1–365); never when absent.
+    /// Days until a password expires (1–365); absent: never.
     pub password_expiration_days: Option<u16>,
     /// IANA time zone of the organisation, for policies and people.
     pub time_zone: String,
-    /// For how many hours after a reset the password alone opens enrolment (1–720).
+    /// Hours after a reset during which the password alone opens enrolment (1–720).
     pub enrolment_window_hours: u16,
     /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
     pub enrolment_code_required: bool,
-    /// For how many minutes that code is good, within the window (10–1440; SP 800-63B-4 §4.2.1.2: at most a day).
+    /// Minutes for which that code is valid, within the window (10–1440; SP 800-63B-4 §4.2.1.2: at most a day).
     pub enrolment_code_minutes: u16,
-    /// Whether the role `HELP_DESK` exists here.
+    /// Whether the role `HELP_DESK` exists in this organisation.
     pub help_desk_enabled: bool,
-    /// Admins resetting admins.
+    /// Whether admins may reset admins.
     pub admin_on_admin: AdminOnAdmin,
-    /// The reset requires the caller's own second factor within this many minutes.
+    /// Minutes within which the caller must have used their own second factor to reset a user's; absent: not
+    /// required.
     pub step_up_minutes: Option<u16>,
-    /// Where security notices go besides the admins.
+    /// E-mail address that receives security notices besides the admins.
     pub security_contact: Option<String>,
-    /// What is called when somebody's credentials change (Standard Webhooks).
+    /// URL that is called when a user's credentials change (Standard Webhooks).
     pub webhook_url: Option<String>,
-    /// Audit entries older than this many days (30–36500) are pruned to their hashes; kept when absent.
+    /// Days after which audit entries are pruned to their hashes (30–36500); absent: never.
     pub audit_retention_days: Option<u16>,
     /// Whether a policy may be switched to another version only after a clean replay of past decisions.
     pub clean_replay_required: bool,
-    /// Whether admins may change policies that are bound.
+    /// Whether admins may change bound policies.
     pub policy_changes: PolicyChanges,
 }
 
@@ -135,13 +136,13 @@ impl Default for OrganizationSettings {
 pub struct Organization {
     /// Id.
     pub id: OrganizationId,
-    /// The name used at login: lower-case letters, digits and hyphens.
+    /// Name used at login: lower-case letters, digits and hyphens.
     pub slug: String,
-    /// The name shown to people.
+    /// Name shown to people.
     pub name: String,
-    /// What it decides for itself.
+    /// Settings.
     pub settings: OrganizationSettings,
-    /// Grows by one with every change of the organisation or its bindings.
+    /// Increases by one with every change of the organisation or its bindings.
     pub revision: i64,
 }
 
@@ -150,36 +151,36 @@ pub struct Organization {
 pub struct User {
     /// Id.
     pub id: UserId,
-    /// Where the user belongs.
+    /// The user's organisation.
     pub organization_id: OrganizationId,
     /// E-mail address as entered.
     pub email: String,
     /// Name shown to people.
     pub name: Option<String>,
-    /// What the user may do.
+    /// The user's role.
     pub role: Role,
     /// Whether the account may be used.
     pub active: bool,
     /// Whether a second factor is enrolled.
     pub mfa_enabled: bool,
-    /// Why and since when the account is locked, if it is.
+    /// Since when and why the account is locked; absent if it is not.
     pub locked: Option<Lock>,
-    /// After a reset: what the next login must do first.
+    /// What the next login must do first after a reset; absent if nothing.
     pub enrolment_due: Option<EnrolmentDue>,
-    /// Last complete login.
+    /// Time of the last complete login.
     pub last_login_at: Option<Timestamp>,
-    /// Last change of the password, if one is set.
+    /// Time of the last password change; absent if no password is set.
     pub password_changed_at: Option<Timestamp>,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Timestamp,
-    /// Last change by an admin or the user.
+    /// Time of the last change by an admin or the user.
     pub updated_at: Timestamp,
-    /// Grows by one with every change that a policy decision may rest on.
+    /// Increases by one with every change that a policy decision may depend on.
     pub revision: i64,
 }
 
 impl User {
-    /// Somebody who was made just now: nothing is set up, no password, no second factor.
+    /// Creates a user with nothing set up: no password, no second factor.
     #[must_use]
     pub fn new(
         id: UserId,
@@ -207,9 +208,9 @@ impl User {
         }
     }
 
-    /// The operator at the node's command line, as whoever acts in an organisation. There is no such account, and
-    /// none can be made. The id is the organisation's: what is counted by actor, and what a policy is told of it,
-    /// is then about this organisation alone.
+    /// Returns the operator at the node's command line, as the actor in an organisation. No such account exists,
+    /// and none can be created. Its id is that of the organisation, so that counts by actor, and what a policy
+    /// learns of them, concern this organisation only.
     #[must_use]
     pub fn operator(organization: OrganizationId) -> Self {
         let (id, nobody) = (UserId(organization.0), String::new());
@@ -218,18 +219,18 @@ impl User {
         Self::new(id, organization, nobody, name, Role::Operator, no_time)
     }
 
-    /// Whether this is the operator, who has no account.
+    /// Returns whether this is the operator, who has no account.
     #[must_use]
     pub fn is_operator(&self) -> bool {
         self.role == Role::Operator
     }
 }
 
-/// Why an account is locked.
+/// Why and since when an account is locked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lock {
-    /// Since when.
+    /// When it was locked.
     pub at: Timestamp,
     /// One sentence.
     pub reason: String,
@@ -238,16 +239,16 @@ pub struct Lock {
 /// What a reset demands of the next login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnrolmentDue {
-    /// Until when the password alone opens enrolment.
+    /// End of the window in which the password alone opens enrolment.
     pub until: Timestamp,
     /// Whether enrolment asks for the code that the admin was shown.
     pub code_required: bool,
-    /// Until when that code is good.
+    /// When that code expires.
     pub code_until: Option<Timestamp>,
 }
 
 impl EnrolmentDue {
-    /// Whether nobody can enrol any more without an admin.
+    /// Returns whether the user can no longer enrol without an admin.
     #[must_use]
     pub fn is_over(&self, at: Timestamp) -> bool {
         at >= self.until || (self.code_required && self.code_until.is_none_or(|until| at >= until))
@@ -260,19 +261,19 @@ impl EnrolmentDue {
 pub enum SessionScope {
     /// Everything that the user's role allows.
     Full,
-    /// Setting up MFA and nothing else.
+    /// Setting up MFA only.
     Enrolment,
 }
 
-/// How a session came about.
+/// How a session was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionOrigin {
     /// The user logged in here.
     Login,
-    /// An operator minted a token on the command line: nobody proved anything.
+    /// An operator minted a token on the command line, without any authentication.
     Minted,
-    /// Another issuer vouches for the user. Such a session is known from its token alone.
+    /// Another issuer vouches for the user. Such a session is known only from its token.
     External,
 }
 
@@ -281,31 +282,31 @@ pub enum SessionOrigin {
 pub struct Session {
     /// Id, the `sid` of access tokens.
     pub id: SessionId,
-    /// Whose.
+    /// The session's user.
     pub user_id: UserId,
-    /// What for.
+    /// What the session may be used for.
     pub scope: SessionScope,
-    /// When the user last proved who they are (`auth_time`).
+    /// When the user last authenticated (`auth_time`).
     pub authenticated_at: Timestamp,
-    /// When the second factor was last used in this session, if it was (`amr`).
+    /// When the second factor was last used in this session; absent if it was not (`amr`).
     pub second_factor_at: Option<Timestamp>,
-    /// Which kind of factor that was.
+    /// Kind of the second factor that was used.
     pub second_factor_kind: Option<FactorKind>,
-    /// How it came about.
+    /// How it was opened.
     pub origin: SessionOrigin,
     /// When it was opened.
     pub created_at: Timestamp,
-    /// When it ends by itself.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
-/// How far a clock may have been set back since the second factor was used, in seconds: else what was used in
-/// the future would stay fresh until then.
+/// Seconds by which a clock may have been set back since the second factor was used. Beyond that, a use in the
+/// future does not count as fresh; otherwise it would stay fresh until then.
 const SET_BACK_SECS: i64 = 5;
 
 impl Session {
-    /// Whether its second factor was used as lately as these settings demand for acts on credentials, if they
-    /// do (RFC 9470).
+    /// Checks that the second factor was used as recently as these settings require for changes of credentials,
+    /// if they require it (RFC 9470).
     ///
     /// # Errors
     /// [`Error::StepUpRequired`].
@@ -330,10 +331,11 @@ impl Session {
     }
 }
 
-/// How long after its use a second factor vouches for changes of second factors, in minutes.
+/// Minutes for which the use of a second factor permits changes of second factors.
 pub const FACTOR_CHANGE_MINUTES: u32 = 10;
 
-/// Who is calling: the token is good, its session lives, and this is what the database says now.
+/// An authenticated caller: the token is valid, its session is live, and user and organisation are as the
+/// database has them now.
 #[derive(Clone, Debug)]
 pub struct Principal {
     /// The caller.
@@ -345,7 +347,7 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// The caller as an admin of their organisation.
+    /// Returns the caller as an admin of their organisation.
     ///
     /// # Errors
     /// [`Error::EnrolmentOnly`] in an enrolment session, [`Error::NotOrgAdmin`] without the role.
@@ -357,7 +359,7 @@ impl Principal {
         Ok(OrgAdmin(self))
     }
 
-    /// Whether the caller's second factor was used as lately as the organisation demands for acts on
+    /// Checks that the caller's second factor was used as recently as the organisation requires for changes of
     /// credentials, if it does (RFC 9470).
     ///
     /// # Errors
@@ -366,9 +368,9 @@ impl Principal {
         self.session.stepped_up(&self.organization.settings, at)
     }
 
-    /// Whether the caller may add and remove second factors: in any session while MFA is off; else in a full
-    /// one in which the second factor was used within [`FACTOR_CHANGE_MINUTES`], or less where the
-    /// organisation demands less (ASVS 7.5.1). A stolen session alone adds and removes nothing.
+    /// Checks that the caller may add and remove second factors: in any session while MFA is off; otherwise only
+    /// in a full one in which the second factor was used within [`FACTOR_CHANGE_MINUTES`], or the organisation's
+    /// step-up time if that is shorter (ASVS 7.5.1). So a stolen session alone adds and removes nothing.
     ///
     /// # Errors
     /// [`Error::EnrolmentOnly`], [`Error::StepUpRequired`].
@@ -384,7 +386,7 @@ impl Principal {
         self.session.used_second_factor_within(minutes, at)
     }
 
-    /// The caller, in a session that is good for more than enrolment.
+    /// Returns the caller, if the session permits more than enrolment.
     ///
     /// # Errors
     /// [`Error::EnrolmentOnly`].
@@ -396,7 +398,7 @@ impl Principal {
     }
 }
 
-/// The right to administer one organisation, as a type: only [`Principal::org_admin`] makes one.
+/// Proof of the right to administer one organisation: only [`Principal::org_admin`] creates one.
 #[derive(Clone, Copy, Debug)]
 pub struct OrgAdmin<'a>(&'a Principal);
 

@@ -1,4 +1,4 @@
-//! What waits for a further admin.
+//! Requests that wait for a further admin's agreement.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::account::{Asked, OrganizationId, Role, UserId};
 
-/// What is to be done to a user once it is agreed to. Kept as JSON.
+/// The operation to carry out once it is agreed to. Stored as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
 pub enum Wanted {
@@ -15,71 +15,81 @@ pub enum Wanted {
     ResetMfa,
     /// Send a link to set a new password.
     ResetPassword,
-    /// Change what an admin may change.
+    /// Change the user's properties that an admin may change.
     UpdateUser(UserPatch),
     /// Delete the user.
     DeleteUser,
-    /// Delete the user, and erase what the trail knows of them personally.
+    /// Delete the user, and erase the user's personal data from the trail.
     EraseUser,
-    /// Change a policy that is bound: on nobody, so the requester stands for the target.
+    /// Change a bound policy. It has no target user, so the requester stands in for the target.
     ChangePolicy(Box<PolicyChange>),
-    /// Restore factors that were taken away.
+    /// Restore removed factors.
     #[serde(rename_all = "kebab-case")]
     RestoreFactors {
-        /// Those taken at that time or the last ones before it; `None`: the last ones.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        taken_before: Option<Timestamp>,
+        /// When the factors were removed, as determined at the request.
+        taken_at: Timestamp,
     },
 }
 
-/// A change of a policy binding that waits.
+impl Wanted {
+    /// Returns when the factors to restore were removed; `None` for every other operation.
+    #[must_use]
+    pub fn taken_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::RestoreFactors { taken_at } => Some(*taken_at),
+            _ => None,
+        }
+    }
+}
+
+/// A change of a policy binding that waits for agreement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PolicyChange {
-    /// Which binding.
+    /// Id of the binding.
     pub binding: Uuid,
-    /// As it was when it was asked for: another one is another change.
+    /// Revision of the binding when the change was requested; at another revision the agreement does not apply.
     pub revision: i64,
     /// Name of the plugin.
     pub plugin: String,
-    /// What is to be done.
+    /// The kind of change.
     #[serde(rename = "to")]
     pub verb: PolicyVerb,
-    /// The changes as they were asked for, where it is an update.
+    /// The requested changes, for an update.
     pub patch: Value,
-    /// Field by field from what to what, for people; configurations by their digest.
+    /// Old and new value of each field, for people; configurations by their digest.
     pub changes: Value,
 }
 
-/// What is to be done to a policy binding.
+/// The kind of change to a policy binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicyVerb {
-    /// Change it.
+    /// Change its terms.
     Update,
-    /// Go back to the version before.
+    /// Roll back to the previous version.
     RollBack,
     /// Remove it.
     Unbind,
 }
 
-/// Changes to a user: only what is there changes.
+/// Changes to a user; absent fields stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct UserPatch {
-    /// The name shown to people; empty removes it.
+    /// Name shown to people; empty removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The role.
+    /// New role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
-    /// Whether to take the role of an admin, if it is there; another role stays.
+    /// Whether to take away the role of an admin, if the user has it; other roles stay.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_admin: bool,
     /// Whether the account may be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
-    /// Whether to unlock it.
+    /// Whether to unlock the account.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unlock: bool,
 }
@@ -90,7 +100,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl UserPatch {
-    /// The role that somebody with `role` has afterwards.
+    /// Returns the role that a user with `role` has afterwards.
     #[must_use]
     pub fn role_after(&self, role: Role) -> Role {
         match self.role {
@@ -101,18 +111,18 @@ impl UserPatch {
     }
 }
 
-/// Where something that waits stands.
+/// The state of an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApprovalState {
-    /// It waits.
+    /// Waiting for agreement.
     Open,
     /// Carried out.
     Done,
-    /// A further admin said no, or who asked took it back.
+    /// Rejected by a further admin, or withdrawn by the requester.
     Rejected,
-    /// Nobody said anything in time.
+    /// Not decided in time.
     Expired,
-    /// Agreed to, but a rule or policy said no when it was to be carried out.
+    /// Agreed to, but refused by a rule or policy when it was to be carried out.
     Denied,
 }
 
@@ -126,7 +136,7 @@ impl ApprovalState {
         Self::Denied,
     ];
 
-    /// Its name, in the store and on the wire.
+    /// Returns its name, in the store and on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -139,47 +149,48 @@ impl ApprovalState {
     }
 }
 
-/// Something that waits, or waited, for further admins.
+/// A request that waits, or waited, for further admins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
     /// Id on the wire.
     pub id: Uuid,
-    /// Where.
+    /// Organisation of the request.
     pub organization_id: OrganizationId,
-    /// Who asked.
+    /// The admin who asked.
     pub requester_id: UserId,
-    /// The most that they were when they asked: a token of another issuer may say less than the database.
+    /// The highest role that the requester could use at the time: another issuer's token may grant less than the
+    /// database.
     pub requester_role: Role,
-    /// On whom.
+    /// The user that it is about.
     pub target_id: UserId,
-    /// For what.
+    /// The requested operation.
     pub wanted: Wanted,
     /// The requester's reason.
     pub reason: Option<String>,
     /// The requester's ticket.
     pub ticket: Option<String>,
-    /// Why a further admin is wanted.
+    /// Why a further admin is needed.
     pub asked_because: String,
-    /// When the requester had last proved who they are.
+    /// When the requester had last authenticated.
     pub authenticated_at: Timestamp,
-    /// Whether with a second factor.
+    /// Whether the requester had used a second factor.
     pub second_factor_used: bool,
-    /// How many further admins.
+    /// Number of further admins that must agree.
     pub needed: u8,
-    /// Who agreed, in order.
+    /// Admins who agreed, in order.
     pub approved_by: Vec<UserId>,
-    /// Where it stands.
+    /// State as stored.
     pub state: ApprovalState,
-    /// When it was asked for.
+    /// When it was requested.
     pub created_at: Timestamp,
-    /// When it lapses.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// When it ended.
+    /// When it ended; absent while it is open.
     pub ended_at: Option<Timestamp>,
 }
 
 impl Approval {
-    /// Where it stands at that time: what has lapsed is not open, even before anybody noted it.
+    /// Returns the state at that time: an expired approval is not open, even if the store does not yet say so.
     #[must_use]
     pub fn state_at(&self, at: Timestamp) -> ApprovalState {
         match self.state {
@@ -188,7 +199,7 @@ impl Approval {
         }
     }
 
-    /// Who asked, on whom, when.
+    /// Returns who asked, about whom and when.
     #[must_use]
     pub fn asked(&self) -> Asked {
         Asked {

@@ -1,7 +1,7 @@
-//! What the trail keeps of every act, and how anyone can check it.
+//! What the trail keeps of every action, and how anyone can check it.
 //!
-//! An [`Event`] is what happened; an [`Entry`] is an event in its place in the trail. The trail is a
-//! Merkle tree (RFC 6962): `audit/leaf.rs` says what a leaf is, `audit/tree.rs` where nodes are kept.
+//! An [`Event`] is what happened; an [`Entry`] is an event at its place in the trail. The trail is a Merkle tree
+//! (RFC 6962): `audit/leaf.rs` defines a leaf, `audit/tree.rs` where nodes are stored.
 
 mod asked;
 mod canonical;
@@ -46,10 +46,10 @@ use uuid::Uuid;
 
 use super::account::{OrganizationId, Principal, User};
 
-/// Names what happened, and gives its name on the wire.
+/// Defines the event types and their names on the wire.
 macro_rules! event_types {
     ($($(#[$doc:meta])* $variant:ident = $wire:literal,)*) => {
-        /// What happened; upper snake case on the wire (contract B5).
+        /// The kind of event; upper snake case on the wire.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum EventType {
             $($(#[$doc])* #[serde(rename = $wire)] $variant,)*
@@ -59,13 +59,13 @@ macro_rules! event_types {
             /// Every event type.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name on the wire.
+            /// Returns the name on the wire.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $wire),* }
             }
 
-            /// The event type of that name.
+            /// Returns the event type with that name.
             #[must_use]
             pub fn from_wire(name: &str) -> Option<Self> {
                 match name { $($wire => Some(Self::$variant),)* _ => None }
@@ -75,11 +75,11 @@ macro_rules! event_types {
 }
 
 event_types! {
-    /// An organisation was made.
+    /// An organisation was created.
     OrganizationCreate = "ORGANIZATION_CREATE",
     /// Settings were changed.
     OrganizationSettingsUpdate = "ORGANIZATION_SETTINGS_UPDATE",
-    /// A user was made.
+    /// A user was created.
     UserCreate = "USER_CREATE",
     /// A user was changed.
     UserUpdate = "USER_UPDATE",
@@ -87,27 +87,27 @@ event_types! {
     UserDelete = "USER_DELETE",
     /// A login, or an attempt at one.
     UserLogin = "USER_LOGIN",
-    /// A session was ended by its user.
+    /// A user ended their own session.
     UserLogout = "USER_LOGOUT",
     /// A refresh token was used twice; its family was ended.
     RefreshTokenReuse = "REFRESH_TOKEN_REUSE",
-    /// Sessions were ended before their time.
+    /// Sessions were ended before their expiry.
     UserSessionsEnd = "USER_SESSIONS_END",
-    /// A second factor was used once more within a session.
+    /// A second factor was used again within a session.
     UserStepUp = "USER_STEP_UP",
     /// A password was changed.
     UserPasswordChange = "USER_PASSWORD_CHANGE",
-    /// An admin sent a user a link to set a new password, in place of the old one.
+    /// An admin sent a user a link to set a new password, which replaces the old one.
     UserPasswordReset = "USER_PASSWORD_RESET",
-    /// Something was asked for that waits for a further admin, a reset for example.
+    /// A request that needs a further admin's agreement was made, a reset for example.
     ApprovalRequest = "APPROVAL_REQUEST",
     /// A further admin agreed, or tried to.
     ApprovalAgree = "APPROVAL_AGREE",
-    /// A further admin said no, or tried to.
+    /// A further admin rejected a request, or tried to.
     ApprovalReject = "APPROVAL_REJECT",
-    /// Nobody agreed in time.
+    /// A request expired without agreement.
     ApprovalExpire = "APPROVAL_EXPIRE",
-    /// An API key was made.
+    /// An API key was created.
     ApiKeyCreate = "API_KEY_CREATE",
     /// An API key was revoked.
     ApiKeyRevoke = "API_KEY_REVOKE",
@@ -117,19 +117,20 @@ event_types! {
     UserPasskeyRegistered = "USER_PASSKEY_REGISTERED",
     /// A user removed one of their passkeys.
     UserPasskeyRemoved = "USER_PASSKEY_REMOVED",
-    /// The counter of a passkey went back: there is a copy of it. It opens nothing from then on.
+    /// The counter of a passkey went back, so a copy of it exists. The passkey is disabled from then on.
     UserPasskeyAlarm = "USER_PASSKEY_ALARM",
-    /// A user switched their own MFA off.
+    /// A user disabled their own MFA.
     UserMfaDisabled = "USER_MFA_DISABLED",
-    /// A reset call, however it ended.
+    /// A reset call, whatever its result.
     UserMfaReset = "USER_MFA_RESET",
-    /// Somebody whose MFA had been reset a short time before used the power of an admin or of the help desk.
+    /// A user whose MFA had been reset a short time before used the powers of an admin or of the help desk.
     UserResetAlarm = "USER_RESET_ALARM",
-    /// A user's link said that a change of their credentials was not theirs; the account was locked.
+    /// A user reported, through the link in a notice, that a change of their credentials was not theirs; the
+    /// account was locked.
     UserReport = "USER_REPORT",
-    /// An admin restored factors that had been taken away.
+    /// An admin restored removed factors.
     UserFactorsRestore = "USER_FACTORS_RESTORE",
-    /// Recovery codes were made anew.
+    /// Recovery codes were regenerated.
     UserRecoveryCodesRegenerated = "USER_RECOVERY_CODES_REGENERATED",
     /// A recovery code was used.
     UserRecoveryCodeUsed = "USER_RECOVERY_CODE_USED",
@@ -155,19 +156,19 @@ event_types! {
     AuditErase = "AUDIT_ERASE",
     /// The trail was exported.
     AuditExport = "AUDIT_EXPORT",
-    /// Something owed to the outside world was given up.
+    /// A delivery to the outside world was given up.
     DeliveryDead = "DELIVERY_DEAD",
-    /// Deliveries that were given up are to be tried again.
+    /// Deliveries that were given up are to be retried.
     DeliveryRetry = "DELIVERY_RETRY",
     /// An older database was accepted in place of a newer one.
     AuditRollbackAccept = "AUDIT_ROLLBACK_ACCEPT",
-    /// A backup was restored: what was ended or removed after it was made is back, sessions apart.
+    /// A backup was restored: whatever was ended or removed after the backup, except sessions, is back.
     BackupRestore = "BACKUP_RESTORE",
     /// Checkpoints are signed with another key from here on.
     AuditKeyChange = "AUDIT_KEY_CHANGE",
 }
 
-/// Who did it, by kind.
+/// The kind of actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ActorType {
@@ -175,16 +176,16 @@ pub enum ActorType {
     User,
     /// An API key.
     ApiKey,
-    /// Somebody with access to the node's command line.
+    /// Someone with access to the node's command line.
     Operator,
     /// The appliance itself.
     System,
-    /// Nobody known: a failed login.
+    /// An unknown caller: a failed login.
     Anonymous,
 }
 
 impl ActorType {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -196,7 +197,7 @@ impl ActorType {
         }
     }
 
-    /// The kind of that name.
+    /// Returns the kind with that name.
     #[must_use]
     pub fn from_wire(name: &str) -> Option<Self> {
         [
@@ -211,31 +212,31 @@ impl ActorType {
     }
 }
 
-/// Who did it.
+/// The actor of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActorRef {
-    /// Kind.
+    /// Kind of actor.
     pub r#type: ActorType,
-    /// Account or key id.
+    /// Id of the account or API key.
     pub id: Option<Uuid>,
-    /// E-mail address as it was then.
+    /// E-mail address at the time.
     pub email: Option<String>,
 }
 
-/// On what.
+/// What an event acted on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resource {
     /// Kind: `USER`, `ORGANIZATION`, `PLUGIN`, …
     pub r#type: String,
-    /// Its id, which may not exist; empty where the caller wrote none.
+    /// Its id, which need not exist; empty if the caller gave none.
     pub id: String,
-    /// Its name as it was then.
+    /// Its name at the time.
     pub name: Option<String>,
 }
 
-/// How it ended.
+/// The result of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AuditResult {
@@ -248,7 +249,7 @@ pub enum AuditResult {
 }
 
 impl AuditResult {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -258,7 +259,7 @@ impl AuditResult {
         }
     }
 
-    /// The result of that name.
+    /// Returns the result with that name.
     #[must_use]
     pub fn from_wire(name: &str) -> Option<Self> {
         [Self::Success, Self::Denied, Self::Failure]
@@ -267,60 +268,60 @@ impl AuditResult {
     }
 }
 
-/// One act, before it has its place in the trail.
+/// One action, before it has its place in the trail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// Where; absent for acts on the node.
+    /// Organisation; absent for actions on the node.
     pub organization_id: Option<OrganizationId>,
-    /// What.
+    /// What happened.
     pub event_type: EventType,
-    /// Who.
+    /// Who did it.
     pub actor: ActorRef,
-    /// On what.
+    /// What it was done to.
     pub resource: Option<Resource>,
     /// How it ended.
     pub result: AuditResult,
-    /// The client's address.
+    /// The client's IP address.
     pub ip_address: Option<String>,
     /// Request id, also in `X-Request-Id` and the log.
     pub request_id: Option<String>,
-    /// The message that the caller was given, where it ended badly.
+    /// The message that the caller received, if it did not succeed.
     pub error_message: Option<String>,
-    /// What else is worth knowing; never a secret (invariant 7).
+    /// Further facts; never a secret (invariant 7).
     pub details: Map<String, Value>,
 }
 
-/// An act in its place in the trail.
+/// An event at its place in the trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Place in the trail, from 0 without gaps: the leaf index.
+    /// Position in the trail, from 0 without gaps: the leaf index.
     pub sequence: u64,
     /// Id on the wire.
     pub id: Uuid,
-    /// When; the same instant as the change it records.
+    /// Time; the same instant as the change that it records.
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
-    /// What the tree hashes of it (RFC 6962 §2.1).
+    /// The leaf hash (RFC 6962 §2.1).
     pub leaf_hash: Hash32,
 }
 
-/// Which entries of an organisation's trail are asked for; every given field must match.
+/// A filter for entries of an organisation's trail; an entry must match every given field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    /// What happened.
+    /// Kind of event.
     pub event_type: Option<EventType>,
-    /// Who did it: the e-mail address as it was then.
+    /// E-mail address of the actor at the time.
     pub actor_email: Option<String>,
-    /// From this time on.
+    /// Earliest time, inclusive.
     pub from: Option<Timestamp>,
-    /// Up to and with this time.
+    /// Latest time, inclusive.
     pub to: Option<Timestamp>,
 }
 
 impl ActorRef {
-    /// A person with an account, or [`User::operator`].
+    /// Returns the actor for a person with an account, or for [`User::operator`].
     #[must_use]
     pub fn user(user: &User) -> Self {
         if user.is_operator() {
@@ -333,7 +334,7 @@ impl ActorRef {
         }
     }
 
-    /// Somebody at the node's command line.
+    /// Returns the actor for the node's command line.
     #[must_use]
     pub fn operator() -> Self {
         Self {
@@ -343,7 +344,7 @@ impl ActorRef {
         }
     }
 
-    /// The appliance itself.
+    /// Returns the actor for the appliance itself.
     #[must_use]
     pub fn system() -> Self {
         Self {
@@ -355,7 +356,7 @@ impl ActorRef {
 }
 
 impl Resource {
-    /// A user.
+    /// Returns the resource for a user.
     #[must_use]
     pub fn user(user: &User) -> Self {
         Self {
@@ -365,7 +366,7 @@ impl Resource {
         }
     }
 
-    /// Something else.
+    /// Returns a resource of any other type.
     pub fn other(r#type: &str, id: impl ToString, name: Option<String>) -> Self {
         Self {
             r#type: r#type.to_owned(),
@@ -376,7 +377,7 @@ impl Resource {
 }
 
 impl Event {
-    /// An act that succeeded; the builders below refine it.
+    /// Creates an event that succeeded; the builders below refine it.
     #[must_use]
     pub fn new(event_type: EventType, organization_id: Option<OrganizationId>, actor: ActorRef) -> Self {
         Self {
@@ -392,7 +393,7 @@ impl Event {
         }
     }
 
-    /// An act by the caller in their organisation.
+    /// Creates an event by the caller in their organisation.
     #[must_use]
     pub fn by(principal: &Principal, event_type: EventType) -> Self {
         Self::new(
@@ -402,14 +403,14 @@ impl Event {
         )
     }
 
-    /// On what.
+    /// Sets what it was done to.
     #[must_use]
     pub fn on(mut self, resource: Resource) -> Self {
         self.resource = Some(resource);
         self
     }
 
-    /// How the request came in.
+    /// Sets the request that it came from.
     #[must_use]
     #[expect(
         clippy::wrong_self_convention,
@@ -421,7 +422,7 @@ impl Event {
         self
     }
 
-    /// It ended badly.
+    /// Sets a result other than success, with the message that the caller received.
     #[must_use]
     pub fn ended(mut self, result: AuditResult, message: impl ToString) -> Self {
         self.result = result;
@@ -429,7 +430,7 @@ impl Event {
         self
     }
 
-    /// A further fact.
+    /// Adds a further fact.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());

@@ -1,4 +1,4 @@
-//! What a caller shows: a password, an access token, a refresh token, a one-use token. Time, keys and
+//! What a caller presents: passwords, access tokens, refresh tokens, one-use tokens, API keys. Time, keys and
 //! randomness are arguments.
 
 mod access_token;

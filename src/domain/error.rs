@@ -1,13 +1,14 @@
-//! Every way a request can end badly, in our words. HTTP statuses live in `http/error.rs`.
+//! Every way in which a request can be refused or fail, in the domain's terms. HTTP statuses are in
+//! `http/error.rs`.
 
 use std::collections::BTreeMap;
 
 use super::policy::Denial;
 
-/// The outcome of everything that can be refused or fail.
+/// The result of every operation that can be refused or fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a bearer token opens nothing. Says the class, never the secret.
+/// Why a bearer token is not accepted. Names the class of fault, never the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenFault {
     /// No `Authorization: Bearer` header.
@@ -22,14 +23,14 @@ pub enum TokenFault {
     Revoked,
     /// Its subject no longer exists or is inactive.
     SubjectGone,
-    /// It is an API key: those go in a header of their own.
+    /// It is an API key, which belongs in a header of its own.
     IsApiKey,
 }
 
-/// A request that ended badly.
+/// Why a request was refused or failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The bearer token opens nothing.
+    /// The bearer token is not accepted.
     #[error("{}", token_fault_text(*.0))]
     Token(TokenFault),
     /// The API key is unknown, expired or revoked.
@@ -41,21 +42,24 @@ pub enum Error {
         /// `max_age` of the challenge, in seconds.
         max_age_secs: u32,
     },
-    /// Wrong organisation, e-mail or password: one and the same answer (ASVS 6.3.8).
+    /// Wrong organisation, e-mail or password: one answer for all (ASVS 6.3.8).
     #[error("Invalid credentials")]
     InvalidCredentials,
     /// The MFA code is wrong or was used before.
     #[error("Invalid MFA code")]
     InvalidCode,
-    /// The passkey doesn't answer what was asked.
+    /// The passkey's answer does not match the challenge.
     #[error("Invalid passkey")]
     InvalidPasskey,
     /// The challenge, refresh token, invitation or link is unknown, used up or expired.
     #[error("The {0} is invalid or has expired")]
     DeadToken(&'static str),
-    /// The account is locked; only said to somebody who proved to know the password.
+    /// The account is locked; only disclosed to a caller who proved knowledge of the password.
     #[error("The account is locked. Ask an administrator to unlock it")]
     AccountLocked,
+    /// The second factor is correct, but the password has expired; only disclosed to a caller who proved both.
+    #[error("The password has expired. Replace it, then log in again")]
+    PasswordExpired,
 
     /// The caller lacks the role.
     #[error("Role ORG_ADMIN is required")]
@@ -66,48 +70,48 @@ pub enum Error {
     /// The session may only be used to set up MFA.
     #[error("Set up MFA before anything else")]
     EnrolmentOnly,
-    /// The rule of who may act on whom says no.
+    /// The rules of who may act on whom forbid it.
     #[error("{0}")]
     MayNotAct(&'static str),
-    /// The organisation's policy says no.
+    /// The organisation's policy denies it.
     #[error("{}", .0.message)]
     Denied(Box<PolicyDenial>),
 
     /// No such user in the caller's organisation.
     #[error("User not found with id: {0}")]
     UserNotFound(String),
-    /// No such thing in the caller's organisation.
+    /// No such object in the caller's organisation.
     #[error("{what} not found with id: {id}")]
     NotFound {
-        /// What was looked for.
+        /// Kind of object.
         what: &'static str,
-        /// The id as the caller wrote it.
+        /// Its id as the caller wrote it.
         id: String,
     },
     /// The user has no second factor, so there is nothing to disable or renew.
     #[error("MFA is not enabled")]
     NoMfa,
 
-    /// The target has no second factor (contract A).
+    /// The target has no second factor, so there is nothing to reset (400).
     #[error("MFA is not enabled for this user")]
     MfaNotEnabled,
-    /// The request can't be read; says what is wrong.
+    /// The request can't be read; the text says what is wrong.
     #[error("{0}")]
     Malformed(String),
-    /// Fields that break a rule: name → what is wrong.
+    /// Fields that break a rule: name and what is wrong.
     #[error("Validation failed")]
     Validation(BTreeMap<String, String>),
     /// A rule of the operation forbids it.
     #[error("{0}")]
     Refused(&'static str),
 
-    /// The state does not allow it.
+    /// The current state does not allow it.
     #[error("{0}")]
     Conflict(String),
     /// The `Idempotency-Key` was used with another request.
     #[error("The Idempotency-Key was used with a different request")]
     IdempotencyKeyReused,
-    /// The plugin file can't be used; says what is wrong and what to do.
+    /// The plugin file can't be used; the text says what is wrong and what to do.
     #[error("{0}")]
     PluginRefused(String),
     /// The body is larger than allowed.
@@ -117,7 +121,7 @@ pub enum Error {
         limit_bytes: usize,
     },
 
-    /// The body is of another media type than the operation takes.
+    /// The body has another media type than the operation accepts.
     #[error("The content type must be {0}")]
     WrongContentType(&'static str),
 
@@ -135,13 +139,13 @@ pub enum Error {
         /// Seconds after which a retry makes sense.
         retry_after_secs: u64,
     },
-    /// Nothing can be put on disk: it is full, read-only or broken; nothing was done.
+    /// Nothing can be written to disk, which is full, read-only or broken; nothing was done.
     #[error("Changes can't be put on disk now; nothing has been changed. Try again in {retry_after_secs} s")]
     Unwritable {
         /// Seconds after which a retry makes sense.
         retry_after_secs: u64,
     },
-    /// What was judged has changed meanwhile, twice in a row; nothing was done.
+    /// The data on which the request was judged changed meanwhile, twice in a row; nothing was done.
     #[error("The user was changed at the same time. Try again")]
     Stale,
     /// A plugin failed and its binding says to fail closed; nothing was done.
@@ -150,7 +154,7 @@ pub enum Error {
         /// Name, version, digest and cause, for the log and the audit entry; never for the caller.
         cause: String,
     },
-    /// Anything unexpected; nothing was done. The text is for the log alone.
+    /// Anything unexpected; nothing was done. The text is for the log only.
     #[error("Internal error")]
     Internal(String),
 }
@@ -158,7 +162,7 @@ pub enum Error {
 /// A quota as `RateLimit-Policy` names it (draft-ietf-httpapi-ratelimit-headers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Which bucket.
+    /// Name of the bucket.
     pub name: &'static str,
     /// Requests per window.
     pub limit: u32,
@@ -166,12 +170,12 @@ pub struct Quota {
     pub window_secs: u64,
 }
 
-/// A denial and the plugin that said it.
+/// A denial and the plugin that gave it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyDenial {
     /// Plugin name.
     pub plugin: String,
-    /// What the plugin said.
+    /// The plugin's denial.
     pub denial: Denial,
 }
 
@@ -184,7 +188,8 @@ impl std::ops::Deref for PolicyDenial {
 }
 
 impl Error {
-    /// Whether a rule or whoever asks is the cause; else it is us, and the same may go well another time.
+    /// Returns true if a rule or the caller is the cause; false if the appliance is, in which case a retry may
+    /// succeed.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         let ours = matches!(
@@ -198,14 +203,14 @@ impl Error {
         !ours
     }
 
-    /// The text for the operator, at the command line and in the log: with what only the log says otherwise. An
-    /// organisation is named by its slug there.
+    /// Returns the text for the operator, at the command line and in the log: with causes that otherwise only the
+    /// log contains. It names an organisation by its slug.
     #[must_use]
     pub fn for_operator(&self) -> String {
         match self {
             Self::Internal(cause) => cause.clone(),
             Self::PolicyFailed { cause } => format!(
-                "{self}, so nothing was done: {cause}\n  To go on without it: latchkey plugin disable BINDING"
+                "{self}, so nothing was done: {cause}\n  To continue without it: latchkey plugin disable BINDING"
             ),
             Self::NotFound {
                 what: "Organization",
@@ -215,7 +220,7 @@ impl Error {
         }
     }
 
-    /// One field that breaks a rule.
+    /// Returns a validation error for a single field.
     pub fn field(name: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Validation(BTreeMap::from([(name.into(), problem.into())]))
     }

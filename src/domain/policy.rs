@@ -1,8 +1,8 @@
-//! What a policy is told, what it may answer, and what of that answer counts.
+//! A policy's question, its possible answers, and what of an answer counts.
 //!
-//! These types mirror `plugins/wit/v1/policy.wit` one to one and give them their JSON form, which
-//! golden cases, recorded decisions and replays share. [`vet`] is the only door through which a
-//! plugin's wish becomes a decision. Nothing here knows wasmtime, the store or the clock.
+//! These types mirror `plugins/wit/v1/policy.wit` one to one and define their JSON form, which golden cases,
+//! recorded decisions and replays share. [`vet`] is the only way by which a plugin's answer becomes a decision.
+//! Nothing here knows wasmtime, the store or the clock.
 
 mod vetting;
 
@@ -10,10 +10,10 @@ pub use vetting::{
     Answer, Decision, Grants, Mode, RefusedEffect, Vetted, is_kebab, merge_effects, refuse_surplus, vet,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// A named fact or note. Names that this version knows are documented in `plugins/README.md`.
+/// A named fact or note. The names that this version knows are documented in `plugins/README.md`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attribute {
@@ -23,27 +23,27 @@ pub struct Attribute {
     pub value: String,
 }
 
-/// The organisation in which the reset was asked for.
+/// The organisation in which the reset was requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OrganizationFacts {
-    /// UUID.
+    /// Id (UUID).
     pub id: String,
-    /// The name used at login.
+    /// Name used at login.
     pub slug: String,
-    /// The name shown to people.
+    /// Name shown to people.
     pub name: String,
     /// Whether every member must have MFA.
     pub mfa_required: bool,
 }
 
-/// What a person may do; the order is the order of power.
+/// The role of a user, in ascending order of power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Uses the organisation's services; no power over others.
     Member,
-    /// May reset members, where the organisation switched this role on.
+    /// May reset members, if the organisation enabled this role.
     HelpDesk,
     /// Administers the organisation.
     OrgAdmin,
@@ -55,13 +55,13 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Actor {
-    /// UUID.
+    /// Id (UUID).
     pub id: String,
     /// E-mail address.
     pub email: String,
     /// Name shown to people.
     pub name: Option<String>,
-    /// Role now, by the database.
+    /// Current role, from the database.
     pub role: Role,
     /// Whether the actor's own second factor was used in this session.
     pub second_factor_used: bool,
@@ -69,7 +69,7 @@ pub struct Actor {
     pub authenticated_secs_ago: u32,
 }
 
-/// Kinds of second factor. Adding one here must extend the reset: a test walks [`FactorKind::ALL`].
+/// Kinds of second factor. A new kind must be covered by the reset: a test walks [`FactorKind::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FactorKind {
@@ -82,7 +82,7 @@ pub enum FactorKind {
 }
 
 impl FactorKind {
-    /// Every kind there is.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Totp, Self::Passkey, Self::RecoveryCodes];
 }
 
@@ -90,7 +90,7 @@ impl FactorKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FactorFacts {
-    /// What kind of factor.
+    /// Kind of factor.
     pub kind: FactorKind,
     /// When it was enrolled; ms since the epoch in WIT, RFC 3339 in JSON.
     pub enrolled_at: Timestamp,
@@ -102,13 +102,13 @@ pub struct FactorFacts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
-    /// UUID.
+    /// Id (UUID).
     pub id: String,
     /// E-mail address.
     pub email: String,
     /// Name shown to people.
     pub name: Option<String>,
-    /// Role now, by the database.
+    /// Current role, from the database.
     pub role: Role,
     /// Whether the account is active.
     pub active: bool,
@@ -116,13 +116,13 @@ pub struct Target {
     pub factors: Vec<FactorFacts>,
     /// Sessions that the reset would end.
     pub active_sessions: u32,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Timestamp,
     /// The last complete login, if any.
     pub last_login_at: Option<Timestamp>,
 }
 
-/// Where the request came in.
+/// The channel through which a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Channel {
@@ -134,31 +134,31 @@ pub enum Channel {
     Cli,
 }
 
-/// The request as the host took it in.
+/// The request as the host received it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestFacts {
     /// Request id, the same as in `X-Request-Id`, the log and the audit entry.
     pub id: String,
-    /// The only clock there is: when the host took the request in.
+    /// When the host received the request; a policy has no other clock.
     pub at: Timestamp,
     /// Minutes to add to UTC for the organisation's local time at `at`.
     pub utc_offset_minutes: i16,
-    /// Where the request came in.
+    /// Channel of the request.
     pub channel: Channel,
-    /// The client's address, proxies resolved.
+    /// The client's IP address, proxies resolved.
     pub ip: Option<String>,
     /// `User-Agent` header.
     pub user_agent: Option<String>,
-    /// Why, in the admin's words (at most 500 characters).
+    /// Reason in the admin's words (at most 500 characters).
     pub reason: Option<String>,
     /// Ticket reference (at most 500 characters).
     pub ticket: Option<String>,
-    /// Nothing will be carried out: a test, a replay, a "what if".
+    /// Whether nothing will be carried out: a test, a replay, a "what if".
     pub dry_run: bool,
 }
 
-/// How an earlier reset call ended.
+/// How a reset call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResultKind {
@@ -174,11 +174,11 @@ pub enum ResultKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PastReset {
-    /// When it was asked for.
+    /// When it was requested.
     pub at: Timestamp,
-    /// Who asked (UUID).
+    /// Id of the admin who asked (UUID).
     pub actor_id: String,
-    /// On whom (UUID).
+    /// Id of the target (UUID).
     pub target_id: String,
     /// How it ended.
     pub outcome: ResultKind,
@@ -186,8 +186,8 @@ pub struct PastReset {
     pub ticket: Option<String>,
 }
 
-/// Earlier resets, newest first, and counts that include resets still under way: upper bounds, so
-/// that a budget cannot be overrun by asking side by side.
+/// Earlier resets, newest first, and counts that include resets in progress: upper bounds, so that a budget
+/// cannot be overrun by concurrent requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct History {
@@ -209,26 +209,57 @@ pub struct History {
     pub organization_resets_last_day: u32,
 }
 
-/// Everything a policy may know.
+impl History {
+    /// As far back as a history reaches.
+    pub const WHOLE: u16 = u16::MAX;
+
+    /// Returns what a policy is shown of the lists (those of the target, those by the actor): no more than the last
+    /// `days` before `at`, whatever other policies ask for.
+    #[must_use]
+    pub fn reaching_back(&self, days: u16, at: Timestamp) -> (&[PastReset], &[PastReset]) {
+        let since = at.checked_sub(SignedDuration::from_hours(24 * i64::from(days)));
+        let since = since.unwrap_or(Timestamp::MIN);
+        let shown = |all: &[PastReset]| {
+            if days == 0 {
+                return 0;
+            }
+            all.iter().position(|past| past.at <= since).unwrap_or(all.len())
+        };
+        let (of_target, by_actor) = (shown(&self.of_target), shown(&self.by_actor));
+        (&self.of_target[..of_target], &self.by_actor[..by_actor])
+    }
+}
+
+/// Everything that a policy may know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Question {
-    /// Where.
+    /// Organisation of the reset.
     pub organization: OrganizationFacts,
-    /// By whom.
+    /// Admin who asks for the reset.
     pub actor: Actor,
-    /// On whom.
+    /// User to be reset.
     pub target: Target,
-    /// How it was asked.
+    /// Request as the host received it.
     pub request: RequestFacts,
-    /// What happened before.
+    /// Earlier resets.
     pub history: History,
-    /// Facts added within 1.x.
+    /// Facts added within contract versions 1.x.
     #[serde(default)]
     pub attributes: Vec<Attribute>,
 }
 
-/// Who receives a notice.
+impl Question {
+    /// Leaves of the lists of earlier resets what reaches `days` back.
+    pub fn limit_history(&mut self, days: u16) {
+        let (of_target, by_actor) = self.history.reaching_back(days, self.request.at);
+        let (of_target, by_actor) = (of_target.len(), by_actor.len());
+        self.history.of_target.truncate(of_target);
+        self.history.by_actor.truncate(by_actor);
+    }
+}
+
+/// The recipients of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Audience {
@@ -246,7 +277,7 @@ pub enum Audience {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Notice {
-    /// To whom.
+    /// Recipients.
     pub to: Audience,
     /// Subject line.
     pub subject: String,
@@ -254,14 +285,14 @@ pub struct Notice {
     pub body: String,
 }
 
-/// What a policy can ask the host to do.
+/// An effect that a policy can ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
-    /// At the next login the user must enrol before anything else, within this many hours
-    /// (0: the organisation's default).
+    /// Require enrolment before anything else at the next login, within this many hours (0: the organisation's
+    /// default).
     RequireEnrolment(u32),
-    /// Enrolment asks for a one-time code that only the admin is shown.
+    /// Require for enrolment a one-time code that only the admin is shown.
     RequireEnrolmentCode,
     /// End every session and refresh token of the user.
     RevokeSessions,
@@ -269,14 +300,14 @@ pub enum Effect {
     LockAccount,
     /// Send a message.
     Notify(Notice),
-    /// Keep a note in the audit entry.
+    /// Add a note to the audit entry.
     Annotate(Attribute),
-    /// An effect newer than this contract.
+    /// An effect newer than this contract version.
     Other(Attribute),
 }
 
 impl Effect {
-    /// Names of the effects that contract 1.0 knows.
+    /// Names of the effects in contract 1.0.
     pub const NAMES: [&str; 6] = [
         "require-enrolment",
         "require-enrolment-code",
@@ -286,7 +317,7 @@ impl Effect {
         "annotate",
     ];
 
-    /// The effect's name in manifests and grants.
+    /// Returns the effect's name in manifests and grants.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -301,15 +332,15 @@ impl Effect {
     }
 }
 
-/// Why a policy says no.
+/// Why a policy denies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Denial {
-    /// Stable word for programs, kebab-case: "outside-change-window".
+    /// Stable code for programs, kebab-case: "outside-change-window".
     pub code: String,
     /// One sentence for the admin.
     pub message: String,
-    /// From when on the same request would be allowed, if the policy knows.
+    /// Time from which the same request would be allowed, if the policy knows it.
     #[serde(default)]
     pub allowed_from: Option<Timestamp>,
     /// The facts that decided.
@@ -317,15 +348,15 @@ pub struct Denial {
     pub because: Vec<Attribute>,
 }
 
-/// A second admin has to agree.
+/// A demand that further admins agree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Approval {
-    /// Why, for both admins.
+    /// Reason, shown to all admins involved.
     pub reason: String,
-    /// How many further admins.
+    /// Number of further admins.
     pub approvals: u8,
-    /// For how many seconds the request stays open.
+    /// Seconds for which the request stays open.
     pub expires_secs: u32,
 }
 
@@ -333,11 +364,11 @@ pub struct Approval {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Go on, with these effects committed together with the reset.
+    /// Allow the reset, and commit these effects together with it.
     Allow(Vec<Effect>),
-    /// Stop.
+    /// Deny the reset.
     Deny(Denial),
-    /// A second admin has to agree first.
+    /// Allow the reset once further admins agree.
     RequireApproval(Approval),
 }
 
@@ -354,7 +385,7 @@ pub struct Outcome {
     /// The denial, if it ends in one.
     #[serde(default)]
     pub denial: Option<Denial>,
-    /// Admins who agreed (UUIDs).
+    /// Ids of the admins who agreed (UUIDs).
     #[serde(default)]
     pub approved_by: Vec<String>,
 }
@@ -363,13 +394,13 @@ pub struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// Decides.
+    /// Before the reset: decides.
     BeforeReset,
-    /// Adds effects to what was decided.
+    /// After the decision: adds effects.
     AfterReset,
 }
 
-/// What a plugin says of itself.
+/// A plugin's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Manifest {
@@ -379,11 +410,11 @@ pub struct Manifest {
     pub version: String,
     /// One sentence.
     pub summary: String,
-    /// Hooks it implements.
+    /// Hooks that it implements.
     pub hooks: Vec<Hook>,
-    /// Names of the effects it may ask for.
+    /// Names of the effects that it may ask for.
     pub wants: Vec<String>,
-    /// How far back `history` should reach, in days (the host caps it).
+    /// How many days back `history` should reach (the host caps it).
     pub history_days: u16,
     /// JSON Schema (2020-12) of the configuration, as text.
     pub config_schema: String,

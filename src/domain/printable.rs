@@ -1,13 +1,13 @@
-//! What a plugin, its file or a request says, made fit to be shown: on a terminal, in a mail, in a line of a log.
+//! Makes text from plugins, their files or requests safe to show on a terminal, in a mail or in a log line.
 
-/// The text with every character that [moves the cursor](moves_cursor) as a space: whoever looks at something before
-/// they trust it must see what is there.
+/// Replaces every character that [moves the cursor](moves_cursor) with a space, so that a reader who inspects
+/// something before trusting it sees what is really there.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// At most `max` characters of the text, printable; where there are more, `…` is the last.
+/// Returns at most `max` characters of the text, printable; if it is longer, the last one is `…`.
 #[must_use]
 pub fn clip(text: &str, max: usize) -> String {
     let mut clipped: String = text.chars().take(max).map(shown).collect();
@@ -18,10 +18,11 @@ pub fn clip(text: &str, max: usize) -> String {
     clipped
 }
 
-/// Whether a character moves a cursor, starts an escape sequence, ends the line or turns the direction of writing.
+/// Returns whether a character moves a cursor, starts an escape sequence, ends the line or changes the direction
+/// of writing.
 #[must_use]
 pub fn moves_cursor(c: char) -> bool {
-    // The second: Unicode's controls of direction (UAX #9, §2); the third: its separators of lines and paragraphs.
+    // The second: Unicode's bidirectional controls (UAX #9, §2); the third: its line and paragraph separators.
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         || matches!(c, '\u{2028}' | '\u{2029}')

@@ -1,5 +1,5 @@
-//! TOTP and recovery codes. Time, keys and randomness are arguments; which steps and codes were used
-//! before is the store's to know.
+//! TOTP and recovery codes. Time, keys and randomness are arguments; the store knows which steps and codes were
+//! used before.
 
 mod qr_code;
 
@@ -19,17 +19,17 @@ use super::error::{Error, Result};
 
 /// Length of a time step, seconds (RFC 6238 §5.2; ASVS 6.5.5).
 pub const STEP_SECS: u64 = 30;
-/// Steps before and after the current one whose codes are taken (RFC 6238 §5.2).
+/// Time steps before and after the current one whose codes are accepted (RFC 6238 §5.2).
 const SKEW_STEPS: u64 = 1;
 /// Digits of a code.
 const DIGITS: u8 = 6;
-/// Recovery codes in a set (contract B2).
+/// Number of recovery codes in a set.
 pub const RECOVERY_CODES: usize = 8;
-/// Characters of a recovery code that EntryGuard's clients know (40 bits).
+/// Minimum characters of a recovery code: the length that EntryGuard's clients know (40 bits).
 pub const RECOVERY_CODE_MIN_CHARACTERS: usize = 8;
 /// Characters of a recovery code by default: 80 bits, above the 64 of NIST SP 800-63B-4 §4.2.1.1.
 pub const RECOVERY_CODE_CHARACTERS: usize = 16;
-/// Longest recovery code.
+/// Maximum characters of a recovery code.
 pub const RECOVERY_CODE_MAX_CHARACTERS: usize = 32;
 /// Crockford's base 32: no I, L, O or U, which people misread.
 const RECOVERY_ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -39,16 +39,16 @@ const RECOVERY_ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 pub struct TotpSecret([u8; 20]);
 
 impl TotpSecret {
-    /// The secret of these bytes.
+    /// Creates the secret from these bytes.
     #[must_use]
     pub fn new(bytes: [u8; 20]) -> Self {
         Self(bytes)
     }
 
-    /// The secret as it was kept.
+    /// Creates the secret from its stored bytes.
     ///
     /// # Errors
-    /// [`Error::Internal`] when it has another length.
+    /// [`Error::Internal`] if it has another length.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let bytes = bytes.try_into();
         bytes
@@ -56,19 +56,19 @@ impl TotpSecret {
             .map_err(|_| Error::Internal("a TOTP secret is not 20 bytes long".to_owned()))
     }
 
-    /// The bytes, to be encrypted.
+    /// Returns the bytes, to be encrypted.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 20] {
         &self.0
     }
 
-    /// The secret as a person may type it: base 32, upper case, without padding.
+    /// Returns the secret in the form that a person may type: base 32, upper case, without padding.
     #[must_use]
     pub fn base32(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE32_NOPAD.encode(&self.0))
     }
 
-    /// Whether `text` is this secret in base 32, however it is spaced, padded and cased.
+    /// Returns whether `text` is this secret in base 32, whatever its spacing, padding and case.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {
         let text: Zeroizing<String> = Zeroizing::new(
@@ -80,19 +80,19 @@ impl TotpSecret {
         self.base32().as_bytes().ct_eq(text.as_bytes()).into()
     }
 
-    /// The code of a time step.
+    /// Returns the code of a time step.
     #[must_use]
     pub fn code(&self, step: u64) -> String {
         self.totp("", "").generate(step * STEP_SECS).to_string()
     }
 
-    /// The step whose code this is, if it is that of a step near `at` and newer than `last_step`, the
-    /// newest step that was accepted before (RFC 6238 §5.2: a code is accepted once).
+    /// Returns the time step of this code, if it is near `at` and newer than `last_step`, the newest step
+    /// accepted before (RFC 6238 §5.2: a code is accepted once).
     #[must_use]
     pub fn matching_step(&self, code: &str, at: Timestamp, last_step: Option<u64>) -> Option<u64> {
         let now = time_step(at);
         let mut matching = None;
-        // Every step is computed, so that the time tells nothing.
+        // Every step is computed, so that timing reveals nothing.
         for step in now.saturating_sub(SKEW_STEPS)..=now + SKEW_STEPS {
             let same: bool = self.code(step).as_bytes().ct_eq(code.as_bytes()).into();
             if same && last_step.is_none_or(|last| step > last) {
@@ -102,19 +102,19 @@ impl TotpSecret {
         matching
     }
 
-    /// A PNG image with the QR code that authenticator apps read (`otpauth://totp/…`).
+    /// Returns a PNG image of the QR code that authenticator apps read (`otpauth://totp/…`).
     ///
     /// # Errors
-    /// [`Error::Internal`] when the names are too long for a QR code.
+    /// [`Error::Internal`] if the names are too long for a QR code.
     pub fn qr_code_png(&self, issuer: &str, account: &str) -> Result<Vec<u8>> {
         let drawn = qr_code::png(&self.otpauth_url(issuer, account)?);
         drawn.ok_or_else(|| Error::Internal("the QR code can't be drawn".to_owned()))
     }
 
-    /// The `otpauth://totp/…` address that the QR code holds.
+    /// Returns the `otpauth://totp/…` URL that the QR code contains.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the names can't be part of an address.
+    /// [`Error::Internal`] if the names can't be part of a URL.
     pub fn otpauth_url(&self, issuer: &str, account: &str) -> Result<Zeroizing<String>> {
         self.totp(issuer, account)
             .to_url()
@@ -123,7 +123,7 @@ impl TotpSecret {
     }
 
     fn totp(&self, issuer: &str, account: &str) -> Totp {
-        // A colon separates issuer and account in the label, and apps show what stands before it.
+        // A colon separates issuer and account in the label, and apps show the part before it.
         let issuer = issuer.replace(':', " ");
         Builder::new()
             .with_digits(DIGITS)
@@ -137,13 +137,13 @@ impl TotpSecret {
 
 prints_no_secret!(TotpSecret);
 
-/// The time step of an instant (RFC 6238 §4.2).
+/// Returns the time step of an instant (RFC 6238 §4.2).
 #[must_use]
 pub fn time_step(at: Timestamp) -> u64 {
     u64::try_from(at.as_second()).unwrap_or(0) / STEP_SECS
 }
 
-/// What a user typed as a code, told apart by its shape.
+/// A code that a user entered, classified by its form.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Code {
     /// Six digits.
@@ -153,8 +153,8 @@ pub enum Code {
 }
 
 impl Code {
-    /// The code in what a user typed: spaces, hyphens and case don't matter. `None` when it has the shape
-    /// of neither.
+    /// Parses what a user entered, ignoring spaces, hyphens and case. `None` if it has the form of neither kind
+    /// of code.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let plain: String = text
@@ -185,7 +185,7 @@ impl fmt::Debug for Code {
     }
 }
 
-/// A recovery code of so many characters from as many random bytes, in groups of four.
+/// Returns a recovery code with one character per random byte, in groups of four.
 #[must_use]
 pub fn recovery_code(random: &[u8]) -> String {
     let mut code = String::with_capacity(random.len() + random.len() / 4);
@@ -193,15 +193,15 @@ pub fn recovery_code(random: &[u8]) -> String {
         if i > 0 && i % 4 == 0 {
             code.push('-');
         }
-        // 256 is a multiple of 32, so that every character is equally likely.
+        // 256 is a multiple of 32, so every character is equally likely.
         code.push(char::from(RECOVERY_ALPHABET[usize::from(byte % 32)]));
     }
     code
 }
 
-/// The hash of a recovery code under its set's salt and the appliance's pepper: Argon2id, since codes may
-/// have fewer than 112 bits (NIST SP 800-63B-4 §3.1.2.2). One computation checks a code against a whole
-/// set. Takes tens of milliseconds and 19 MiB.
+/// Returns the hash of a recovery code under its set's salt and the appliance's pepper: Argon2id, since codes may
+/// have fewer than 112 bits (NIST SP 800-63B-4 §3.1.2.2). One computation checks a code against a whole set.
+/// Takes tens of milliseconds and 19 MiB.
 ///
 /// # Panics
 /// Never in practice: salt, pepper and parameters are in range.
@@ -218,8 +218,8 @@ pub fn hash_recovery_code(code: &str, salt: &[u8; 16], pepper: &[u8; 32]) -> [u8
     hash
 }
 
-/// The hash of the code that an admin gives to a user after a reset. Keyed, since the code is short; it
-/// lives for a day at most and works once.
+/// Returns the hash of the code that an admin gives to a user after a reset. Keyed, since the code is short; it
+/// is valid for a day at most and works once.
 ///
 /// # Panics
 /// Never in practice: HMAC takes keys of any length.

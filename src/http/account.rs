@@ -1,4 +1,4 @@
-//! Logging in and out (contract B1).
+//! Authentication: login, MFA verification, token refresh, logout, step-up and expired passwords.
 
 use std::sync::Arc;
 
@@ -23,18 +23,18 @@ use crate::service::Services;
 use crate::service::login::{self, LoginAnswer, LoginRequest, Next, Password};
 use crate::service::session::{self, AccessToken, Tokens};
 
-/// Logging in and out.
+/// Handlers of `/auth/…` for logins and tokens.
 pub struct AuthenticationApi;
 
-/// Says what was done.
+/// A confirmation.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Message")]
 pub struct MessageBody {
-    /// What was done.
+    /// What was done, as a sentence for people.
     pub message: String,
 }
 
-/// Who wants in.
+/// Credentials for a login.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -44,13 +44,13 @@ pub struct MessageBody {
     example
 )]
 pub struct LoginRequestBody {
-    /// The organisation's slug.
+    /// Slug of the user's organisation.
     #[oai(validator(max_length = 64))]
     pub organization_slug: String,
-    /// E-mail address.
+    /// E-mail address of the user.
     #[oai(validator(max_length = 254))]
     pub email: String,
-    /// Password.
+    /// The user's password.
     #[oai(validator(max_length = 1024))]
     pub password: String,
 }
@@ -65,120 +65,122 @@ impl Example for LoginRequestBody {
     }
 }
 
-/// How a login goes on: what does not apply is null.
+/// Result of a login: tokens, or the next step that is required. Fields that do not apply are null.
 #[derive(Clone, Object)]
 #[oai(rename = "LoginResponse", rename_all = "camelCase")]
 pub struct LoginResponseBody {
-    /// A second factor has to be shown: go on with `POST /auth/verify-mfa`.
+    /// True if a second factor is required: continue with `POST /auth/verify-mfa`.
     pub mfa_required: bool,
-    /// The challenge to show with the code.
+    /// Challenge token, to be sent with the answer of the second factor.
     #[oai(nullable)]
     pub mfa_challenge_token: Option<String>,
-    /// Seconds until the challenge is dead.
+    /// Seconds until the challenge expires.
     #[oai(nullable)]
     pub mfa_challenge_expires_in: Option<i64>,
-    /// By what it can be shown, the strongest first: `passkey` by `POST /auth/verify-mfa/passkey/options`.
+    /// Kinds of second factor that can answer the challenge, strongest first. For `passkey`, continue with
+    /// `POST /auth/verify-mfa/passkey/options`.
     #[oai(nullable)]
     pub mfa_methods: Option<Vec<FactorKindBody>>,
-    /// MFA has to be set up first: the access token opens `POST /mfa/setup`, `POST /mfa/setup/confirm`,
-    /// `POST /mfa/passkeys/options`, `POST /mfa/passkeys` and `POST /auth/logout` alone, until that is done.
-    /// Then the same tokens open everything.
+    /// True if MFA must be set up first. Until it is, the access token is accepted only by `POST /mfa/setup`,
+    /// `POST /mfa/setup/confirm`, `POST /mfa/passkeys/options`, `POST /mfa/passkeys` and `POST /auth/logout`;
+    /// afterwards the same tokens give full access.
     pub mfa_setup_required: bool,
-    /// The password has expired: go on with `POST /auth/change-expired-password`, then log in again.
+    /// True if the password has expired: continue with `POST /auth/change-expired-password`, then log in again.
+    /// If `mfaRequired` is true as well, verify the second factor first, which answers 403 in this case.
     pub password_expired: bool,
-    /// What changes the password.
+    /// Token for `POST /auth/change-expired-password`; with `mfaRequired` it works only after the second factor.
     #[oai(nullable)]
     pub password_change_token: Option<String>,
-    /// For the `Authorization` header.
+    /// Access token, for the `Authorization` header.
     #[oai(nullable)]
     pub access_token: Option<String>,
-    /// For `POST /auth/refresh`.
+    /// Refresh token, for `POST /auth/refresh`.
     #[oai(nullable)]
     pub refresh_token: Option<String>,
     /// Seconds until the access token expires.
     #[oai(nullable)]
     pub expires_in: Option<i64>,
-    /// `Bearer`.
+    /// Type of the access token: `Bearer`.
     #[oai(nullable)]
     pub token_type: Option<String>,
-    /// Who logged in; null until a demanded second factor was shown.
+    /// The user who logged in; null while a second factor or a new password is still required.
     #[oai(nullable)]
     pub user: Option<SessionUserBody>,
 }
 
-/// Who logged in.
+/// The user who logged in.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "SessionUser", rename_all = "camelCase")]
 pub struct SessionUserBody {
-    /// Id.
+    /// Id of the user.
     pub id: Uuid,
     /// E-mail address.
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     #[oai(nullable)]
     pub name: Option<String>,
     /// Whether the user has the role `ORG_ADMIN`.
     pub is_org_admin: bool,
-    /// The user's organisation.
+    /// Id of the user's organisation.
     pub organization_id: Uuid,
-    /// Its name.
+    /// Name of the organisation.
     pub organization_name: String,
-    /// Its slug.
+    /// Slug of the organisation.
     pub organization_slug: String,
     /// Whether a second factor is enrolled.
     pub mfa_enabled: bool,
 }
 
-/// A challenge and the code for it.
+/// A code that answers the MFA challenge of a login.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "VerifyMfaRequest", rename_all = "camelCase", deny_unknown_fields)]
 pub struct VerifyMfaBody {
-    /// The challenge of the login.
+    /// `mfaChallengeToken` from the response to the login.
     #[oai(validator(max_length = 128))]
     pub mfa_challenge_token: String,
-    /// Six digits of the authenticator app, or a recovery code: case, spaces and hyphens don't matter.
+    /// Six-digit code from the authenticator app, or a recovery code; case, spaces and hyphens are ignored.
     #[oai(validator(max_length = 64))]
     pub code: String,
 }
 
-/// Tokens to go on with.
+/// The tokens of a session.
 #[derive(Clone, Object)]
 #[oai(rename = "TokenResponse", rename_all = "camelCase")]
 pub struct TokenBody {
-    /// For the `Authorization` header.
+    /// Access token, for the `Authorization` header.
     pub access_token: String,
-    /// For the next `POST /auth/refresh`. Works once.
+    /// Refresh token, for the next `POST /auth/refresh`. Can be used once.
     pub refresh_token: String,
-    /// `Bearer`.
+    /// Type of the access token: `Bearer`.
     pub token_type: String,
     /// Seconds until the access token expires.
     pub expires_in: i64,
 }
 
-/// A further access token.
+/// A new access token for the same session.
 #[derive(Clone, Object)]
 #[oai(rename = "AccessTokenResponse", rename_all = "camelCase")]
 pub struct AccessTokenBody {
-    /// For the `Authorization` header.
+    /// Access token, for the `Authorization` header.
     pub access_token: String,
-    /// `Bearer`.
+    /// Type of the access token: `Bearer`.
     pub token_type: String,
     /// Seconds until the access token expires.
     pub expires_in: i64,
 }
 
-/// A refresh token.
+/// A refresh token to exchange for new tokens.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "RefreshRequest", rename_all = "camelCase", deny_unknown_fields)]
 pub struct RefreshBody {
-    /// The newest refresh token of the session.
+    /// The latest refresh token of the session.
     #[oai(validator(max_length = 128))]
     pub refresh_token: String,
 }
 
-/// A new password in place of an expired one.
+/// A new password to replace an expired one.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -187,10 +189,10 @@ pub struct RefreshBody {
     deny_unknown_fields
 )]
 pub struct ChangeExpiredPasswordBody {
-    /// The token of the login.
+    /// `passwordChangeToken` from the response to the login.
     #[oai(validator(max_length = 128))]
     pub password_change_token: String,
-    /// The new password, by the organisation's rules.
+    /// The new password. Must satisfy the organisation's password rules.
     #[oai(validator(max_length = 1024))]
     pub new_password: String,
 }
@@ -201,8 +203,8 @@ type OpenErrors = ApiErr<{ S400 | S401 | BODY | S429 }>;
 impl AuthenticationApi {
     /// Log in.
     ///
-    /// A wrong organisation, e-mail address or password, and an inactive account, end in one and the same
-    /// 401. A locked account is told so, with 403, only to somebody who knows the password.
+    /// An unknown organisation or e-mail address, a wrong password and an inactive account all get the same
+    /// 401. A locked account gets 403, but only if the password is correct.
     #[oai(path = "/login", method = "post", operation_id = "login")]
     async fn login(
         &self,
@@ -225,14 +227,16 @@ impl AuthenticationApi {
 
     /// Complete a login with a second factor.
     ///
-    /// A challenge lives five minutes, works once and bears five wrong codes. No code works twice.
+    /// A challenge is valid for five minutes, can be used once, and allows five wrong codes. No code is
+    /// accepted twice. If the password has expired, a correct code answers 403, and for ten minutes from then
+    /// on the challenge is the `passwordChangeToken`.
     #[oai(path = "/verify-mfa", method = "post", operation_id = "verifyMfa")]
     async fn verify_mfa(
         &self,
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyMfaBody>,
-    ) -> Result<Remembered<TokenBody>, OpenErrors> {
+    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S403 | BODY | S429 }>> {
         let J(body) = body;
         let mut tokens =
             login::verify_mfa(&services, &body.mfa_challenge_token, &body.code, &context.0).await?;
@@ -242,7 +246,8 @@ impl AuthenticationApi {
 
     /// Exchange a refresh token for new tokens.
     ///
-    /// Each refresh token works once. One that is shown again ends its session: somebody has a copy.
+    /// Each refresh token can be used once. Reusing one ends its session, because somebody else may hold a
+    /// copy.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
@@ -256,7 +261,7 @@ impl AuthenticationApi {
 
     /// End the session of the access token.
     ///
-    /// Its access and refresh tokens open nothing from then on.
+    /// The session's access and refresh tokens are no longer accepted.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(
         &self,
@@ -270,10 +275,11 @@ impl AuthenticationApi {
         }))
     }
 
-    /// Use the second factor once more.
+    /// Step up with a code.
     ///
-    /// For calls that answer 401 with `error="insufficient_user_authentication"` (RFC 9470): repeat them
-    /// afterwards with the new access token, or with the old one. The refresh token stays as it is.
+    /// Verifies the second factor again, for calls that answer 401 with
+    /// `error="insufficient_user_authentication"` (RFC 9470). Repeat the call afterwards with the new access
+    /// token or with the old one. The refresh token stays the same.
     #[oai(path = "/step-up", method = "post", operation_id = "stepUp")]
     async fn step_up(
         &self,
@@ -288,7 +294,8 @@ impl AuthenticationApi {
 
     /// Replace an expired password.
     ///
-    /// Ends every session of the user, who then logs in with the new password.
+    /// Ends every session of the user, who must then log in with the new password. Answers 400 while the second
+    /// factor has not been verified.
     #[oai(
         path = "/change-expired-password",
         method = "post",
@@ -374,8 +381,11 @@ impl From<LoginAnswer> for LoginResponseBody {
                 token,
                 expires_in,
                 methods,
+                password_expired,
             } => Self {
                 mfa_required: true,
+                password_expired,
+                password_change_token: password_expired.then(|| token.clone()),
                 mfa_challenge_token: Some(token),
                 mfa_challenge_expires_in: Some(expires_in),
                 mfa_methods: Some(methods.into_iter().map(Into::into).collect()),

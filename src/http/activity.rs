@@ -1,4 +1,4 @@
-//! What others did to one's own account, on the wire.
+//! `GET /account/activity`: what others did to the caller's account.
 
 use std::sync::Arc;
 
@@ -17,48 +17,49 @@ use super::schema::Time;
 use crate::service::Services;
 use crate::service::trail::{self, Activity, By};
 
-/// What others did to one's own account.
+/// Handler of `/account/activity`.
 pub struct ActivityApi;
 
-/// Who acted.
+/// Kind of actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "ActivityActor", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ActorBody {
-    /// Somebody of the organisation.
+    /// Another user of the organisation.
     User,
-    /// Whoever operates the appliance.
+    /// The operator of the appliance.
     Operator,
     /// The appliance itself.
     System,
 }
 
-/// Something that was done to the caller's account.
+/// An action on the caller's account by somebody else.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Activity", rename_all = "camelCase", example)]
 pub struct ActivityBody {
-    /// Id; administrators find the entry of the trail by it.
+    /// Id of the audit entry, by which administrators can find it.
     pub id: Uuid,
-    /// What happened, as in the audit log.
+    /// Event type, as in the audit log.
     pub event_type: String,
-    /// `SUCCESS`, `DENIED` or `FAILURE`.
+    /// Result: `SUCCESS`, `DENIED` or `FAILURE`.
     pub result: String,
-    /// It was only asked for: another administrator has or had to agree.
+    /// True if the action was only requested: it waits, or waited, for another administrator's approval.
     pub awaits_approval: bool,
-    /// Kind of who did it.
+    /// Kind of the actor.
     pub actor_type: ActorBody,
-    /// E-mail address of who did it, as it was then; null where that was not a person or was erased.
+    /// E-mail address of the actor at that time; null if the actor was not a person or the address has been
+    /// erased.
     #[oai(nullable)]
     pub actor_email: Option<String>,
-    /// Fields of the account that were changed.
+    /// Names of the account's fields that were changed.
     pub changed: Vec<String>,
-    /// How many sessions were ended; null where that is not known.
+    /// Number of sessions ended; null if unknown.
     #[oai(nullable)]
     pub sessions_ended: Option<u64>,
-    /// When.
+    /// When it happened.
     pub created_at: Time,
 }
 
-/// A page of what others did to the caller's account, newest first.
+/// A page of actions by others on the caller's account, newest first.
 #[derive(Clone, Debug, Object)]
 #[oai(
     rename = "ActivityPage",
@@ -66,32 +67,32 @@ pub struct ActivityBody {
     skip_serializing_if_is_none
 )]
 pub struct ActivityPage {
-    /// The acts.
+    /// The actions on this page.
     pub content: Vec<ActivityBody>,
-    /// Acts in a full page.
+    /// Number of actions on a full page.
     pub size: u32,
-    /// The `cursor` of the next page, if there is one.
+    /// The `cursor` of the next page; absent on the last one.
     pub next_cursor: Option<Uuid>,
 }
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Sessions")]
 impl ActivityApi {
-    /// List what others did to one's own account.
+    /// List what others did to the caller's account.
     ///
-    /// Resets, changes, ended sessions, by administrators, the operator or the appliance, tried ones
-    /// included: when, how it ended and who it was. What one did oneself is not in it.
+    /// Lists resets, changes and ended sessions by administrators, the operator or the appliance itself,
+    /// including failed attempts: when, by whom, and with what result. The caller's own actions are not listed.
     #[oai(path = "/account/activity", method = "get", operation_id = "listActivity")]
     async fn list_activity(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
-        /// Acts in a page.
+        /// Maximum number of actions on the page.
         #[oai(
             default = "default_size",
             validator(minimum(value = "1"), maximum(value = "100"))
         )]
         size: Query<u32>,
-        /// The `nextCursor` of the page before.
+        /// The `nextCursor` of the previous page; absent for the first page.
         cursor: Query<Option<Uuid>>,
     ) -> Result<J<ActivityPage>, ApiErr<{ SECURED | S400 | S429 }>> {
         let (acts, more) = trail::list_activity(&services, &caller.0, cursor.0, size.0).await?;

@@ -1,4 +1,4 @@
-//! Settings of the caller's organisation (contract B4).
+//! `/organization/…`: settings of the caller's organisation.
 
 use std::sync::Arc;
 
@@ -17,89 +17,91 @@ use crate::domain::account::{AdminOnAdmin, OrganizationSettings, PolicyChanges};
 use crate::service::Services;
 use crate::service::administration::{self, SettingsPatch};
 
-/// Settings of the organisation.
+/// Handlers of `/organization/…`.
 pub struct AdministrationApi;
 
-/// Whether admins may reset admins.
+/// Whether administrators may reset and change other administrators.
 #[derive(Clone, Copy, Debug, Enum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[oai(rename = "AdminOnAdmin", rename_all = "kebab-case")]
 pub enum AdminOnAdminBody {
-    /// Yes.
+    /// Allowed.
     Allowed,
-    /// Only when a second admin agrees.
+    /// Allowed only with the approval of a second administrator.
     SecondAdmin,
-    /// No.
+    /// Not allowed.
     Refused,
 }
 
-/// Whether admins may change policies that are bound.
+/// Whether administrators may change bound policies.
 #[derive(Clone, Copy, Debug, Enum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[oai(rename = "PolicyChanges", rename_all = "kebab-case")]
 pub enum PolicyChangesBody {
-    /// Yes; once a policy has demanded a second admin for a reset, changing it takes one, too.
+    /// Allowed; once a policy has demanded a second administrator for a reset, changing it needs one, too.
     Allowed,
-    /// Only when a second admin agrees.
+    /// Allowed only with the approval of a second administrator.
     SecondAdmin,
-    /// No: the operator does, at the command line.
+    /// Not allowed: only the operator can, at the command line.
     OperatorOnly,
 }
 
-/// What the organisation decides for itself.
+/// Settings of an organisation.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "OrganizationSettings", rename_all = "camelCase")]
 pub struct SettingsBody {
-    /// Every member must have MFA.
+    /// Whether every member must have MFA.
     pub mfa_required: bool,
-    /// Shortest password, in characters.
+    /// Minimum length of a password, in characters.
     #[oai(validator(minimum(value = "8"), maximum(value = "128")))]
     pub password_min_length: u16,
-    /// At least one upper-case letter.
+    /// Whether a password must contain an upper-case letter.
     pub password_require_uppercase: bool,
-    /// At least one lower-case letter.
+    /// Whether a password must contain a lower-case letter.
     pub password_require_lowercase: bool,
-    /// At least one digit.
+    /// Whether a password must contain a digit.
     pub password_require_digit: bool,
-    /// At least one character that is neither letter nor digit.
+    /// Whether a password must contain a character that is neither a letter nor a digit.
     pub password_require_special_char: bool,
-    /// Days after which passwords expire; null: never.
+    /// Days after which a password expires; null: never.
     #[oai(nullable)]
     pub password_expiration_days: Option<u16>,
-    /// IANA time zone, for policies.
+    /// IANA time zone of the organisation, used by policies.
     pub time_zone: String,
-    /// Hours after a reset in which the password alone opens enrolment.
+    /// Enrolment window: hours after a reset during which the password alone is enough to set MFA up again.
     #[oai(validator(minimum(value = "1"), maximum(value = "720")))]
     pub enrolment_window_hours: u16,
-    /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
+    /// Whether enrolment after a reset requires a one-time code, which is shown to the administrator.
     pub enrolment_code_required: bool,
-    /// Minutes for which that code is good, within these hours. A change is for codes that are given from then on.
+    /// Minutes for which that code is valid, within the enrolment window. A change applies to codes issued
+    /// afterwards.
     #[oai(validator(minimum(value = "10"), maximum(value = "1440")))]
     pub enrolment_code_minutes: u16,
-    /// Whether the role `HELP_DESK` exists here.
+    /// Whether the organisation uses the role `HELP_DESK`.
     pub help_desk_enabled: bool,
-    /// Whether admins may reset admins.
+    /// Whether administrators may reset and change other administrators.
     pub admin_on_admin: AdminOnAdminBody,
-    /// Minutes within which the caller of a reset must have used their own second factor; null: not asked.
+    /// Minutes within which the caller of a reset must have used their own second factor; null: not required.
     #[oai(nullable)]
     pub step_up_minutes: Option<u16>,
-    /// Where security notices go besides the admins.
+    /// E-mail address that gets security notices besides the administrators; null: none.
     #[oai(nullable)]
     pub security_contact: Option<String>,
-    /// What is called when somebody's credentials change, signed (Standard Webhooks).
+    /// URL that is called when a user's credentials change, with a signature (Standard Webhooks); null: none.
     #[oai(nullable)]
     pub webhook_url: Option<String>,
-    /// Days after which audit entries are pruned to their hashes; null: never. A shorter time takes effect
-    /// seven days after it was set.
+    /// Days after which audit entries are pruned to their hashes; null: never. A shorter period takes effect
+    /// seven days after it is set.
     #[oai(nullable)]
     pub audit_retention_days: Option<u16>,
-    /// Whether another version or configuration of a policy may count only after a clean replay of past decisions.
+    /// Whether a new version or configuration of a policy may take effect only after a clean replay of past
+    /// decisions.
     pub clean_replay_required: bool,
-    /// Whether admins may change policies that are bound.
+    /// Whether administrators may change bound policies.
     pub policy_changes: PolicyChangesBody,
 }
 
-/// Changes to the settings: what is absent stays as it is.
+/// Changes to the settings. Absent fields stay as they are.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -108,58 +110,61 @@ pub struct SettingsBody {
     deny_unknown_fields
 )]
 pub struct SettingsPatchBody {
-    /// Every member must have MFA.
+    /// Whether every member must have MFA.
     pub mfa_required: Option<bool>,
-    /// Shortest password, in characters.
+    /// Minimum length of a password, in characters.
     #[oai(validator(minimum(value = "8"), maximum(value = "128")))]
     pub password_min_length: Option<u16>,
-    /// At least one upper-case letter.
+    /// Whether a password must contain an upper-case letter.
     pub password_require_uppercase: Option<bool>,
-    /// At least one lower-case letter.
+    /// Whether a password must contain a lower-case letter.
     pub password_require_lowercase: Option<bool>,
-    /// At least one digit.
+    /// Whether a password must contain a digit.
     pub password_require_digit: Option<bool>,
-    /// At least one character that is neither letter nor digit.
+    /// Whether a password must contain a character that is neither a letter nor a digit.
     pub password_require_special_char: Option<bool>,
-    /// Days after which passwords expire, 1 to 365; null: never.
+    /// Days after which a password expires, 1 to 365; null: never.
     #[serde(default)]
     #[oai(nullable)]
     pub password_expiration_days: MaybeUndefined<u16>,
-    /// IANA time zone, for policies.
+    /// IANA time zone of the organisation, used by policies.
     #[oai(validator(max_length = 64))]
     pub time_zone: Option<String>,
-    /// Hours after a reset in which the password alone opens enrolment.
+    /// Enrolment window: hours after a reset during which the password alone is enough to set MFA up again.
     #[oai(validator(minimum(value = "1"), maximum(value = "720")))]
     pub enrolment_window_hours: Option<u16>,
-    /// Whether enrolment after a reset asks for a one-time code that the admin was shown.
+    /// Whether enrolment after a reset requires a one-time code, which is shown to the administrator.
     pub enrolment_code_required: Option<bool>,
-    /// Minutes for which that code is good, within these hours. A change is for codes that are given from then on.
+    /// Minutes for which that code is valid, within the enrolment window. A change applies to codes issued
+    /// afterwards.
     #[oai(validator(minimum(value = "10"), maximum(value = "1440")))]
     pub enrolment_code_minutes: Option<u16>,
-    /// Whether the role `HELP_DESK` exists here.
+    /// Whether the organisation uses the role `HELP_DESK`.
     pub help_desk_enabled: Option<bool>,
-    /// Whether admins may reset admins.
+    /// Whether administrators may reset and change other administrators.
     pub admin_on_admin: Option<AdminOnAdminBody>,
-    /// Minutes within which the caller of a reset must have used their own second factor; null: not asked.
+    /// Minutes within which the caller of a reset must have used their own second factor; null: not required.
     #[serde(default)]
     #[oai(nullable)]
     pub step_up_minutes: MaybeUndefined<u16>,
-    /// Where security notices go besides the admins; null: nowhere else.
+    /// E-mail address that gets security notices besides the administrators; null: none.
     #[serde(default)]
     #[oai(nullable)]
     pub security_contact: MaybeUndefined<String>,
-    /// What is called when somebody's credentials change, at a host that the operator listed; null: nothing.
+    /// URL that is called when a user's credentials change; its host must be one that the operator listed.
+    /// Null: none.
     #[serde(default)]
     #[oai(nullable, validator(max_length = 1000))]
     pub webhook_url: MaybeUndefined<String>,
-    /// Days after which audit entries are pruned to their hashes, 30 to 36500; null: never. A shorter time takes
-    /// effect seven days after it was set, and the admins are told by mail.
+    /// Days after which audit entries are pruned to their hashes, 30 to 36500; null: never. A shorter period
+    /// takes effect seven days after it is set, and the administrators are notified by mail.
     #[serde(default)]
     #[oai(nullable)]
     pub audit_retention_days: MaybeUndefined<u16>,
-    /// Whether another version or configuration of a policy may count only after a clean replay of past decisions.
+    /// Whether a new version or configuration of a policy may take effect only after a clean replay of past
+    /// decisions.
     pub clean_replay_required: Option<bool>,
-    /// Whether admins may change policies that are bound.
+    /// Whether administrators may change bound policies.
     pub policy_changes: Option<PolicyChangesBody>,
 }
 
@@ -185,9 +190,8 @@ impl AdministrationApi {
 
     /// Change the organisation's settings.
     ///
-    /// What is absent stays as it is. `adminOnAdmin`, `policyChanges` and `cleanReplayRequired` can only be
-    /// made stricter: loosening them is the
-    /// operator's, at the command line. Requires the role `ORG_ADMIN`.
+    /// Absent fields stay as they are. `adminOnAdmin`, `policyChanges` and `cleanReplayRequired` can only be
+    /// made stricter; only the operator can loosen them, at the command line. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/organization/settings",
         method = "patch",
@@ -206,10 +210,10 @@ impl AdministrationApi {
         Ok(J(settings.into()))
     }
 
-    /// Get the secret of the organisation's webhook.
+    /// Get the signing secret of the organisation's webhook.
     ///
-    /// What calls of `webhookUrl` are signed with (Standard Webhooks), for the receiver to check them. Requires
-    /// the role `ORG_ADMIN`, and a recent second factor where the organisation demands that.
+    /// Calls to `webhookUrl` are signed with this secret (Standard Webhooks), so that the receiver can verify
+    /// them. Requires the role `ORG_ADMIN`, and a recent second factor where the organisation demands one.
     #[oai(
         path = "/organization/webhook-secret",
         method = "get",
@@ -230,11 +234,11 @@ impl AdministrationApi {
     }
 }
 
-/// What the organisation's webhook calls are signed with.
+/// Signing secret of the organisation's webhook.
 #[derive(Clone, Object)]
 #[oai(rename = "WebhookSecret", rename_all = "camelCase")]
 pub struct WebhookSecretBody {
-    /// `whsec_` and 32 bytes in base 64.
+    /// `whsec_` followed by 32 bytes in base64.
     pub secret: String,
 }
 
@@ -292,7 +296,7 @@ impl From<SettingsPatchBody> for SettingsPatch {
     }
 }
 
-/// Absent: `None`; null: `Some(None)`.
+/// Converts a patch field: absent is `None`, null is `Some(None)`.
 fn nullable<T>(value: MaybeUndefined<T>) -> Option<Option<T>> {
     match value {
         MaybeUndefined::Undefined => None,

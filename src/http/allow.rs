@@ -1,5 +1,5 @@
-//! What the document says of a path: which methods it allows, since RFC 9110 §15.5.6 wants them with every 405 and
-//! poem does not say; and which query parameters a read takes, since poem ignores those that it does not know.
+//! What the OpenAPI document says about a path: the methods it allows, which RFC 9110 §15.5.6 requires on every
+//! 405 and poem does not report; and the query parameters of its GET, because poem ignores unknown ones.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,26 @@ use serde_json::Value;
 
 use crate::domain::{Error, Result};
 
-/// Unknown parameters that an answer names, and characters of each: what a caller wrote comes back to them.
+/// Limits on how much of the caller's input a refusal echoes: the number of unknown parameters, and the
+/// characters of each name.
 const NAMED: usize = 8;
 const NAME_CHARACTERS: usize = 64;
 
-/// What each path template allows.
+/// The allowed methods and query parameters of each path template.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed(Vec<Item>);
 
 #[derive(Clone, Debug)]
 struct Item {
     template: Vec<String>,
-    /// The `Allow` header.
+    /// The value of the `Allow` header.
     methods: HeaderValue,
-    /// Query parameters of its GET; `None` where it has none or is a page.
+    /// Query parameters of its GET; `None` if it has no GET or is a page.
     query: Option<Vec<String>>,
 }
 
 impl Allowed {
-    /// Reads them off the OpenAPI document; `pages` are the read-only paths that it does not describe.
+    /// Reads the paths of the OpenAPI document; `pages` are the read-only paths that it does not describe.
     #[must_use]
     pub fn new(document: &Value, pages: &[&str]) -> Self {
         let paths = document["paths"].as_object();
@@ -44,16 +45,16 @@ impl Allowed {
         Self(operations.chain(pages).collect())
     }
 
-    /// The `Allow` header of `path`.
+    /// Returns the value of the `Allow` header for `path`; `None` if no template matches it.
     #[must_use]
     pub fn methods(&self, path: &str) -> Option<HeaderValue> {
         self.item(path).map(|item| item.methods.clone())
     }
 
-    /// Refuses parameters that a GET of `path` does not know.
+    /// Refuses query parameters that the GET of `path` does not define.
     ///
     /// # Errors
-    /// [`Error::Validation`] by their names, with those that it knows.
+    /// [`Error::Validation`], keyed by the unknown names; each message lists the known ones.
     pub fn check_query(&self, path: &str, asked: &[(String, String)]) -> Result<()> {
         let Some(known) = self.item(path).and_then(|item| item.query.as_ref()) else {
             return Ok(());
@@ -79,7 +80,8 @@ impl Allowed {
         Err(Error::Validation(problems))
     }
 
-    /// The template that fits `path`, as the router sees it: a literal segment before a parameter.
+    /// Finds the template that matches `path`. As in the router, a literal segment takes precedence over a
+    /// parameter.
     fn item(&self, path: &str) -> Option<&Item> {
         let asked = split(path);
         self.0

@@ -1,4 +1,4 @@
-//! API keys, made, listed and revoked by the admins of an organisation (contract B5).
+//! `/api-keys`: API keys, managed by the administrators of an organisation.
 
 use std::sync::Arc;
 
@@ -19,24 +19,24 @@ use crate::domain::account::Scope;
 use crate::service::Services;
 use crate::service::api_keys::{self, ListedKey, NewKey};
 
-/// API keys.
+/// Handlers of `/api-keys`.
 pub struct ApiKeyApi;
 
-/// What a key opens.
+/// What an API key gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Deserialize)]
 #[oai(rename = "ApiKeyScope")]
 pub enum ScopeBody {
-    /// The audit trail, its proofs and its tail.
+    /// Read the audit trail, its proofs and its live stream.
     #[serde(rename = "audit:read")]
     #[oai(rename = "audit:read")]
     AuditRead,
-    /// The list of users.
+    /// Read the organisation's users.
     #[serde(rename = "users:read")]
     #[oai(rename = "users:read")]
     UsersRead,
 }
 
-/// A new key.
+/// A request for a new API key.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -47,12 +47,12 @@ pub enum ScopeBody {
     example
 )]
 pub struct CreateApiKeyBody {
-    /// What it is for.
+    /// Name that says what the key is for.
     #[oai(validator(max_length = 100))]
     pub name: String,
-    /// What it opens.
+    /// What the key gives access to.
     pub scopes: Vec<ScopeBody>,
-    /// For how many days; 90 when absent.
+    /// Days until the key expires; 90 if absent.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     pub expires_in_days: Option<u16>,
 }
@@ -67,40 +67,41 @@ impl Example for CreateApiKeyBody {
     }
 }
 
-/// A key, without its secret.
+/// An API key, without its secret.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "ApiKey", rename_all = "camelCase")]
 pub struct ApiKeyBody {
-    /// Id.
+    /// Id of the key.
     pub id: Uuid,
-    /// What it is for.
+    /// Name that says what the key is for.
     pub name: String,
-    /// How it begins, to tell keys apart.
+    /// The first characters of the key, to tell keys apart.
     pub prefix: String,
-    /// What it opens. New scopes come with new versions.
+    /// What the key gives access to. New versions may add scopes.
     pub scopes: Vec<String>,
-    /// E-mail address of who made it. The key opens nothing once they are no active administrator.
+    /// E-mail address of its creator. The key stops working once its creator is no longer an active
+    /// administrator.
     pub created_by: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Time,
-    /// When it ends by itself.
+    /// When it expires.
     pub expires_at: Time,
-    /// When it was last used, to the minute.
+    /// When it was last used, to the minute; null if never.
     #[oai(nullable)]
     pub last_used_at: Option<Time>,
-    /// When it was revoked.
+    /// When it was revoked; null if it was not.
     #[oai(nullable)]
     pub revoked_at: Option<Time>,
 }
 
-/// A new key, with its secret.
+/// A new API key, with its secret.
 #[derive(Clone, Object)]
 #[oai(rename = "CreatedApiKey", rename_all = "camelCase")]
 pub struct CreatedApiKeyBody {
     /// The key, without its secret.
     #[oai(flatten)]
     pub api_key: ApiKeyBody,
-    /// The key itself, for the header `X-API-Key`. Shown this once.
+    /// The key itself, for the header `X-API-Key`. Shown only in this response.
     pub key: String,
 }
 
@@ -136,14 +137,14 @@ impl From<CreateApiKeyBody> for NewKey {
 
 #[derive(ApiResponse)]
 enum Made {
-    /// The key is made and recorded.
+    /// The key is created and recorded.
     #[oai(status = 201)]
     Done(J<CreatedApiKeyBody>),
 }
 
 #[derive(ApiResponse)]
 enum Revoked {
-    /// The key opens nothing any more.
+    /// The key is revoked.
     #[oai(status = 204)]
     Done,
 }
@@ -152,7 +153,8 @@ enum Revoked {
 impl ApiKeyApi {
     /// List API keys.
     ///
-    /// The organisation's, newest first, expired and revoked ones included. Requires the role `ORG_ADMIN`.
+    /// Lists the organisation's keys, newest first, including expired and revoked ones. Requires the role
+    /// `ORG_ADMIN`.
     #[oai(path = "/api-keys", method = "get", operation_id = "listApiKeys")]
     async fn list_api_keys(
         &self,
@@ -163,10 +165,10 @@ impl ApiKeyApi {
         Ok(J(keys.into_iter().map(ApiKeyBody::from).collect()))
     }
 
-    /// Make an API key.
+    /// Create an API key.
     ///
-    /// For a machine that reads, in the caller's name. The key is shown in this answer and never again.
-    /// Requires the role `ORG_ADMIN`, and a fresh second factor where the organisation asks for it.
+    /// The key lets a program read in the caller's name. It is shown in this response and never again. Requires
+    /// the role `ORG_ADMIN`, and a recent second factor where the organisation demands one.
     #[oai(path = "/api-keys", method = "post", operation_id = "createApiKey")]
     async fn create_api_key(
         &self,
@@ -184,15 +186,15 @@ impl ApiKeyApi {
 
     /// Revoke an API key.
     ///
-    /// Whoever made it. It opens nothing from then on, tails that it reads end. Requires the role
-    /// `ORG_ADMIN`, and a fresh second factor where the organisation asks for it.
+    /// Any key of the organisation, whoever created it. The key stops working at once, and streams opened with
+    /// it end. Requires the role `ORG_ADMIN`, and a recent second factor where the organisation demands one.
     #[oai(path = "/api-keys/:id", method = "delete", operation_id = "revokeApiKey")]
     async fn revoke_api_key(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The key's id.
+        /// Id of the key.
         id: Path<WrittenId>,
     ) -> Result<Revoked, ApiErr<{ SECURED | S404 | S429 }>> {
         api_keys::revoke_api_key(&services, &caller.0, &context.0, &id.0.0).await?;

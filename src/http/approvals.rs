@@ -1,4 +1,4 @@
-//! What a further admin has to agree to (contract B6).
+//! `/approvals`: requests that need the approval of further administrators.
 
 use std::sync::Arc;
 
@@ -22,87 +22,87 @@ use crate::domain::approval::{ApprovalState, PolicyChange, PolicyVerb, UserPatch
 use crate::service::Services;
 use crate::service::approvals::{self, Agreed, ApprovalFilter, Described};
 
-/// What a further admin has to agree to.
+/// Handlers of `/approvals`.
 pub struct ApprovalApi;
 
-/// Where an approval stands.
+/// State of an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "ApprovalState", rename_all = "kebab-case")]
 pub enum StateBody {
-    /// It waits.
+    /// Waiting for a decision.
     Open,
-    /// Carried out.
+    /// Approved and carried out.
     Done,
-    /// Another admin said no, or who asked took it back.
+    /// Rejected by another administrator, or withdrawn by the requester.
     Rejected,
-    /// Nobody said anything in time.
+    /// Expired without a decision.
     Expired,
-    /// Agreed to, but a rule or policy said no when it was to be carried out.
+    /// Approved, but refused by a rule or policy when it was to be carried out.
     Denied,
 }
 
-/// What is to be done.
+/// The action that needs approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "ApprovalVerb", rename_all = "kebab-case")]
 pub enum VerbBody {
-    /// Reset the MFA.
+    /// Reset the user's MFA.
     ResetMfa,
-    /// Reset the password.
+    /// Reset the user's password.
     ResetPassword,
     /// Change the user.
     UpdateUser,
     /// Delete the user.
     DeleteUser,
-    /// Delete the user, and erase what the trail knows of them personally.
+    /// Delete the user, and erase their personal data from the audit trail.
     EraseUser,
-    /// Change a policy that is bound.
+    /// Change a bound policy.
     ChangePolicy,
-    /// Restore factors that were taken away.
+    /// Restore factors that were removed.
     RestoreFactors,
 }
 
-/// What is to be done to a policy that is bound.
+/// The change to a bound policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "PolicyVerb", rename_all = "kebab-case")]
 pub enum PolicyVerbBody {
-    /// Change it.
+    /// Change the binding.
     Update,
-    /// Go back to the version before.
+    /// Go back to the previous version.
     RollBack,
-    /// Remove it.
+    /// Remove the binding.
     Unbind,
 }
 
-/// The change of a policy that waits.
+/// A change to a policy that needs approval.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "ApprovalPolicy", rename_all = "camelCase")]
 pub struct PolicyBody {
-    /// The binding.
+    /// Id of the binding.
     pub binding_id: Uuid,
-    /// The plugin's name.
+    /// Name of the plugin.
     pub plugin: String,
-    /// What is to be done.
+    /// The change.
     pub verb: PolicyVerbBody,
-    /// With `update`: what was asked for, a `PolicyBindingPatch`. Null otherwise.
+    /// With `update`, the requested `PolicyBindingPatch`; null otherwise.
     pub patch: Value,
-    /// Field by field, from what to what; configurations by their digest. Null with `unbind`.
+    /// Old and new value of each changed field, with configurations given by their digest; null with `unbind`.
     pub changes: Value,
 }
 
-/// Somebody.
+/// A person.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Person", rename_all = "camelCase")]
 pub struct PersonBody {
-    /// Id.
+    /// Id of the user.
     pub id: Uuid,
     /// E-mail address.
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     #[oai(nullable)]
     pub name: Option<String>,
 }
 
-/// The change of a user that waits.
+/// A change to a user that needs approval.
 #[derive(Clone, Debug, Object)]
 #[oai(
     rename = "ApprovalChange",
@@ -110,35 +110,38 @@ pub struct PersonBody {
     skip_serializing_if_is_none
 )]
 pub struct ChangeBody {
-    /// The new name; empty where it is removed.
+    /// The new name; empty if the name is to be removed.
     pub name: Option<String>,
     /// The new role.
     pub role: Option<RoleBody>,
-    /// Whether the account may be used.
+    /// Whether the account may be used from then on.
     pub is_active: Option<bool>,
-    /// `false` where it is unlocked.
+    /// `false` if the account is to be unlocked.
     pub locked: Option<bool>,
 }
 
-/// Something that waits, or waited, for further admins.
+/// A request that needs, or needed, the approval of further administrators.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Approval", rename_all = "camelCase")]
 pub struct ApprovalBody {
-    /// Id.
+    /// Id of the approval.
     pub id: Uuid,
-    /// What is to be done.
+    /// The requested action.
     pub verb: VerbBody,
-    /// The change; only with `update-user`.
+    /// The change to the user; only with `update-user`.
     #[oai(skip_serializing_if_is_none)]
     pub change: Option<ChangeBody>,
-    /// The policy; only with `change-policy`.
+    /// The change to the policy; only with `change-policy`.
     #[oai(skip_serializing_if_is_none)]
     pub policy: Option<PolicyBody>,
-    /// Where it stands.
+    /// When the factors to restore were removed; only with `restore-factors`.
+    #[oai(skip_serializing_if_is_none)]
+    pub taken_at: Option<Time>,
+    /// Current state.
     pub state: StateBody,
-    /// Who asked.
+    /// Who made the request.
     pub requester: PersonBody,
-    /// On whom; with `change-policy`, who asked.
+    /// The user it is about; with `change-policy`, the requester.
     pub target: PersonBody,
     /// The requester's reason.
     #[oai(nullable)]
@@ -146,22 +149,22 @@ pub struct ApprovalBody {
     /// The requester's ticket.
     #[oai(nullable)]
     pub ticket: Option<String>,
-    /// Why a further admin has to agree.
+    /// Why approval is required.
     pub asked_because: String,
-    /// How many further admins.
+    /// Number of further administrators who must approve.
     pub needed: u8,
-    /// Who agreed so far.
+    /// Who has approved so far.
     pub approved_by: Vec<PersonBody>,
-    /// When it was asked for.
+    /// When the request was made.
     pub created_at: Time,
-    /// When it lapses.
+    /// When the request expires.
     pub expires_at: Time,
-    /// When it ended.
+    /// When the request was closed; null if it has not been.
     #[oai(nullable)]
     pub ended_at: Option<Time>,
 }
 
-/// What came of an agreement.
+/// Result of an approval.
 #[derive(Clone, Object)]
 #[oai(
     rename = "ApproveResponse",
@@ -169,19 +172,19 @@ pub struct ApprovalBody {
     skip_serializing_if_is_none
 )]
 pub struct ApproveBody {
-    /// `MFA reset successfully`, or what else was done; with 202 what still awaits approval.
+    /// What was done, such as `MFA reset successfully`; with 202, what still awaits approval.
     pub message: String,
-    /// Only with 202: still further admins have to agree.
+    /// Id of the approval, which still needs further administrators; only with 202.
     pub approval_id: Option<String>,
-    /// Only where one is demanded, and only once: the code that the user is asked for at enrolment.
+    /// The code that the user must enter at enrolment, where one is demanded. Shown only once.
     pub enrolment_code: Option<String>,
-    /// Only for a password, where the appliance sends no mail, and only once: the link to set a new one.
+    /// The link to set a new password, shown only once; only for a reset where the appliance sends no mail.
     pub invitation_link: Option<String>,
-    /// Until when the link is good.
+    /// When the link expires.
     pub invitation_expires_at: Option<Time>,
 }
 
-/// Why not.
+/// A reason for rejecting or withdrawing a request.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -191,28 +194,26 @@ pub struct ApproveBody {
     skip_serializing_if_is_none
 )]
 pub struct RejectBody {
-    /// In the admin's words; kept in the audit entry.
+    /// The reason, in the caller's words; kept in the audit entry.
     #[oai(validator(max_length = 500))]
     pub reason: Option<String>,
 }
 
 #[derive(ApiResponse)]
 enum Approved {
-    /// It is carried out and recorded.
+    /// The action is carried out and recorded.
     #[oai(status = 200)]
     Done(J<ApproveBody>),
-    /// The agreement counts, and still further admins have to agree.
+    /// The approval is recorded; still further administrators must approve.
     #[oai(status = 202)]
     Awaits(J<ApproveBody>),
 }
-
-type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Approvals")]
 impl ApprovalApi {
     /// List approvals.
     ///
-    /// Newest first; `X-Total-Count` has how many match in all. Those that have ended are kept for 90 days.
+    /// Newest first; `X-Total-Count` has the total number of matches. Closed approvals are kept for 90 days.
     /// Requires the role `ORG_ADMIN`.
     #[oai(path = "/approvals", method = "get", operation_id = "listApprovals")]
     #[expect(clippy::unused_async, reason = "handlers are async")]
@@ -221,11 +222,11 @@ impl ApprovalApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// Only those in that state.
+        /// Return only approvals in this state.
         state: Query<Option<StateBody>>,
-        /// Page, from 0.
+        /// Page number, from 0.
         page: Query<Option<u32>>,
-        /// Approvals in a page, 50 when absent.
+        /// Maximum number of approvals on the page; 50 if absent.
         #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
         size: Query<Option<u32>>,
     ) -> Result<Listed<Vec<ApprovalBody>>, ApiErr<{ SECURED | S400 | S429 }>> {
@@ -251,28 +252,31 @@ impl ApprovalApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The approval's id.
+        /// Id of the approval.
         id: Path<WrittenId>,
     ) -> Result<J<ApprovalBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         let found = approvals::get_approval(&services, &caller.0, &context.0, &id.0.0)?;
         Ok(J(found.into()))
     }
 
-    /// Agree.
+    /// Approve a request.
     ///
-    /// Carries out what was asked for when nobody's agreement is missing any more: rules and policies are
-    /// asked again then. By an `ORG_ADMIN` who is neither who asked nor on whom, and who had the role
-    /// before it was asked for; 403 also for one whose account who asked, or agreed before, made or reset within
-    /// the last seven days, and the other way round: they don't count as two.
+    /// The last approval needed carries the request out; rules and policies are evaluated again then. The
+    /// caller must be an `ORG_ADMIN`, neither the requester nor the user it is about, who had the role before
+    /// the request was made. Answers 403 also if, within the last seven days, the requester or an earlier
+    /// approver created the caller's account, gave it its role, unlocked it or reset its credentials, or
+    /// approved one of these, or the caller created, unlocked or reset theirs or approved that: the two do not
+    /// count as two people. Answers 409 also if the account of the requester or of an earlier approver was
+    /// recovered since the request: reset, signed out or deactivated by somebody else, or reported by its user.
     #[oai(path = "/approvals/:id/approve", method = "post", operation_id = "approve")]
     async fn approve(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The approval's id.
+        /// Id of the approval.
         id: Path<WrittenId>,
-    ) -> Result<Approved, Errors> {
+    ) -> Result<Approved, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
         let agreed = approvals::approve(&services, &caller.0, &context.0, &id.0.0).await?;
         let awaits = agreed.awaits.is_some();
         let body = J(ApproveBody::from(agreed));
@@ -283,16 +287,17 @@ impl ApprovalApi {
         })
     }
 
-    /// Say no.
+    /// Reject a request.
     ///
-    /// Ends it: nothing is done. By those who could agree, and by whoever asked, who takes it back by it.
+    /// Closes the request without carrying it out. Open to every administrator who could approve it, whatever
+    /// happened within the last seven days, and to the requester, who withdraws it.
     #[oai(path = "/approvals/:id/reject", method = "post", operation_id = "reject")]
     async fn reject(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The approval's id.
+        /// Id of the approval.
         id: Path<WrittenId>,
         body: Deferred<RejectBody>,
     ) -> Result<J<MessageBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>> {
@@ -307,6 +312,7 @@ impl ApprovalApi {
 impl From<Described> for ApprovalBody {
     fn from(described: Described) -> Self {
         let approval = described.approval;
+        let taken_at = approval.wanted.taken_at().map(Time);
         let (verb, change, policy) = match approval.wanted {
             Wanted::ResetMfa => (VerbBody::ResetMfa, None, None),
             Wanted::ResetPassword => (VerbBody::ResetPassword, None, None),
@@ -324,6 +330,7 @@ impl From<Described> for ApprovalBody {
             verb,
             change,
             policy,
+            taken_at,
             state: described.state.into(),
             requester: described.requester.into(),
             target: described.target.into(),
@@ -355,7 +362,7 @@ impl From<PolicyChange> for PolicyBody {
     }
 }
 
-/// Fields that were not asked for are no part of a patch.
+/// Removes null fields: they were not part of the requested patch.
 fn without_nulls(mut patch: Value) -> Value {
     if let Value::Object(fields) = &mut patch {
         fields.retain(|_, value| !value.is_null());

@@ -1,4 +1,4 @@
-//! The trail on the wire (contract B5), and what lets a reader check it.
+//! `/audit-logs`: the audit trail, and the proofs, checkpoints and keys with which a reader can check it.
 
 mod tail;
 
@@ -29,12 +29,12 @@ use crate::service::plugins;
 use crate::service::trail::{self, Place, Query as TrailQuery};
 use tail::{Tail, Told};
 
-/// The trail.
+/// Handlers of `/audit-logs`.
 pub struct AuditApi {
     tails: Arc<Semaphore>,
 }
 
-/// Tails open at a time, in the whole node.
+/// Maximum number of concurrent tails on the whole node.
 const TAILS: usize = 64;
 impl Default for AuditApi {
     fn default() -> Self {
@@ -44,48 +44,48 @@ impl Default for AuditApi {
     }
 }
 
-/// An entry of the trail.
+/// An entry of the audit trail.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "AuditLog", rename_all = "camelCase", example)]
 pub struct AuditLogBody {
-    /// Id.
+    /// Id of the entry.
     pub id: Uuid,
-    /// What happened, upper snake case. New ones come with new versions.
+    /// Event type in upper snake case, such as `USER_MFA_RESET`. New versions may add types.
     pub event_type: String,
-    /// E-mail address of who did it, as it was then.
+    /// E-mail address of the actor at that time.
     #[oai(nullable)]
     pub actor_email: Option<String>,
-    /// Kind of who did it: `USER`, `API_KEY`, `OPERATOR`, `SYSTEM` or `ANONYMOUS`.
+    /// Kind of actor: `USER`, `API_KEY`, `OPERATOR`, `SYSTEM` or `ANONYMOUS`.
     pub actor_type: String,
-    /// Kind of what it was done to: `USER`, `ORGANIZATION`, `PLUGIN`, …
+    /// Kind of resource acted on: `USER`, `ORGANIZATION`, `PLUGIN`, …
     #[oai(nullable)]
     pub resource_type: Option<String>,
-    /// Id of what it was done to, which may not exist; null where the caller wrote no id.
+    /// Id of the resource, which may not exist; null if the caller sent no valid id.
     #[oai(nullable)]
     pub resource_id: Option<String>,
-    /// Name of what it was done to, as it was then; where the caller wrote no id, what they wrote.
+    /// Name of the resource at that time; if the caller sent no valid id, the text they sent.
     #[oai(nullable)]
     pub resource_name: Option<String>,
-    /// `SUCCESS`, `DENIED` or `FAILURE`.
+    /// Result: `SUCCESS`, `DENIED` or `FAILURE`.
     pub result: String,
-    /// The client's address.
+    /// IP address of the client.
     #[oai(nullable)]
     pub ip_address: Option<String>,
-    /// What the caller was told, where it ended badly.
+    /// The error message that the caller received; null if there was none.
     #[oai(nullable)]
     pub error_message: Option<String>,
-    /// What else is known. `erased` names parts whose personal data was erased.
+    /// Further facts about the event. `erased` names the parts whose personal data was erased.
     pub details: Any<Map<String, Value>>,
-    /// The organisation.
+    /// Name of the organisation.
     pub organization_name: String,
-    /// When: the same instant as the change it records.
+    /// When it happened: the same instant as the change that it records.
     pub created_at: Time,
-    /// Place in the trail of the node: the id of its event in a tail.
+    /// Position in the node's trail, which is the id of its event in a tail.
     #[oai(skip)]
     sequence: u64,
 }
 
-/// A page of the trail, newest first.
+/// A page of the audit trail, newest first.
 #[derive(Clone, Debug, Object)]
 #[oai(
     rename = "AuditLogPage",
@@ -93,17 +93,17 @@ pub struct AuditLogBody {
     skip_serializing_if_is_none
 )]
 pub struct AuditLogPage {
-    /// The entries.
+    /// The entries on this page.
     pub content: Vec<AuditLogBody>,
-    /// How many match in all. Absent when asked by cursor: counting would cost more than the page.
+    /// Total number of matching entries. Absent with `cursor`: counting would cost more than the page.
     pub total_elements: Option<u64>,
-    /// How many pages that makes. Absent when asked by cursor.
+    /// Total number of pages. Absent with `cursor`.
     pub total_pages: Option<u64>,
-    /// Which page this is, from 0. Absent when asked by cursor.
+    /// Number of this page, from 0. Absent with `cursor`.
     pub number: Option<u32>,
-    /// Entries in a full page.
+    /// Number of entries on a full page.
     pub size: u32,
-    /// The `cursor` of the next page, if this one is full.
+    /// The `cursor` of the next page; absent if this page is not full.
     pub next_cursor: Option<String>,
 }
 
@@ -111,34 +111,34 @@ pub struct AuditLogPage {
 impl AuditApi {
     /// List audit entries.
     ///
-    /// The organisation's entries, newest first. By `page` and `size`, or by `cursor`, which costs the
-    /// same however far back it is and does not shift when entries are added. Requires the role
-    /// `ORG_ADMIN`, or an API key with scope `audit:read`.
+    /// Lists the organisation's entries, newest first, either by `page` and `size`, or by `cursor`, which costs
+    /// the same at any depth and does not shift when entries are added. Requires the role `ORG_ADMIN`, or an
+    /// API key with scope `audit:read`.
     #[oai(path = "/audit-logs", method = "get", operation_id = "listAuditLogs")]
     async fn list_audit_logs(
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-        /// Only this event type.
+        /// Return only entries of this event type.
         #[oai(name = "eventType", validator(max_length = 100))]
         event_type: Query<Option<String>>,
-        /// Only what this e-mail address did, as it was then.
+        /// Return only entries whose actor had this e-mail address at that time.
         #[oai(name = "actorEmail", validator(max_length = 320))]
         actor_email: Query<Option<String>>,
-        /// Only from this time on.
+        /// Return only entries from this time on.
         from: Query<Option<Time>>,
-        /// Only up to this time.
+        /// Return only entries up to this time.
         to: Query<Option<Time>>,
-        /// Page, from 0.
+        /// Page number, from 0.
         #[oai(default)]
         page: Query<u32>,
-        /// Entries in a page.
+        /// Maximum number of entries on the page.
         #[oai(
             default = "default_size",
             validator(minimum(value = "1"), maximum(value = "1000"))
         )]
         size: Query<u32>,
-        /// Instead of `page`: the `nextCursor` of the page before, or empty for the first.
+        /// Instead of `page`: the `nextCursor` of the previous page, or empty for the first page.
         #[oai(validator(max_length = 100))]
         cursor: Query<Option<String>>,
     ) -> Result<J<AuditLogPage>, ApiErr<{ SECURED | S400 | S429 }>> {
@@ -179,7 +179,7 @@ impl AuditApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-        /// The entry's id.
+        /// Id of the audit entry.
         id: Path<Uuid>,
     ) -> Result<J<AuditLogBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
@@ -187,13 +187,13 @@ impl AuditApi {
         Ok(J(AuditLogBody::new(entry, &reading.organization().name)))
     }
 
-    /// Get what policies were asked and answered at an audit entry.
+    /// Get the policy decisions of an audit entry.
     ///
-    /// The question, how the reset was to end, and each call: its answer or failure, what it logged and used up, and
-    /// the configuration that it was made with. The entry has the outline of it and commits to the whole
-    /// (`askedDigest`). It is kept for as long as decisions can be replayed, which is shorter than entries are: after
-    /// that, and for entries at which no policy could be asked, it is not found. Requires the role `ORG_ADMIN`, or an
-    /// API key with scope `audit:read`.
+    /// Returns the question that policies were asked, the intended outcome of the reset, and each call with its
+    /// answer or failure, log, resource usage and configuration. The entry itself holds a summary and commits
+    /// to the whole (`askedDigest`). Decisions are kept only as long as they can be replayed, which is shorter
+    /// than entries are: after that, and for entries at which no policy could be asked, the answer is 404.
+    /// Requires the role `ORG_ADMIN`, or an API key with scope `audit:read`.
     #[oai(
         path = "/audit-logs/:id/decisions",
         method = "get",
@@ -203,19 +203,18 @@ impl AuditApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-        /// The entry's id.
+        /// Id of the audit entry.
         id: Path<Uuid>,
     ) -> Result<J<DecisionsBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         Ok(J(plugins::find_decisions(&services, reading, id.0).await?.into()))
     }
 
-    /// Get the proof of an audit entry.
+    /// Get the inclusion proof of an audit entry.
     ///
-    /// The entry, the proof that it is in the trail, and a signed checkpoint of the trail, in one text
-    /// (C2SP tlog-proof) that `latchkey audit check-receipt` and other tools check offline, given the
-    /// log's key. Requires the role `ORG_ADMIN`, or an API key with
-    /// scope `audit:read`.
+    /// Returns the entry, the proof that it is in the trail, and a signed checkpoint of the trail, as one text
+    /// (C2SP tlog-proof) that `latchkey audit check-receipt` and other tools can check offline, given the log's
+    /// key. Requires the role `ORG_ADMIN`, or an API key with scope `audit:read`.
     #[oai(
         path = "/audit-logs/:id/proof",
         method = "get",
@@ -225,18 +224,18 @@ impl AuditApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-        /// The entry's id.
+        /// Id of the audit entry.
         id: Path<Uuid>,
     ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::find_receipt(&services, reading, id.0).await?))
     }
 
-    /// Get a checkpoint of the trail.
+    /// Get a checkpoint of the audit trail.
     ///
-    /// How many entries there are in the whole node and the hash over all of them, signed (C2SP
-    /// tlog-checkpoint). Keep one, and nothing that came before can be changed unnoticed. Requires the
-    /// role `ORG_ADMIN`, or an API key with scope `audit:read`.
+    /// Returns the number of entries on the whole node and the hash over all of them, signed (C2SP
+    /// tlog-checkpoint). Keeping one makes any later change to earlier entries detectable. Requires the role
+    /// `ORG_ADMIN`, or an API key with scope `audit:read`.
     #[oai(
         path = "/audit-logs/checkpoint",
         method = "get",
@@ -251,10 +250,10 @@ impl AuditApi {
         Ok(PlainText(trail::checkpoint(&services).await?.note))
     }
 
-    /// Get the keys of the trail.
+    /// Get the public keys of the audit trail.
     ///
-    /// The public keys under which checkpoints were signed, one a line, the one in use last (C2SP
-    /// signed-note verifier keys). Compare them with what you were given another way. Requires the role
+    /// Returns the public keys with which checkpoints were signed, one per line, the current one last (C2SP
+    /// signed-note verifier keys). Compare them with the keys that you received another way. Requires the role
     /// `ORG_ADMIN`, or an API key with scope `audit:read`.
     #[oai(path = "/audit-logs/keys", method = "get", operation_id = "getAuditKeys")]
     async fn keys(
@@ -266,20 +265,20 @@ impl AuditApi {
         Ok(PlainText(trail::log_keys(&services).await?.to_string()))
     }
 
-    /// Follow the trail.
+    /// Stream new audit entries.
     ///
-    /// Server-sent events, one for each new entry of the organisation, `data` as in the list. The id of
-    /// an event is its place in the trail; with `Last-Event-ID` the stream goes on after it, so that
-    /// nothing is lost between two connections. The first event, and one now and then while there is no
-    /// entry, has an id and no data: clients remember it and hand nothing on. It ends with the session,
-    /// and after a quarter of an hour at the latest. Requires the role `ORG_ADMIN`, or an API key with
-    /// scope `audit:read`.
+    /// Sends a server-sent event for each new entry of the organisation, with `data` as in the list. The id of
+    /// an event is its position in the trail; with `Last-Event-ID` the stream resumes after it, so that nothing
+    /// is lost between two connections. The first event, and one from time to time while there are no entries,
+    /// has an id and no data: clients remember the id and deliver nothing. The stream ends with the session,
+    /// and after 15 minutes at the latest. Requires the role `ORG_ADMIN`, or an API key with scope
+    /// `audit:read`.
     #[oai(path = "/audit-logs/tail", method = "get", operation_id = "tailAuditLogs")]
     async fn tail(
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-        /// The id of the last event that was received; without it, only new entries.
+        /// Id of the last event received. If absent, the stream starts with new entries.
         #[oai(name = "Last-Event-ID")]
         last_event_id: Header<Option<u64>>,
     ) -> Result<EventStream<BoxStream<'static, Told>>, ApiErr<{ SECURED | S400 | S429 }>> {
@@ -303,7 +302,8 @@ impl AuditApi {
     }
 }
 
-/// The place after that of an event. None lies beyond 2^63: the document says `int64`.
+/// Returns the position after that of the event `last`. Positions are below 2^63, because the document says
+/// `int64`.
 fn after(last: u64) -> Result<u64, Error> {
     let last = i64::try_from(last)
         .map_err(|_| Error::Malformed("The parameter 'Last-Event-ID' is malformed".into()))?;

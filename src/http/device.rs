@@ -1,5 +1,5 @@
-//! The cookie by which a device is known on which somebody completed a login. It opens nothing: it keeps
-//! what strangers try from using up the user's own attempts. Clients without cookies do without.
+//! The cookie that identifies a device on which a login was completed. It grants no access: it keeps attempts
+//! by strangers from using up the user's own. Clients without cookies work without it.
 
 use poem::http::{HeaderMap, HeaderValue, header};
 use poem::{IntoResponse, Response};
@@ -11,12 +11,12 @@ use super::payload::{J, ok};
 use crate::domain::credential::DEVICE_TOKEN_SECS;
 use crate::service::Services;
 
-/// Over plain HTTP, on one's own machine.
+/// Name of the cookie over plain HTTP, on the local machine.
 const NAME: &str = "latchkey-device";
-/// Browsers take it only over HTTPS (RFC 6265bis §4.1.3.1; ASVS 3.3.1).
+/// Name of the cookie over HTTPS; browsers accept it only there (RFC 6265bis §4.1.3.1; ASVS 3.3.1).
 const SECURE_NAME: &str = "__Secure-latchkey-device";
 
-/// The token in a request's cookies.
+/// Returns the device token from a request's cookies.
 #[must_use]
 pub fn shown(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter();
@@ -28,7 +28,7 @@ pub fn shown(headers: &HeaderMap) -> Option<&str> {
         .map(|(_, value)| value)
 }
 
-/// An answer, and the device that is to be remembered with it.
+/// A response that sets the device cookie if a login was just completed.
 #[derive(Debug)]
 pub struct Remembered<T> {
     body: T,
@@ -36,7 +36,7 @@ pub struct Remembered<T> {
 }
 
 impl<T> Remembered<T> {
-    /// `token` is of a device on which a login was just completed, if it was.
+    /// Creates the response. `token` is the device's new token if a login was just completed.
     pub fn new(services: &Services, body: T, token: Option<String>) -> Self {
         let secure = services.settings.public_url.starts_with("https://");
         let (name, only) = if secure {
@@ -57,7 +57,7 @@ impl<T: ToJSON> IntoResponse for Remembered<T> {
     fn into_response(self) -> Response {
         let mut response = J(self.body).into_response();
         if let Some(cookie) = self.cookie {
-            let value = HeaderValue::from_str(&cookie).expect("a token and our own words are ASCII");
+            let value = HeaderValue::from_str(&cookie).expect("a token and fixed text are ASCII");
             response.headers_mut().insert(header::SET_COOKIE, value);
         }
         response
@@ -70,8 +70,8 @@ impl<T: ToJSON> ApiResponse for Remembered<T> {
         done.headers = vec![MetaHeader {
             name: "Set-Cookie".into(),
             description: Some(
-                "When the login is complete: a cookie by which the device is known. It opens nothing; what \
-                 strangers try does not use up its attempts."
+                "Set when the login is complete: a cookie that identifies the device. It grants no access; \
+                 attempts by strangers do not use up those of the device."
                     .into(),
             ),
             required: false,

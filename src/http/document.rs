@@ -1,7 +1,7 @@
-//! The OpenAPI document: what poem-openapi writes, made true, complete and pleasant to generate from.
+//! The OpenAPI document: the output of poem-openapi, corrected, completed and adapted to client generators.
 //!
-//! [`document`] tells the steps. The same value is served as JSON and YAML, shown by the explorer page,
-//! printed by `latchkey openapi` and checked in under `openapi/`.
+//! [`document`] lists the steps. The same value is served as JSON and YAML, shown by the explorer page, printed
+//! by `latchkey openapi` and checked in under `openapi/`.
 
 mod examples;
 mod explorer;
@@ -15,23 +15,24 @@ use serde_json::{Map, Value, json};
 
 pub(super) use explorer::{PATHS, add_pages};
 
-/// What the document says of the API as a whole.
-pub const DESCRIPTION: &str = "An organisation's admin resets the MFA of a user who lost their device: decided by \
-the organisation's own policies, wholly or not at all, on a record that anyone can check.\n\n\
-Every error has one body, `ApiError`. Times are RFC 3339 in UTC. Ids are UUIDs. Every answer carries \
-`X-Request-Id`, which is also in the log and in the audit entry.";
+/// Description of the API as a whole.
+pub const DESCRIPTION: &str = "Lets an organisation's administrator reset the MFA of a user who lost their device. \
+The organisation's own policies decide, a reset happens completely or not at all, and anyone can check \
+its record.\n\n\
+Every error has the same body, `ApiError`. Times are RFC 3339 in UTC. Ids are UUIDs. Every response carries \
+`X-Request-Id`, which also appears in the log and in the audit entry.";
 
-/// MIT OR Apache-2.0.
+/// Returns the licence: MIT OR Apache-2.0.
 pub(super) fn license() -> LicenseObject {
     LicenseObject::new("MIT OR Apache-2.0").url("https://spdx.org/licenses/MIT.html")
 }
 
-/// Who answers for the document.
+/// Returns the contact for the document.
 pub(super) fn contact() -> ContactObject {
     ContactObject::new().name("The Latchkey authors")
 }
 
-/// The OpenAPI document.
+/// Builds the OpenAPI document.
 ///
 /// # Panics
 /// Never: poem-openapi writes valid JSON, and a test reads the examples.
@@ -39,7 +40,7 @@ pub(super) fn contact() -> ContactObject {
 pub fn document() -> Value {
     let mut document: Value =
         serde_json::from_str(&super::operations().spec()).expect("poem-openapi writes valid JSON");
-    // Every generator and linter reads 3.0.3; some refuse 3.1.
+    // All generators and linters support 3.0.3; some reject 3.1.
     document["openapi"] = json!("3.0.3");
     document["servers"] = json!([{ "url": "/", "description": "This appliance" }]);
     repairs::apply(&mut document);
@@ -49,7 +50,7 @@ pub fn document() -> Value {
     document
 }
 
-/// The same as YAML.
+/// Builds the OpenAPI document as YAML.
 ///
 /// # Panics
 /// Never: every JSON value is a YAML value.
@@ -62,12 +63,12 @@ fn yaml(document: &Value) -> String {
     serde_yaml::to_string(document).expect("every JSON value is a YAML value")
 }
 
-/// Every operation of the document.
+/// Iterates over the operations of the document.
 fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
     operations_by_path(document).map(|(_, operation)| operation)
 }
 
-/// The same, with the path that each is at.
+/// Iterates over the operations of the document, each with its path.
 fn operations_by_path(document: &mut Value) -> impl Iterator<Item = (&str, &mut Map<String, Value>)> {
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     paths.flat_map(|(path, item)| {
@@ -76,7 +77,7 @@ fn operations_by_path(document: &mut Value) -> impl Iterator<Item = (&str, &mut 
     })
 }
 
-/// Every response of an operation, with its status.
+/// Iterates over the responses of an operation, each with its status.
 fn responses(operation: &mut Map<String, Value>) -> impl Iterator<Item = (&str, &mut Value)> {
     operation["responses"]
         .as_object_mut()
@@ -85,7 +86,7 @@ fn responses(operation: &mut Map<String, Value>) -> impl Iterator<Item = (&str, 
         .map(|(status, response)| (status.as_str(), response))
 }
 
-/// A page that is whole in itself: it loads nothing and calls nobody but us.
+/// Serves a self-contained page, which may load nothing and call only this server.
 pub(super) fn page_endpoint(page: String) -> poem::RouteMethod {
     let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                   img-src data:; connect-src 'self'; frame-ancestors 'none'";
@@ -96,7 +97,7 @@ pub(super) fn page_endpoint(page: String) -> poem::RouteMethod {
             .body(page.clone())
     }))
 }
-/// The name in `#/components/schemas/NAME`.
+/// Returns the name in a reference to `#/components/schemas/NAME`.
 fn referenced(schema: &Value) -> Option<&str> {
     schema["$ref"].as_str()?.strip_prefix("#/components/schemas/")
 }

@@ -1,4 +1,4 @@
-//! The outermost layer: request id, body cap, panic guard, access log, and the one error body.
+//! The outermost layer: request id, body limit, panic guard, access log, and the common error body.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -26,18 +26,18 @@ use crate::service::{RequestContext, Services, login};
 /// Resolves the client's address from the peer's and `X-Forwarded-For`.
 pub type ClientAddress = Arc<dyn Fn(Option<IpAddr>, &[&str]) -> Option<IpAddr> + Send + Sync>;
 
-/// Goes with a request for which the server has no place: only the appliance's health is told it then.
+/// Marks a request for which the server has no capacity: only health checks are answered.
 #[derive(Clone, Copy, Debug)]
 pub struct NoPlace;
 
-/// Wraps the routes so that nothing leaves without an envelope, and nothing panics past it.
+/// Wraps the routes so that every error has the common body and no panic escapes.
 pub struct Envelope<E> {
     pub(super) inner: E,
     pub(super) services: Arc<Services>,
     pub(super) allowed: Allowed,
     pub(super) body_limit_bytes: usize,
     pub(super) client_address: ClientAddress,
-    /// The second in which the log last said that the server was busy.
+    /// The second, in Unix time, in which a refusal for overload was last logged.
     pub(super) busy_told: AtomicI64,
 }
 
@@ -73,8 +73,8 @@ impl<E: Endpoint> Envelope<E> {
     async fn guarded(&self, request: Request, path: &str, method: &Method) -> Response {
         let query = queried(&request, path, method);
         let answered = AssertUnwindSafe(self.limited(request)).catch_unwind().await;
-        // A mistyped filter must not look like an answer about everything. The operation speaks first, so that 401,
-        // 429, 403 and 404 come before this 400; a GET changes nothing, so that nothing has to be undone.
+        // A mistyped filter must not be answered as if it were absent. The operation runs first, so that 401,
+        // 429, 403 and 404 take precedence over this 400; a GET changes nothing, so nothing has to be undone.
         let answered = answered.map(|answered| {
             let response = answered.map(IntoResponse::into_response)?;
             if response.status().is_success() {
@@ -96,14 +96,14 @@ impl<E: Endpoint> Envelope<E> {
         response
     }
 
-    /// Turns away whoever has no place, and bounds the body. A `Transfer-Encoding` is looked at first: with both
-    /// headers hyper lets it win, so a small `Content-Length` must not be trusted.
+    /// Refuses requests beyond the server's capacity, and limits the body. A `Transfer-Encoding` is checked
+    /// first: if both headers are present, hyper follows it, so a small `Content-Length` must not be trusted.
     async fn limited(&self, mut request: Request) -> poem::Result<E::Output> {
         if request.extensions().get::<NoPlace>().is_some() && !super::health::is_asked(request.uri().path()) {
             return Err(Problem(Error::Busy { retry_after_secs: 1 }).into());
         }
         if super::plugins::is_upload(request.method(), request.uri().path()) {
-            return self.inner.call(request).await; // larger, and bounded where it is read
+            return self.inner.call(request).await; // larger, and limited where it is read
         }
         let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
         match content_length(&request) {
@@ -154,11 +154,11 @@ impl<E: Endpoint> Envelope<E> {
             None => transport_status(error),
         };
         match &cause {
-            // Too much to do is nothing that broke, and a flood must not fill the disk with lines about it.
+            // Overload is not a fault; log it at most once a second so that a flood cannot fill the disk.
             Error::Busy { .. } | Error::Unwritable { .. } => {
                 let second = self.services.clock.now().as_second();
                 if self.busy_told.swap(second, Ordering::Relaxed) != second {
-                    tracing::warn!(error = %cause, "refused; said once a second at most");
+                    tracing::warn!(error = %cause, "refused; logged at most once a second");
                 }
             }
             _ if status.is_server_error() => tracing::error!(error = ?cause, "failed"),
@@ -183,7 +183,8 @@ impl<E: Endpoint> Envelope<E> {
         response
     }
 
-    /// What went wrong, in our words. Nothing that poem or a parser says of its insides is passed on.
+    /// Translates an error into a domain error, so that no internal detail of poem or a parser reaches the
+    /// caller.
     fn cause(&self, error: &poem::Error) -> Error {
         if let Some(problem) = error.downcast_ref::<Problem>() {
             problem.0.clone()
@@ -234,8 +235,8 @@ impl<E: Endpoint> Envelope<E> {
         }
     }
 
-    /// No internals leak: the log line has the request id. But that nothing can be put on disk is no secret, and
-    /// whoever asks again and again should know.
+    /// Returns the message for a server error. Internals stay in the log, found by the request id. A disk that
+    /// cannot be written to is no secret, though, and a caller who retries should know of it.
     fn server_message(&self, cause: &Error) -> String {
         match cause {
             Error::Busy { .. } | Error::Unwritable { .. } | Error::PolicyFailed { .. } => cause.to_string(),
@@ -247,7 +248,7 @@ impl<E: Endpoint> Envelope<E> {
     }
 }
 
-/// The query parameters of a read over the API.
+/// Returns the query parameters of an API read; empty for other requests.
 fn queried(request: &Request, path: &str, method: &Method) -> Vec<(String, String)> {
     let reads = matches!(*method, Method::GET | Method::HEAD) && path.starts_with("/api/v1/");
     match reads && request.uri().query().is_some() {
@@ -256,7 +257,7 @@ fn queried(request: &Request, path: &str, method: &Method) -> Vec<(String, Strin
     }
 }
 
-/// Statuses of errors that poem raised before or instead of our handlers.
+/// Returns the status of an error that poem raised before or instead of our handlers.
 fn transport_status(error: &poem::Error) -> StatusCode {
     if error.is::<AuthorizationError>() {
         StatusCode::UNAUTHORIZED
@@ -279,7 +280,8 @@ fn lower(name: &'static str) -> &'static str {
     }
 }
 
-/// Answers hold secrets and decisions: nobody caches or sniffs them (ASVS 14.2.2, 3.4.4).
+/// Sets the security headers. Responses contain secrets and decisions, so they must not be cached or sniffed
+/// (ASVS 14.2.2, 3.4.4).
 fn secure(response: &mut Response) {
     let headers = response.headers_mut();
     headers

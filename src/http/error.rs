@@ -1,4 +1,4 @@
-//! Domain errors on the wire: one status each, one body for all (contract A).
+//! Domain errors on the wire: each has one status, and all share one body.
 
 mod facts;
 
@@ -11,7 +11,7 @@ use super::schema::Time;
 use crate::domain::error::{Error, TokenFault};
 use facts::Facts;
 
-/// The one error body.
+/// The body of every error.
 #[derive(Clone, Debug, Object)]
 #[oai(
     rename = "ApiError",
@@ -20,34 +20,33 @@ use facts::Facts;
     example
 )]
 pub struct ErrorBody {
-    /// When, RFC 3339, UTC.
+    /// When the error occurred: RFC 3339 in UTC, whole seconds.
     pub timestamp: String,
-    /// HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// The status's standard phrase.
+    /// Standard reason phrase of the status.
     pub error: String,
-    /// What is wrong and, where it helps, what to do.
+    /// What is wrong and, where it helps, what to do. For people; its wording may change.
     pub message: String,
-    /// The path that was asked for.
+    /// Path of the request.
     pub path: String,
-    /// Field → what is wrong with it; only on a 400 that is about fields.
+    /// Problem of each invalid field, by field name; only on a 400 that is about fields.
     pub validation_errors: Option<std::collections::HashMap<String, String>>,
-    /// The policy's stable word, facts and, where it knows, the time from which the request would be
-    /// allowed; only on a 403 by a policy.
+    /// Why a policy denied the request; only on a 403 by a policy.
     pub denial: Option<DenialBody>,
 }
 
-/// Why a policy refused.
+/// Why a policy denied a request.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Denial", rename_all = "camelCase", skip_serializing_if_is_none)]
 pub struct DenialBody {
-    /// The plugin that decided.
+    /// Name of the plugin that denied the request.
     pub plugin: String,
-    /// Stable word for programs, kebab-case.
+    /// Stable reason code for programs, in kebab-case.
     pub code: String,
-    /// From when on the same request would be allowed, RFC 3339, UTC.
+    /// When the same request would be allowed; absent if the policy does not know.
     pub allowed_from: Option<Time>,
-    /// The facts that decided.
+    /// The facts on which the decision is based, by name.
     pub because: Facts,
 }
 
@@ -65,7 +64,7 @@ impl poem_openapi::types::Example for ErrorBody {
     }
 }
 
-/// A domain error on its way through poem.
+/// A domain error, passed through poem.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Problem(#[from] pub Error);
@@ -76,7 +75,7 @@ impl poem::error::ResponseError for Problem {
     }
 }
 
-/// The status of every error; a new variant does not compile without one.
+/// Returns the status of an error. Exhaustive, so that a new variant does not compile without one.
 #[must_use]
 pub fn status(error: &Error) -> StatusCode {
     match error {
@@ -88,6 +87,7 @@ pub fn status(error: &Error) -> StatusCode {
         | Error::InvalidPasskey
         | Error::DeadToken(_) => StatusCode::UNAUTHORIZED,
         Error::AccountLocked
+        | Error::PasswordExpired
         | Error::NotOrgAdmin
         | Error::MissingScope(_)
         | Error::EnrolmentOnly
@@ -109,7 +109,7 @@ pub fn status(error: &Error) -> StatusCode {
     }
 }
 
-/// The headers that go with an error, beside the body.
+/// Returns the headers of an error response.
 #[must_use]
 pub fn headers(error: &Error) -> Vec<(&'static str, String)> {
     match error {
@@ -147,7 +147,7 @@ pub fn headers(error: &Error) -> Vec<(&'static str, String)> {
     }
 }
 
-/// RFC 6750 §3: no error code when no token was sent.
+/// Returns the `Bearer` challenge, without an error code if no token was sent (RFC 6750 §3).
 fn bearer_challenge(fault: TokenFault) -> String {
     let description = match fault {
         TokenFault::Missing => return "Bearer realm=\"latchkey\"".into(),
@@ -177,14 +177,14 @@ pub mod answers {
     pub const S422: u32 = 1 << 5;
     /// 429.
     pub const S429: u32 = 1 << 6;
-    /// 413 and 415, with a body.
+    /// 413 and 415, for operations that take a body.
     pub const BODY: u32 = 1 << 7;
-    /// A bearer token is required.
+    /// 401 and 403, for operations that require authentication.
     pub const SECURED: u32 = S401 | S403;
 }
 
-/// An error of an operation that can answer the statuses in `S`, 500 and 503: a server without a place for one
-/// more connection says so to whatever is asked.
+/// An error of an operation that can answer the statuses in `S`, and 500 and 503, which any operation can: a
+/// server at its connection limit answers 503 to every request.
 #[derive(Debug)]
 pub struct ApiErr<const S: u32>(pub poem::Error);
 
@@ -232,12 +232,12 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
             retry(),
             header(
                 "RateLimit",
-                "The exhausted quota: remaining requests and seconds to its reset",
+                "The exhausted quota: remaining requests, and seconds until it resets",
                 true,
             ),
             header(
                 "RateLimit-Policy",
-                "The exhausted quota: its requests and window",
+                "The exhausted quota: number of requests, and window in seconds",
                 true,
             ),
         ]
@@ -248,16 +248,16 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
         (
             S403,
             403,
-            "The caller may not do this, or a policy denies it",
+            "The caller is not allowed to do this, or a policy denies it",
             vec![],
         ),
         (S404, 404, "Not found in the caller's organisation", vec![]),
-        (S409, 409, "The state does not allow it", vec![]),
+        (S409, 409, "The current state does not allow it", vec![]),
         (BODY, 413, "The body is too large", vec![]),
         (
             BODY,
             415,
-            "The content type is not one that the operation takes",
+            "The operation does not accept this content type",
             vec![],
         ),
         (
@@ -267,7 +267,12 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
             vec![],
         ),
         (S429, 429, "Too many requests", limits()),
-        (u32::MAX, 500, "Unexpected; nothing has been changed", vec![]),
+        (
+            u32::MAX,
+            500,
+            "Unexpected error; nothing has been changed",
+            vec![],
+        ),
         (
             u32::MAX,
             503,

@@ -1,4 +1,4 @@
-//! Is it up, and can it do its job?
+//! `/health/…`: liveness and readiness.
 
 use std::sync::Arc;
 
@@ -10,35 +10,35 @@ use super::error::ApiErr;
 use super::payload::J;
 use crate::service::{Services, health};
 
-/// Health.
+/// Handlers of `/health/…`.
 pub struct HealthApi;
 
-/// Whether a path asks for the appliance's health.
+/// Returns whether `path` is a health check.
 pub(super) fn is_asked(path: &str) -> bool {
     path.starts_with("/health/")
 }
 
-/// A sign of life.
+/// Health of the appliance.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Health")]
 pub struct HealthBody {
-    /// `ok`.
+    /// Always `ok`; problems are reported by the HTTP status.
     pub status: String,
 }
 
 #[OpenApi(prefix_path = "/health", tag = "Tag::Health")]
 impl HealthApi {
-    /// Is the process up?
+    /// Check liveness.
     ///
-    /// Answers 200 as long as the process takes requests, whatever state the database is in.
+    /// Answers 200 as long as the process accepts requests, whatever the state of the database.
     #[oai(path = "/live", method = "get", operation_id = "getLiveness")]
     async fn live(&self) -> Result<J<HealthBody>, ApiErr<0>> {
         Ok(J(HealthBody { status: "ok".into() }))
     }
 
-    /// Can it do its job?
+    /// Check readiness.
     ///
-    /// Answers 200 when the database can be read and the writer takes work.
+    /// Answers 200 if the database can be read and its writer accepts work, and 503 otherwise.
     #[oai(path = "/ready", method = "get", operation_id = "getReadiness")]
     async fn ready(&self, services: Data<&Arc<Services>>) -> Result<J<HealthBody>, ApiErr<0>> {
         health::ready(&services).await?;

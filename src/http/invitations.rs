@@ -1,4 +1,4 @@
-//! Setting a password with a link (contract B3), and the page that the link leads to.
+//! `POST /auth/accept-invitation`: setting a password with a link, and the page behind the link.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::service::Services;
 use crate::service::login::Password;
 use crate::service::users;
 
-/// Setting a password with a link.
+/// Handler of `/auth/accept-invitation`.
 pub struct InvitationApi;
 
-/// A link's token and the password to be.
+/// The token of a link and the new password.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -30,10 +30,10 @@ pub struct InvitationApi;
     deny_unknown_fields
 )]
 pub struct AcceptInvitationBody {
-    /// What stands behind the `#` of the link.
+    /// The part of the link after the `#`.
     #[oai(validator(max_length = 128))]
     pub token: String,
-    /// The password, by the organisation's rules.
+    /// The new password. Must satisfy the organisation's password rules.
     #[oai(validator(max_length = 1024))]
     pub password: String,
 }
@@ -44,8 +44,8 @@ prints_no_secret!(AcceptInvitationBody);
 impl InvitationApi {
     /// Set a password with a link.
     ///
-    /// For the link that a new user gets, and that `POST /users/{id}/reset-password` sends. It works once.
-    /// Every session of the user ends; they log in with the new password.
+    /// Takes the token of the link that a new user gets, or that `POST /users/{id}/reset-password` sends. It
+    /// can be used once. Every session of the user ends; they must then log in with the new password.
     #[oai(
         path = "/accept-invitation",
         method = "post",
@@ -66,7 +66,7 @@ impl InvitationApi {
     }
 }
 
-/// The page behind the link: it needs nothing but itself and the call above.
+/// Serves the page behind the link, which is self-contained and makes only the call above.
 pub(super) fn page() -> RouteMethod {
     document::page_endpoint(include_str!("invitations/page.html").to_owned())
 }

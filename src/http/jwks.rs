@@ -1,4 +1,4 @@
-//! The public keys of access tokens (RFC 7517), for services that take them too.
+//! `/.well-known/jwks.json`: the public keys of access tokens (RFC 7517), for other services that accept them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::schema::Context;
 use crate::domain::credential::PublicKey;
 use crate::service::{Services, token_keys};
 
-/// Public keys.
+/// Handler of `/.well-known/jwks.json`.
 pub struct JwksApi;
 
 /// A set of keys (RFC 7517 §5).
@@ -27,26 +27,26 @@ pub struct JwksBody {
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "JsonWebKey")]
 pub struct JwkBody {
-    /// `OKP`.
+    /// Key type: `OKP`.
     pub kty: String,
-    /// `Ed25519`.
+    /// Curve: `Ed25519`.
     pub crv: String,
-    /// `EdDSA`.
+    /// Algorithm: `EdDSA`.
     pub alg: String,
-    /// `sig`.
+    /// Use of the key: `sig`.
     #[oai(rename = "use")]
     pub usage: String,
-    /// Names the key in a token's header.
+    /// Key id, as in the header of a token.
     pub kid: String,
-    /// The key, base64url.
+    /// The public key in base64url.
     pub x: String,
 }
 
 #[OpenApi(tag = "Tag::Authentication")]
 impl JwksApi {
-    /// List the public keys of access tokens.
+    /// List the public keys that verify access tokens.
     ///
-    /// Empty while HS256 signs them, which is the default: such keys are nobody else's.
+    /// Empty while tokens are signed with HS256, which is the default: its keys are secret.
     #[oai(
         path = "/.well-known/jwks.json",
         method = "get",

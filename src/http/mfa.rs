@@ -1,4 +1,4 @@
-//! The user's own MFA (contract B2).
+//! `/mfa/…`: the caller's own MFA.
 
 use std::sync::Arc;
 
@@ -16,54 +16,54 @@ use super::schema::Context;
 use crate::service::Services;
 use crate::service::enrolment::{self, Confirmation, RecoveryCodes};
 
-/// The user's own MFA.
+/// Handlers of `/mfa/…`.
 pub struct MfaApi;
 
-/// A secret to be read into an authenticator app.
+/// A new TOTP secret for an authenticator app.
 #[derive(Clone, Object)]
 #[oai(rename = "MfaSetupResponse", rename_all = "camelCase")]
 pub struct SetUpBody {
-    /// PNG image with a QR code of the `otpauth` address, base 64.
+    /// QR code of the `otpauth` URL, as a PNG image in base64.
     pub qr_code_base64: String,
-    /// The secret, base 32.
+    /// The secret in base32.
     pub secret: String,
 }
 
-/// Confirms that the secret was read.
+/// Confirms that the authenticator app has the secret.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "MfaConfirmRequest", rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfirmBody {
-    /// The secret that was shown.
+    /// The secret from the response to `POST /mfa/setup`.
     #[oai(validator(max_length = 128))]
     pub secret: String,
-    /// Six digits of the authenticator app.
+    /// Six-digit code from the authenticator app.
     #[oai(validator(max_length = 64))]
     pub code: String,
-    /// The code that the administrator gave, where it was demanded with the reset.
+    /// The enrolment code from the administrator, where the reset demanded one.
     #[oai(validator(max_length = 64))]
     pub enrolment_code: Option<String>,
 }
 
-/// A code.
+/// A code of the second factor.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "MfaCodeRequest", rename_all = "camelCase", deny_unknown_fields)]
 pub struct CodeBody {
-    /// Six digits of the authenticator app, or a recovery code.
+    /// Six-digit code from the authenticator app, or a recovery code.
     #[oai(validator(max_length = 64))]
     pub code: String,
 }
 
-/// Recovery codes. Shown once.
+/// New recovery codes. Shown only in this response.
 #[derive(Clone, Object)]
 #[oai(rename = "RecoveryCodesResponse", rename_all = "camelCase")]
 pub struct RecoveryCodesBody {
-    /// Eight codes; each works once.
+    /// Eight codes, each of which can be used once.
     pub recovery_codes: Vec<String>,
 }
 
-/// A 200 without a body.
+/// A 200 response without a body.
 #[derive(ApiResponse)]
 enum Disabled {
     /// MFA is off.
@@ -73,10 +73,10 @@ enum Disabled {
 
 #[OpenApi(prefix_path = "/api/v1/mfa", tag = "Tag::Mfa")]
 impl MfaApi {
-    /// Start to set up MFA.
+    /// Start setting up MFA.
     ///
-    /// Gives a new secret, which counts once it is confirmed, in this session. Works in an enrolment-only session,
-    /// too.
+    /// Returns a new secret, which takes effect once it is confirmed in the same session. Also works in an
+    /// enrolment-only session.
     #[oai(path = "/setup", method = "post", operation_id = "setUpMfa")]
     async fn set_up_mfa(
         &self,
@@ -91,9 +91,9 @@ impl MfaApi {
         }))
     }
 
-    /// Confirm the set-up of MFA.
+    /// Confirm setting up MFA.
     ///
-    /// An enrolment-only session becomes a full one: the tokens of the login go on working. Every other
+    /// Switches MFA on. An enrolment-only session becomes a full one, and its tokens stay valid. Every other
     /// session of the user ends.
     #[oai(path = "/setup/confirm", method = "post", operation_id = "confirmMfa")]
     async fn confirm_mfa(
@@ -113,7 +113,7 @@ impl MfaApi {
         Ok(J(codes.into()))
     }
 
-    /// Switch one's own MFA off.
+    /// Switch off the caller's own MFA.
     ///
     /// Refused while the organisation requires MFA.
     #[oai(path = "/disable", method = "post", operation_id = "disableMfa")]
@@ -128,11 +128,11 @@ impl MfaApi {
         Ok(Disabled::Done)
     }
 
-    /// Replace one's own recovery codes.
+    /// Replace the caller's own recovery codes.
     ///
-    /// The old ones stop working at once, and the user's other sessions end. Asks for a second factor used within
-    /// the last ten minutes, or less where the organisation says so: 401 with
-    /// `error="insufficient_user_authentication"` leads to `POST /auth/step-up`.
+    /// The old codes stop working at once, and the user's other sessions end. The second factor must have been
+    /// used within the last ten minutes, or less where the organisation says so; otherwise the answer is 401
+    /// with `error="insufficient_user_authentication"`, and `POST /auth/step-up` is needed first.
     #[oai(
         path = "/recovery-codes/regenerate",
         method = "post",

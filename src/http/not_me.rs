@@ -1,4 +1,4 @@
-//! "This was not me", and the page that the link in a notice leads to.
+//! `POST /auth/not-me`: reporting "this was not me", and the page behind the link in a notice.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use super::schema::Context;
 use super::{Tag, document};
 use crate::service::{Services, not_me};
 
-/// Saying that a change of one's credentials was not one's own.
+/// Handler of `/auth/not-me`.
 pub struct NotMeApi;
 
-/// A link's token.
+/// The token of a link.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "NotMeRequest", rename_all = "camelCase", deny_unknown_fields)]
 pub struct NotMeBody {
-    /// What stands behind the `#` of the link.
+    /// The part of the link after the `#`.
     #[oai(validator(max_length = 128))]
     pub token: String,
 }
@@ -32,10 +32,10 @@ prints_no_secret!(NotMeBody);
 
 #[OpenApi(prefix_path = "/api/v1/auth", tag = "Tag::Authentication")]
 impl NotMeApi {
-    /// Say that a change of one's credentials was not one's own.
+    /// Report a change of credentials that the user did not make.
     ///
-    /// With the link from the notice. Locks the account, ends its sessions, and tells the administrators. The
-    /// link works once; an unknown, used or expired one is answered alike.
+    /// Takes the token of the link in the notice. Locks the account, ends its sessions, and notifies the
+    /// administrators. The link can be used once; an unknown, used or expired token gets the same answer.
     #[oai(path = "/not-me", method = "post", operation_id = "reportNotMe")]
     async fn report_not_me(
         &self,
@@ -45,13 +45,13 @@ impl NotMeApi {
     ) -> Result<J<MessageBody>, ApiErr<{ S400 | S401 | BODY | S429 }>> {
         not_me::report_not_me(&services, &body.0.token, &context.0).await?;
         Ok(J(MessageBody {
-            message: "The account is locked and your administrators are told".into(),
+            message: "The account is locked and your administrators have been notified".into(),
         }))
     }
 }
 
-/// The page behind the link. It only explains, and calls the above when a person presses the button: mail
-/// scanners follow links, and the token in the fragment never reaches a server by itself.
+/// Serves the page behind the link. It makes the call only when a person presses the button: mail scanners
+/// follow links, and the token in the fragment never reaches a server by itself.
 pub(super) fn page() -> RouteMethod {
     document::page_endpoint(include_str!("not_me/page.html").to_owned())
 }

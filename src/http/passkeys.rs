@@ -1,5 +1,5 @@
-//! Passkeys: registered, listed, removed, and used at login and for step-up. Options and answers have the
-//! JSON form of Web Authentication Level 3 (§5.1.8, §5.1.9, §5.1.1), so that a page hands them on as they are.
+//! Passkeys: registration, listing, removal, and use at login and for step-up. Options and responses have the
+//! JSON form of Web Authentication Level 3 (§5.1.8, §5.1.9, §5.1.1), so that a page can pass them on unchanged.
 
 mod bodies;
 
@@ -13,7 +13,7 @@ use super::Tag;
 use super::account::{AccessTokenBody, TokenBody};
 use super::device::Remembered;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S401, S404, S409, S429, SECURED};
+use super::error::answers::{BODY, S400, S401, S403, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::{AnySession, Caller};
 use super::schema::{Context, WrittenId};
@@ -25,7 +25,7 @@ use bodies::{
     StepUpWithPasskeyBody, VerifyWithPasskeyBody,
 };
 
-/// Passkeys.
+/// Handlers for passkeys.
 pub struct PasskeyApi;
 
 #[derive(ApiResponse)]
@@ -37,11 +37,12 @@ enum Removed {
 
 #[OpenApi(prefix_path = "/api/v1")]
 impl PasskeyApi {
-    /// Start to register a passkey.
+    /// Start registering a passkey.
     ///
-    /// Gives the options for `navigator.credentials.create()`, which live five minutes and are answered once.
-    /// Works in an enrolment-only session, too. With MFA on, the second factor must have been used in this
-    /// session within ten minutes: else 401, and a step-up helps.
+    /// Returns the options for `navigator.credentials.create()`, which are valid for five minutes and can be
+    /// answered once. Also works in an enrolment-only session. If MFA is on, the second factor must have been
+    /// used in this session within the last ten minutes, or less where the organisation says so; otherwise the
+    /// answer is 401 and a step-up is needed first.
     #[oai(
         path = "/mfa/passkeys/options",
         method = "post",
@@ -60,8 +61,8 @@ impl PasskeyApi {
 
     /// Register a passkey.
     ///
-    /// The first second factor switches MFA on: there are recovery codes, and an enrolment-only session
-    /// becomes a full one. Every other session of the user ends.
+    /// If it is the user's first second factor, this switches MFA on: the response has recovery codes, and an
+    /// enrolment-only session becomes a full one. Every other session of the user ends.
     #[oai(
         path = "/mfa/passkeys",
         method = "post",
@@ -85,9 +86,9 @@ impl PasskeyApi {
         Ok(J(registered.into()))
     }
 
-    /// List one's own passkeys.
+    /// List the caller's own passkeys.
     ///
-    /// Oldest first.
+    /// Lists all passkeys, oldest first.
     #[oai(
         path = "/mfa/passkeys",
         method = "get",
@@ -104,10 +105,11 @@ impl PasskeyApi {
         Ok(J(listed.into_iter().map(Into::into).collect()))
     }
 
-    /// Remove one of one's own passkeys.
+    /// Remove one of the caller's own passkeys.
     ///
-    /// The second factor must have been used in this session within ten minutes. With the last factor MFA is
-    /// off, which is refused while the organisation requires it. Every other session of the user ends.
+    /// The second factor must have been used in this session within the last ten minutes, or less where the
+    /// organisation says so. Removing the last factor switches MFA off, and is refused while the organisation
+    /// requires MFA. Every other session of the user ends.
     #[oai(
         path = "/mfa/passkeys/:id",
         method = "delete",
@@ -119,16 +121,17 @@ impl PasskeyApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The passkey's id.
+        /// Id of the passkey.
         id: Path<WrittenId>,
     ) -> Result<Removed, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         passkeys::remove_passkey(&services, &caller.0, &id.0.0, &context.0).await?;
         Ok(Removed::Done)
     }
 
-    /// Ask for a passkey to complete a login.
+    /// Start completing a login with a passkey.
     ///
-    /// Gives the options for `navigator.credentials.get()`. Asking again makes the earlier ones worthless.
+    /// Returns the options for `navigator.credentials.get()`. Requesting options again invalidates the earlier
+    /// ones.
     #[oai(
         path = "/auth/verify-mfa/passkey/options",
         method = "post",
@@ -148,7 +151,8 @@ impl PasskeyApi {
 
     /// Complete a login with a passkey.
     ///
-    /// Options are answered once, right or wrong. The challenge of the login bears five wrong answers.
+    /// Options can be answered once, whether correctly or not. The challenge of the login allows five wrong
+    /// answers. If the password has expired, a correct answer results in 403, as with `POST /auth/verify-mfa`.
     #[oai(
         path = "/auth/verify-mfa/passkey",
         method = "post",
@@ -160,7 +164,7 @@ impl PasskeyApi {
         services: Data<&Arc<Services>>,
         context: Context,
         body: J<VerifyWithPasskeyBody>,
-    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S409 | BODY | S429 }>> {
+    ) -> Result<Remembered<TokenBody>, ApiErr<{ S400 | S401 | S403 | S409 | BODY | S429 }>> {
         let J(body) = body;
         let asserted = Asserted::try_from(body.credential)?;
         let token = &body.mfa_challenge_token;
@@ -169,9 +173,10 @@ impl PasskeyApi {
         Ok(Remembered::new(&services, tokens.into(), device))
     }
 
-    /// Ask for a passkey for a step-up.
+    /// Start a step-up with a passkey.
     ///
-    /// Gives the options for `navigator.credentials.get()`. Asking again makes the earlier ones worthless.
+    /// Returns the options for `navigator.credentials.get()`. Requesting options again invalidates the earlier
+    /// ones.
     #[oai(
         path = "/auth/step-up/passkey/options",
         method = "post",
@@ -188,9 +193,9 @@ impl PasskeyApi {
         Ok(J(options.into()))
     }
 
-    /// Use a passkey once more.
+    /// Step up with a passkey.
     ///
-    /// As `POST /auth/step-up`, with a passkey instead of a code.
+    /// Works like `POST /auth/step-up`, with a passkey instead of a code.
     #[oai(
         path = "/auth/step-up/passkey",
         method = "post",

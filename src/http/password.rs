@@ -1,4 +1,4 @@
-//! Changing one's own password.
+//! `POST /account/password`: changing the caller's own password.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use super::schema::Context;
 use crate::service::Services;
 use crate::service::login::{self, Password};
 
-/// One's own password.
+/// Handler of `/account/password`.
 pub struct PasswordApi;
 
-/// A new password, and the one that counts until then.
+/// The current password and the new one.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -29,24 +29,25 @@ pub struct PasswordApi;
     deny_unknown_fields
 )]
 pub struct ChangePasswordBody {
-    /// The password that counts now.
+    /// The current password.
     #[oai(validator(max_length = 1024))]
     pub current_password: String,
-    /// The new password, by the organisation's rules.
+    /// The new password. Must satisfy the organisation's password rules.
     #[oai(validator(max_length = 1024))]
     pub new_password: String,
 }
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Authentication")]
 impl PasswordApi {
-    /// Change one's own password.
+    /// Change the caller's own password.
     ///
-    /// Ends the user's other sessions with their refresh tokens; the one that asks goes on, and so do API keys that
-    /// the user made, as with an expired password. A wrong current password
-    /// is a 400 on `currentPassword`, so that nobody takes it for a dead token, and counts with the passwords tried at
-    /// login: 429 when there were too many. A user with a second factor must have used it within the last ten minutes,
-    /// or less where the organisation says so: 401 with `error="insufficient_user_authentication"` leads to
-    /// `POST /auth/step-up`.
+    /// Ends the user's other sessions and their refresh tokens; the session of this call stays, and so do API
+    /// keys that the user created, as with an expired password. A wrong current password is a 400 on
+    /// `currentPassword` rather than a 401, so that clients do not take it for an invalid token, and counts
+    /// towards the limit on password attempts at login: 429 when there were too many. A user with a second
+    /// factor must have used it within the last ten minutes, or less where the organisation says so; otherwise
+    /// the answer is 401 with `error="insufficient_user_authentication"`, and `POST /auth/step-up` is needed
+    /// first.
     #[oai(path = "/account/password", method = "post", operation_id = "changePassword")]
     async fn change_password(
         &self,

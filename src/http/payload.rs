@@ -1,7 +1,8 @@
-//! JSON bodies, read strictly and written plainly.
+//! JSON bodies, parsed strictly.
 //!
-//! poem-openapi's own payload takes numbers and booleans for strings and names a charset in its media
-//! type; ours refuses the former, since an exact type is part of "clear error, nothing lost".
+//! poem-openapi's own payload accepts numbers and booleans as strings, and adds a charset to its media type.
+//! Ours does neither: a value of the wrong type is an error that names the field, and nothing is converted
+//! silently.
 
 mod nulls;
 
@@ -22,7 +23,7 @@ use crate::domain::{Error, Result};
 
 const JSON: &str = "application/json";
 
-/// A JSON body. What is read must also derive `Deserialize` with `deny_unknown_fields`.
+/// A JSON body. Request types must also derive `Deserialize` with `deny_unknown_fields`.
 #[derive(Clone, Debug)]
 pub struct J<T>(pub T);
 
@@ -93,7 +94,7 @@ impl<'a, T: ParseFromJSON + DeserializeOwned> ApiExtractor<'a> for J<T> {
     }
 }
 
-/// The metadata of a 200 with a JSON body.
+/// Returns the metadata of a 200 response with a JSON body.
 pub fn ok<T: Type>(description: &'static str) -> MetaResponse {
     MetaResponse {
         description,
@@ -107,8 +108,8 @@ pub fn ok<T: Type>(description: &'static str) -> MetaResponse {
     }
 }
 
-/// A JSON body that may be absent, and whose faults the service reports in its own order: contract A
-/// judges the caller before the body.
+/// An optional JSON body whose errors are left to the service, because operations such as `resetMfa` judge the
+/// caller before the body.
 #[derive(Clone, Debug)]
 pub struct Deferred<T>(pub Result<Option<T>>);
 
@@ -190,11 +191,11 @@ fn is_json(content_type: &str) -> bool {
     essence.eq_ignore_ascii_case(JSON)
 }
 
-/// Types first, exactly (serde), with null only where it means something; then the rules that the schema states
-/// (poem-openapi's validators).
+/// Parses a body. Types are checked first, exactly (serde), and null only where the schema allows it; then the
+/// rules of the schema (poem-openapi's validators).
 fn parse<T: ParseFromJSON + DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("The body is not UTF-8".into()))?;
-    // serde takes an array for a struct; no client means that.
+    // serde also reads a struct from an array, which no client intends.
     if text.trim_start().starts_with(['[', '"']) {
         return Err(Error::Malformed("The body must be a JSON object".into()));
     }
@@ -218,7 +219,7 @@ fn type_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Error 
     if !cause.is_data() {
         return Error::Malformed(format!("The body is not valid JSON: {cause}"));
     }
-    // serde_json appends the position; the path says it better.
+    // serde_json appends the position; the path of the field is more helpful.
     let text = cause.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
     if let Some(field) = between(text, "unknown field `", "`").or(between(text, "missing field `", "`")) {
@@ -230,7 +231,8 @@ fn type_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Error 
     }
 }
 
-/// poem-openapi says: failed to parse "T": field `x` verification failed. maxLength(500).
+/// Converts an error of poem-openapi, such as: failed to parse "T": field `x` verification failed.
+/// maxLength(500).
 fn rule_problem(message: &str) -> Error {
     match (
         between(message, "field `", "`"),
@@ -248,12 +250,12 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
         .map(|(inner, _)| inner)
 }
 
-/// A list, with `X-Total-Count`.
+/// A page of a list, with the header `X-Total-Count`.
 #[derive(Clone, Debug)]
 pub struct Listed<T> {
-    /// What is on this page.
+    /// The items on this page.
     pub items: T,
-    /// How many there are in all.
+    /// Total number of matching items.
     pub total: u64,
 }
 
@@ -270,7 +272,7 @@ impl<T: ToJSON> ApiResponse for Listed<T> {
         let mut listed = ok::<T>("Success");
         listed.headers = vec![MetaHeader {
             name: "X-Total-Count".into(),
-            description: Some("How many match in all".into()),
+            description: Some("Total number of matching items".into()),
             required: true,
             deprecated: false,
             schema: u64::schema_ref(),

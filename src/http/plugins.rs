@@ -1,5 +1,5 @@
-//! Policy plugins and their bindings, for the admins of an organisation. What the node's operator
-//! installed and bound is shown and can't be changed here.
+//! `/plugins` and `/policy-bindings`: policy plugins and their bindings, for the administrators of an
+//! organisation. Those of the node's operator are listed and can't be changed here.
 
 mod bodies;
 mod decisions;
@@ -31,53 +31,54 @@ use replay::{ReplayReportBody, ReplayRequest};
 pub use upload::is_upload;
 use upload::{Upload, UploadTurns, signature_text};
 
-/// Policies.
+/// Handlers of `/plugins` and `/policy-bindings`.
 #[derive(Default)]
 pub struct PluginApi {
     uploads: UploadTurns,
 }
 
-/// What installing ended in.
+/// Result of an installation.
 #[derive(ApiResponse)]
 enum InstallReply {
     /// The plugin is installed.
     #[oai(status = 201)]
     New(J<PluginBody>),
-    /// It was installed already; nothing has been changed, but for `signedBy` where a signature came that counts.
+    /// The plugin was installed already; nothing has been changed, except `signedBy` if this request had a
+    /// valid signature.
     #[oai(status = 200)]
     There(J<PluginBody>),
 }
 
 #[derive(ApiResponse)]
 enum BoundReply {
-    /// The plugin is bound: from the next reset on it is asked.
+    /// The plugin is bound and is called from the next reset on.
     #[oai(status = 201)]
     Bound(J<BindingBody>),
 }
 
 #[derive(ApiResponse)]
 enum Gone {
-    /// It is removed.
+    /// The plugin is removed.
     #[oai(status = 204)]
     Done,
 }
 
 #[derive(ApiResponse)]
 enum Changed {
-    /// It is changed: from the next reset on that holds.
+    /// The binding is changed, effective from the next reset on.
     #[oai(status = 200)]
     Done(J<BindingBody>),
-    /// Another admin has to agree; nothing has been changed.
+    /// Another administrator must approve; nothing has been changed.
     #[oai(status = 202)]
     Awaits(J<BindingBody>),
 }
 
 #[derive(ApiResponse)]
 enum Unbound {
-    /// It is removed: from the next reset on it is not asked.
+    /// The binding is removed and is not called from the next reset on.
     #[oai(status = 204)]
     Done,
-    /// Another admin has to agree; nothing has been changed.
+    /// Another administrator must approve; nothing has been changed.
     #[oai(status = 202)]
     Awaits(J<AwaitsApprovalBody>),
 }
@@ -89,17 +90,17 @@ type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>;
 impl PluginApi {
     /// Install a plugin for the organisation.
     ///
-    /// The body is the plugin file: a WebAssembly component, or a core module that holds the contract.
-    /// It is judged, compiled (seconds for a large one) and its golden cases are run before anything is
-    /// stored; a refusal says what is wrong and ends in a stable word in brackets. The same file again
-    /// changes nothing. Requires the role `ORG_ADMIN`.
+    /// The body is the plugin file: a WebAssembly component, or a core module that embeds the WIT contract. It
+    /// is validated and compiled (seconds for a large file), and its golden cases are run, before anything is
+    /// stored. A refusal says what is wrong and ends with a stable code in brackets. Installing the same file
+    /// again changes nothing. Requires the role `ORG_ADMIN`.
     #[oai(path = "/plugins", method = "post", operation_id = "installPlugin")]
     async fn install_plugin(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The file's minisign signature (the `.minisig` file), base64. Required where the operator
+        /// The minisign signature of the file (the `.minisig` file) in base64. Required if the operator has
         /// configured trusted keys.
         #[oai(name = "X-Plugin-Signature", validator(max_length = 4096))]
         signature: Header<Option<String>>,
@@ -107,7 +108,7 @@ impl PluginApi {
     ) -> Result<InstallReply, Errors> {
         let manager = change(&caller.0, &context.0)?;
         let signature = signature.0.as_deref().map(signature_text).transpose()?;
-        // Before anything of the file is read, and before it takes a turn from anybody.
+        // Check the caller before reading the file or taking an upload slot.
         manager.admit(&services)?;
         let turn = self.uploads.take(caller.0.organization.id)?;
         let new = NewPlugin {
@@ -116,8 +117,8 @@ impl PluginApi {
             signature,
             public_key: None,
         };
-        // A task of its own: a caller who hangs up does not stop what a second call then finds done. The turn goes
-        // with it, for so does the file.
+        // Run in a separate task: if the caller disconnects, the installation still completes, and a second
+        // call finds it done. The upload slot moves into the task together with the file.
         let services = Arc::clone(&services);
         let install = async move {
             let _turn = turn;
@@ -137,9 +138,9 @@ impl PluginApi {
         })
     }
 
-    /// List the plugins that can be bound: the organisation's and the node's.
+    /// List installed plugins.
     ///
-    /// Requires the role `ORG_ADMIN`.
+    /// Lists the plugins that can be bound: the organisation's and the node's. Requires the role `ORG_ADMIN`.
     #[oai(path = "/plugins", method = "get", operation_id = "listPlugins")]
     async fn list_plugins(
         &self,
@@ -162,7 +163,7 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// SHA-256 of the file, hexadecimal.
+        /// SHA-256 digest of the plugin file, in hexadecimal.
         digest: Path<String>,
     ) -> Result<J<PluginBody>, ReadErrors> {
         let manager = Manager::admin(caller.0.org_admin()?, &context.0);
@@ -171,14 +172,14 @@ impl PluginApi {
 
     /// Remove one of the organisation's plugins.
     ///
-    /// Refused while a binding uses it, now or as the version before. Requires the role `ORG_ADMIN`.
+    /// Refused while a binding uses it as its current or previous version. Requires the role `ORG_ADMIN`.
     #[oai(path = "/plugins/:digest", method = "delete", operation_id = "removePlugin")]
     async fn remove_plugin(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// SHA-256 of the file, hexadecimal.
+        /// SHA-256 digest of the plugin file, in hexadecimal.
         digest: Path<String>,
     ) -> Result<Gone, Errors> {
         let manager = change(&caller.0, &context.0)?;
@@ -188,9 +189,9 @@ impl PluginApi {
 
     /// Replay a plugin over past resets.
     ///
-    /// Puts the recorded questions to an installed plugin and says which decisions would have been others.
-    /// The version that answered them must answer the same, byte for byte. Nothing is carried out. An
-    /// organisation has one replay at a time. Requires the role `ORG_ADMIN`.
+    /// Puts the recorded questions to an installed plugin and reports which decisions would have been
+    /// different. The version that originally answered must give the same answers, byte for byte. Nothing is
+    /// carried out. An organisation can run one replay at a time. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/plugins/:digest/replay",
         method = "post",
@@ -201,7 +202,7 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// SHA-256 of the file, hexadecimal.
+        /// SHA-256 digest of the plugin file, in hexadecimal.
         digest: Path<String>,
         replay: J<ReplayRequest>,
     ) -> Result<J<ReplayReportBody>, Errors> {
@@ -214,9 +215,10 @@ impl PluginApi {
         Ok(J(report.into()))
     }
 
-    /// List the policies that resets are judged by, in the order in which they are asked.
+    /// List policy bindings.
     ///
-    /// The node's come first and can't be changed here. Requires the role `ORG_ADMIN`.
+    /// Lists the policies that judge resets, in the order in which they are called. The node's come first and
+    /// can't be changed here. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings",
         method = "get",
@@ -247,17 +249,18 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The binding's id.
+        /// Id of the binding.
         id: Path<Uuid>,
     ) -> Result<J<BindingBody>, ApiErr<{ SECURED | S400 | S404 | S409 }>> {
         let manager = Manager::admin(caller.0.org_admin()?, &context.0);
         Ok(J(plugins::find_binding(&services, &manager, id.0)?.into()))
     }
 
-    /// Bind a plugin: from the next reset on it is asked.
+    /// Bind a plugin.
     ///
-    /// The configuration is judged by the plugin's JSON Schema and by the plugin itself. Effects that are
-    /// not granted are refused and recorded. Requires the role `ORG_ADMIN`.
+    /// From the next reset on, the plugin is called. Its configuration is checked against the plugin's JSON
+    /// Schema and by the plugin itself. Effects that are not granted are refused and recorded. Requires the
+    /// role `ORG_ADMIN`.
     #[oai(path = "/policy-bindings", method = "post", operation_id = "bindPlugin")]
     async fn bind_plugin(
         &self,
@@ -274,11 +277,11 @@ impl PluginApi {
 
     /// Change a policy binding.
     ///
-    /// What is absent stays as it is. Another `pluginDigest` switches the version, atomically and without
-    /// a restart. The one before stays at hand as `previous`, for rollback and to fall back on; one that was
-    /// only tried as a canary, or never answered, does not take its place. Once a policy has demanded a second admin for
-    /// a reset, or where the organisation wants that of every policy, a change waits for another admin's
-    /// approval (202). Requires the role `ORG_ADMIN`.
+    /// Absent fields stay as they are. Another `pluginDigest` switches the version, atomically and without a
+    /// restart. The replaced version is kept as `previous`, for rollback and as a fallback; a version that was
+    /// only tried as a canary, or never answered, does not take that place. Once a policy has demanded a second
+    /// administrator for a reset, or where the organisation demands one for every policy, a change waits for
+    /// another administrator's approval (202). Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id",
         method = "patch",
@@ -289,7 +292,7 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The binding's id.
+        /// Id of the binding.
         id: Path<Uuid>,
         patch: J<BindingPatchBody>,
     ) -> Result<Changed, Errors> {
@@ -301,7 +304,7 @@ impl PluginApi {
 
     /// Remove a policy binding.
     ///
-    /// Waits for another admin's approval (202) where a change does. Requires the role `ORG_ADMIN`.
+    /// Waits for another administrator's approval (202) where a change would. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id",
         method = "delete",
@@ -312,7 +315,7 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The binding's id.
+        /// Id of the binding.
         id: Path<Uuid>,
     ) -> Result<Unbound, Errors> {
         let manager = change(&caller.0, &context.0)?;
@@ -325,11 +328,12 @@ impl PluginApi {
         })
     }
 
-    /// Go back to the version before, with the configuration and the hooks that it had.
+    /// Roll a policy binding back to its previous version.
     ///
-    /// Once more undoes that. A canary ends: the version before decides everything again, and the one that
-    /// was tried is not kept as `previous`. Waits for another admin's approval (202) where a change does. Requires the
-    /// role `ORG_ADMIN`.
+    /// Restores the previous version with its configuration and hooks. Rolling back again undoes this. A canary
+    /// ends: the previous version decides everything again, and the version that was tried is not kept as
+    /// `previous`. Waits for another administrator's approval (202) where a change would. Requires the role
+    /// `ORG_ADMIN`.
     #[oai(
         path = "/policy-bindings/:id/rollback",
         method = "post",
@@ -340,7 +344,7 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The binding's id.
+        /// Id of the binding.
         id: Path<Uuid>,
     ) -> Result<Changed, Errors> {
         let manager = change(&caller.0, &context.0)?;
@@ -367,8 +371,8 @@ impl Changed {
     }
 }
 
-/// An admin about to change policies: whoever can do that can open the door to a reset, so it takes the
-/// same fresh second factor.
+/// Admits an administrator who is about to change policies. Changing a policy can open the way to a reset, so
+/// it requires the same recent second factor.
 fn change(principal: &Principal, context: &RequestContext) -> Result<Manager> {
     let admin = principal.org_admin()?;
     principal.stepped_up(context.at)?;

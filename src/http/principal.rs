@@ -1,5 +1,5 @@
-//! From the `Authorization` header to a [`Principal`], or from `X-API-Key` to a [`Reader`]. The first argument of every secured handler, so
-//! that 401 comes before everything else.
+//! Authentication: from the `Authorization` header to a [`Principal`], or from `X-API-Key` to a [`Reader`]. The
+//! first argument of every secured handler, so that 401 takes precedence over everything else.
 
 use poem::{Request, RequestBody};
 use poem_openapi::auth::Bearer;
@@ -15,8 +15,8 @@ use crate::domain::error::TokenFault;
 use crate::service::api_keys::{self, Credential};
 use crate::service::session;
 
-/// A caller with a good token, in whatever session. Set-up of MFA and logout take an enrolment-only one;
-/// the reset refuses it itself, so that the refusal is on the record.
+/// A caller with a valid token, in any session. Setting up MFA and logout accept an enrolment-only session; the
+/// reset refuses it itself, so that the refusal is recorded.
 #[derive(SecurityScheme)]
 #[oai(
     rename = "bearerAuth",
@@ -26,7 +26,7 @@ use crate::service::session;
 )]
 pub struct AnySession(pub Principal);
 
-/// A caller with a good token, in a full session.
+/// A caller with a valid token, in a full session.
 #[derive(SecurityScheme)]
 #[oai(
     rename = "bearerAuth",
@@ -51,18 +51,18 @@ async fn full_session(request: &Request, bearer: Bearer) -> poem::Result<Princip
 fn authenticate(request: &Request, token: &str) -> poem::Result<Principal> {
     let at = context(request)?.at;
     if token.starts_with(API_KEY_PREFIX) {
-        // Told apart before anything is looked up: it says nothing of the key.
+        // Refused before any lookup, so that the answer reveals nothing about the key.
         return Err(Problem(Error::Token(TokenFault::IsApiKey)).into());
     }
     Ok(session::authenticate(services(request)?, Some(token), at).map_err(Problem)?)
 }
 
-/// Who reads: a caller with a good token in a full session, or the holder of a live API key
-/// (`X-API-Key`). Where both are sent, the token counts.
+/// A reader: a caller with a valid token in a full session, or the holder of a valid API key (`X-API-Key`). If
+/// both are sent, the token is used.
 pub struct Reader {
-    /// Who it is.
+    /// The authenticated reader.
     pub who: api_keys::Reader,
-    /// What they showed, for reads that go on.
+    /// The credential that was presented, with which long reads authenticate again.
     pub credential: Credential,
 }
 
@@ -81,7 +81,7 @@ impl<'a> ApiExtractor<'a> for Reader {
             API_KEY_SCHEME,
             MetaSecurityScheme {
                 ty: "apiKey",
-                description: Some("A key for a machine that reads, made by an administrator."),
+                description: Some("An API key for programs that only read, created by an administrator."),
                 name: Some(API_KEY_HEADER),
                 key_in: Some("header"),
                 scheme: None,

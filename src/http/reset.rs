@@ -1,4 +1,4 @@
-//! `POST /users/{id}/reset-mfa` on the wire (contract A and B6).
+//! `POST /users/{id}/reset-mfa` on the wire: the request with its optional body and headers, and the response.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::service::Services;
 use crate::service::reset::{self, ResetAnswer, ResetBody, ResetRequest};
 use crate::service::trail;
 
-/// The reset.
+/// Handler of `/users/{id}/reset-mfa`.
 pub struct ResetApi;
 
-/// Why the reset is asked for. Given to the policies and kept in the audit entry.
+/// The reason for a reset, which is passed to the policies and kept in the audit entry.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -35,10 +35,10 @@ pub struct ResetApi;
     example
 )]
 pub struct ResetRequestBody {
-    /// Why, in the admin's words.
+    /// The reason, in the caller's words.
     #[oai(validator(max_length = 500))]
     pub reason: Option<String>,
-    /// Ticket reference.
+    /// Reference to a ticket.
     #[oai(validator(max_length = 500))]
     pub ticket: Option<String>,
 }
@@ -54,7 +54,7 @@ impl Example for ResetRequestBody {
 
 prints_no_secret!(ResetResponseBody);
 
-/// How the reset went.
+/// Result of a reset.
 #[derive(Clone, Object)]
 #[oai(
     rename = "ResetMfaResponse",
@@ -65,13 +65,13 @@ prints_no_secret!(ResetResponseBody);
 pub struct ResetResponseBody {
     /// `MFA reset successfully`, or `MFA reset awaits approval`.
     pub message: String,
-    /// Only with 202: what another admin approves or rejects.
+    /// Id of the approval that the reset waits for; only with 202.
     pub approval_id: Option<String>,
-    /// Only where the organisation or a policy demands it, and only once: the code that the user is
-    /// asked for at enrolment. Hand it over in person or by phone, never by mail.
+    /// The code that the user must enter at enrolment, where the organisation or a policy demands one. Shown
+    /// only once. Hand it over in person or by phone, never by mail.
     pub enrolment_code: Option<String>,
-    /// Only when asked for: the audit entry and the proof that it is in the trail (C2SP tlog-proof), for
-    /// `latchkey audit check-receipt`.
+    /// The audit entry and the proof that it is in the trail (C2SP tlog-proof), for `latchkey audit
+    /// check-receipt`; only if requested.
     pub receipt: Option<String>,
 }
 
@@ -95,27 +95,26 @@ type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | BODY | S422 | S429 }>;
 impl ResetApi {
     /// Reset a user's MFA.
     ///
-    /// Removes every second factor of a user of the caller's organisation, ends their sessions and
-    /// records it, in one transaction. The organisation's policies are asked before and after.
-    /// Requires the role `ORG_ADMIN`. Errors are judged in this order: 401, 429 (caller), 403 (role), 429
-    /// (user), 400 (malformed id), 404, 403 (who may act on whom), 400 (malformed header or body, no MFA),
-    /// 403 (policy).
+    /// Removes every second factor of a user of the caller's organisation, ends their sessions and records it,
+    /// in one transaction. The organisation's policies are called before and after. Requires the role
+    /// `ORG_ADMIN`. Errors are checked in this order: 401, 429 (caller), 403 (role, own account), 429 (user), 400
+    /// (malformed id), 404, 403 (who may act on whom), 400 (malformed header or body, no MFA), 403 (policy).
     #[oai(path = "/users/:id/reset-mfa", method = "post", operation_id = "resetMfa")]
     async fn reset_mfa(
         &self,
         caller: AnySession,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The user's id.
+        /// Id of the user.
         id: Path<WrittenId>,
-        /// A repeat with the same key and request within 24 hours answers the first outcome and
-        /// changes nothing: 1 to 255 visible ASCII characters.
+        /// A key for safe retries, 1 to 255 visible ASCII characters. A repeat with the same key and request
+        /// within 24 hours returns the first outcome and changes nothing.
         #[oai(name = "Idempotency-Key")]
         idempotency_key: Header<Option<String>>,
-        /// Whether the answer shall carry a receipt.
+        /// Whether to include a receipt in the response.
         #[oai(default)]
         receipt: Query<bool>,
-        /// `receipt` asks for the same (a preference as in RFC 7240).
+        /// The preference `receipt` (RFC 7240) requests a receipt, too.
         #[oai(name = "Prefer", validator(max_length = 1000))]
         prefer: Header<Option<String>>,
         body: Deferred<ResetRequestBody>,
@@ -136,7 +135,7 @@ impl ResetApi {
     }
 }
 
-/// Whether `receipt` is among the preferences (RFC 7240 §2); others are not ours to honour.
+/// Returns whether `receipt` is among the preferences (RFC 7240 §2); all others are ignored.
 fn prefers_receipt(preferences: &str) -> bool {
     preferences
         .split(',')
@@ -153,7 +152,7 @@ impl From<ResetRequestBody> for ResetBody {
     }
 }
 
-/// 200, or 202 when a second admin has to agree.
+/// A 200, or a 202 if a second administrator must approve.
 struct ResetReply {
     answer: ResetAnswer,
     receipt: Option<String>,
@@ -180,8 +179,9 @@ impl IntoResponse for ResetReply {
 
 impl ApiResponse for ResetReply {
     fn meta() -> MetaResponses {
-        let done = ok::<ResetResponseBody>("The reset is done, recorded and on disk");
-        let accepted = ok::<ResetResponseBody>("A second admin has to agree; nothing has been changed");
+        let done = ok::<ResetResponseBody>("The reset is complete, recorded and on disk");
+        let accepted =
+            ok::<ResetResponseBody>("A second administrator must approve; nothing has been changed");
         MetaResponses {
             responses: vec![
                 done,

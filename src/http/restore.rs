@@ -1,4 +1,4 @@
-//! Factors that a reset took away: seen and given back.
+//! Listing and restoring factors that were removed.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::domain::policy::FactorKind;
 use crate::service::Services;
 use crate::service::users::{self, Suspended};
 
-/// Restoring factors.
+/// Handlers for restoring factors.
 pub struct RestoreApi;
 
 /// A kind of second factor.
@@ -31,24 +31,24 @@ pub enum FactorKindBody {
     RecoveryCodes,
 }
 
-/// A factor that was taken away and can still be restored.
+/// A factor that was removed and can still be restored.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "SuspendedFactor", rename_all = "camelCase")]
 pub struct SuspendedFactorBody {
-    /// What it is.
+    /// Kind of the factor.
     pub kind: FactorKindBody,
     /// When it was set up.
     pub enrolled_at: Time,
-    /// When it was last used.
+    /// When it was last used; null if never.
     #[oai(nullable)]
     pub last_used_at: Option<Time>,
-    /// When it was taken away.
+    /// When it was removed.
     pub taken_at: Time,
-    /// When it is destroyed.
+    /// When it will be destroyed.
     pub destroyed_at: Time,
 }
 
-/// How restoring went.
+/// Result of restoring factors.
 #[derive(Clone, Debug, Object)]
 #[oai(
     rename = "RestoreFactorsResponse",
@@ -58,28 +58,28 @@ pub struct SuspendedFactorBody {
 pub struct RestoredBody {
     /// `Factors restored successfully`, or `Restoring factors awaits approval`.
     pub message: String,
-    /// Only with 202: what another admin approves or rejects.
+    /// Id of the approval that restoring waits for; only with 202.
     pub approval_id: Option<String>,
-    /// How many sessions were ended.
+    /// Number of sessions ended.
     pub sessions_ended: u32,
 }
 
 #[derive(ApiResponse)]
 enum Restored {
-    /// The factors work again; recorded and on disk.
+    /// The factors are restored; this is recorded and on disk.
     #[oai(status = 200)]
     Done(J<RestoredBody>),
-    /// Another admin has to agree; nothing has been changed.
+    /// Another administrator must approve; nothing has been changed.
     #[oai(status = 202)]
     Awaits(J<RestoredBody>),
 }
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Users")]
 impl RestoreApi {
-    /// List factors that can be restored.
+    /// List a user's factors that can be restored.
     ///
-    /// What a reset, or the user, took away is of no use to anybody, but kept for some days. The latest taken
-    /// first. Requires the role `ORG_ADMIN`.
+    /// Factors that were removed by a reset or by the user can't be used, but are kept for some days. Most
+    /// recently removed first. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/users/:id/suspended-factors",
         method = "get",
@@ -90,18 +90,19 @@ impl RestoreApi {
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
-        /// The user's id.
+        /// Id of the user.
         id: Path<WrittenId>,
     ) -> Result<J<Vec<SuspendedFactorBody>>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         let found = users::list_suspended_factors(&services, &caller.0, &id.0.0)?;
         Ok(J(found.into_iter().map(SuspendedFactorBody::from).collect()))
     }
 
-    /// Restore factors.
+    /// Restore a user's removed factors.
     ///
-    /// The factors that a reset took away work again, the user's own device for example; what was set up
-    /// since is destroyed, and sessions end. Where the user's report, or a missed enrolment, had locked the
-    /// account, it is unlocked. Requires the role `ORG_ADMIN`; 400 where there is nothing to restore.
+    /// Factors that a reset removed work again, for example when the user finds the device. Factors that were
+    /// set up since are destroyed, and sessions end. If the account was locked by the user's own report or by a
+    /// missed enrolment, it is unlocked. Requires the role `ORG_ADMIN`. Answers 400 if there is nothing to
+    /// restore.
     #[oai(
         path = "/users/:id/restore-factors",
         method = "post",
@@ -112,10 +113,10 @@ impl RestoreApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The user's id.
+        /// Id of the user.
         id: Path<WrittenId>,
-        /// Where there were several resets: those taken at this time or the last ones before it. Without it,
-        /// the last ones.
+        /// Restore the factors removed at this time or, if none were, the last ones before it. If absent and
+        /// factors were removed more than once, the answer is 409 and lists the times.
         #[oai(name = "takenBefore")]
         taken_before: Query<Option<Time>>,
     ) -> Result<Restored, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {

@@ -1,4 +1,4 @@
-//! Small pieces that many bodies share.
+//! Types that many request and response bodies share.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,19 +12,20 @@ use super::error::Problem;
 use crate::domain::Error;
 use crate::service::{RequestContext, Services};
 
-/// RFC 3339 in UTC with milliseconds and `Z`.
+/// Formats a time as RFC 3339 in UTC with milliseconds and `Z`.
 #[must_use]
 pub fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// RFC 3339 in UTC with whole seconds and `Z`.
+/// Formats a time as RFC 3339 in UTC with whole seconds and `Z`.
 #[must_use]
 pub fn rfc3339_secs(at: Timestamp) -> String {
     format!("{at:.0}")
 }
 
-/// A UUID in a path, as the caller wrote it: contract A judges the caller before the id.
+/// A UUID in a path, as the caller wrote it. The service parses it, because operations such as `resetMfa` judge
+/// the caller before the id.
 #[derive(Clone, Debug)]
 pub struct WrittenId(pub String);
 
@@ -56,7 +57,7 @@ impl ParseFromParameter for WrittenId {
     }
 }
 
-/// A time in a body or query, RFC 3339.
+/// A time in a body or query (RFC 3339).
 #[derive(Clone, Copy, Debug)]
 pub struct Time(pub Timestamp);
 
@@ -108,7 +109,7 @@ impl ParseFromParameter for Time {
     }
 }
 
-/// How the request came in, as the envelope noted it.
+/// The context of a request, as recorded by the envelope.
 #[derive(Clone, Debug)]
 pub struct Context(pub RequestContext);
 
@@ -118,10 +119,10 @@ impl<'a> FromRequest<'a> for Context {
     }
 }
 
-/// How the request came in.
+/// Returns the context of a request.
 ///
 /// # Errors
-/// A 500 where the app was assembled without the envelope.
+/// A 500 if the app was assembled without the envelope.
 pub fn context(request: &Request) -> poem::Result<&RequestContext> {
     request
         .extensions()
@@ -129,10 +130,10 @@ pub fn context(request: &Request) -> poem::Result<&RequestContext> {
         .ok_or_else(|| Problem(Error::Internal("the envelope set no context".into())).into())
 }
 
-/// The services that a security checker needs.
+/// Returns the services, for security checkers.
 ///
 /// # Errors
-/// A 500 where the app was assembled without them.
+/// A 500 if the app was assembled without them.
 pub fn services(request: &Request) -> poem::Result<&Arc<Services>> {
     request
         .data::<Arc<Services>>()

@@ -1,4 +1,4 @@
-//! Sessions, seen and ended.
+//! Listing and ending sessions.
 
 use std::sync::Arc;
 
@@ -19,42 +19,42 @@ use crate::service::Services;
 use crate::service::session::{self, SessionRow};
 use crate::service::users;
 
-/// Sessions, seen and ended.
+/// Handlers for sessions.
 pub struct SessionApi;
 
-/// A live session of the caller.
+/// A session of the caller that can still be used.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Session", rename_all = "camelCase")]
 pub struct SessionBody {
-    /// Id, the `sid` of its access tokens.
+    /// Id of the session, which is the `sid` of its access tokens.
     pub id: Uuid,
-    /// Whether it is the one that asks.
+    /// Whether it is the session that makes this call.
     pub current: bool,
-    /// Where it was opened from.
+    /// Client IP address at login.
     #[oai(nullable)]
     pub ip_address: Option<String>,
-    /// With what.
+    /// Client `User-Agent` at login.
     #[oai(nullable)]
     pub user_agent: Option<String>,
-    /// The second factor that was used in it: `totp`, `passkey` or `recovery-codes`.
+    /// Kind of the second factor last used in it: `totp`, `passkey` or `recovery-codes`; null if none was used.
     #[oai(nullable)]
     pub second_factor: Option<String>,
-    /// When that was.
+    /// When the second factor was last used; null if none was used.
     #[oai(nullable)]
     pub second_factor_at: Option<Time>,
-    /// When it was opened.
+    /// When the session was opened.
     pub created_at: Time,
-    /// When it was refreshed last.
+    /// When the session was last refreshed.
     pub last_used_at: Time,
-    /// When it ends by itself.
+    /// When the session expires.
     pub expires_at: Time,
 }
 
-/// How many sessions were ended.
+/// Number of sessions ended.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "SessionsEnded", rename_all = "camelCase")]
 pub struct SessionsEndedBody {
-    /// How many there were.
+    /// Number of sessions ended.
     pub sessions_ended: u32,
 }
 
@@ -67,10 +67,10 @@ enum Ended {
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Sessions")]
 impl SessionApi {
-    /// List one's own sessions.
+    /// List the caller's own sessions.
     ///
-    /// Those that can still be used, the one that asks among them. A session of another issuer is known by its
-    /// token alone, and not listed.
+    /// Lists the sessions that can still be used, including the one that makes this call. A session of another
+    /// issuer is known only by its token, and is not listed.
     #[oai(path = "/account/sessions", method = "get", operation_id = "listSessions")]
     #[expect(clippy::unused_async, reason = "handlers are async")]
     async fn list_sessions(
@@ -84,9 +84,10 @@ impl SessionApi {
         Ok(J(sessions.into_iter().map(|row| body(row, current)).collect()))
     }
 
-    /// End one of one's own sessions.
+    /// End one of the caller's own sessions.
     ///
-    /// Its access and refresh tokens open nothing from then on. The one that asks can be ended, too.
+    /// The session's access and refresh tokens are no longer accepted. The session that makes this call can be
+    /// ended, too.
     #[oai(
         path = "/account/sessions/:id",
         method = "delete",
@@ -97,17 +98,17 @@ impl SessionApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The session's id.
+        /// Id of the session.
         id: Path<WrittenId>,
     ) -> Result<Ended, ApiErr<{ SECURED | S404 | S429 }>> {
         session::end_session(&services, &caller.0, &id.0.0, &context.0).await?;
         Ok(Ended::Done)
     }
 
-    /// End all of one's own sessions but this one.
+    /// End all of the caller's own sessions except this one.
     ///
-    /// For somebody who sees a session in the list that is not theirs. Access tokens of another issuer that were
-    /// issued before end, too; they are not in the count.
+    /// For a user who does not recognise a session in the list. Access tokens of another issuer that were
+    /// issued earlier end, too; they are not counted.
     #[oai(
         path = "/account/sessions",
         method = "delete",
@@ -123,9 +124,9 @@ impl SessionApi {
         Ok(J(SessionsEndedBody { sessions_ended }))
     }
 
-    /// End every session of a user of the organisation.
+    /// End every session of a user.
     ///
-    /// Requires the role `ORG_ADMIN`. Logins under way end too; second factors stay.
+    /// Logins in progress end, too; second factors stay. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/users/:id/sessions",
         method = "delete",
@@ -136,7 +137,7 @@ impl SessionApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The user's id.
+        /// Id of the user.
         id: Path<WrittenId>,
     ) -> Result<J<SessionsEndedBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
         let sessions_ended = users::end_user_sessions(&services, &caller.0, &context.0, &id.0.0).await?;

@@ -1,4 +1,4 @@
-//! Users of the caller's organisation (contract B3).
+//! `/users`: users of the caller's organisation.
 
 mod body;
 
@@ -28,22 +28,22 @@ pub use body::{
     UserBody, UserPatchBody,
 };
 
-/// Users of the organisation.
+/// Handlers of `/users`.
 pub struct UserApi;
 
 #[derive(ApiResponse)]
 enum Created {
-    /// The user is made and recorded.
+    /// The user is created and recorded.
     #[oai(status = 201)]
     Done(J<CreatedUserBody>),
 }
 
 #[derive(ApiResponse)]
 enum Changed {
-    /// The change is made and recorded.
+    /// The user is changed, and the change is recorded.
     #[oai(status = 200)]
     Done(J<ChangedUserBody>),
-    /// Another admin has to agree; nothing has been changed.
+    /// Another administrator must approve; nothing has been changed.
     #[oai(status = 202)]
     Awaits(J<ChangedUserBody>),
 }
@@ -53,17 +53,17 @@ enum Deleted {
     /// The user is deleted.
     #[oai(status = 204)]
     Done,
-    /// Another admin has to agree; nothing has been changed.
+    /// Another administrator must approve; nothing has been changed.
     #[oai(status = 202)]
     Awaits(J<AwaitsApprovalBody>),
 }
 
 #[derive(ApiResponse)]
 enum PasswordReset {
-    /// The old password is gone and the link is on its way, or in the answer.
+    /// The old password no longer works, and the link is being mailed or is in this response.
     #[oai(status = 200)]
     Done(J<ResetPasswordBody>),
-    /// Another admin has to agree; nothing has been changed.
+    /// Another administrator must approve; nothing has been changed.
     #[oai(status = 202)]
     Awaits(J<ResetPasswordBody>),
 }
@@ -75,20 +75,20 @@ type ErrorsWithBody = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>;
 impl UserApi {
     /// List users.
     ///
-    /// The users of the caller's organisation by e-mail address. Without `page` and `size`, all of
-    /// them, where they are no more than 10,000. `X-Total-Count` has how many match in all. Requires the
-    /// role `ORG_ADMIN`, or an API key with scope `users:read`.
+    /// Lists the users of the caller's organisation, ordered by e-mail address. Without `page` and `size`,
+    /// returns all of them if there are at most 10,000. `X-Total-Count` has the total number of matches.
+    /// Requires the role `ORG_ADMIN`, or an API key with scope `users:read`.
     #[oai(path = "/users", method = "get", operation_id = "listUsers")]
     async fn list_users(
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-        /// Part of an e-mail address or name.
+        /// Return only users whose e-mail address or name contains this text.
         #[oai(validator(max_length = 320))]
         query: Query<Option<String>>,
-        /// Page, from 0.
+        /// Page number, from 0.
         page: Query<Option<u32>>,
-        /// Users in a page.
+        /// Maximum number of users on the page.
         #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
         size: Query<Option<u32>>,
     ) -> Result<Listed<Vec<UserBody>>, ApiErr<{ SECURED | S400 | S429 }>> {
@@ -112,18 +112,18 @@ impl UserApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-        /// The user's id.
+        /// Id of the user.
         id: Path<Uuid>,
     ) -> Result<J<UserBody>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
         let user = administration::find_user(&services, &reader.who, UserId(id.0))?;
         Ok(J(user.into()))
     }
 
-    /// Make a user.
+    /// Create a user.
     ///
-    /// The user gets a link to set a password, good once for seven days: by mail where the appliance
-    /// sends mail, otherwise in this answer. Nobody else ever chooses the password. Requires the role
-    /// `ORG_ADMIN`.
+    /// The user gets a link to set a password, which can be used once within seven days: by mail if the
+    /// appliance sends mail, otherwise in this response. Nobody else ever chooses the password. Requires the
+    /// role `ORG_ADMIN`.
     #[oai(path = "/users", method = "post", operation_id = "createUser")]
     async fn create_user(
         &self,
@@ -143,16 +143,16 @@ impl UserApi {
 
     /// Change a user.
     ///
-    /// What is absent stays as it is. A new role and deactivation end the user's sessions at once. Where
-    /// the organisation lets administrators change administrators only with a second one, that waits for
-    /// approval (202). Requires the role `ORG_ADMIN`.
+    /// Absent fields stay as they are. A new role and deactivation end the user's sessions at once. If the
+    /// organisation lets administrators change other administrators only with the approval of a second one,
+    /// such a change waits for it (202). Requires the role `ORG_ADMIN`.
     #[oai(path = "/users/:id", method = "patch", operation_id = "updateUser")]
     async fn update_user(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The user's id.
+        /// Id of the user.
         id: Path<WrittenId>,
         body: J<UserPatchBody>,
     ) -> Result<Changed, ErrorsWithBody> {
@@ -168,19 +168,20 @@ impl UserApi {
 
     /// Delete a user.
     ///
-    /// With all that belongs to them; the audit trail stays. With `erase`, what the trail knows of them
-    /// personally goes too, within minutes: addresses, names, client addresses, details, and what policies
-    /// were told. What happened when to which id stays, and so does every proof. That always waits for the
-    /// approval of another admin (202). Requires the role `ORG_ADMIN`.
+    /// Deletes the user and everything that belongs to them; the audit trail stays. With `erase`, their
+    /// personal data in the trail is erased as well, within minutes: addresses, names, client addresses,
+    /// details, and what policies were told. What happened to which id, and when, stays, and every proof
+    /// remains valid. Erasing always waits for the approval of another administrator (202). Requires the role
+    /// `ORG_ADMIN`.
     #[oai(path = "/users/:id", method = "delete", operation_id = "deleteUser")]
     async fn delete_user(
         &self,
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The user's id.
+        /// Id of the user.
         id: Path<WrittenId>,
-        /// Whether to erase what the trail knows of the user, too.
+        /// Whether to erase the user's personal data from the audit trail, too.
         #[oai(default)]
         erase: Query<bool>,
     ) -> Result<Deleted, Errors> {
@@ -200,8 +201,8 @@ impl UserApi {
 
     /// Reset a user's password.
     ///
-    /// The old password no longer works, sessions end, and the user gets a link to set a new one, good
-    /// once for seven days: by mail where the appliance sends mail, otherwise in this answer. Second
+    /// The old password no longer works, sessions end, and the user gets a link to set a new one, which can be
+    /// used once within seven days: by mail if the appliance sends mail, otherwise in this response. Second
     /// factors stay. Requires the role `ORG_ADMIN`.
     #[oai(
         path = "/users/:id/reset-password",
@@ -213,7 +214,7 @@ impl UserApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-        /// The user's id.
+        /// Id of the user.
         id: Path<WrittenId>,
     ) -> Result<PasswordReset, Errors> {
         let outcome = users::reset_password(&services, &caller.0, &context.0, &id.0.0).await?;
@@ -245,7 +246,7 @@ fn changed(outcome: Outcome) -> ChangedUserBody {
     }
 }
 
-/// The link to set a password and its end, where it has to be shown.
+/// Returns the link to set a password and its expiry, if the link has to be shown.
 pub(super) fn link(shown: Option<Shown>) -> (Option<String>, Option<Time>) {
     shown.map(|shown| (shown.link, Time(shown.expires_at))).unzip()
 }
@@ -278,7 +279,7 @@ fn patch(body: UserPatchBody) -> Checked<UserPatch> {
     })
 }
 
-/// The role that two fields name; they must not contradict each other.
+/// Returns the role named by `role` and `isOrgAdmin`, which must not contradict each other.
 fn role(role: Option<RoleBody>, is_org_admin: Option<bool>) -> Checked<Option<Role>> {
     let named = role.map(|role| match role {
         RoleBody::Member => Role::Member,

@@ -1,9 +1,10 @@
-//! The keys that sign the trail: the one in use, one that is about to be, and what is left of those before.
+//! The keys that sign the trail: the current one, the next one during a change, and the public keys of past
+//! ones.
 //!
-//! The database says which one is in use, and can't be changed in one step with a file. So the new key is put beside
-//! the old one first, the database names it, and then it takes the old one's place: whatever crashes when, the key
-//! that the database names is here. Of a key that was replaced the public half is kept: it checks what older backups
-//! say, and signs nothing any more, whoever finds it.
+//! The database records which key is in use, and a database and a file can't be changed in one step. So the new
+//! key is first written beside the old one, then the database names it, and then it replaces the old file:
+//! whenever a crash happens, the key that the database names is in this directory. Of a replaced key only the
+//! public half is kept: it verifies what older backups state, and cannot sign even if it is stolen.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +34,7 @@ struct Seeds {
     retired: Vec<[u8; 32]>,
 }
 
-/// A change of the key under way; there is one at a time.
+/// A key change in progress; at most one exists at a time.
 pub struct Changing<'a>(&'a AtomicBool);
 
 impl Drop for Changing<'_> {
@@ -78,19 +79,19 @@ impl AuditKeys {
 }
 
 impl KeyRing {
-    /// The seed of the Ed25519 key that signs the trail.
+    /// Returns the seed of the Ed25519 key that signs the trail.
     #[must_use]
     pub fn audit_signing_key(&self) -> [u8; 32] {
         self.audit.with(|seeds| *seeds.current)
     }
 
-    /// The seed of the key that is to sign next, or signs already where the last step of a change is missing.
+    /// Returns the seed of the next signing key, which signs already if the last step of a change is missing.
     #[must_use]
     pub fn next_audit_key(&self) -> Option<[u8; 32]> {
         self.audit.with(|seeds| seeds.next.as_deref().copied())
     }
 
-    /// The public halves of every key that signs or has signed.
+    /// Returns the public keys of every key that signs or has signed.
     #[must_use]
     pub fn audit_public_keys(&self) -> Vec<[u8; 32]> {
         self.audit.with(|seeds| {
@@ -100,7 +101,7 @@ impl KeyRing {
         })
     }
 
-    /// How many of our keys came before that one; `None`: it is none of ours.
+    /// Returns how many of this ring's keys of the trail came before `key`; `None` if `key` is not one of them.
     #[must_use]
     pub fn audit_key_age(&self, key: &LogKey) -> Option<usize> {
         let by_age: Vec<_> = self.audit.with(|seeds| {
@@ -113,21 +114,21 @@ impl KeyRing {
             .rposition(|public| LogKey::of(key.origin(), public).as_ref() == Some(key))
     }
 
-    /// Begins a change; `None` while another one is under way.
+    /// Begins a key change; returns `None` while another one is in progress.
     #[must_use]
     pub fn begin_audit_change(&self) -> Option<Changing<'_>> {
         let was_changing = self.audit.changing.swap(true, Ordering::AcqRel);
         (!was_changing).then(|| Changing(&self.audit.changing))
     }
 
-    /// Puts a new key beside the one in use, in place of one that never came into use, and gives its seed.
+    /// Writes a new key beside the current one, replacing any that was never put to use, and returns its seed.
     ///
     /// # Errors
-    /// [`KeyError::Io`]; then nothing has changed.
+    /// [`KeyError::Io`]; nothing has changed then.
     pub fn stage_audit_key(&self, _of: &Changing<'_>, entropy: &Entropy) -> Result<[u8; 32], KeyError> {
         let seed = Zeroizing::new(entropy.bytes::<32>());
         if let Some(directory) = &self.directory {
-            replace(&directory.join(AUDIT_NEXT_FILE), &hex_line(&seed), entropy)?;
+            replace(&directory.join(AUDIT_NEXT_FILE), &hex_line(&seed))?;
         }
         let mut seeds = self.audit.seeds.write().unwrap_or_else(PoisonError::into_inner);
         let staged = *seed;
@@ -135,11 +136,11 @@ impl KeyRing {
         Ok(staged)
     }
 
-    /// Puts the next key in the place of the one in use, which is gone then but for its public half.
+    /// Replaces the current key with the next one and keeps only the public half of the former.
     ///
     /// # Errors
-    /// [`KeyError::Io`]; then both are there as before.
-    pub fn promote_audit_key(&self, entropy: &Entropy) -> Result<(), KeyError> {
+    /// [`KeyError::Io`]; both keys are then as before.
+    pub fn promote_audit_key(&self) -> Result<(), KeyError> {
         let mut seeds = self.audit.seeds.write().unwrap_or_else(PoisonError::into_inner);
         let Some(next) = seeds.next.clone() else {
             return Ok(());
@@ -151,7 +152,7 @@ impl KeyRing {
         retired.push(old);
         if let Some(directory) = &self.directory {
             let lines: Vec<_> = retired.iter().map(|key| hex::encode(key) + "\n").collect();
-            replace(&directory.join(AUDIT_RETIRED_FILE), &lines.concat(), entropy)?;
+            replace(&directory.join(AUDIT_RETIRED_FILE), &lines.concat())?;
             let (from, to) = (directory.join(AUDIT_NEXT_FILE), directory.join(AUDIT_FILE));
             std::fs::rename(&from, &to).map_err(|source| io_error(&to, source))?;
             sync_directory(directory)?;
@@ -210,8 +211,8 @@ mod tests {
             assert_eq!(ages, [Some(0), Some(1), None]);
         }
         let keys = open();
-        keys.promote_audit_key(&entropy).expect("promoted");
-        keys.promote_audit_key(&entropy).expect("nothing to do");
+        keys.promote_audit_key().expect("promoted");
+        keys.promote_audit_key().expect("nothing to do");
         for keys in [keys, open()] {
             assert_eq!((keys.audit_signing_key(), keys.next_audit_key()), (new, None));
             assert_eq!(keys.audit_public_keys(), [public_half(&new), public_half(&old)]);

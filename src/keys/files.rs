@@ -1,6 +1,7 @@
-//! The files of the key directory: for the owner alone, and after a crash old or new, never half.
+//! The files of the key directory: readable only by the owner, and after a crash either old or new, never
+//! partial.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::domain::credential::{SigningKeyRecord, TokenAlgorithm};
+use crate::durable;
 use crate::entropy::Entropy;
 
 pub(super) const ROOT_FILE: &str = "root.key";
@@ -17,20 +19,20 @@ pub(super) const AUDIT_NEXT_FILE: &str = "audit.next.key";
 pub(super) const AUDIT_RETIRED_FILE: &str = "audit.retired";
 pub(super) const TOKENS_FILE: &str = "tokens.json";
 
-/// Why the keys can't be used; each says what to do.
+/// Why the keys can't be used; each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// Somebody else could read it.
+    /// Users other than the owner can read it.
     #[error("{path} has mode {mode:04o}, so that others can read the keys; run: chmod {wanted:o} {path}")]
     Permissions {
         /// File or directory.
         path: PathBuf,
-        /// What it has.
+        /// Its mode.
         mode: u32,
-        /// What it must have.
+        /// The required mode.
         wanted: u32,
     },
-    /// Not what latchkey wrote.
+    /// The contents are not what latchkey wrote.
     #[error(
         "{path} is damaged ({problem}); restore the keys directory from a backup, don't delete it: \
              enrolled factors can't be read without it"
@@ -41,20 +43,21 @@ pub enum KeyError {
         /// What is wrong.
         problem: String,
     },
-    /// A file is missing beside others.
+    /// A file is missing while others are present.
     #[error("{0} is missing, but other keys are there; restore the keys directory from a backup")]
     Incomplete(PathBuf),
-    /// The operating system refuses.
+    /// The operating system refused an operation.
     #[error("{path}: {problem}")]
     Io {
         /// File or directory.
         path: PathBuf,
-        /// What it says. No `source`: it is in the text, and would be told twice.
+        /// The operating system's error. Not a `source`: it is in the text already and would appear twice.
         problem: io::Error,
     },
 }
 
-/// Makes all keys in a directory beside the final one and renames it, so that a crash leaves none or all.
+/// Generates all keys in a directory beside the final one and renames it, so that a crash leaves none or all of
+/// them.
 pub(super) fn make(directory: &Path, entropy: &Entropy, at: Timestamp) -> Result<(), KeyError> {
     let unfinished = directory.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
     DirBuilder::new()
@@ -69,21 +72,16 @@ pub(super) fn make(directory: &Path, entropy: &Entropy, at: Timestamp) -> Result
     write_new(&unfinished.join(TOKENS_FILE), &records_text(&records))?;
     sync_directory(&unfinished)?;
     std::fs::rename(&unfinished, directory).map_err(|source| io_error(directory, source))?;
-    sync_directory(directory.parent().unwrap_or(Path::new(".")))
+    sync_directory(durable::parent(directory))
 }
 
 pub(super) fn first_record(entropy: &Entropy, at: Timestamp) -> SigningKeyRecord {
     SigningKeyRecord::generate(TokenAlgorithm::default(), entropy.bytes(), at)
 }
 
-/// Writes beside the file and renames, so that a crash leaves the old or the new one.
-pub(super) fn replace(path: &Path, text: &str, entropy: &Entropy) -> Result<(), KeyError> {
-    let unfinished = path.with_extension(format!("new-{}", hex::encode(entropy.bytes::<8>())));
-    // A full disk is tried again every minute: the keys that did fit must not lie about.
-    write_new(&unfinished, text)
-        .and_then(|()| std::fs::rename(&unfinished, path).map_err(|source| io_error(path, source)))
-        .inspect_err(|_| drop(std::fs::remove_file(&unfinished)))?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
+/// Replaces a key file, so that a crash leaves the old or the new content.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), KeyError> {
+    durable::replace(path, &[text.as_bytes()]).map_err(|source| io_error(path, source))
 }
 
 pub(super) fn hex_line(key: &[u8; 32]) -> Zeroizing<String> {
@@ -112,9 +110,7 @@ pub(super) fn write_new(path: &Path, text: &str) -> Result<(), KeyError> {
 }
 
 pub(super) fn sync_directory(path: &Path) -> Result<(), KeyError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| io_error(path, source))
+    durable::sync_directory(path).map_err(|source| io_error(path, source))
 }
 
 pub(super) fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
@@ -133,7 +129,7 @@ pub(super) fn read_records(path: &Path) -> Result<Vec<SigningKeyRecord>, KeyErro
         path: path.to_owned(),
         problem,
     };
-    // serde_json's texts may quote values, and these are secrets: only the place is told.
+    // serde_json's messages may quote values, and these are secrets: report only the position.
     let records: Vec<SigningKeyRecord> = serde_json::from_str(&text)
         .map_err(|e| damaged(format!("line {}, column {}", e.line(), e.column())))?;
     SigningKeyRecord::check(&records).map_err(|problem| damaged(problem.to_owned()))?;
@@ -170,19 +166,5 @@ pub(super) fn io_error(path: &Path, problem: io::Error) -> KeyError {
     KeyError::Io {
         path: path.to_owned(),
         problem,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cannot_be_put_in_its_place_is_not_left_beside_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(TOKENS_FILE);
-        std::fs::create_dir(&path).unwrap();
-        replace(&path, "secrets", &Entropy::seeded(1)).unwrap_err();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

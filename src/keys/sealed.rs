@@ -1,7 +1,7 @@
-//! The key files under a passphrase, for a backup that may fall into other hands.
+//! Key files encrypted under a passphrase, for a backup that may fall into other hands.
 //!
-//! Argon2id (RFC 9106) makes a key of the passphrase, XChaCha20-Poly1305 encrypts the files with it. What is
-//! read back may be anybody's: its parameters are bounded before they cost anything.
+//! Argon2id (RFC 9106) derives a key from the passphrase, and XChaCha20-Poly1305 encrypts the files with it. A
+//! sealed file may come from anyone, so its parameters are bounded before they cost anything.
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -24,25 +24,25 @@ use crate::entropy::Entropy;
 const MEMORY_KIB: u32 = 64 * 1024;
 const PASSES: u32 = 3;
 const LANES: u32 = 1;
-/// What a file may ask of who opens it.
+/// Upper bounds on the parameters accepted from a file.
 const MOST_MEMORY_KIB: u32 = 1024 * 1024;
 const MOST_PASSES: u32 = 16;
-/// Files of every key directory.
+/// Files that every key directory has.
 const ALWAYS: [&str; 3] = [ROOT_FILE, AUDIT_FILE, TOKENS_FILE];
-/// Files that are there once the trail's key was changed.
+/// Files that exist once the trail's key was changed.
 const SOMETIMES: [&str; 2] = [AUDIT_NEXT_FILE, AUDIT_RETIRED_FILE];
 const LABEL: &[u8] = b"latchkey sealed keys 1";
 
-/// Key files by name, each with its text.
+/// Key files: name to contents.
 pub type KeyTexts = BTreeMap<String, Zeroizing<String>>;
 
 /// Why sealed keys can't be opened.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsealError {
-    /// Not what latchkey wrote.
+    /// The contents are not what latchkey wrote.
     #[error("the sealed keys are damaged: {0}")]
     Damaged(&'static str),
-    /// Another passphrase, or a changed file: which, can't be told.
+    /// Wrong passphrase or changed file; the two can't be told apart.
     #[error("the passphrase is wrong, or the sealed keys were changed")]
     Passphrase,
 }
@@ -59,7 +59,7 @@ struct Sealed {
     ciphertext: String,
 }
 
-/// Encrypts key files under a passphrase. Takes a quarter of a second and 64 MiB.
+/// Encrypts key files under a passphrase. Takes about 250 ms and 64 MiB.
 ///
 /// # Panics
 /// Never: the parameters are in range, and the files are far shorter than the cipher's limit.
@@ -91,7 +91,7 @@ pub fn seal_keys(texts: &KeyTexts, passphrase: &str, entropy: &Entropy) -> Strin
     serde_json::to_string_pretty(&sealed).expect("sealed keys are plain JSON") + "\n"
 }
 
-/// Decrypts what [`seal_keys`] gave.
+/// Decrypts the output of [`seal_keys`].
 ///
 /// # Errors
 /// [`UnsealError`].
@@ -102,9 +102,7 @@ pub fn unseal_keys(sealed: &str, passphrase: &str) -> Result<KeyTexts, UnsealErr
         return Err(UnsealError::Damaged("their format is unknown"));
     }
     if sealed.memory_kib > MOST_MEMORY_KIB || sealed.passes > MOST_PASSES || sealed.lanes > 16 {
-        return Err(UnsealError::Damaged(
-            "they ask for more memory or time than is sane",
-        ));
+        return Err(UnsealError::Damaged("they ask for too much memory or time"));
     }
     let (mut salt, mut nonce) = ([0; 16], [0; 24]);
     let ciphertext = hex::decode_to_slice(&sealed.salt, &mut salt)
@@ -122,22 +120,22 @@ pub fn unseal_keys(sealed: &str, passphrase: &str) -> Result<KeyTexts, UnsealErr
         .map(Zeroizing::new)
         .map_err(|_| UnsealError::Passphrase)?;
     let texts: BTreeMap<String, String> =
-        serde_json::from_slice(&plain).map_err(|_| UnsealError::Damaged("they hold something else"))?;
+        serde_json::from_slice(&plain).map_err(|_| UnsealError::Damaged("they do not contain key files"))?;
     Ok(texts
         .into_iter()
         .map(|(name, text)| (name, Zeroizing::new(text)))
         .collect())
 }
 
-/// Every file that a key directory may have.
+/// Returns the name of every file that a key directory may have.
 pub fn key_file_names() -> impl Iterator<Item = &'static str> {
     ALWAYS.into_iter().chain(SOMETIMES)
 }
 
-/// The key files in a data directory, to be copied into a backup.
+/// Reads the key files of a data directory, to be copied into a backup.
 ///
 /// # Errors
-/// [`KeyError`]: others can read them, or one is missing.
+/// [`KeyError`]: others can read the files, or one is missing.
 pub fn read_key_texts(directory: &Path) -> Result<KeyTexts, KeyError> {
     check_mode(directory, 0o700)?;
     let sometimes = SOMETIMES.into_iter().filter(|name| directory.join(name).exists());
@@ -148,10 +146,10 @@ pub fn read_key_texts(directory: &Path) -> Result<KeyTexts, KeyError> {
         .collect()
 }
 
-/// Writes key files into a new directory, for the owner alone.
+/// Writes key files into a new directory, readable only by the owner.
 ///
 /// # Errors
-/// [`KeyError`]: another file than a key is among them, or it can't be written.
+/// [`KeyError`]: a file that is not a key file is among them, or one can't be written.
 pub fn write_key_texts(directory: &Path, texts: &KeyTexts) -> Result<(), KeyError> {
     DirBuilder::new()
         .mode(0o700)
@@ -161,7 +159,7 @@ pub fn write_key_texts(directory: &Path, texts: &KeyTexts) -> Result<(), KeyErro
         if !key_file_names().any(|known| known == name) {
             return Err(KeyError::Damaged {
                 path: directory.join(name.replace('/', "_")),
-                problem: "it is no key file".to_owned(),
+                problem: "it is not a key file".to_owned(),
             });
         }
         write_new(&directory.join(name), text)?;

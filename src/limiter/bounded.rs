@@ -1,4 +1,4 @@
-//! Governor's state, bounded: exact counters up to a cap, shared ones beyond it.
+//! Bounded state for governor: exact counters up to a cap, shared ones beyond it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,24 +7,24 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 
-/// Keys with a counter of their own, per bucket (about 2 MB when full).
+/// Number of keys with a counter of their own, per bucket (about 2 MB when full).
 pub const MAX_KEYS: usize = SHARDS * KEYS_PER_SHARD;
 
-/// Counters that the keys beyond [`MAX_KEYS`] share, per bucket.
+/// Number of counters that the keys beyond [`MAX_KEYS`] share, per bucket.
 pub const SHARED_CELLS: usize = SHARDS * CELLS_PER_SHARD;
 
 const SHARDS: usize = 16;
 const KEYS_PER_SHARD: usize = 4096;
 const CELLS_PER_SHARD: usize = 256;
 
-/// Keys are hashes already, with a secret that no caller knows.
+/// The store of counters. Keys are already hashes made with a secret that no caller knows.
 #[derive(Clone, Debug)]
 pub(super) struct BoundedStore(Arc<[Mutex<Shard>; SHARDS]>);
 
 #[derive(Debug, Default)]
 struct Shard {
     own: HashMap<u64, Nanos>,
-    // Made when the first key finds no room, dropped when there is room again.
+    // Created when the first key finds no room, dropped when there is room again.
     shared: HashMap<u64, Nanos>,
 }
 
@@ -35,8 +35,7 @@ impl Default for BoundedStore {
 }
 
 impl BoundedStore {
-    /// Forgets what a key with a counter of its own used up. What it used of a shared one stays: others
-    /// did, too.
+    /// Resets the counter of a key. Use of a shared counter stays counted, because other keys share it.
     pub(super) fn forget(&self, key: u64) {
         let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
         shard.own.remove(&key);
@@ -61,7 +60,7 @@ impl StateStore for BoundedStore {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        // Shard and cell come from bits that the map's own hash is free to use as well.
+        // Shard and cell are taken from key bits that the map's own hash may use as well.
         let cell = (key >> 32) % CELLS_PER_SHARD as u64;
         let mut shard = self.shard(*key).lock().unwrap_or_else(PoisonError::into_inner);
         let shard = &mut *shard;
@@ -86,7 +85,7 @@ impl ShrinkableKeyedStateStore<u64> for BoundedStore {
 
     fn shrink_to_fit(&self) {
         for mut shard in self.shards() {
-            // Only after a flood: giving memory back and asking for it again costs more than it is worth.
+            // Shrink only after a flood: freeing memory and allocating it again costs more than it saves.
             if shard.own.capacity() > 4 * shard.own.len() + 64 {
                 shard.own.shrink_to_fit();
             }

@@ -1,29 +1,29 @@
-//! Who asks for passkeys: the domain that they are bound to, and the origins of its pages.
+//! The relying party: the domain that passkeys are bound to, and the origins of its pages.
 
 use webauthn_rs::prelude::{Url, Webauthn, WebauthnBuilder};
 
 use super::RelyingParty;
 
-/// The relying party as the operator wrote it.
+/// The relying party as configured, not yet checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Written<'a> {
-    /// `passkeys.relying_party_id`; empty: the host of `public_url`.
+    /// `passkeys.relying_party_id`; if empty, the host of `public_url`.
     pub id: &'a str,
-    /// `passkeys.origins`; empty: that of `public_url`.
+    /// `passkeys.origins`; if empty, the origin of `public_url`.
     pub origins: &'a [String],
-    /// How users reach the appliance.
+    /// `public_url`: how users reach the appliance.
     pub public_url: &'a str,
-    /// What browsers show.
+    /// Name that browsers show.
     pub name: &'a str,
 }
 
-/// Passkeys are bound to a domain; for an address there is one name, on one's own machine.
+/// Passkeys are bound to a domain. This is the only name that stands for an address: the user's own machine.
 const LOCALHOST: &str = "localhost";
 
 impl RelyingParty {
-    /// Reads what the operator wrote. Where that is nothing, and `public_url` is an address, passkeys are
-    /// off: browsers have none for addresses (Web Authentication §5.1.3 step 7). On one's own machine the
-    /// page is `localhost`, at any port.
+    /// Checks the configuration. If it is empty and `public_url` is an address, passkeys are off: browsers
+    /// support none for addresses (Web Authentication §5.1.3 step 7). If `public_url` is this machine, the
+    /// origin is `localhost`, at any port.
     ///
     /// # Errors
     /// Every problem, each beginning with its key.
@@ -76,13 +76,13 @@ impl RelyingParty {
         })
     }
 
-    /// The domain that passkeys are bound to; none where they are off.
+    /// Returns the domain that passkeys are bound to; `None` if they are off.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// The origins whose pages may use them.
+    /// Returns the origins whose pages may use passkeys.
     #[must_use]
     pub fn origins(&self) -> Vec<String> {
         let origins = self.webauthn.iter().flat_map(Webauthn::get_allowed_origins);

@@ -1,15 +1,14 @@
-//! Compiles components on one background thread and keeps the machine code on disk.
+//! Compiles components on one background thread and caches the machine code on disk.
 //!
-//! Loading machine code means running it, so a kept artefact is taken only with a valid HMAC under a
-//! key that the appliance alone has; anything else (tampered, cut, of another engine, of another
-//! module) is compiled anew and replaced.
+//! Loading machine code means running it, so a cached artefact is loaded only if its HMAC, under a key that
+//! only this appliance has, is valid. Anything else (tampered, truncated, made by another engine or for another
+//! module) is compiled again and replaced.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::hash::{Hash as _, Hasher};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -23,20 +22,22 @@ use wasmtime::component::Component;
 use super::package::{Package, PackageError, judge_effort};
 use super::printable::printable;
 use super::record::Digest;
+use crate::durable;
 
-/// Makes or finds the machine code of components.
+/// Loads the machine code of components from the cache, or compiles them.
 pub(super) struct Artefacts {
     engine: Engine,
     cache: Option<Cache>,
     compiler: mpsc::Sender<Job>,
     compile_limit: Duration,
-    /// What took longer than the limit, the oldest first: the one compiler has better to do than to find that out again.
+    /// Modules that exceeded the compile limit, oldest first, so that the only compiler thread does not try
+    /// them again.
     exceeded: Mutex<VecDeque<Digest>>,
 }
 
 impl Artefacts {
     /// # Errors
-    /// The folder can't be made private, or no thread can be started.
+    /// The directory can't be made private, or no thread can be started.
     pub(super) fn new(
         engine: Engine,
         folder: Option<PathBuf>,
@@ -56,7 +57,8 @@ impl Artefacts {
         })
     }
 
-    /// The component, from the cache or compiled; [`Self::keep`] keeps it. Blocks; never call it on the executor.
+    /// Returns the component, from the cache or compiled; [`Self::keep`] caches it. Blocks; never call it on
+    /// the executor.
     pub(super) fn component(&self, package: &Package<'_>) -> Result<(Component, Origin), PackageError> {
         if let Some(component) = self.find(package.digest) {
             return Ok((component, Origin::Cache));
@@ -70,7 +72,7 @@ impl Artefacts {
         Ok((component, Origin::Compiled))
     }
 
-    /// The component, if its machine code is kept.
+    /// Returns the component if its machine code is cached.
     pub(super) fn find(&self, digest: Digest) -> Option<Component> {
         let code = self.cache.as_ref()?.load(digest)?;
         load(&self.engine, &code)
@@ -80,7 +82,7 @@ impl Artefacts {
             .ok()
     }
 
-    /// Keeps a component's machine code for the next start. Blocks.
+    /// Writes a component's machine code to the cache. Blocks.
     pub(super) fn keep(&self, digest: Digest, component: &Component) {
         let Some(cache) = &self.cache else { return };
         let kept = component
@@ -88,12 +90,12 @@ impl Artefacts {
             .map_err(|error| anyhow::anyhow!("{error:#}"))
             .and_then(|code| cache.keep(digest, &code));
         if let Err(error) = kept {
-            // The plugin works without; the next start compiles again.
+            // The plugin works without the cache; the next start compiles again.
             tracing::warn!(%digest, error = %format!("{error:#}"), "cannot keep a plugin artefact");
         }
     }
 
-    /// Removes every kept artefact except those of `installed`, as this engine makes them. Blocks.
+    /// Removes every cached artefact except those that this engine made of `installed` modules. Blocks.
     pub(super) fn prune<E>(
         &self,
         installed: impl FnOnce() -> Result<Vec<Digest>, E>,
@@ -101,7 +103,7 @@ impl Artefacts {
         let Some(cache) = &self.cache else {
             return Ok(Ok(0));
         };
-        // What is kept is listed first: an artefact that comes in between is not looked at.
+        // The directory is listed before `installed` is called, so an artefact added in between is left alone.
         let kept = match cache.kept() {
             Ok(kept) if kept.is_empty() => return Ok(Ok(0)),
             Ok(kept) => kept,
@@ -135,7 +137,7 @@ impl Artefacts {
         self.compiler
             .send(Job { component, reply })
             .map_err(|e| gone(e.to_string()))?;
-        // Waiting for its turn does not count against a module, only its own compilation does.
+        // Time in the queue does not count against a module, only its own compilation does.
         loop {
             match news.recv_timeout(Duration::from_secs(1)) {
                 Ok(News::Started) => break,
@@ -143,8 +145,8 @@ impl Artefacts {
                 Err(e @ mpsc::RecvTimeoutError::Disconnected) => return Err(gone(e.to_string())),
             }
         }
-        // The limit is CPU time: a busy machine is no fault of the module's. Only a compiler that hardly
-        // gets to run is given up by the clock.
+        // The limit is CPU time, so that a busy machine is not held against the module. The wall clock only
+        // catches a compiler that hardly gets to run.
         match news.recv_timeout(self.compile_limit * WALL_PER_CPU) {
             Ok(News::Done(result, took)) if took <= self.compile_limit => {
                 result.map_err(|reason| PackageError::Invalid(printable(&reason)))
@@ -162,7 +164,7 @@ impl Artefacts {
 /// Where machine code came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Kept from before, and authentic.
+    /// From the cache, and authentic.
     Cache,
     /// Compiled just now.
     Compiled,
@@ -179,12 +181,12 @@ fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// Whether a module is more than an instance of the pool has room for, or the host is in trouble. wasmtime has words
-/// for the one alone, and finds out only here.
+/// Classifies a load error: either the module exceeds what an instance of the pool can hold, or the host is in
+/// trouble. wasmtime distinguishes the two only by the error's text, and only at this point.
 fn unloadable(error: &wasmtime::Error) -> PackageError {
     let reason = error.root_cause().to_string();
     if reason.contains("exceeds the ") {
-        // What the bytes are made up of follows after that.
+        // The text goes on with a breakdown of the size after the semicolon.
         let reason = reason.split(';').next().unwrap_or_default();
         return PackageError::Invalid(reason.to_owned());
     }
@@ -201,14 +203,14 @@ enum News {
     Done(Result<Vec<u8>, String>, Duration),
 }
 
-/// One thread, that steps back: compilation leaves the processors to requests.
+/// Starts the compiler: one thread at low priority, so that compilation leaves the processors to requests.
 fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
     std::thread::Builder::new()
         .name("latchkey-compile".into())
         .stack_size(COMPILER_STACK_BYTES)
         .spawn(move || {
-            super::lanes::step_back(COMPILER_NICE);
+            super::scheduling::step_back(COMPILER_NICE);
             for job in jobs {
                 if job.reply.send(News::Started).is_ok() {
                     let started = ThreadTime::now();
@@ -217,7 +219,7 @@ fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
                             .precompile_component(&job.component)
                             .map_err(|error| format!("{error:#}"))
                     }));
-                    let code = code.unwrap_or_else(|_| Err("the compiler could not cope with it".to_owned()));
+                    let code = code.unwrap_or_else(|_| Err("the compiler crashed on it".to_owned()));
                     let _ = job.reply.send(News::Done(code, started.elapsed()));
                 }
             }
@@ -225,26 +227,23 @@ fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
     Ok(sender)
 }
 
-/// The folder of kept artefacts.
+/// The directory of cached artefacts.
 struct Cache {
     folder: PathBuf,
     key: [u8; 32],
-    /// wasmtime's version and every setting that shapes machine code.
+    /// Hash of wasmtime's version and every setting that affects machine code.
     settings: u64,
 }
 
 impl Cache {
     fn open(folder: PathBuf, key: [u8; 32], engine: &Engine) -> anyhow::Result<Self> {
         let private = || -> std::io::Result<()> {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)?;
+            durable::create_private_directory(&folder)?;
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))
         };
         private().with_context(|| format!("cannot make {} a private folder", folder.display()))?;
-        // The default hasher has fixed keys; another Rust release may hash differently, and then
-        // everything is compiled anew.
+        // The default hasher has fixed keys. Another Rust release may hash differently; then everything is
+        // compiled again.
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         Ok(Self {
@@ -267,9 +266,9 @@ impl Cache {
         mac
     }
 
-    /// Machine code of this module that this appliance made, or nothing.
+    /// Returns the machine code of this module if this appliance made it.
     fn load(&self, digest: Digest) -> Option<Vec<u8>> {
-        // Read whole, then judged, then used: a file swapped in between is never used.
+        // Read whole, then verified, then used: a file swapped in between is never used.
         let mut file = fs::read(self.path(digest)).ok()?;
         let authentic = file.split_at_checked(HEADER_BYTES).is_some_and(|(header, code)| {
             let (magic, tag) = header.split_at(MAGIC.len());
@@ -286,31 +285,17 @@ impl Cache {
     fn keep(&self, digest: Digest, code: &[u8]) -> anyhow::Result<()> {
         let tag = self.tag(digest).chain_update(code).finalize().into_bytes();
         let path = self.path(digest);
-        let unfinished = path.with_extension(unfinished_extension());
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&unfinished)?;
-            file.write_all(MAGIC)?;
-            file.write_all(&tag)?;
-            file.write_all(code)?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &path)
-        };
-        write()
-            .inspect_err(|_| drop(fs::remove_file(&unfinished)))
-            .with_context(|| format!("writing {}", path.display()))
+        durable::replace(&path, &[MAGIC, &tag, code]).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Every artefact there is, and what a process that ended has left unfinished.
+    /// Lists all artefacts, and temporary files that an ended process left behind.
     fn kept(&self) -> std::io::Result<Vec<PathBuf>> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if ours(&path) {
+            let entry = entry?;
+            let path = entry.path();
+            let is_artefact = path.extension().is_some_and(|extension| extension == EXTENSION);
+            if is_artefact || (durable::is_unfinished(&path) && is_left_behind(&entry)) {
                 kept.push(path);
             }
         }
@@ -328,23 +313,21 @@ impl Cache {
     }
 }
 
-fn ours(path: &Path) -> bool {
-    let under_way = format!(".{}", unfinished_extension());
-    path.extension()
-        .is_some_and(|extension| extension == EXTENSION || extension == "tmp")
-        && !path.to_string_lossy().ends_with(&under_way)
-}
-
-fn unfinished_extension() -> String {
-    format!("{}.tmp", std::process::id())
+/// Whether nobody writes an unfinished file any more. A younger one may be this process's own.
+fn is_left_behind(entry: &fs::DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    let age = modified.map(|modified| modified.elapsed().unwrap_or_default());
+    age.is_ok_and(|age| age > UNFINISHED_FOR)
 }
 
 const EXTENSION: &str = "artefact";
+/// Longer than any file takes to be written.
+const UNFINISHED_FOR: Duration = Duration::from_secs(3600);
 const MAGIC: &[u8] = b"latchkey-artefact-1\n";
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 const WALL_PER_CPU: u32 = 10;
 const EXCEEDED_MAX: usize = 256;
-/// Its thread gets a tenth of a processor that requests want, and all of one that they leave idle.
+/// Niceness of the compiler thread: it gets a tenth of a processor that requests want, and all of an idle one.
 const COMPILER_NICE: i32 = 10;
 /// cranelift recurses on deeply nested code.
 const COMPILER_STACK_BYTES: usize = 8 << 20;

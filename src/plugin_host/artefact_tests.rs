@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::time::Instant;
 
 use super::*;
@@ -49,8 +50,8 @@ fn what_is_not_installed_or_not_of_this_engine_or_unfinished_is_removed() {
     let good = kept(folder.path());
     let name = good.to_string_lossy().into_owned();
     let of_another_engine = name.replace(".artefact", "0.artefact");
-    let left_behind = name.replace(".artefact", ".1.tmp");
-    let under_way = good.with_extension(unfinished_extension());
+    let left_behind = name.replace(".artefact", ".artefact.new-1");
+    let under_way = PathBuf::from(name.replace(".artefact", ".artefact.new-2"));
     let foreign = folder.path().join("README");
     for path in [
         Path::new(&of_another_engine),
@@ -60,6 +61,10 @@ fn what_is_not_installed_or_not_of_this_engine_or_unfinished_is_removed() {
     ] {
         fs::write(path, "").expect("a file");
     }
+    let hours_ago = std::time::SystemTime::now() - 2 * UNFINISHED_FOR;
+    let file = fs::File::options().write(true).open(&left_behind);
+    file.and_then(|file| file.set_modified(hours_ago))
+        .expect("an older file");
     assert_eq!(prune(&artefacts, &[Digest::of(&wasm())]), 2);
     for (path, there) in [
         (Path::new(&of_another_engine), false),
@@ -105,7 +110,7 @@ fn every_single_changed_byte_of_an_artefact_is_noticed() {
         fs::write(&path, &good[..length]).expect("cutting");
         assert!(cache.load(digest).is_none(), "cut to {length}");
     }
-    // And the whole way: refused, compiled, replaced.
+    // The whole path: refused, compiled, replaced.
     assert_eq!(origin(&artefacts), Origin::Compiled);
     assert_eq!(origin(&artefacts), Origin::Cache);
 }
@@ -146,12 +151,12 @@ fn compilation_has_a_time_limit() {
     let artefacts = Artefacts::new(Engine::default(), None, KEY, Duration::ZERO).expect("no cache needed");
     let bytes = wasm();
     let package = package::read(&bytes).expect("a plugin");
-    // A limit of nothing: whatever the module, the answer is that it takes too long.
+    // With a limit of zero every module takes too long.
     let error = artefacts.component(&package).map(|_| ()).expect_err("too slow");
     assert_eq!(error.code(), "compile-time-exceeded");
 }
 
-/// What the bound on effort is worth: the hardest module that passes it, and its price.
+/// Checks the bound on compile effort: compiles the hardest module that passes it and prints the cost.
 /// `cargo test --lib -- --ignored --nocapture hardest`
 #[test]
 #[ignore = "takes a while; run by hand"]
@@ -186,7 +191,7 @@ fn what_took_too_long_is_not_compiled_again() {
         matches!(refused, Some(PackageError::CompileTime { .. })),
         "{refused:?}"
     );
-    // The last few hundred are enough to know.
+    // Only the most recent EXCEEDED_MAX are remembered.
     for n in 0..EXCEEDED_MAX {
         artefacts.remember_exceeded(Digest::of(&n.to_be_bytes()));
     }

@@ -1,8 +1,8 @@
 //! Golden cases: a question, a configuration, and the answer that must come out.
 //!
-//! Authors keep them as files beside a plugin (`latchkey plugin test`), and they can travel inside the
-//! plugin file in a custom section, where installation runs them. A case calls the plugin exactly as a
-//! reset would, without the host's vetting: it pins what the *plugin* says.
+//! Authors keep them as files beside a plugin (`latchkey plugin test`), and they can be embedded in the plugin
+//! file in a custom section, where installation runs them. A case calls the plugin exactly as a reset would,
+//! but without the host's vetting: it pins what the *plugin* answers.
 
 mod embedding;
 
@@ -11,31 +11,32 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 
-use super::aside::Errand;
+use super::background_calls::Errand;
 use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLine, Usage};
 use super::v1::{Ran, Reply};
 use crate::domain::policy::{Outcome, Question};
 pub use embedding::{embed, embedded};
 
-/// A case as an author writes it: question and outcome may be partial.
+/// A case as an author writes it: `question` and `outcome` may be partial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// What it shows, in a sentence.
+    /// One sentence on what the case shows.
     pub description: String,
-    /// Which function of the plugin.
+    /// Function of the plugin to call.
     pub hook: CaseHook,
-    /// The configuration.
+    /// Configuration passed to the plugin.
     #[serde(default = "empty")]
     pub config: Value,
-    /// Merged over the base question (JSON merge patch, RFC 7396).
+    /// Question, merged over the base question (JSON merge patch, RFC 7396).
     #[serde(default = "empty")]
     pub question: Value,
-    /// Merged over "done, with the target's factors removed". Only for `after-reset`.
+    /// Outcome, merged over "done, with the target's factors removed". Only for `after-reset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Value>,
-    /// The answer: one of `allow`, `deny`, `require-approval`, `effects`, `ok`, `error`, `failure`.
+    /// Expected answer: an object with one of `allow`, `deny`, `require-approval`, `effects`, `ok`, `error`,
+    /// `failure`.
     pub expect: Value,
 }
 
@@ -55,7 +56,7 @@ pub enum CaseHook {
     CheckConfig,
 }
 
-/// What came of a case.
+/// The result of a case.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CaseReport {
@@ -63,36 +64,36 @@ pub struct CaseReport {
     pub description: String,
     /// Whether the answer was the expected one.
     pub passed: bool,
-    /// Where it was not: a path, what was expected, what came.
+    /// Differences, if any: path, expected value, actual value.
     pub differences: Vec<String>,
-    /// The answer.
+    /// The plugin's answer.
     pub answer: Value,
-    /// Lines it logged.
+    /// Lines that the plugin logged.
     pub log: Vec<LogLine>,
-    /// What it used up.
+    /// Resources that the call used.
     pub usage: Usage,
 }
 
 /// A case that can't be run.
 #[derive(Debug, thiserror::Error)]
 pub enum CaseError {
-    /// Not a case.
+    /// The text is not a case.
     #[error("it is not a golden case: {0}")]
     Format(String),
-    /// Question or outcome do not come out whole.
+    /// The merged question or outcome is incomplete or invalid.
     #[error("/{part}{path}: {reason}")]
     Part {
         /// "question" or "outcome".
         part: &'static str,
-        /// Where in it, a JSON Pointer (RFC 6901).
+        /// Position of the error, a JSON Pointer (RFC 6901).
         path: String,
         /// What is wrong.
         reason: String,
     },
-    /// More of them than a file may have, or more bytes.
+    /// More cases, or more bytes of them, than a file may have.
     #[error("{0}")]
     TooMany(String),
-    /// All of them together run for too long.
+    /// All cases together run for too long.
     #[error(
         "together they take more than {limit_secs} s of processor time, which is the limit; leave some out"
     )]
@@ -103,7 +104,7 @@ pub enum CaseError {
 }
 
 impl CaseError {
-    /// Whether it is the outcome that is wrong.
+    /// Returns whether the outcome is at fault.
     #[must_use]
     pub fn is_about_outcome(&self) -> bool {
         matches!(self, Self::Part { part: "outcome", .. })
@@ -111,14 +112,16 @@ impl CaseError {
 }
 
 impl Case {
-    /// Reads a case.
+    /// Parses a case.
     ///
     /// # Errors
-    /// It is no JSON, or not of a case's form.
+    /// The text is not JSON, or not in the form of a case.
     pub fn parse(text: &str) -> Result<Self, CaseError> {
-        // An array of its fields would be taken for a case.
+        // serde would accept an array of the fields in order.
         if text.trim_start().starts_with('[') {
-            return Err(CaseError::Format("a case is an object, not an array".to_owned()));
+            return Err(CaseError::Format(
+                "a case must be an object, not an array".to_owned(),
+            ));
         }
         let case: Self =
             serde_json::from_str(text).map_err(|error| CaseError::Format(printable(&error.to_string())))?;
@@ -128,7 +131,9 @@ impl Case {
             .filter(|o| o.len() == 1)
             .and_then(|o| o.iter().next())
         else {
-            return Err(CaseError::Format("expect is an object with one field".to_owned()));
+            return Err(CaseError::Format(
+                "expect must be an object with one field".to_owned(),
+            ));
         };
         let kinds: &[&str] = match case.hook {
             CaseHook::BeforeReset => &["allow", "deny", "require-approval", "error", "failure"],
@@ -137,7 +142,7 @@ impl Case {
         };
         if !kinds.contains(&kind.as_str()) {
             return Err(CaseError::Format(format!(
-                "expect is one of {}, not {}",
+                "expect must be one of {}, not {}",
                 kinds.join(", "),
                 printable(kind)
             )));
@@ -145,21 +150,23 @@ impl Case {
         let cause = |expected: &Value| FailureCause::ALL.iter().any(|cause| expected == cause.as_str());
         if kind == "failure" && !cause(expected) {
             return Err(CaseError::Format(format!(
-                "failure is one of {}, not {}",
+                "failure must be one of {}, not {}",
                 FailureCause::ALL.map(FailureCause::as_str).join(", "),
                 printable(&expected.to_string())
             )));
         }
         if case.outcome.is_some() && case.hook != CaseHook::AfterReset {
-            return Err(CaseError::Format("only after-reset has an outcome".to_owned()));
+            return Err(CaseError::Format(
+                "only after-reset may have an outcome".to_owned(),
+            ));
         }
         Ok(case)
     }
 
-    /// The same case with its question and outcome written out, so that it no longer needs `base`.
+    /// Returns the same case with question and outcome written out in full, so that it no longer needs `base`.
     ///
     /// # Errors
-    /// What comes out is not a whole question or outcome.
+    /// The merged question or outcome is incomplete or invalid.
     pub fn resolved(&self, base: &Value) -> Result<Self, CaseError> {
         let mut question = base.clone();
         merge_patch(&mut question, &self.question);
@@ -181,14 +188,14 @@ impl Case {
     }
 }
 
-/// The question that cases are merged over where no `base-question.json` is found.
+/// Returns the question that cases are merged over where no `base-question.json` is found.
 #[must_use]
 pub fn base_question() -> Value {
     serde_json::from_str(BASE_QUESTION).unwrap_or_default()
 }
 
 impl Case {
-    /// The call that it makes.
+    /// Returns the call that the case makes.
     pub(super) fn errand(&self) -> Result<Errand, CaseError> {
         let config = self.config.to_string();
         let question = || part::<Question>("question", &self.question).map(Box::new);
@@ -202,7 +209,7 @@ impl Case {
         })
     }
 
-    /// What came of that call, beside what should have.
+    /// Compares what the call gave with what was expected.
     pub(super) fn judge(&self, ran: Ran) -> Result<CaseReport, CaseError> {
         let hook_error = matches!(&ran.reply, Err(failure) if failure.cause == FailureCause::HookError);
         let answer = match ran.reply {
@@ -216,7 +223,7 @@ impl Case {
             }) => json!({ "error": detail }),
             Err(failure) => json!({ "failure": failure.cause, "detail": failure.detail }),
         };
-        // A hook's own error may be expected by its text, or as the failure that it is to the host.
+        // A case may expect a hook's own error by its text, or as the failure that the host makes of it.
         let as_failure = hook_error && self.expect.get("failure").is_some();
         let got = if as_failure {
             json!({ "failure": FailureCause::HookError })
@@ -239,7 +246,7 @@ impl Case {
     }
 }
 
-/// A whole question or outcome; the error says where it is not one.
+/// Parses a complete question or outcome; the error has the path of the fault.
 fn part<T: DeserializeOwned>(part: &'static str, value: &Value) -> Result<T, CaseError> {
     serde_path_to_error::deserialize(value).map_err(|error| CaseError::Part {
         part,
@@ -275,7 +282,7 @@ impl From<&CallEnd> for Value {
     }
 }
 
-/// A failure is expected by its cause alone; its text may change between versions.
+/// Reduces a failure to its cause: its text may change between versions.
 fn comparable(answer: &Value) -> Value {
     match answer.get("failure") {
         Some(cause) => json!({ "failure": cause }),
@@ -283,7 +290,7 @@ fn comparable(answer: &Value) -> Value {
     }
 }
 
-/// Exact, except that `null` and a missing field are the same.
+/// Compares exactly, except that `null` equals a missing field.
 fn compare(path: &str, expected: &Value, got: &Value, differences: &mut Vec<String>) {
     if differences.len() >= DIFFERENCES_MAX {
         return;
@@ -323,7 +330,7 @@ fn compare(path: &str, expected: &Value, got: &Value, differences: &mut Vec<Stri
     }
 }
 
-/// JSON merge patch (RFC 7396 §2).
+/// Applies a JSON merge patch (RFC 7396 §2).
 pub fn merge_patch(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -343,7 +350,7 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 }
 
 const DIFFERENCES_MAX: usize = 50;
-/// The question that cases are merged over where there is no other, as text.
+/// JSON text of the built-in base question; see [`base_question`].
 pub const BASE_QUESTION: &str = include_str!("../../plugins/examples/base-question.json");
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The only wasmtime configuration, engine and ticker, and what one call may use up.
+//! The only wasmtime configuration, engine and ticker, and the limits of one call.
 //!
-//! A call runs on the executor's own thread inside a fiber. Every tick the ticker raises the engine's
-//! epoch, a guest that has run for a tick yields to the executor, and once its wall-clock budget is gone it is
-//! trapped: a runaway never keeps a thread from serving others for longer than two ticks, or than one instruction
-//! that fills or copies memory, which nothing interrupts.
+//! A call runs on the executor's own thread inside a fiber. At every tick the ticker raises the engine's epoch:
+//! a guest that has run for a tick yields to the executor, and one whose wall-clock budget is used up is
+//! trapped. So a runaway never keeps a thread from other work for longer than two ticks, or than one
+//! instruction that fills or copies memory, which nothing interrupts.
 
 mod call;
 mod memory;
@@ -22,18 +22,18 @@ use wasmtime::{
 pub(super) use call::{CallState, CpuClock, metered};
 pub(super) use memory::MemoryBudget;
 
-/// What one call of a plugin may use up. Every field has a safe default and is held to its bounds by
+/// Limits of one call of a plugin. Every field has a safe default and is clamped to its bounds by
 /// [`Limits::bounded`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
     /// Wall-clock budget of a call in milliseconds, start-up of the instance included: 5 to 1,000.
     pub deadline_ms: u32,
-    /// Linear memory of all memories together, in bytes: 1 MiB to 256 MiB.
+    /// Linear memory of all memories of a call together, in bytes: 1 MiB to 256 MiB.
     pub memory_bytes: u64,
-    /// Elements of all tables together: at most 200,000. One table has at most 40,000.
+    /// Elements of all tables together: at most 200,000. One table may have at most 40,000.
     pub table_elements: u32,
-    /// Instructions, roughly; counted only where [`super::HostOptions::meter_fuel`] is on. 0: unlimited.
+    /// Fuel, roughly instructions; counted only if [`super::HostOptions::meter_fuel`] is set. 0: unlimited.
     pub fuel: u64,
     /// Bytes of strings and lists that one call may hand to the host: 4 KiB to 4 MiB.
     pub answer_bytes: u32,
@@ -58,7 +58,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// For calls at installation (`describe`, golden cases), where nobody waits for a reset.
+    /// Returns the limits of calls at installation (`describe`, golden cases), where no reset waits.
     #[must_use]
     pub fn at_installation() -> Self {
         Self {
@@ -68,7 +68,7 @@ impl Limits {
         }
     }
 
-    /// The same with every field held to its bounds.
+    /// Returns the same limits with every field clamped to its bounds.
     #[must_use]
     pub fn bounded(self) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl TickedEngine {
         })
     }
 
-    /// A store for one call, its deadline running.
+    /// Creates a store for one call and starts its deadline.
     pub(super) fn store(&self, limits: Limits, clock: &Arc<CpuClock>) -> (Store<CallState>, InFlight<'_>) {
         let in_flight = self.ticker.begin();
         let state = CallState::new(limits, Arc::clone(clock), Arc::clone(&self.memory));
@@ -128,16 +128,16 @@ impl TickedEngine {
         store.set_epoch_deadline(1);
         let tick = self.tick;
         store.epoch_deadline_callback(move |mut context| {
-            // A tick that falls into a short call is none of its business: letting go would put it behind
-            // everybody who is ready, with its slot in hand.
+            // A tick can fall into a call that has only just begun. Yielding then would put the call behind
+            // everything that is ready to run, while it holds its slot.
             if context.data().elapsed() < tick {
                 return Ok(UpdateDeadline::Continue(1));
             }
             if context.data_mut().is_out_of_time() {
                 return Ok(UpdateDeadline::Interrupt);
             }
-            // tokio's own yield lets the executor look at its sockets before it comes back here; a
-            // plain wake-up would put the runaway in front of them for dozens of rounds.
+            // tokio's own yield lets the executor poll its sockets before it resumes this task; a plain wake-up
+            // would put the runaway ahead of them for dozens of rounds.
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
         (store, in_flight)
@@ -160,16 +160,16 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
         .table_elements(TABLE_ELEMENTS_EACH as usize)
         .max_tables_per_module(8)
         .total_stacks(concurrent_calls)
-        // Giving pages back costs more than a small policy: system calls, and interrupts to every core
-        // that runs a thread of ours. So tables are wiped in place, as memories below. Nothing waits for a batch: a
-        // small policy has nothing to give back, and its slot, still warm, goes to the next call; a large one's
-        // megabytes would be held until others had called.
+        // Giving pages back costs more than a small policy's call: system calls, and interrupts to every core
+        // that runs one of our threads. So tables are wiped in place, as memories are below. Decommits are not
+        // batched: a small policy has nothing to give back, and its slot, still warm, goes to the next call,
+        // whereas a large one's megabytes would be held until others had called.
         .table_keep_resident(TABLE_BYTES_KEPT)
         .decommit_batch_size(1)
         .max_unused_warm_slots(concurrent_calls);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
-        // Linux 6.7 and later can name the pages that a call has written, so only those are wiped. Halves
-        // the price of a call; without it, wiping everything in place is slower than giving it back.
+        // Linux 6.7 and later can report the pages that a call has written, so only those are wiped. This
+        // halves the cost of a call; without it, wiping everything in place is slower than giving it back.
         pool.pagemap_scan(Enabled::Auto)
             .linear_memory_keep_resident(MEMORY_BYTES_KEPT);
     }
@@ -181,21 +181,21 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
         .consume_fuel(meter_fuel)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
-        // A decision must repeat bit for bit, on another machine too.
+        // A decision must repeat bit for bit, also on another machine.
         .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)
-        // Nobody reads guest backtraces in a server; walking the stack would make traps dear.
+        // A server has no use for guest backtraces, and walking the stack would make traps expensive.
         .wasm_backtrace_max_frames(None)
         .native_unwind_info(false)
         .generate_address_map(false)
-        // Compilation has one thread of its own and leaves the other cores to requests.
+        // Compilation has a single thread of its own and leaves the other cores to requests.
         .parallel_compilation(false);
     config
 }
 
-/// Raises the epoch while calls are in flight, and sleeps soundly otherwise: an idle appliance does
-/// not wake up hundreds of times a second.
+/// Raises the epoch while calls are in flight and parks otherwise, so that an idle appliance does not wake up
+/// hundreds of times a second.
 struct Ticker {
     shared: Arc<TickerShared>,
     thread: Thread,
@@ -229,8 +229,8 @@ impl Ticker {
     }
 
     fn begin(&self) -> InFlight<'_> {
-        // Both sides use sequential consistency: either the ticker sees this call before it dozes,
-        // or this call sees that it dozes and wakes it.
+        // Both sides use sequential consistency: either the ticker sees this call before it parks, or this call
+        // sees that the ticker is parked and wakes it.
         self.shared.in_flight.fetch_add(1, Ordering::SeqCst);
         if self.shared.dozing.load(Ordering::SeqCst) {
             self.thread.unpark();
@@ -270,7 +270,7 @@ impl TickerShared {
     }
 }
 
-/// A call under way; the ticker ticks as long as one exists.
+/// A call in flight; the ticker runs as long as one exists.
 pub(super) struct InFlight<'a>(&'a TickerShared);
 
 impl Drop for InFlight<'_> {
@@ -280,7 +280,7 @@ impl Drop for InFlight<'_> {
 }
 
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
-/// Written pages that an unused slot of the pool keeps: what a Python policy writes in a call.
+/// Bytes of written pages that an unused slot of the pool keeps: as much as a Python policy writes in a call.
 const MEMORY_BYTES_KEPT: usize = 1 << 20;
 const TABLE_BYTES_KEPT: usize = 64 << 10;
 const CORE_INSTANCES_MAX: u32 = 40;
@@ -288,7 +288,7 @@ const TABLES_MAX: u32 = 40;
 const TABLE_ELEMENTS_EACH: u32 = 40_000;
 const MEMORIES_MAX: u32 = 8;
 const WASM_STACK_BYTES: usize = 512 << 10;
-/// For host functions and the lowering of arguments, which run on the guest's fiber.
+/// Stack for host functions and the lowering of arguments, which run on the guest's fiber.
 const HOST_STACK_BYTES: usize = 512 << 10;
 const TICKS_BEFORE_DOZING: u32 = 1_000;
 

@@ -1,4 +1,4 @@
-//! One evaluation: which plugins are asked, in which version, and what follows when one fails.
+//! One evaluation: which plugins are asked, in which version, and what follows from a failure.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::domain::policy::{
     Decision, Effect, Grants, Hook, Mode, Outcome, Question, Vetted, merge_effects, refuse_surplus, vet,
 };
 
-/// A version of a plugin whose turn it is.
+/// A version of a plugin that is to be asked.
 #[derive(Clone, Copy)]
 struct Turn<'a> {
     plugin: &'a BoundPlugin,
@@ -27,9 +27,10 @@ struct Turn<'a> {
     config: &'a Arc<str>,
     config_digest: Digest,
     hooks: &'a [Hook],
+    history_days: u16,
     grants: &'a Grants,
     asked: Asked,
-    /// Enforced or monitored.
+    /// Whether the answer is enforced or only monitored.
     mode: Mode,
 }
 
@@ -71,18 +72,18 @@ impl PluginHost {
             self.0.metrics.note_busy();
             let failure = Failure {
                 cause: FailureCause::Busy,
-                detail: "the organisation's evaluations are all under way".to_owned(),
+                detail: "all evaluation slots of the organisation are in use".to_owned(),
             };
             let unasked = |turn: &Turn<'_>| turn.record(hook, CallEnd::Failure(failure.clone()));
             evaluation.records = turns.iter().map(unasked).collect();
-            // Policies that are only watched stop nothing, not even so.
+            // Monitored policies stop nothing, not even when no slot is free.
             let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
             let turn = stopped.unwrap_or(&turns[0]);
             tracing::warn!(
                 plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
                 binding = %turn.plugin.binding_id, cause = failure.cause.as_str(), policies = turns.len(),
                 organization = %question.organization.id, enforced = stopped.is_some(),
-                "policy plugins got no turn"
+                "policy plugins were not asked: no evaluation slot became free"
             );
             evaluation.failure = stopped.map(|turn| turn.failed(failure));
             return evaluation;
@@ -105,7 +106,7 @@ impl PluginHost {
                         record.refused.extend(surplus);
                     }
                     if let Some(outcome) = &mut outcome {
-                        // The next plugin sees what this one added.
+                        // The next plugin sees the effects that this one added.
                         merge_effects(&mut Arc::make_mut(outcome).effects, vetted.effects.clone());
                     }
                     merge_effects(&mut evaluation.effects, vetted.effects);
@@ -124,8 +125,8 @@ impl PluginHost {
         evaluation
     }
 
-    /// One plugin's part: what of its answer counts, nothing where its failure is passed over, or the
-    /// failure that ends the reset.
+    /// Asks one plugin. Returns the vetted answer, `None` if its failure is skipped, or the failure that ends
+    /// the reset.
     async fn take_turn<'a>(
         &self,
         turn: Turn<'a>,
@@ -153,7 +154,7 @@ impl PluginHost {
         }
     }
 
-    /// One call, vetted and recorded.
+    /// Calls one plugin, vets its answer and records the call.
     async fn ask(
         &self,
         turn: Turn<'_>,
@@ -169,6 +170,7 @@ impl PluginHost {
             limits: plugin.limits.bounded(),
             clock: Arc::default(),
             question: Arc::clone(question),
+            history_days: turn.history_days,
             outcome: outcome.cloned(),
             config: Arc::clone(turn.config),
         };
@@ -217,29 +219,34 @@ impl PluginHost {
     }
 }
 
-/// A call with all that it needs: it may go on on another thread than it began on.
+/// A call that owns its arguments, so that it can continue on another thread than it began on.
 struct OwnCall {
     host: Arc<Inner>,
     prepared: Arc<Prepared>,
     limits: Limits,
     clock: Arc<CpuClock>,
     question: Arc<Question>,
+    history_days: u16,
     outcome: Option<Arc<Outcome>>,
     config: Arc<str>,
 }
 
 impl OwnCall {
     async fn run(self) -> Ran {
+        let asked = v1::Asked {
+            question: &self.question,
+            history_days: self.history_days,
+        };
         let call = match &self.outcome {
-            None => Call::BeforeReset(&self.question, &self.config),
-            Some(outcome) => Call::AfterReset(&self.question, outcome, &self.config),
+            None => Call::BeforeReset(asked, &self.config),
+            Some(outcome) => Call::AfterReset(asked, outcome, &self.config),
         };
         v1::run(&self.host.ticked, &self.prepared, self.limits, &self.clock, call).await
     }
 }
 
 impl<'a> Turn<'a> {
-    /// Whose turn it is for this question: of a canary, the version in whose share the target is.
+    /// Chooses the version to ask for this question: in a canary, the one in whose share the target is.
     fn of(plugin: &'a BoundPlugin, question: &Question) -> Self {
         let current = Self {
             plugin,
@@ -248,6 +255,7 @@ impl<'a> Turn<'a> {
             config: &plugin.config,
             config_digest: plugin.config_digest,
             hooks: &plugin.hooks,
+            history_days: plugin.history_days,
             grants: &plugin.grants,
             asked: Asked::Current,
             mode: plugin.mode,
@@ -276,13 +284,14 @@ impl<'a> Turn<'a> {
             config: &before.config,
             config_digest: before.config_digest,
             hooks: &before.hooks,
+            history_days: before.history_days,
             grants: &before.grants,
             asked,
             mode: Mode::Enforce,
         })
     }
 
-    /// The version before, where this failure falls back on it: a canary's always does.
+    /// Returns the previous version, if this failure falls back on it; a canary's failure always does.
     fn fallback(&self, failure: &Failure) -> Option<Self> {
         let canary = matches!(self.plugin.mode, Mode::Canary(_));
         let wanted = self.plugin.on_failure.action(failure.cause) == FailureAction::LastGoodVersion;
@@ -293,7 +302,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// What the operator wants of a failure that nothing replaces.
+    /// Applies the operator's choice for a failure that no previous version makes up for.
     fn after_failure(&self, failure: Failure) -> Result<Option<Vetted>, Failure> {
         match self.plugin.on_failure.action(failure.cause) {
             FailureAction::Skip => Ok(None),
@@ -301,7 +310,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// A call that ended so, and used up and said nothing.
+    /// Returns the record of a call that ended this way, with no usage and no log.
     fn record(&self, hook: Hook, end: CallEnd) -> DecisionRecord {
         DecisionRecord {
             binding_id: self.plugin.binding_id,
@@ -339,8 +348,8 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Whether a target is in a canary's share. By target, not by request: whoever is denied can't ask
-/// again until the other version answers. Another version or binding has other targets in its share.
+/// Returns whether a target is in a canary's share. By target, not by request: otherwise a caller who is denied
+/// could ask again until the other version answers. Every version and binding has a different share of targets.
 fn in_share(plugin: &BoundPlugin, target: &str, percent: u8) -> bool {
     let mut hash = Sha256::new();
     hash.update(plugin.binding_id.as_bytes());

@@ -1,4 +1,4 @@
-//! Judges what a plugin says of itself, and configurations by its schema.
+//! Checks plugin manifests, and configurations against their schemas.
 
 mod effort;
 
@@ -14,29 +14,29 @@ use crate::domain::policy::{Manifest, is_kebab};
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not JSON.
+    /// The text is not JSON.
     #[error("the configuration is not JSON: {0}")]
     NotJson(String),
-    /// Too long.
-    #[error("the configuration has {size} bytes; at most {limit} are taken")]
+    /// The text is too long.
+    #[error("the configuration has {size} bytes; at most {limit} are allowed")]
     TooLarge {
         /// Bytes of the text.
         size: usize,
         /// Bytes allowed.
         limit: usize,
     },
-    /// Against the plugin's schema.
+    /// The configuration violates the plugin's schema.
     #[error("configuration{}: {reason}", at(.path))]
     Schema {
         /// JSON Pointer into the configuration; empty for the whole.
         path: String,
-        /// What is wrong there.
+        /// What is wrong at that position.
         reason: String,
     },
-    /// The plugin itself says no.
+    /// The plugin's own `check-config` refused it.
     #[error("the plugin refuses this configuration: {0}")]
     Refused(String),
-    /// The plugin failed over it.
+    /// The plugin's `check-config` failed.
     #[error("the plugin failed on this configuration, {0}")]
     Failed(#[source] Failure),
 }
@@ -49,7 +49,7 @@ fn at(path: &str) -> String {
     }
 }
 
-/// The manifest, if it is acceptable.
+/// Returns the manifest if it is acceptable.
 ///
 /// # Errors
 /// [`PackageError::Manifest`] names the field.
@@ -67,7 +67,7 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
             ),
         );
     }
-    // It stands in every record, log line and series of the plugin.
+    // The version is part of every record, log line and metric series of the plugin.
     if manifest.version.len() > VERSION_BYTES {
         return bad("version", format!("it has more than {VERSION_BYTES} characters"));
     }
@@ -83,7 +83,7 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
     if manifest.summary.chars().count() > SUMMARY_CHARS || manifest.summary.chars().any(char::is_control) {
         return bad(
             "summary",
-            format!("it is one line of at most {SUMMARY_CHARS} characters"),
+            format!("it must be one line of at most {SUMMARY_CHARS} characters"),
         );
     }
     if manifest.hooks.is_empty() {
@@ -95,7 +95,7 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
     if manifest.wants.len() > WANTS_MAX {
         return bad("wants", format!("it names more than {WANTS_MAX} effects"));
     }
-    // Names that this host does not know are allowed: the plugin may be built for newer hosts, too.
+    // Effects that this host does not know are allowed: the plugin may support newer hosts, too.
     if let Some(name) = manifest.wants.iter().find(|name| !is_kebab(name)) {
         return bad("wants", format!("{:?} is not the name of an effect", short(name)));
     }
@@ -103,7 +103,7 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
         return bad(
             "history-days",
             format!(
-                "{} days are asked for, and a question tells of {HISTORY_DAYS_MAX} at most",
+                "it asks for {} days; a question covers at most {HISTORY_DAYS_MAX}",
                 manifest.history_days
             ),
         );
@@ -114,10 +114,10 @@ pub fn check(manifest: Manifest) -> Result<Manifest, PackageError> {
     Ok(manifest)
 }
 
-/// Judges a configuration by the manifest's schema.
+/// Checks a configuration against the manifest's schema.
 ///
 /// # Errors
-/// [`ConfigError`], where it can be told without asking the plugin.
+/// [`ConfigError`], except for the variants that need a call of the plugin.
 pub fn check_config(manifest: &Manifest, config: &str) -> Result<(), ConfigError> {
     if config.len() > CONFIG_BYTES_MAX {
         return Err(ConfigError::TooLarge {
@@ -153,7 +153,8 @@ fn read_schema(text: &str) -> Result<serde_json::Value, String> {
 fn compile(schema: &serde_json::Value) -> Result<jsonschema::Validator, String> {
     jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
-        // Linear time whatever the pattern, and bounded memory: a plugin's schema must not stall the host.
+        // The `regex` engine matches in linear time, with bounded memory: a plugin's schema must not stall the
+        // host.
         .with_pattern_options(
             jsonschema::PatternOptions::regex()
                 .size_limit(PATTERN_BYTES_MAX)
@@ -173,17 +174,17 @@ fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// All its characters are ASCII.
+/// Longest version; a semantic version is ASCII.
 const VERSION_BYTES: usize = 64;
 const SUMMARY_CHARS: usize = 300;
 const WANTS_MAX: usize = 16;
-/// As far back as a question's history ever reaches, in days.
+/// The furthest back that a question's history can reach, in days.
 pub const HISTORY_DAYS_MAX: u16 = 90;
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
 const CONFIG_BYTES_MAX: usize = 64 << 10;
-/// A pattern, compiled: letters of every script twice, or about a thousand states.
+/// Maximum size of a compiled pattern: letters of every script twice, or about a thousand states.
 const PATTERN_BYTES_MAX: usize = 128 << 10;
-/// What matching may keep, for each pattern.
+/// Maximum cache that matching keeps for each pattern.
 const PATTERN_CACHE_BYTES: usize = 256 << 10;
 const REASON_CHARS: usize = 500;
 

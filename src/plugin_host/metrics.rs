@@ -1,4 +1,4 @@
-//! Plain counters of what each binding and each version of a plugin did, for whoever exports them.
+//! Counters of what each binding and each version of a plugin did, to be exported.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,28 +7,28 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::lanes::STRETCH_MAX;
 use super::record::{Asked, CallEnd, Digest, FailureCause, Usage};
+use super::scheduling::STRETCH_MAX;
 use crate::domain::policy::Answer;
 
-/// What one binding, or one version of a plugin wherever it is bound, did since the start of the process.
+/// Counters of one binding, or of one version of a plugin across all bindings, since the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PluginCounters {
     /// Calls of hooks.
     pub calls: u64,
     /// Calls that denied.
     pub denials: u64,
-    /// Calls that gave no answer, by cause.
+    /// Calls that gave no usable answer, by cause.
     pub failures: BTreeMap<FailureCause, u64>,
-    /// Failures since the last answer, of the version that was asked last; of a version by itself not counted.
+    /// Consecutive failures of the version that was asked last; always 0 in the counters of a version.
     pub failures_in_a_row: u32,
-    /// Calls of the version before, since the one that is bound had failed.
+    /// Calls of the previous version because the bound one had failed.
     pub fallbacks: u64,
-    /// All calls together, µs of wall clock.
+    /// Total wall-clock time of all calls, µs.
     pub micros: u64,
-    /// Calls that took at most as many µs as [`PluginCounters::BUCKETS`] says; the last: longer.
+    /// Calls by duration: each bucket up to the bound in [`PluginCounters::BUCKETS`], the last one beyond them.
     pub buckets: [u64; PluginCounters::BUCKETS.len() + 1],
-    /// The largest linear memory of a call, bytes.
+    /// The largest linear memory of any call, bytes.
     pub peak_memory_bytes: u64,
 }
 
@@ -50,25 +50,25 @@ impl PluginCounters {
     }
 }
 
-/// What one version of a plugin did since the start of the process, wherever it is bound.
+/// Counters of one version of a plugin across all bindings, since the start of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionCounters {
-    /// Name of the plugin; [`VersionCounters::OTHERS`] for all that came after the first thousand.
+    /// Name of the plugin; [`VersionCounters::OTHERS`] for the versions after the first thousand.
     pub plugin: String,
-    /// Its version.
+    /// Version of the plugin.
     pub version: String,
-    /// SHA-256 of its file.
+    /// SHA-256 of the plugin file.
     pub digest: Digest,
-    /// What it did.
+    /// Its counters.
     pub counters: PluginCounters,
 }
 
 impl VersionCounters {
-    /// Stands for the versions that are counted together.
+    /// Name under which the versions beyond the bound are counted together.
     pub const OTHERS: &'static str = "(others)";
 }
 
-/// Whose call it was.
+/// The binding and version that a call belongs to.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
     pub(super) binding_id: Uuid,
@@ -88,7 +88,7 @@ impl Caller<'_> {
 /// A binding with the digests of a file and of a configuration: another configuration is another version.
 pub(super) type VersionOfBinding = (Uuid, Digest, Digest);
 
-/// Counters by binding, and by version: these never go down, whatever is unbound.
+/// Counters by binding, and by version. The latter never decrease, even when a binding is removed.
 #[derive(Default)]
 pub(super) struct Metrics {
     counted: Mutex<Counted>,
@@ -99,16 +99,17 @@ pub(super) struct Metrics {
 struct Counted {
     bindings: HashMap<Uuid, PluginCounters>,
     versions: HashMap<Digest, VersionCounters>,
-    /// Failures in a row, by version: a canary that always fails must not be excused by the version
-    /// before it, which answers.
+    /// Consecutive failures by version: the answers of the previous version must not hide a canary that always
+    /// fails.
     in_a_row: HashMap<VersionOfBinding, u32>,
-    /// Who overran their time, or kept a thread for long at a stretch, with how many calls since then that did not.
+    /// Versions that overran their time, or kept a thread too long without yielding, with the number of quick
+    /// calls since.
     slow: HashMap<VersionOfBinding, u8>,
 }
 
 impl Metrics {
-    /// Counts a call, and for how long it kept a thread at a stretch. Returns the failures of this version of the
-    /// binding in a row.
+    /// Counts a call, and notes whether it was slow: it overran its time, or `longest`, its longest stretch
+    /// without yielding, was too long. Returns the consecutive failures of this version of the binding.
     pub(super) fn note(&self, caller: Caller<'_>, end: &CallEnd, usage: Usage, longest: Duration) -> u32 {
         let version = caller.version_of_binding();
         let mut counted = self.lock();
@@ -139,12 +140,12 @@ impl Metrics {
         in_a_row
     }
 
-    /// Whether a call of this version of a binding was too slow, not long ago, for the next to run in place.
+    /// Returns whether this version of a binding was too slow lately for its next call to run in place.
     pub(super) fn slow(&self, version: VersionOfBinding) -> bool {
         self.lock().slow.contains_key(&version)
     }
 
-    /// Counts an evaluation that got no turn: no plugin was called.
+    /// Counts an evaluation that got no slot: no plugin was called.
     pub(super) fn note_busy(&self) {
         self.busy.fetch_add(1, Ordering::Relaxed);
     }
@@ -163,20 +164,12 @@ impl Metrics {
         self.lock().bindings.get(&binding_id).cloned()
     }
 
-    pub(super) fn all(&self) -> Vec<(Uuid, PluginCounters)> {
-        self.lock()
-            .bindings
-            .iter()
-            .map(|(id, counters)| (*id, counters.clone()))
-            .collect()
-    }
-
     pub(super) fn forget(&self, binding_id: Uuid) {
         self.lock().bindings.remove(&binding_id);
         self.forget_versions(binding_id, |_, _| false);
     }
 
-    /// Forgets what its versions but these, named by file and configuration, did wrong.
+    /// Forgets consecutive failures and slowness of all versions of a binding except those that `keeps` names.
     pub(super) fn forget_versions(&self, binding_id: Uuid, keeps: impl Fn(Digest, Digest) -> bool) {
         let stays = |(id, digest, config): &VersionOfBinding| *id != binding_id || keeps(*digest, *config);
         let mut counted = self.lock();
@@ -190,7 +183,8 @@ impl Metrics {
 }
 
 impl Counted {
-    /// A collector keeps each label that it ever saw: so many versions have their own, the rest share one.
+    /// Returns the counters of a version. A collector keeps each label that it ever saw, so only the first
+    /// [`VERSIONS_MAX`] versions have their own counters; the rest share one.
     fn version(&mut self, caller: Caller<'_>) -> &mut PluginCounters {
         let full = self.versions.len() >= VERSIONS_MAX && !self.versions.contains_key(&caller.digest);
         let (digest, plugin, version) = if full {
@@ -208,10 +202,10 @@ impl Counted {
     }
 }
 
-/// Calls after which one that was too slow is forgotten: else a guest that is slow every other time would never be
-/// expected to be.
+/// Quick calls after which a slow one is forgotten. With fewer, a guest that is slow every other time would run
+/// in place each time.
 const QUICK_AGAIN: u8 = 100;
-/// Versions of plugins that are counted apart.
+/// Maximum number of plugin versions that are counted separately.
 const VERSIONS_MAX: usize = 1_000;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Reads a plugin file and says precisely what is wrong with it, before anything is compiled or stored.
+//! Reads a plugin file and reports precisely what is wrong with it, before anything is compiled or stored.
 //!
 //! A plugin is a component that exports `latchkey:policy/hooks` and imports at most `latchkey:policy/log`.
-//! A core module with the contract embedded (as wit-bindgen leaves it) is turned into one here, so
+//! A core module with the contract embedded (as wit-bindgen leaves it) is turned into a component here, so
 //! authors need no tool beyond their compiler.
 
 mod contracts;
@@ -23,12 +23,12 @@ pub use error::PackageError;
 use super::printable::printable;
 use super::record::Digest;
 
-/// A file that may be compiled.
+/// A plugin file that passed the checks and may be compiled.
 #[derive(Debug)]
 pub struct Package<'a> {
     /// SHA-256 of the file as given; the plugin's identity.
     pub digest: Digest,
-    /// The component; the file itself, or what became of the core module.
+    /// The component: the file itself, or the result of converting the core module.
     pub component: Cow<'a, [u8]>,
     /// Whether the file was a core module.
     pub from_core_module: bool,
@@ -36,25 +36,25 @@ pub struct Package<'a> {
     pub imports: Vec<String>,
     /// Names exported, with version.
     pub exports: Vec<String>,
-    /// The contract's version for which it was built.
+    /// Version of the contract that it was built for.
     pub contract: Version,
-    /// Compilers and tools named inside, such as "Rust" or "componentize-py 0.25".
+    /// Compilers and tools named in the file, such as "Rust" or "componentize-py 0.25".
     pub producers: Vec<String>,
 }
 
-/// Reads and judges a plugin file by the contracts of this host. Does not compile.
+/// Reads and checks a plugin file against the contracts of this host. Does not compile.
 ///
 /// # Errors
-/// Every reason for a refusal that can be told without compiling.
+/// Every refusal that can be determined without compiling.
 pub fn read(bytes: &[u8]) -> Result<Package<'_>, PackageError> {
     Contracts::released().read(bytes)
 }
 
 impl Contracts {
-    /// Reads and judges a plugin file by these contracts. Does not compile.
+    /// Reads and checks a plugin file against these contracts. Does not compile.
     ///
     /// # Errors
-    /// Every reason for a refusal that can be told without compiling.
+    /// Every refusal that can be determined without compiling.
     pub fn read<'a>(&self, bytes: &'a [u8]) -> Result<Package<'a>, PackageError> {
         if bytes.len() > FILE_BYTES_MAX {
             return Err(PackageError::TooLarge {
@@ -126,7 +126,7 @@ impl Contracts {
     }
 }
 
-/// What a component shows to the outside.
+/// The imports, exports and producers of a component.
 #[derive(Default)]
 struct Surface {
     imports: Vec<String>,
@@ -137,8 +137,8 @@ struct Surface {
 impl Surface {
     fn of(component: &[u8]) -> Result<Self, PackageError> {
         let mut surface = Self::default();
-        // Nested modules and components are walked too (for their producers); `depth` keeps their
-        // imports and exports apart from the outer ones.
+        // Nested modules and components are walked too (for their producers); `depth` keeps their imports and
+        // exports apart from the outer ones.
         let mut depth = 0_u32;
         for payload in Parser::new(0).parse_all(component) {
             match payload.map_err(invalid)? {
@@ -173,7 +173,7 @@ fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut
     let KnownCustom::Producers(fields) = section.as_known() else {
         return;
     };
-    // Producers are for people: a broken section is no reason to refuse.
+    // Producers are informative only: a broken section is no reason to refuse the file.
     for field in fields.into_iter().flatten() {
         for value in field.values.into_iter().flatten() {
             if producers.len() < PRODUCERS_KEPT {
@@ -184,9 +184,10 @@ fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut
     }
 }
 
-/// The flag that avoids WASI, for the language of the plugin if it can be told, else for each.
+/// Returns the flag that avoids WASI, for the plugin's language if it is recognised, otherwise for each
+/// language.
 fn remedy(producers: &BTreeSet<String>, file: &[u8]) -> String {
-    // The more specific come first: a Python component contains C, a QuickJS component Rust and C.
+    // The more specific ones come first: a Python component contains C, a QuickJS component Rust and C.
     let lower: Vec<String> = producers
         .iter()
         .map(|p| format!("{} ", p.to_lowercase()))
@@ -210,7 +211,7 @@ fn remedy(producers: &BTreeSet<String>, file: &[u8]) -> String {
     };
     match told {
         Some(advice) => advice.to_owned(),
-        // Interpreters come as components.
+        // A core module is C or Rust: interpreters come as components.
         None if Parser::is_core_wasm(file) => [C, RUST].join("; "),
         None => [PYTHON, JAVASCRIPT, GO, RUST, C].join("; "),
     }

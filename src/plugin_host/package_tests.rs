@@ -44,8 +44,8 @@ fn a_core_module_without_the_contract_is_told_so() {
     assert_eq!(refusal(&component("(module)")).code(), "not-a-component");
 }
 
-/// Found by fuzzing: read by wit-parser, a package that depends on itself overflowed the stack, and the process was
-/// gone.
+/// Found by fuzzing: when wit-parser read a package that depends on itself, the stack overflowed and the
+/// process died.
 #[test]
 fn a_contract_that_a_module_brings_along_is_not_read() {
     let hostile = include_bytes!("../../fuzz/seeds/plugin_file/contract-with-a-cycle");
@@ -172,7 +172,7 @@ fn a_file_that_is_cut_off_anywhere_is_refused() {
         wat::parse_str(r#"(module (func (export "before-reset") (drop (i32.const 7))) (data "seven"))"#);
     let whole = whole.expect("the test's text is a module");
     for end in 0..whole.len() {
-        // Found by fuzzing: the code section says how long it is before its end was seen.
+        // Found by fuzzing: a code section's length is reported before its end is read.
         assert!(read(&whole[..end]).is_err(), "{end} bytes of {}", whole.len());
     }
 }
@@ -209,7 +209,7 @@ fn a_host_speaks_its_own_contract_and_every_earlier_one_of_its_major() {
     }
 }
 
-/// A core module with one function of so many locals and so many nested loops, each of which changes
+/// Returns a core module with one function of `locals` locals and `loops` nested loops, each of which changes
 /// them all: every loop needs a value for every local.
 pub(in crate::plugin_host) fn tangled(locals: usize, loops: usize) -> Vec<u8> {
     let steps = (0..locals).fold(String::new(), |text, n| {

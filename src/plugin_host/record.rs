@@ -1,4 +1,4 @@
-//! What goes into an evaluation and what comes out: bindings, decision records, failures.
+//! The inputs and results of an evaluation: bindings, decision records, failures.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::domain::policy::{Answer, Decision, Effect, Grants, Hook, Mode, Refuse
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
         Self(sha2::Sha256::digest(bytes).into())
     }
 
-    /// In hex, without an allocation: a reset writes eight of them.
+    /// Encodes as hex without allocating: a reset writes eight of them.
     fn hex<'a>(&self, text: &'a mut [u8; 64]) -> &'a str {
         hex::encode_to_slice(self.0, text).expect("64 digits for 32 bytes");
         std::str::from_utf8(text).expect("hex is ASCII")
@@ -74,40 +74,44 @@ pub struct BoundPlugin {
     pub name: String,
     /// The plugin's version, from its manifest.
     pub version: String,
-    /// The compiled module; knows its own digest.
+    /// The compiled module, which has the digest.
     pub prepared: Arc<Prepared>,
-    /// The configuration as JSON text, exactly as the plugin gets it.
+    /// The configuration as JSON text, exactly as the plugin receives it.
     pub config: Arc<str>,
     /// SHA-256 of `config`.
     pub config_digest: Digest,
-    /// The hooks for which the operator bound it.
+    /// The hooks at which it is asked.
     pub hooks: Vec<Hook>,
+    /// How far back it is shown earlier resets, in days, from its manifest.
+    pub history_days: u16,
     /// Effects that the operator granted.
     pub grants: Grants,
     /// Whether its answers count.
     pub mode: Mode,
-    /// What its failure means for the reset.
+    /// What a failure means for the reset.
     pub on_failure: OnFailure,
-    /// What a call may use up.
+    /// Limits of one call.
     pub limits: Limits,
-    /// The version before: for a canary's other share, and where a failure falls back on it.
+    /// The previous version, for the targets outside a canary's share and for fallback after a failure.
     pub before: Option<PluginVersion>,
 }
 
-/// A module with the configuration that it is given.
+/// A module together with its configuration.
 #[derive(Clone, Debug)]
 pub struct PluginVersion {
     /// The plugin's version, from its manifest.
     pub version: String,
-    /// The compiled module; knows its own digest.
+    /// The compiled module, which has the digest.
     pub prepared: Arc<Prepared>,
-    /// The configuration as JSON text, exactly as the plugin gets it.
+    /// The configuration as JSON text, exactly as the plugin receives it.
     pub config: Arc<str>,
     /// SHA-256 of `config`.
     pub config_digest: Digest,
-    /// The hooks for which it is asked.
+    /// The hooks at which it is asked.
     pub hooks: Vec<Hook>,
-    /// Effects that the operator granted and its manifest wants.
+    /// How far back it is shown earlier resets, in days, from its manifest.
+    pub history_days: u16,
+    /// Effects that the operator granted and the manifest wants.
     pub grants: Grants,
 }
 
@@ -115,16 +119,16 @@ pub struct PluginVersion {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OnFailure {
-    /// For causes not named in `causes`.
+    /// Action for causes not named in `causes`.
     #[serde(default)]
     pub otherwise: FailureAction,
-    /// Exceptions.
+    /// Actions for single causes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<(FailureCause, FailureAction)>,
 }
 
 impl OnFailure {
-    /// The same for every cause.
+    /// Returns a rule with the same action for every cause.
     #[must_use]
     pub fn always(action: FailureAction) -> Self {
         Self {
@@ -133,11 +137,11 @@ impl OnFailure {
         }
     }
 
-    /// What a failure of this cause means.
+    /// Returns the action for a failure of this cause.
     #[must_use]
     pub fn action(&self, cause: FailureCause) -> FailureAction {
         if cause == FailureCause::Busy {
-            // Whoever floods an organisation's slots must not get its policies skipped.
+            // A caller who floods an organisation's slots must not get its policies skipped.
             return FailureAction::Deny;
         }
         self.causes
@@ -147,17 +151,17 @@ impl OnFailure {
     }
 }
 
-/// What follows from a failure.
+/// What follows from a plugin's failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureAction {
     /// The reset does not happen (fail closed).
     #[default]
     Deny,
-    /// As if the plugin had not been bound.
+    /// The reset continues as if the plugin were not bound.
     Skip,
-    /// The version before is asked instead, that is the last one that answered for good; where there is
-    /// none, or it fails too, the reset does not happen.
+    /// The previous version is asked instead, that is, the last one whose answers counted. If there is none, or
+    /// it fails too, the reset does not happen.
     LastGoodVersion,
 }
 
@@ -169,24 +173,24 @@ pub enum FailureCause {
     Trap,
     /// The wall-clock budget ran out.
     Deadline,
-    /// It asked for more memory or table than it may have.
+    /// The guest asked for more memory or table elements than it may have.
     Memory,
     /// The fuel ran out.
     Fuel,
     /// The stack ran out.
     Stack,
-    /// What it answered can't be read: bad UTF-8, a bad pointer, too large.
+    /// The answer can't be read: invalid UTF-8, an invalid pointer, too large.
     BadAnswer,
-    /// The hook itself answered with an error.
+    /// The hook itself returned an error.
     HookError,
-    /// No instance could be made.
+    /// No instance could be created.
     Instantiation,
     /// All of the organisation's slots were taken for too long.
     Busy,
 }
 
 impl FailureCause {
-    /// Every cause there is.
+    /// All causes.
     pub const ALL: [Self; 9] = [
         Self::Trap,
         Self::Deadline,
@@ -199,7 +203,7 @@ impl FailureCause {
         Self::Busy,
     ];
 
-    /// The word used in JSON, metrics and logs.
+    /// Returns the name used in JSON, metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -221,9 +225,9 @@ impl FailureCause {
 #[error("{}: {detail}", cause.as_str())]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Failure {
-    /// What kind.
+    /// Kind of failure.
     pub cause: FailureCause,
-    /// In words; from the engine or, for a hook error, from the plugin (at most 500 characters).
+    /// Description, from the engine or, for a hook error, from the plugin (at most 500 characters).
     pub detail: String,
 }
 
@@ -233,7 +237,7 @@ pub struct Failure {
 pub enum CallEnd {
     /// With an answer, exactly as the plugin gave it.
     Answer(Answer),
-    /// Without one.
+    /// Without a usable answer.
     Failure(Failure),
 }
 
@@ -241,13 +245,13 @@ pub enum CallEnd {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
-    /// For the author.
+    /// Detail for the plugin's author.
     Debug,
-    /// Ordinary.
+    /// Ordinary event.
     Info,
-    /// Odd.
+    /// Something unexpected.
     Warn,
-    /// Wrong.
+    /// Something wrong.
     Error,
 }
 
@@ -255,21 +259,21 @@ pub enum LogLevel {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LogLine {
-    /// How severe.
+    /// Severity.
     pub level: LogLevel,
     /// The text.
     pub message: String,
 }
 
-/// What a call used up.
+/// Resources that a call used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Usage {
-    /// Wall clock from the making of the instance to its end, µs.
+    /// Wall-clock time from the creation of the instance to the end of the call, µs.
     pub elapsed_micros: u64,
-    /// Linear memory at the end, bytes.
+    /// Linear memory at the end of the call, which is its peak, bytes.
     pub peak_memory_bytes: u64,
-    /// Fuel consumed, where it is counted.
+    /// Fuel consumed, if it is counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
 }
@@ -278,12 +282,12 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Asked {
-    /// The version that is bound.
+    /// The bound version.
     #[default]
     Current,
-    /// The version before, since the target is not in the canary's share.
+    /// The previous version, since the target is not in the canary's share.
     VersionBefore,
-    /// The version before, since the one that is bound failed.
+    /// The previous version, since the bound one failed.
     Fallback,
 }
 
@@ -294,7 +298,7 @@ impl Asked {
     }
 }
 
-/// One call, as it is kept with the reset: enough to replay and to explain it.
+/// One call as it is recorded with the reset: enough to replay and to explain it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DecisionRecord {
@@ -302,47 +306,47 @@ pub struct DecisionRecord {
     pub binding_id: Uuid,
     /// Name of the plugin.
     pub plugin: String,
-    /// Its version.
+    /// Version of the plugin.
     pub version: String,
-    /// SHA-256 of its module as installed.
+    /// SHA-256 of the plugin file as installed.
     pub digest: Digest,
     /// SHA-256 of the configuration text.
     pub config_digest: Digest,
-    /// Which hook.
+    /// Hook that was called.
     pub hook: Hook,
     /// Whether the answer counted: enforced or monitored.
     pub mode: Mode,
-    /// Which version of the binding this is.
+    /// Which version of the binding was asked.
     #[serde(default, skip_serializing_if = "Asked::is_current")]
     pub asked: Asked,
-    /// The canary's share in percent, where there is one.
+    /// The canary's share in percent, if the binding is a canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<u8>,
-    /// After the reset: the effects so far that it was shown, where they are more than the first
+    /// For `after-reset`: the effects collected so far that it was shown, if they are more than the first
     /// plugin was shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effects_so_far: Option<Vec<Effect>>,
-    /// How it ended.
+    /// How the call ended.
     pub end: CallEnd,
-    /// SHA-256 of `end` as JSON, where there was no room to keep it: then `end` has only its beginning.
+    /// SHA-256 of `end` as JSON, if `end` was too long to keep: then `end` has only its beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_digest: Option<Digest>,
-    /// Effects asked for and not given.
+    /// Effects that the plugin asked for and the host refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedEffect>,
-    /// What had to be put right in the answer.
+    /// Corrections that the host made to the answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repaired: Vec<String>,
-    /// Lines it logged.
+    /// Lines that the plugin logged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,
-    /// Lines beyond the quota.
+    /// Number of log lines beyond the quota, dropped.
     #[serde(default)]
     pub log_dropped: u32,
-    /// What it used up.
+    /// Resources that the call used.
     pub usage: Usage,
-    /// Failures of this version of the binding in a row, this one included; 0 after an answer, and where it got no
-    /// turn.
+    /// Consecutive failures of this version of the binding, this one included; 0 after an answer, and where it
+    /// got no slot.
     #[serde(default)]
     pub failures_in_a_row: u32,
 }
@@ -355,26 +359,26 @@ pub struct PluginFailure {
     pub binding_id: Uuid,
     /// Name of the plugin.
     pub plugin: String,
-    /// Its version.
+    /// Version of the plugin.
     pub version: String,
-    /// SHA-256 of its module.
+    /// SHA-256 of the plugin file.
     pub digest: Digest,
-    /// What happened.
+    /// The failure of the call.
     pub failure: Failure,
 }
 
-/// What all bound plugins together say.
+/// The combined result of all bound plugins.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
-    /// The combined decision. After the reset always [`Decision::Allow`]. Worth nothing if `failure` is set.
+    /// The combined decision; always [`Decision::Allow`] for `after-reset`. Meaningless if `failure` is set.
     pub decision: Decision,
     /// Vetted effects to commit with the reset (if it is carried out).
     pub effects: Vec<Effect>,
-    /// Every call, in order; where the organisation got no turn, those that would have been made.
+    /// Every call, in order; if the organisation got no slot, the calls that would have been made.
     pub records: Vec<DecisionRecord>,
-    /// The bindings whose version failed, so that their version before answered for them.
+    /// Bindings whose bound version failed and whose previous version answered instead.
     pub fell_back: Vec<Uuid>,
-    /// Set if a plugin failed and its binding says that the reset must then not happen: answer 500,
-    /// change nothing.
+    /// Set if a plugin failed and its binding says that the reset must then not happen: answer 500, change
+    /// nothing.
     pub failure: Option<PluginFailure>,
 }

@@ -1,4 +1,4 @@
-//! Signatures of plugin files, in minisign's format: its own tool makes and checks the same.
+//! Signatures of plugin files in minisign's format, compatible with the `minisign` tool.
 
 use std::io::Cursor;
 
@@ -9,10 +9,10 @@ use minisign::{PublicKeyBox, SignatureBox};
 pub struct SignerKey(minisign::PublicKey);
 
 impl SignerKey {
-    /// A public key: the content of a `.pub` file, or the base64 line alone.
+    /// Parses a public key: the content of a `.pub` file, or the base64 line alone.
     ///
     /// # Errors
-    /// It is no minisign public key; in words.
+    /// A message: the text is not a minisign public key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let key = if text.contains('\n') {
@@ -24,17 +24,17 @@ impl SignerKey {
             .map_err(|error| format!("not a minisign public key: {error}"))
     }
 
-    /// The key's number as minisign shows it.
+    /// Returns the key id as minisign shows it.
     #[must_use]
     pub fn id(&self) -> String {
         key_id(self.0.keynum())
     }
 }
 
-/// A signature that holds.
+/// A valid signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
-    /// Number of the key that signed.
+    /// Id of the key that signed.
     pub key_id: String,
     /// The trusted comment, which the signature covers.
     pub comment: String,
@@ -43,22 +43,22 @@ pub struct Signed {
 /// Why a signature does not count.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// Not minisign's format.
-    #[error("this is not a signature that counts: {0}")]
+    /// Not in minisign's format.
+    #[error("this is not a valid signature: {0}")]
     Malformed(String),
-    /// Nobody we trust.
+    /// Made with a key that is not trusted.
     #[error("signed with the key {key_id}, which is not trusted here")]
     UnknownKey {
-        /// Number of the key that signed.
+        /// Id of the key that signed.
         key_id: String,
     },
-    /// Other bytes, or a changed signature.
+    /// Made over other bytes, or changed.
     #[error("the signature does not fit this file: the file or the signature was changed")]
     Mismatch,
 }
 
 impl SignatureError {
-    /// A stable word for programs.
+    /// Returns a stable code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -69,14 +69,15 @@ impl SignatureError {
     }
 }
 
-/// Checks a signature over `bytes` under whichever of the trusted `keys` made it.
+/// Verifies a signature over `bytes` made by any of the trusted `keys`.
 ///
 /// # Errors
-/// Malformed, by an unknown key, or over other bytes.
+/// The signature is malformed, by an unknown key, or over other bytes.
 pub fn verify(bytes: &[u8], signature: &str, keys: &[SignerKey]) -> Result<Signed, SignatureError> {
     let malformed = |error: minisign::PError| SignatureError::Malformed(error.to_string());
     let signature = SignatureBox::from_string(signature).map_err(malformed)?;
-    // It covers the file itself, not its hash; minisign has not made such by itself for years.
+    // A legacy signature covers the file itself, not its hash; minisign has not made these by default for
+    // years.
     if !signature.is_prehashed() {
         return Err(SignatureError::Malformed(
             "it is of minisign's old form (-l), which is not accepted; sign again without -l".to_owned(),
@@ -94,7 +95,7 @@ pub fn verify(bytes: &[u8], signature: &str, keys: &[SignerKey]) -> Result<Signe
     })
 }
 
-/// Little-endian on disk, upper-case hex for people.
+/// Formats a key id: little-endian on disk, upper-case hex for people.
 fn key_id(keynum: &[u8]) -> String {
     hex::encode_upper(keynum.iter().rev().copied().collect::<Vec<_>>())
 }
@@ -129,7 +130,7 @@ mod tests {
         };
         assert!(refused(b"\0asm plugin!", &signature, key(&mine)).contains("was changed"));
         assert!(refused(bytes, &signature, key(&other)).contains("not trusted"));
-        assert!(refused(bytes, "nonsense", key(&mine)).contains("not a signature"));
+        assert!(refused(bytes, "nonsense", key(&mine)).contains("not a valid signature"));
         let forged = signature.replace("plugin p 1.0.0", "plugin p 9.0.0");
         assert!(
             refused(bytes, &forged, key(&mine)).contains("was changed"),

@@ -1,5 +1,5 @@
-//! How many evaluations may be under way: per organisation, so that one with runaway plugins does not
-//! hurt another, and in the whole node, so that the instance pool never runs dry.
+//! Limits the concurrent evaluations: per organisation, so that one with runaway plugins does not affect
+//! another, and for the whole node, so that the instance pool never runs dry.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Slots for evaluations.
+/// The slots for evaluations.
 pub(super) struct Slots {
     per_organization: usize,
     organizations: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -15,7 +15,7 @@ pub(super) struct Slots {
     wait: Duration,
 }
 
-/// Two permits; dropping it frees them.
+/// A slot of the organisation and one of the node; freed when dropped.
 pub(super) struct Slot {
     _node: OwnedSemaphorePermit,
     _organization: OwnedSemaphorePermit,
@@ -31,10 +31,10 @@ impl Slots {
         }
     }
 
-    /// Waits for a slot, first come, first served; `None` if none came free in time.
+    /// Waits for a slot, first come, first served; returns `None` on timeout.
     pub(super) async fn take(&self, organization: &str) -> Option<Slot> {
         let own = self.of(organization);
-        // The organisation's own queue comes first: whoever waits there holds none of the node's slots.
+        // The organisation's own queue comes first, so that a task waiting there holds no slot of the node.
         if let Ok(permit) = Arc::clone(&own).try_acquire_owned()
             && let Ok(node) = Arc::clone(&self.node).try_acquire_owned()
         {
@@ -55,13 +55,13 @@ impl Slots {
     }
 
     fn of(&self, organization: &str) -> Arc<Semaphore> {
-        // A panic elsewhere can't leave the map half-changed.
+        // A panic elsewhere can't leave the map half-changed, so poisoning is harmless.
         let mut organizations = self.organizations.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(semaphore) = organizations.get(organization) {
             return Arc::clone(semaphore);
         }
         if organizations.len() >= ORGANIZATIONS_KEPT {
-            // Only those in use are worth remembering.
+            // Drop the semaphores that are not in use.
             organizations.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
         }
         let semaphore = Arc::new(Semaphore::new(self.per_organization));

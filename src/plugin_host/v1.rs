@@ -1,5 +1,5 @@
-//! The contract `latchkey:policy@1`: the only file that knows both its generated bindings and the
-//! domain's types. A contract 2 is a second file like this one.
+//! The contract `latchkey:policy@1`: the only module that knows both its generated bindings and the domain's
+//! types. A contract 2 would be a second module like this one.
 
 mod lower;
 
@@ -22,15 +22,15 @@ mod bindings {
         path: "plugins/wit/v1",
         world: "policy",
         exports: { default: async },
-        // Arguments are lent: a question is lowered without a copy of each of its strings.
+        // Arguments are borrowed: a question is lowered without copying each of its strings.
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 }
 
-/// Provides what a policy may import.
+/// Provides the imports of a policy.
 pub(super) type Linker = wasmtime::component::Linker<CallState>;
 
-/// A component whose imports are resolved and whose exports are found.
+/// A component whose imports are resolved and whose exports have been looked up.
 pub(super) struct Pre {
     instance: InstancePre<CallState>,
     all: bindings::PolicyIndices,
@@ -40,13 +40,13 @@ pub(super) struct Pre {
 }
 
 impl Pre {
-    /// The component itself.
+    /// Returns the component itself.
     pub(super) fn component(&self) -> &Component {
         self.instance.component()
     }
 }
 
-/// Everything a policy gets: `log`.
+/// Returns a linker with the only import that a policy gets: `log`.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker> {
     let mut linker = Linker::new(engine);
     log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
@@ -54,8 +54,8 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker> {
     Ok(linker)
 }
 
-/// Resolves imports and exports. The types of the exports are checked where they are used: all of them
-/// by `describe`, which every installation runs, and one by each call.
+/// Resolves imports and exports. The types of the exports are checked on use: all of them by `describe`, which
+/// every installation runs, and one by each call.
 pub(super) fn prepare(linker: &Linker, component: &Component) -> Result<Pre, PackageError> {
     let refused = |error: wasmtime::Error| PackageError::Invalid(printable(&format!("{error:#}")));
     let instance = linker.instantiate_pre(component).map_err(refused)?;
@@ -74,31 +74,39 @@ pub(super) fn prepare(linker: &Linker, component: &Component) -> Result<Pre, Pac
     })
 }
 
+/// A question, and as much of its history as the plugin is shown.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) question: &'a Question,
+    /// How far back the lists of earlier resets reach, in days.
+    pub(super) history_days: u16,
+}
+
 /// One call of one export.
 #[derive(Clone, Copy)]
 pub(super) enum Call<'a> {
     Describe,
     CheckConfig(&'a str),
-    BeforeReset(&'a Question, &'a str),
-    AfterReset(&'a Question, &'a Outcome, &'a str),
+    BeforeReset(Asked<'a>, &'a str),
+    AfterReset(Asked<'a>, &'a Outcome, &'a str),
 }
 
-/// What a call gave.
+/// What a call returned.
 pub(super) enum Reply {
     Manifest(Manifest),
     Config(Result<(), String>),
     Answer(Answer),
 }
 
-/// A call that is over.
+/// A completed call.
 pub(super) struct Ran {
     pub(super) reply: Result<Reply, Failure>,
     pub(super) usage: Usage,
     pub(super) log: Vec<LogLine>,
     pub(super) log_dropped: u32,
-    /// Processor time.
+    /// CPU time of the call.
     pub(super) cpu: Duration,
-    /// The longest processor time for which it kept a thread without once letting go.
+    /// The longest CPU time for which it kept a thread without yielding.
     pub(super) longest: Duration,
 }
 
@@ -117,7 +125,7 @@ impl Ran {
         }
     }
 
-    /// How a call of a hook ended, and what it logged.
+    /// Returns how a call of a hook ended, and what it logged.
     pub(super) fn end(self) -> (CallEnd, Vec<LogLine>) {
         let end = match self.reply {
             Ok(Reply::Answer(answer)) => CallEnd::Answer(answer),
@@ -128,7 +136,7 @@ impl Ran {
     }
 }
 
-/// Makes an instance, calls it by this clock, and throws it away.
+/// Creates an instance, calls it, measured by `clock`, and drops it.
 pub(super) async fn run(
     ticked: &TickedEngine,
     prepared: &Prepared,
@@ -171,8 +179,8 @@ pub(super) async fn run(
     }
 }
 
-/// Looks up only the function that is called: checking the types of all four, as the generated
-/// bindings do for each instance, costs more than a small policy's answer.
+/// Calls one export. Looks up only that function: checking the types of all four, as the generated bindings do
+/// for each instance, costs more than a small policy's answer.
 async fn guest_call(
     pre: &Pre,
     instance: &Instance,
@@ -194,10 +202,10 @@ async fn guest_call(
             let (verdict,) = check.call_async(store, (config,)).await?;
             Ok(Reply::Config(verdict.map_err(|text| shown(&text))))
         }
-        Call::BeforeReset(question, config) => {
+        Call::BeforeReset(asked, config) => {
             type Params<'a> = (types::Question<'a>, &'a str);
             type Results = (Result<types::Verdict, String>,);
-            let lent = lower::Question::of(question);
+            let lent = lower::Question::of(asked.question, asked.history_days);
             let before = instance
                 .get_typed_func::<Params<'_>, Results>(&mut *store, pre.before_reset)
                 .map_err(other_types)?;
@@ -206,10 +214,13 @@ async fn guest_call(
                 (Err(text),) => Err(hook_error(&text)),
             }
         }
-        Call::AfterReset(question, outcome, config) => {
+        Call::AfterReset(asked, outcome, config) => {
             type Params<'a> = (types::Question<'a>, types::Outcome<'a>, &'a str);
             type Results = (Result<Vec<types::EffectResult>, String>,);
-            let (lent, end) = (lower::Question::of(question), lower::Outcome::of(outcome));
+            let (lent, end) = (
+                lower::Question::of(asked.question, asked.history_days),
+                lower::Outcome::of(outcome),
+            );
             let after = instance
                 .get_typed_func::<Params<'_>, Results>(&mut *store, pre.after_reset)
                 .map_err(other_types)?;
@@ -234,12 +245,12 @@ fn hook_error(text: &str) -> Failure {
     }
 }
 
-/// A plugin's text, fit to be shown and logged.
+/// Makes a plugin's text fit to be shown and logged.
 fn shown(text: &str) -> String {
     printable(text).chars().take(DETAIL_CHARS).collect()
 }
 
-/// Why a call failed. What the host itself refused comes first: guests turn it into odd traps.
+/// Returns why a call failed. The host's own refusals come first: guests turn them into misleading traps.
 fn failure(error: &wasmtime::Error, state: &CallState, otherwise: FailureCause) -> Failure {
     if state.out_of_time {
         let detail = format!("not done after {} ms", state.limits().deadline_ms);
@@ -287,6 +298,6 @@ impl log::Host for CallState {
 
 impl types::Host for CallState {}
 
-/// The exported interface; wasmtime finds any version that is compatible with this one.
+/// The exported interface; wasmtime accepts any version compatible with this one.
 const HOOKS: &str = "latchkey:policy/hooks@1.0.0";
 const DETAIL_CHARS: usize = 500;

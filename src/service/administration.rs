@@ -1,4 +1,4 @@
-//! Organisations, users and settings, as their admins and the command line change them.
+//! Organisations, users and settings, as changed by their admins and from the command line.
 
 mod settings;
 
@@ -21,45 +21,45 @@ use crate::store::{accounts, audit};
 
 /// Longest name, e-mail address or slug, in characters.
 const TEXT_LIMIT: usize = 320;
-/// Users in a page when none is asked for but a page is: contract B3.
+/// Users per page if a page but no size is requested. Without either parameter all users are listed.
 const PAGE_SIZE: u64 = 50;
-/// Users in a page at most.
+/// Maximum users per page.
 const PAGE_LIMIT: u64 = 1_000;
-/// Users that are listed without asking for pages: what one answer takes of memory has a bound.
+/// Maximum users listed without paging: bounds the memory of one answer.
 const LIST_LIMIT: u64 = 10_000;
 
-/// What a new organisation starts with.
+/// Attributes of a new organisation.
 #[derive(Clone, Debug)]
 pub struct NewOrganization {
-    /// Chosen id; random when absent.
+    /// Given id; random if absent.
     pub id: Option<Uuid>,
-    /// The name used at login.
+    /// The short name used at login.
     pub slug: String,
-    /// The name shown to people.
+    /// The display name.
     pub name: String,
-    /// What it decides for itself.
+    /// Its initial settings.
     pub settings: OrganizationSettings,
 }
 
-/// What a new user starts with.
+/// Attributes of a new user.
 #[derive(Clone, Debug)]
 pub struct NewUser {
-    /// Chosen id; random when absent.
+    /// Given id; random if absent.
     pub id: Option<Uuid>,
     /// E-mail address.
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     pub name: Option<String>,
     /// Role.
     pub role: Role,
-    /// Argon2id hash of the password, if there is one already.
+    /// Argon2id hash of the password, if one is set already.
     pub password_hash: Option<String>,
 }
 
-/// Makes an organisation. Only the command line does this.
+/// Creates an organisation. Only the command line does this.
 ///
 /// # Errors
-/// [`Error::Validation`], or [`Error::Conflict`] when the slug is taken.
+/// [`Error::Validation`], or [`Error::Conflict`] if the slug is taken.
 pub async fn create_organization(services: &Services, new: NewOrganization) -> Result<Organization> {
     let at = services.clock.now();
     check_organization(&new)?;
@@ -91,10 +91,10 @@ pub async fn create_organization(services: &Services, new: NewOrganization) -> R
         .await
 }
 
-/// Makes a user: by the command line, or by an admin for their own organisation.
+/// Creates a user, from the command line or by an admin for their own organisation.
 ///
 /// # Errors
-/// [`Error::Validation`], or [`Error::Conflict`] when the e-mail address is taken.
+/// [`Error::Validation`], or [`Error::Conflict`] if the e-mail address is taken.
 pub async fn create_user(
     services: &Services,
     organization: OrganizationId,
@@ -130,16 +130,16 @@ pub async fn create_user(
 /// Which users to list.
 #[derive(Clone, Debug, Default)]
 pub struct UserFilter {
-    /// Part of an e-mail address or name.
+    /// Substring of an e-mail address or name.
     pub query: Option<String>,
-    /// Page, from 0.
+    /// Page number, from 0.
     pub page: Option<u64>,
-    /// Users in a page, 1–1,000.
+    /// Users per page, 1–1,000.
     pub size: Option<u64>,
 }
 
-/// The users of the admin's organisation, by e-mail address, and how many match in all. Without page
-/// and size: all of them.
+/// Returns the users of the admin's organisation, ordered by e-mail address, and how many match in total.
+/// Without page and size, returns all of them.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`], [`Error::Validation`] for a page or size
@@ -179,10 +179,10 @@ pub async fn list_users(
     Ok((users, total))
 }
 
-/// One user of the admin's organisation.
+/// Returns one user of the admin's organisation.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`]; [`Error::UserNotFound`], the same for a
+/// [`Error::NotOrgAdmin`], [`Error::MissingScope`], [`Error::RateLimited`]; [`Error::UserNotFound`], also for a
 /// user of another organisation.
 pub fn find_user(services: &Services, reader: &Reader, id: UserId) -> Result<User> {
     let organization = reader.admit(services, Scope::UsersRead)?.organization().id;
@@ -228,7 +228,8 @@ pub(in crate::service) fn check_user(new: &NewUser) -> Result<()> {
     }
 }
 
-/// What is wrong with a user's name, if anything is. It stands in mails and tables: no line of its own in either.
+/// Returns what is wrong with a user's name, if anything. Names appear in mails and tables, so they may not
+/// contain line breaks.
 pub(in crate::service) fn name_problem(name: &str) -> Option<String> {
     if name.chars().count() > TEXT_LIMIT {
         return Some(format!("must have at most {TEXT_LIMIT} characters"));
@@ -237,7 +238,7 @@ pub(in crate::service) fn name_problem(name: &str) -> Option<String> {
     (!printable).then(|| "must have no control characters".to_owned())
 }
 
-/// An address that lettre, which will send to it, can read.
+/// True if the text is an address that lettre, which sends the mail, can parse.
 #[must_use]
 pub fn is_email(text: &str) -> bool {
     text.len() <= TEXT_LIMIT && text.contains('@') && text.parse::<lettre::Address>().is_ok()

@@ -1,8 +1,8 @@
-//! API keys: made, shown once, listed, revoked, and what they open.
+//! API keys: creation, listing, revocation, and what they give access to.
 //!
-//! A key is for a machine that reads. It belongs to the admin who made it and opens nothing once they are
-//! no longer an active admin; a reset of that admin ends it. It can't do what changes anything: those
-//! operations take no key, whatever its scopes.
+//! A key is for a machine that reads. It belongs to the admin who created it, stops working once they are no
+//! longer an active admin, and is revoked when that admin is reset. It cannot change anything: such operations
+//! accept no key, whatever its scopes. Its text is shown once.
 
 use std::collections::BTreeMap;
 
@@ -24,41 +24,41 @@ use crate::store::{Transaction, accounts, audit, sessions};
 
 /// Longest name, in characters.
 const NAME_LIMIT: usize = 100;
-/// How long a key lives when nothing is said, in days.
+/// Default lifetime of a key, in days.
 const LIFETIME_DAYS: u16 = 90;
-/// How long a key lives at most, in days.
+/// Maximum lifetime of a key, in days.
 const LIFETIME_LIMIT_DAYS: u16 = 365;
-/// Live keys of an organisation at most.
+/// Maximum number of active keys of an organisation.
 const KEYS_LIMIT: u32 = 100;
-/// The time of last use is this exact, so that a busy reader costs one write a minute.
+/// Precision of the time of last use: a busy reader causes at most one write a minute.
 const LAST_USE_PRECISION: SignedDuration = SignedDuration::from_secs(60);
 const RESOURCE: &str = "API_KEY";
 
-/// What an admin wants of a new key.
+/// An admin's request for a new key.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// What it is for.
+    /// Its name, which should say what it is for.
     pub name: String,
-    /// What it opens, as the caller wrote it.
+    /// Its scopes, as the caller wrote them.
     pub scopes: Vec<String>,
-    /// For how many days, 1–365; 90 when nothing is said.
+    /// Lifetime in days, 1–365; 90 by default.
     pub expires_in_days: Option<u16>,
 }
 
-/// A key with who made it.
+/// A key and its creator.
 #[derive(Clone, Debug)]
 pub struct ListedKey {
     /// The key.
     pub key: ApiKeyRow,
-    /// Who made it.
+    /// The user who created it.
     pub creator: User,
 }
 
-/// Makes a key in the caller's name, and gives it in clear: it can't be had again.
+/// Creates a key in the caller's name and returns it in clear; it can't be retrieved again.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::Validation`], [`Error::Conflict`] when there
-/// are too many, [`Error::RateLimited`]. Each is an entry.
+/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::Validation`], [`Error::Conflict`] if there are
+/// too many, [`Error::RateLimited`]. Each is recorded in the trail.
 pub async fn create_api_key(
     services: &Services,
     principal: &Principal,
@@ -158,7 +158,7 @@ async fn insert(
     Ok((ListedKey { key, creator }, token.encode()))
 }
 
-/// The organisation's keys, newest first, ended ones included.
+/// Returns the organisation's keys, newest first, including expired and revoked ones.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::RateLimited`].
@@ -185,11 +185,11 @@ pub async fn list_api_keys(services: &Services, principal: &Principal) -> Result
         .await
 }
 
-/// Revokes a key of the organisation, whoever made it: it opens nothing from then on.
+/// Revokes a key of the organisation, whoever created it; it stops working immediately.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::MayNotAct`], [`Error::NotFound`] for one that
-/// isn't there or was revoked before, [`Error::RateLimited`]. Each is an entry.
+/// does not exist or was already revoked, [`Error::RateLimited`]. Each is recorded in the trail.
 pub async fn revoke_api_key(
     services: &Services,
     principal: &Principal,
@@ -218,7 +218,7 @@ async fn revoke(
     let written = written_id.parse::<Uuid>();
     let not_found = Error::NotFound {
         what: "API key",
-        // The message goes on the record: whoever writes the key itself must not find it there.
+        // The message is recorded: if a caller passes the key itself as the id, it must not end up there.
         id: written.as_ref().map_or("(no id)", |_| written_id).to_owned(),
     };
     let id = written.map_err(|_| not_found.clone())?;
@@ -243,7 +243,8 @@ async fn revoke(
         .await
 }
 
-/// The call of the organisation's webhook that a key owes.
+/// Returns the webhook call that announces the creation or revocation of a key, if the organisation has a
+/// webhook.
 fn call(
     services: &Services,
     by: &Principal,
@@ -255,8 +256,8 @@ fn call(
     notices::call(services, &by.organization, event, context.at, data)
 }
 
-/// Ends every key that a user made, in the transaction of what makes them untrustworthy: a reset, a new
-/// password, the end of their role. The entry says how many there were.
+/// Revokes every key that a user created, in the transaction of the change that makes the keys untrustworthy: a
+/// reset, a new password, the loss of the admin role. The entry records how many there were.
 pub(super) fn end_keys_of(
     tx: &Transaction<'_>,
     user: UserId,
@@ -270,17 +271,17 @@ pub(super) fn end_keys_of(
     Ok(())
 }
 
-/// Who reads: an admin, or a machine.
+/// An authenticated reader: a person or a machine.
 #[derive(Clone, Debug)]
 pub enum Reader {
-    /// A caller with a good access token, of whatever role.
+    /// A caller with a valid access token, of any role.
     Person(Box<Principal>),
-    /// The holder of a live key.
+    /// The holder of an active key.
     Key(Box<KeyHolder>),
 }
 
 impl Reader {
-    /// The right to read what `scope` opens, each read counted.
+    /// Grants the right to read what `scope` gives access to; counts against the rate limit.
     ///
     /// # Errors
     /// [`Error::RateLimited`], [`Error::EnrolmentOnly`], [`Error::NotOrgAdmin`], [`Error::MissingScope`].
@@ -294,7 +295,7 @@ impl Reader {
         }
     }
 
-    /// The same for one who goes on reading.
+    /// As [`Reader::admit`], for a reader who continues reading; not counted again.
     ///
     /// # Errors
     /// [`Error::EnrolmentOnly`], [`Error::NotOrgAdmin`], [`Error::MissingScope`].
@@ -306,7 +307,7 @@ impl Reader {
     }
 }
 
-/// What a reader shows.
+/// The credential that a reader presents.
 #[derive(Clone)]
 pub enum Credential {
     /// An access token.
@@ -317,7 +318,7 @@ pub enum Credential {
 
 prints_no_secret!(Credential);
 
-/// Who shows that credential, by what the database says now.
+/// Authenticates a credential against the current state of the database.
 ///
 /// # Errors
 /// [`Error::Token`], [`Error::EnrolmentOnly`], [`Error::ApiKey`].
@@ -334,7 +335,7 @@ pub fn authenticate(services: &Services, credential: &Credential, at: Timestamp)
     }
 }
 
-/// The same for a call with a key, which is noted as its last use.
+/// Authenticates a call with a key and records the time as its last use.
 ///
 /// # Errors
 /// [`Error::ApiKey`].
@@ -345,15 +346,16 @@ pub async fn authenticate_key(services: &Services, text: &str, at: Timestamp) ->
         let noted = services
             .store
             .write(move |tx| api_keys::update_last_used(tx, row.id, at));
-        // Reading goes on where nothing can be written.
+        // Reading must continue to work while nothing can be written.
         if let Err(failed) = noted.await {
-            tracing::warn!(%failed, key = %row.id, "the use of an API key could not be noted");
+            tracing::warn!(%failed, key = %row.id, "could not record the use of an API key");
         }
     }
     Ok(Reader::Key(Box::new(holder)))
 }
 
-/// Unknown, expired, revoked, of somebody who is no active admin: one and the same answer.
+/// Finds the active key with this text. Unknown, expired and revoked keys, and those of a user who is not an
+/// active admin, all give the same error.
 fn find_live(services: &Services, text: &str, at: Timestamp) -> Result<(ApiKeyRow, KeyHolder)> {
     let token = ApiKeyToken::decode(text).ok_or(Error::ApiKey)?;
     services.store.read(|db| {
@@ -376,7 +378,7 @@ fn find_live(services: &Services, text: &str, at: Timestamp) -> Result<(ApiKeyRo
     })
 }
 
-/// Name, scopes and days, or every field that breaks a rule.
+/// Returns the validated name, scopes and days, or every field that breaks a rule.
 fn checked(new: NewKey) -> Result<(String, Vec<String>, u16)> {
     let mut problems = BTreeMap::new();
     let name = new.name.trim().to_owned();
@@ -409,7 +411,7 @@ fn checked(new: NewKey) -> Result<(String, Vec<String>, u16)> {
     Ok((name, scopes.collect(), days))
 }
 
-/// The caller as they are in the transaction, still an admin in a session that lives.
+/// Reads the caller inside the transaction; fails unless they are still an admin in an active session.
 fn still_admin(tx: &Transaction<'_>, caller: &Principal, at: Timestamp) -> Result<User> {
     if !sessions::session_lives(tx, &caller.session, at)? {
         return Err(Error::Token(TokenFault::Revoked));

@@ -1,8 +1,8 @@
-//! What a further admin has to agree to: listed, agreed to, rejected, lapsed.
+//! Operations that need a further admin's approval: listing, approving, rejecting, expiring.
 //!
-//! Agreeing carries out what was asked for, when it was the last agreement missing. Everything is judged
-//! again then, policies included: the requester must still be an active admin who may act on the target,
-//! and what must live is the session of the one who agrees.
+//! The last missing approval carries out the requested operation. Everything is checked again at that point,
+//! policies included: the requester must still be an active admin who may act on the target, and the approver's
+//! session must still be active.
 
 mod asking;
 mod word;
@@ -28,55 +28,55 @@ use crate::domain::{Error, Result};
 use crate::store::approvals::{find_approval, find_lapsed, page_approvals, update_state};
 use crate::store::{Connection, accounts, audit};
 
-/// How often an agreement is judged again when another admin was faster.
+/// How often an approval is re-evaluated if another admin was faster.
 const ATTEMPTS: usize = 3;
-/// Approvals in a page when none is asked for.
+/// Default number of approvals per page.
 const PAGE_SIZE: u64 = 50;
-/// Approvals in a page at most.
+/// Maximum number of approvals per page.
 const PAGE_LIMIT: u64 = 1_000;
 
-/// An approval with the people in it.
+/// An approval with the users involved.
 #[derive(Clone, Debug)]
 pub struct Described {
     /// The approval.
     pub approval: Approval,
-    /// Where it stands now.
+    /// Its current state.
     pub state: ApprovalState,
-    /// Who asked.
+    /// The user who asked for the operation.
     pub requester: User,
-    /// On whom.
+    /// The user on whom it is to be performed.
     pub target: User,
-    /// Who agreed; without those who were deleted since.
+    /// The admins who approved; users deleted since are left out.
     pub approved_by: Vec<User>,
 }
 
-/// Which approvals to list.
+/// Filter for the list of approvals.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ApprovalFilter {
-    /// Those in that state.
+    /// Only those in this state.
     pub state: Option<ApprovalState>,
-    /// Page, from 0.
+    /// Page number, from 0.
     pub page: u64,
-    /// Approvals in a page, 1–1,000.
+    /// Approvals per page, 1–1,000.
     pub size: Option<u64>,
 }
 
-/// What came of an agreement.
+/// The result of approving.
 #[derive(Clone)]
 pub struct Agreed {
-    /// What was agreed to.
+    /// The operation that was approved.
     pub wanted: Wanted,
-    /// Set when still further admins have to agree.
+    /// Set to the approval's id if further admins still have to approve.
     pub awaits: Option<Uuid>,
-    /// The code that the user's enrolment will ask for. Shown once.
+    /// The code that the user's enrolment will require. Shown once.
     pub enrolment_code: Option<String>,
-    /// The link to set a password, where it could not be mailed.
+    /// The link to set a password, if it could not be mailed.
     pub invitation: Option<Shown>,
 }
 
 prints_no_secret!(Agreed);
 
-/// The approvals of the admin's organisation, newest first, and how many match in all.
+/// Returns the approvals of the admin's organisation, newest first, and how many match in total.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::Validation`], [`Error::RateLimited`].
@@ -107,7 +107,7 @@ pub fn list_approvals(
     })
 }
 
-/// One approval of the admin's organisation.
+/// Returns one approval of the admin's organisation.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::NotFound`], [`Error::RateLimited`].
@@ -140,12 +140,12 @@ fn describe(db: &Connection, approval: Approval, at: Timestamp) -> Result<Descri
     })
 }
 
-/// Agrees, and carries out what was asked for when nobody's agreement is missing any more.
+/// Approves, and carries out the requested operation if this was the last missing approval.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::NotFound`], [`Error::MayNotAct`] for who
-/// asked and on whom, [`Error::Conflict`] when it is closed, lapsed, agreed to by this admin before, or no
-/// longer makes sense; [`Error::Denied`] when a policy says no now. Each is an entry.
+/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::NotFound`], [`Error::MayNotAct`] for the
+/// requester and the target, [`Error::Conflict`] if it is closed, has expired, was already approved by this
+/// admin or no longer makes sense; [`Error::Denied`] if a policy now denies it. Each is recorded in the trail.
 pub async fn approve(
     services: &Services,
     principal: &Principal,
@@ -214,8 +214,8 @@ async fn carry_out(
                 invitation: None,
             });
         }
-        Wanted::RestoreFactors { taken_before } => Change::RestoreFactors {
-            taken_before: *taken_before,
+        Wanted::RestoreFactors { taken_at } => Change::RestoreFactors {
+            taken_before: Some(*taken_at),
         },
     };
     let act = Act {
@@ -233,12 +233,12 @@ async fn carry_out(
     })
 }
 
-/// Why something that was agreed to no longer makes sense; `None` where it may still be tried again.
+/// Returns why an approved operation no longer makes sense; `None` if it may be tried again.
 fn moot(error: &Error) -> Option<String> {
     match error {
         Error::MfaNotEnabled => Some("The user has no second factor any more".into()),
         Error::NotOrgAdmin | Error::MayNotAct(_) | Error::Token(TokenFault::SubjectGone) => {
-            Some("Whoever asked for this may no longer do it".into())
+            Some("The requester may no longer do this".into())
         }
         Error::Conflict(why) => Some(why.clone()),
         Error::Refused(why) => Some((*why).to_owned()),
@@ -247,7 +247,7 @@ fn moot(error: &Error) -> Option<String> {
     }
 }
 
-/// Ends what no longer makes sense, with the entry of the agreement that found out.
+/// Closes an approval that no longer makes sense, with the entry of the attempt that found out.
 async fn close(
     services: &Services,
     principal: &Principal,
@@ -272,10 +272,11 @@ async fn close(
     Err(Refusal::Recorded(error))
 }
 
-/// Says no: what was asked for is not done. By who asked it is taken back; says whether it was.
+/// Rejects the requested operation, or withdraws it if the caller is the requester. Returns whether it was
+/// withdrawn.
 ///
 /// # Errors
-/// As [`approve`], but that who asked may do it.
+/// As [`approve`], except that the requester is allowed to do it.
 pub async fn reject(
     services: &Services,
     principal: &Principal,
@@ -322,10 +323,10 @@ pub async fn reject(
     }
 }
 
-/// Ends what nobody agreed to in time, with an entry each. Says how many.
+/// Expires approvals that were not given in time, with an entry for each. Returns how many.
 ///
 /// # Errors
-/// When the store fails.
+/// If the store fails.
 pub async fn expire_approvals(services: &Services) -> Result<usize> {
     let at = services.clock.now();
     let lapsed = services.store.read(|db| find_lapsed(db, at))?;
@@ -348,7 +349,7 @@ pub async fn expire_approvals(services: &Services) -> Result<usize> {
                 audit::append_entry(tx, at, entry_id, &event).map(drop)
             })
             .await;
-        // Somebody was faster: it is ended all the same.
+        // Another caller was faster; the approval is ended in any case.
         match ended {
             Ok(()) | Err(Error::Stale) => {}
             Err(error) => return Err(error),

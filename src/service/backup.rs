@@ -1,17 +1,18 @@
-//! Backups: a copy of the appliance as it was at one instant, made beside a running server.
+//! Backups: a copy of the appliance at one instant, made beside a running server.
 //!
 //! A backup is a directory that `latchkey audit verify` reads like a data directory:
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | `latchkey.db` | the database, in one file |
-//! | `keys/` or `keys.sealed` | the keys, for the owner alone or under a passphrase; or neither |
-//! | `checkpoints/latest` | the trail as it is in the copy, signed |
-//! | `manifest.json` | what is in it, with SHA-256 of each file |
+//! | `keys/` or `keys.sealed` | the keys, readable only by the owner or sealed under a passphrase; may be
+//! absent |
+//! | `checkpoints/latest` | signed checkpoint of the trail in the copy |
+//! | `manifest.json` | description of the backup, with the SHA-256 of each file |
 //! | `manifest.mac` | HMAC-SHA-256 of the manifest, under a key derived from the appliance's own |
 //!
-//! It appears under its name when it is whole, checked and on disk, and not before. The configuration file
-//! and the plugin cache are not in it.
+//! The directory appears under its name only once it is complete, verified and on disk. The configuration file
+//! and the plugin cache are not included.
 
 mod files;
 mod manifest;
@@ -35,7 +36,7 @@ use crate::store::{DATABASE_FILE, backup as copying, free_space, integrity};
 
 pub use files::Unfinished;
 pub use manifest::Manifest;
-pub use restore::{Restored, Source, conclude_restore, unpack, unpack_database};
+pub use restore::{Restored, Source, conclude_restore, try_replaced, unpack, unpack_database};
 pub use schedule::{
     Schedule, back_up_when_due, clear_unfinished, find_newest, name_of, try_schedule, wait_after_failures,
 };
@@ -45,65 +46,65 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 const MAC_FILE: &str = "manifest.mac";
 const SEALED_KEYS_FILE: &str = "keys.sealed";
 const CHECKPOINT_FILE: &str = "checkpoints/latest";
-/// What a backup leaves to whoever else writes where it goes: often the server itself, whose WAL can't start over
-/// before the copy is made.
+/// Free space that a backup leaves to other writers on its disk: often the server itself, whose WAL can't be
+/// reset until the copy is made.
 const RESERVE_BYTES: u64 = 64 << 20;
 
-/// What of the keys goes into a backup.
+/// How the keys are included in a backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyChoice {
-    /// As they are, readable for the owner alone. Whoever gets the backup has everything.
+    /// Unencrypted, readable only by the owner. Anyone who obtains the backup has everything.
     #[default]
     Plain,
-    /// Under a passphrase.
+    /// Encrypted under a passphrase.
     Sealed,
-    /// Not at all. Keep them elsewhere: without them no TOTP secret can be read again.
+    /// Not included. Keep them elsewhere: without them no TOTP secret can ever be read again.
     None,
 }
 
-/// What is backed up, and how.
+/// What to back up, and how.
 #[derive(Clone)]
 pub struct Order {
     /// The data directory, in use or not.
     pub data_dir: PathBuf,
-    /// The new directory.
+    /// The new directory to create.
     pub destination: PathBuf,
-    /// What of the keys.
+    /// How to include the keys.
     pub keys: KeyChoice,
     /// For [`KeyChoice::Sealed`].
     pub passphrase: Option<zeroize::Zeroizing<String>>,
-    /// Names the log where none has begun.
+    /// Determines the log's name if no log has begun yet.
     pub public_url: String,
 }
 
-/// Told how far it is: what is being done, how much of it is done, and how much there is. Says whether to go on.
+/// Progress callback: current step, amount done, total amount. Returns whether to continue.
 pub type Watch<'a> = &'a mut dyn FnMut(&'static str, u64, u64) -> ControlFlow<()>;
 
 /// Why a backup can't be made, read or restored; nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Not as it was asked for; the text says what to do.
+    /// The request can't be carried out as given; the text says what to do.
     #[error("{0}")]
     Refused(String),
-    /// The backup, or what was to be backed up, is not what it should be.
+    /// The backup, or the data to be backed up, is damaged.
     #[error("{0}")]
     Damaged(String),
     /// The keys can't be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// The operating system refuses.
+    /// The operating system refused an operation.
     #[error("{path}: {problem}")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What it says. No `source`: it is in the text, and would be told twice.
+        /// The operating system's error. Not a `source`: it is in the text already and would appear twice.
         problem: std::io::Error,
     },
     /// The database can't be copied.
     #[error(transparent)]
     Copy(copying::CopyError),
-    /// Whoever watched asked for the end.
+    /// The progress callback asked to stop.
     #[error("stopped before it was done")]
     Stopped,
     /// The database can't be read or changed.
@@ -120,10 +121,10 @@ impl From<copying::CopyError> for BackupError {
     }
 }
 
-/// Makes a backup, checks it, and gives its manifest.
+/// Makes and verifies a backup, and returns its manifest.
 ///
 /// # Errors
-/// [`BackupError`]; then there is no new directory.
+/// [`BackupError`]; no new directory is left then.
 pub fn create(
     order: &Order,
     clock: &Clock,
@@ -141,7 +142,7 @@ pub fn create(
     let key_texts = read_key_texts(&key_directory)?;
     let keys = KeyRing::open(&order.data_dir, entropy)?;
     let drawn = hex::encode(entropy.bytes::<4>());
-    // Whose it is, for whoever finds it left behind.
+    // The name shows which appliance it belongs to, in case it is left behind.
     let unfinished = Unfinished::of(&order.destination, &format!("{}-{drawn}", keys.fingerprint()))?;
     let folder = unfinished.path();
 
@@ -157,7 +158,7 @@ pub fn create(
     )?;
     let keys_now = KeyRing::open(&order.data_dir, entropy)?.audit_public_keys();
     if !copied.is_ours && keys_now != keys.audit_public_keys() {
-        let text = "the trail's key was changed meanwhile; run it again".to_owned();
+        let text = "the trail's key was changed in the meantime; run the backup again".to_owned();
         return Err(BackupError::Refused(text));
     }
     files::write_private(&folder.join(CHECKPOINT_FILE), &copied.manifest.trail.checkpoint)?;
@@ -185,8 +186,8 @@ pub fn create(
     Ok(copied.manifest)
 }
 
-/// Refuses to open a backup as if it were a data directory: restoring does more than copying. And what a restore that
-/// ended early has left.
+/// Refuses to open a backup as a data directory, since restoring does more than copying. Also refuses the
+/// remains of a restore that was interrupted.
 ///
 /// # Errors
 /// [`BackupError::Refused`].
@@ -203,7 +204,7 @@ pub fn refuse_backup(data_dir: &Path) -> Result<(), BackupError> {
 struct Copied {
     manifest: Manifest,
     trusted: LogKeys,
-    /// Whether the newest log was begun with these keys.
+    /// True if the newest log was begun with these keys.
     is_ours: bool,
 }
 
@@ -258,7 +259,7 @@ fn read_and_copy(
     })?)
 }
 
-/// Is the copy sound, and its trail intact and as long as the manifest's checkpoint says?
+/// Checks that the copy is sound, its trail intact and as long as the manifest's checkpoint states.
 fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>) -> Result<(), BackupError> {
     let place = folder.display();
     let damage = integrity::check_file(&folder.join(DATABASE_FILE))
@@ -301,8 +302,8 @@ fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>
     Ok(())
 }
 
-/// Refuses what would not fit before anything is written. Found out by writing, it would have filled the disk, and where
-/// the database is on it, too, nothing could have been changed meanwhile.
+/// Refuses before anything is written if there is not enough room. Otherwise the attempt would fill the disk
+/// and, if the database is on it too, block every change in the meantime.
 fn refuse_without_room(destination: &Path, database: &Path) -> Result<(), BackupError> {
     let place = if destination.is_dir() {
         destination
@@ -312,11 +313,11 @@ fn refuse_without_room(destination: &Path, database: &Path) -> Result<(), Backup
     let space = free_space(place).map_err(|problem| files::io_error(place, problem))?;
     let copy = copying::copy_bytes(database).map_err(|problem| files::io_error(database, problem))?;
     let needed = copy + RESERVE_BYTES;
-    // Some file systems do not tell.
+    // Some file systems do not report their size.
     if space.total > 0 && space.free < needed {
         return Err(BackupError::Refused(format!(
-            "{}: {} MiB are free, and a backup needs {}: {} for the database, and {} that it leaves to others; make room \
-             there, or name a directory on another disk",
+            "{}: {} MiB are free, and a backup needs {}: {} for the database, and {} left free for other programs; make \
+             room there, or name a directory on another disk",
             place.display(),
             space.free >> 20,
             needed.div_ceil(1 << 20),

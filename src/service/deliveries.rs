@@ -1,22 +1,22 @@
-//! What must reach the outside world: owed in the transaction of what it tells of, sent after it, at least
-//! once.
+//! Messages to the outside world: queued in the transaction of the change they report, sent after it commits,
+//! at least once.
 //!
-//! # How to owe something
+//! # How to queue a delivery
 //!
-//! 1. Outside of the transaction make an [`OwedDelivery`]: [`super::notices::mail`] and
+//! 1. Before the transaction, create an [`OwedDelivery`]: [`super::notices::mail`] and
 //!    [`super::notices::sealed_mail`] for mail, [`webhook`] for a signed call, [`syslog`] for a message.
-//! 2. In the transaction, after the entry was appended: [`owe`]`(tx, &deliveries, entry.sequence, at)`.
+//! 2. In the transaction, after appending the entry, call [`owe`]`(tx, &deliveries, entry.sequence, at)`.
 //!
-//! That is all. While the server runs, [`send_while`] sends each channel's deliveries once a second, several
-//! side by side. A delivery that is not confirmed is sent again, under the same name ([`name_of`]:
-//! `Message-ID`, `webhook-id`), after the waits of [`WAITS_SECS`]; after the last one, or where it can never
-//! arrive, it is given up: `dead`, with an entry ([`EventType::DeliveryDead`]) in the same transaction. Nothing
-//! is remembered in memory: after a crash, whatever was not confirmed is still owed.
+//! While the server runs, [`send_while`] sends each channel's deliveries once a second, several concurrently. A
+//! delivery that is not confirmed is retried under the same name ([`name_of`]: `Message-ID`, `webhook-id`)
+//! after the waits of [`WAITS_SECS`]. After the last attempt, or if it can never arrive, it is given up: it
+//! becomes `dead`, with an entry ([`EventType::DeliveryDead`]) in the same transaction. No state is kept in
+//! memory: after a crash, everything unconfirmed is still queued.
 //!
 //! # How to forward a stream
 //!
-//! Whoever forwards *every* entry of the trail should owe nothing: the trail itself is the list of what is to
-//! be sent, and a place in it, kept after each confirmed message, says what was. Such a forwarder takes
+//! A forwarder of *every* trail entry should queue nothing: the trail itself is the queue, and a position in
+//! it, saved after each confirmed message, records what was sent. Such a forwarder uses
 //! [`Courier::write_syslog`] and [`Courier::call_webhook`] (in [`Services::courier`]) and [`wait_secs`] for its
 //! back-off; [`KeyRing::webhook_secret`]`(None)` is the node's own signing secret.
 //!
@@ -27,6 +27,7 @@
 mod listing;
 mod round;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,25 +52,25 @@ pub use listing::{DeliverySummary, list_deliveries, retry_deliveries};
 pub(super) use round::CLAIMED_SECS;
 use round::{SilentHosts, claim_due};
 
-/// How long to wait after the first, second, … attempt that failed, in seconds: a week's end is bridged.
+/// Waits after the first, second, … failed attempt, in seconds: long enough to bridge a weekend.
 pub const WAITS_SECS: [i64; 11] = [
     5, 30, 120, 600, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400,
 ];
-/// Sent side by side by one channel.
+/// Deliveries that one channel sends concurrently.
 const SIDE_BY_SIDE: usize = 8;
-/// How often it is looked what is due.
+/// How often to check for due deliveries.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What was sent is remembered for this long, what was given up for longer, in hours.
+/// How long sent deliveries, and undeliverable ones, are kept, in hours.
 const SENT_HOURS: i64 = 7 * 24;
 const DEAD_HOURS: i64 = 90 * 24;
-/// Forgotten in one change, and changes in a row; the rest is done the next time.
+/// Rows deleted per transaction, and transactions per run; the rest is left to the next run.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 const FORGOTTEN_IN_A_ROW: usize = 20;
 
-/// Owes deliveries, in the transaction of what they tell of. `sequence` is that of its entry.
+/// Queues deliveries in the transaction of the change they report. `sequence` is that of its entry.
 ///
 /// # Errors
-/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails.
+/// [`Error::Internal`](crate::domain::Error::Internal) if the store fails.
 pub fn owe(tx: &Transaction<'_>, owed: &[OwedDelivery], sequence: u64, at: Timestamp) -> Result<()> {
     for delivery in owed {
         deliveries::insert_delivery(tx, delivery, sequence, at)?;
@@ -89,8 +90,8 @@ pub fn owe(tx: &Transaction<'_>, owed: &[OwedDelivery], sequence: u64, at: Times
     Ok(())
 }
 
-/// A call of a webhook: `{type, timestamp, data}` as Standard Webhooks wants it, `type` in words with dots.
-/// Signed with the organisation's secret when it is sent.
+/// Creates a webhook call: `{type, timestamp, data}` as in Standard Webhooks, `type` as dot-separated words. It
+/// is signed with the organisation's secret when it is sent.
 #[must_use]
 pub fn webhook(
     organization: Option<OrganizationId>,
@@ -108,7 +109,7 @@ pub fn webhook(
     }
 }
 
-/// A syslog message, for the operator's target. `kind` is its MSGID.
+/// Creates a syslog message for the operator's target. `kind` is its MSGID.
 #[must_use]
 pub fn syslog(organization: Option<OrganizationId>, at: Timestamp, kind: &str, text: &str) -> OwedDelivery {
     OwedDelivery {
@@ -119,7 +120,7 @@ pub fn syslog(organization: Option<OrganizationId>, at: Timestamp, kind: &str, t
     }
 }
 
-/// Sends what is due, each channel for itself, until `stopped` says so; what is under way then is ended
+/// Sends due deliveries, each channel independently, until `stopped` is true; sends in progress are completed
 /// first.
 pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
     let channels = Channel::ALL.map(|channel| {
@@ -129,7 +130,7 @@ pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Re
                 let more = match send_due(&services, channel).await {
                     Ok(sent) => sent > 0,
                     Err(error) => {
-                        tracing::error!(?error, channel = channel.as_str(), "could not send what is owed");
+                        tracing::error!(?error, channel = channel.as_str(), "could not send deliveries");
                         false
                     }
                 };
@@ -142,21 +143,22 @@ pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Re
     futures_util::future::join_all(channels).await;
 }
 
-/// Sends what is due by one way now, once, and says how many were tried.
+/// Sends one round of a channel's due deliveries and returns how many were attempted.
 ///
 /// # Errors
-/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); what could not be noted is sent again.
+/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); a
+/// delivery whose outcome could not be recorded is sent again.
 pub async fn send_due(services: &Services, channel: Channel) -> Result<usize> {
-    Ok(send_due_told(services, channel).await?.tried)
+    Ok(send_round(services, channel, &|| {}).await?.tried)
 }
 
-/// What came of a round of sending.
+/// The result of sending.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sent {
-    /// How many were tried.
+    /// Number of deliveries attempted.
     pub tried: usize,
-    /// Those that did not arrive.
+    /// Deliveries that did not arrive.
     pub failed: Vec<Failed>,
 }
 
@@ -164,35 +166,43 @@ pub struct Sent {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Failed {
-    /// Its name.
+    /// The delivery's name, as the receiver sees it.
     pub id: String,
-    /// Why.
+    /// The cause.
     pub why: String,
 }
 
-/// Sends all that is due by one way now, each once, and says what came of it.
+/// Sends all due deliveries of a channel, each once, and returns the result. Calls `attempted` after each attempt,
+/// and `go_on` before each round; if that returns `Break`, the deliveries not tried by then stay owed.
 ///
 /// # Errors
 /// As [`send_due`].
-pub async fn send_all_due(services: &Services, channel: Channel) -> Result<Sent> {
+pub async fn send_all_due(
+    services: &Services,
+    channel: Channel,
+    attempted: &(dyn Fn() + Sync),
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Sent> {
     let mut all = Sent::default();
-    loop {
-        // What failed waits, so that this ends.
-        let round = send_due_told(services, channel).await?;
+    while go_on().is_continue() {
+        // Failed deliveries are postponed, so this loop ends.
+        let round = send_round(services, channel, attempted).await?;
         if round.tried == 0 {
-            return Ok(all);
+            break;
         }
         all.tried += round.tried;
         all.failed.extend(round.failed);
     }
+    Ok(all)
 }
 
-async fn send_due_told(services: &Services, channel: Channel) -> Result<Sent> {
+async fn send_round(services: &Services, channel: Channel, attempted: &(dyn Fn() + Sync)) -> Result<Sent> {
     let due = claim_due(services, channel).await?;
     let (tried, silent) = (due.len(), SilentHosts::default());
     let noted: Vec<Result<Option<Failed>>> = futures_util::stream::iter(due)
         .map(|row| attempt(services, row, &silent))
         .buffer_unordered(SIDE_BY_SIDE)
+        .inspect(|_| attempted())
         .collect()
         .await;
     let noted = noted.into_iter().collect::<Result<Vec<_>>>()?;
@@ -200,7 +210,7 @@ async fn send_due_told(services: &Services, channel: Channel) -> Result<Sent> {
     Ok(Sent { tried, failed })
 }
 
-/// Sends one and notes what came of it: handed back where it did not arrive.
+/// Sends one delivery and records the outcome; returns it if it did not arrive.
 async fn attempt(services: &Services, row: DeliveryRow, silent: &SilentHosts) -> Result<Option<Failed>> {
     if silent.receives(&row) {
         return Ok(Some(Failed {
@@ -255,7 +265,7 @@ async fn attempt(services: &Services, row: DeliveryRow, silent: &SilentHosts) ->
 
 async fn send(services: &Services, row: &DeliveryRow) -> Result<(), Undelivered> {
     let (name, at) = (name_of(services, row), services.clock.now());
-    let unreadable = || Undelivered::Never("what is owed can't be read".into());
+    let unreadable = || Undelivered::Never("the delivery can't be read".into());
     match row.channel {
         Channel::Mail => {
             let mut mail = read_mail(&services.keys, &row.payload).map_err(|_| unreadable())?;
@@ -290,7 +300,8 @@ async fn send(services: &Services, row: &DeliveryRow) -> Result<(), Undelivered>
     }
 }
 
-/// What follows the text of a mail that proves what it tells; nothing where that can't be had.
+/// Returns the proof appended to a mail, which shows that the reported entry is in the trail; empty if it can't
+/// be produced.
 async fn receipt_of(services: &Services, row: &DeliveryRow) -> String {
     let Some(sequence) = row.audit_sequence else {
         return String::new();
@@ -302,7 +313,7 @@ async fn receipt_of(services: &Services, row: &DeliveryRow) -> String {
              give you.\n\n{receipt}"
         ),
         Err(error) => {
-            tracing::error!(?error, "a receipt could not be made for a notice");
+            tracing::error!(?error, "could not make a receipt for a notice");
             String::new()
         }
     }
@@ -321,14 +332,14 @@ struct OwedMessage {
     text: String,
 }
 
-/// How long to wait after so many failed attempts before this one; `None`: no longer.
+/// Returns how long to wait after this attempt, given the number of failed ones before it; `None`: give up.
 #[must_use]
 pub fn wait_secs(failed_before: u32) -> Option<i64> {
     WAITS_SECS.get(usize::try_from(failed_before).ok()?).copied()
 }
 
-/// The name under which a delivery is sent, the same at each attempt and never used for another one, even
-/// where an older database is put back.
+/// Returns the name under which a delivery is sent: the same for each attempt, and never reused for another
+/// delivery, even if an older database is restored.
 #[must_use]
 pub fn name_of(services: &Services, row: &DeliveryRow) -> String {
     let hash = Sha256::new()
@@ -340,7 +351,7 @@ pub fn name_of(services: &Services, row: &DeliveryRow) -> String {
     format!("msg_{}", hex::encode(&hash[..16]))
 }
 
-/// The entry of a delivery that was given up: that, not what, since it may hold names.
+/// Returns the entry of a delivery that was given up; it does not include the contents, which may hold names.
 fn dead_letter(services: &Services, row: &DeliveryRow, why: &str) -> Event {
     let name = name_of(services, row);
     let event = Event::new(EventType::DeliveryDead, row.organization_id, ActorRef::system())
@@ -358,17 +369,18 @@ fn dead_letter(services: &Services, row: &DeliveryRow, why: &str) -> Event {
     }
 }
 
-/// The type of a webhook's call.
+/// Returns the type of a webhook call.
 fn type_of(row: &DeliveryRow) -> Option<String> {
     let call: OwedCall = serde_json::from_str(&row.payload).ok()?;
     let body: Value = serde_json::from_str(&call.body).ok()?;
     body["type"].as_str().map(str::to_owned)
 }
 
-/// Forgets deliveries that ended long ago, some at a time, and says how many. Called now and then.
+/// Deletes deliveries that ended long ago, in batches, and returns how many. Called periodically.
 ///
 /// # Errors
-/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); what is left is done the next time.
+/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the rest
+/// is left to the next run.
 pub async fn forget_ended(services: &Services) -> Result<usize> {
     let now = services.clock.now();
     let mut forgotten = 0;

@@ -1,7 +1,7 @@
-//! A user's own second factors: set up, confirm, disable, new recovery codes.
+//! A user's own second factors: set-up, confirmation, disabling, new recovery codes.
 //!
-//! Setting up takes a session of either scope. Confirming makes an enrolment session a full one: the same
-//! access and refresh token go on working, every other session of the user ends.
+//! Set-up takes a session of either scope. Confirming turns an enrolment session into a full one: the same
+//! access and refresh tokens continue to work, and every other session of the user ends.
 
 mod recovery_codes;
 mod window;
@@ -16,7 +16,7 @@ use super::login::code::read_code;
 use super::operator::operator_may;
 use super::session::still_lives;
 use super::{RequestContext, Services, deliveries, notices};
-use crate::domain::account::{Principal, SessionOrigin, User, Verb};
+use crate::domain::account::{Principal, User, UserId, Verb};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
@@ -31,29 +31,29 @@ pub(super) use window::{check_enrolment_window, record_wrong_code};
 
 const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
 
-/// A secret to be read into an authenticator app.
+/// A TOTP secret to be read into an authenticator app.
 pub struct SetUp {
-    /// PNG with the `otpauth` address, base 64.
+    /// PNG of a QR code with the `otpauth` URI, base 64.
     pub qr_code_base64: Zeroizing<String>,
     /// The secret, base 32.
     pub secret: Zeroizing<String>,
 }
 
-/// Confirms that the secret was read.
+/// Confirmation that the secret was read.
 pub struct Confirmation {
     /// The secret that was shown, base 32.
     pub secret: Zeroizing<String>,
-    /// A code of it.
+    /// A TOTP code generated from it.
     pub code: String,
-    /// The code that an admin gave, where a reset demands one.
+    /// The code given by an admin, if required after a reset.
     pub enrolment_code: Option<String>,
 }
 
-/// Makes a new TOTP secret and shows it. An earlier one that this session was shown is forgotten; what other
-/// sessions of the user were shown stays: one of them may be somebody else's.
+/// Generates a new TOTP secret and returns it. An earlier one shown to this session is discarded; those shown
+/// to other sessions of the user stay, because one of them may belong to somebody else.
 ///
 /// # Errors
-/// [`Error::Conflict`] when MFA is on already; [`Error::RateLimited`].
+/// [`Error::Conflict`] if MFA is enabled already; [`Error::RateLimited`].
 pub async fn set_up_mfa(
     services: &Services,
     principal: &Principal,
@@ -90,12 +90,12 @@ pub async fn set_up_mfa(
     })
 }
 
-/// Enrols the secret that was shown, with its first code, and gives the recovery codes.
+/// Enrols the secret that was shown, given its first code, and returns the recovery codes.
 ///
 /// # Errors
-/// [`Error::Conflict`] when MFA is on already; [`Error::Refused`] for another secret or a wrong code, or
-/// when the set-up has lapsed; [`Error::Validation`] where the admin's code is demanded and missing or
-/// wrong; [`Error::RateLimited`]; [`Error::Busy`]. A wrong code of either kind is an entry.
+/// [`Error::Conflict`] if MFA is enabled already; [`Error::Refused`] for another secret, a wrong code or an
+/// expired set-up; [`Error::Validation`] if the admin's code is required and missing or wrong;
+/// [`Error::RateLimited`]; [`Error::Busy`]. A wrong code of either kind is recorded in the trail.
 pub async fn confirm_mfa(
     services: &Services,
     principal: &Principal,
@@ -152,7 +152,6 @@ async fn enrol(
     let factor = services.entropy.uuid(at);
     let entry_id = services.entropy.uuid(at);
     let (session, kept) = (principal.session.id, principal.session.clone());
-    let external = principal.session.origin == SessionOrigin::External;
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
     let event = event(principal, EventType::UserMfaEnabled, context)
         .with("factors", vec!["totp", "recovery-codes"])
@@ -168,7 +167,8 @@ async fn enrol(
     services
         .store
         .write(move |tx| {
-            let user = current_user(tx, id)?;
+            still_lives(tx, &kept, at)?;
+            let user = usable_user(tx, id)?;
             refuse_second_set_up(tx, &user)?;
             check_enrolment_window(tx, &user, shown.as_ref(), at)?;
             let current = factors::find_enrolment(tx, id, session, at)?;
@@ -180,10 +180,8 @@ async fn enrol(
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::clear_enrolment_due(tx, id)?;
             factors::touch_user(tx, id, at)?;
-            let updated = sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
-            if !updated && !external {
-                return Err(Error::Token(TokenFault::Revoked));
-            }
+            // Changes no row for a session of another issuer, which is not stored here.
+            sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
@@ -193,10 +191,10 @@ async fn enrol(
     Ok(codes)
 }
 
-/// Switches the user's own MFA off, with a code of it.
+/// Disables the user's own MFA, given a valid code.
 ///
 /// # Errors
-/// [`Error::NoMfa`] when it is off; [`Error::Refused`] while the organisation requires it, or for a wrong
+/// [`Error::NoMfa`] if it is disabled; [`Error::Refused`] while the organisation requires it, or for a wrong
 /// code; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn disable_mfa(
     services: &Services,
@@ -263,11 +261,11 @@ pub async fn disable_mfa(
         .await?
 }
 
-/// Enrols a known secret for a user, from the command line: for sample data, and for moving users here
-/// from another system. Nobody else may know a user's secret (ASVS 6.4.6).
+/// Enrols a known secret for a user, from the command line: for sample data, and for migrating users from
+/// another system. Nobody else may know a user's secret (ASVS 6.4.6).
 ///
 /// # Errors
-/// [`Error::Validation`] for a secret that is not 20 bytes in base 32; [`Error::Conflict`] when MFA is on.
+/// [`Error::Validation`] for a secret that is not 20 bytes in base 32; [`Error::Conflict`] if MFA is enabled.
 pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) -> Result<RecoveryCodes> {
     let context = RequestContext::cli(services);
     let secret = data_encoding::BASE32_NOPAD
@@ -299,7 +297,7 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
             let user = current_user(tx, id)?;
             operator_may(tx, Verb::ImportFactor, &user)?;
             refuse_second_set_up(tx, &user)?;
-            // No step is used up yet, and step 0 was in 1970.
+            // No time step has been used yet; step 0 was in 1970.
             factors::insert_totp(tx, id, factor, &sealed, 0, at)?;
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::clear_enrolment_due(tx, id)?;
@@ -311,8 +309,20 @@ pub async fn import_totp(services: &Services, user: &User, secret_base32: &str) 
     Ok(codes)
 }
 
-pub(super) fn current_user(tx: &Transaction<'_>, id: crate::domain::account::UserId) -> Result<User> {
+pub(super) fn current_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
     accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(TokenFault::SubjectGone))
+}
+
+/// Returns the user, unless they were deactivated or locked since their token was read.
+///
+/// # Errors
+/// [`Error::Token`] if they were, or no longer exist.
+pub(super) fn usable_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
+    let user = current_user(tx, id)?;
+    if user.active && user.locked.is_none() {
+        return Ok(user);
+    }
+    Err(Error::Token(TokenFault::SubjectGone))
 }
 
 fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()> {
@@ -322,7 +332,7 @@ fn refuse_second_set_up(db: &crate::store::Connection, user: &User) -> Result<()
     }
 }
 
-/// The notice of what somebody did to their own account.
+/// Returns the notices that tell a user what was done with their own account.
 pub(super) fn told(
     services: &Services,
     principal: &Principal,

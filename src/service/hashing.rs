@@ -1,6 +1,6 @@
-//! Password hashing off the async workers. Each hash takes tens of milliseconds and 19 MiB, so at most
-//! one per core runs at a time, and a flood of logins is told to come again instead of piling up. Turns are
-//! shared fairly among organisations.
+//! Password hashing off the async workers. Each hash takes tens of milliseconds and 19 MiB, so at most one per
+//! core runs at a time, and excess logins are told to retry instead of piling up. Turns are shared fairly among
+//! organisations.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::domain::{Error, Result};
 use crate::store::turns::{Party, Turns};
 
-/// Hashes that may wait for each core: about a second of work.
+/// Hashes that may wait per core: about a second of work.
 const WAITING_PER_CORE: usize = 32;
 
-/// Runs hashes, so many at a time.
+/// Runs a bounded number of hashes at a time.
 #[derive(Clone, Debug)]
 pub struct Hashing {
     turns: Turns,
@@ -19,7 +19,7 @@ pub struct Hashing {
     limit: usize,
 }
 
-/// Who is hashing or waits, by organisation.
+/// Number of hashes running or waiting, in total and by organisation.
 #[derive(Debug, Default)]
 struct Admitted {
     all: usize,
@@ -33,7 +33,7 @@ impl Default for Hashing {
 }
 
 impl Hashing {
-    /// At most `cores` at a time.
+    /// Returns an instance that runs at most `cores` hashes at a time.
     #[must_use]
     pub fn new(cores: usize) -> Self {
         Self {
@@ -43,11 +43,11 @@ impl Hashing {
         }
     }
 
-    /// Runs `work` on a thread that may block, when it is the organisation's turn.
+    /// Runs `work` on a blocking thread when it is the organisation's turn.
     ///
     /// # Errors
-    /// [`Error::Busy`] when too many wait already, or half as many for this organisation; [`Error::Internal`]
-    /// when `work` panics.
+    /// [`Error::Busy`] if too many hashes wait already, or half as many for this organisation;
+    /// [`Error::Internal`] if `work` panics.
     pub async fn run<T: Send + 'static>(
         &self,
         party: Party,
@@ -56,7 +56,7 @@ impl Hashing {
         let _place = self.admit(party)?;
         let turn = self.turns.take(party).await;
         tokio::task::spawn_blocking(move || {
-            // Held by the work, not by the one who waits for it: who hangs up frees no core.
+            // Held by the work, not by its caller: a client that disconnects frees no core.
             let _turn = turn;
             work()
         })
@@ -76,7 +76,7 @@ impl Hashing {
     }
 }
 
-/// A place in the queue, given back when dropped.
+/// A place in the queue, released on drop.
 struct Place(Arc<Mutex<Admitted>>, Party);
 
 impl Drop for Place {

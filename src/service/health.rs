@@ -1,4 +1,4 @@
-//! Can the appliance do its job?
+//! Readiness: can the appliance do its job?
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,23 +9,24 @@ use tokio::time::timeout;
 use super::Services;
 use crate::domain::{Error, Result};
 
-/// How long whoever asks waits for the answer.
+/// How long a caller waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Held by whoever finds out: anybody may ask, and however many do, they take one place of the writer's queue.
+/// State of the readiness probe. However many callers ask at once, they take one place in the writer's queue.
 #[derive(Debug, Default)]
 pub struct Probing {
     alone: Mutex<()>,
-    /// Whether something was put on disk since the start: before that, nobody has tried.
+    /// Whether anything was written to disk since the start; until then it is unknown whether writing works.
     written: AtomicBool,
 }
 
-/// Reads the database and passes through the writer's queue. Where the last change could not be put on disk, or
-/// none was tried since the start, tries whether one can be now; otherwise without writing.
+/// Reads the database and passes through the writer's queue. If the last write failed, or none was attempted
+/// since the start, tests whether writing works; otherwise writes nothing.
 ///
 /// # Errors
-/// [`Error::Unwritable`] when nothing can be put on disk; [`Error::Busy`] when the database can't be read, the
-/// writer takes no work, or not within two seconds, or nobody moves the WAL into the database.
+/// [`Error::Unwritable`] if nothing can be written to disk; [`Error::Busy`] if the database can't be read, the
+/// writer accepts no work, it does not answer within two seconds, or the thread that checkpoints the WAL has
+/// ended.
 pub async fn ready(services: &Services) -> Result<()> {
     let probed = timeout(PATIENCE, async {
         let _alone = services.probing.alone.lock().await;

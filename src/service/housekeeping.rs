@@ -1,60 +1,60 @@
-//! What must be done now and then, whether anybody asks or not.
+//! Periodic maintenance, independent of requests.
 
 use std::sync::{Mutex, PoisonError};
 
 use jiff::SignedDuration;
 
 use super::login::record_strangers;
-use super::reset::record_floods;
+use super::refusals::record_floods;
 use super::{Services, approvals, deliveries, plugins, token_keys, trail, users};
 use crate::clock::EvenClock;
 use crate::domain::Result;
 use crate::domain::account::UserId;
 use crate::plugin_host::HISTORY_DAYS_MAX;
-use crate::store::{Transaction, approvals as kept, factors, requests, sessions, sweep};
+use crate::store::{Transaction, approvals as kept, expiry, factors, requests, sessions};
 
-/// Users who are looked at in one round: all of a small node, a million within the hour. What has lapsed is of
-/// no use meanwhile, it is only still there.
+/// Users examined per round: all of a small node, a million within the hour. Expired rows are already
+/// ineffective; they are only still present.
 const SWEPT_AT_ONCE: u32 = 20_000;
-/// Users tidied up in one change: bounds how long a reset waits behind it.
+/// Users cleaned up per transaction: bounds how long a reset waits behind it.
 const CLEARED_AT_ONCE: usize = 64;
 
-/// What is further ahead than this is there by a clock that was wrong: corrections of its rate are smaller.
+/// A timestamp further ahead than this was set by a clock that was wrong: corrections of a clock's rate are
+/// smaller.
 const AHEAD: SignedDuration = SignedDuration::from_hours(1);
-/// Ended approvals are kept for this long, in hours.
+/// How long ended approvals are kept, in hours.
 const APPROVAL_HOURS: i64 = 90 * 24;
 
-/// Up to which user the tables were looked through for what has lapsed, and how the clock ran meanwhile.
+/// How far the tables were searched for expired rows, and how evenly the clock has run in the meantime.
 #[derive(Debug, Default)]
 pub struct Sweep {
     reached: Mutex<Option<UserId>>,
     clock: EvenClock,
 }
 
-/// Forgets counts of the limiter and machine code of plugins that are gone; puts on the record refusals of windows
-/// that have passed and lapsed approvals; erases what is to be erased, rotates token keys. What is destroyed because
-/// it is old goes only by a clock that runs evenly. Meant for once a minute; what fails is logged and done the next
-/// time.
+/// Drops the limiter's stale counts and the machine code of removed plugins; records refusals of past windows;
+/// erases personal data that is due, and rotates token keys. Data expires or is destroyed for its age only while
+/// the clock runs evenly. Meant to be called once a minute; a failure is logged and retried the next time.
 pub async fn tidy(services: &Services) {
     services.limiter.retain();
     note("refusals by rate limit", record_floods(services, false).await);
-    note("logins of nobody", record_strangers(services, false).await);
+    note("stranger logins", record_strangers(services, false).await);
     note("admins after a reset", users::watch_reset_admins(services).await);
     note("token keys", token_keys::rotate_keys_when_due(services).await);
     note(
         "personal data to be erased",
         trail::carry_on_erasures(services).await,
     );
-    note("lapsed approvals", approvals::expire_approvals(services).await);
     note("plugin artefacts", plugins::prune_artefacts(services).await);
     if services.sweep.clock.is_even(services.clock.now()) {
         destroy_lapsed(services).await;
     }
 }
 
-/// Forgets what has lapsed: what [`sweep()`] finds, entries of the trail older than their organisation keeps them,
-/// signed checkpoints, ended approvals, earlier reset calls, remembered outcomes, decisions past their retention,
-/// deliveries that ended. By a clock that is ahead for a minute, all of it would be gone.
+/// Ends expired approvals and deletes expired data: the rows found by [`sweep()`], trail entries past their
+/// organisation's retention, signed checkpoints, ended approvals, earlier reset calls, remembered outcomes,
+/// decisions past their retention, ended deliveries. A clock that is ahead for a minute would end or delete all
+/// of it.
 async fn destroy_lapsed(services: &Services) {
     note("lapsed sessions, suspended factors", sweep(services).await);
     note(
@@ -62,6 +62,7 @@ async fn destroy_lapsed(services: &Services) {
         trail::prune_expired(services).await,
     );
     note("checkpoints", trail::thin_checkpoints(services).await);
+    note("lapsed approvals", approvals::expire_approvals(services).await);
     note("ended approvals", forget_approvals(services).await);
     note("reset calls of the future", date_back_calls(services).await);
     note("earlier reset calls", forget_calls(services).await);
@@ -78,18 +79,19 @@ async fn destroy_lapsed(services: &Services) {
     note("deliveries", deliveries::forget_ended(services).await);
 }
 
-/// Puts on the record what only waits for its window to pass, before the process ends.
+/// Records everything that only waits for its window to pass, before the process ends.
 pub async fn wind_up(services: &Services) {
     note("refusals by rate limit", record_floods(services, true).await);
-    note("logins of nobody", record_strangers(services, true).await);
+    note("stranger logins", record_strangers(services, true).await);
 }
 
-/// Destroys the factors whose suspension by a reset is over, forgets the sessions, one-use tokens and enrolments
-/// that have lapsed, of the next `SWEPT_AT_ONCE` users; says of how many.
+/// Among the next `SWEPT_AT_ONCE` users, destroys the factors whose suspension by a reset is over, deletes
+/// expired sessions, one-use tokens and enrolments, and moves ends of sessions that a clock running ahead dated
+/// into the future back to the present. Returns how many users were affected, a user once for each of the three.
 ///
 /// # Errors
 /// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the same
-/// users are looked at the next time.
+/// users are examined again the next time.
 pub async fn sweep(services: &Services) -> Result<usize> {
     let (at, before) = (services.clock.now(), users::destroyed_before(services));
     let reached = || {
@@ -100,13 +102,14 @@ pub async fn sweep(services: &Services) -> Result<usize> {
             .unwrap_or_else(PoisonError::into_inner)
     };
     let from = *reached();
-    let (range, suspended, lapsed) = services
+    let (range, suspended, lapsed, ahead) = services
         .store
         .read_long(None, move |db| {
-            let range = sweep::find_range(db, from, SWEPT_AT_ONCE)?;
-            let suspended = sweep::find_suspended(db, &range, before)?;
-            let lapsed = sweep::find_lapsed(db, &range, at)?;
-            Ok((range, suspended, lapsed))
+            let range = expiry::find_range(db, from, SWEPT_AT_ONCE)?;
+            let suspended = expiry::find_suspended(db, &range, before)?;
+            let lapsed = expiry::find_lapsed(db, &range, at)?;
+            let ahead = expiry::find_ended_after(db, &range, at + AHEAD)?;
+            Ok((range, suspended, lapsed, ahead))
         })
         .await?;
     clear(services, &suspended, move |tx, user| {
@@ -117,12 +120,16 @@ pub async fn sweep(services: &Services) -> Result<usize> {
         sessions::clear_lapsed(tx, user, at)
     })
     .await?;
+    clear(services, &ahead, move |tx, user| {
+        sessions::update_future_end(tx, user, at)
+    })
+    .await?;
     *reached() = range.up_to;
-    Ok(suspended.len() + lapsed.len())
+    Ok(suspended.len() + lapsed.len() + ahead.len())
 }
 
-/// Lets reset calls count as of now that a clock which was ahead has put into the future, where they would count
-/// against every budget until that time has come.
+/// Moves reset calls that a clock running ahead dated into the future back to the present; otherwise they would
+/// count against every budget until that time.
 async fn date_back_calls(services: &Services) -> Result<usize> {
     let now = services.clock.now();
     let newest = services.store.read(requests::find_newest_call)?;
@@ -135,9 +142,9 @@ async fn date_back_calls(services: &Services) -> Result<usize> {
         .await
 }
 
-/// Forgets the reset calls that no policy may ask for any more, some at a time.
+/// Deletes reset calls older than any policy may ask about, in batches.
 async fn forget_calls(services: &Services) -> Result<usize> {
-    // A day more than the longest window reaches.
+    // One day more than the longest window.
     let days = i64::from(HISTORY_DAYS_MAX) + 1;
     let before = services.clock.now() - SignedDuration::from_hours(24 * days);
     services
@@ -146,7 +153,7 @@ async fn forget_calls(services: &Services) -> Result<usize> {
         .await
 }
 
-/// Forgets approvals that ended long ago, some at a time; the trail has them.
+/// Deletes approvals that ended long ago, in batches; the trail still records them.
 async fn forget_approvals(services: &Services) -> Result<usize> {
     let before = services.clock.now() - SignedDuration::from_hours(APPROVAL_HOURS);
     let ended = services
@@ -159,7 +166,7 @@ async fn forget_approvals(services: &Services) -> Result<usize> {
     services.store.write(move |tx| kept::forget(tx, &ended)).await
 }
 
-/// Some users to a transaction, so that nobody waits for all of them.
+/// Cleans up a few users per transaction, so that nothing waits for all of them.
 async fn clear(
     services: &Services,
     users: &[UserId],
@@ -179,6 +186,6 @@ fn note(what: &'static str, done: Result<usize>) {
     match done {
         Ok(0) => {}
         Ok(count) => tracing::debug!(what, count, "tidied"),
-        Err(error) => tracing::error!(what, ?error, "could not be tidied, trying again later"),
+        Err(error) => tracing::error!(what, ?error, "maintenance step failed; it will be retried"),
     }
 }

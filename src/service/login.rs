@@ -1,7 +1,7 @@
-//! Logging in: password, then second factor.
+//! Login: password, then second factor.
 //!
-//! What the organisation demands decides, not what the user happens to have: a login with the password
-//! alone opens enrolment and nothing else where MFA is demanded.
+//! The organisation's requirements decide, not the factors that the user happens to have: if MFA is required, a
+//! login with the password alone gives access to enrolment only.
 
 pub(super) mod attempts;
 pub(super) mod code;
@@ -38,17 +38,17 @@ pub use passkey::{
 pub use step_up::step_up;
 pub use strangers::{Strangers, record_strangers};
 
-/// How often a login is judged again when the user was changed meanwhile.
+/// How often a login is re-evaluated if the user changed in the meantime.
 const ATTEMPTS: usize = 3;
-/// For how long a password alone may be changed after it expired and was shown, in seconds.
+/// How long an expired password may be changed after it was presented, in seconds.
 const PASSWORD_CHANGE_SECS: i64 = 10 * 60;
-/// For how long at most a session for enrolment lives, in seconds.
+/// Maximum lifetime of an enrolment session, in seconds.
 pub(super) const ENROLMENT_SESSION_SECS: i64 = 60 * 60;
 
-/// Why an account is locked that nobody enrolled in time.
+/// Lock reason of an account whose user did not enrol in time.
 pub(super) const WINDOW_OVER_REASON: &str = "MFA was not set up in time after a reset";
 
-/// What somebody shows at the door.
+/// The credentials presented at login.
 #[derive(Debug)]
 pub struct LoginRequest {
     /// The organisation's slug.
@@ -59,40 +59,42 @@ pub struct LoginRequest {
     pub password: Password,
 }
 
-/// A password in clear. Prints nothing, and is wiped when dropped.
+/// A password in clear. Its `Debug` output is empty, and it is wiped on drop.
 #[derive(Clone)]
 pub struct Password(pub Zeroizing<String>);
 
-/// How a login goes on, for a user who proved to know the password.
+/// The answer to a login whose password was correct.
 #[derive(Clone)]
 pub struct LoginAnswer {
     /// The user.
     pub user: User,
     /// Their organisation.
     pub organization: Organization,
-    /// What comes next.
+    /// What the client has to do next.
     pub next: Next,
 }
 
-/// What comes next.
+/// The next step of a login.
 #[derive(Clone)]
 pub enum Next {
-    /// Logged in.
+    /// None: logged in.
     Done(Tokens),
-    /// Logged in for setting up MFA and nothing else.
+    /// Logged in, but only for setting up MFA.
     SetUp(Tokens),
-    /// A second factor has to be shown.
+    /// A second factor is required.
     Challenge {
-        /// For `verify_mfa`.
+        /// Challenge token for `verify_mfa`.
         token: String,
-        /// Seconds until it is dead.
+        /// Seconds until the token expires.
         expires_in: i64,
-        /// By what it can be met, the strongest first.
+        /// Kinds of factor that can be used, strongest first.
         methods: Vec<FactorKind>,
+        /// Whether the password has expired: if so, the token is for `change_expired_password` after `verify_mfa`.
+        password_expired: bool,
     },
     /// The password has expired.
     PasswordExpired {
-        /// For `change_expired_password`.
+        /// Token for `change_expired_password`.
         token: String,
     },
 }
@@ -100,9 +102,8 @@ pub enum Next {
 /// Logs in with organisation, e-mail address and password.
 ///
 /// # Errors
-/// [`Error::InvalidCredentials`], one and the same for a wrong organisation, address or password and for
-/// an inactive account; [`Error::AccountLocked`] only to somebody who knows the password;
-/// [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::InvalidCredentials`], identical for a wrong organisation, address or password and for an inactive
+/// account; [`Error::AccountLocked`] only if the password was correct; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn login(
     services: &Services,
     request: LoginRequest,
@@ -123,24 +124,24 @@ pub async fn login(
     Err(Error::Stale)
 }
 
-/// A user whose password was shown, as the database had it a moment ago.
+/// A user whose password was verified, as read from the database a moment ago.
 #[derive(Clone, Debug)]
 struct Case {
     user: User,
     organization: Organization,
-    /// By what the second step can be done.
+    /// Kinds of factor that can be used for the second step.
     methods: Vec<FactorKind>,
 }
 
-/// Where a login leads, by the state of user and organisation alone.
+/// The outcome of a login, given only the state of user and organisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Decision {
     Locked,
-    /// The window for enrolment after a reset is over: nobody enrols any more on the password alone.
+    /// The time for enrolment after a reset is over: the password alone no longer allows it.
     WindowOver,
     PasswordExpired,
     Challenge,
-    /// Enrolment only, at most until then.
+    /// Enrolment only, at most until this time.
     SetUp {
         until: Timestamp,
     },
@@ -160,11 +161,12 @@ impl Case {
         if set_up && user.enrolment_due.as_ref().is_some_and(|due| at >= due.until) {
             return Decision::WindowOver;
         }
-        if self.password_expired(at) {
-            return Decision::PasswordExpired;
-        }
+        // Before the check for expiry: an old password alone must not be enough to replace it (ASVS 6.2.2, 6.3.4).
         if user.mfa_enabled {
             return Decision::Challenge;
+        }
+        if password_expired(user, organization, at) {
+            return Decision::PasswordExpired;
         }
         if set_up {
             let until = at + SignedDuration::from_secs(ENROLMENT_SESSION_SECS);
@@ -177,14 +179,6 @@ impl Case {
         Decision::Done
     }
 
-    fn password_expired(&self, at: Timestamp) -> bool {
-        let days = self.organization.settings.password_expiration_days;
-        days.zip(self.user.password_changed_at)
-            .is_some_and(|(days, changed)| {
-                at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
-            })
-    }
-
     fn still_holds(&self, tx: &Transaction<'_>) -> Result<()> {
         let user = accounts::find_user_revision(tx, self.user.id)?;
         let organization = accounts::find_organization_revision(tx, self.organization.id)?;
@@ -195,14 +189,22 @@ impl Case {
     }
 }
 
-/// How a login ends: what is written, what the trail says, what the caller is told.
+/// True if the organisation lets passwords expire and the user's has.
+fn password_expired(user: &User, organization: &Organization, at: Timestamp) -> bool {
+    let days = organization.settings.password_expiration_days;
+    days.zip(user.password_changed_at).is_some_and(|(days, changed)| {
+        at.duration_since(changed) >= SignedDuration::from_hours(24 * i64::from(days))
+    })
+}
+
+/// The end of a login: what to write, what to record, what to answer.
 struct Ending {
     writes: Writes,
     event: Option<Event>,
     answer: Result<Next>,
 }
 
-/// What an ending writes.
+/// The database write of an ending.
 enum Writes {
     Nothing,
     Lock(Lock),
@@ -276,6 +278,7 @@ impl Ending {
                     token,
                     expires_in,
                     methods,
+                    password_expired: password_expired(user, &case.organization, at),
                 };
                 Self::go_on(writes, next)
             }
@@ -295,7 +298,7 @@ impl Ending {
         }
     }
 
-    /// One step of several: the last one leaves the entry.
+    /// Ends a step that is not the last; only the last one leaves an entry.
     fn go_on(writes: Writes, next: Next) -> Self {
         Self {
             writes,
@@ -364,7 +367,7 @@ fn one_use(services: &Services, user: &User, purpose: Purpose, secs: i64, at: Ti
     (token.encode(), writes)
 }
 
-/// A login by somebody who proved to be the user, as far as was asked.
+/// Returns the entry of a login by a user who proved their identity as far as required.
 fn login_event(user: &User, context: &RequestContext) -> Event {
     Event::new(
         EventType::UserLogin,
@@ -375,7 +378,7 @@ fn login_event(user: &User, context: &RequestContext) -> Event {
     .from_request(&context.request_id, context.ip_text().as_deref())
 }
 
-/// The caller may be told less than the trail: `reason` is for the latter.
+/// Marks the entry as refused. `reason` is for the trail; the caller may be told less.
 fn refused(event: Event, reason: &str) -> Event {
     let message = match reason {
         "locked" | "enrolment-window-over" => Error::AccountLocked,

@@ -1,5 +1,6 @@
-//! On whose behalf a verb is carried out, and whose call carries it out: the same person, or a further
-//! admin whose agreement was the last one missing. Or the operator, who has neither account nor session.
+//! The authority under which an operation is carried out: the actor who wants it, and the caller who triggers
+//! it. They are the same person, or the caller is a further admin whose approval was the last one missing. The
+//! operator has neither account nor session.
 
 use jiff::Timestamp;
 
@@ -8,36 +9,37 @@ use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::store::{Connection, Transaction, accounts, approvals, sessions};
 
-/// Who wants something done to a user of their organisation, and with what right.
+/// The authority to perform an operation on a user of an organisation.
 #[derive(Clone, Debug)]
 pub struct Mandate {
-    /// Where.
+    /// The organisation.
     pub organization: OrganizationId,
-    /// Who wants it: judged as they are now, actor of the question and of the entry.
+    /// The user who wants the operation: checked in their current state, and named in the question and the
+    /// entry.
     pub actor: UserId,
-    /// When the actor had last proved who they are, as of asking.
+    /// When the actor had last authenticated, as of the request.
     pub authenticated_at: Timestamp,
-    /// Whether with a second factor.
+    /// Whether the actor used a second factor then.
     pub second_factor_used: bool,
-    /// The most that the actor may be: a token of another issuer may say less than the database.
+    /// The highest role the actor may act with: a token of another issuer may grant less than the database.
     pub role: Role,
-    /// Who agreed, where somebody had to.
+    /// The approval, if one was required.
     pub agreement: Option<Agreement>,
-    /// The session of the call: it must still live at the commit. The operator has none.
+    /// The session of the call, which must still be active at the commit. `None` for the operator.
     session: Option<Session>,
 }
 
-/// The last agreement that was missing.
+/// The approval that was the last one missing.
 #[derive(Clone, Debug)]
 pub struct Agreement {
-    /// What it is about, as it was read.
+    /// The approval, as it was read.
     pub approval: Approval,
-    /// Who agrees with this call, as they were read.
+    /// The admin who approves with this call, as they were read.
     pub approver: User,
 }
 
 impl Mandate {
-    /// The caller's own.
+    /// Returns the mandate of a caller who acts for themselves.
     #[must_use]
     pub fn of(principal: &Principal) -> Self {
         Self {
@@ -51,7 +53,7 @@ impl Mandate {
         }
     }
 
-    /// The operator's, at the command line.
+    /// Returns the mandate of the operator at the command line.
     #[must_use]
     pub fn operator(organization: OrganizationId, at: Timestamp) -> Self {
         let operator = User::operator(organization);
@@ -59,7 +61,7 @@ impl Mandate {
             organization,
             actor: operator.id,
             authenticated_at: at,
-            // Nobody showed one: a policy that demands it says no to the operator, too.
+            // No factor was presented: a policy that requires one denies the operator, too.
             second_factor_used: false,
             role: operator.role,
             agreement: None,
@@ -67,7 +69,7 @@ impl Mandate {
         }
     }
 
-    /// The requester's of an approval, now that `approver` agrees.
+    /// Returns the mandate of an approval's requester, now that `approver` approves.
     #[must_use]
     pub fn agreed(approval: Approval, approver: &Principal) -> Self {
         Self {
@@ -84,16 +86,16 @@ impl Mandate {
         }
     }
 
-    /// Who agreed so far, the approver of this call included.
+    /// Returns the ids of the admins who approved so far, including the approver of this call.
     #[must_use]
     pub fn approved_by(&self) -> Vec<UserId> {
         self.agreement.as_ref().map(Agreement::all).unwrap_or_default()
     }
 
-    /// The actor as the database has them now.
+    /// Reads the actor's current state.
     ///
     /// # Errors
-    /// [`Error::Token`] where they are gone, inactive or locked.
+    /// [`Error::Token`] if they no longer exist or are inactive or locked.
     pub fn find_actor(&self, db: &Connection) -> Result<User> {
         if self.is_operators() {
             return Ok(User::operator(self.organization));
@@ -103,29 +105,29 @@ impl Mandate {
             .ok_or(Error::Token(TokenFault::SubjectGone))
     }
 
-    /// The revision of an actor as they were read; the operator has none that could change.
+    /// Returns the revision of the actor as they were read; the operator has none that could change.
     #[must_use]
     pub fn revision_of(&self, actor: &User) -> Option<i64> {
         (!self.is_operators()).then_some(actor.revision)
     }
 
-    /// Whether it is the operator's.
+    /// True if this is the operator's mandate.
     #[must_use]
     pub fn is_operators(&self) -> bool {
         self.session.is_none()
     }
 
-    /// The actor as they were read, with no more power than they asked with.
+    /// Returns the actor with no more power than they asked with.
     #[must_use]
     pub fn narrowed(&self, mut actor: User) -> User {
         actor.role = actor.role.min(self.role);
         actor
     }
 
-    /// Whether the second factor of this call was used as lately as the organisation demands now.
+    /// Checks that this call's second factor was used as recently as the organisation now requires.
     ///
     /// # Errors
-    /// [`Error::StepUpRequired`].
+    /// [`Error::StepUpRequired`] if it was not.
     pub fn stepped_up(&self, settings: &OrganizationSettings, at: Timestamp) -> Result<()> {
         match &self.session {
             Some(session) => session.stepped_up(settings, at),
@@ -133,10 +135,10 @@ impl Mandate {
         }
     }
 
-    /// Checks in the transaction that the session of this call has not ended.
+    /// Checks in the transaction that this call's session has not ended.
     ///
     /// # Errors
-    /// [`Error::Token`] when it has.
+    /// [`Error::Token`] if it has.
     pub fn session_lives(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
         match &self.session {
             Some(session) if !sessions::session_lives(tx, session, at)? => {
@@ -146,11 +148,11 @@ impl Mandate {
         }
     }
 
-    /// Checks in the transaction what the right rests on.
+    /// Checks in the transaction that everything the mandate rests on still holds.
     ///
     /// # Errors
-    /// [`Error::Token`] when the call's session has ended; [`Error::Stale`] when an approver or what
-    /// they agreed to was changed.
+    /// [`Error::Token`] if the call's session has ended; [`Error::Stale`] if an approver or what they approved
+    /// was changed; [`Error::Conflict`] if the request or an earlier approval no longer counts.
     pub fn still_holds(&self, tx: &Transaction<'_>, at: Timestamp) -> Result<()> {
         self.session_lives(tx, at)?;
         match &self.agreement {
@@ -161,7 +163,7 @@ impl Mandate {
 }
 
 impl Agreement {
-    /// Everybody who agreed, the approver of this call last.
+    /// Returns the ids of all approvers, that of this call last.
     #[must_use]
     pub fn all(&self) -> Vec<UserId> {
         let mut all = self.approval.approved_by.clone();
@@ -177,9 +179,21 @@ impl Agreement {
         if !open || accounts::find_user_revision(tx, self.approver.id)? != Some(self.approver.revision) {
             return Err(Error::Stale);
         }
+        let recovered = |account| {
+            let (organization, since) = (self.approval.organization_id, self.approval.created_at);
+            approvals::was_recovered(tx, organization, account, since)
+        };
+        // A request made with a stolen account must not survive the account's recovery.
+        if recovered(self.approval.requester_id)? {
+            return Err(Error::Conflict(
+                "The account that asked for this was reset, deactivated, signed out or reported since; ask for it \
+                 again"
+                    .into(),
+            ));
+        }
         for earlier in &self.approval.approved_by {
             let user = accounts::find_user(tx, self.approval.organization_id, *earlier)?;
-            if !user.is_some_and(|user| counts(&user)) {
+            if !user.is_some_and(|user| counts(&user)) || recovered(*earlier)? {
                 return Err(Error::Conflict(
                     "An administrator who agreed before no longer counts; ask for it again".into(),
                 ));
@@ -189,7 +203,7 @@ impl Agreement {
     }
 }
 
-/// Whether somebody's agreement still counts.
+/// True if the user's approval still counts.
 fn counts(user: &User) -> bool {
     user.active && user.locked.is_none() && user.role >= Role::OrgAdmin
 }

@@ -1,7 +1,7 @@
-//! Figures for an operator's collector, in the text format of Prometheus (exposition format 0.0.4).
+//! Metrics for an operator's collector, in the Prometheus text format (exposition format 0.0.4).
 //!
-//! A dozen counters need no registry: each lives where it is counted, and is written out here. Labels are few and
-//! name plugins, statuses and ways, never a user, an address or an organisation.
+//! A dozen counters need no registry: each lives where it is counted and is written out here. Labels are few
+//! and name plugins, statuses and channels, never a user, an address or an organisation.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,29 +11,29 @@ use jiff::Timestamp;
 use super::{Services, plugins};
 use crate::domain::{Error, Result};
 use crate::store::audit::checkpoints;
-use crate::store::deliveries;
+use crate::store::{deliveries, wal_bytes};
 
-/// How calls of the reset end.
+/// The outcomes of reset calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResetEnd {
-    /// The factors are gone.
+    /// The factors were removed.
     Done,
-    /// A policy denied.
+    /// A policy denied it.
     Denied,
-    /// A further admin has to agree.
+    /// A further admin has to approve.
     AwaitsApproval,
     /// A policy failed, and its binding fails closed.
     PolicyFailed,
-    /// The caller may not, or there is nothing to reset.
+    /// The caller may not do it, or there is nothing to reset.
     Refused,
-    /// Too many.
+    /// Rate limit exceeded.
     RateLimited,
-    /// The appliance could not.
+    /// The appliance failed.
     Error,
 }
 
 impl ResetEnd {
-    /// Every end there is.
+    /// Every outcome.
     pub const ALL: [Self; 7] = [
         Self::Done,
         Self::Denied,
@@ -44,7 +44,7 @@ impl ResetEnd {
         Self::Error,
     ];
 
-    /// How a refusal counts that no policy has spoken.
+    /// Returns the outcome for a refusal on which no policy has decided.
     pub(super) fn refused(error: &Error) -> Self {
         match error {
             Error::RateLimited { .. } => Self::RateLimited,
@@ -66,13 +66,13 @@ impl ResetEnd {
     }
 }
 
-/// What is counted while the appliance serves, since its start.
+/// Counters since the server's start.
 #[derive(Debug)]
 pub struct Counts {
     resets: [AtomicU64; ResetEnd::ALL.len()],
-    /// By status, from 100 on.
+    /// Answers by status, from 100.
     requests: Box<[AtomicU64]>,
-    /// When the newest scheduled backup was made, in Unix seconds; 0 while none is known.
+    /// When the newest scheduled backup was made, in Unix seconds; 0 if none is known.
     backed_up: AtomicU64,
     /// Panics of background tasks.
     panics: AtomicU64,
@@ -94,18 +94,18 @@ impl Counts {
         self.resets[end as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes a scheduled backup that is whole.
+    /// Records a completed scheduled backup.
     pub(super) fn backed_up(&self, at: Timestamp) {
         let at = u64::try_from(at.as_second()).unwrap_or_default();
         self.backed_up.store(at, Ordering::Relaxed);
     }
 
-    /// Counts a background task that has to be begun anew.
+    /// Counts a background task that panicked and has to be restarted.
     pub fn task_panicked(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts an answer.
+    /// Counts an answer by its status.
     pub fn answered(&self, status: u16) {
         if let Some(count) = self.requests.get(usize::from(status).wrapping_sub(100)) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -113,10 +113,10 @@ impl Counts {
     }
 }
 
-/// Everything, as text. Blocks for a read of an index.
+/// Returns all metrics as text. Blocks for a read of an index.
 ///
 /// # Errors
-/// When the store can't be read.
+/// If the store can't be read.
 pub fn exposition(services: &Services) -> Result<String> {
     let mut text = String::with_capacity(16 << 10);
     let mut family = |of: (&str, &str), help: &str, samples: &[(String, u64)]| {
@@ -133,7 +133,7 @@ pub fn exposition(services: &Services) -> Result<String> {
     let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     family(
         ("latchkey_build_info", "gauge"),
-        "The version that runs.",
+        "The running version.",
         &[(version, 1)],
     );
     let resets: Vec<_> = ResetEnd::ALL
@@ -180,12 +180,17 @@ pub fn exposition(services: &Services) -> Result<String> {
     );
     family(
         ("latchkey_store_failing", "gauge"),
-        "1 while changes can't be put on disk.",
+        "1 while changes can't be written to disk.",
         &one(services.store.is_failing().into()),
     );
     family(
+        ("latchkey_wal_bytes", "gauge"),
+        "Size of the database's write-ahead log on the disk.",
+        &one(wal_bytes(services.store.path())),
+    );
+    family(
         ("latchkey_background_panics_total", "counter"),
-        "Background tasks that panicked and were begun anew.",
+        "Background tasks that panicked and were restarted.",
         &one(services.counts.panics.load(Ordering::Relaxed)),
     );
     let (owed, dead, signed) = services.store.read(|db| {
@@ -204,7 +209,7 @@ pub fn exposition(services: &Services) -> Result<String> {
         .collect();
     family(
         ("latchkey_deliveries_owed", "gauge"),
-        "Mails, webhook calls and syslog messages to be sent.",
+        "Mails, webhook calls and syslog messages waiting to be sent.",
         &owed,
     );
     family(
@@ -212,7 +217,7 @@ pub fn exposition(services: &Services) -> Result<String> {
         "Mails, webhook calls and syslog messages that were given up.",
         &one(dead),
     );
-    // What never was has no sample: an alarm on its absence is the collector's to make.
+    // No sample until a backup exists: alerting on its absence is the collector's job.
     family(
         ("latchkey_backup_last_success_timestamp_seconds", "gauge"),
         "When the newest scheduled backup was made.",
@@ -225,14 +230,14 @@ pub fn exposition(services: &Services) -> Result<String> {
     );
     family(
         ("latchkey_policy_busy_total", "counter"),
-        "Evaluations that got no turn, since the organisation's were all under way.",
+        "Evaluations refused because all turns of the organisation were in use.",
         &one(services.plugin_host.busy_count()),
     );
     text += &plugins::metrics_by_version(services);
     Ok(text)
 }
 
-/// A family of samples by their labels, which stand in braces or are missing.
+/// Writes a metric family: its samples by label set, which is in braces or empty.
 pub(super) fn write_family(
     text: &mut String,
     (name, kind): (&str, &str),
@@ -245,7 +250,7 @@ pub(super) fn write_family(
     }
 }
 
-/// What stands above a family's samples.
+/// Writes the `HELP` and `TYPE` lines of a family.
 pub(super) fn write_head(text: &mut String, (name, kind): (&str, &str), help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }

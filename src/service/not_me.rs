@@ -1,8 +1,9 @@
-//! "This was not me": the link in the notice of every change of somebody's credentials.
+//! "This was not me": the link in the notice of every change of a user's credentials.
 //!
-//! Whoever reads the user's mail can use it, once, until the factors that a reset took away are destroyed. It
-//! locks the account, ends what could be used meanwhile, and tells the admins; it opens nothing and tells
-//! nothing. The link's page only explains: what acts is a POST, because mail scanners follow links.
+//! Anyone who can read the user's mail can use it, once, until the factors that a reset removed are destroyed.
+//! It locks the account, ends whatever was obtained since the change, and notifies the admins; it grants no
+//! access and reveals nothing. The link's page only explains: the action is a POST, because mail scanners
+//! follow links.
 
 use jiff::SignedDuration;
 use serde_json::json;
@@ -17,12 +18,13 @@ use crate::limiter::Bucket;
 use crate::store::challenges::Purpose;
 use crate::store::{accounts, api_keys, audit, challenges, factors, sessions};
 
-/// Why an account is locked that its user reported. An admin who restores its factors unlocks it.
+/// Lock reason of an account whose user reported it. An admin who restores its factors unlocks it.
 pub const LOCK_REASON: &str = "The user said that a change of their credentials was not theirs";
 
-/// A new link for a user's notice: 256 random bits, of which the store keeps a hash, rather than a signature. It is
-/// used up with its row, which says whose, what for, of which entry and until when; it ends with the account's other
-/// tokens; no key makes links; and what is looked up is a hash, so that no clock tells how near a guess was.
+/// Creates the link for a user's notice: 256 random bits whose hash the store keeps, rather than a signature.
+/// Advantages: it is used up with its row, which holds its user, purpose, entry and expiry; it ends with the
+/// account's other tokens; there is no key with which links could be forged; and since a hash is looked up,
+/// timing does not reveal how close a guess was.
 #[must_use]
 pub fn new_link(services: &Services, user: &User, at: jiff::Timestamp) -> (String, OwedLink) {
     let token = OneUseToken::new(user.id, services.entropy.bytes());
@@ -35,15 +37,15 @@ pub fn new_link(services: &Services, user: &User, at: jiff::Timestamp) -> (Strin
     (link, kept)
 }
 
-/// A link is good for a day at least, where factors are destroyed sooner.
+/// Minimum lifetime of a link, in seconds, if factors are destroyed sooner.
 const LEAST_SECS: i64 = 24 * 3600;
 
-/// Locks the account whose user says so, ends its sessions, logins, invitations and API keys, and tells the
-/// admins.
+/// Locks the account whose user reported a change, ends its sessions, logins, invitations and API keys, and
+/// notifies the admins.
 ///
 /// # Errors
-/// [`Error::DeadToken`] for a link that is unknown, used or expired, one and the same;
-/// [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::DeadToken`], identical for a link that is unknown, used or expired; [`Error::RateLimited`];
+/// [`Error::Busy`].
 pub async fn report_not_me(services: &Services, token: &str, context: &RequestContext) -> Result<()> {
     services
         .limiter
@@ -84,7 +86,7 @@ pub async fn report_not_me(services: &Services, token: &str, context: &RequestCo
             if !challenges::take_challenge(tx, id, &hash)? {
                 return Err(dead());
             }
-            // A policy's or another reason stays: restoring the factors must not lift it.
+            // A lock for another reason, such as a policy's, stays: restoring the factors must not lift it.
             let locked = accounts::find_user_anywhere(tx, id)?.ok_or_else(dead)?.locked;
             match &locked {
                 None => accounts::update_lock(tx, id, Some(&lock), at)?,

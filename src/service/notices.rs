@@ -1,7 +1,7 @@
-//! What people are told: owed in the transaction of what they are told of, sent after it.
+//! Notices to people: queued in the transaction of the change they report, sent after it commits.
 //!
-//! A mail's payload is `{to, subject, body}`, or `{to, subject, sealedBody}` where the body holds a link
-//! that opens something: a copy of the database alone must not. [`read_mail`] reads both.
+//! A mail's payload is `{to, subject, body}`, or `{to, subject, sealedBody}` if the body contains a link that
+//! grants something, which a copy of the database alone must not reveal. [`read_mail`] reads both.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +18,8 @@ use crate::domain::{Error, Result};
 use crate::keys::KeyRing;
 use crate::store::deliveries::{Channel, OwedDelivery};
 
-/// What a reset owes: the notice to the user that ASVS 6.3.7 requires, and what policies want sent.
+/// Returns a reset's deliveries: the notice to the user that ASVS 6.3.7 requires, and those requested by
+/// policies.
 #[must_use]
 pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effect]) -> Vec<OwedDelivery> {
     let what = format!("reset the second factor of your account {}", case.target.email);
@@ -40,26 +41,26 @@ pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effe
     owed
 }
 
-/// A change of somebody's credentials.
+/// A change of a user's credentials.
 #[derive(Clone, Copy, Debug)]
 pub struct Changed<'a> {
-    /// Where.
+    /// The user's organisation.
     pub organization: &'a Organization,
-    /// Whose.
+    /// The user whose credentials changed.
     pub target: &'a User,
-    /// By whom; perhaps themselves.
+    /// The user who made the change; may be the same.
     pub by: &'a User,
     /// The notice's subject.
     pub subject: &'a str,
-    /// What was done, after a name: `reset the second factor of …`.
+    /// What was done, as it follows a name: `reset the second factor of …`.
     pub what: &'a str,
-    /// What follows from it; may be empty.
+    /// The consequences; may be empty.
     pub then: &'a str,
-    /// The event's name for webhooks.
+    /// Name of the event for webhooks.
     pub event: &'a str,
 }
 
-/// What a password that its owner set owes; `how` and `then` as [`Changed`] has them.
+/// Returns the deliveries about a password set by its owner; `how` and `then` as in [`Changed`].
 #[must_use]
 pub fn of_own_password(
     services: &Services,
@@ -81,8 +82,9 @@ pub fn of_own_password(
     of_change(services, &changed, context)
 }
 
-/// What every change of credentials owes: a notice to the user with who, what, when, from where and what to
-/// do if it was not them (ASVS 6.3.7, SP 800-63B-4 §4.6), and a call of the organisation's webhook.
+/// Returns the deliveries about any change of credentials: a notice to the user stating who, what, when, from
+/// where and what to do if it was not them (ASVS 6.3.7, SP 800-63B-4 §4.6), and a call to the organisation's
+/// webhook.
 #[must_use]
 pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestContext) -> Vec<OwedDelivery> {
     let Changed {
@@ -101,7 +103,7 @@ pub fn of_change(services: &Services, changed: &Changed<'_>, context: &RequestCo
     owed
 }
 
-/// What every webhook call about somebody's credentials says.
+/// Returns the data of every webhook call about credentials.
 #[must_use]
 pub fn who_to_whom(by: &User, target: &User, context: &RequestContext) -> Value {
     // The operator has no account.
@@ -109,7 +111,7 @@ pub fn who_to_whom(by: &User, target: &User, context: &RequestContext) -> Value 
     json!({ "userId": target.id, "actorId": actor, "ipAddress": context.ip_text() })
 }
 
-/// The notice to the user.
+/// Returns the notice to the user.
 fn change_mail(services: &Services, changed: &Changed<'_>, context: &RequestContext) -> Option<OwedDelivery> {
     let Changed {
         organization,
@@ -134,7 +136,7 @@ fn change_mail(services: &Services, changed: &Changed<'_>, context: &RequestCont
     reportable_mail(services, organization, target, context, &subject, &body, end)
 }
 
-/// `on 2026-02-18T10:30:00Z from 192.0.2.7`.
+/// Returns time and place of a request: `on 2026-02-18T10:30:00Z from 192.0.2.7`.
 #[must_use]
 pub fn when_and_whence(context: &RequestContext) -> String {
     let at = context.at;
@@ -145,7 +147,7 @@ pub fn when_and_whence(context: &RequestContext) -> String {
     }
 }
 
-/// A mail about somebody's credentials, with the link by which its reader says that this was not them.
+/// Returns a mail about a user's credentials, with the link to report that this was not them.
 #[must_use]
 pub fn reportable_mail(
     services: &Services,
@@ -170,7 +172,7 @@ pub fn reportable_mail(
     Some(mail)
 }
 
-/// A call of the organisation's webhook, where it has one.
+/// Returns a call to the organisation's webhook, if it has one.
 #[must_use]
 pub fn call(
     services: &Services,
@@ -180,12 +182,12 @@ pub fn call(
     data: Value,
 ) -> Option<OwedDelivery> {
     let url = organization.settings.webhook_url.as_ref()?;
-    // A host that the operator took off the list since is not even tried.
+    // Skip a host that the operator has since removed from the list.
     check_url(services.courier.webhook_reach(), url).ok()?;
     Some(deliveries::webhook(Some(organization.id), url, event, at, data))
 }
 
-/// The mail ends with the receipt of the entry that it tells of, which can be made once that is committed.
+/// Marks a mail to end with the receipt of the entry it reports, which can only be made after the commit.
 fn with_receipt(mut owed: OwedDelivery) -> OwedDelivery {
     if owed.channel == Channel::Mail
         && let Ok(Value::Object(mut payload)) = serde_json::from_str(&owed.payload)
@@ -196,7 +198,7 @@ fn with_receipt(mut owed: OwedDelivery) -> OwedDelivery {
     owed
 }
 
-/// Whether the mail of this payload ends with a receipt.
+/// True if the mail with this payload ends with a receipt.
 #[must_use]
 pub fn wants_receipt(payload: &str) -> bool {
     serde_json::from_str::<Value>(payload).is_ok_and(|payload| payload[RECEIPT] == true)
@@ -204,7 +206,7 @@ pub fn wants_receipt(payload: &str) -> bool {
 
 const RECEIPT: &str = "receipt";
 
-/// What policies want sent.
+/// Returns the notices requested by policies.
 #[must_use]
 pub fn of_effects(services: &Services, case: &Case, effects: &[Effect]) -> Vec<OwedDelivery> {
     effects
@@ -217,7 +219,8 @@ pub fn of_effects(services: &Services, case: &Case, effects: &[Effect]) -> Vec<O
         .collect()
 }
 
-/// A new admin is what somebody wants who has taken over another one's account: all of them are told.
+/// Returns notices to all admins that there is a new one: an attacker with an admin's account may have added
+/// it.
 #[must_use]
 pub fn of_new_admin(
     services: &Services,
@@ -242,7 +245,7 @@ pub fn of_new_admin(
         .collect()
 }
 
-/// Somebody has a copy of a user's passkey: the admins are told.
+/// Returns notices to the admins that a user's passkey was copied.
 #[must_use]
 pub fn of_cloned_passkey(
     services: &Services,
@@ -261,7 +264,8 @@ pub fn of_cloned_passkey(
     to_admins(services, organization, admins, user, &subject, &body)
 }
 
-/// Entries of the trail are what somebody wants gone who has done wrong: every admin is told while it can be undone.
+/// Returns notices to all admins of a shorter retention, while it can be undone: an attacker may want entries
+/// gone.
 #[must_use]
 pub fn of_shorter_retention(
     services: &Services,
@@ -282,7 +286,7 @@ pub fn of_shorter_retention(
     to_admins(services, organization, admins, actor, &subject, &body)
 }
 
-/// A mail to each admin but the user whom it is about, and to the organisation's security contact.
+/// Returns a mail to each admin except the user it is about, and to the organisation's security contact.
 #[must_use]
 pub fn to_admins(
     services: &Services,
@@ -301,7 +305,7 @@ pub fn to_admins(
         .collect()
 }
 
-/// A mail, where mail can be sent at all.
+/// Returns a mail, or `None` if mail is not configured.
 #[must_use]
 pub fn mail(
     services: &Services,
@@ -314,7 +318,7 @@ pub fn mail(
     services.settings.mail.then(|| owed(organization, &payload))
 }
 
-/// A mail whose text holds a secret, where mail can be sent at all.
+/// Returns a mail whose body is encrypted because it contains a secret, or `None` if mail is not configured.
 #[must_use]
 pub fn sealed_mail(
     services: &Services,
@@ -332,13 +336,13 @@ pub fn sealed_mail(
     })
 }
 
-/// What a seal is for.
+/// Label under which a mail's body is sealed.
 const MAIL: &str = "mail body";
 
-/// The mail of a payload, its body opened.
+/// Parses a payload as a mail and decrypts its body.
 ///
 /// # Errors
-/// [`Error::Internal`] when it is no mail, or was sealed with other keys.
+/// [`Error::Internal`] if it is not a mail, or was sealed with other keys.
 pub fn read_mail(keys: &KeyRing, payload: &str) -> Result<Mail> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -348,7 +352,7 @@ pub fn read_mail(keys: &KeyRing, payload: &str) -> Result<Mail> {
         body: Option<String>,
         sealed_body: Option<String>,
     }
-    let unreadable = || Error::Internal("an owed mail can't be read".into());
+    let unreadable = || Error::Internal("a queued mail can't be read".into());
     let read: Payload = serde_json::from_str(payload).map_err(|_| unreadable())?;
     let body = match (read.body, read.sealed_body) {
         (Some(body), None) => body,
@@ -366,7 +370,7 @@ pub fn read_mail(keys: &KeyRing, payload: &str) -> Result<Mail> {
     })
 }
 
-/// How a person is called in a text: `Ada Lovelace (ada@acme.example)`.
+/// Returns a person's name for use in a text: `Ada Lovelace (ada@acme.example)`.
 #[must_use]
 pub fn called(user: &User) -> String {
     match &user.name {

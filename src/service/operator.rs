@@ -1,5 +1,5 @@
-//! What the operator does at the node's command line: look around and make the first accounts, where no server
-//! runs; and what is ordered of a server that does. Each change is on the record, with the operator as its actor.
+//! The operator's actions at the node's command line: listing and creating accounts while no server runs, and
+//! orders to a running server. Each change is recorded with the operator as its actor.
 
 mod account_orders;
 mod orders;
@@ -18,22 +18,22 @@ use crate::store::{Connection, accounts};
 
 /// Length of a generated password: 21 characters of 56, more than 120 bits, and hyphens.
 const GENERATED_LENGTH: usize = 24;
-/// No characters that people misread, and no word for a shell to expand.
+/// Excludes characters that people misread; no shell expands any of them.
 const ALPHABET: &[u8] = b"abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
 
-/// An organisation and how many users it has.
+/// An organisation and its number of users.
 #[derive(Clone, Debug)]
 pub struct OrganizationSummary {
     /// The organisation.
     pub organization: Organization,
-    /// How many users it has.
+    /// Number of users.
     pub users: u64,
 }
 
-/// Every organisation, by slug.
+/// Returns every organisation, ordered by slug.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store can't be read.
+/// [`Error::Internal`] if the store can't be read.
 pub fn list_organizations(services: &Services) -> Result<Vec<OrganizationSummary>> {
     services.store.read(|db| {
         accounts::find_organizations(db)?
@@ -46,7 +46,7 @@ pub fn list_organizations(services: &Services) -> Result<Vec<OrganizationSummary
     })
 }
 
-/// The organisation of that slug.
+/// Returns the organisation with that slug.
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -60,10 +60,10 @@ pub fn find_organization(services: &Services, slug: &str) -> Result<Organization
     })
 }
 
-/// The user of that e-mail address.
+/// Returns the user with that e-mail address.
 ///
 /// # Errors
-/// [`Error::NotFound`] for the organisation or the user.
+/// [`Error::NotFound`] if the organisation or the user does not exist.
 pub fn find_user(services: &Services, slug: &str, email: &str) -> Result<User> {
     let organization = find_organization(services, slug)?;
     let found = services
@@ -75,7 +75,7 @@ pub fn find_user(services: &Services, slug: &str, email: &str) -> Result<User> {
     })
 }
 
-/// The users of an organisation, by e-mail address.
+/// Returns the users of an organisation, ordered by e-mail address.
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -88,25 +88,25 @@ pub fn list_users(services: &Services, slug: &str) -> Result<Vec<User>> {
         .0)
 }
 
-/// A new user, as the operator names one.
+/// A new user, as specified by the operator.
 #[derive(Clone, Debug)]
 pub struct NewAccount {
-    /// Of which organisation.
+    /// Slug of the organisation.
     pub slug: String,
     /// E-mail address.
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     pub name: Option<String>,
     /// Role.
     pub role: Role,
 }
 
-/// Makes a user with a password: the given one, which must keep the organisation's rules, or a
-/// generated one, which is given back to be shown once.
+/// Creates a user with a password: the given one, which must satisfy the organisation's rules, or a generated
+/// one, which is returned to be shown once.
 ///
 /// # Errors
-/// [`Error::NotFound`] for the organisation, [`Error::Validation`], [`Error::Conflict`] when the e-mail
-/// address is taken.
+/// [`Error::NotFound`] for the organisation, [`Error::Validation`], [`Error::Conflict`] if the e-mail address
+/// is taken.
 pub async fn create_account(
     services: &Services,
     new: NewAccount,
@@ -137,10 +137,10 @@ pub async fn create_account(
     Ok((user, generated.then_some(password)))
 }
 
-/// Whether the operator may do that to that user, by the rule that binds everybody.
+/// Checks that the operator may act on the user, by the same rule as everybody.
 ///
 /// # Errors
-/// [`Error::MayNotAct`].
+/// [`Error::MayNotAct`] if not.
 pub(super) fn operator_may(db: &Connection, verb: Verb, user: &User) -> Result<()> {
     let organization = accounts::find_organization(db, user.organization_id)?
         .ok_or_else(|| Error::Internal("the user's organisation is gone".into()))?;
@@ -153,7 +153,7 @@ pub(super) fn operator_may(db: &Connection, verb: Verb, user: &User) -> Result<(
     .map(drop)
 }
 
-/// A password that keeps any organisation's rules: upper and lower case, a digit and hyphens.
+/// Generates a password that satisfies any organisation's rules: upper and lower case, a digit and hyphens.
 fn generate_password(entropy: &Entropy, of: &Organization) -> String {
     let length = GENERATED_LENGTH.max(of.settings.password_min_length.into());
     loop {
@@ -169,7 +169,7 @@ fn random_text(entropy: &Entropy, length: usize) -> String {
     let mut characters = 0;
     while text.len() < length {
         let [byte] = entropy.bytes::<1>();
-        // Bytes beyond the last whole multiple would make the first characters likelier.
+        // Bytes beyond the last whole multiple would make the first characters more likely.
         if usize::from(byte) < 256 / ALPHABET.len() * ALPHABET.len() {
             if characters > 0 && characters % 6 == 0 {
                 text.push('-');

@@ -1,7 +1,8 @@
-//! A user's own passkeys: registered, listed, removed.
+//! A user's own passkeys: registration, listing, removal.
 //!
-//! The first one switches MFA on, just as confirming TOTP does: an enrolment session becomes a full one, and
-//! there are recovery codes. A further one, and removing one, ask for the second factor in this session.
+//! The first passkey enables MFA, just as confirming TOTP does: an enrolment session becomes a full one, and
+//! recovery codes are created. Registering a further one, or removing one, requires the second factor in this
+//! session.
 
 mod removal;
 
@@ -10,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::enrolment::{self, RecoveryCodes};
+use super::session::still_lives;
 use super::{RequestContext, Services, deliveries};
-use crate::domain::account::{Principal, SessionId, SessionOrigin, UserId};
+use crate::domain::account::{Principal, SessionId, UserId};
 use crate::domain::audit::{AuditResult, EventType};
-use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
@@ -25,57 +26,57 @@ use crate::store::{Connection, audit, challenges, factors, sessions};
 pub use crate::passkeys::{Asserted, Created};
 pub use removal::remove_passkey;
 
-/// Passkeys that a user can have.
+/// Maximum number of passkeys per user.
 pub const PASSKEYS_PER_USER: usize = 10;
-/// Longest name of a passkey, in characters.
+/// Maximum length of a passkey's name, in characters.
 pub const NAME_MAX_CHARACTERS: usize = 64;
 
-/// What somebody is told whose passkey doesn't answer what was asked.
+/// The error for a passkey that doesn't match the challenge.
 pub(super) const INVALID: Error = Error::Refused("Invalid passkey");
 
 /// Options for the browser's `navigator.credentials`, as JSON.
 #[derive(Clone, Debug)]
 pub struct Options(pub serde_json::Value);
 
-/// A passkey to be registered.
+/// A passkey to register.
 pub struct NewPasskey {
-    /// What its user calls it.
+    /// The name given by its user.
     pub name: String,
-    /// What the authenticator made.
+    /// The authenticator's answer.
     pub created: Created,
-    /// The code that an admin gave, where a reset demands one.
+    /// The code given by an admin, if required after a reset.
     pub enrolment_code: Option<String>,
 }
 
-/// A passkey, for its user to see.
+/// A passkey as shown to its user.
 #[derive(Clone, Debug)]
 pub struct Passkey {
     /// Id.
     pub id: Uuid,
-    /// What its user calls it.
+    /// The name given by its user.
     pub name: String,
     /// When it was registered.
     pub created_at: Timestamp,
-    /// When it was used last.
+    /// When it was last used.
     pub last_used_at: Option<Timestamp>,
-    /// When a copy of it showed up: it opens nothing since.
+    /// When a copy of it was detected; it has been disabled since.
     pub cloned_at: Option<Timestamp>,
 }
 
-/// A passkey that was registered.
+/// The result of a registration.
 #[derive(Debug)]
 pub struct Registered {
-    /// It.
+    /// The registered passkey.
     pub passkey: Passkey,
-    /// New recovery codes, where it is the first second factor.
+    /// New recovery codes, if it is the first second factor.
     pub recovery_codes: Option<RecoveryCodes>,
 }
 
-/// Asks the caller's authenticator for a new passkey.
+/// Returns the options for creating a passkey.
 ///
 /// # Errors
-/// [`Error::StepUpRequired`] when MFA is on and the second factor was not used lately;
-/// [`Error::Conflict`] for one passkey too many; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::StepUpRequired`] if MFA is enabled and the second factor was not used recently; [`Error::Conflict`]
+/// if there are too many passkeys; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn passkey_registration_options(
     services: &Services,
     principal: &Principal,
@@ -92,14 +93,14 @@ pub async fn passkey_registration_options(
     Ok(Options(ceremony.options))
 }
 
-/// Registers a passkey that the authenticator made.
+/// Registers a passkey that the authenticator created.
 ///
 /// # Errors
-/// [`Error::Refused`] when no options were asked for, or the passkey doesn't answer them;
-/// [`Error::Conflict`] for a credential that is registered already, and for one passkey too many;
-/// [`Error::Validation`], also where the admin's code is demanded and missing or wrong;
-/// [`Error::StepUpRequired`]; [`Error::Stale`]; [`Error::RateLimited`]; [`Error::Busy`]. A passkey that doesn't
-/// answer and a wrong code are entries.
+/// [`Error::Refused`] if no options were requested, or the passkey doesn't match them; [`Error::Conflict`] for
+/// a credential that is already registered, and if there are too many; [`Error::Validation`], also if the
+/// admin's code is required and missing or wrong; [`Error::StepUpRequired`]; [`Error::Stale`];
+/// [`Error::RateLimited`]; [`Error::Busy`]. A passkey that doesn't match and a wrong code are recorded in the
+/// trail.
 pub async fn register_passkey(
     services: &Services,
     principal: &Principal,
@@ -146,7 +147,6 @@ async fn register(
     let shown = new
         .enrolment_code
         .map(|code| services.keys.enrolment_code_hash(id, &code));
-    let external = principal.session.origin == SessionOrigin::External;
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
     let registered = enrolment::event(principal, EventType::UserPasskeyRegistered, context)
         .with("passkeyId", row.id.to_string())
@@ -162,11 +162,12 @@ async fn register(
     services
         .store
         .write(move |tx| {
-            let user = enrolment::current_user(tx, id)?;
+            still_lives(tx, &kept, at)?;
+            let user = enrolment::usable_user(tx, id)?;
             if find(tx)? != state {
                 return Err(no_ceremony());
             }
-            // Recovery codes were made, or not, for what was so a moment ago.
+            // Whether recovery codes were created depends on a state that may have changed since.
             if user.mfa_enabled == first {
                 return Err(Error::Stale);
             }
@@ -182,11 +183,8 @@ async fn register(
                 factors::clear_enrolment_due(tx, id)?;
             }
             factors::touch_user(tx, id, at)?;
-            let updated =
-                sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, full_until)?;
-            if !updated && !external {
-                return Err(Error::Token(TokenFault::Revoked));
-            }
+            // Changes no row for a session of another issuer, which is not stored here.
+            sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, full_until)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             challenges::clear_challenges(tx, id)?;
             let registered = registered.clone().with("sessionsEnded", ended);
@@ -203,10 +201,10 @@ async fn register(
     })
 }
 
-/// The caller's passkeys, oldest first.
+/// Returns the caller's passkeys, oldest first.
 ///
 /// # Errors
-/// [`Error::RateLimited`]; [`Error::Internal`] when the store fails.
+/// [`Error::RateLimited`]; [`Error::Internal`] if the store fails.
 pub fn list_passkeys(services: &Services, principal: &Principal) -> Result<Vec<Passkey>> {
     services
         .limiter
@@ -217,8 +215,8 @@ pub fn list_passkeys(services: &Services, principal: &Principal) -> Result<Vec<P
     Ok(rows.iter().map(shown_as).collect())
 }
 
-/// With MFA on, whoever changes it shows it first (ASVS 7.5.1): a stolen session alone adds and removes
-/// nothing.
+/// Requires a recent use of the second factor if MFA is enabled (ASVS 7.5.1): a stolen session alone can't add
+/// or remove a passkey.
 fn admit(services: &Services, principal: &Principal, context: &RequestContext) -> Result<()> {
     services
         .limiter
@@ -246,7 +244,7 @@ fn read_name(written: &str) -> Result<String> {
     Err(Error::field("name", problem))
 }
 
-/// What doesn't answer the options uses them up, and is an entry.
+/// Records an answer that doesn't match the options, and uses them up.
 async fn refuse<T>(
     services: &Services,
     principal: &Principal,
@@ -298,14 +296,14 @@ fn shown_as(row: &PasskeyRow) -> Passkey {
     }
 }
 
-/// The user's passkeys that open something.
+/// Returns the user's passkeys that are not disabled.
 pub(super) fn find_usable(db: &Connection, user: UserId) -> Result<Vec<PasskeyRow>> {
     let mut rows = passkeys::find_passkeys(db, user)?;
     rows.retain(|row| row.cloned_at.is_none());
     Ok(rows)
 }
 
-/// The kinds of second factor by which a user can complete a login, the strongest first.
+/// Returns the kinds of second factor with which a user can complete a login, strongest first.
 pub(super) fn login_methods(services: &Services, db: &Connection, user: UserId) -> Result<Vec<FactorKind>> {
     let kinds: Vec<_> = factors::find_factors(db, user)?
         .iter()
@@ -321,7 +319,7 @@ pub(super) fn login_methods(services: &Services, db: &Connection, user: UserId) 
     Ok(methods)
 }
 
-/// Asks for the use of one of these passkeys.
+/// Starts a ceremony that asks for the use of one of these passkeys.
 pub(super) fn ask(services: &Services, user: UserId, usable: &[PasskeyRow]) -> Result<Ceremony> {
     if usable.is_empty() {
         return Err(Error::Refused("There is no passkey that can be used"));
@@ -331,7 +329,7 @@ pub(super) fn ask(services: &Services, user: UserId, usable: &[PasskeyRow]) -> R
         .start_authentication(&open(services, user, usable)?)
 }
 
-/// Keeps what a ceremony of a session has to remember, in place of an earlier one.
+/// Stores the state of a session's ceremony, replacing an earlier one.
 pub(super) async fn remember(
     services: &Services,
     principal: &Principal,
@@ -351,7 +349,7 @@ pub(super) async fn remember(
         .await
 }
 
-/// Where the ceremony of a session is kept. It opens nothing: the answer has to be signed.
+/// Returns the key under which a session's ceremony is stored. It is not a secret: the answer has to be signed.
 pub(super) fn ceremony_hash(session: SessionId, purpose: Purpose) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(match purpose {
@@ -366,19 +364,19 @@ pub(super) fn no_ceremony() -> Error {
     Error::Refused("No passkey was asked for, or too long ago. Ask for options again")
 }
 
-/// What tells credentials apart: their ids have up to 1023 bytes.
+/// Returns the hash that identifies a credential: ids can have up to 1023 bytes.
 pub(super) fn credential_hash(id: &[u8]) -> [u8; 32] {
     Sha256::digest(id).into()
 }
 
-/// The credentials as they were kept, opened.
+/// Decrypts stored credentials.
 pub(super) fn open(services: &Services, user: UserId, rows: &[PasskeyRow]) -> Result<Vec<Vec<u8>>> {
     let open = |row: &PasskeyRow| services.keys.unseal(user, FactorKind::Passkey, &row.sealed);
     rows.iter().map(|row| Ok(open(row)?.to_vec())).collect()
 }
 
-/// A credential to be kept. A public key is no secret; that nobody puts their own in its place is what
-/// the seal is for.
+/// Encrypts a credential for storage. A public key is not secret; sealing prevents it from being replaced by
+/// another.
 pub(super) fn seal(services: &Services, user: UserId, kept: &[u8]) -> Vec<u8> {
     services
         .keys

@@ -1,61 +1,61 @@
-//! Policies as operators and admins handle them: install, bind, switch, roll back, replay.
+//! Policy management for operators and admins: install, bind, switch, roll back, replay.
 //!
-//! Nothing here is judged by a policy: whoever may manage policies can always undo what they did, so
-//! nobody locks themselves out.
+//! No policy judges these actions: a manager of policies can always undo a change, so managers can't lock
+//! themselves out.
 
-mod again;
-mod answered;
 mod bindings;
-mod bound;
 mod change;
-mod compared;
-mod decided;
+mod comparison;
+mod decisions;
 mod exposition;
 mod governance;
 mod install;
-mod kept;
+mod last_good;
+mod listing;
 mod manager;
 mod orders;
 mod patching;
 mod promotion;
+mod recheck;
+mod recorded_calls;
 mod replay;
-mod replayed;
-mod signed;
-mod starting;
+mod replay_report;
+mod replay_turns;
+mod signatures;
 mod terms;
-mod turns;
+mod warm_up;
 mod watching;
 
-pub use answered::{FirstAnswers, first_answers};
 pub use bindings::{Bindings, BoundSet, catch_up, reload};
-pub use bound::{
-    BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
-};
 pub use change::{NewBinding, bind_plugin, roll_back_binding, unbind_plugin, update_binding};
-pub use decided::{DecidedCall, Decisions, find_decisions};
+pub use decisions::{DecidedCall, Decisions, find_decisions};
 pub use exposition::metrics_by_version;
 pub use governance::Ended;
 pub(super) use governance::carry_out_agreed;
 pub use install::{
     Installed, NewPlugin, Progress, Watch, install_plugin, remove_plugin, switch_plugin, unwatched,
 };
-pub use kept::keep_calls;
+pub use last_good::{FirstAnswers, first_answers};
+pub use listing::{
+    BindingView, VersionView, find_binding, find_plugin, list_bindings, list_plugins, parse_digest,
+};
 pub use manager::Manager;
 pub use orders::{
     BindOrder, FailureRule, FileText, InstallOrder, Limit, PolicyOrder, ReplayOrder, TermsOrder,
     carry_out_order,
 };
 pub use patching::BindingPatch;
+pub use recorded_calls::keep_calls;
 pub use replay::replay_plugin;
-pub use replayed::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
-pub use signed::is_unsigned;
-pub use starting::{Missing, start};
+pub use replay_report::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
+pub use signatures::is_unsigned;
+pub use warm_up::{Missing, start};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,
     sample_for_recheck, withdraw_alarms,
 };
 
-/// What managers of plugins handle, named from here by whoever must not know the plugin host or the store.
+/// Types of the plugin host and the store, re-exported for layers that must not know either.
 pub use crate::plugin_host::{
     Asked, CallEnd, DecisionRecord, Digest, FILE_BYTES_MAX, Failure, FailureAction, FailureCause, Limits,
     LogLevel, LogLine, OnFailure, PluginCounters, Usage,
@@ -70,16 +70,16 @@ use crate::domain::{Error, Result};
 use crate::plugin_host::{PackageError, PluginHost, Prepared, SignerKey};
 use crate::store::{Store, plugins};
 
-/// What the operator decided about plugins.
+/// The operator's settings for plugins.
 #[derive(Clone, Debug)]
 pub struct PluginSettings {
-    /// Where there are any, a plugin is installed only with a signature by one of them.
+    /// Trusted signing keys. If there are any, a plugin is installed only with a signature by one of them.
     pub trusted_keys: Vec<SignerKey>,
-    /// For how many days questions and decisions are kept for replay.
+    /// Days for which questions and decisions are kept for replay.
     pub decision_days: u16,
-    /// After how many failures in a row a version of a binding raises an alarm.
+    /// Consecutive failures after which a version of a binding raises an alarm.
     pub alarm_after: u32,
-    /// One in how many resets is replayed at once, off the request's path; 0: none.
+    /// One in this many resets is re-checked soon after, off the request path; 0: none.
     pub recheck_one_in: u32,
 }
 
@@ -94,10 +94,10 @@ impl Default for PluginSettings {
     }
 }
 
-/// The module with that digest, ready: in use, in the cache, or compiled now. Blocks.
+/// Returns the module with that digest, ready to call: in use, from the cache, or compiled now. Blocks.
 ///
 /// # Errors
-/// Why it can't be used, or [`PackageError::Host`] where the store can't give its file.
+/// The reason why it can't be used, or [`PackageError::Host`] if the store can't provide its file.
 fn prepare_blocking(host: &PluginHost, store: &Store, digest: Digest) -> Result<Arc<Prepared>, PackageError> {
     if let Some(prepared) = host.find(digest) {
         return Ok(prepared);
@@ -112,15 +112,15 @@ fn prepare_blocking(host: &PluginHost, store: &Store, digest: Digest) -> Result<
     Ok(prepared)
 }
 
-/// Removes the machine code of what is not installed any more, or was made by an earlier version of this program.
-/// Says how many files.
+/// Removes cached machine code of modules that are no longer installed or that an earlier version of this program
+/// compiled. Returns the number of files removed.
 ///
 /// # Errors
-/// [`Error::Internal`] where the folder can't be read or written.
+/// [`Error::Internal`] if the directory can't be read or written.
 pub async fn prune_artefacts(services: &Services) -> Result<usize> {
     let (host, store) = (services.plugin_host.clone(), services.store.clone());
     let pruned = blocking(move || host.prune_cache(|| installed(&store))).await??;
-    pruned.map_err(|error| Error::Internal(format!("the plugins' cache can't be tidied: {error}")))
+    pruned.map_err(|error| Error::Internal(format!("the plugins' cache can't be pruned: {error}")))
 }
 
 fn installed(store: &Store) -> Result<Vec<Digest>> {
@@ -128,7 +128,7 @@ fn installed(store: &Store) -> Result<Vec<Digest>> {
     Ok(digests.into_iter().map(Digest).collect())
 }
 
-/// [`prepare_blocking`] on a thread that may block.
+/// Runs [`prepare_blocking`] on a thread that may block.
 async fn prepare(services: &Services, digest: Digest) -> Result<Arc<Prepared>> {
     let (host, store) = (services.plugin_host.clone(), services.store.clone());
     blocking(move || prepare_blocking(&host, &store, digest))
@@ -136,7 +136,7 @@ async fn prepare(services: &Services, digest: Digest) -> Result<Arc<Prepared>> {
         .map_err(refused)
 }
 
-/// Work on a thread that may block.
+/// Runs work on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
@@ -153,7 +153,7 @@ where
     blocking(move || runtime.block_on(work())).await
 }
 
-/// A refusal for its author; the host's own trouble is ours.
+/// Converts a plugin's refusal into an error for its author; the host's own trouble becomes an internal error.
 fn refused(error: PackageError) -> Error {
     match error {
         PackageError::Host(trouble) => Error::Internal(trouble),
@@ -161,12 +161,13 @@ fn refused(error: PackageError) -> Error {
     }
 }
 
-/// A refusal that ends in its stable word. What a file says of itself has no bound, and the trail keeps the refusal.
+/// Returns a refusal that ends in its stable code. Shortened, since a file may describe itself at any length and
+/// the trail keeps the refusal.
 fn refusal(reason: &impl ToString, code: &str) -> Error {
     Error::PluginRefused(format!("{} [{code}]", clip(&reason.to_string(), REASON_CHARS)))
 }
 
-/// Characters of a refusal.
+/// Maximum characters of a refusal.
 const REASON_CHARS: usize = 2_000;
 
 fn to_json(value: &impl serde::Serialize) -> Result<String> {

@@ -1,5 +1,11 @@
-//! Refusals on the record: every refused verb is one entry, in one place; what the limiter refuses, or a full
-//! queue, is one entry per caller, verb and window. So is what is refused to one caller again and again.
+//! The record of refusals: every refused operation is one entry, written in one place. Refusals by the limiter
+//! or a full queue are one entry per caller, operation and window, and so are repeated refusals of one caller.
+
+mod counted;
+mod floods;
+
+pub(super) use counted::Counts;
+pub use floods::{Floods, record_floods};
 
 use uuid::Uuid;
 
@@ -10,7 +16,7 @@ use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::store::{Terms, Touched, audit};
 
-/// Admits a verb of an admin: the limiter first, then the role, then how lately they proved who they are.
+/// Admits an admin's operation: checks the limiter first, then the role, then how recently they authenticated.
 ///
 /// # Errors
 /// [`Error::RateLimited`], [`Error::EnrolmentOnly`], [`Error::NotOrgAdmin`], [`Error::StepUpRequired`].
@@ -24,7 +30,7 @@ pub fn admit_admin<'a>(
     Ok(admin)
 }
 
-/// Admits a read of an admin: the limiter first, then the role.
+/// Admits an admin's read: checks the limiter first, then the role.
 ///
 /// # Errors
 /// [`Error::RateLimited`], [`Error::EnrolmentOnly`], [`Error::NotOrgAdmin`].
@@ -35,8 +41,8 @@ pub fn admit_reader<'a>(services: &Services, principal: &'a Principal) -> Result
     principal.org_admin()
 }
 
-/// Records how a verb was refused and gives the refusal back; or why it could not be recorded: no entry,
-/// no answer that pretends there is one (ASVS 16.5.3).
+/// Records a refusal and returns it; if it can't be recorded, returns the cause instead, so that no answer
+/// implies an entry that does not exist (ASVS 16.5.3).
 pub async fn record_refusal(
     services: &Services,
     principal: &Principal,
@@ -65,7 +71,7 @@ pub async fn record_refusal(
     .await
     {
         Ok(()) => error,
-        // The caller is told that the server is busy, and so is the trail.
+        // The caller is told that the server is busy, and the trail records the same.
         Err(busy @ (Error::Busy { .. } | Error::Unwritable { .. })) => {
             services.floods.count_busy(principal, context, event_type);
             busy
@@ -74,7 +80,7 @@ pub async fn record_refusal(
     }
 }
 
-/// The same of what the operator ordered, as often as they do: nobody else can flood that door.
+/// As [`record_refusal`], for the operator's orders, without counting: nobody else can flood that channel.
 pub async fn record_operators_refusal(
     services: &Services,
     context: &RequestContext,
@@ -88,7 +94,7 @@ pub async fn record_operators_refusal(
 }
 
 async fn append(services: &Services, context: &RequestContext, event: Event, error: &Error) -> Result<()> {
-    // The message as the caller sees it: an internal error's text is for the log alone.
+    // The message as shown to the caller: an internal error's text is for the log only.
     let event = event
         .from_request(&context.request_id, context.ip_text().as_deref())
         .ended(result_of(error), error.to_string());
@@ -105,7 +111,7 @@ async fn append(services: &Services, context: &RequestContext, event: Event, err
         .await;
     recorded.inspect_err(|failed| {
         if !matches!(failed, Error::Busy { .. } | Error::Unwritable { .. }) {
-            tracing::error!(%failed, refused = %error, "a refusal could not be recorded");
+            tracing::error!(%failed, refused = %error, "could not record a refusal");
         }
     })
 }
@@ -117,8 +123,8 @@ fn result_of(error: &Error) -> AuditResult {
     }
 }
 
-/// Whether it is refused so often that it is only counted: the limit of admins' verbs is too high for an entry
-/// each. Of the reset every attempt is an entry (contract A); its limit is low enough.
+/// True if the refusal is only counted, because the caller has had many: the limit on admins' operations is too
+/// high for an entry each. Every attempt at a reset is an entry, as the API promises; its limit is low enough.
 fn is_one_of_many(
     services: &Services,
     principal: &Principal,
@@ -128,8 +134,8 @@ fn is_one_of_many(
     event_type != EventType::UserMfaReset && services.floods.count_repeated(principal, context, event_type)
 }
 
-/// A user as a caller named them, who may not exist. Only an id is written where it stays for ever; whatever
-/// else stood in its place, an e-mail address perhaps, is sealed like a name, and can be erased.
+/// Returns the resource for a user as named by the caller, who may not exist. Only an id is written in clear,
+/// since it stays for ever; any other text, such as an e-mail address, is sealed like a name and can be erased.
 pub fn written_user(written: &str) -> Resource {
     match Uuid::try_parse(written) {
         Ok(id) => Resource::other("USER", id, None),
@@ -137,13 +143,14 @@ pub fn written_user(written: &str) -> Resource {
     }
 }
 
-/// The same of what has no name: what is no id, a key perhaps, is not kept at all.
+/// As [`written_user`], for resources without a name: a text that is not an id, possibly a key, is not kept at
+/// all.
 pub fn written_resource(kind: &str, written: &str) -> Resource {
     let id = Uuid::try_parse(written).map(|id| id.to_string());
     Resource::other(kind, id.unwrap_or_default(), None)
 }
 
-/// A text as a caller may have written it, short enough to keep.
+/// Shortens a text from a caller so that it can be kept.
 fn clipped(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
 }

@@ -1,15 +1,12 @@
-//! The reset. [`reset_mfa`] is the product: read it first.
+//! The MFA reset. [`reset_mfa`] is the core of the product: read it first.
 
 mod ending;
 mod entry;
 mod facts;
-mod floods;
 mod in_flight;
 mod order;
 
 pub use facts::Case;
-pub use floods::{Floods, record_floods};
-pub(super) use floods::{WINDOW, record_counted};
 pub use in_flight::InFlight;
 pub use order::{Order, ResetBody, ResetRequest, read_user_id};
 
@@ -19,7 +16,7 @@ use uuid::Uuid;
 use super::metrics::ResetEnd;
 use super::refusals::{record_refusal, written_user};
 use super::{RequestContext, Services, plugins};
-use crate::domain::account::{Principal, Role, User};
+use crate::domain::account::{Principal, Role, User, Verb, may_act};
 use crate::domain::audit::EventType;
 use crate::domain::error::PolicyDenial;
 use crate::domain::policy::{
@@ -29,16 +26,16 @@ use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::plugin_host::{CallEnd, DecisionRecord, Evaluation, PluginFailure};
 
-/// How often a reset is judged again when what was judged changed meanwhile.
+/// How often a reset is re-evaluated if the state it was decided on changed in the meantime.
 const ATTEMPTS: usize = 3;
 
-/// What the caller is told of a reset that did not end badly.
+/// The answer to a reset that succeeded or awaits approval.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResetAnswer {
-    /// Set when a second admin has to agree; nothing has been changed yet.
+    /// Set if a second admin has to approve; nothing has been changed yet.
     pub approval_id: Option<Uuid>,
-    /// The one-time code that enrolment will ask for. Shown once: a repeat does not carry it.
+    /// The one-time code that enrolment will require. Shown once: a repeated request does not return it.
     #[serde(skip)]
     pub enrolment_code: Option<String>,
     /// The entry that records it.
@@ -47,11 +44,12 @@ pub struct ResetAnswer {
 
 prints_no_secret!(ResetAnswer);
 
-/// Resets a user's MFA: decided by the organisation's policies, wholly or not at all, on the record.
+/// Resets a user's MFA: decided by the organisation's policies, completely or not at all, and recorded in the
+/// trail.
 ///
 /// # Errors
-/// Each status of contract A as an [`Error`]. Every ending but a 429 or 503 leaves one audit entry; those are
-/// counted and recorded once per caller and window.
+/// Each failure status of the reset call as an [`Error`]. Every outcome except 429 and 503 leaves one audit
+/// entry; those two are counted and recorded once per caller and window.
 pub async fn reset_mfa(
     services: &Services,
     principal: &Principal,
@@ -75,18 +73,18 @@ async fn attempt(
 ) -> Result<ResetAnswer, Refusal> {
     admit_caller(services, principal)?; // 429, before anything is read
     may_call(principal, &request.context)?; // 403; 401 where a step-up is due
-    admit_target(services, principal, request)?; // 429
+    admit_target(services, principal, request)?; // 403 for the caller's own account, 429
     match Order::from_request(principal, request) {
         Ok(order) => carry_out(services, order).await,
         Err(flaw) => Err(facts::before_flaw(services, principal, request, flaw).into()), // 404, 403, 400
     }
 }
 
-/// The same for the operator at the command line: no limit and no step-up, and the policies are asked like of anybody.
-/// None of them can send the operator's reset to a further admin.
+/// Resets as the operator at the command line: without limit and step-up, but with the policies consulted as
+/// for anyone else. A policy that requires approval denies the operator's reset.
 ///
 /// # Errors
-/// As [`reset_mfa`]; [`Refusal`] says whether the trail has it already.
+/// As [`reset_mfa`]; [`Refusal`] tells whether it is already recorded.
 pub(super) async fn reset_as_operator(
     services: &Services,
     user: &User,
@@ -95,7 +93,7 @@ pub(super) async fn reset_as_operator(
 ) -> Result<ResetAnswer, Refusal> {
     let attempt = async {
         let order = Order::of_operator(user, body, context)?;
-        // Where no server runs nobody has made them ready yet.
+        // While no server runs, the policies are not loaded yet.
         plugins::catch_up(services, Some(user.organization_id)).await?;
         carry_out(services, order).await
     };
@@ -106,10 +104,10 @@ pub(super) async fn reset_as_operator(
     })
 }
 
-/// Judges and carries out an order whose caller was admitted: also how an approval is executed.
+/// Decides and carries out an order whose caller was admitted; also executes an approval.
 ///
 /// # Errors
-/// As [`reset_mfa`]; [`Refusal`] says whether the trail has it already.
+/// As [`reset_mfa`]; [`Refusal`] tells whether it is already recorded.
 pub(super) async fn carry_out(services: &Services, mut order: Order) -> Result<ResetAnswer, Refusal> {
     let _under_way = services.in_flight.enter(&order.mandate, order.target);
     for _ in 0..ATTEMPTS {
@@ -120,7 +118,7 @@ pub(super) async fn carry_out(services: &Services, mut order: Order) -> Result<R
         let case = facts::gather(services, &order, read)?; // 401, 404, 403, 400
         let judgement = judge(services, &case).await; // before and after hooks
         match ending::commit(services, &order, case, judgement).await {
-            // What was judged has changed: judge again, by the policies as they are now.
+            // The state has changed: decide again, by the current policies.
             Err(Refusal::Unrecorded(Error::Stale)) => {
                 plugins::catch_up(services, Some(order.mandate.organization)).await?;
             }
@@ -130,12 +128,12 @@ pub(super) async fn carry_out(services: &Services, mut order: Order) -> Result<R
     Err(Error::Stale.into())
 }
 
-/// A refusal, and whether it is in the trail already.
+/// A refusal, and whether it is already in the trail.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// Committed together with its entry.
     Recorded(Error),
-    /// Still to be recorded.
+    /// Yet to be recorded.
     Unrecorded(Error),
 }
 
@@ -151,12 +149,18 @@ fn admit_caller(services: &Services, principal: &Principal) -> Result<()> {
         .check(Bucket::ResetByCaller, principal.user.id.0.as_bytes())
 }
 
-/// Only once the caller has the role: else anybody could use up what the admins have.
+/// Counts the call against the target's limit: only after the role was checked, separately for each role, and
+/// never for the caller's own account. Otherwise anybody could use up the admins' limit.
 fn admit_target(services: &Services, principal: &Principal, request: &ResetRequest) -> Result<()> {
-    // Keyed by the id as written, within the caller's organisation: tells nothing of who exists.
+    let (caller, organization) = (&principal.user, &principal.organization);
+    if read_user_id(&request.target).is_ok_and(|target| target == caller.id) {
+        may_act(caller, &organization.settings, Verb::ResetMfa, caller)?;
+    }
+    // Keyed by the id as written, within the caller's organisation: reveals nothing about which users exist.
     let target = format!(
-        "{}/{}",
-        principal.organization.id,
+        "{}/{:?}/{}",
+        organization.id,
+        caller.role,
         request.target.to_ascii_lowercase()
     );
     services.limiter.check(Bucket::ResetByTarget, target)
@@ -173,14 +177,14 @@ fn may_call(principal: &Principal, context: &RequestContext) -> Result<()> {
     principal.stepped_up(context.at)
 }
 
-/// How the policies want a case to end, with everything they said.
+/// The policies' decision on a case, with everything they answered.
 #[derive(Debug)]
 struct Judgement {
     ending: Ending,
-    /// What commits with that ending: nothing where the reset waits or a policy failed.
+    /// Effects to commit with the ending: empty if the reset awaits approval or a policy failed.
     effects: Vec<Effect>,
     records: Vec<DecisionRecord>,
-    /// The outcome as the first `after-reset` hook was shown it, where there was one.
+    /// The outcome as shown to the first `after-reset` hook, if there was one.
     outcome: Option<Outcome>,
 }
 
@@ -193,8 +197,8 @@ enum Ending {
     Failed(String),
 }
 
-/// Asks before, then after: hooks work like the triggers of a database, pure functions inside the
-/// change, so what `after` adds commits with the reset and there is no instant between them.
+/// Runs the before hooks, then the after hooks. Hooks work like database triggers: pure functions inside the
+/// change. So the effects of `after` commit with the reset, and there is no instant between them.
 async fn judge(services: &Services, case: &Case) -> Judgement {
     let before = services
         .plugin_host
@@ -247,7 +251,7 @@ async fn judge(services: &Services, case: &Case) -> Judgement {
     judgement
 }
 
-/// With the binding: it is what an operator switches off.
+/// Names the binding: it is what an operator can disable.
 fn failed(failure: &PluginFailure) -> Ending {
     Ending::Failed(format!("{failure}; binding {}", failure.binding_id))
 }
@@ -278,9 +282,10 @@ fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
     (ending, Vec::new())
 }
 
-/// The operator's reset waits for nobody. An approval is judged again on the day that it is given, as its requester's:
-/// the operator has no account that could be. And where somebody is there to agree, they can ask for the reset
-/// themselves; where nobody is, waiting would be in vain, and what helps is to switch the policy off, on the record.
+/// Denies the operator's reset if a policy requires approval. An approval is evaluated again when it is given,
+/// as its requester's, and the operator has no account to evaluate. If an admin is available to approve, they
+/// can request the reset themselves; if none is, waiting would be in vain, and the remedy is to disable the
+/// policy, which is recorded.
 fn unasked(records: &[DecisionRecord], wanted: &Approval) -> PolicyDenial {
     let demanded = |record: &&DecisionRecord| {
         record.mode != Mode::Monitor && matches!(record.end, CallEnd::Answer(Answer::RequireApproval(_)))
@@ -289,8 +294,8 @@ fn unasked(records: &[DecisionRecord], wanted: &Approval) -> PolicyDenial {
     let denial = Denial {
         code: "approval-required".into(),
         message: format!(
-            "It takes the word of {}: {}. The operator can't ask for approval: let an administrator ask for the reset, or \
-             switch the policy off (latchkey plugin disable) and on again afterwards",
+            "This needs the approval of {}: {}. The operator can't ask for approval: let an administrator ask for the \
+             reset, or switch the policy off (latchkey plugin disable) and on again afterwards",
             match wanted.approvals {
                 1 => "one administrator".to_owned(),
                 many => format!("{many} administrators"),
@@ -306,7 +311,7 @@ fn unasked(records: &[DecisionRecord], wanted: &Approval) -> PolicyDenial {
     }
 }
 
-/// The first denial ends the evaluation, so the last call is the one that denied.
+/// Returns the plugin that denied: the first denial ends the evaluation, so it is the last one called.
 fn denying_plugin(records: &[DecisionRecord]) -> String {
     let denied = |end: &CallEnd| matches!(end, CallEnd::Answer(Answer::Deny(_)));
     records

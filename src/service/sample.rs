@@ -1,5 +1,5 @@
-//! Sample organisations for the demo: checked as a whole first, then loaded in one transaction, or
-//! not at all. Every account is on the record like any other.
+//! Sample organisations for the demo: validated as a whole, then loaded in one transaction or not at all. Every
+//! account is recorded in the trail like any other.
 
 mod load;
 
@@ -33,14 +33,14 @@ pub struct Sample {
 pub struct SampleOrganization {
     /// Id.
     pub id: Uuid,
-    /// The name used at login.
+    /// The short name used at login.
     pub slug: String,
-    /// The name shown to people.
+    /// The display name.
     pub name: String,
-    /// Settings; what is left out is as for a new organisation.
+    /// Settings; those left out have the defaults of a new organisation.
     #[serde(default)]
     pub settings: Map<String, Value>,
-    /// Its people.
+    /// Its users.
     #[serde(default, rename = "user")]
     pub users: Vec<SampleUser>,
     /// Its policies, in the order in which they are asked.
@@ -56,18 +56,18 @@ pub struct SampleUser {
     pub id: Uuid,
     /// E-mail address.
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     pub name: Option<String>,
     /// Role.
     pub role: Role,
-    /// Password, for everybody to know.
+    /// Password, which is public.
     pub password: String,
-    /// Whether the account may be used.
+    /// Whether the account is active.
     #[serde(default = "yes")]
     pub active: bool,
-    /// TOTP secret in base 32, where MFA is on.
+    /// TOTP secret in base 32, if MFA is enabled.
     pub totp_secret: Option<String>,
-    /// Recovery codes, where there are any.
+    /// Recovery codes, if any.
     #[serde(default)]
     pub recovery_codes: Vec<String>,
 }
@@ -80,7 +80,7 @@ pub struct SamplePlugin {
     pub plugin: String,
     /// Its configuration.
     pub config: Map<String, Value>,
-    /// Effects that it is granted.
+    /// Effects granted to it.
     #[serde(default)]
     pub grants: Vec<String>,
 }
@@ -89,7 +89,7 @@ fn yes() -> bool {
     true
 }
 
-/// How many steps [`load_sample`] reports.
+/// Returns how many steps [`load_sample`] reports.
 #[must_use]
 pub fn steps(sample: &Sample) -> usize {
     sample
@@ -99,12 +99,12 @@ pub fn steps(sample: &Sample) -> usize {
         .sum()
 }
 
-/// Checks a sample and loads it. `module` gives the bytes of a plugin that the sample names;
-/// `step` is told what comes next.
+/// Validates a sample and loads it. `module` returns the bytes of a plugin that the sample names; `step` is
+/// called with the next step.
 ///
 /// # Errors
 /// [`Error::Validation`] with everything that is wrong with the sample, [`Error::PluginRefused`],
-/// [`Error::Conflict`] when something of it is there already; nothing is loaded then.
+/// [`Error::Conflict`] if part of it exists already; nothing is loaded then.
 pub async fn load_sample(
     services: &Services,
     sample: &Sample,
@@ -148,7 +148,7 @@ fn check(sample: &Sample) -> Result<()> {
         if seen.insert(value) {
             Ok(())
         } else {
-            Err(Error::field(field, "is there twice"))
+            Err(Error::field(field, "appears twice"))
         }
     };
     if sample.organizations.is_empty() {
@@ -162,7 +162,7 @@ fn check(sample: &Sample) -> Result<()> {
         );
         keep(&place, once("id", organization.id.to_string()));
         keep(&place, once("slug", organization.slug.clone()));
-        // Wrong settings are told above; the passwords are then held to the built-in rules.
+        // Invalid settings are reported above; the passwords are then checked against the built-in rules.
         let rules = settings(organization).unwrap_or_default();
         for (u, user) in organization.users.iter().enumerate() {
             let place = format!("{place}.user[{u}]");
@@ -182,8 +182,8 @@ fn check(sample: &Sample) -> Result<()> {
     }
 }
 
-/// The organisation's settings; unlike those in the database they are written by hand, so a name that
-/// there isn't is a mistake.
+/// Returns the organisation's settings. Unlike those in the database they are written by hand, so an unknown
+/// name is a mistake.
 fn settings(of: &SampleOrganization) -> Result<OrganizationSettings> {
     let known = serde_json::to_value(OrganizationSettings::default()).unwrap_or_default();
     if let Some(unknown) = of.settings.keys().find(|key| known.get(key.as_str()).is_none()) {

@@ -1,4 +1,4 @@
-//! Who is calling, and sessions as they begin, go on and end.
+//! Authentication of callers, and sessions: how they begin, continue and end.
 
 mod external;
 mod listing;
@@ -27,11 +27,11 @@ pub use principals::Principals;
 
 pub use listing::{end_other_sessions, end_session, list_sessions};
 
-/// Who is behind a bearer token, by what the database says now (ASVS 8.3.2): a token outlives neither its
-/// session, nor its user's standing, nor a change of role.
+/// Authenticates a bearer token against the current state of the database (ASVS 8.3.2): a token outlives
+/// neither its session, nor its user's standing, nor a change of role.
 ///
 /// # Errors
-/// [`Error::Token`] with the class of what is wrong.
+/// [`Error::Token`] with the kind of fault.
 pub fn authenticate(services: &Services, bearer: Option<&str>, at: Timestamp) -> Result<Principal> {
     let token = bearer.ok_or(Error::Token(TokenFault::Missing))?;
     match (
@@ -81,10 +81,10 @@ fn read_principal(services: &Services, claims: &Claims, at: Timestamp) -> Result
 
 prints_no_secret!(Tokens, AccessToken);
 
-/// A session may have been ended since its token was read.
+/// Checks that a session was not ended since its token was read.
 ///
 /// # Errors
-/// [`Error::Token`] then.
+/// [`Error::Token`] if it was.
 pub(super) fn still_lives(tx: &Transaction<'_>, session: &Session, at: Timestamp) -> Result<()> {
     if sessions::session_lives(tx, session, at)? {
         return Ok(());
@@ -92,41 +92,41 @@ pub(super) fn still_lives(tx: &Transaction<'_>, session: &Session, at: Timestamp
     Err(Error::Token(TokenFault::Revoked))
 }
 
-/// What a client gets to go on with.
+/// The tokens of a session.
 #[derive(Clone)]
 pub struct Tokens {
-    /// For the `Authorization` header.
+    /// Access token, for the `Authorization` header.
     pub access_token: String,
-    /// For the next access token.
+    /// Refresh token, for obtaining the next access token.
     pub refresh_token: String,
     /// Seconds until the access token expires.
     pub expires_in: i64,
-    /// By which the device is known from now on, where a login was completed on it.
+    /// Token that identifies the device from now on, if a login was completed on it.
     pub device: Option<String>,
 }
 
-/// An access token alone.
+/// An access token without a refresh token.
 #[derive(Clone)]
 pub struct AccessToken {
-    /// For the `Authorization` header.
+    /// Access token, for the `Authorization` header.
     pub access_token: String,
     /// Seconds until it expires.
     pub expires_in: i64,
 }
 
-/// How a session begins.
+/// How to begin a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
-    /// What for.
+    /// What the session may be used for.
     pub scope: SessionScope,
     /// The second factor that was used, if one was.
     pub second_factor: Option<FactorKind>,
-    /// Not later than this, where something bounds it.
+    /// Latest end of the session, if something bounds it.
     pub until: Option<Timestamp>,
 }
 
-/// A session and its first tokens, still to be kept with [`sessions::insert_session`] in the transaction
-/// of the login.
+/// Creates a session and its first tokens, to be stored with [`sessions::insert_session`] in the login's
+/// transaction.
 #[must_use]
 pub fn new_session(
     services: &Services,
@@ -174,7 +174,7 @@ fn session_row(session: Session, context: &RequestContext) -> SessionRow {
     }
 }
 
-/// Tokens of a session, the access token for at most so many seconds.
+/// Issues tokens for a session; the access token lives at most the given number of seconds.
 fn issue(
     services: &Services,
     user: &User,
@@ -200,7 +200,7 @@ fn issue(
     }
 }
 
-/// A further access token of a session that goes on.
+/// Issues another access token for an existing session.
 #[must_use]
 pub fn access_token(services: &Services, user: &User, session: &Session, at: Timestamp) -> AccessToken {
     sign(services, user, session, services.settings.access_token_secs, at)
@@ -216,7 +216,7 @@ fn sign(
     let access = services.keys.access();
     let now = at.as_second();
     let expires_in = lifetime_secs.min(session.expires_at.as_second() - now).max(0);
-    // Others believe what the claims say: one for enrolment says nothing of the power that is not there yet.
+    // Other services trust the claims: a token for enrolment must not claim a role that it does not grant yet.
     let (audience, role) = match session.scope {
         SessionScope::Full => (AUDIENCE, user.role),
         SessionScope::Enrolment => (ENROLMENT_AUDIENCE, Role::Member),
@@ -248,18 +248,18 @@ fn methods(session: &Session) -> Vec<Amr> {
     match session.second_factor_kind {
         None => vec![Amr::Pwd],
         Some(FactorKind::Totp) => vec![Amr::Pwd, Amr::Otp, Amr::Mfa],
-        // Neither `hwk` nor `swk`: without attestation nobody knows where the key lives.
+        // Neither `hwk` nor `swk`: without attestation it is unknown where the key is stored.
         Some(FactorKind::Passkey) => vec![Amr::Pwd, Amr::Pop, Amr::User, Amr::Mfa],
-        // RFC 8176 has no word for a saved code; that there were two factors is what counts.
+        // RFC 8176 has no value for a saved code; what matters is that two factors were used.
         Some(FactorKind::RecoveryCodes) => vec![Amr::Pwd, Amr::Mfa],
     }
 }
 
-/// Exchanges a refresh token for new tokens. Each works once: whoever shows an old one has a copy, and
-/// its whole family ends (RFC 9700 §4.14.2).
+/// Exchanges a refresh token for new tokens. Each works once: an old one presented again shows that it was
+/// copied, and its whole family is ended (RFC 9700 §4.14.2).
 ///
 /// # Errors
-/// [`Error::DeadToken`] for a token that is unknown, ended or was used before; [`Error::RateLimited`].
+/// [`Error::DeadToken`] for a token that is unknown, ended or used before; [`Error::RateLimited`].
 pub async fn refresh(services: &Services, token: &str, context: &RequestContext) -> Result<Tokens> {
     services
         .limiter
@@ -267,7 +267,7 @@ pub async fn refresh(services: &Services, token: &str, context: &RequestContext)
     let dead = || Error::DeadToken("refresh token");
     let token = RefreshToken::decode(token, services.keys.token_mac_key()).ok_or_else(dead)?;
     let rotated = match rotate(services, token, context).await {
-        // Used meanwhile, so that this is the second time.
+        // Used in the meantime, so this is the second use.
         Err(Error::Stale) => rotate(services, token, context).await?,
         ended => ended?,
     };
@@ -282,10 +282,10 @@ pub async fn refresh(services: &Services, token: &str, context: &RequestContext)
     ))
 }
 
-/// The session that goes on and its next generation; `None` where none does.
+/// Returns the session and its next token generation; `None` if the session does not continue.
 ///
 /// # Errors
-/// [`Error::Stale`] when the token was used since it was looked at.
+/// [`Error::Stale`] if the token was used since it was checked.
 async fn rotate(
     services: &Services,
     token: RefreshToken,
@@ -323,8 +323,8 @@ async fn rotate(
         .await
 }
 
-/// Until when a session lives after its refresh token was used: as long again, but never longer in all
-/// than sessions may live (ASVS 7.3.2). One for enrolment stays as it is.
+/// Returns when a session ends after its refresh token was used: after the same lifetime again, but never
+/// beyond the maximum age of sessions (ASVS 7.3.2). An enrolment session is not extended.
 fn extended(session: &Session, settings: &super::Settings, at: Timestamp) -> Timestamp {
     match session.scope {
         SessionScope::Enrolment => session.expires_at,
@@ -339,7 +339,7 @@ fn extended(session: &Session, settings: &super::Settings, at: Timestamp) -> Tim
 /// Ends the caller's session.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::Internal`] if the store fails.
 pub async fn logout(services: &Services, principal: &Principal, context: &RequestContext) -> Result<()> {
     let (session, at) = (principal.session.clone(), context.at);
     let event = Event::by(principal, EventType::UserLogout)
@@ -350,7 +350,7 @@ pub async fn logout(services: &Services, principal: &Principal, context: &Reques
     services
         .store
         .write(move |tx| {
-            // Two logouts of one session are one act.
+            // Concurrent logouts of one session are recorded once.
             if sessions::end_session(tx, &session, at)? {
                 audit::append_entry(tx, at, entry_id, &event)?;
             }
@@ -359,11 +359,11 @@ pub async fn logout(services: &Services, principal: &Principal, context: &Reques
         .await
 }
 
-/// A token for a user without any login, from the command line: the first admin's, or a script's. Its
+/// Creates a token for a user without a login, from the command line: for the first admin, or for a script. Its
 /// session lives as long as the token and can't be refreshed beyond it.
 ///
 /// # Errors
-/// [`Error::UserNotFound`], or [`Error::Conflict`] for an account that may not be used.
+/// [`Error::UserNotFound`], or [`Error::Conflict`] for an account that is inactive or locked.
 pub fn mint_token(services: &Services, user: UserId, lifetime: SignedDuration) -> Result<String> {
     let at = services.clock.now();
     let user = services.store.read(|db| {

@@ -1,4 +1,4 @@
-//! The keys that sign access tokens: seen, rotated by an operator, rotated by age.
+//! The keys that sign access tokens: listing, and rotation by an operator or by age.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,20 +8,20 @@ use crate::domain::credential::{PublicKey, SigningKeyRecord, TokenAlgorithm};
 use crate::domain::{Error, Result};
 use crate::store::{audit, sessions};
 
-/// A key that signs or checks access tokens, without its secret.
+/// A key that signs or verifies access tokens, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedKey {
-    /// Names it in a token's header.
+    /// Key id in a token's header.
     pub kid: String,
-    /// With what it signs.
+    /// Signature algorithm.
     pub algorithm: TokenAlgorithm,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Until when it checks tokens; absent for the one that signs.
+    /// Until when it verifies tokens; absent for the key that signs.
     pub lapses_at: Option<Timestamp>,
 }
 
-/// The keys, that which signs first.
+/// Returns the keys, the signing key first.
 #[must_use]
 pub fn list_keys(services: &Services) -> Vec<ListedKey> {
     services.keys.map_signing_keys(|record| ListedKey {
@@ -32,22 +32,22 @@ pub fn list_keys(services: &Services) -> Vec<ListedKey> {
     })
 }
 
-/// What a rotation did.
+/// The result of a rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
-    /// The key that signs from now on.
+    /// Id of the key that signs from now on.
     pub kid: String,
-    /// With what.
+    /// Its algorithm.
     pub algorithm: TokenAlgorithm,
-    /// Until when the keys before it check tokens.
+    /// Until when the earlier keys verify tokens.
     pub old_until: Timestamp,
 }
 
-/// Lets a new key sign. The old ones check tokens for as long as any that they signed can be good. Blocks:
-/// for the command line.
+/// Creates a new signing key. The old ones verify tokens for as long as any token they signed can be valid.
+/// Blocks: for use from the command line.
 ///
 /// # Errors
-/// [`Error::Internal`] when the key directory or the store can't be written.
+/// [`Error::Internal`] if the key directory or the store can't be written.
 pub fn rotate_keys(services: &Services, algorithm: TokenAlgorithm, actor: ActorRef) -> Result<Rotation> {
     let change = Change::prepare(services, algorithm, actor)?;
     let at = services.clock.now();
@@ -64,8 +64,8 @@ pub fn rotate_keys(services: &Services, algorithm: TokenAlgorithm, actor: ActorR
     })
 }
 
-/// Rotates when the key that signs is of another algorithm than configured, or older than configured, and
-/// says how often: 0 or 1. At start and now and then.
+/// Rotates if the signing key has another algorithm than configured, or is older than configured. Returns the
+/// number of rotations: 0 or 1. Called at startup and periodically.
 ///
 /// # Errors
 /// As [`rotate_keys`].
@@ -73,7 +73,7 @@ pub async fn rotate_keys_when_due(services: &Services) -> Result<usize> {
     let settings = &services.settings;
     let at = services.clock.now();
     let days = i64::from(settings.key_rotation_days);
-    // A key made by a clock that was far ahead is due as well.
+    // A key dated by a clock that was far ahead is due as well.
     let age = at.duration_since(services.keys.signing_since()).abs();
     let too_old = days > 0 && age >= SignedDuration::from_hours(24 * days);
     if !too_old && services.keys.access().algorithm() == settings.token_algorithm {
@@ -106,15 +106,15 @@ pub async fn rotate_keys_when_due(services: &Services) -> Result<usize> {
     Err(failed.error)
 }
 
-/// A rotation that has yet to happen. Its entry is written first: one transaction can't hold a file, and a key
-/// that signs without an entry would be the worse half.
+/// A prepared rotation. Its entry is written first: a transaction can't include a file, and a key that signs
+/// without an entry would be worse than an entry without a key.
 struct Change {
     new: SigningKeyRecord,
     old_until: Timestamp,
     event: Event,
 }
 
-/// Why there was none after all, and the entry that says so.
+/// Why the rotation failed, and the entry that records it.
 struct Failed {
     error: Error,
     event: Event,
@@ -144,7 +144,7 @@ impl Change {
             algorithm: self.new.algorithm,
             old_until: self.old_until,
         };
-        match services.keys.rotate(self.new, &services.entropy, self.old_until) {
+        match services.keys.rotate(self.new, self.old_until) {
             Ok(()) => Ok(rotation),
             Err(error) => Err(Box::new(Failed {
                 error: Error::Internal(error.to_string()),
@@ -157,7 +157,7 @@ impl Change {
     }
 }
 
-/// The keys with which others can check access tokens; none while HS256 signs them.
+/// Returns the public keys with which others can verify access tokens; empty while HS256 signs them.
 #[must_use]
 pub fn public_keys(services: &Services, at: Timestamp) -> Vec<PublicKey> {
     services.keys.access().public_keys(at)

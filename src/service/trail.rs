@@ -1,8 +1,8 @@
-//! The trail: read by those who may, signed, receipted, exported.
+//! The audit trail: reading, signing, receipts and exports.
 //!
-//! What a full disk or a failing write does: an entry is part of the change that it records, so without
-//! it the change does not happen either (500, or 503 when the writer's queue is full; nothing is changed).
-//! Reading goes on. A checkpoint that can't be written is tried again and logged; it holds nothing up.
+//! On a full disk or a failing write: an entry is part of the change that it records, so if it can't be
+//! written, the change does not happen either (500, or 503 when the writer's queue is full; nothing is changed).
+//! Reading continues. A checkpoint that can't be written is logged and retried, and blocks nothing.
 
 mod activity;
 mod checkpoints;
@@ -37,7 +37,7 @@ pub use export::{
     Announcement, Begun, Claim, Export, ExportError, Format, Selection, Snapshot, Written, announce_export,
     export, sign_export,
 };
-pub use forwarding::{ForwardTo, Way, forward_due, forward_while};
+pub use forwarding::{ForwardTo, Way, find_unknown_slugs, forward_due, forward_while};
 pub use keeping::{RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
 pub use key_change::{KeyChanged, finish_key_change, rotate_key};
 pub use orders::{TrailOrder, carry_out_order};
@@ -48,28 +48,28 @@ pub use thinning::thin_checkpoints;
 pub use verification::verify_data_dir;
 pub use witness::Witness;
 
-/// Entries in a page at most.
+/// Maximum number of entries in a page.
 pub const PAGE_LIMIT: u32 = 1000;
 
-/// What of the trail is asked for.
+/// A query for a page of the trail.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// What must match; an event type as the caller wrote it.
+    /// Conditions that entries must match, without the event type.
     pub filter: Filter,
     /// The event type as the caller wrote it.
     pub event_type: Option<String>,
-    /// Which page, from 0, or from where on.
+    /// The page's number or cursor.
     pub place: Place,
-    /// Entries in a page.
+    /// Number of entries per page.
     pub size: u32,
 }
 
 /// Where a page begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Counted from 0.
+    /// Page number, counted from 0.
     Page(u32),
-    /// Where the page before ended, as [`Page::next`] said.
+    /// Cursor: [`Page::next`] of the previous page.
     After(String),
 }
 
@@ -79,21 +79,21 @@ impl Default for Place {
     }
 }
 
-/// Entries, newest first.
+/// A page of entries, newest first.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The entries.
     pub content: Vec<Entry>,
-    /// How many match in all; only told with a page number.
+    /// Number of matching entries on all pages; only counted if the query has a page number.
     pub total: Option<u64>,
-    /// Where the next page begins, if this one is full.
+    /// Cursor of the next page, if this one is full.
     pub next: Option<String>,
 }
 
-/// A page of the organisation's trail.
+/// Returns a page of the organisation's trail.
 ///
 /// # Errors
-/// [`Error::Validation`] for an unknown event type, a size out of range or a cursor that is none.
+/// [`Error::Validation`] for an unknown event type, a size out of range or an invalid cursor.
 pub async fn list_entries(services: &Services, reading: Reading<'_>, query: Query) -> Result<Page> {
     let organization = reading.organization().id;
     let Query {
@@ -110,7 +110,7 @@ pub async fn list_entries(services: &Services, reading: Reading<'_>, query: Quer
     }
     if let Some(name) = event_type {
         let known = EventType::from_wire(&name);
-        filter.event_type = Some(known.ok_or_else(|| Error::field("eventType", "is no event type"))?);
+        filter.event_type = Some(known.ok_or_else(|| Error::field("eventType", "is not an event type"))?);
     }
     let read = match place {
         Place::Page(page) => {
@@ -143,7 +143,7 @@ pub async fn list_entries(services: &Services, reading: Reading<'_>, query: Quer
     Ok(Page { content, total, next })
 }
 
-/// Counts what pages of the trail are asked to count, before they are.
+/// Fills the cache of counts in advance, so that the first page of a filter need not count.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -153,10 +153,10 @@ pub async fn count_ahead(services: &Services) -> Result<()> {
     services.store.read_long(None, count).await
 }
 
-/// One entry of the organisation's trail.
+/// Finds an entry of the organisation's trail by id.
 ///
 /// # Errors
-/// [`Error::NotFound`].
+/// [`Error::NotFound`] when there is none, or it was pruned.
 pub fn find_entry(services: &Services, reading: Reading<'_>, id: Uuid) -> Result<Entry> {
     let organization = reading.organization().id;
     services
@@ -165,7 +165,7 @@ pub fn find_entry(services: &Services, reading: Reading<'_>, id: Uuid) -> Result
         .ok_or_else(|| no_entry(id))
 }
 
-/// The receipt of an entry of the organisation's trail.
+/// Returns the receipt of an entry of the organisation's trail.
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -174,8 +174,8 @@ pub async fn find_receipt(services: &Services, reading: Reading<'_>, id: Uuid) -
     receipt(services, entry.sequence).await
 }
 
-/// The receipt of what the caller just did. None, and a line in the log, when it can't be made: what was
-/// done is done, and the receipt can be had later.
+/// Returns the receipt of the caller's own act. If it can't be made, logs the error and returns `None`: the act
+/// stands, and the receipt can be fetched later.
 pub async fn receipt_of(services: &Services, principal: &Principal, id: Uuid) -> Option<String> {
     let organization = principal.organization.id;
     let find = || {
@@ -188,11 +188,11 @@ pub async fn receipt_of(services: &Services, principal: &Principal, id: Uuid) ->
         Ok(entry) => receipt(services, entry.sequence).await,
         Err(error) => Err(error),
     };
-    made.inspect_err(|error| tracing::error!(?error, "a receipt could not be made"))
+    made.inspect_err(|error| tracing::error!(?error, "could not make a receipt"))
         .ok()
 }
 
-/// The receipt of an entry, whosever it is: for the operator.
+/// Returns the receipt of an entry of any organisation, for the operator.
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -204,17 +204,17 @@ pub async fn find_receipt_anywhere(services: &Services, id: Uuid) -> Result<Stri
     receipt(services, entry.sequence).await
 }
 
-/// The receipt of the entry at `sequence`, once it is committed: the entry, the proof that it is in the
-/// trail, and a checkpoint that the log signs for it. [`crate::domain::audit::check_receipt`] checks it.
+/// Returns the receipt of the committed entry at `sequence`: the entry, the proof that it is in the trail, and a
+/// signed checkpoint that covers it. [`crate::domain::audit::check_receipt`] verifies it.
 ///
 /// # Errors
-/// [`Error::NotFound`] when it is not there or was pruned.
+/// [`Error::NotFound`] when there is no such entry or it was pruned.
 pub async fn receipt(services: &Services, sequence: u64) -> Result<String> {
     make_receipt(services, sequence, |record| record).await
 }
 
-/// The same for somebody whom the entry's details do not concern: what happened when to which id, by which
-/// id, and how it ended; not the addresses, reasons and messages behind its seals.
+/// Returns the receipt without the sealed parts, for a reader who may not see them: it shows what happened when,
+/// the ids of actor and resource, and the result, but no addresses, reasons or messages.
 ///
 /// # Errors
 /// As [`receipt`].
@@ -238,7 +238,8 @@ async fn make_receipt(
     })
 }
 
-/// The organisation's entries from `sequence` on, oldest first, and where to go on: for a live tail.
+/// Lists the organisation's entries from `sequence` on, oldest first, and returns the sequence from which to
+/// continue, for a live tail.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -253,7 +254,7 @@ pub fn entries_after(
         .read(|db| audit::entries_after(db, Some(organization), sequence, SCANNED))
 }
 
-/// How many entries the trail has.
+/// Returns the number of entries in the trail.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -273,7 +274,7 @@ fn write_cursor(cursor: Cursor) -> String {
     data_encoding::BASE64URL_NOPAD.encode(text.as_bytes())
 }
 
-/// An empty cursor is the newest entry's.
+/// Parses a cursor; an empty one starts at the newest entry.
 fn read_cursor(text: &str) -> Result<Option<Cursor>> {
     if text.is_empty() {
         return Ok(None);
@@ -292,5 +293,5 @@ fn read_cursor(text: &str) -> Result<Option<Cursor>> {
     };
     cursor()
         .map(Some)
-        .ok_or_else(|| Error::field("cursor", "is no cursor of this API"))
+        .ok_or_else(|| Error::field("cursor", "is not a cursor of this API"))
 }

@@ -1,6 +1,6 @@
-//! People, as the admins of their organisation change them (contract B3). Every verb on an existing user
-//! goes through `act.rs`: judged by the rule of who may act on whom, checked again in the transaction that
-//! carries it out, and on the record with its entry in the same transaction.
+//! User administration by an organisation's admins. Every operation on an existing user goes through `act.rs`:
+//! checked against the rule of who may act on whom, checked again in the transaction that carries it out, and
+//! recorded by an entry in the same transaction.
 
 mod act;
 mod change;
@@ -14,6 +14,7 @@ pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
 pub use import::{Format, ImportOptions, Imported, LINES_LIMIT, Refused, Watch, import_users};
 pub use invitation::{Shown, accept_invitation};
+use restore::Restoring;
 pub(super) use restore::destroyed_before;
 pub use restore::{Suspended, list_suspended_factors};
 pub use watch::watch_reset_admins;
@@ -27,32 +28,33 @@ use crate::domain::approval::{UserPatch, Wanted};
 use crate::domain::audit::EventType;
 use crate::domain::{Error, Result};
 
-/// What is done to a user, besides the reset of their second factors.
+/// An operation on a user, other than the reset of their second factors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Change what an admin may change.
+    /// Change the fields that an admin may change.
     Update(UserPatch),
     /// Delete.
     Delete,
-    /// Delete, and erase what the trail knows of them personally. Always with a further admin.
+    /// Delete, and erase their personal data in the trail. Always requires a further admin.
     Erase,
-    /// Take the password away and send a link to set a new one.
+    /// Remove the password and send a link to set a new one.
     ResetPassword,
     /// End every session.
     EndSessions,
-    /// Restore factors that were taken away.
+    /// Restore factors that a reset removed.
     RestoreFactors {
-        /// Those taken at that time or the last ones before it; `None`: the last ones.
+        /// Those removed at this time or most recently before it; `None`: the only ones.
         taken_before: Option<jiff::Timestamp>,
     },
 }
 
-/// Changes a user. Giving or taking a role, and deactivating, end the user's sessions (ASVS 7.4.2, 8.3.2)
-/// and revoke the API keys that they made as an admin.
+/// Changes a user. Granting or revoking a role, and deactivating, end the user's sessions (ASVS 7.4.2, 8.3.2)
+/// and revoke the API keys that they created as an admin.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::UserNotFound`], [`Error::MayNotAct`],
-/// [`Error::Validation`], [`Error::Refused`] for the last admin, [`Error::RateLimited`]. Each is an entry.
+/// [`Error::Validation`], [`Error::Refused`] for the last admin, [`Error::RateLimited`]. Each is recorded in
+/// the trail.
 pub async fn update_user(
     services: &Services,
     principal: &Principal,
@@ -72,7 +74,7 @@ pub async fn update_user(
     .await
 }
 
-/// Deletes a user and all that belongs to them. The trail stays.
+/// Deletes a user and all data that belongs to them, except the trail.
 ///
 /// # Errors
 /// As [`update_user`].
@@ -94,11 +96,11 @@ pub async fn delete_user(
     .await
 }
 
-/// Deletes a user as [`delete_user`] does, and owes the erasure of what the trail knows of them personally.
-/// Waits for a further admin, whoever the user is: nobody covers their tracks alone.
+/// Deletes a user as [`delete_user`] does, and schedules the erasure of their personal data in the trail.
+/// Always awaits a further admin, whoever the user is: nobody can cover their tracks alone.
 ///
 /// # Errors
-/// As [`update_user`]; [`Error::Refused`] where there is no further admin.
+/// As [`update_user`]; [`Error::Refused`] if there is no further admin.
 pub async fn erase_user(
     services: &Services,
     principal: &Principal,
@@ -117,8 +119,8 @@ pub async fn erase_user(
     .await
 }
 
-/// Takes a user's password away, ends their sessions, and sends them a link to set a new one. Second
-/// factors stay. The admin never learns the password; without mail they are shown the link, to hand over.
+/// Removes a user's password, ends their sessions, and sends them a link to set a new one. Second factors stay.
+/// The admin never learns the password; if mail is not configured they are shown the link, to hand over.
 ///
 /// # Errors
 /// As [`update_user`].
@@ -140,7 +142,7 @@ pub async fn reset_password(
     .await
 }
 
-/// Ends every session of a user, logins under way included (ASVS 7.4.5). Second factors stay.
+/// Ends every session of a user, logins in progress included (ASVS 7.4.5). Second factors stay.
 ///
 /// # Errors
 /// As [`update_user`].
@@ -162,11 +164,12 @@ pub async fn end_user_sessions(
     Ok(done.await?.sessions_ended)
 }
 
-/// Restores factors that a reset took away, the user's own device for example, and destroys what was set up
-/// since. Ends sessions, and unlocks the account where the user's report or a missed enrolment had locked it.
+/// Restores factors that a reset removed, such as the user's own device, and destroys those set up since. Ends
+/// sessions, and unlocks the account if it was locked by the user's report or a missed enrolment.
 ///
 /// # Errors
-/// As [`update_user`]; [`Error::Refused`] where there is nothing to restore.
+/// As [`update_user`]; [`Error::Refused`] if there is nothing to restore; [`Error::Conflict`] if factors were
+/// removed more than once and `taken_before` does not say which are meant.
 pub async fn restore_factors(
     services: &Services,
     principal: &Principal,
@@ -213,7 +216,7 @@ async fn recorded(
     }
 }
 
-/// Carries out what an approval was waiting for.
+/// Carries out an operation that was approved.
 ///
 /// # Errors
 /// As [`update_user`]; nothing is recorded then.
@@ -222,16 +225,17 @@ pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome>
 }
 
 impl Change {
-    /// The same, as an approval keeps it.
-    pub(super) fn wanted(&self) -> Result<Wanted> {
+    /// Returns the operation in the form stored in an approval.
+    fn wanted(&self, restoring: Option<Restoring>) -> Result<Wanted> {
         match self {
             Self::Update(patch) => Ok(Wanted::UpdateUser(patch.clone())),
             Self::Delete => Ok(Wanted::DeleteUser),
             Self::Erase => Ok(Wanted::EraseUser),
             Self::ResetPassword => Ok(Wanted::ResetPassword),
-            Self::RestoreFactors { taken_before } => Ok(Wanted::RestoreFactors {
-                taken_before: *taken_before,
-            }),
+            Self::RestoreFactors { .. } => {
+                let Restoring { taken_at } = restoring.ok_or(Error::Stale)?;
+                Ok(Wanted::RestoreFactors { taken_at })
+            }
             Self::EndSessions => Err(Error::Internal("ending sessions waits for nobody".into())),
         }
     }

@@ -19,7 +19,7 @@ const USER: &str = "SELECT id, organization_id, email, name, role, active, locke
              AND f.kind IN ('totp', 'passkey')) \
      FROM user";
 
-/// The organisation of that id.
+/// Finds an organisation by id.
 pub fn find_organization(db: &Connection, id: OrganizationId) -> Result<Option<Organization>> {
     let mut statement = db.prepare_cached(&format!("{ORGANIZATION} WHERE id = ?1"))?;
     Ok(statement
@@ -27,13 +27,13 @@ pub fn find_organization(db: &Connection, id: OrganizationId) -> Result<Option<O
         .optional()?)
 }
 
-/// The organisation of that slug.
+/// Finds an organisation by slug.
 pub fn find_organization_by_slug(db: &Connection, slug: &str) -> Result<Option<Organization>> {
     let mut statement = db.prepare_cached(&format!("{ORGANIZATION} WHERE slug = ?1"))?;
     Ok(statement.query_row([slug], organization_from_row).optional()?)
 }
 
-/// Every organisation, by slug.
+/// Lists all organisations, ordered by slug.
 pub fn find_organizations(db: &Connection) -> Result<Vec<Organization>> {
     let mut statement = db.prepare_cached(&format!("{ORGANIZATION} ORDER BY slug"))?;
     Ok(statement
@@ -41,7 +41,7 @@ pub fn find_organizations(db: &Connection) -> Result<Vec<Organization>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Keeps a new organisation.
+/// Inserts an organisation.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the slug or id is taken.
@@ -81,7 +81,7 @@ pub fn update_settings(
     Ok(())
 }
 
-/// The user of that id in that organisation: a user elsewhere is no user (invariant 8).
+/// Finds a user by id in an organisation; a user of another organisation counts as none (invariant 8).
 pub fn find_user(db: &Connection, organization: OrganizationId, id: UserId) -> Result<Option<User>> {
     let mut statement = db.prepare_cached(&format!("{USER} WHERE id = ?1 AND organization_id = ?2"))?;
     Ok(statement
@@ -89,13 +89,13 @@ pub fn find_user(db: &Connection, organization: OrganizationId, id: UserId) -> R
         .optional()?)
 }
 
-/// The user of that id, wherever: for tokens, whose subject is all they name.
+/// Finds a user by id in any organisation, for tokens that name only their subject.
 pub fn find_user_anywhere(db: &Connection, id: UserId) -> Result<Option<User>> {
     let mut statement = db.prepare_cached(&format!("{USER} WHERE id = ?1"))?;
     Ok(statement.query_row([id.0.as_bytes()], user_from_row).optional()?)
 }
 
-/// The user with that e-mail address in that organisation.
+/// Finds a user by e-mail address in an organisation.
 pub fn find_user_by_email(
     db: &Connection,
     organization: OrganizationId,
@@ -111,8 +111,8 @@ pub fn find_user_by_email(
         .optional()?)
 }
 
-/// A page of an organisation's users whose e-mail address or name contains `query`, by e-mail address,
-/// and how many there are in all.
+/// Returns a page of an organisation's users whose e-mail address or name contains `query`, ordered by e-mail
+/// address, and the total.
 pub fn page_users(
     db: &Connection,
     organization: OrganizationId,
@@ -121,7 +121,7 @@ pub fn page_users(
     limit: u64,
 ) -> Result<(Vec<User>, u64)> {
     let pattern = query.map(|q| format!("%{}%", escape_like(&email_key(q))));
-    // Without a pattern, the index by e-mail address alone is counted and walked.
+    // Without a pattern, SQLite counts and reads the index by e-mail address only.
     let filter = match pattern {
         None => "organization_id = ?1 AND ?2 IS NULL",
         Some(_) => "organization_id = ?1 AND (email_key LIKE ?2 ESCAPE '\\' OR name LIKE ?2 ESCAPE '\\')",
@@ -143,7 +143,7 @@ pub fn page_users(
     Ok((users, total))
 }
 
-/// Whether an organisation has an admin who can act, besides that user.
+/// Returns whether an organisation has an active, unlocked admin other than `besides`.
 pub fn other_admin_exists(db: &Connection, organization: OrganizationId, besides: UserId) -> Result<bool> {
     let mut statement = db.prepare_cached(
         "SELECT 1 FROM user WHERE organization_id = ?1 AND role = 'org-admin' AND active = 1 \
@@ -152,7 +152,7 @@ pub fn other_admin_exists(db: &Connection, organization: OrganizationId, besides
     Ok(statement.exists(params![organization.0.as_bytes(), besides.0.as_bytes()])?)
 }
 
-/// The active admins of an organisation.
+/// Lists the active admins of an organisation, ordered by e-mail address.
 pub fn find_active_admins(db: &Connection, organization: OrganizationId) -> Result<Vec<User>> {
     let filter = "organization_id = ?1 AND role = 'org-admin' AND active = 1 ORDER BY email_key";
     let mut statement = db.prepare_cached(&format!("{USER} WHERE {filter}"))?;
@@ -161,15 +161,19 @@ pub fn find_active_admins(db: &Connection, organization: OrganizationId) -> Resu
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Keeps a new user, with a password hash if there is a password.
+/// Inserts a user, with a password hash if there is a password.
+///
+/// Tokens of another issuer identify a user by address, so those issued before the user was created, perhaps to an
+/// earlier holder of the address, are invalid. Their time of issue is in whole seconds, so `sessions_ended_at` is
+/// the last millisecond before the second of the creation.
 ///
 /// # Errors
 /// [`Error::Conflict`] when the e-mail address is taken in the organisation.
 pub fn insert_user(tx: &Connection, user: &User, password_hash: Option<&str>) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO user (id, organization_id, email, email_key, name, role, active, password_hash, \
-         password_changed_at, created_at, updated_at, role_since) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10)",
+         password_changed_at, created_at, updated_at, role_since, sessions_ended_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, ?10 - ?10 % 1000 - 1)",
     )?
     .execute(params![
         user.id.0.as_bytes(),
@@ -188,7 +192,7 @@ pub fn insert_user(tx: &Connection, user: &User, password_hash: Option<&str>) ->
     Ok(())
 }
 
-/// Changes what an admin may change of a user.
+/// Updates the fields of a user that an admin may change.
 pub fn update_user(
     tx: &Connection,
     id: UserId,
@@ -211,7 +215,7 @@ pub fn update_user(
     Ok(())
 }
 
-/// Since when a user has their role.
+/// Finds when a user was given their current role.
 pub fn find_role_since(db: &Connection, id: UserId) -> Result<Option<Timestamp>> {
     let mut statement = db.prepare_cached("SELECT role_since FROM user WHERE id = ?1")?;
     Ok(statement
@@ -219,8 +223,8 @@ pub fn find_role_since(db: &Connection, id: UserId) -> Result<Option<Timestamp>>
         .optional()?)
 }
 
-/// Unlocks an account. A window for enrolment that is over opens again until `due_until`, with a new
-/// code where one is asked for: else the next login would lock the account again.
+/// Unlocks an account. With `due_until`, reopens an expired enrolment window until then, with a new code if one is
+/// required: otherwise the next login would lock the account again.
 pub fn update_unlocked(
     tx: &Connection,
     id: UserId,
@@ -245,26 +249,26 @@ pub fn update_unlocked(
     Ok(())
 }
 
-/// Deletes a user and, by cascade, all that belongs to them. The trail stays.
+/// Deletes a user and, by cascade, all their rows. Their audit entries stay.
 pub fn delete_user(tx: &Connection, id: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM user WHERE id = ?1")?
         .execute([id.0.as_bytes()])?;
     Ok(())
 }
 
-/// What a reset leaves on the user besides the missing factors.
+/// The fields that a reset sets on a user.
 #[derive(Clone, Debug, Default)]
 pub struct AfterReset {
-    /// Until when the password alone opens enrolment, where MFA is demanded.
+    /// End of the window in which the password alone opens enrolment, if MFA is required.
     pub enrolment_due_until: Option<Timestamp>,
-    /// Hash of the code that enrolment asks for, and until when it is good.
+    /// Hash and expiry of the code required for enrolment.
     pub enrolment_code: Option<([u8; 32], Timestamp)>,
-    /// Why the account is locked, where a policy wants it.
+    /// Reason for locking the account, if a policy requires it.
     pub lock_reason: Option<String>,
 }
 
-/// Marks a user as reset, if it is still as it was judged; tokens of another issuer that were issued up to
-/// now are dead from now on. Sessions known here go with [`super::sessions::delete_sessions`].
+/// Marks a user as reset, if still at `judged_revision`, and ends the sessions of another issuer's tokens issued
+/// up to `at`. Sessions stored here are ended by [`super::sessions::delete_sessions`].
 ///
 /// # Errors
 /// [`Error::Stale`] when the user was changed since.
@@ -310,7 +314,7 @@ pub fn update_lock(tx: &Connection, id: UserId, lock: Option<&Lock>, at: Timesta
     Ok(())
 }
 
-/// The revision of a user, for checking in a transaction what was judged before it.
+/// Finds the revision of a user, to check in a transaction that an earlier decision still holds.
 pub fn find_user_revision(db: &Connection, id: UserId) -> Result<Option<i64>> {
     let mut statement = db.prepare_cached("SELECT revision FROM user WHERE id = ?1")?;
     Ok(statement
@@ -318,7 +322,7 @@ pub fn find_user_revision(db: &Connection, id: UserId) -> Result<Option<i64>> {
         .optional()?)
 }
 
-/// The revision of an organisation.
+/// Finds the revision of an organisation.
 pub fn find_organization_revision(db: &Connection, id: OrganizationId) -> Result<Option<i64>> {
     let mut statement = db.prepare_cached("SELECT revision FROM organization WHERE id = ?1")?;
     Ok(statement
@@ -326,7 +330,7 @@ pub fn find_organization_revision(db: &Connection, id: OrganizationId) -> Result
         .optional()?)
 }
 
-/// Whether some user of the organisation has an address of the same domain.
+/// Returns whether any user of the organisation has an e-mail address in the same domain.
 pub fn domain_is_known(db: &Connection, organization: OrganizationId, email: &str) -> Result<bool> {
     let key = email_key(email);
     let Some((_, domain)) = key.split_once('@') else {
@@ -338,7 +342,7 @@ pub fn domain_is_known(db: &Connection, organization: OrganizationId, email: &st
     Ok(statement.exists(params![organization.0.as_bytes(), domain])?)
 }
 
-/// The form of an e-mail address that is unique and searched: NFKC, lower case, trimmed.
+/// Returns the normal form of an e-mail address for uniqueness and search: trimmed, NFKC, lower case.
 #[must_use]
 pub fn email_key(email: &str) -> String {
     email.trim().nfkc().collect::<String>().to_lowercase()
@@ -352,7 +356,7 @@ fn settings_text(settings: &OrganizationSettings) -> Result<String> {
     serde_json::to_string(settings).map_err(|e| Error::Internal(format!("settings: {e}")))
 }
 
-/// A uniqueness constraint is an answer to the caller, anything else is ours.
+/// Turns a violated constraint into [`Error::Conflict`], anything else into [`Error::Internal`].
 fn taken(error: rusqlite::Error, message: String) -> Error {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::ConstraintViolation) => Error::Conflict(message),

@@ -1,4 +1,4 @@
-//! Keys for machines that read. Only hashes are kept: 256 random bits need no salt.
+//! API keys. Only hashes are stored; keys are 256 random bits and need no salt.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -8,24 +8,24 @@ use super::row::{column, millis, optional, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::{Error, Result};
 
-/// A key as kept.
+/// A stored API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKeyRow {
-    /// Id.
+    /// Id of the key.
     pub id: Uuid,
-    /// Where.
+    /// The organisation it gives access to.
     pub organization_id: OrganizationId,
-    /// Who made it: it is good as long as they are an active admin.
+    /// The user who created it; it is valid only while they are an active admin.
     pub created_by: UserId,
-    /// What it is for, in the admin's words.
+    /// Name given by the admin.
     pub name: String,
     /// Its first characters, to tell keys apart.
     pub prefix: String,
-    /// What it opens.
+    /// Scopes that it grants.
     pub scopes: Vec<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it ends by itself.
+    /// When it expires.
     pub expires_at: Timestamp,
     /// When it was last used, to the minute.
     pub last_used_at: Option<Timestamp>,
@@ -36,7 +36,7 @@ pub struct ApiKeyRow {
 const API_KEY: &str = "SELECT id, organization_id, created_by, name, prefix, scopes, created_at, expires_at, \
      last_used_at, revoked_at FROM api_key";
 
-/// Keeps a new key.
+/// Inserts a key with its hash.
 pub fn insert_api_key(tx: &Connection, key: &ApiKeyRow, hash: &[u8; 32]) -> Result<()> {
     let scopes = serde_json::to_string(&key.scopes).map_err(|e| Error::Internal(format!("JSON: {e}")))?;
     tx.prepare_cached(
@@ -57,7 +57,7 @@ pub fn insert_api_key(tx: &Connection, key: &ApiKeyRow, hash: &[u8; 32]) -> Resu
     Ok(())
 }
 
-/// The key of that id with its hash, if it is good at `at`.
+/// Finds a key and its hash by id, if it is valid at `at` and its creator is an active, unlocked admin.
 pub fn find_live_api_key(db: &Connection, id: Uuid, at: Timestamp) -> Result<Option<(ApiKeyRow, [u8; 32])>> {
     let mut statement = db.prepare_cached(
         "SELECT k.id, k.organization_id, k.created_by, k.name, k.prefix, k.scopes, k.created_at, k.expires_at, \
@@ -72,7 +72,7 @@ pub fn find_live_api_key(db: &Connection, id: Uuid, at: Timestamp) -> Result<Opt
         .optional()?)
 }
 
-/// An organisation's keys, newest first, ended ones included.
+/// Lists an organisation's keys, newest first, including expired and revoked ones.
 pub fn find_api_keys(db: &Connection, organization: OrganizationId) -> Result<Vec<ApiKeyRow>> {
     let mut statement = db.prepare_cached(&format!(
         "{API_KEY} WHERE organization_id = ?1 ORDER BY created_at DESC, id DESC"
@@ -82,7 +82,8 @@ pub fn find_api_keys(db: &Connection, organization: OrganizationId) -> Result<Ve
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many keys of an organisation are good at `at`, as far as the keys themselves say.
+/// Counts an organisation's keys that are neither revoked nor expired at `at`, whatever the state of their
+/// creators.
 pub fn count_live(db: &Connection, organization: OrganizationId, at: Timestamp) -> Result<u32> {
     let mut statement = db.prepare_cached(
         "SELECT count(*) FROM api_key WHERE organization_id = ?1 AND revoked_at IS NULL AND expires_at > ?2",
@@ -90,7 +91,7 @@ pub fn count_live(db: &Connection, organization: OrganizationId, at: Timestamp) 
     Ok(statement.query_row(params![organization.0.as_bytes(), millis(at)], |row| row.get(0))?)
 }
 
-/// Revokes a key and gives it as it was. `None` when there is none, or it was revoked before.
+/// Revokes a key and returns it as it was before; `None` if there is none or it was already revoked.
 pub fn revoke_api_key(
     tx: &Connection,
     organization: OrganizationId,
@@ -110,14 +111,14 @@ pub fn revoke_api_key(
     Ok(found)
 }
 
-/// Revokes every key that a user made, and says how many.
+/// Revokes all keys that a user created. Returns how many.
 pub fn revoke_made_by(tx: &Connection, user: UserId, at: Timestamp) -> Result<usize> {
     Ok(tx
         .prepare_cached("UPDATE api_key SET revoked_at = ?2 WHERE created_by = ?1 AND revoked_at IS NULL")?
         .execute(params![user.0.as_bytes(), millis(at)])?)
 }
 
-/// Notes a use.
+/// Records the time of a use.
 pub fn update_last_used(tx: &Connection, id: Uuid, at: Timestamp) -> Result<()> {
     tx.prepare_cached("UPDATE api_key SET last_used_at = ?2 WHERE id = ?1")?
         .execute(params![id.as_bytes(), millis(at)])?;

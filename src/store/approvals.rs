@@ -1,4 +1,4 @@
-//! What waits, or waited, for further admins.
+//! Approvals: actions that wait, or waited, for further admins.
 
 use jiff::Timestamp;
 use rusqlite::types::{FromSqlError, Type};
@@ -7,18 +7,35 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::audit::entry_exists;
 use super::row::{column, millis, optional, role_text, unreadable};
 use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
-use crate::domain::audit::mentions;
+use crate::domain::audit::{EventType, mentions};
 use crate::domain::{Error, Result};
 
 const APPROVAL: &str = "SELECT id, organization_id, requester_id, target_id, wanted, reason, ticket, \
      asked_because, authenticated_at, second_factor_used, needed, approved_by, state, created_at, expires_at, \
      ended_at, requester_role FROM approval";
 
-/// Keeps an approval.
+/// Maximum number of open approvals per requester: the other admins are notified of each.
+pub const OPEN_PER_REQUESTER: u32 = 20;
+
+/// Inserts an approval.
+///
+/// # Errors
+/// [`Error::Conflict`] if its requester has [`OPEN_PER_REQUESTER`] open ones.
 pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
+    let open: u32 = tx.prepare_cached(OPEN)?.query_row(
+        params![approval.requester_id.0.as_bytes(), millis(approval.created_at)],
+        |row| row.get(0),
+    )?;
+    if open >= OPEN_PER_REQUESTER {
+        return Err(Error::Conflict(format!(
+            "You have {open} open approval requests, the most allowed; withdraw some, or have another administrator \
+             decide them"
+        )));
+    }
     tx.prepare_cached(
         "INSERT INTO approval (id, organization_id, requester_id, target_id, wanted, reason, ticket, \
          asked_because, authenticated_at, second_factor_used, needed, created_at, expires_at, \
@@ -43,7 +60,12 @@ pub fn insert_approval(tx: &Connection, approval: &Approval) -> Result<()> {
     Ok(())
 }
 
-/// The approval of that id in that organisation.
+/// Counts a requester's open approvals. The `+` makes SQLite use the index on the requester instead of
+/// `approval_open`, which holds everybody's.
+const OPEN: &str =
+    "SELECT count(*) FROM approval WHERE requester_id = ?1 AND +state = 'open' AND expires_at > ?2";
+
+/// Finds an approval of an organisation by id.
 pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) -> Result<Option<Approval>> {
     let mut statement = db.prepare_cached(&format!("{APPROVAL} WHERE id = ?1 AND organization_id = ?2"))?;
     Ok(statement
@@ -51,8 +73,9 @@ pub fn find_approval(db: &Connection, organization: OrganizationId, id: Uuid) ->
         .optional()?)
 }
 
-/// Whether `by` made that account or reset its password or second factors, alone or with others, after `since` and
-/// not after `until`. The trail knows: its entry was written with the change, and stays for longer.
+/// Returns whether `by` created that account, unlocked it, reset its password or second factors, or restored its
+/// factors, or approved one of these, after `since` and not after `until`. Read from the trail, whose entries are
+/// written with the change and kept for longer.
 pub fn had_in_hand(
     db: &Connection,
     account: UserId,
@@ -60,27 +83,61 @@ pub fn had_in_hand(
     since: Timestamp,
     until: Timestamp,
 ) -> Result<bool> {
-    let mut statement = db.prepare_cached(&format!(
-        "{DONE_TO_BY} AND at <= ?4 AND event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE')"
-    ))?;
-    let (account, by) = (account.0.as_bytes(), by.0.as_bytes());
-    Ok(statement.exists(params![account, by, millis(since), millis(until)])?)
+    let mut statement = db.prepare_cached(&format!("{DONE_TO_BY} AND at <= ?5 AND {TAKES_IN_HAND}"))?;
+    let (account, name) = (account.0.as_bytes(), by.to_string());
+    Ok(statement.exists(params![
+        account,
+        by.0.as_bytes(),
+        millis(since),
+        name,
+        millis(until)
+    ])?)
 }
 
-/// Whether `by` gave that account its role or another one, alone or with others, after `since`.
+/// Returns whether `by` changed that account's role, or approved such a change, after `since`.
 pub fn gave_role(db: &Connection, account: UserId, by: UserId, since: Timestamp) -> Result<bool> {
     let mut statement = db.prepare_cached(&format!(
         "{DONE_TO_BY} AND event_type = 'USER_UPDATE' AND details -> '$.changes.role' IS NOT NULL"
     ))?;
-    Ok(statement.exists(params![account.0.as_bytes(), by.0.as_bytes(), millis(since)])?)
+    let (account, name) = (account.0.as_bytes(), by.to_string());
+    Ok(statement.exists(params![account, by.0.as_bytes(), millis(since), name])?)
 }
 
-/// What somebody else did to an account, as the index `audit_entry_by_subject` has it.
-const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
-     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND actor_id = ?2 AND result = 'SUCCESS'";
+/// Returns whether, at `since` or later, somebody else reset that account's password or second factors, restored
+/// its factors, ended its sessions or deactivated it, or its user reported "not me".
+pub fn was_recovered(
+    db: &Connection,
+    organization: OrganizationId,
+    account: UserId,
+    since: Timestamp,
+) -> Result<bool> {
+    let mut statement = db.prepare_cached(RECOVERED)?;
+    Ok(statement.exists(params![account.0.as_bytes(), millis(since)])?
+        || entry_exists(db, organization, EventType::UserReport, account.0, since)?)
+}
 
-/// An organisation's approvals, newest first, and how many there are in all; with a state, those that
-/// are in it at `at`.
+/// The conditions match the partial index `audit_entry_by_subject`.
+const RECOVERED: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at >= ?2 AND resource_type = 'USER' \
+     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (event_type IN \
+     ('USER_PASSWORD_RESET', 'USER_MFA_RESET', 'USER_FACTORS_RESTORE', 'USER_SESSIONS_END') \
+     OR event_type = 'USER_UPDATE' AND details ->> '$.changes.isActive.to' = 0)";
+
+/// What another user did to an account or approved; the conditions match the partial index
+/// `audit_entry_by_subject`. An entry's actor is the requester, but where no mail is sent, the link or code is
+/// shown to the approver.
+const DONE_TO_BY: &str = "SELECT 1 FROM audit_entry WHERE resource_id = ?1 AND at > ?3 AND resource_type = 'USER' \
+     AND actor_type <> 'ANONYMOUS' AND actor_id IS NOT resource_id AND result = 'SUCCESS' AND (actor_id = ?2 \
+     OR EXISTS (SELECT 1 FROM json_each(details, '$.approvedBy') WHERE value = ?4))";
+
+/// Operations after which somebody may be able to act as the account's holder. Unlocking is one: it opens the
+/// enrolment window and shows a new code where one is required. The names of the changes are those of
+/// `service/users/change.rs`.
+const TAKES_IN_HAND: &str = "(event_type IN ('USER_CREATE', 'USER_PASSWORD_RESET', 'USER_MFA_RESET', \
+     'USER_FACTORS_RESTORE') OR event_type = 'USER_UPDATE' AND coalesce(details -> '$.changes.enrolmentCode', \
+     details -> '$.changes.enrolmentWindow', details -> '$.changes.locked') IS NOT NULL)";
+
+/// Returns a page of an organisation's approvals, newest first, and the total; with `state`, only those that are
+/// in that state at `at`.
 pub fn page_approvals(
     db: &Connection,
     organization: OrganizationId,
@@ -109,7 +166,7 @@ pub fn page_approvals(
     Ok((approvals, total))
 }
 
-/// Open approvals that have lapsed at `at`, some at a time.
+/// Finds up to 100 open approvals that have expired at `at`.
 pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<Approval>> {
     let mut statement = db.prepare_cached(&format!(
         "{APPROVAL} WHERE state = 'open' AND expires_at <= ?1 ORDER BY expires_at LIMIT 100"
@@ -119,7 +176,7 @@ pub fn find_lapsed(db: &Connection, at: Timestamp) -> Result<Vec<Approval>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Notes who agreed and how many are needed, if it is still as it was read.
+/// Records who has approved and how many are needed, if the approval is unchanged since it was read.
 ///
 /// # Errors
 /// [`Error::Stale`] when it was changed since.
@@ -138,7 +195,7 @@ pub fn update_agreement(tx: &Connection, read: &Approval, approved_by: &[UserId]
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
-/// Ends an approval, if it is still as it was read.
+/// Ends an approval, if it is unchanged since it was read.
 ///
 /// # Errors
 /// [`Error::Stale`] when it was changed since.
@@ -164,7 +221,7 @@ pub fn update_state(
     if changed == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
-/// Some of the approvals that ended before that time.
+/// Finds up to 500 approvals that ended before `before`.
 pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
     Ok(db
         .prepare_cached("SELECT id FROM approval WHERE ended_at < ?1 LIMIT 500")?
@@ -172,14 +229,15 @@ pub fn find_ended(db: &Connection, before: Timestamp) -> Result<Vec<Uuid>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Forgets an organisation's approvals that ended before that time: their words go with the entries of it.
+/// Deletes an organisation's approvals that ended before `before`, along with the audit entries of that time.
 pub fn clear_ended_before(tx: &Connection, organization: OrganizationId, before: Timestamp) -> Result<()> {
     tx.prepare_cached("DELETE FROM approval WHERE organization_id = ?1 AND ended_at < ?2")?
         .execute(params![organization.0.as_bytes(), millis(before)])?;
     Ok(())
 }
 
-/// An organisation's approvals by or on that user, or in whose words an address of theirs stands.
+/// Finds an organisation's approvals requested by or about a user, or whose text mentions one of the user's
+/// addresses.
 pub fn find_about(
     db: &Connection,
     organization: OrganizationId,
@@ -200,7 +258,8 @@ pub fn find_about(
     Ok(found)
 }
 
-/// Forgets those of these approvals that have ended, and the requester's words in those that have not.
+/// Deletes the ended ones of these approvals, and the requester's reason and ticket in the others. Returns the
+/// number of deleted approvals.
 pub fn forget(tx: &Connection, approvals: &[Uuid]) -> Result<usize> {
     let mut delete = tx.prepare_cached("DELETE FROM approval WHERE id = ?1 AND ended_at IS NOT NULL")?;
     let mut blank = tx.prepare_cached("UPDATE approval SET reason = NULL, ticket = NULL WHERE id = ?1")?;
@@ -254,4 +313,34 @@ fn from_json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Resu
 
 fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Internal(format!("JSON: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn what_is_about_one_account_is_found_by_its_index() {
+        let db = testing::database();
+        let by_subject = "audit_entry USING INDEX audit_entry_by_subject (resource_id=?)";
+        for (sql, index) in [
+            (&*format!("{DONE_TO_BY} AND {TAKES_IN_HAND}"), by_subject),
+            (RECOVERED, by_subject),
+            (
+                OPEN,
+                "approval USING INDEX approval_by_requester (requester_id=?)",
+            ),
+        ] {
+            let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let plan: Vec<String> = statement
+                .raw_query()
+                .mapped(|row| row.get("detail"))
+                .collect::<rusqlite::Result<_>>()
+                .unwrap();
+            let plan = plan.join("\n");
+            assert!(plan.contains(index), "{plan}");
+            assert!(!plan.contains("SCAN a"), "{plan}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The trail in SQLite: appended in the transaction of what it records.
+//! The audit trail in SQLite: each entry is appended in the transaction of the change it records.
 
 mod beside;
 pub mod checkpoints;
@@ -16,7 +16,9 @@ mod watched;
 
 pub use beside::Beside;
 pub use counts::Counts;
-pub use forwarding::{Forwarding, every_entry_after, find_forwarding, update_forwarding};
+pub use forwarding::{
+    Forwarding, Standing, Unreadable, every_entry_after, find_forwarding, update_forwarding,
+};
 pub use pages::{
     Cursor, EntryPage, entries_after, find_entry, find_entry_anywhere, page_activity, page_entries,
     page_entries_after,
@@ -28,8 +30,8 @@ pub use personal::{
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, count_records, find_newest_time, find_range, for_each_record};
 pub use removal::{erase_parts, find_retention_changes, prune_entries};
-pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived};
-pub use verify::{VerifyError, verify, verify_against, verify_database};
+pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived, try_replaced};
+pub use verify::{VerifyError, verify, verify_against, verify_database, verify_watched};
 pub use watched::{entry_exists, find_event_type, find_first_by};
 
 use jiff::Timestamp;
@@ -45,10 +47,10 @@ use crate::domain::audit::{
 };
 use crate::domain::{Error, Result};
 
-/// Appends an entry and grows the tree by it. Call it inside the change that it records; a rollback
-/// takes both back. The entry's id is `id` with its time set to `at`, so that ids order as times do.
+/// Appends an entry and its leaf to the tree. Call it in the transaction of the change that it records, so that a
+/// rollback undoes both. The entry's id is `id` with its time set to `at`, so that ids sort by time.
 ///
-/// Costs about two look-ups and two rows, O(log n) hashes at worst and two on average.
+/// Costs about two look-ups, two rows, and two hashes on average (O(log n) at worst).
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -67,18 +69,18 @@ pub fn append_entry(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> 
     })
 }
 
-/// What an appended entry was given.
+/// Sequence, id and hash of an appended entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Appended {
-    /// Its place in the trail.
+    /// Its place in the trail, counted from 0.
     pub sequence: u64,
-    /// Its id.
+    /// The entry's id.
     pub id: Uuid,
-    /// The tree's leaf.
+    /// Hash of its leaf in the tree.
     pub leaf_hash: Hash32,
 }
 
-/// [`append_entry`] for those who need no copy of the event.
+/// [`append_entry`] without a copy of the event in the result.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -121,7 +123,7 @@ pub fn append(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> Result
         leaf_hash,
         newest.as_ref().map(|(_, h)| h.as_slice()),
     )?;
-    // By position: a look-up of 21 names costs as much as the hashing.
+    // Bound by position: looking up 21 parameter names would cost as much as the hashing.
     let written = tx.prepare_cached(
         "INSERT INTO audit_entry (sequence, hashes, organization_id, organization_index,
            organization_previous, at, id, event_type, result, actor_type, actor_id, resource_type,
@@ -160,18 +162,18 @@ pub fn append(tx: &Connection, at: Timestamp, id: Uuid, event: &Event) -> Result
     })
 }
 
-/// What a trigger can prevent without an error must not go on as if it had happened.
+/// Fails unless exactly one row was written: a trigger can suppress an insert without an error.
 fn exactly_one(written: usize) -> Result<()> {
     if written == 1 {
         Ok(())
     } else {
         Err(Error::Internal(format!(
-            "an audit entry was to be one row and became {written}"
+            "appending an audit entry wrote {written} rows instead of one"
         )))
     }
 }
 
-/// The newest entry's sequence and the hashes it keeps.
+/// Finds the newest entry's sequence and stored hashes.
 fn newest_hashes(connection: &Connection) -> Result<Option<(u64, Vec<u8>)>> {
     Ok(connection
         .prepare_cached("SELECT sequence, hashes FROM audit_entry ORDER BY sequence DESC LIMIT 1")?
@@ -179,8 +181,8 @@ fn newest_hashes(connection: &Connection) -> Result<Option<(u64, Vec<u8>)>> {
         .optional()?)
 }
 
-/// Makes `sequence` the organisation's newest entry and tells which it follows. Two statements: one
-/// upsert with RETURNING takes twice as long.
+/// Makes `sequence` the organisation's newest entry and returns its link to the previous one. Uses two statements:
+/// an upsert with RETURNING takes twice as long.
 fn advance_head(tx: &Connection, organization_id: Option<OrganizationId>, sequence: u64) -> Result<Chain> {
     let key: &[u8] = organization_id.as_ref().map_or(&[], |id| id.0.as_bytes());
     let head: Option<(i64, i64)> = tx
@@ -207,7 +209,7 @@ fn advance_head(tx: &Connection, organization_id: Option<OrganizationId>, sequen
     })
 }
 
-/// The hashes that entry `sequence` keeps: its own, and each subtree that it completes.
+/// Computes the hashes stored with entry `sequence`: its leaf's, and that of each subtree that it completes.
 fn completed_hashes(
     tx: &Connection,
     sequence: u64,
@@ -236,7 +238,7 @@ fn completed_hashes(
     Ok(hashes)
 }
 
-/// The hash of a complete subtree.
+/// Finds the hash of a complete subtree.
 fn find_node(connection: &Connection, node: Node) -> Result<Option<Hash32>> {
     Ok(connection
         .prepare_cached("SELECT hashes FROM audit_entry WHERE sequence = ?1")?
@@ -251,16 +253,16 @@ fn find_node(connection: &Connection, node: Node) -> Result<Option<Hash32>> {
         .flatten())
 }
 
-/// Two salts.
+/// Returns two random salts, for the actor's and the subject's seal.
 #[expect(
     clippy::disallowed_methods,
-    reason = "nothing may rest on a salt's value, not even a test: one that can be set can be known"
+    reason = "salts must be unpredictable, so that not even a test may set them"
 )]
 fn fresh_salts() -> (Salt, Salt) {
     (rand::random(), rand::random())
 }
 
-/// `id` with the milliseconds of `at` (RFC 9562 §5.7), its other bits as they are.
+/// Returns `id` as UUID version 7 with the milliseconds of `at` (RFC 9562 §5.7), its random bits unchanged.
 fn with_time(id: Uuid, at: Timestamp) -> Uuid {
     let mut random = [0; 10];
     random.copy_from_slice(&id.as_bytes()[6..]);
@@ -268,7 +270,7 @@ fn with_time(id: Uuid, at: Timestamp) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
-/// An id that takes 16 bytes where it is a UUID in its usual spelling.
+/// An id stored as 16 bytes if it is a UUID in canonical spelling, as text otherwise.
 #[derive(Debug)]
 enum CompactId<'a> {
     Uuid(Uuid),

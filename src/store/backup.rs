@@ -1,4 +1,4 @@
-//! A copy of the database while others read and write it.
+//! Copies the database while others read and write it.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -12,47 +12,47 @@ use super::audit::Revived;
 use super::checkpointer::wal_path;
 use crate::domain::Result;
 
-/// Pages copied between two words to `progress`: 4 MiB.
+/// Pages copied between two calls of `progress`: 4 MiB.
 const PAGES_PER_STEP: i32 = 1024;
-/// As [`super::open_connection`]: others may hold the file for a moment.
+/// How long to wait for others that hold the file, as in [`super::open_connection`].
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a database can't be copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// It, or the copy.
+    /// SQLite failed on the database or on the copy.
     #[error("{path}: {problem}")]
     Database {
         /// The file.
         path: PathBuf,
-        /// What SQLite says. No `source`: it is in the text, and would be told twice.
+        /// SQLite's error. Not a `source`: the message includes it, and would show it twice.
         problem: rusqlite::Error,
     },
-    /// What is told of it can't be read.
+    /// The caller's `read` failed.
     #[error("the database can't be read: {0}")]
     Read(String),
-    /// Whoever was told of the progress asked for the end.
+    /// The caller's `progress` stopped the copy.
     #[error("the copy was stopped")]
     Stopped,
 }
 
-/// How long a copy of the database may get: as long as its file and what waits in the WAL.
+/// Returns the maximum size of a copy in bytes: that of the database file and its WAL.
 ///
 /// # Errors
-/// What the operating system says.
+/// The operating system's error.
 pub fn copy_bytes(database: &Path) -> io::Result<u64> {
     let waiting = wal_path(database).metadata().map_or(0, |wal| wal.len());
     Ok(database.metadata()?.len() + waiting)
 }
 
-/// Copies the database at `source` into the file `to`, as it is at one instant: whatever is written meanwhile
-/// is not in the copy. Takes no lock that a writer waits for; the WAL can't start over while it lasts. `read`
-/// is given the same instant; `progress` is told the pages done and how many there are, and may stop it.
+/// Copies a snapshot of the database at `source` into the file `to`; later writes are not in the copy. Takes no
+/// lock that a writer waits for, but the WAL can't start over meanwhile. `read` reads the same snapshot.
+/// `progress` is called with the number of pages copied and their total, and may stop the copy.
 ///
-/// The copy is one file, without a WAL, and on disk.
+/// The copy is a single file without a WAL, synced to disk.
 ///
 /// # Errors
-/// [`CopyError`]; then there may be an unfinished file.
+/// [`CopyError`]; an unfinished file may remain.
 pub fn copy_database<T>(
     source: &Path,
     to: &Path,
@@ -66,9 +66,9 @@ pub fn copy_database<T>(
     let connection =
         Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(of(source))?;
     connection.busy_timeout(PATIENCE).map_err(of(source))?;
-    // The copy goes on in this transaction's snapshot; without it, each commit would make it start over.
+    // The copy reads this transaction's snapshot; without it, each commit would make it start over.
     let snapshot = connection.unchecked_transaction().map_err(of(source))?;
-    let told = read(&snapshot).map_err(|error| CopyError::Read(format!("{error:?}")))?;
+    let told = read(&snapshot).map_err(|error| CopyError::Read(error.for_operator()))?;
     let mut copy = Connection::open(to).map_err(of(to))?;
     copy.pragma_update(None, "synchronous", "FULL").map_err(of(to))?;
     let backup = Backup::new(&snapshot, &mut copy).map_err(of(to))?;
@@ -101,18 +101,19 @@ fn copy_pages(
         match step {
             StepResult::Done => return Ok(ControlFlow::Continue(())),
             StepResult::More => moved = Instant::now(),
-            // For a moment, as a rule; and for as long as it lasts, the WAL can't start over.
+            // Busy: usually for a moment, but not to be waited for indefinitely, since meanwhile the WAL can't
+            // start over.
             _ if moved.elapsed() < patience => std::thread::sleep(Duration::from_millis(20)),
             _ => {
                 let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-                let text = "another process does not let go of it; find out which, and try again";
+                let text = "another process keeps it locked; find out which, and try again";
                 return Err(rusqlite::Error::SqliteFailure(busy, Some(text.to_owned())));
             }
         }
     }
 }
 
-/// Reads a database that nobody writes.
+/// Reads a database that no other process writes.
 ///
 /// # Errors
 /// [`CopyError`].
@@ -122,10 +123,10 @@ pub fn read_copy<T>(path: &Path, read: impl FnOnce(&Connection) -> Result<T>) ->
         problem,
     };
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
-    read(&connection).map_err(|error| CopyError::Read(format!("{error:?}")))
+    read(&connection).map_err(|error| CopyError::Read(error.for_operator()))
 }
 
-/// The schema's version (`user_version`).
+/// Returns the schema version (`user_version`).
 ///
 /// # Errors
 /// [`crate::domain::Error::Internal`] when SQLite fails.
@@ -136,7 +137,7 @@ pub fn schema_version(db: &Connection) -> Result<u64> {
     })?)
 }
 
-/// How many organisations and users there are.
+/// Counts organisations and users, in this order.
 ///
 /// # Errors
 /// As [`schema_version`].
@@ -148,7 +149,7 @@ pub fn count_people(db: &Connection) -> Result<(u64, u64)> {
     ))
 }
 
-/// API keys that a backup brings back: any of them may have been revoked since.
+/// Finds the unrevoked API keys in a restored backup: any of them may have been revoked since.
 ///
 /// # Errors
 /// As [`schema_version`].
@@ -195,7 +196,7 @@ mod tests {
         let patience = Duration::from_millis(50);
         let ended = copy_pages(&backup, patience, |_, _| ControlFlow::Continue(()));
         let error = ended.expect_err("it is held");
-        assert!(error.to_string().contains("does not let go"), "{error}");
+        assert!(error.to_string().contains("keeps it locked"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Plugins bound to organisations, with their configurations, and the revisions of the whole.
+//! Bindings of plugins to organisations, their configurations, and the policy revisions.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -10,22 +10,23 @@ use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Grants, Hook, Mode};
 use crate::domain::{Error, Result};
 
-/// A module with the configuration that it is given, and when it is asked.
+/// A module, its configuration and the hooks at which it is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionRow {
     /// SHA-256 of the file.
     pub plugin_digest: [u8; 32],
     /// SHA-256 of the configuration.
     pub config_digest: [u8; 32],
-    /// When it is asked. Of the version, not of the binding: versions implement different hooks.
+    /// Hooks at which it is called. Kept per version and not per binding, since versions implement different
+    /// hooks.
     pub hooks: Vec<Hook>,
-    /// Whether an answer of it counted, at these hooks or some of them: then it is good enough to go back
-    /// to and to fall back on.
+    /// Whether an answer of this version, at any of these hooks, has ever counted; only then is it eligible for
+    /// rollback and as a fallback.
     pub answered: bool,
 }
 
 impl VersionRow {
-    /// Whether this is `other`, the same file with the same configuration, asked at no fewer hooks.
+    /// Returns whether this is the same file as `other` with the same configuration, called at no fewer hooks.
     #[must_use]
     pub fn stands_for(&self, other: &Self) -> bool {
         self.plugin_digest == other.plugin_digest
@@ -36,43 +37,43 @@ impl VersionRow {
 
 /// A plugin bound to an organisation, or to all of them.
 ///
-/// `on_failure` and `limits` are kept as JSON: they are the plugin host's words, which the store
-/// does not know.
+/// `on_failure` and `limits` are kept as JSON: their types belong to the plugin host, which the store does
+/// not depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindingRow {
-    /// Id.
+    /// Id of the binding.
     pub id: Uuid,
-    /// Whose; absent for one that the node binds for every organisation.
+    /// The organisation it belongs to; `None` if the node binds it for every organisation.
     pub organization_id: Option<OrganizationId>,
-    /// What is asked.
+    /// The version that is called.
     pub version: VersionRow,
-    /// What was asked before, the last that answered for good: for rollback, canaries and failures.
+    /// The last earlier version whose answers counted: for rollback, canaries and failures.
     pub previous: Option<VersionRow>,
-    /// Order among the bindings.
+    /// Order among the bindings, ascending.
     pub position: i64,
     /// Whether answers count.
     pub mode: Mode,
-    /// What a failure means, JSON.
+    /// How to treat a failed call, as JSON.
     pub on_failure: String,
-    /// Effects that are granted.
+    /// Effects that the plugin may request.
     pub grants: Grants,
-    /// What a call may use up, JSON.
+    /// Resource limits of a call, as JSON.
     pub limits: String,
-    /// Switched off since when, if it is.
+    /// When it was switched off; `None` while it is on.
     pub disabled_at: Option<Timestamp>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Last change.
+    /// When it was last changed.
     pub updated_at: Timestamp,
-    /// Since when it is known to demand a second admin.
+    /// When it first demanded a second admin; `None` if it never has.
     pub approval_demanded_at: Option<Timestamp>,
-    /// Grows with every change.
+    /// Revision; grows with every change.
     pub revision: i64,
 }
 
 impl BindingRow {
-    /// Takes over what is known of its versions from another reading of the binding: that is noted without
-    /// a new revision.
+    /// Merges the `answered` flags from another reading of the same binding: setting one does not change the
+    /// revision.
     pub fn remember(&mut self, other: &Self) {
         for version in std::iter::once(&mut self.version).chain(&mut self.previous) {
             for known in std::iter::once(&other.version).chain(&other.previous) {
@@ -82,7 +83,7 @@ impl BindingRow {
     }
 }
 
-/// Keeps a new binding.
+/// Inserts a binding.
 pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, hooks, answered, \
@@ -113,10 +114,10 @@ pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
     bump_policy_revision(tx, binding.organization_id)
 }
 
-/// Changes a binding.
+/// Updates a binding.
 ///
 /// # Errors
-/// [`Error::Stale`] when it is no longer at the revision that `binding` was read at.
+/// [`Error::Stale`] when its revision differs from `binding.revision`.
 pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> Result<()> {
     touch(tx, binding.id, at)?;
     let changed = tx
@@ -152,7 +153,7 @@ pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     bump_policy_revision(tx, binding.organization_id)
 }
 
-/// Notes that an answer of a version has counted. No change of the binding: its revision stays.
+/// Records that an answer of a version has counted. Leaves the binding's revision as it is.
 pub fn note_answered(tx: &Connection, id: Uuid, plugin: &[u8; 32], config: &[u8; 32]) -> Result<()> {
     let noted = [
         "UPDATE binding SET answered = 1 WHERE id = ?1 AND plugin_digest = ?2 AND config_digest = ?3 \
@@ -167,7 +168,7 @@ pub fn note_answered(tx: &Connection, id: Uuid, plugin: &[u8; 32], config: &[u8;
     Ok(())
 }
 
-/// Notes that a binding demanded a second admin. No change of the binding: its revision stays.
+/// Records that a binding demanded a second admin. Leaves the binding's revision as it is.
 pub fn note_approval_demanded(tx: &Connection, id: Uuid, at: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "UPDATE binding SET approval_demanded_at = ?2 WHERE id = ?1 AND approval_demanded_at IS NULL",
@@ -176,7 +177,7 @@ pub fn note_approval_demanded(tx: &Connection, id: Uuid, at: Timestamp) -> Resul
     Ok(())
 }
 
-/// Removes a binding at that revision.
+/// Deletes a binding, if it is still at `binding.revision`.
 ///
 /// # Errors
 /// [`Error::Stale`] when it was changed or removed meanwhile.
@@ -191,7 +192,7 @@ pub fn delete_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> R
     bump_policy_revision(tx, binding.organization_id)
 }
 
-/// The binding with that id.
+/// Finds a binding by id.
 pub fn find_binding(db: &Connection, id: Uuid) -> Result<Option<BindingRow>> {
     let mut statement = db.prepare_cached(&format!("{BINDING} WHERE id = ?1"))?;
     Ok(statement
@@ -199,17 +200,17 @@ pub fn find_binding(db: &Connection, id: Uuid) -> Result<Option<BindingRow>> {
         .optional()?)
 }
 
-/// Which bindings.
+/// Selects bindings by owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
-    /// Everybody's.
+    /// All bindings.
     All,
-    /// The node's and an organisation's: what its resets are judged by.
+    /// The node's bindings and those of an organisation: all that its resets are judged by.
     Organization(OrganizationId),
 }
 
 impl Of {
-    /// Whether all, and else whose besides the node's.
+    /// Query parameters: whether to select all; otherwise the organisation to select besides the node.
     pub(super) fn parameters(self) -> (bool, Option<[u8; 16]>) {
         match self {
             Self::All => (true, None),
@@ -218,7 +219,7 @@ impl Of {
     }
 }
 
-/// Bindings in the order in which they are asked: the node's first, then each organisation's.
+/// Lists bindings in the order in which they are called: the node's first, then each organisation's.
 pub fn find_bindings(db: &Connection, of: Of) -> Result<Vec<BindingRow>> {
     let (all, organization) = of.parameters();
     let mut statement = db.prepare_cached(&format!(
@@ -229,7 +230,7 @@ pub fn find_bindings(db: &Connection, of: Of) -> Result<Vec<BindingRow>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The organisations that bound a file, in whatever version and whether switched off or not.
+/// Finds the organisations with a binding to a file, as current or previous version, switched off or not.
 pub fn find_organizations_bound(db: &Connection, digest: &[u8; 32]) -> Result<Vec<OrganizationId>> {
     let mut statement = db.prepare_cached(
         "SELECT DISTINCT organization_id FROM binding \
@@ -239,27 +240,27 @@ pub fn find_organizations_bound(db: &Connection, digest: &[u8; 32]) -> Result<Ve
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many bindings an owner has.
+/// Counts the bindings of an owner; `None` is the node.
 pub fn count_bindings(db: &Connection, owner: Option<OrganizationId>) -> Result<usize> {
     Ok(db
         .prepare_cached("SELECT count(*) FROM binding WHERE organization_id IS ?1")?
         .query_row([owner.map(|id| id.0.into_bytes())], |row| row.get(0))?)
 }
 
-/// The place of the last of an owner's bindings.
+/// Finds the highest position among an owner's bindings.
 pub fn find_last_position(db: &Connection, owner: Option<OrganizationId>) -> Result<Option<i64>> {
     Ok(db
         .prepare_cached("SELECT max(position) FROM binding WHERE organization_id IS ?1")?
         .query_row([owner.map(|id| id.0.into_bytes())], |row| row.get(0))?)
 }
 
-/// The bindings that `owner`'s installation serves and that name a file, now or as the version before.
+/// Finds the bindings that use a file, as current or previous version, by way of `owner`'s installation of it.
 pub(super) fn find_bindings_of(
     db: &Connection,
     digest: &[u8; 32],
     owner: Option<OrganizationId>,
 ) -> Result<Vec<Uuid>> {
-    // What the node installed serves those who did not install it themselves.
+    // The node's installation serves every organisation that has not installed the file itself.
     let mut statement = db.prepare_cached(
         "SELECT b.id FROM binding b WHERE ?1 IN (b.plugin_digest, b.previous_digest) \
          AND CASE WHEN ?2 IS NOT NULL THEN b.organization_id = ?2 AND NOT EXISTS (SELECT 1 FROM plugin p \
@@ -273,7 +274,7 @@ pub(super) fn find_bindings_of(
     Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Keeps a configuration.
+/// Inserts a configuration, or renews its `last_bound_at`.
 pub fn insert_configuration(tx: &Connection, digest: &[u8; 32], config: &str, at: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO plugin_configuration (digest, config, last_bound_at) VALUES (?1, ?2, ?3) \
@@ -283,13 +284,13 @@ pub fn insert_configuration(tx: &Connection, digest: &[u8; 32], config: &str, at
     Ok(())
 }
 
-/// A configuration.
+/// Finds a configuration's JSON text by its digest.
 pub fn find_configuration(db: &Connection, digest: &[u8; 32]) -> Result<Option<String>> {
     let mut statement = db.prepare_cached("SELECT config FROM plugin_configuration WHERE digest = ?1")?;
     Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
 }
 
-/// Those kept configurations whose digest begins with these hexadecimal digits, in lower case.
+/// Finds the configurations whose digest begins with these lower-case hexadecimal digits.
 pub fn find_configurations_beginning(db: &Connection, digits: &str) -> Result<Vec<([u8; 32], String)>> {
     let mut statement = db.prepare_cached(
         "SELECT digest, config FROM plugin_configuration WHERE substr(lower(hex(digest)), 1, ?2) = ?1 \
@@ -301,7 +302,7 @@ pub fn find_configurations_beginning(db: &Connection, digits: &str) -> Result<Ve
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The configurations that bindings use, now or as the version before.
+/// Lists the configurations that bindings use, as current or previous version.
 pub fn find_bound_configurations(db: &Connection, of: Of) -> Result<Vec<([u8; 32], String)>> {
     let (all, organization) = of.parameters();
     let mut statement = db.prepare_cached(
@@ -314,7 +315,8 @@ pub fn find_bound_configurations(db: &Connection, of: Of) -> Result<Vec<([u8; 32
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// What a binding begins or ceases to use is needed to replay its decisions for as long as they are kept.
+/// Renews `last_bound_at` of what a binding uses. Called before and after a change: decisions can only be replayed
+/// as long as their module and configuration are kept.
 fn touch(tx: &Connection, binding: Uuid, at: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "UPDATE plugin_configuration SET last_bound_at = ?2 WHERE digest IN \
@@ -331,7 +333,7 @@ fn touch(tx: &Connection, binding: Uuid, at: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Forgets configurations that no binding has used since `before`. Says how many.
+/// Deletes the configurations that no binding has used since `before`. Returns how many.
 pub fn clear_unbound_configurations(tx: &Connection, before: Timestamp) -> Result<usize> {
     Ok(tx
         .prepare_cached(
@@ -342,16 +344,16 @@ pub fn clear_unbound_configurations(tx: &Connection, before: Timestamp) -> Resul
         .execute([millis(before)])?)
 }
 
-/// The state of the policies that an organisation's resets are judged by.
+/// The revisions of the policies that an organisation's resets are judged by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyRevision {
-    /// Of the node's bindings and of switched-off plugins.
+    /// Revision of the node's bindings and of switched-off plugins.
     pub node: i64,
-    /// Of the organisation's bindings.
+    /// Revision of the organisation's bindings.
     pub organization: i64,
 }
 
-/// The revision now.
+/// Finds the current policy revision of an organisation.
 pub fn find_policy_revision(db: &Connection, organization: OrganizationId) -> Result<PolicyRevision> {
     let mut statement =
         db.prepare_cached("SELECT revision FROM policy_revision WHERE organization_id = ?1")?;
@@ -362,7 +364,7 @@ pub fn find_policy_revision(db: &Connection, organization: OrganizationId) -> Re
     })
 }
 
-/// The revisions of the node and of every organisation that ever had a binding.
+/// Lists the policy revisions: the node's, and that of every organisation that ever had a binding.
 pub fn find_policy_revisions(db: &Connection) -> Result<(i64, Vec<(OrganizationId, i64)>)> {
     let mut statement = db.prepare_cached("SELECT organization_id, revision FROM policy_revision")?;
     let mut rows = statement.query([])?;
@@ -376,7 +378,7 @@ pub fn find_policy_revisions(db: &Connection) -> Result<(i64, Vec<(OrganizationI
     Ok((node, organizations))
 }
 
-/// Says that the policies of an organisation, or of the node, have changed.
+/// Increments the policy revision of an organisation, or of the node for `None`.
 pub(super) fn bump_policy_revision(tx: &Connection, organization: Option<OrganizationId>) -> Result<()> {
     let id = organization.map_or_else(Vec::new, |id| id.0.as_bytes().to_vec());
     tx.prepare_cached(
@@ -414,7 +416,7 @@ fn binding_from_row(row: &Row<'_>) -> rusqlite::Result<BindingRow> {
     })
 }
 
-/// A version, of the four columns from `first` on.
+/// Reads a version from the four columns starting at `first`.
 fn version_from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<VersionRow> {
     Ok(VersionRow {
         plugin_digest: row.get(first)?,

@@ -1,19 +1,19 @@
-//! One-use tokens by their hash: logins under way, invitations, links in notices, ceremonies of passkeys.
+//! One-use tokens, stored by hash: pending logins, invitations, links in notices, passkey ceremonies.
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::row::{column, exists, millis};
-use super::sessions::clear_lapsed;
+use super::sessions::clear_lapsed_logins;
 use crate::domain::Result;
 use crate::domain::account::UserId;
 
-/// What a one-use token is good for.
+/// What a one-use token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A login that waits for its second factor.
@@ -22,28 +22,29 @@ pub enum Purpose {
     PasswordChange,
     /// Setting the first password, or a new one after an admin's reset.
     Invitation,
-    /// Saying that a change of one's credentials was not one's own.
+    /// Reporting that a change of the user's credentials was not their own.
     NotMe,
-    /// What a session asked of an authenticator that is to make a passkey.
+    /// A session's pending registration of a passkey.
     PasskeyRegistration,
-    /// What a session asked of a passkey.
+    /// A session's pending step-up with a passkey.
     PasskeyStepUp,
 }
 
-/// A one-use token as kept.
+/// A stored one-use token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChallengeRow {
-    /// How often it was tried with a wrong code.
+    /// Number of attempts with a wrong code.
     pub attempts: u32,
-    /// What its maker wanted to remember.
+    /// Opaque state of the flow that created it.
     pub state: Option<Vec<u8>>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Until when it is good.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
-/// Keeps a one-use token by its hash, and forgets what of the user's has lapsed.
+/// Inserts a one-use token by its hash, and deletes the user's expired sessions, logins in progress and
+/// enrolments.
 pub fn insert_challenge(
     tx: &Connection,
     user: UserId,
@@ -53,7 +54,7 @@ pub fn insert_challenge(
     at: Timestamp,
     expires_at: Timestamp,
 ) -> Result<()> {
-    clear_lapsed(tx, user, at)?;
+    clear_lapsed_logins(tx, user, at)?;
     tx.prepare_cached(
         "INSERT INTO challenge (user_id, hash, purpose, state, created_at, expires_at) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -69,7 +70,7 @@ pub fn insert_challenge(
     Ok(())
 }
 
-/// The one-use token, if it is good for that at `at`.
+/// Finds a one-use token that is valid for `purpose` at `at`.
 pub fn find_challenge(
     db: &Connection,
     user: UserId,
@@ -95,7 +96,7 @@ pub fn find_challenge(
     Ok(row.optional()?)
 }
 
-/// Replaces what the maker of a one-use token wanted to remember. False when it is good for that no more.
+/// Replaces the state of a one-use token. Returns false if the token is no longer valid for `purpose`.
 pub fn update_challenge_state(
     tx: &Connection,
     user: UserId,
@@ -119,8 +120,29 @@ pub fn update_challenge_state(
     Ok(changed == 1)
 }
 
-/// Counts a wrong code against a one-use token, which ends with the last attempt it allows. Says how
-/// many it has had.
+/// Changes the purpose and the expiry time of a one-use token, and clears its state and its count of attempts.
+pub fn update_purpose(
+    tx: &Connection,
+    user: UserId,
+    hash: &[u8; 32],
+    purpose: Purpose,
+    expires_at: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE challenge SET purpose = ?3, state = NULL, attempts = 0, expires_at = ?4 \
+         WHERE user_id = ?1 AND hash = ?2",
+    )?
+    .execute(params![
+        user.0.as_bytes(),
+        hash,
+        purpose_text(purpose),
+        millis(expires_at)
+    ])?;
+    Ok(())
+}
+
+/// Counts a wrong code against a one-use token and deletes the token at the last allowed attempt. Returns the
+/// number of attempts so far.
 pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: u32) -> Result<u32> {
     let attempts: Option<u32> = tx
         .prepare_cached(
@@ -135,7 +157,7 @@ pub fn update_attempts(tx: &Connection, user: UserId, hash: &[u8; 32], allowed: 
     Ok(attempts)
 }
 
-/// Uses up a one-use token. False when it was used up before.
+/// Consumes a one-use token. Returns false if it was already consumed.
 pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<bool> {
     let removed = tx
         .prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND hash = ?2")?
@@ -143,11 +165,11 @@ pub fn take_challenge(tx: &Connection, user: UserId, hash: &[u8; 32]) -> Result<
     Ok(removed == 1)
 }
 
-/// Ends every login of the user that is under way, and says how many there were. Invitations stay: who
-/// lost both device and password is sent one just before the reset. So do links in notices, of earlier
-/// changes: whoever made one must not get rid of them by making another.
+/// Ends all pending logins and ceremonies of the user, and returns how many there were. Invitations stay, because
+/// a user who lost both device and password is sent one just before the reset. Links in notices of earlier changes
+/// stay too: the author of a change must not be able to void them by making another.
 pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
-    // Hardly ever are there any, and looking costs less than deleting nothing.
+    // There are hardly ever any, and looking costs less than an empty DELETE.
     if !exists(tx, "SELECT 1 FROM challenge WHERE user_id = ?1", user)? {
         return Ok(0);
     }
@@ -159,14 +181,14 @@ pub fn clear_challenges(tx: &Connection, user: UserId) -> Result<u32> {
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
 }
 
-/// Ends every one-use token of the user, whatever for.
+/// Deletes all one-use tokens of the user, whatever their purpose.
 pub fn clear_every_token(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1")?
         .execute([user.0.as_bytes()])?;
     Ok(())
 }
 
-/// Ends every invitation of the user: a newer one takes their place, or the account is not to be used.
+/// Deletes all invitations of the user, because a newer one replaces them or the account must not be used.
 pub fn clear_invitations(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM challenge WHERE user_id = ?1 AND purpose = 'invitation'")?
         .execute([user.0.as_bytes()])?;
@@ -229,6 +251,22 @@ mod tests {
             3,
             "gone counts as used up"
         );
+    }
+
+    #[test]
+    fn a_login_by_a_clock_that_is_ahead_leaves_the_links_in_mails() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        let links = [([1; 32], Purpose::Invitation), ([2; 32], Purpose::NotMe)];
+        for (hash, purpose) in links {
+            insert_challenge(&db, alice, &hash, purpose, None, at(0), at(100)).unwrap();
+        }
+        let login = |hash| insert_challenge(&db, alice, hash, Purpose::Mfa, None, at(200), at(300)).unwrap();
+        login(&[3; 32]);
+        for (hash, purpose) in links {
+            let found = |second| find_challenge(&db, alice, &hash, purpose, at(second)).unwrap();
+            assert!(found(99).is_some() && found(100).is_none());
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What policies were asked and what they answered: kept with each reset, read again for replay.
+//! The questions to policies and their answers, stored with each reset for replay.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -11,17 +11,17 @@ use crate::domain::audit::asked_digest;
 use crate::domain::policy::Hook;
 use crate::domain::{Error, Result};
 
-/// What the policies were asked at one reset, as JSON.
+/// What the policies were asked about one reset, as JSON.
 #[derive(Clone, Debug)]
 pub struct AskedRow {
     /// The question.
     pub question: String,
-    /// The outcome as `after-reset` was shown it first, where that hook was asked.
+    /// The outcome first shown to `after-reset`; `None` if that hook was not called.
     pub outcome: Option<String>,
 }
 
 impl AskedRow {
-    /// What the entry commits to of this and of the calls.
+    /// Returns the digest of question, outcome and calls to which the audit entry commits.
     #[must_use]
     pub fn digest(&self, decisions: &[DecisionRow]) -> [u8; 32] {
         let calls = decisions.iter().map(|call| {
@@ -36,10 +36,10 @@ impl AskedRow {
     }
 }
 
-/// One hook call as it is kept for replay.
+/// A hook call, stored for replay.
 #[derive(Clone, Debug)]
 pub struct DecisionRow {
-    /// Which binding.
+    /// Id of the binding.
     pub binding_id: Uuid,
     /// SHA-256 of the module.
     pub plugin_digest: [u8; 32],
@@ -49,30 +49,30 @@ pub struct DecisionRow {
     pub record: String,
 }
 
-/// A reset as it is kept for replay.
+/// A reset with its questions and answers, stored for replay.
 #[derive(Clone, Debug)]
 pub struct DecidedRow {
-    /// Place in the trail of the entry that records it.
+    /// Sequence of the audit entry that records it.
     pub sequence: u64,
     /// Id of that entry.
     pub entry_id: Uuid,
-    /// When.
+    /// Time of that entry.
     pub at: Timestamp,
-    /// What was asked.
+    /// What the policies were asked.
     pub asked: AskedRow,
-    /// Each call, in order.
+    /// The hook calls, in order.
     pub decisions: Vec<DecisionRow>,
 }
 
-/// Calls that can be kept of one reset.
+/// Maximum number of calls stored per reset.
 const CALLS_MAX: i64 = 1024;
 
-/// The ids of the calls at the reset with that sequence, as a condition on `decision d`.
+/// Returns an SQL condition on `decision d` that selects the calls of the reset with that sequence.
 pub(super) fn calls_of(sequence: &str) -> String {
     format!("d.id >= {sequence} * {CALLS_MAX} AND d.id < ({sequence} + 1) * {CALLS_MAX}")
 }
 
-/// Keeps what the policies were asked and what they answered, under the entry that records the outcome.
+/// Inserts the questions to policies and their answers, under the entry that records the outcome.
 pub fn insert_decisions(
     tx: &Connection,
     audit_sequence: u64,
@@ -98,7 +98,7 @@ pub fn insert_decisions(
     Ok(())
 }
 
-/// Which resets of an organisation since `since` are kept, newest first, at most `limit`.
+/// Lists the sequences of an organisation's stored resets since `since`, newest first, at most `limit`.
 pub fn find_decided_sequences(
     db: &Connection,
     organization: OrganizationId,
@@ -116,22 +116,22 @@ pub fn find_decided_sequences(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// A version of a binding that decided something at a hook.
+/// A version of a binding that was called at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeciderRow {
-    /// Which binding; it may be gone.
+    /// Id of the binding, which may no longer exist.
     pub binding_id: Uuid,
     /// SHA-256 of the module.
     pub plugin_digest: [u8; 32],
     /// SHA-256 of the configuration.
     pub config_digest: [u8; 32],
-    /// At which hook.
+    /// The hook at which it was called.
     pub hook: Hook,
-    /// Whether some of its answers counted.
+    /// Whether any of its answers counted.
     pub counted: bool,
 }
 
-/// Who decided an organisation's resets since `since`.
+/// Lists the versions of bindings that were called for an organisation's resets since `since`.
 pub fn find_deciders(
     db: &Connection,
     organization: OrganizationId,
@@ -156,7 +156,7 @@ pub fn find_deciders(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// A reset with all that was asked and answered, unless it has lapsed.
+/// Finds a reset with its questions and answers, unless they are no longer kept.
 pub fn find_decided(db: &Connection, sequence: u64) -> Result<Option<DecidedRow>> {
     let mut statement = db.prepare_cached(
         "SELECT e.id, e.at, q.question, q.outcome FROM question q \
@@ -195,11 +195,10 @@ pub fn find_decided(db: &Connection, sequence: u64) -> Result<Option<DecidedRow>
     Ok(Some(decided))
 }
 
-/// Forgets what was asked and answered before `before`, and what belongs to pruned entries: the oldest
-/// first, at most `limit` resets. Says how many.
+/// Deletes the questions and answers from before `before` and those of pruned entries, among the oldest `limit`
+/// resets. Returns the number of resets.
 pub fn clear_lapsed_decisions(tx: &Connection, before: Timestamp, limit: u32) -> Result<usize> {
-    // Entries are in the order of their times, give or take what was under way at once, so the sweep
-    // looks at the oldest only.
+    // Entries are ordered by time, apart from concurrent requests, so that only the oldest need be examined.
     let mut statement = tx.prepare_cached(
         "SELECT q.audit_sequence FROM (SELECT audit_sequence FROM question ORDER BY audit_sequence LIMIT ?2) q \
          LEFT JOIN audit_entry e ON e.sequence = q.audit_sequence WHERE e.at IS NULL OR e.at < ?1",
@@ -213,7 +212,7 @@ pub fn clear_lapsed_decisions(tx: &Connection, before: Timestamp, limit: u32) ->
     Ok(lapsed.len())
 }
 
-/// Forgets what was asked and answered at one reset.
+/// Deletes the questions and answers of one reset.
 pub(super) fn forget_decisions(tx: &Connection, sequence: i64) -> Result<()> {
     tx.prepare_cached(&format!("DELETE FROM decision AS d WHERE {}", calls_of("?1")))?
         .execute([sequence])?;

@@ -1,8 +1,8 @@
-//! What must reach the outside world: owed in the transaction of the change that causes it.
+//! Outgoing deliveries (an outbox): each is inserted in the transaction of the change that causes it.
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
 use jiff::Timestamp;
@@ -14,15 +14,15 @@ use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::audit::mentions;
 use crate::domain::{Error, Result};
 
-/// By which way something leaves.
+/// How a delivery is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Channel {
-    /// By SMTP.
+    /// An e-mail, by SMTP.
     Mail,
     /// A signed HTTP call.
     Webhook,
-    /// RFC 5424.
+    /// A syslog message (RFC 5424).
     Syslog,
 }
 
@@ -30,7 +30,7 @@ impl Channel {
     /// Every channel.
     pub const ALL: [Self; 3] = [Self::Mail, Self::Webhook, Self::Syslog];
 
-    /// Its name.
+    /// The channel's name, as stored and serialised.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,15 +41,15 @@ impl Channel {
     }
 }
 
-/// What has become of it.
+/// State of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryState {
-    /// To be sent, once more perhaps.
+    /// Not yet delivered; failed attempts are retried.
     Owed,
-    /// Sent, and the receiver confirmed it.
+    /// Sent and confirmed by the receiver.
     Sent,
-    /// Given up.
+    /// Undeliverable: all attempts failed.
     Dead,
 }
 
@@ -65,61 +65,61 @@ impl DeliveryState {
     }
 }
 
-/// Something that must reach the outside world, still to be kept.
+/// A new delivery, not yet stored.
 #[derive(Clone, Debug)]
 pub struct OwedDelivery {
-    /// Where it comes from.
+    /// The organisation it concerns; `None` for the node itself.
     pub organization_id: Option<OrganizationId>,
-    /// By which way.
+    /// How to send it.
     pub channel: Channel,
-    /// What to send, as JSON.
+    /// The message, as JSON.
     pub payload: String,
-    /// What the link in it opens, where there is one.
+    /// The one-use link in the message, if it has one.
     pub link: Option<OwedLink>,
 }
 
-/// A link in something that is owed, to be kept together with it.
+/// A one-use link in a delivery, stored together with it.
 #[derive(Clone, Debug)]
 pub struct OwedLink {
-    /// Whose.
+    /// The user it acts for.
     pub user: UserId,
     /// Hash of its token.
     pub hash: [u8; 32],
-    /// Until when it is good.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
-/// A delivery as kept.
+/// A stored delivery.
 #[derive(Clone, Debug)]
 pub struct DeliveryRow {
-    /// Its number.
+    /// Row number.
     pub id: i64,
-    /// Where it comes from.
+    /// The organisation it concerns; `None` for the node itself.
     pub organization_id: Option<OrganizationId>,
-    /// By which way.
+    /// How to send it.
     pub channel: Channel,
-    /// What to send, as JSON; `{}` once it was sent.
+    /// The message, as JSON; `{}` once it was sent.
     pub payload: String,
-    /// The entry of what it tells of.
+    /// Sequence of the audit entry it reports.
     pub audit_sequence: Option<u64>,
-    /// What has become of it.
+    /// Current state.
     pub state: DeliveryState,
-    /// How often it was tried.
+    /// Number of attempts so far.
     pub attempts: u32,
-    /// When it is to be tried next.
+    /// When the next attempt is due.
     pub next_attempt_at: Timestamp,
-    /// Why it did not arrive.
+    /// Why the last attempt failed.
     pub last_error: Option<String>,
-    /// When it was owed.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it was sent or given up.
+    /// When it was sent or given up; `None` while it is owed.
     pub ended_at: Option<Timestamp>,
 }
 
 const DELIVERY: &str = "SELECT id, organization_id, channel, payload, audit_sequence, state, attempts, \
      next_attempt_at, last_error, created_at, ended_at FROM delivery";
 
-/// Owes a delivery, in the transaction of the change that causes it.
+/// Inserts a delivery, in the transaction of the change that causes it.
 pub fn insert_delivery(
     tx: &Connection,
     delivery: &OwedDelivery,
@@ -142,23 +142,24 @@ pub fn insert_delivery(
     Ok(())
 }
 
-/// Which deliveries are due.
+/// Criteria for due deliveries.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
-    /// By which way.
+    /// Only deliveries of this channel.
     pub channel: Channel,
-    /// At this time.
+    /// The current time: attempts scheduled for this time or earlier are due.
     pub at: Timestamp,
-    /// Nothing waits longer: what is to be tried after this time was put off by a clock that was ahead.
+    /// Longest regular postponement: an attempt scheduled later than this was put off while the clock was ahead,
+    /// and is due as well.
     pub at_the_latest: Timestamp,
-    /// At most so many of one organisation.
+    /// Maximum number per organisation.
     pub share: u32,
-    /// At most so many in all.
+    /// Maximum number in all.
     pub limit: u32,
 }
 
-/// What is due, the longest due of each organisation first, then the second of each, and so on: nobody waits
-/// behind the crowd of another one.
+/// Finds due deliveries: the longest due of each organisation first, then the second of each, and so on, so that
+/// no organisation waits behind another's backlog.
 pub fn find_due(db: &Connection, due: &Due) -> Result<Vec<DeliveryRow>> {
     let mut statement = db.prepare_cached(&format!(
         "{DELIVERY} JOIN (SELECT id AS due, row_number() OVER \
@@ -179,7 +180,8 @@ pub fn find_due(db: &Connection, due: &Due) -> Result<Vec<DeliveryRow>> {
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Puts off what is about to be sent, unless somebody else has it already or it is no longer owed. Says whether it was.
+/// Claims a delivery for sending by postponing its next attempt to `until`. Returns false if another sender has
+/// claimed it or it is no longer owed.
 pub fn update_claimed(tx: &Connection, row: &DeliveryRow, until: Timestamp) -> Result<bool> {
     let changed = tx
         .prepare_cached(
@@ -189,7 +191,7 @@ pub fn update_claimed(tx: &Connection, row: &DeliveryRow, until: Timestamp) -> R
     Ok(changed == 1)
 }
 
-/// Deliveries in those states, the newest first.
+/// Lists deliveries in any of `states`, newest first.
 pub fn page_deliveries(db: &Connection, states: &[DeliveryState], limit: u32) -> Result<Vec<DeliveryRow>> {
     let wanted = |state| states.contains(&state);
     let mut statement = db.prepare_cached(&format!(
@@ -202,7 +204,7 @@ pub fn page_deliveries(db: &Connection, states: &[DeliveryState], limit: u32) ->
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many deliveries are owed, and how many were given up.
+/// Counts the deliveries that are owed and those that were given up, in this order.
 pub fn count_deliveries(db: &Connection) -> Result<(u64, u64)> {
     let mut statement = db.prepare_cached(
         "SELECT count(*) FILTER (WHERE state = 'owed'), count(*) FILTER (WHERE state = 'dead') FROM delivery",
@@ -210,7 +212,8 @@ pub fn count_deliveries(db: &Connection) -> Result<(u64, u64)> {
     Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// How many deliveries are owed, by way: from the index of what is owed, so that a long past costs nothing.
+/// Counts the owed deliveries per channel, from the partial index on owed rows, so that old deliveries cost
+/// nothing.
 pub fn count_owed(db: &Connection) -> Result<Vec<(Channel, u64)>> {
     let mut statement =
         db.prepare_cached("SELECT count(*) FROM delivery WHERE state = 'owed' AND channel = ?1")?;
@@ -225,14 +228,8 @@ pub fn count_owed(db: &Connection) -> Result<Vec<(Channel, u64)>> {
         .collect()
 }
 
-/// The delivery of that number.
-pub fn find_delivery(db: &Connection, id: i64) -> Result<Option<DeliveryRow>> {
-    let mut statement = db.prepare_cached(&format!("{DELIVERY} WHERE id = ?1"))?;
-    Ok(statement.query_row([id], delivery_from_row).optional()?)
-}
-
-/// Notes that it was sent, as it was at `created_at`: one that was replaced meanwhile is still owed, and due. What it
-/// said is forgotten: it may hold names and links.
+/// Marks a delivery as sent and erases its payload, which may hold names and links. One that was replaced while it
+/// was being sent (its `created_at` has changed) stays owed and becomes due.
 pub fn update_sent(tx: &Connection, id: i64, created_at: Timestamp, at: Timestamp) -> Result<()> {
     let noted = tx
         .prepare_cached(
@@ -247,7 +244,7 @@ pub fn update_sent(tx: &Connection, id: i64, created_at: Timestamp, at: Timestam
     Ok(())
 }
 
-/// Notes that it did not arrive, and when to try again.
+/// Records a failed attempt and when to try again.
 pub fn update_failed(tx: &Connection, id: i64, why: &str, next: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "UPDATE delivery SET attempts = attempts + 1, last_error = ?2, next_attempt_at = ?3 WHERE id = ?1",
@@ -256,7 +253,7 @@ pub fn update_failed(tx: &Connection, id: i64, why: &str, next: Timestamp) -> Re
     Ok(())
 }
 
-/// Notes that it was given up.
+/// Marks a delivery as undeliverable.
 pub fn update_dead(tx: &Connection, id: i64, why: &str, at: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "UPDATE delivery SET state = 'dead', attempts = attempts + 1, last_error = ?2, ended_at = ?3 \
@@ -266,7 +263,8 @@ pub fn update_dead(tx: &Connection, id: i64, why: &str, at: Timestamp) -> Result
     Ok(())
 }
 
-/// Owes a delivery again that was given up, or that waits for its next attempt. False when there is none.
+/// Makes a delivery due again that was given up or waits for its next attempt. Returns false if there is no such
+/// delivery or it was sent.
 pub fn update_owed_again(tx: &Connection, id: i64, at: Timestamp) -> Result<bool> {
     let changed = tx
         .prepare_cached(
@@ -277,7 +275,7 @@ pub fn update_owed_again(tx: &Connection, id: i64, at: Timestamp) -> Result<bool
     Ok(changed == 1)
 }
 
-/// An organisation's mail that has not reached one of those addresses yet, and what was given up that names one.
+/// Finds an organisation's unsent mail to one of `addresses`, and its undeliverable deliveries that mention one.
 pub fn find_to(db: &Connection, organization: OrganizationId, addresses: &[String]) -> Result<Vec<i64>> {
     let mut statement = db.prepare_cached(
         "SELECT id, state, CASE channel WHEN 'mail' THEN payload ->> '$.to' END, \
@@ -297,15 +295,15 @@ pub fn find_to(db: &Connection, organization: OrganizationId, addresses: &[Strin
     Ok(found)
 }
 
-/// Forgets those deliveries, whatever has become of them.
+/// Deletes deliveries, whatever their state.
 pub fn delete_deliveries(tx: &Connection, ids: &[i64]) -> Result<()> {
     let mut delete = tx.prepare_cached("DELETE FROM delivery WHERE id = ?1")?;
     ids.iter().try_for_each(|id| delete.execute([id]).map(drop))?;
     Ok(())
 }
 
-/// Owes the node's newest call of one `type`: one that is still owed is replaced, with its place in the order of
-/// attempts, so that a receiver that does not answer is owed one call and not thousands.
+/// Inserts the node's newest webhook call of a `type`. A call of that type that is still owed is replaced and
+/// keeps its place in the order of attempts, so that an unresponsive receiver is owed one call and not thousands.
 pub fn replace_owed_call(
     tx: &Connection,
     delivery: &OwedDelivery,
@@ -323,7 +321,7 @@ pub fn replace_owed_call(
     let Some(id) = owed else {
         return insert_delivery(tx, delivery, audit_sequence, at);
     };
-    // With the time its name changes: to the receiver it is another call.
+    // The call's id derives from `created_at`, so that the receiver takes it for a new call.
     tx.prepare_cached(
         "UPDATE delivery SET payload = ?2, audit_sequence = ?3, created_at = ?4 WHERE id = ?1",
     )?
@@ -336,7 +334,7 @@ pub fn replace_owed_call(
     Ok(())
 }
 
-/// Forgets what was sent or given up before that time, the oldest first and at most `limit` at once. Says how many.
+/// Deletes deliveries that ended in `state` before `before`, oldest first and at most `limit`. Returns how many.
 pub fn delete_ended(tx: &Connection, state: DeliveryState, before: Timestamp, limit: usize) -> Result<usize> {
     Ok(tx
         .prepare_cached(
@@ -372,7 +370,7 @@ fn delivery_from_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("no name that this version knows")]
+#[error("not a name this version knows")]
 struct UnknownName;
 
 #[cfg(test)]
@@ -440,10 +438,13 @@ mod tests {
         owe(&db, None, 1);
         let row = find_due(&db, &due(1)).unwrap().remove(0);
         assert!(update_claimed(&db, &row, at(31)).unwrap());
-        assert!(!update_claimed(&db, &row, at(31)).unwrap(), "who read it too");
+        assert!(
+            !update_claimed(&db, &row, at(31)).unwrap(),
+            "another sender that read the same row"
+        );
         assert_eq!(find_due(&db, &due(30)).unwrap().len(), 0);
         assert_eq!(find_due(&db, &due(31)).unwrap().len(), 1);
-        // Replaced while what it said before was sent.
+        // It was replaced while its previous content was being sent.
         update_sent(&db, row.id, at(0), at(5)).unwrap();
         assert_eq!(find_due(&db, &due(5)).unwrap().len(), 1);
         update_sent(&db, row.id, at(1), at(5)).unwrap();

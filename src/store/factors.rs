@@ -1,11 +1,11 @@
-//! Second factors, and enrolments under way.
+//! Second factors, and pending enrolments.
 //!
-//! Whoever changes a user's factors calls [`touch_user`] in the same transaction, so that a policy's
-//! decision that rests on the old ones no longer holds (invariant 3). A reset does so by itself.
+//! A caller that changes a user's factors must call [`touch_user`] in the same transaction, to invalidate policy
+//! decisions based on the old ones (invariant 3). A reset does so by itself.
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
 use jiff::Timestamp;
@@ -17,10 +17,10 @@ use crate::domain::Result;
 use crate::domain::account::{OrganizationId, SessionId, UserId};
 use crate::domain::policy::FactorFacts;
 
-/// A TOTP factor as kept.
+/// A stored TOTP factor.
 #[derive(Clone, Debug)]
 pub struct TotpRow {
-    /// The factor.
+    /// Id of the factor.
     pub id: Uuid,
     /// The secret, encrypted.
     pub sealed: Vec<u8>,
@@ -28,25 +28,25 @@ pub struct TotpRow {
     pub last_step: Option<u64>,
 }
 
-/// A set of recovery codes as kept.
+/// A stored set of recovery codes.
 #[derive(Clone, Debug)]
 pub struct RecoverySetRow {
-    /// The factor.
+    /// Id of the factor.
     pub id: Uuid,
-    /// The salt of its hashes.
+    /// Salt of the codes' hashes.
     pub salt: [u8; 16],
 }
 
-/// An enrolment under way.
+/// A pending TOTP enrolment.
 #[derive(Clone, Debug)]
 pub struct EnrolmentRow {
     /// The secret that was shown, encrypted.
     pub sealed: Vec<u8>,
-    /// Until when it can be confirmed.
+    /// When it can no longer be confirmed.
     pub expires_at: Timestamp,
 }
 
-/// The factors that a user has, oldest first.
+/// Lists the user's active factors, oldest first.
 pub fn find_factors(db: &Connection, user: UserId) -> Result<Vec<FactorFacts>> {
     let mut statement = db.prepare_cached(
         "SELECT kind, enrolled_at, last_used_at FROM factor \
@@ -57,7 +57,7 @@ pub fn find_factors(db: &Connection, user: UserId) -> Result<Vec<FactorFacts>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// The user's TOTP factor.
+/// Finds the user's active TOTP factor.
 pub fn find_totp(db: &Connection, user: UserId) -> Result<Option<TotpRow>> {
     let mut statement = db.prepare_cached(
         "SELECT id, secret, last_step FROM factor \
@@ -73,7 +73,7 @@ pub fn find_totp(db: &Connection, user: UserId) -> Result<Option<TotpRow>> {
     Ok(row.optional()?)
 }
 
-/// The user's set of recovery codes.
+/// Finds the user's active set of recovery codes.
 pub fn find_recovery_set(db: &Connection, user: UserId) -> Result<Option<RecoverySetRow>> {
     let mut statement = db.prepare_cached(
         "SELECT id, secret FROM factor \
@@ -88,7 +88,7 @@ pub fn find_recovery_set(db: &Connection, user: UserId) -> Result<Option<Recover
     Ok(row.optional()?)
 }
 
-/// The enrolment that a session has under way, if it can still be confirmed at `at`.
+/// Finds a session's pending enrolment that can still be confirmed at `at`.
 pub fn find_enrolment(
     db: &Connection,
     user: UserId,
@@ -108,7 +108,7 @@ pub fn find_enrolment(
     Ok(row.optional()?)
 }
 
-/// Keeps a confirmed TOTP factor. `step` is that of the code which confirmed it: it is used up.
+/// Inserts a confirmed TOTP factor. `step` is the time step of the confirming code, which is thereby used up.
 pub fn insert_totp(
     tx: &Connection,
     user: UserId,
@@ -161,7 +161,7 @@ pub fn insert_recovery_set(
     Ok(())
 }
 
-/// Remembers the secret that a session was shown, in place of an earlier one of that session.
+/// Stores the secret that a session was shown, replacing an earlier one of that session.
 pub fn insert_enrolment(
     tx: &Connection,
     user: UserId,
@@ -184,8 +184,8 @@ pub fn insert_enrolment(
     Ok(())
 }
 
-/// Uses up a time step of a TOTP factor. False when it, or a newer one, was used before, or when the
-/// factor is gone.
+/// Uses up a time step of a TOTP factor. Returns false if this or a newer step was used before, or the factor is
+/// no longer active.
 pub fn take_totp_step(tx: &Connection, user: UserId, id: Uuid, step: u64, at: Timestamp) -> Result<bool> {
     let changed = tx
         .prepare_cached(
@@ -197,8 +197,7 @@ pub fn take_totp_step(tx: &Connection, user: UserId, id: Uuid, step: u64, at: Ti
     Ok(changed == 1)
 }
 
-/// Uses up a recovery code and says how many are left. `None` when there is no such code, or it was
-/// used before.
+/// Uses up a recovery code and returns how many are left; `None` if there is no such code or it was used before.
 pub fn take_recovery_code(
     tx: &Connection,
     user: UserId,
@@ -227,12 +226,12 @@ pub fn take_recovery_code(
     Ok(Some(left))
 }
 
-/// Takes every factor of the user away, of whatever kind, and says which they were. The only way in which
-/// factors are taken as a whole, so that no kind is forgotten (rubygems #6125). They are suspended: of no
-/// use to anybody, but an admin can restore them until they are destroyed. What was suspended before stays
-/// so: else a second reset would put an end to what the first one took.
+/// Removes all active factors of the user, of every kind, and returns them. This is the only function that removes
+/// them all, so that no kind is forgotten (rubygems #6125). They are suspended: unusable, but an admin can restore
+/// them until they are destroyed. Factors suspended earlier are left as they are, so that a second reset does not
+/// affect what the first one removed.
 pub fn clear_factors(tx: &Connection, user: UserId, at: Timestamp) -> Result<Vec<FactorFacts>> {
-    // Read first: RETURNING gathers its rows in a table of its own, for twice the price.
+    // Read first: RETURNING gathers its rows in a temporary table, which costs twice as much.
     let mut statement = tx.prepare_cached(
         "SELECT kind, enrolled_at, last_used_at FROM factor WHERE user_id = ?1 AND suspended_at IS NULL",
     )?;
@@ -245,8 +244,7 @@ pub fn clear_factors(tx: &Connection, user: UserId, at: Timestamp) -> Result<Vec
     Ok(removed)
 }
 
-/// The user's suspended factors that are not to be destroyed yet, with the time at which they were taken:
-/// the latest taken first.
+/// Lists the user's factors suspended at `since` or later, with the time of suspension, latest first.
 pub fn find_suspended_factors(
     db: &Connection,
     user: UserId,
@@ -263,8 +261,8 @@ pub fn find_suspended_factors(
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Restores the factors that were taken at that time and destroys all others. Says what it restored and
-/// what of use it destroyed.
+/// Restores the factors that were suspended at `taken_at` and deletes all others. Returns the restored factors and
+/// the active factors it deleted.
 pub fn update_restored(
     tx: &Connection,
     user: UserId,
@@ -278,16 +276,16 @@ pub fn update_restored(
     Ok((find_factors(tx, user)?, destroyed))
 }
 
-/// Destroys the factors of a user that were suspended before that time, and says how many.
+/// Deletes the user's factors that were suspended before `before`. Returns how many.
 pub fn delete_suspended(tx: &Connection, user: UserId, before: Timestamp) -> Result<usize> {
     Ok(tx
         .prepare_cached("DELETE FROM factor WHERE user_id = ?1 AND suspended_at < ?2")?
         .execute(params![user.0.as_bytes(), millis(before)])?)
 }
 
-/// Forgets what enrolments the user has under way, in whatever session.
+/// Deletes all pending enrolments of the user, in every session.
 pub fn clear_enrolment(tx: &Connection, user: UserId) -> Result<()> {
-    // Hardly ever are there any, and looking costs less than deleting nothing.
+    // There are hardly ever any, and looking costs less than an empty DELETE.
     if exists(tx, "SELECT 1 FROM enrolment WHERE user_id = ?1", user)? {
         tx.prepare_cached("DELETE FROM enrolment WHERE user_id = ?1")?
             .execute([user.0.as_bytes()])?;
@@ -295,7 +293,7 @@ pub fn clear_enrolment(tx: &Connection, user: UserId) -> Result<()> {
     Ok(())
 }
 
-/// The hash of the code that enrolment asks for after a reset, and until when it is good.
+/// Finds the hash and expiry of the code required for enrolment after a reset.
 pub fn find_enrolment_code(db: &Connection, user: UserId) -> Result<Option<([u8; 32], Timestamp)>> {
     let mut statement = db.prepare_cached(
         "SELECT enrolment_code_hash, enrolment_code_expires_at FROM user \
@@ -306,7 +304,7 @@ pub fn find_enrolment_code(db: &Connection, user: UserId) -> Result<Option<([u8;
         .optional()?)
 }
 
-/// Notes that what a reset demanded of the next login is done.
+/// Clears the enrolment that a reset required at the next login.
 pub fn clear_enrolment_due(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached(
         "UPDATE user SET enrolment_due_until = NULL, enrolment_code_hash = NULL, \
@@ -316,8 +314,9 @@ pub fn clear_enrolment_due(tx: &Connection, user: UserId) -> Result<()> {
     Ok(())
 }
 
-/// Leaves of the sessions of users without a second factor what opens enrolment alone, until that time at most:
-/// their organisation demands one from now on. Says how many. A token that the operator minted stays as it is.
+/// Restricts the sessions of an organisation's users without a second factor to enrolment, until `until` at the
+/// latest, when the organisation starts to require MFA. Tokens minted by the operator stay as they are. Returns
+/// the number of restricted sessions.
 pub fn update_sessions_without_factor(
     tx: &Connection,
     organization: OrganizationId,
@@ -334,7 +333,7 @@ pub fn update_sessions_without_factor(
         .execute(params![organization.0.as_bytes(), millis(until)])?)
 }
 
-/// Marks a user as changed in what a policy's decision may rest on.
+/// Increments the user's revision, which invalidates policy decisions based on the earlier one.
 pub fn touch_user(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     tx.prepare_cached("UPDATE user SET updated_at = ?2, revision = revision + 1 WHERE id = ?1")?
         .execute(params![user.0.as_bytes(), millis(at)])?;
@@ -353,8 +352,8 @@ fn facts_from_row(row: &Row<'_>) -> rusqlite::Result<FactorFacts> {
 mod tests {
     use super::*;
     use crate::domain::policy::FactorKind;
+    use crate::store::expiry::{UserRange, find_suspended};
     use crate::store::row::factor_kind_text;
-    use crate::store::sweep::{UserRange, find_suspended};
     use crate::store::testing;
 
     const AT: Timestamp = Timestamp::UNIX_EPOCH;

@@ -1,4 +1,4 @@
-//! Is the database itself in order, and is it the one that we made?
+//! Integrity checks: is the file sound, and does its schema match the migrations?
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use super::{OpenError, migrations};
 use crate::domain::{Error, Result};
 
-/// What SQLite finds damaged, indexes compared with their tables, and what of the schema is not as our
-/// migrations make it: at most a hundred places of the former; empty when all is sound. Reads the whole file.
+/// Finds damage: whatever SQLite reports (at most 100 findings, indexes compared with their tables), and every
+/// difference between the schema and the migrations. Empty when all is sound. Reads the whole file.
 ///
 /// # Errors
 /// [`crate::domain::Error::Internal`] when SQLite can't read it at all.
@@ -22,17 +22,18 @@ pub fn find_damage(db: &Connection) -> Result<Vec<String>> {
     Ok(damage)
 }
 
-/// What is not as our migrations make it.
+/// Differences between the schema and the migrations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemaChanges {
     /// One sentence each.
     pub changes: Vec<String>,
-    /// The schema is newer than this version knows: only what no version makes was looked for.
+    /// True if the schema is newer than this version knows: then only triggers and views were looked for, which
+    /// no version creates.
     pub is_newer: bool,
 }
 
-/// Compares the schema with what our migrations make. Whoever may write the file could add a trigger that
-/// drops entries, or an index that leaves some out.
+/// Compares the schema with the migrations. Anyone with write access to the file could add a trigger that drops
+/// entries, or an index that omits some.
 ///
 /// # Errors
 /// As [`find_damage`].
@@ -49,17 +50,17 @@ pub fn find_schema_changes(db: &Connection) -> Result<SchemaChanges> {
     let mut missing = objects(&expected)?;
     let mut changes = Vec::new();
     for object in found {
-        // One stands for one: a second row of the same name is none of ours, whatever it says.
+        // Each expected object matches one row: a second row with the same content is reported.
         if let Some(at) = missing.iter().position(|made| *made == object) {
             missing.swap_remove(at);
         } else {
-            changes.push((object.r#type, object.name, "is none of ours"));
+            changes.push((object.r#type, object.name, "is not part of the schema"));
         }
     }
     for Object { r#type, name, .. } in missing {
         let same = |(other, called, _): &&mut (String, String, &str)| *other == r#type && *called == name;
         match changes.iter_mut().find(same) {
-            Some((_, _, what)) => *what = "is not as it was made",
+            Some((_, _, what)) => *what = "differs from the schema",
             None => changes.push((r#type, name, "is missing")),
         }
     }
@@ -73,7 +74,8 @@ pub fn find_schema_changes(db: &Connection) -> Result<SchemaChanges> {
     })
 }
 
-/// No version makes triggers or views: they would run, or be read, in our place.
+/// Refuses a database with triggers or views. No version creates any; one would run, or be read, instead of the
+/// program's own statements and tables.
 pub(super) fn refuse_foreign_code(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let path = path.to_owned();
     match objects(connection).map(|found| foreign_code(&found)) {
@@ -85,13 +87,13 @@ pub(super) fn refuse_foreign_code(connection: &Connection, path: &Path) -> Resul
     }
 }
 
-/// A row of the schema.
+/// A row of `sqlite_schema`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Object {
     r#type: String,
     name: String,
     table: String,
-    /// The text that makes it: all that SQLite goes by when it opens the file.
+    /// The `CREATE` statement: all that SQLite goes by when it opens the file.
     sql: String,
 }
 
@@ -110,7 +112,7 @@ fn objects(db: &Connection) -> Result<Vec<Object>> {
     Ok(all)
 }
 
-/// What ANALYZE makes, and Litestream where it replicates the database (`fixtures/litestream`).
+/// Tables created by ANALYZE, and by Litestream when it replicates the database (`fixtures/litestream`).
 const EXPECTED_BESIDES: [&str; 4] = [
     "CREATE TABLE sqlite_stat1(tbl,idx,stat)",
     "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
@@ -118,7 +120,7 @@ const EXPECTED_BESIDES: [&str; 4] = [
     "CREATE TABLE _litestream_lock (id INTEGER)",
 ];
 
-/// A statement without comments and line breaks: a version may word a comment in another way.
+/// Strips comments and line breaks from a statement, since versions may word a comment differently.
 fn plain(sql: &str) -> String {
     let lines = sql
         .lines()
@@ -129,7 +131,8 @@ fn plain(sql: &str) -> String {
         .join(" ")
 }
 
-/// By their text, not by what the schema calls them: that is not what SQLite goes by.
+/// Finds triggers, views and unknown statements. Goes by the statement's text too, as SQLite does: the `type`
+/// column can be forged.
 fn foreign_code(found: &[Object]) -> Vec<String> {
     let ours = |sql: &str| {
         sql.is_empty()
@@ -140,11 +143,11 @@ fn foreign_code(found: &[Object]) -> Vec<String> {
     found
         .iter()
         .filter(|object| matches!(object.r#type.as_str(), "trigger" | "view") || !ours(&object.sql))
-        .map(|Object { r#type, name, .. }| format!("the {type} {name} is none of ours"))
+        .map(|Object { r#type, name, .. }| format!("the {type} {name} is not part of the schema"))
         .collect()
 }
 
-/// Rows whose foreign key names nothing, by table.
+/// Finds rows with a dangling foreign key; returns the table's name once per row.
 ///
 /// # Errors
 /// As [`find_damage`].
@@ -155,10 +158,10 @@ pub fn find_orphans(db: &Connection) -> Result<Vec<String>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// [`find_damage`] in a database file that nobody else uses.
+/// Runs [`find_damage`] on a database file that no other process uses.
 ///
 /// # Errors
-/// What SQLite says when it can't read it at all.
+/// SQLite's message when it can't read the file at all.
 pub fn check_file(path: &Path) -> Result<Vec<String>, String> {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let connection = Connection::open_with_flags(path, flags).map_err(|e| e.to_string())?;
@@ -184,12 +187,15 @@ mod tests {
         for (sql, named) in [
             (
                 "CREATE TRIGGER quiet BEFORE INSERT ON audit_entry BEGIN SELECT RAISE(IGNORE); END",
-                "the trigger quiet is none of ours",
+                "the trigger quiet is not part of the schema",
             ),
-            ("CREATE VIEW shown AS SELECT 1", "the view shown is none of ours"),
+            (
+                "CREATE VIEW shown AS SELECT 1",
+                "the view shown is not part of the schema",
+            ),
             (
                 "CREATE TABLE beside (a) STRICT",
-                "the table beside is none of ours",
+                "the table beside is not part of the schema",
             ),
             (
                 "DROP INDEX audit_entry_by_time",
@@ -198,11 +204,11 @@ mod tests {
             (
                 "DROP INDEX audit_entry_by_time; CREATE INDEX audit_entry_by_time ON audit_entry \
                  (organization_id, at) WHERE at IS NOT NULL AND sequence <> 7",
-                "the index audit_entry_by_time is not as it was made",
+                "the index audit_entry_by_time differs from the schema",
             ),
             (
                 "ALTER TABLE audit_entry ADD COLUMN note TEXT",
-                "the table audit_entry is not as it was made",
+                "the table audit_entry differs from the schema",
             ),
         ] {
             let sql = sql.replace("(a) STRICT", "(a INTEGER) STRICT");
@@ -212,7 +218,7 @@ mod tests {
             !changes("PRAGMA user_version = 0").is_empty(),
             "no version at all"
         );
-        // Called an index, and a trigger all the same.
+        // A trigger whose row claims to be an index.
         let hidden = "PRAGMA writable_schema = ON;
             INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES ('index', 'sqlite_stat1',
               'audit_entry', 0, 'CREATE TRIGGER q BEFORE INSERT ON audit_entry BEGIN SELECT RAISE(IGNORE); END');
@@ -220,13 +226,13 @@ mod tests {
         let db = testing::database();
         db.execute_batch(hidden).expect("the change is SQL");
         let found = find_schema_changes(&db).expect("readable").changes;
-        assert_eq!(found, ["the index sqlite_stat1 is none of ours"]);
+        assert_eq!(found, ["the index sqlite_stat1 is not part of the schema"]);
         assert!(refuse_foreign_code(&db, Path::new("latchkey.db")).is_err());
         let newer = "PRAGMA user_version = 999; CREATE VIEW shown AS SELECT 1";
-        assert_eq!(changes(newer), ["the view shown is none of ours"]);
+        assert_eq!(changes(newer), ["the view shown is not part of the schema"]);
     }
 
-    /// The index hides an entry, and the schema says that it does not.
+    /// The index omits an entry although its definition in the schema includes it.
     #[test]
     fn an_index_that_leaves_something_out_is_found() {
         let db = testing::database();

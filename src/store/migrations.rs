@@ -7,10 +7,10 @@ use super::OpenError;
 
 const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("schema/0001_initial.sql"))];
 
-/// Brings the schema up to date.
+/// Migrates the schema to the newest version.
 ///
 /// # Errors
-/// [`OpenError::Newer`] for a database of a newer version, [`OpenError::Migration`] otherwise.
+/// [`OpenError::Newer`] for a database with a newer schema, [`OpenError::Migration`] otherwise.
 pub fn run(connection: &mut Connection) -> Result<(), OpenError> {
     match Migrations::from_slice(MIGRATIONS).to_latest(connection) {
         Ok(()) => Ok(()),
@@ -29,15 +29,15 @@ pub fn run(connection: &mut Connection) -> Result<(), OpenError> {
     }
 }
 
-/// The version that this program reads and writes.
+/// The schema version that this program reads and writes.
 pub fn newest() -> usize {
     MIGRATIONS.len()
 }
 
-/// An empty database as the migrations up to `version` make it; `None` for a version that is not known.
+/// Returns an empty in-memory database with the schema of `version`; `None` for an unknown version.
 ///
 /// # Errors
-/// [`OpenError::Migration`] when there is no memory for it.
+/// [`OpenError::Migration`] when memory is exhausted.
 pub fn made_by(version: usize) -> Result<Option<Connection>, OpenError> {
     if version > MIGRATIONS.len() {
         return Ok(None);

@@ -1,32 +1,32 @@
-//! Why the store can't be opened.
+//! Errors of opening the store.
 
 use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
-/// Why the store can't be opened; each says what to do.
+/// Why the store can't be opened. Most messages say what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses the data directory.
     #[error("the data directory {0} is in use by another latchkey process; stop it first")]
     InUse(PathBuf),
-    /// Written by a newer version.
+    /// The database was written by a newer version.
     #[error(
         "the database has schema version {found}, this latchkey knows versions up to {known}; \
          use the newer latchkey that wrote it, or restore a backup made before the upgrade"
     )]
     Newer {
-        /// Version in the file.
+        /// Schema version of the file.
         found: usize,
-        /// Newest version this binary knows.
+        /// Newest schema version this binary knows.
         known: usize,
     },
-    /// Not a SQLite database, a damaged one, or a disk that won't have it.
+    /// The file is not a SQLite database or is damaged, or the disk refuses it.
     #[error("{path} can't be used as a database: {problem}; {}", remedy(.problem))]
     Database {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         problem: rusqlite::Error,
     },
     /// The directory or a file in it can't be used.
@@ -34,10 +34,10 @@ pub enum OpenError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system says. No `source`: it is in the text, and would be told twice.
+        /// The operating system's error. Not a `source`: the message includes it, and would show it twice.
         problem: std::io::Error,
     },
-    /// Somebody put code into it.
+    /// The database has a trigger or view, which no version creates.
     #[error(
         "{path}: {what}: somebody changed the database. Find out who, then drop it with the sqlite3 tool, or restore \
          a backup"
@@ -45,7 +45,7 @@ pub enum OpenError {
     ForeignCode {
         /// The file.
         path: PathBuf,
-        /// A trigger or view.
+        /// Description of the trigger or view.
         what: String,
     },
     /// A migration failed; nothing was changed.
@@ -53,14 +53,16 @@ pub enum OpenError {
     Migration(String),
 }
 
-/// What to do about a database that can't be opened.
+/// Says what to do about a database that can't be opened.
 fn remedy(problem: &rusqlite::Error) -> &'static str {
     match problem.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => "make room on the disk and start again",
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            "see that this user may write the file and its directory, and that the disk is not read-only"
+            "make sure that this user may write the file and its directory, and that the disk is not read-only"
         }
-        Some(ErrorCode::SystemIoFailure) => "the disk fails: see the system's log before starting again",
+        Some(ErrorCode::SystemIoFailure) => {
+            "the disk is failing: check the system's log before starting again"
+        }
         _ => "restore it from a backup",
     }
 }

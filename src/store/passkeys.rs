@@ -1,8 +1,9 @@
-//! Passkeys, which are factors like the others: a reset takes them with [`super::factors::clear_factors`].
+//! Passkeys. They are rows of the factor table like other kinds: a reset removes them with
+//! [`super::factors::clear_factors`].
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
 use jiff::Timestamp;
@@ -13,39 +14,39 @@ use super::row::{column, millis, optional};
 use crate::domain::Result;
 use crate::domain::account::UserId;
 
-/// A passkey as kept.
+/// A stored passkey.
 #[derive(Clone, Debug)]
 pub struct PasskeyRow {
-    /// The factor.
+    /// Id of the factor.
     pub id: Uuid,
     /// The credential, encrypted.
     pub sealed: Vec<u8>,
-    /// SHA-256 of its id: unique among all users.
+    /// SHA-256 of the credential id; unique among all users.
     pub credential_hash: [u8; 32],
-    /// What its user calls it.
+    /// Name given by the user.
     pub name: String,
-    /// The authenticator's counter when it was used last.
+    /// The authenticator's signature counter at the last use.
     pub counter: u32,
     /// When it was registered.
     pub enrolled_at: Timestamp,
-    /// When it was used last.
+    /// When it was last used.
     pub last_used_at: Option<Timestamp>,
-    /// When a copy of it showed up: it opens nothing since.
+    /// When a clone of it was detected; it has been unusable since.
     pub cloned_at: Option<Timestamp>,
 }
 
-/// How the use of a passkey ended.
+/// Result of using a passkey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Its counter went on.
+    /// Its counter increased, or it is an authenticator that does not count.
     Used,
-    /// Its counter did not: there is a copy of it.
+    /// Its counter did not increase: there is a clone of it.
     Cloned,
-    /// It is no more, or opens nothing.
+    /// It was removed, or is unusable.
     Gone,
 }
 
-/// The user's passkeys, oldest first.
+/// Lists the user's active passkeys, oldest first.
 pub fn find_passkeys(db: &Connection, user: UserId) -> Result<Vec<PasskeyRow>> {
     let mut statement = db.prepare_cached(
         "SELECT id, secret, credential_hash, label, last_step, enrolled_at, last_used_at, cloned_at \
@@ -57,13 +58,13 @@ pub fn find_passkeys(db: &Connection, user: UserId) -> Result<Vec<PasskeyRow>> {
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Whether any user has, or had and may get back, the credential.
+/// Returns whether any user has the credential, active or suspended.
 pub fn credential_is_known(db: &Connection, credential_hash: &[u8; 32]) -> Result<bool> {
     let mut statement = db.prepare_cached("SELECT 1 FROM factor WHERE credential_hash = ?1")?;
     Ok(statement.exists([credential_hash])?)
 }
 
-/// Keeps a new passkey.
+/// Inserts a passkey.
 pub fn insert_passkey(tx: &Connection, user: UserId, row: &PasskeyRow) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO factor (user_id, id, kind, secret, credential_hash, label, last_step, enrolled_at) \
@@ -81,8 +82,8 @@ pub fn insert_passkey(tx: &Connection, user: UserId, row: &PasskeyRow) -> Result
     Ok(())
 }
 
-/// Notes a use with the counter that the authenticator showed. A counter that stays or goes back is that of
-/// a copy, but for authenticators that don't count, which show 0 (Web Authentication §7.2 step 22).
+/// Records a use with the counter that the authenticator reported. A counter that does not increase indicates a
+/// clone, except for authenticators that do not count and always report 0 (Web Authentication §7.2 step 22).
 pub fn take_passkey(
     tx: &Connection,
     user: UserId,
@@ -116,7 +117,7 @@ pub fn take_passkey(
     })
 }
 
-/// Notes that there is a copy of a passkey. False when it was known, or the passkey is no more.
+/// Records that a passkey was cloned. Returns false if that was known, or the passkey is no longer active.
 pub fn update_cloned(tx: &Connection, user: UserId, id: Uuid, at: Timestamp) -> Result<bool> {
     let changed = tx
         .prepare_cached(
@@ -127,7 +128,7 @@ pub fn update_cloned(tx: &Connection, user: UserId, id: Uuid, at: Timestamp) -> 
     Ok(changed == 1)
 }
 
-/// Forgets one passkey of several; the last one goes with all other factors.
+/// Deletes one of several passkeys; the last one is removed together with all other factors.
 pub fn delete_passkey(tx: &Connection, user: UserId, id: Uuid) -> Result<()> {
     tx.prepare_cached(
         "DELETE FROM factor WHERE user_id = ?1 AND id = ?2 AND kind = 'passkey' AND suspended_at IS NULL",
@@ -176,7 +177,7 @@ mod tests {
         insert_passkey(&db, alice, &row(1, 5)).unwrap();
         let id = Uuid::from_u128(1);
         let take = |user, counter| take_passkey(&db, user, id, counter, &[2], AT).unwrap();
-        assert_eq!(take(bob, 9), Taken::Gone, "not another's");
+        assert_eq!(take(bob, 9), Taken::Gone, "another user's");
         assert_eq!(take(alice, 6), Taken::Used);
         for counter in [6, 5, 0] {
             assert_eq!(take(alice, counter), Taken::Cloned, "{counter}");
@@ -188,7 +189,7 @@ mod tests {
         );
         assert!(update_cloned(&db, alice, id, AT).unwrap());
         assert!(!update_cloned(&db, alice, id, AT).unwrap());
-        assert_eq!(take(alice, 100), Taken::Gone, "it opens nothing since");
+        assert_eq!(take(alice, 100), Taken::Gone, "unusable since it was cloned");
     }
 
     #[test]

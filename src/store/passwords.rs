@@ -1,8 +1,8 @@
-//! Password hashes, and what a login leaves on a user.
+//! Password hashes, and the time of a user's last login.
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::row::millis;
 use crate::domain::Result;
 use crate::domain::account::UserId;
 
-/// The user's password hash, if a password is set.
+/// Finds the user's password hash; `None` if no password is set.
 pub fn find_password_hash(db: &Connection, user: UserId) -> Result<Option<String>> {
     let mut statement = db.prepare_cached("SELECT password_hash FROM user WHERE id = ?1")?;
     Ok(statement
@@ -31,7 +31,7 @@ pub fn update_password(tx: &Connection, user: UserId, hash: &str, at: Timestamp)
     Ok(())
 }
 
-/// Takes the password away: the old one opens nothing from here on.
+/// Removes the password, so that the old one no longer works.
 pub fn clear_password(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "UPDATE user SET password_hash = NULL, password_changed_at = NULL, updated_at = ?2, \
@@ -41,15 +41,15 @@ pub fn clear_password(tx: &Connection, user: UserId, at: Timestamp) -> Result<()
     Ok(())
 }
 
-/// Replaces the hash of a password by another of the same one, with newer parameters.
+/// Replaces a password's hash by one of the same password with newer parameters.
 pub fn update_password_hash(tx: &Connection, user: UserId, old: &str, new: &str) -> Result<()> {
     tx.prepare_cached("UPDATE user SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2")?
         .execute(params![user.0.as_bytes(), old, new])?;
     Ok(())
 }
 
-/// Notes a complete login. No decision rests on it, so that the user's revision stays: else whoever knows
-/// the password could keep a reset from ever being committed.
+/// Records a complete login. Does not change the user's revision, since no decision depends on it; otherwise
+/// anyone who knows the password could keep a reset from ever being committed.
 pub fn update_last_login(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     tx.prepare_cached("UPDATE user SET last_login_at = ?2 WHERE id = ?1")?
         .execute(params![user.0.as_bytes(), millis(at)])?;

@@ -1,4 +1,4 @@
-//! Installed plugins: files by content, and who installed them.
+//! Installed plugins: files by digest, and their installations by owner.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -11,7 +11,7 @@ use crate::domain::account::OrganizationId;
 use crate::domain::policy::Manifest;
 use crate::domain::{Error, Result};
 
-/// Bindings that a refusal names.
+/// Maximum number of bindings listed in a refusal.
 const BINDINGS_NAMED: usize = 20;
 
 /// An installed plugin, without its file.
@@ -19,23 +19,24 @@ const BINDINGS_NAMED: usize = 20;
 pub struct PluginRow {
     /// SHA-256 of the file.
     pub digest: [u8; 32],
-    /// Whose; absent for the node's own.
+    /// The organisation that installed it; `None` if it is installed for the node.
     pub organization_id: Option<OrganizationId>,
-    /// What it says of itself.
+    /// The plugin's manifest.
     pub manifest: Manifest,
-    /// minisign signature it came with.
+    /// The minisign signature it came with.
     pub signature: Option<String>,
-    /// Number of the key that the signature was checked with.
+    /// Id of the minisign key that verified the signature.
     pub signed_by: Option<String>,
     /// Size of the file in bytes.
     pub size_bytes: u64,
     /// When it was installed.
     pub installed_at: Timestamp,
-    /// Since when the operator has it switched off for everybody, if so.
+    /// When the operator switched it off for all organisations; `None` while it is on.
     pub disabled_at: Option<Timestamp>,
 }
 
-/// Keeps a plugin and its file. Says whether it is new to its owner: the same file again changes nothing.
+/// Inserts a plugin and its file. Returns whether it is new to its owner; installing the same file again changes
+/// nothing.
 pub fn insert_plugin(tx: &Connection, plugin: &PluginRow, bytes: &[u8]) -> Result<bool> {
     tx.prepare_cached(
         "INSERT INTO module (digest, manifest, size_bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
@@ -60,7 +61,7 @@ pub fn insert_plugin(tx: &Connection, plugin: &PluginRow, bytes: &[u8]) -> Resul
     Ok(inserted == 1)
 }
 
-/// Keeps who signed a plugin that is there already. Says whether that is news.
+/// Updates the signature of an installed plugin. Returns whether it was made with another key than before.
 pub fn update_signature(tx: &Connection, plugin: &PluginRow) -> Result<bool> {
     let changed = tx
         .prepare_cached(
@@ -76,8 +77,8 @@ pub fn update_signature(tx: &Connection, plugin: &PluginRow) -> Result<bool> {
     Ok(changed == 1)
 }
 
-/// What an organisation can bind: its own plugins, then the node's, by name and time. Without an
-/// organisation: every installed plugin.
+/// Lists the plugins that an organisation can bind: its own, then the node's, by name and time of installation.
+/// Without an organisation, lists all installed plugins.
 pub fn find_plugins(db: &Connection, organization: Option<OrganizationId>) -> Result<Vec<PluginRow>> {
     let mut statement = db.prepare_cached(&format!(
         "{PLUGIN} AND (?1 IS NULL OR p.organization_id IS NULL OR p.organization_id = ?1) \
@@ -87,7 +88,7 @@ pub fn find_plugins(db: &Connection, organization: Option<OrganizationId>) -> Re
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The plugin with that digest as its owner installed it: that organisation's, or the node's.
+/// Finds an owner's installation of a file by digest; the owner is an organisation, or with `None` the node.
 pub fn find_plugin(
     db: &Connection,
     digest: &[u8; 32],
@@ -104,8 +105,8 @@ pub fn find_plugin(
         .optional()?)
 }
 
-/// How many plugins an organisation installed, and their size in bytes; removed ones count until their
-/// decisions have lapsed.
+/// Counts an organisation's plugins, and their total size in bytes. Removed plugins count as long as their
+/// decisions are kept.
 pub fn count_plugins(db: &Connection, organization: OrganizationId) -> Result<(u64, u64)> {
     Ok(db
         .prepare_cached(
@@ -115,11 +116,11 @@ pub fn count_plugins(db: &Connection, organization: OrganizationId) -> Result<(u
         .query_row([organization.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// Removes a plugin of an owner's. The file stays while it may be needed to replay decisions; one that
-/// was never bound goes at once. Says whether there was one.
+/// Removes an owner's plugin. The file stays as long as it may be needed to replay decisions; one that was never
+/// bound is deleted at once. Returns false if there was no such plugin.
 ///
 /// # Errors
-/// [`Error::Conflict`] while a binding names it.
+/// [`Error::Conflict`] while a binding uses it.
 pub fn remove_plugin(
     tx: &Connection,
     digest: &[u8; 32],
@@ -158,7 +159,7 @@ pub fn remove_plugin(
     Ok(removed == 1)
 }
 
-/// Forgets plugins removed before `before`, and the files that nobody has any more. Says how many plugins.
+/// Deletes the plugins removed before `before`, and files without an installation. Returns the number of plugins.
 pub fn clear_removed_plugins(tx: &Connection, before: Timestamp) -> Result<usize> {
     let cleared = tx
         .prepare_cached("DELETE FROM plugin WHERE removed_at < ?1")?
@@ -169,7 +170,8 @@ pub fn clear_removed_plugins(tx: &Connection, before: Timestamp) -> Result<usize
     Ok(cleared)
 }
 
-/// Of a file that the operator has switched off it stays that it is: installed again, it is off.
+/// Deletes the files without an installation. The row of one that the operator switched off stays, so that it is
+/// still off when it is installed again.
 fn clear_modules(tx: &Connection) -> Result<()> {
     tx.prepare_cached("DELETE FROM module_file WHERE digest NOT IN (SELECT digest FROM plugin)")?
         .execute([])?;
@@ -180,39 +182,39 @@ fn clear_modules(tx: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Of every file that there is.
+/// Lists the digests of all stored files.
 pub fn find_module_digests(db: &Connection) -> Result<Vec<[u8; 32]>> {
     let mut statement = db.prepare_cached("SELECT digest FROM module_file")?;
     let digests = statement.query_map([], |row| row.get(0))?;
     Ok(digests.collect::<rusqlite::Result<_>>()?)
 }
 
-/// A plugin's file.
+/// Finds a plugin's file by digest.
 pub fn find_module(db: &Connection, digest: &[u8; 32]) -> Result<Option<Vec<u8>>> {
     let mut statement = db.prepare_cached("SELECT bytes FROM module_file WHERE digest = ?1")?;
     Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
 }
 
-/// What a file says of itself, whoever installed it.
+/// Finds the manifest of a file, whoever installed it.
 pub fn find_manifest(db: &Connection, digest: &[u8; 32]) -> Result<Option<Manifest>> {
     let mut statement = db.prepare_cached("SELECT manifest FROM module WHERE digest = ?1")?;
     Ok(statement.query_row([digest], |row| json(row, 0)).optional()?)
 }
 
-/// A file as bindings need it: without its bytes.
+/// A plugin file's metadata, without its bytes.
 #[derive(Clone, Debug)]
 pub struct ModuleRow {
     /// SHA-256 of the file.
     pub digest: [u8; 32],
-    /// What it says of itself.
+    /// The plugin's manifest.
     pub manifest: Manifest,
     /// Size of the file in bytes.
     pub size_bytes: u64,
-    /// Since when the operator has it switched off for everybody, if so.
+    /// When the operator switched it off for all organisations; `None` while it is on.
     pub disabled_at: Option<Timestamp>,
 }
 
-/// The files that bindings name, now or as the version before, without their bytes.
+/// Lists the files that bindings use, as current or previous version.
 pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<ModuleRow>> {
     let (all, organization) = of.parameters();
     let mut statement = db.prepare_cached(
@@ -231,7 +233,7 @@ pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<Modul
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Switches a file off for everybody (`Some`) or on again (`None`). Says whether that changed anything.
+/// Switches a file off for all organisations (`Some`) or on again (`None`). Returns whether that changed anything.
 pub fn update_module_disabled(tx: &Connection, digest: &[u8; 32], since: Option<Timestamp>) -> Result<bool> {
     let changed = tx
         .prepare_cached(

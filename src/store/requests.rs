@@ -1,4 +1,4 @@
-//! What resets leave behind besides the change itself: history, remembered outcomes.
+//! Records of earlier resets: the history for policies, and the outcomes remembered for idempotency keys.
 //! Questions, decisions and deliveries have files of their own.
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,39 +11,40 @@ use crate::domain::audit::mentions;
 use crate::domain::policy::{History, PastReset, ResultKind};
 use crate::domain::{Error, Result};
 
-/// Longest list of earlier resets of the target in a question: a budget counts them.
+/// Maximum number of earlier resets of the target in a question; policies with a budget count them.
 const OF_TARGET_CAP: u32 = 100;
-/// Longest list of earlier resets by the actor: each costs every policy call of a busy admin.
+/// Maximum number of earlier resets by the actor in a question; each makes every policy call of a busy admin more
+/// expensive.
 const BY_ACTOR_CAP: u32 = 20;
 
-/// A reset call as history keeps it.
+/// A reset call in the history.
 #[derive(Clone, Debug)]
 pub struct ResetCall {
-    /// Where.
+    /// The organisation of actor and target.
     pub organization_id: OrganizationId,
-    /// By whom.
+    /// The admin who made the call.
     pub actor_id: UserId,
-    /// On whom.
+    /// The user to be reset.
     pub target_id: UserId,
-    /// When.
+    /// When the call was made.
     pub at: Timestamp,
     /// How it ended.
     pub outcome: ResultKind,
-    /// Ticket reference.
+    /// Ticket reference given by the admin.
     pub ticket: Option<String>,
 }
 
-/// A reset that was done.
+/// A completed reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResetDone {
-    /// On whom.
+    /// The user who was reset.
     pub target: UserId,
-    /// When.
+    /// When it was done.
     pub at: Timestamp,
 }
 
-/// The resets done since then, the latest first. No row's time is less than that of the one before, so that reading
-/// stops at the first that is too old.
+/// Lists the resets done since `since`, latest first. Times never decrease from row to row, so that reading stops
+/// at the first row that is too old.
 pub fn find_resets_since(db: &Connection, since: Timestamp) -> Result<Vec<ResetDone>> {
     let mut statement =
         db.prepare_cached("SELECT target_id, at, outcome = 'done' FROM reset_call ORDER BY id DESC")?;
@@ -62,9 +63,9 @@ pub fn find_resets_since(db: &Connection, since: Timestamp) -> Result<Vec<ResetD
     Ok(found)
 }
 
-/// Keeps a reset call. A clock that was set back must not hide what was done: `at` is never less than the
-/// row's before, so windows then reach further, never less far. Whether it was set back or had been ahead can't be told
-/// yet: see [`update_future_calls`].
+/// Inserts a reset call. A clock that was set back must not hide earlier resets: `at` is at least that of the
+/// previous row, so that windows may reach further back, but never less far. Whether the clock was set back or had
+/// been ahead is not known yet; see [`update_future_calls`].
 pub fn insert_reset_call(tx: &Connection, call: &ResetCall) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO reset_call (organization_id, actor_id, target_id, at, outcome, organization_done, \
@@ -89,7 +90,7 @@ pub fn insert_reset_call(tx: &Connection, call: &ResetCall) -> Result<()> {
     Ok(())
 }
 
-/// The time of the newest call, which none is later than.
+/// Finds the time of the newest call, which is the latest time of all.
 pub fn find_newest_call(db: &Connection) -> Result<Option<Timestamp>> {
     Ok(db
         .prepare_cached("SELECT at FROM reset_call ORDER BY id DESC LIMIT 1")?
@@ -97,8 +98,8 @@ pub fn find_newest_call(db: &Connection) -> Result<Option<Timestamp>> {
         .optional()?)
 }
 
-/// Gives the calls of the future the time `now`, the oldest first, so that their order stays, and some at once. Says
-/// how many.
+/// Sets the time of up to 1,000 calls later than `now` to `now`, oldest first, so that their order is kept.
+/// Returns how many.
 pub fn update_future_calls(tx: &Connection, now: Timestamp) -> Result<usize> {
     Ok(tx
         .prepare_cached(
@@ -108,7 +109,7 @@ pub fn update_future_calls(tx: &Connection, now: Timestamp) -> Result<usize> {
         .execute([millis(now)])?)
 }
 
-/// What history says of a target, an actor and their organisation; lists reach `days` back.
+/// Finds the history of a target, an actor and their organisation; the lists go back `days` days.
 pub fn find_history(
     db: &Connection,
     organization: OrganizationId,
@@ -126,8 +127,8 @@ pub fn find_history(
     Ok(history)
 }
 
-/// Resets done in the windows that a question knows: differences of running totals, each one seek in an
-/// index, all in one statement.
+/// Counts the resets done in the time windows of a question. Each count is the difference of two running totals,
+/// each found with one index seek, all in one statement.
 fn find_counts(
     db: &Connection,
     organization: OrganizationId,
@@ -165,9 +166,9 @@ fn find_counts(
     )?)
 }
 
-/// Totals of target, actor and organisation: up to now, then up to the beginnings of their two windows.
-/// The order by `…_done` is that of the index; among rows of one instant the newest has the highest. Where the
-/// row before a window is gone ([`clear_old_calls`]), the total before the window's first one says the same.
+/// Running totals of target, actor and organisation, each up to now and up to the starts of two windows. `…_done`
+/// in ORDER BY follows the index; among rows of the same time the newest has the highest. If the last row before a
+/// window was deleted ([`clear_old_calls`]), the total before the window's first row is the same.
 const COUNTS: &str = "SELECT \
     (SELECT target_done FROM reset_call WHERE target_id = ?3 ORDER BY at DESC, target_done DESC LIMIT 1), \
     coalesce( \
@@ -200,7 +201,7 @@ const COUNTS: &str = "SELECT \
     (SELECT organization_done - (outcome = 'done') FROM reset_call WHERE organization_id = ?1 AND at > ?5 \
      ORDER BY at, organization_done LIMIT 1))";
 
-/// Whose resets are listed.
+/// The role of the user in the listed resets.
 #[derive(Clone, Copy)]
 enum Of {
     Actor,
@@ -244,7 +245,8 @@ fn outcome_text(outcome: ResultKind) -> &'static str {
     }
 }
 
-/// Calls with a ticket by or on that user, or with one that names an address of theirs.
+/// Finds the calls with a ticket that were made by or about a user, or whose ticket mentions one of the user's
+/// addresses.
 pub fn find_calls_about(
     db: &Connection,
     organization: OrganizationId,
@@ -265,7 +267,7 @@ pub fn find_calls_about(
     Ok(found)
 }
 
-/// Forgets the tickets of those calls: free text, in which anything may stand.
+/// Deletes the tickets of these calls: they are free text and may contain personal data.
 pub fn clear_tickets(tx: &Connection, calls: &[i64]) -> Result<()> {
     let mut clear = tx.prepare_cached("UPDATE reset_call SET ticket = NULL WHERE id = ?1")?;
     calls
@@ -274,7 +276,7 @@ pub fn clear_tickets(tx: &Connection, calls: &[i64]) -> Result<()> {
     Ok(())
 }
 
-/// Forgets the tickets of an organisation's calls between these times, both included.
+/// Deletes the tickets of an organisation's calls between two times (milliseconds since 1970, inclusive).
 pub fn clear_tickets_between(
     tx: &Connection,
     organization: OrganizationId,
@@ -289,7 +291,7 @@ pub fn clear_tickets_between(
     Ok(())
 }
 
-/// Forgets the calls from before that time, the oldest first and some at once. Says how many.
+/// Deletes up to 1,000 calls from before `before`, oldest first. Returns how many.
 pub fn clear_old_calls(tx: &Connection, before: Timestamp) -> Result<usize> {
     Ok(tx
         .prepare_cached(
@@ -299,7 +301,7 @@ pub fn clear_old_calls(tx: &Connection, before: Timestamp) -> Result<usize> {
         .execute([millis(before)])?)
 }
 
-/// The outcome remembered for a key, unless it has lapsed.
+/// Finds the outcome remembered for an idempotency key, unless it has expired.
 ///
 /// # Errors
 /// [`Error::IdempotencyKeyReused`] when the key was used with another request.
@@ -326,10 +328,10 @@ pub fn find_remembered(
     }
 }
 
-/// Remembers an outcome for a key.
+/// Remembers an outcome for an idempotency key for 24 hours.
 ///
 /// # Errors
-/// [`Error::Stale`] when the same key was answered at the same time: the caller then reads that answer.
+/// [`Error::Stale`] when a concurrent request with the same key was faster: the caller then reads its outcome.
 pub fn insert_remembered(
     tx: &Connection,
     actor: UserId,
@@ -358,7 +360,7 @@ pub fn insert_remembered(
     if inserted == 1 { Ok(()) } else { Err(Error::Stale) }
 }
 
-/// Forgets lapsed outcomes, some at a time. Says how many.
+/// Deletes up to 1,000 expired outcomes. Returns how many.
 pub fn clear_lapsed_outcomes(tx: &Connection, at: Timestamp) -> Result<usize> {
     Ok(tx
         .prepare_cached(

@@ -1,4 +1,4 @@
-//! What a reset's decision rests on, read again in the transaction that carries it out.
+//! The revisions that a reset's decision was based on, re-read in the transaction that carries it out.
 
 use rusqlite::{Connection, params};
 
@@ -6,20 +6,20 @@ use super::bindings::PolicyRevision;
 use crate::domain::Result;
 use crate::domain::account::{OrganizationId, UserId};
 
-/// The revisions now; `None` for what is gone.
+/// The current revisions; `None` for a row that no longer exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revisions {
-    /// Of the organisation.
+    /// Revision of the organisation.
     pub organization: Option<i64>,
-    /// Of who acts.
+    /// Revision of the acting admin.
     pub actor: Option<i64>,
-    /// Of whom it is about.
+    /// Revision of the user to be reset.
     pub target: Option<i64>,
-    /// Of the policies.
+    /// Revision of the policies.
     pub policies: PolicyRevision,
 }
 
-/// All of them in one statement: five would cost the writer three times as much.
+/// Reads all revisions in one statement: five would cost the writer three times as much.
 ///
 /// # Errors
 /// [`crate::domain::Error::Internal`] when SQLite fails.

@@ -1,4 +1,4 @@
-//! How our types stand in columns.
+//! Conversion between domain types and columns.
 
 use jiff::Timestamp;
 use rusqlite::types::{FromSqlError, Type};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::domain::account::{OrganizationId, Role, SessionId, SessionOrigin, SessionScope, UserId};
 use crate::domain::policy::FactorKind;
 
-/// A column that holds a domain type. For `Option`s use [`optional`].
+/// A domain type that can be read from a column. For an `Option` use [`optional`].
 pub(super) trait Column: Sized {
     fn from_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Self>;
 }
@@ -26,17 +26,17 @@ pub(super) fn optional<T: Column>(row: &Row<'_>, index: usize) -> rusqlite::Resu
     }
 }
 
-/// Whether a look-up by user finds anything.
+/// Returns whether a query by user id finds a row.
 pub(super) fn exists(db: &Connection, sql: &str, user: UserId) -> rusqlite::Result<bool> {
     db.prepare_cached(sql)?.exists([user.0.as_bytes()])
 }
 
-/// A time as it stands in a column.
+/// A time's column value: milliseconds since 1970.
 pub(super) fn millis(at: Timestamp) -> i64 {
     at.as_millisecond()
 }
 
-/// A role as it stands in a column.
+/// A role's column value.
 pub(super) fn role_text(role: Role) -> &'static str {
     match role {
         Role::Member => "member",
@@ -46,7 +46,7 @@ pub(super) fn role_text(role: Role) -> &'static str {
     }
 }
 
-/// A kind of factor as it stands in a column.
+/// A factor kind's column value.
 pub(super) fn factor_kind_text(kind: FactorKind) -> &'static str {
     match kind {
         FactorKind::Totp => "totp",
@@ -55,7 +55,7 @@ pub(super) fn factor_kind_text(kind: FactorKind) -> &'static str {
     }
 }
 
-/// A session's scope as it stands in a column.
+/// A session scope's column value.
 pub(super) fn scope_text(scope: SessionScope) -> &'static str {
     match scope {
         SessionScope::Full => "full",
@@ -63,7 +63,7 @@ pub(super) fn scope_text(scope: SessionScope) -> &'static str {
     }
 }
 
-/// A session's origin as it stands in a column.
+/// A session origin's column value.
 pub(super) fn origin_text(origin: SessionOrigin) -> &'static str {
     match origin {
         SessionOrigin::Login => "login",
@@ -154,7 +154,7 @@ fn unknown(index: usize, what: &str, text: &str) -> rusqlite::Error {
     )
 }
 
-/// A stored value that this version can't read.
+/// The error for a stored value that this version can't read.
 pub(super) fn unreadable(
     index: usize,
     r#type: Type,

@@ -2,11 +2,15 @@
 
 #![expect(
     clippy::missing_errors_doc,
-    reason = "each verb fails as SQLite does and in no other way: with Error::Internal"
+    reason = "every function here fails only when SQLite does, with Error::Internal"
 )]
+
+use std::collections::HashMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use uuid::Uuid;
 
 use super::row::{column, factor_kind_text, millis, optional, origin_text, scope_text};
 use crate::domain::Result;
@@ -14,28 +18,29 @@ use crate::domain::account::{Session, SessionId, SessionOrigin, UserId};
 use crate::domain::credential::EXTERNAL_LIFETIME;
 use crate::domain::policy::FactorKind;
 
-/// A session as kept.
+/// A stored session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRow {
     /// The session.
     pub session: Session,
-    /// How often its refresh token was rotated: only the token of this generation is good.
+    /// Number of rotations of its refresh token; only the token of this generation is valid.
     pub generation: u32,
-    /// From where it was opened.
+    /// Client IP address at login.
     pub ip: Option<String>,
-    /// With what.
+    /// Client `User-Agent` at login.
     pub user_agent: Option<String>,
     /// When its refresh token was last used.
     pub last_used_at: Timestamp,
 }
 
-/// Sessions that a user can have at once; a further one ends that which was used longest ago.
+/// Maximum number of sessions per user; a further one ends the least recently used of those from the network that
+/// has most of them.
 pub const SESSIONS_PER_USER: u32 = 100;
 
 const SESSION: &str = "SELECT user_id, id, scope, generation, authenticated_at, second_factor_at, \
      second_factor_kind, origin, ip, user_agent, created_at, last_used_at, expires_at FROM session";
 
-/// The session, if it is alive at `at`.
+/// Finds a session that has not expired at `at`.
 pub fn find_session(
     db: &Connection,
     user: UserId,
@@ -52,8 +57,8 @@ pub fn find_session(
     Ok(row.optional()?)
 }
 
-/// Whether the session is alive at `at`. One that another issuer vouches for lives as long as its token
-/// says, unless it or all the user's sessions were ended since.
+/// Returns whether the session is alive at `at`. A session of another issuer lives until its token expires, unless
+/// it or all of the user's sessions were ended since.
 pub fn session_lives(db: &Connection, session: &Session, at: Timestamp) -> Result<bool> {
     let user = session.user_id.0.as_bytes();
     if session.origin == SessionOrigin::External {
@@ -71,7 +76,7 @@ pub fn session_lives(db: &Connection, session: &Session, at: Timestamp) -> Resul
     Ok(statement.exists(params![user, session.id.0.as_bytes(), millis(at)])?)
 }
 
-/// The user's live sessions, newest first.
+/// Lists the user's live sessions, most recently used first.
 pub fn find_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<Vec<SessionRow>> {
     let mut statement = db.prepare_cached(&format!(
         "{SESSION} WHERE user_id = ?1 AND expires_at > ?2 ORDER BY last_used_at DESC, id"
@@ -81,24 +86,25 @@ pub fn find_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<Vec
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many live sessions the user has.
+/// Counts the user's live sessions.
 pub fn count_sessions(db: &Connection, user: UserId, at: Timestamp) -> Result<u32> {
     let mut statement =
         db.prepare_cached("SELECT count(*) FROM session WHERE user_id = ?1 AND expires_at > ?2")?;
     Ok(statement.query_row(params![user.0.as_bytes(), millis(at)], |row| row.get(0))?)
 }
 
-/// When the last of the tokens expires that were minted on the command line.
+/// Finds the latest expiry of the tokens minted on the command line.
 pub fn find_last_minted_expiry(db: &Connection) -> Result<Option<Timestamp>> {
     let mut statement = db.prepare_cached("SELECT max(expires_at) FROM session WHERE origin = 'minted'")?;
     Ok(statement.query_row([], |row| optional(row, 0))?)
 }
 
-/// Keeps a new session, and forgets what of the user's has lapsed.
+/// Inserts a session, deletes the user's expired sessions, logins in progress and enrolments, and makes room so that
+/// no more than [`SESSIONS_PER_USER`] remain.
 pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     let session = &row.session;
-    clear_lapsed(tx, session.user_id, session.created_at)?;
-    clear_oldest(tx, session.user_id, SESSIONS_PER_USER - 1)?;
+    clear_lapsed_logins(tx, session.user_id, session.created_at)?;
+    make_room(tx, session.user_id, row.ip.as_deref())?;
     tx.prepare_cached(
         "INSERT INTO session (user_id, id, scope, generation, authenticated_at, second_factor_at, \
          second_factor_kind, origin, ip, user_agent, created_at, last_used_at, expires_at) \
@@ -122,7 +128,7 @@ pub fn insert_session(tx: &Connection, row: &SessionRow) -> Result<()> {
     Ok(())
 }
 
-/// Rotates the refresh family from `generation` to the next. False when another request was faster.
+/// Rotates the refresh family from `generation` to the next. Returns false if another request was faster.
 pub fn update_generation(
     tx: &Connection,
     user: UserId,
@@ -146,7 +152,8 @@ pub fn update_generation(
     Ok(changed == 1)
 }
 
-/// Notes that the second factor was used in a session, which makes it a full one.
+/// Records the use of a second factor in a session, which gives it the full scope. Returns false if there is no
+/// such session.
 pub fn update_second_factor(
     tx: &Connection,
     user: UserId,
@@ -170,7 +177,7 @@ pub fn update_second_factor(
     Ok(changed == 1)
 }
 
-/// Ends one session. False when there was none.
+/// Ends a session. Returns false if there was none.
 pub fn clear_session(tx: &Connection, user: UserId, id: SessionId) -> Result<bool> {
     let removed = tx
         .prepare_cached("DELETE FROM session WHERE user_id = ?1 AND id = ?2")?
@@ -178,18 +185,18 @@ pub fn clear_session(tx: &Connection, user: UserId, id: SessionId) -> Result<boo
     Ok(removed == 1)
 }
 
-/// Ends every session of the user, and says how many were known here. Tokens of another issuer that were
-/// issued up to now are dead from now on.
+/// Ends all sessions of the user, including those of another issuer's tokens issued up to `at`. Returns the number
+/// of sessions stored here.
 pub fn clear_sessions(tx: &Connection, user: UserId, at: Timestamp) -> Result<u32> {
     tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
         .execute(params![user.0.as_bytes(), millis(at)])?;
     delete_sessions(tx, user)
 }
 
-/// The part of [`clear_sessions`] that concerns sessions known here.
+/// The part of [`clear_sessions`] that concerns sessions stored here.
 pub fn delete_sessions(tx: &Connection, user: UserId) -> Result<u32> {
-    // One by one: a DELETE of many gathers them in a table of its own first, which costs more than the one or two
-    // that there are.
+    // One by one: SQLite first gathers the rows of a multi-row DELETE in a temporary table, which costs more than
+    // deleting the usual one or two.
     let ids = tx
         .prepare_cached("SELECT id FROM session WHERE user_id = ?1")?
         .query_map([user.0.as_bytes()], |row| row.get(0))?
@@ -201,8 +208,8 @@ pub fn delete_sessions(tx: &Connection, user: UserId) -> Result<u32> {
     Ok(u32::try_from(ids.len()).unwrap_or(u32::MAX))
 }
 
-/// Ends every session of the user but this one, and says how many were known here. Tokens of another issuer
-/// that were issued up to now are dead from now on; where it is one of them that stays, those issued before it.
+/// Ends all sessions of the user except `kept`, including those of another issuer's tokens issued up to `at`, or
+/// if `kept` is such a session itself, issued before it. Returns the number of ended sessions stored here.
 pub fn clear_other_sessions(tx: &Connection, kept: &Session, at: Timestamp) -> Result<u32> {
     let user = kept.user_id.0.as_bytes();
     let ended_at = match kept.origin {
@@ -219,33 +226,62 @@ pub fn clear_other_sessions(tx: &Connection, kept: &Session, at: Timestamp) -> R
     Ok(u32::try_from(removed).unwrap_or(u32::MAX))
 }
 
-/// Ends this session, whoever opened it. False when it was ended before.
+/// Ends a session of this or another issuer. Returns false if it was ended before.
 pub fn end_session(tx: &Connection, session: &Session, at: Timestamp) -> Result<bool> {
     let (user, id) = (session.user_id, session.id);
     if session.origin != SessionOrigin::External {
         return clear_session(tx, user, id);
     }
-    clear_lapsed(tx, user, at)?;
     let ended: u32 = tx
-        .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1")?
-        .query_row([user.0.as_bytes()], |row| row.get(0))?;
+        .prepare_cached("SELECT count(*) FROM ended_session WHERE user_id = ?1 AND expires_at > ?2")?
+        .query_row(params![user.0.as_bytes(), millis(at)], |row| row.get(0))?;
     if ended >= SESSIONS_PER_USER {
-        // Nobody fills the table with tokens: one that has no room in it ends the others, too.
+        // Bound the table: beyond the limit, end all sessions of other issuers instead.
         tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1")?
             .execute(params![user.0.as_bytes(), millis(at)])?;
         return Ok(true);
     }
-    // Its other tokens may be good for longer than this one, but not for more than that.
+    // Other tokens of the session may outlive this one, but not by more than the maximum lifetime.
     let until = session.expires_at.max(at + EXTERNAL_LIFETIME);
     let added = tx
         .prepare_cached(
-            "INSERT INTO ended_session (user_id, id, expires_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            "INSERT INTO ended_session (user_id, id, expires_at) VALUES (?1, ?2, ?3) \
+             ON CONFLICT DO UPDATE SET expires_at = excluded.expires_at WHERE expires_at <= ?4",
         )?
-        .execute(params![user.0.as_bytes(), id.0.as_bytes(), millis(until)])?;
+        .execute(params![
+            user.0.as_bytes(),
+            id.0.as_bytes(),
+            millis(until),
+            millis(at)
+        ])?;
     Ok(added == 1)
 }
 
-/// Forgets what of the user's has lapsed.
+/// Moves the end of the user's sessions back to `now` if a clock that was ahead dated it into the future:
+/// otherwise every token of another issuer would be refused until that time.
+pub fn update_future_end(tx: &Connection, user: UserId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE user SET sessions_ended_at = ?2 WHERE id = ?1 AND sessions_ended_at > ?2")?
+        .execute(params![user.0.as_bytes(), millis(now)])?;
+    Ok(())
+}
+
+/// Deletes the user's expired sessions, logins in progress and enrolments. Other expired rows are left to
+/// [`clear_lapsed`], because the clock may be ahead for a minute: deleting them would revive sessions that were
+/// ended, and invalidate links in mails for good.
+pub(super) fn clear_lapsed_logins(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
+    for lapsed in [
+        "session WHERE user_id = ?1 AND expires_at <= ?2",
+        "challenge WHERE user_id = ?1 AND expires_at <= ?2 AND purpose NOT IN ('invitation', 'not-me')",
+        "enrolment WHERE user_id = ?1 AND expires_at <= ?2",
+    ] {
+        tx.prepare_cached(&format!("DELETE FROM {lapsed}"))?
+            .execute(params![user.0.as_bytes(), millis(at)])?;
+    }
+    Ok(())
+}
+
+/// Deletes the user's expired sessions, records of ended sessions, one-use tokens and enrolments. Only for a
+/// caller that has checked that the clock runs evenly.
 pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> {
     for table in ["session", "ended_session", "challenge", "enrolment"] {
         tx.prepare_cached(&format!(
@@ -256,13 +292,41 @@ pub fn clear_lapsed(tx: &Connection, user: UserId, at: Timestamp) -> Result<()> 
     Ok(())
 }
 
-fn clear_oldest(tx: &Connection, user: UserId, kept: u32) -> Result<()> {
-    tx.prepare_cached(
-        "DELETE FROM session WHERE user_id = ?1 AND id IN \
-         (SELECT id FROM session WHERE user_id = ?1 ORDER BY last_used_at DESC, id DESC LIMIT -1 OFFSET ?2)",
-    )?
-    .execute(params![user.0.as_bytes(), kept])?;
+/// Deletes sessions until there is room for one more, from `ip`: each time the least recently used one of the
+/// network that has most, counting the new one. Otherwise somebody who knows the password could end the user's own
+/// session, for example in the middle of setting up MFA.
+fn make_room(tx: &Connection, user: UserId, ip: Option<&str>) -> Result<()> {
+    let sessions = tx
+        .prepare_cached("SELECT id, ip FROM session WHERE user_id = ?1 ORDER BY last_used_at, id")?
+        .query_map([user.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<([u8; 16], Option<String>)>>>()?;
+    if sessions.len() < SESSIONS_PER_USER as usize {
+        return Ok(());
+    }
+    let places = sessions.into_iter().map(|(id, ip)| (id, network(ip.as_deref())));
+    let mut places: Vec<_> = places.collect();
+    while places.len() >= SESSIONS_PER_USER as usize {
+        let mut counts = HashMap::from([(network(ip), 1)]);
+        for (_, place) in &places {
+            *counts.entry(place.clone()).or_insert(0) += 1;
+        }
+        let most = counts.values().max();
+        let oldest = places.iter().position(|(_, place)| counts.get(place) == most);
+        let (id, _) = places.remove(oldest.unwrap_or(0));
+        clear_session(tx, user, SessionId(Uuid::from_bytes(id)))?;
+    }
     Ok(())
+}
+
+/// Returns the network of an address: the whole IPv4 address, or the first 48 bits of an IPv6 address, since a
+/// site may have 65,536 subnets (RFC 6177 §2). Empty if the address is unknown.
+fn network(ip: Option<&str>) -> Vec<u8> {
+    let address = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+    match address.map(|address| address.to_canonical()) {
+        None => Vec::new(),
+        Some(IpAddr::V4(v4)) => v4.octets().to_vec(),
+        Some(IpAddr::V6(v6)) => v6.octets()[..6].to_vec(),
+    }
 }
 
 fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
@@ -287,8 +351,6 @@ fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::domain::account::SessionScope;
     use crate::store::testing;
@@ -331,7 +393,7 @@ mod tests {
         assert_eq!(
             find_session(&db, bob, kept.session.id, at(0)).unwrap(),
             None,
-            "not another's"
+            "another user's"
         );
         assert_eq!(
             (
@@ -363,6 +425,29 @@ mod tests {
         assert!(!session_lives(&db, &row(alice, 2).session, at(1)).unwrap());
         assert!(session_lives(&db, &row(alice, 3).session, at(1)).unwrap());
         assert!(session_lives(&db, &row(bob, 1).session, at(1)).unwrap());
+    }
+
+    #[test]
+    fn who_has_most_of_the_sessions_gives_one_up() {
+        let db = testing::database();
+        let (alice, _) = testing::two_users(&db);
+        insert_session(&db, &row(alice, 1)).unwrap();
+        let from = |ip: &dyn Fn(u128) -> String, ids: std::ops::Range<u128>| {
+            for id in ids {
+                let mut other = row(alice, id);
+                other.ip = Some(ip(id));
+                other.last_used_at = at(i64::try_from(id).unwrap());
+                insert_session(&db, &other).unwrap();
+            }
+        };
+        from(&|_| "198.51.100.77".into(), 2..60);
+        from(&|id| format!("2001:db8:5:{id:x}::1"), 60..300);
+        let lives = |id| session_lives(&db, &row(alice, id).session, at(1)).unwrap();
+        assert!(lives(1), "the oldest, but the only one of its network");
+        assert_eq!(count_sessions(&db, alice, at(1)).unwrap(), SESSIONS_PER_USER);
+        let theirs = (2..60).filter(|id| lives(*id)).count();
+        let site = (60..300).filter(|id| lives(*id)).count();
+        assert!(theirs.abs_diff(site) <= 1, "{theirs} and {site}");
     }
 
     #[test]
@@ -478,8 +563,16 @@ mod tests {
             db.query_row(sql, [], |row| row.get(0)).unwrap()
         };
         assert_eq!(rows(), SESSIONS_PER_USER);
-        assert!(!lives(&other), "beyond them, all end");
-        clear_lapsed(&db, alice, at(20) + EXTERNAL_LIFETIME).unwrap();
+        assert!(!lives(&other), "beyond the limit, all end");
+        // With a clock that is ahead, a login deletes none of them, and expired ones do not count for the limit.
+        let ahead = at(20) + EXTERNAL_LIFETIME;
+        clear_lapsed_logins(&db, alice, ahead).unwrap();
+        assert_eq!(rows(), SESSIONS_PER_USER);
+        assert!(end_session(&db, &one, ahead).unwrap(), "its later tokens");
+        assert!(!end_session(&db, &one, ahead).unwrap(), "once");
+        assert!(end_session(&db, &external(alice, 9, 10), ahead).unwrap());
+        assert_eq!(rows(), SESSIONS_PER_USER + 1);
+        clear_lapsed(&db, alice, ahead + EXTERNAL_LIFETIME).unwrap();
         assert_eq!(rows(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! A database in memory with two users, for tests of the verbs.
+//! An in-memory database with two users, for tests of the store functions.
 
 use rusqlite::{Connection, params};
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::migrations;
 use crate::domain::account::UserId;
 
-/// An empty database with today's schema.
+/// Returns an empty database with the current schema.
 pub fn database() -> Connection {
     let mut db = Connection::open_in_memory().expect("in-memory database");
     db.pragma_update(None, "foreign_keys", true)
@@ -15,7 +15,7 @@ pub fn database() -> Connection {
     db
 }
 
-/// Two members of one organisation.
+/// Inserts two members of one organisation.
 pub fn two_users(db: &Connection) -> (UserId, UserId) {
     let organization = Uuid::from_u128(0xA);
     db.execute(

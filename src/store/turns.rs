@@ -1,5 +1,5 @@
-//! Turns at something of which there is little, shared fairly: whoever waits for an organisation waits behind
-//! that organisation's others, not behind everybody's.
+//! A fair semaphore: permits rotate among waiting organisations, so that a caller waits only behind its own
+//! organisation's.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 
 use crate::domain::account::OrganizationId;
 
-/// For whom a turn is taken; `None` is the node itself.
+/// The party on whose behalf a permit is taken; `None` is the node itself.
 pub type Party = Option<OrganizationId>;
 
-/// So many turns at a time. Cheap to clone; clones share them.
+/// The semaphore. Cheap to clone; clones share the permits.
 #[derive(Clone, Debug)]
 pub struct Turns(Arc<Mutex<State>>);
 
@@ -19,16 +19,16 @@ pub struct Turns(Arc<Mutex<State>>);
 struct State {
     free: usize,
     waiting: HashMap<Party, VecDeque<oneshot::Sender<Turn>>>,
-    /// Whose turn is next: each party that waits, once.
+    /// Each waiting party once, in the order of their next turns.
     round: VecDeque<Party>,
 }
 
-/// A turn, given back when dropped.
+/// A permit, released when dropped.
 #[derive(Debug)]
 pub struct Turn(Option<Turns>);
 
 impl Turns {
-    /// So many at a time.
+    /// Returns a semaphore with `count` permits.
     #[must_use]
     pub fn new(count: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -38,7 +38,7 @@ impl Turns {
         })))
     }
 
-    /// Waits for a turn: one of each party that waits, in rotation. Giving up waiting is dropping the future.
+    /// Waits for a permit; waiting parties take turns. Drop the future to stop waiting.
     pub async fn take(&self, party: Party) -> Turn {
         let turn = {
             let mut state = self.state();
@@ -74,7 +74,7 @@ impl Turns {
             let Some(next) = next else { continue };
             match next.send(Turn(Some(self.clone()))) {
                 Ok(()) => return,
-                // Nobody waits there any more. Not dropped as a turn: that would come back here, locked.
+                // The waiter has gone. Disarm the permit: dropping it would re-enter this function and deadlock.
                 Err(mut turn) => drop(turn.0.take()),
             }
         }
@@ -109,7 +109,7 @@ mod tests {
     const ONE: Party = Some(id(1));
     const TWO: Party = Some(id(2));
 
-    /// Waits for a turn in the order of calls, and says when it came.
+    /// Queues for a permit in the order of calls, and appends the party to `order` when it gets one.
     fn queue(turns: &Turns, of: Party, order: &Arc<Mutex<Vec<Party>>>) -> tokio::task::JoinHandle<()> {
         let (turns, order) = (turns.clone(), Arc::clone(order));
         tokio::spawn(async move {

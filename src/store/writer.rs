@@ -1,8 +1,8 @@
-//! The one writer: a thread that owns the write connection and commits what waits in groups.
+//! The single writer: a thread that owns the write connection and commits waiting changes in groups.
 //!
-//! A group runs without savepoints, which cost 12–18 %. When a change of the group fails after it
-//! wrote something, the whole group is rolled back and run again, one savepoint each; a change that
-//! fails before writing leaves nothing to undo and costs the others nothing.
+//! A group runs without savepoints, which would cost 12–18 %. If a change fails after writing something,
+//! the whole group is rolled back and run again with a savepoint per change. A change that fails before
+//! writing has nothing to undo and costs the others nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use std::thread::JoinHandle;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
 
-use super::places::Places;
-use super::touched::{Commits, Touched};
+use super::invalidation::{Commits, Touched};
+use super::queue_quota::Places;
 use super::turns::Party;
 use super::{begin, checkpointer};
 use crate::domain::{Error, Result};
 
-/// Changes that may wait unless configured; one more is answered with [`Error::Busy`].
+/// Default maximum number of waiting changes; one more fails with [`Error::Busy`].
 pub const QUEUE_LENGTH: usize = 1024;
-/// Changes committed together at most: bounds how long the first waits for the last.
+/// Maximum number of changes per commit; bounds how long the first waits for the last.
 const GROUP_SIZE: usize = 256;
 
-/// What the writer has done since it started.
+/// Counters of the writer since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriterStats {
-    /// Commits.
+    /// Number of commits.
     pub commits: u64,
-    /// Changes in those commits.
+    /// Number of changes in those commits.
     pub changes: u64,
-    /// Groups that had to be run again one by one.
+    /// Number of groups that had to be run again with savepoints.
     pub redone: u64,
-    /// Changes that wait now.
+    /// Number of changes waiting now.
     pub waiting: u64,
 }
 
@@ -45,24 +45,24 @@ struct Counters {
     failing: AtomicBool,
 }
 
-/// For whom a change waits, and whose standing it may alter.
+/// On whose behalf a change runs, and whose standing it may alter.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// Whose share of the queue it takes.
+    /// The party whose share of the queue it uses.
     pub party: Party,
-    /// Whose standing it may alter.
+    /// The users whose standing it may alter.
     pub touched: Touched,
 }
 
 impl Terms {
-    /// The node's own, of which nothing is known.
+    /// Terms of the node's own changes, which may alter anyone's standing.
     pub(super) const NODE: Self = Self {
         party: None,
         touched: Touched::Everybody,
     };
 }
 
-/// What writer and callers share.
+/// State shared by the writer thread and callers.
 #[derive(Debug)]
 struct Shared {
     counters: Counters,
@@ -173,7 +173,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Closing the queue ends the thread after what it holds.
+        // Closing the queue ends the thread once it has drained.
         self.queue.take();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -183,12 +183,12 @@ impl Drop for Writer {
     }
 }
 
-/// A queued change whose result type is known only to the one who waits for it.
+/// A queued change, with its result type erased; only the waiting caller knows it.
 trait Job: Send {
     fn terms(&self) -> &Terms;
-    /// Runs the change and keeps its result. Says whether it succeeded.
+    /// Runs the change and stores its result. Returns whether it succeeded.
     fn run(&mut self, tx: &Transaction<'_>) -> bool;
-    /// Answers: the kept result if the commit succeeded, the commit's error otherwise.
+    /// Sends the caller the stored result if the commit succeeded, the commit's error otherwise.
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
@@ -218,7 +218,7 @@ impl<T: Send, F: FnMut(&Transaction<'_>) -> Result<T> + Send> Job for Change<T, 
             (Some(Ok(value)), Ok(())) => Ok(value),
             (None, Ok(())) => Err(Error::Internal("a change was not run".into())),
         };
-        // The caller may have gone away; the change stands all the same.
+        // The caller may have gone away; the change is committed nevertheless.
         let _ = self.reply.send(result);
     }
 }
@@ -244,9 +244,9 @@ impl GroupCommit {
             places.give_back(group.iter().map(|job| job.terms().party));
             let before = self.connection.total_changes();
             let committed = self.commit(&mut group);
-            // What changed nothing is news to nobody and says nothing about the disk.
+            // A group that changed nothing invalidates no cache and proves nothing about the disk.
             if committed.is_err() || self.connection.total_changes() != before {
-                // Before anybody is answered.
+                // Must precede the answers: a caller may read right after its own.
                 commits.note(touched(&group, committed.is_ok()));
                 counters.failing.store(committed.is_err(), Ordering::Relaxed);
             }
@@ -267,7 +267,7 @@ impl GroupCommit {
         if run_together(&tx, group) {
             return self.gate.commit(tx);
         }
-        drop(tx); // rolls back what SQLite has not rolled back itself
+        drop(tx); // rolls back, unless SQLite already has
         self.shared.counters.redone.fetch_add(1, Ordering::Relaxed);
         let mut tx = begin(&mut self.connection)?;
         for job in group.iter_mut() {
@@ -277,7 +277,8 @@ impl GroupCommit {
     }
 }
 
-/// Whom a group touched; after an error anybody, for who knows what reached the disk.
+/// Returns the users whose standing a group may have changed; everybody after an error, since it is unknown what
+/// reached the disk.
 fn touched(group: &[Box<dyn Job>], committed: bool) -> Touched {
     if !committed {
         return Touched::Everybody;
@@ -289,8 +290,8 @@ fn touched(group: &[Box<dyn Job>], committed: bool) -> Touched {
     touched
 }
 
-/// Lets nothing be committed but by [`Gate::commit`]. Where the disk fails or is full SQLite rolls the transaction
-/// back by itself, and a statement after that would otherwise be a transaction of its own: half a change.
+/// Refuses every commit except through [`Gate::commit`]. If the disk fails or is full, SQLite rolls the
+/// transaction back by itself; a later statement would then autocommit, leaving half a change.
 #[derive(Clone, Debug, Default)]
 struct Gate(Arc<AtomicBool>);
 
@@ -310,7 +311,8 @@ impl Gate {
     }
 }
 
-/// Runs all; false as soon as one failed after it had changed something, or SQLite has rolled back the whole group.
+/// Runs all changes. Stops and returns false when one fails after changing something, or SQLite has rolled back
+/// the transaction.
 fn run_together(tx: &Transaction<'_>, group: &mut [Box<dyn Job>]) -> bool {
     group.iter_mut().all(|job| {
         let before = tx.total_changes();
@@ -357,7 +359,8 @@ mod tests {
         (Box::new(job), answer)
     }
 
-    /// Commits a group of three, the second of which is `second`; gives what is kept and what was answered.
+    /// Commits a group of three changes with `second` in the middle. Returns the numbers in the table and whether
+    /// each change was answered with success.
     fn group_of_three(
         second: impl FnMut(&Transaction<'_>) -> Result<i64> + Send + 'static,
     ) -> (Vec<i64>, Vec<bool>) {
@@ -400,7 +403,7 @@ mod tests {
         assert_eq!((kept, answered), (vec![1, 3], vec![true, false, true]));
     }
 
-    /// As SQLite does it by itself on a full disk or an I/O error, of a read, too.
+    /// SQLite rolls back by itself on a full disk or an I/O error, even of a read.
     #[test]
     fn a_transaction_that_was_rolled_back_below_us_leaves_nothing_half() {
         let fails_once = |swallows: bool| {
@@ -436,7 +439,7 @@ mod tests {
     fn no_statement_becomes_a_transaction_of_its_own() {
         let (kept, answered) = group_of_three(|tx| {
             tx.execute_batch("ROLLBACK")?;
-            // What goes on after an error that it swallowed.
+            // A change that ignores an error and continues.
             let _ = tx.execute("INSERT INTO kept (number) VALUES (99)", []);
             Ok(2)
         });

@@ -156,6 +156,11 @@ async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {
             enrolment_code_required: true,
             enrolment_code_minutes: 30,
             step_up_minutes: Some(720),
+            password_require_uppercase: true,
+            password_require_lowercase: true,
+            password_require_digit: true,
+            password_require_special_char: true,
+            password_expiration_days: Some(90),
             security_contact: Some("security@acme.example".into()),
             ..OrganizationSettings::default()
         },
@@ -184,6 +189,15 @@ async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {
         json!({ "enrolmentCodeRequired": false }),
         json!({ "stepUpMinutes": 1440 }),
         json!({ "stepUpMinutes": null }),
+        json!({ "enrolmentWindowHours": 48 }),
+        json!({ "helpDeskEnabled": true }),
+        json!({ "passwordMinLength": 13 }),
+        json!({ "passwordRequireUppercase": false }),
+        json!({ "passwordRequireLowercase": false }),
+        json!({ "passwordRequireDigit": false }),
+        json!({ "passwordRequireSpecialChar": false }),
+        json!({ "passwordExpirationDays": 180 }),
+        json!({ "passwordExpirationDays": null }),
     ]
     .into_iter()
     .zip(0_i64..)

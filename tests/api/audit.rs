@@ -113,7 +113,7 @@ async fn a_bad_query_is_400_and_says_which_field() {
     assert_eq!(answer.status.as_u16(), 400);
     assert_eq!(
         answer.body["validationErrors"],
-        json!({ "eventType": "is no event type" })
+        json!({ "eventType": "is not an event type" })
     );
     for query in ["from=yesterday", "size=0", "size=1001", "page=-1", "cursor=x.y"] {
         let answer = admin.get(&format!("{LOGS}?{query}")).await;

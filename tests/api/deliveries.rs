@@ -6,11 +6,14 @@ mod passkeys;
 #[expect(dead_code, reason = "the tests of the command line need more of it")]
 pub mod receivers;
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use jiff::SignedDuration;
 use latchkey::courier::{Courier, CourierConfig, MailConfig, MailTls, Reach, SyslogMessage, SyslogTarget};
 use latchkey::domain::audit::{Content, check_receipt};
 use latchkey::service::deliveries::{
-    self, Channel, DeliveryState, OwedDelivery, WAITS_SECS, list_deliveries, send_due,
+    self, Channel, DeliveryState, OwedDelivery, WAITS_SECS, list_deliveries, send_all_due, send_due,
 };
 use latchkey::service::{Settings, notices, trail};
 use serde_json::json;
@@ -518,4 +521,35 @@ async fn the_notice_of_a_reset_proves_it_and_tells_nothing_more() {
     };
     assert_eq!((entry.actor.data(), entry.subject.data()), (None, None));
     assert!(!mail.text.contains("HD-secret"), "{}", mail.text);
+}
+
+#[tokio::test]
+async fn sending_on_demand_stops_between_two_rounds_and_the_rest_stays_owed() {
+    let receiver = Receiver::start();
+    let app = app_with_webhooks(&["127.0.0.1"], &["127.0.0.0/8"]).await;
+    for _ in 0..10 {
+        owe(&app, webhook(&app, &receiver.url())).await;
+    }
+    let (attempts, mut asked) = (AtomicUsize::new(0), 0);
+    let attempted = || {
+        attempts.fetch_add(1, Ordering::Relaxed);
+    };
+    let one_round = &mut || {
+        asked += 1;
+        if asked == 1 {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    };
+    let sent = send_all_due(&app.services, Channel::Webhook, &attempted, one_round);
+    let sent = sent.await.unwrap();
+    // A round sends at most four deliveries of one organisation.
+    assert_eq!((sent.tried, attempts.load(Ordering::Relaxed)), (4, 4));
+    assert_eq!(receiver.calls().len(), 4);
+    assert_eq!(app.count("SELECT count(*) FROM delivery WHERE state = 'owed'"), 6);
+    let to_the_end = &mut || ControlFlow::Continue(());
+    let rest = send_all_due(&app.services, Channel::Webhook, &attempted, to_the_end);
+    assert_eq!(rest.await.unwrap().tried, 6);
+    assert_eq!(receiver.calls().len(), 10);
 }

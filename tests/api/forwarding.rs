@@ -368,6 +368,45 @@ async fn what_a_receiver_refuses_for_hours_is_left_out_on_the_record() {
 }
 
 #[tokio::test]
+async fn a_row_that_cannot_be_read_is_told_as_such_and_holds_nothing_up() {
+    let receiver = Receiver::start();
+    let app = app_with_webhook(&receiver, &[]).await;
+    forward(&app, Way::Webhook).await;
+    let bad = append_long(&app, 10).await;
+    let behind = append_long(&app, 10).await;
+    append_long(&app, 10).await;
+    let set = |column: &'static str, value: &'static str| {
+        let row = i64::try_from(bad).unwrap();
+        app.services.store.write(move |tx| {
+            let sql = format!("UPDATE audit_entry SET {column} = {value} WHERE sequence = ?1");
+            Ok(tx.execute(&sql, [row])?)
+        })
+    };
+    let leaf_hash = |sequence| {
+        let find = |db: &_| audit::find_record(db, sequence);
+        let record = app.services.store.read(find).unwrap().unwrap();
+        hex::encode(record.kept_leaf_hash().unwrap())
+    };
+    let kept = leaf_hash(bad);
+    set("event_type", "'X'").await.unwrap();
+    forward(&app, Way::Webhook).await;
+    assert_eq!(sequences(&receiver), [bad, behind, behind + 1]);
+    let calls = receiver.calls();
+    let body: Value = serde_json::from_str(&calls[0].body).unwrap();
+    assert_eq!(
+        body["data"],
+        serde_json::json!({
+            "sequence": bad,
+            "organization": "acme",
+            "leafHash": kept,
+            "unreadable": true,
+        })
+    );
+    assert_eq!(calls[0].headers["webhook-id"], format!("audit-entry-{bad}"));
+    set("event_type", "'USER_UPDATE'").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_witness_is_sent_each_checkpoint_and_can_check_it() {
     let receiver = Receiver::start();
     let mut settings = Settings::default();

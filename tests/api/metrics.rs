@@ -189,6 +189,7 @@ async fn backups_checkpoints_and_what_was_given_up_are_told() {
         "latchkey_checkpoint_age_seconds",
     );
     let before = read(&app);
+    assert!(before["latchkey_wal_bytes"] > 0, "{before:?}");
     assert!(
         !before.contains_key(backup) && !before.contains_key(age),
         "{before:?}"

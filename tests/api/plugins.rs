@@ -254,6 +254,15 @@ async fn where_keys_are_trusted_only_their_signatures_install() {
     assert_eq!(installed.status.as_u16(), 201, "{}", installed.text);
     assert_eq!(installed.body["signedBy"], *key_id);
     assert_eq!(app.last_entry()["details"]["trustedComment"], "guest 1.0.0");
+
+    let digest = installed.body["digest"].as_str().unwrap();
+    let bound = bind(&admin, digest, json!({ "hooks": ["before-reset"] })).await;
+    assert_eq!(bound.body["warning"], Value::Null, "{}", bound.text);
+    // As if it had been installed before keys were trusted.
+    app.execute("UPDATE plugin SET signed_by = NULL").await;
+    let warned = admin.get(&path(&bound)).await;
+    let warning = warned.body["warning"].as_str().unwrap_or_default();
+    assert!(warning.contains("plugins.trusted_keys"), "{}", warned.text);
 }
 
 #[tokio::test]

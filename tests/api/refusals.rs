@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use latchkey::limiter::{Limit, Limits};
-use latchkey::service::reset::record_floods;
+use latchkey::service::refusals::record_floods;
 use serde_json::{Value, json};
 
 use crate::support::{DEVELOPER, Setup, SlowDisk, TestApp};

@@ -1,9 +1,9 @@
 //! One test per row of contract A, and what a reset means.
 
 use jiff::SignedDuration;
-use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings};
+use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role};
 use latchkey::limiter::{Limit, Limits};
-use latchkey::service::reset::record_floods;
+use latchkey::service::refusals::record_floods;
 use poem::http::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -418,6 +418,10 @@ async fn who_may_not_reset_uses_up_nothing_of_what_the_admins_have() {
     };
     let app = TestApp::with(Setup {
         limits,
+        acme: OrganizationSettings {
+            help_desk_enabled: true,
+            ..Default::default()
+        },
         ..Default::default()
     })
     .await;
@@ -432,6 +436,19 @@ async fn who_may_not_reset_uses_up_nothing_of_what_the_admins_have() {
         refused.assert_error(400, "MFA is not enabled for this user");
     }
     assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
+    // Neither do the help desk's attempts on an admin, nor an admin's attempts on themselves.
+    let desk = app.further("desk", Role::HelpDesk).await;
+    let (desk, target) = (app.caller(&desk).await, app.caller(&app.second_admin).await);
+    for _ in 0..5 {
+        let above = "You cannot do this to an account with a higher role";
+        desk.reset(app.second_admin.id).await.assert_error(403, above);
+    }
+    assert_eq!(desk.reset(app.second_admin.id).await.status.as_u16(), 429);
+    for _ in 0..6 {
+        let own = "You cannot do this to your own account; another administrator can";
+        target.reset(app.second_admin.id).await.assert_error(403, own);
+    }
+    admin.reset(app.second_admin.id).await.assert_ok();
 }
 
 #[tokio::test]

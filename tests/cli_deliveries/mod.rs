@@ -4,6 +4,10 @@
 #[expect(dead_code, reason = "the API's tests need more of it")]
 mod receivers;
 
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::cli_support::{Desk, RESET_DONE};
@@ -115,4 +119,45 @@ fn what_could_not_be_sent_is_listed_and_tried_again_from_the_command_line() {
     assert_eq!(done, json!({ "again": 1, "tried": 1, "failed": [], "open": 0 }));
     assert_eq!(server.received().len(), 4);
     assert_eq!(desk.json(&["deliveries", "retry", "--json"])["again"], 0);
+}
+
+/// The mail server accepts connections, sends nothing, and closes them after some seconds.
+#[test]
+fn sending_that_takes_long_says_so_and_a_signal_ends_it_in_good_order() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let desk = Desk::new();
+    // No mail server listens there.
+    configure(&desk, 1);
+    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    assert_eq!(demo.paste(&demo.line("curl -sS -X POST")), RESET_DONE);
+    demo.stop();
+    configure(&desk, port);
+    let owed = desk.json(&["deliveries", "list", "--json"]);
+    let ids: Vec<_> = owed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|delivery| delivery["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids.len(), 2, "{owed:#}");
+
+    let retry = [&["deliveries", "retry", "--send"], &ids[..]].concat();
+    let mut command = desk.command(&retry);
+    let sending = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let sending = sending.spawn().unwrap();
+    let connections: Vec<_> = ids.iter().map(|_| listener.accept().unwrap()).collect();
+    let pid = sending.id().to_string();
+    let signalled = Command::new("kill").args(["-s", "TERM", &pid]).status();
+    assert!(signalled.unwrap().success());
+    std::thread::sleep(Duration::from_secs(6));
+    drop((connections, listener));
+    let output = sending.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("stopping after this step"), "{said}");
+    assert!(said.contains("deliveries: 1 of 2"), "{said}");
+    assert!(said.contains("2 failed: "), "{said}");
+    let still = desk.json(&["deliveries", "list", "--state", "owed", "--json"]);
+    assert_eq!(still.as_array().unwrap().len(), 2, "{still:#}");
 }

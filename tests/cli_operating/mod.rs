@@ -73,7 +73,7 @@ fn a_data_directory_of_somebody_else_is_refused_with_whom_to_be() {
             assert_eq!(code, Some(5), "{args:?}: {said}");
             let beginning = format!("latchkey: {place} belongs to ");
             assert!(said.starts_with(&beginning), "{args:?}: {said}");
-            let advice = "uid 65534); run it as that user, e.g. sudo -u '#65534' latchkey …";
+            let advice = "uid 65534); run the command as that user, for example sudo -u '#65534' latchkey …";
             let nameless = advice.replacen(')', "", 1);
             assert!(
                 said.contains(advice) || said.contains(&nameless),
@@ -122,14 +122,14 @@ fn a_mistyped_level_is_refused_by_every_command() {
         let (code, said) = ended(&desk.run(args));
         assert_eq!(code, Some(3), "{args:?}: {said}");
         assert!(
-            said.contains("log.level: verbose is no level; use off, error, "),
+            said.contains("log.level: verbose is not a level; use off, error, "),
             "{said}"
         );
     }
     fs::remove_file(desk.path("latchkey.toml")).unwrap();
     let (code, said) = ended(&desk.run(&["config", "check", "--log-level", "inof"]));
     assert_eq!(code, Some(3));
-    assert!(said.contains("inof is no level"), "{said}");
+    assert!(said.contains("inof is not a level"), "{said}");
 }
 
 #[test]
@@ -242,6 +242,7 @@ fn what_fails_in_a_running_server_is_told_to_the_operator() {
 fn what_the_system_says_is_said_once() {
     let desk = Desk::new();
     fs::create_dir_all(desk.path("latchkey-data/latchkey.lock")).unwrap();
+    fs::write(desk.path("latchkey-data/latchkey.db"), "").unwrap();
     let (code, said) = ended(&desk.run(&["org", "list"]));
     assert_eq!(code, Some(4), "{said}");
     assert_eq!(

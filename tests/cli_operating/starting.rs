@@ -107,3 +107,50 @@ fn what_nohup_started_outlives_the_terminal() {
     assert!(serving.accepts());
     serving.stop();
 }
+
+/// Opening a FIFO blocks until its other end is opened, like a file on an unreachable NFS server.
+#[test]
+fn a_witness_that_hangs_holds_up_neither_a_start_nor_a_command() {
+    let desk = Desk::new();
+    let witness = desk.path("witness");
+    fs::write(
+        desk.path("latchkey.toml"),
+        format!("[audit]\nwitness_dir = {witness:?}\n"),
+    )
+    .unwrap();
+    desk.ok(&["org", "create", "acme"]);
+    let missing = desk.run(&["doctor", "--json"]);
+    let found: Value = serde_json::from_slice(&missing.stdout).unwrap();
+    let grade = |found: &Value| {
+        let all = found.as_array().unwrap();
+        let one = all.iter().find(|finding| finding["what"] == "witness").unwrap();
+        (one["grade"].clone(), one["text"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(grade(&found).0, "doubtful", "{found}");
+    assert!(grade(&found).1.contains("does not exist"), "{found}");
+    desk.ok(&["audit", "checkpoint"]);
+    assert_eq!(grade(&desk.json(&["doctor", "--json"])).0, "ok");
+
+    let log_of = fs::read_dir(&witness).unwrap().next().unwrap().unwrap().path();
+    let newest = log_of.join(format!("{:020}", 999));
+    let made = std::process::Command::new("mkfifo").arg(&newest).status();
+    assert!(made.unwrap().success());
+    let began = std::time::Instant::now();
+    let doctor = desk.run(&["doctor", "--json"]);
+    assert!(doctor.status.success());
+    let said = String::from_utf8(doctor.stderr).unwrap();
+    assert_eq!(said.matches("does not respond").count(), 1, "{said}");
+    assert!(said.contains("witness"), "{said}");
+    let found = serde_json::from_slice(&doctor.stdout).unwrap();
+    assert_eq!(grade(&found).0, "doubtful", "{found}");
+    assert!(grade(&found).1.contains("does not respond"), "{found}");
+    let served = log(serve(&desk, "127.0.0.1:0"));
+    let told = served.iter().find(|line| line["level"] == "ERROR").unwrap();
+    let message = told["message"].as_str().unwrap();
+    assert!(
+        message.contains("does not respond: nothing was compared with it"),
+        "{told}"
+    );
+    assert_eq!(told["directory"], witness.to_str().unwrap());
+    assert!(began.elapsed() < Duration::from_secs(60), "a moment each");
+}

@@ -66,7 +66,7 @@ fn people_are_imported_from_the_command_line_all_or_nobody() {
         (code, out.as_str()),
         (
             Some(0),
-            "2 users imported into acme\nLinks to set a password, good for 7 days: links.csv\n"
+            "2 users imported into acme\nLinks to set a password, valid for 7 days: links.csv\n"
         ),
         "{err}"
     );
@@ -83,7 +83,10 @@ fn people_are_imported_from_the_command_line_all_or_nobody() {
     let (code, out, _) = import(&["--skip-existing"]);
     assert_eq!(
         (code, out.as_str()),
-        (Some(0), "0 users imported into acme\n2 left out: there already\n")
+        (
+            Some(0),
+            "0 users imported into acme\n2 skipped: they already exist\n"
+        )
     );
 }
 

@@ -248,8 +248,8 @@ fn policies_bind_the_operator_who_is_told_which_one_said_no() {
     no_ticket(reset(&[]));
     let (code, _, err) = reset(&["--ticket", "HD-1", "--json"]);
     assert_eq!(code, Some(5), "{err}");
-    let why = "latchkey: the policy second-admin says no: It takes the word of one administrator: ada@acme.example is \
-               an administrator, so a second admin has to agree. The operator can't ask for approval: let";
+    let why = "latchkey: the policy second-admin says no: This needs the approval of one administrator: \
+               ada@acme.example is an administrator, so a second admin has to agree. The operator can't ask for approval: let";
     assert!(err.starts_with(why), "{err}");
 
     let server = serve(&desk);
@@ -290,12 +290,23 @@ fn the_operator_unlocks_and_gives_factors_back() {
     let (code, out, err) = user(&desk, &["unlock", ADA, "--org", "acme"]);
     assert_eq!(code, Some(0), "{err}");
     assert!(
-        out.starts_with(&format!("{ADA} unlocked\nThe next login opens setting MFA up")),
+        out.starts_with(&format!(
+            "{ADA} unlocked\nThe next login only allows setting up MFA"
+        )),
         "{out}"
     );
     assert_eq!(log_in(&server)["mfaSetupRequired"], true);
     server.stop();
 
+    let before = [
+        "restore-factors",
+        ADA,
+        "--org",
+        "acme",
+        "--taken-before",
+        "2026-01-01T00:00:00Z",
+    ];
+    refused(&desk, &before, "There are no factors to restore");
     let (code, out, err) = user(&desk, &["restore-factors", ADA, "--org", "acme"]);
     assert_eq!(code, Some(0), "{err}");
     let told = format!("Second factors of {ADA} restored; all sessions of the account were ended\n");
@@ -319,6 +330,7 @@ fn the_operator_unlocks_and_gives_factors_back() {
         [
             "USER_MFA_RESET SUCCESS -",
             "USER_UPDATE SUCCESS -",
+            "USER_FACTORS_RESTORE DENIED There are no factors to restore",
             "USER_FACTORS_RESTORE SUCCESS -",
             "USER_FACTORS_RESTORE DENIED There are no factors to restore",
         ]

@@ -72,7 +72,7 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
     configure("");
     let (grade, text) = one(&desk, "backup");
     assert_eq!(grade, "doubtful", "{text}");
-    assert!(text.ends_with("has none of this appliance yet"), "{text}");
+    assert!(text.ends_with("has no backup of this appliance yet"), "{text}");
     assert_eq!(
         fs::read_dir(&directory).unwrap().count(),
         0,
@@ -94,7 +94,7 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
     let now = jiff::Timestamp::now();
     made_by("another's", now);
     let (_, text) = one(&desk, "backup");
-    assert!(text.ends_with("has none of this appliance yet"), "{text}");
+    assert!(text.ends_with("has no backup of this appliance yet"), "{text}");
     made(now - jiff::SignedDuration::from_mins(125));
     let (grade, text) = one(&desk, "backup");
     assert_eq!(grade, "doubtful", "{text}");
@@ -116,6 +116,30 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
     assert_eq!(grade, "BROKEN");
     assert!(text.contains("backups"), "{text}");
     assert_eq!(desk.run(&["doctor"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_mistyped_organisation_to_forward_is_told_by_the_doctor_and_at_the_start() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let siem = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let target = siem.local_addr().unwrap();
+    let forward = |slugs: &str| {
+        let text = format!(
+            "[audit]\nforward_syslog = true\nforward_organizations = {slugs}\n\
+             [syslog]\ntarget = \"udp://{target}\"\n"
+        );
+        fs::write(desk.path("latchkey.toml"), text).unwrap();
+    };
+    let says = "audit.forward_organizations names acmee, but no organisation has that slug";
+    forward("[\"acme\", \"acmee\"]");
+    let (grade, text) = one(&desk, "forwarding");
+    assert_eq!((grade.as_str(), text.as_str()), ("doubtful", says));
+    let log = desk.serve(&["serve", "--listen", "127.0.0.1:0"]).stop();
+    assert_eq!(log.matches(says).count(), 1, "{log}");
+    forward("[\"acme\"]");
+    let found = findings(&desk.run(&["doctor", "--json"]).stdout, "forwarding");
+    assert!(found.iter().all(|(grade, _)| grade == "ok"), "{found:?}");
 }
 
 #[test]
@@ -157,4 +181,16 @@ fn beside_a_running_server_json_is_json_and_says_why_not() {
         "what needs no database is told"
     );
     server.stop();
+}
+
+/// Checking a large database takes long, so the progress is reported.
+#[test]
+fn what_is_being_looked_at_is_told_on_standard_error() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let output = desk.run(&["doctor", "--json"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    for what in ["database", "audit trail", "organisations"] {
+        assert!(said.contains(&format!("doctor: {what}\n")), "{said}");
+    }
 }

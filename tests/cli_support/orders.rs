@@ -98,13 +98,13 @@ fn a_refusal_reads_the_same_whether_the_server_runs_or_not() {
     assert_eq!(changed["config"], json!({ "prefixes": ["INC-"] }));
 
     let said = desk.ok(&["plugin", "switch", &id, "ticket-required"]);
-    assert!(said.starts_with(&format!("Binding {id} asks already")), "{said}");
+    assert!(said.starts_with(&format!("Binding {id} already asks")), "{said}");
     // The version before is told by what tells two of one number apart.
     let now = desk.json(&["plugin", "list", "--json"])["bindings"][0].clone();
     assert_eq!(now["previousDigest"], now["digest"], "{now}");
     assert_ne!(now["previousConfigDigest"], now["configDigest"], "{now}");
     let config = &now["previousConfigDigest"].as_str().unwrap()[..12];
-    assert!(said.contains("Before it: 1.0.0 (file "), "{said}");
+    assert!(said.contains("Previous: 1.0.0 (file "), "{said}");
     assert!(
         said.contains(config) && said.contains("latchkey plugin rollback"),
         "{said}"

@@ -167,7 +167,7 @@ fn refusals(desk: &Desk, running: &str, config: &str, id: &str) {
         (
             bind(config, &["--grant", "open-sesame"]),
             "grants",
-            "\"open-sesame\" is no effect",
+            "\"open-sesame\" is not an effect",
         ),
         (
             bind(config, &["--hook", "before-reset"]),
@@ -266,8 +266,8 @@ fn a_version_is_switched_and_rolled_back() {
         let now = binding(&desk, id);
         let short = |field: &str| now[field].as_str().unwrap()[..12].to_owned();
         format!(
-            "Binding {id} {verb} guest {version}, configuration {}\nBefore it: {} (file {}, configuration {}); \
-             latchkey plugin rollback {id} goes there\n",
+            "Binding {id} {verb} guest {version}, configuration {}\nPrevious: {} (file {}, configuration {}); \
+             to return to it: latchkey plugin rollback {id}\n",
             short("configDigest"),
             now["previous"].as_str().unwrap(),
             short("previousDigest"),

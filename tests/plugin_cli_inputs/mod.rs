@@ -134,7 +134,7 @@ fn a_malformed_case_says_where_and_the_others_are_run() {
         ),
         (
             case(r#""expect":{"failure":"foo"}"#).into_bytes(),
-            "failure is one of trap, deadline, ",
+            "failure must be one of trap, deadline, ",
         ),
         (
             br#"["","before-reset",{},{},null,{"allow":[]}]"#.to_vec(),

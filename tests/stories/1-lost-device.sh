@@ -1,5 +1,5 @@
 #!/bin/bash
-# The lost device: a developer's phone is gone, an admin resets, the developer sets a new one up. Settings: none.
+# The lost device: a developer's phone is gone, an admin resets, the developer sets up a new one. Settings: none.
 . "$(dirname "$0")/story.sh"
 
 tell "Ada, an admin, logs in: password first, then the code of her authenticator app (oathtool)."
@@ -18,7 +18,7 @@ dev=$(take '.[0].id')
 call ada POST "/users/$dev/reset-mfa" '{"reason":"Lost phone, seen in person","ticket":"HD-4711"}'
 must 200 "MFA reset successfully"
 
-tell "Once more would be a mistake, and so is a user that there isn't."
+tell "A second reset is refused, and so is one of a user who does not exist."
 call ada POST "/users/$dev/reset-mfa"
 must 400 "MFA is not enabled for this user"
 nobody=770e8400-e29b-41d4-a716-44665544ffff
@@ -41,10 +41,10 @@ tell "From now on his password opens nothing without the new phone's code."
 show_password dev
 must 200
 holds '.mfaRequired and .accessToken == null'
-show_code "$(totp "$secret" 30)" # the code that confirmed is used up: the next one, half a minute early
+show_code "$(totp "$secret" 30)" # the code that confirmed is used up, so take the next one, half a minute early
 must 200
 
-tell "And this is on the record, in the same transaction as each change:"
+tell "All of this is in the trail, written in the same transaction as each change:"
 trail ada eventType=USER_MFA_RESET
 holds '[.content[].result] == ["DENIED", "DENIED", "SUCCESS"]'
 holds '.content[2].details | tostring | contains("HD-4711")'

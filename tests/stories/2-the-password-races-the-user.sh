@@ -1,8 +1,8 @@
 #!/bin/bash
-# Somebody who has Jonas's password phones the help desk as Jonas, and is faster than he is.
+# An attacker who has Jonas's password phones the help desk as Jonas, and logs in before he does.
 . "$(dirname "$0")/story.sh"
 
-tell "By default (Meadow) a reset means what it says: whoever knows the password is in."
+tell "By default (Meadow), after a reset anyone who knows the password can log in."
 log_in ada
 call ada POST "/users/$(about dev id)/reset-mfa"
 must 200 "MFA reset successfully"
@@ -10,14 +10,14 @@ show_password dev
 must 200
 holds '.mfaSetupRequired == false and .accessToken != null'
 
-tell "Harbour has mfaRequired and enrolmentCodeRequired. Marta is deceived as well, and resets. But the code that she" \
-  "is shown goes to Jonas alone: she hands it over in person."
+tell "Harbour has mfaRequired and enrolmentCodeRequired. Marta is deceived, too, and resets. But she hands the code that" \
+  "she is shown to Jonas alone, in person."
 log_in marta
 call marta POST "/users/$(about jonas id)/reset-mfa" '{"reason":"Says that he lost his phone"}'
 must 200 "MFA reset successfully"
 code=$(take .enrolmentCode)
 
-tell "The caller is first with the password. It opens the set-up of MFA and nothing else,"
+tell "The caller logs in first, with the password. The session can only set MFA up,"
 show_password jonas
 must 200
 holds .mfaSetupRequired
@@ -25,7 +25,7 @@ token[caller]=$(take .accessToken)
 call caller GET /account/sessions
 must 403 "Set up MFA before anything else"
 
-tell "and the set-up asks for the code that the caller has not got."
+tell "and setting MFA up requires the code, which the caller does not have."
 call caller POST /mfa/setup
 must 200
 secret=$(take .secret)
@@ -36,7 +36,7 @@ call caller POST /mfa/setup/confirm "{\"secret\":\"$secret\",\"code\":\"$(totp "
 must 400
 holds '.validationErrors.enrolmentCode | startswith("is wrong")'
 
-tell "Jonas comes later, with the code."
+tell "Jonas logs in later, and has the code."
 show_password jonas
 must 200
 token[jonas]=$(take .accessToken)
@@ -46,8 +46,8 @@ secret=$(take .secret)
 call jonas POST /mfa/setup/confirm "{\"secret\":\"$secret\",\"code\":\"$(totp "$secret")\",\"enrolmentCode\":\"$code\"}"
 must 200
 
-tell "With that the caller's session is over, the password opens nothing without Jonas's phone, and the attempts are" \
-  "on the record."
+tell "That ends the caller's session. The password opens nothing without Jonas's phone, and the attempts are in the" \
+  "trail."
 call caller POST /mfa/setup
 must 401 "The access token has been revoked"
 show_password jonas

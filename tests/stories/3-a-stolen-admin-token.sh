@@ -1,7 +1,7 @@
 #!/bin/bash
-# A thief has an admin's access token, and with it resets ten people.
+# A thief has an admin's access token and uses it to reset ten users.
 . "$(dirname "$0")/story.sh"
-reset_each() { # WHO NAME…: how each has to be answered stands in `answer`
+reset_each() { # WHO NAME…: the expected status and message of each are in `answer`
   local who=$1 name
   for name in "${@:2}"; do
     call "$who" POST "/users/$(about "$name" id)/reset-mfa"
@@ -14,13 +14,13 @@ log_in marta
 at=$SECONDS
 log_in ada
 
-tell "By default (Meadow) the token is as good as Ada for its 15 minutes: ten resets, and ten accounts that a password" \
-  "opens. All that the default has against it: 30 resets a minute, and a notice to each user."
+tell "By default (Meadow) the token can do what Ada can for its 15 minutes: ten resets, and ten accounts that a password" \
+  "opens. The default protection is a limit of 30 resets a minute and a notice to each user."
 answer=(200 "MFA reset successfully")
 reset_each ada mia noa oli pia quy rob sam tia uma val
 
-tell "It can be undone. Ben, the other admin, ends Ada's sessions, and the stolen token with them. Then he gives the users" \
-  "their factors back, which also ends whatever session was opened without them."
+tell "The damage can be undone. Ben, the other admin, ends Ada's sessions, and the stolen token with them. Then he restores" \
+  "the users' factors, which also ends every session that was opened without them."
 log_in ben
 call ben DELETE "/users/$(about ada id)/sessions"
 must 200
@@ -31,14 +31,14 @@ for name in mia noa oli pia quy rob sam tia uma val; do
   must 200 "Factors restored successfully"
 done
 
-tell "Harbour has a policy, reset-budget: three resets by one admin in a day. It stops the thief who is quick."
+tell "Harbour has a policy, reset-budget: three resets by one admin in a day. It stops a fast thief."
 reset_each marta abe bea cem
 answer=(403 "An admin may carry out 3 resets in 24 hours.")
 reset_each marta dia eva fay gus hal ida joe
 holds '.denial.code == "admin-reset-budget" and .denial.allowedFrom != null'
 
-tell "And it has stepUpMinutes: an admin's own second factor has to have been used lately (here: within a minute, which" \
-  "we now wait for). It stops the thief who comes later, whatever the call, before any policy is asked."
+tell "Harbour also has stepUpMinutes: an admin must have used their own second factor recently (here: within a minute, so" \
+  "we now wait for that long). It stops a later thief at every such call, before any policy is asked."
 while [ $SECONDS -lt $((at + 62)) ]; do sleep 1; done
 answer=(401 "A more recent authentication is required")
 reset_each marta dia
@@ -47,7 +47,7 @@ must "${answer[@]}"
 call marta PATCH /organization/settings '{"mfaRequired":false}'
 must "${answer[@]}"
 
-tell "Marta herself has the phone: she steps up, and goes on."
+tell "Marta has the phone: she steps up and continues."
 call marta POST /auth/step-up "{\"code\":\"$(totp "$(about marta totp-secret)")\"}"
 must 200
 token[marta]=$(take .accessToken)

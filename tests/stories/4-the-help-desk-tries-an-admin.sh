@@ -1,5 +1,5 @@
 #!/bin/bash
-# A help-desk agent, or whoever has got hold of one, tries to get at an admin's account.
+# A help-desk agent, or an attacker with an agent's account, tries to take over an admin's account.
 . "$(dirname "$0")/story.sh"
 
 tell "Harbour has helpDeskEnabled. Nora of the help desk resets members: that is her job."
@@ -7,7 +7,7 @@ log_in nora
 call nora POST "/users/$(about jonas id)/reset-mfa"
 must 200 "MFA reset successfully"
 
-tell "Nobody else's account: not an admin's, not a colleague's, not her own."
+tell "She can reset nobody else: not an admin, not a colleague, not herself."
 call nora POST "/users/$(about marta id)/reset-mfa"
 must 403 "You cannot do this to an account with a higher role"
 call nora POST "/users/$(about nils id)/reset-mfa"
@@ -15,7 +15,7 @@ must 403 "You cannot do this to an account with a higher role"
 call nora POST "/users/$(about nora id)/reset-mfa"
 must 403 "You cannot do this to your own account; another administrator can"
 
-tell "No other door leads there either."
+tell "No other call helps her either."
 answer=(403 "Role ORG_ADMIN is required")
 call nora POST "/users/$(about marta id)/reset-password"
 must "${answer[@]}"
@@ -28,12 +28,12 @@ must "${answer[@]}"
 call nora PATCH /organization/settings '{"adminOnAdmin":"allowed"}'
 must "${answer[@]}"
 
-tell "Not even an admin gets there from another organisation: for Ada of Meadow there is no Marta."
+tell "Not even an admin of another organisation can: for Ada of Meadow, Marta does not exist."
 log_in ada
 call ada POST "/users/$(about marta id)/reset-mfa"
 must 404 "User not found with id: $(about marta id)"
 
-tell "What an admin of Harbour reads of it:"
+tell "What an admin of Harbour sees in the trail:"
 log_in marta
 trail marta "actorEmail=$(about nora email)&size=20"
 holds '[.content[] | select(.eventType == "USER_MFA_RESET") | .result] == ["DENIED", "DENIED", "DENIED", "SUCCESS"]'

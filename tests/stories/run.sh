@@ -1,9 +1,9 @@
 #!/bin/bash
-# Lives through the stories against the real binary, and prints the transcript of each:
-#   tests/stories/run.sh            all
-#   tests/stories/run.sh 2 5        these
-# It takes curl, jq and oathtool (Debian has them; pyotp does instead of oathtool). Without them: exit 77.
-# STORIES=DIR also keeps the transcripts there.
+# Runs the stories against the real binary and prints the transcript of each:
+#   tests/stories/run.sh            all of them
+#   tests/stories/run.sh 2 5        only these
+# Needs curl, jq and oathtool (all in Debian; pyotp can replace oathtool). Exits with 77 if one is missing.
+# STORIES=DIR keeps the transcripts in that directory.
 set -uo pipefail
 cd "$(dirname "$(realpath "$0")")" || exit
 for tool in curl jq oathtool; do

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# What the stories share. Each begins with `. "$(dirname "$0")/story.sh"` and is written in these words:
-#   tell TEXT                        what happens, and why
-#   log_in WHO [AHEAD]               password, then the code of WHO's authenticator app (of AHEAD seconds from now):
-#                                    story 1 shows the two calls of it
-#   call WHO METHOD PATH [JSON]      a request with WHO's access token (`nobody`: without), shown as curl
-#   must STATUS [MESSAGE]            how it has to be answered; `holds JQ` says more of the answer, `take JQ` reads it
-#   trail WHO [QUERY]                what the audit trail says, as the admin WHO reads it
-#   ended_as_it_must N
-# The real binary (LATCHKEY, else target/release/latchkey) serves the people of sample.toml from a data directory
-# of its own. In what is shown $ADA stands for Ada's access token and $API for the address with /api/v1. Tokens and
-# secrets are cut to their first letters; what is null is left out, and of errors time, status and path.
+# What the stories share. Each begins with `. "$(dirname "$0")/story.sh"` and uses these functions:
+#   tell TEXT                        prints what happens, and why
+#   log_in WHO [AHEAD]               logs in with the password, then the code of WHO's authenticator app (AHEAD seconds
+#                                    from now); story 1 shows the two calls
+#   call WHO METHOD PATH [JSON]      sends a request with WHO's access token (`nobody`: without one), shown as curl
+#   must STATUS [MESSAGE]            checks the answer; `holds JQ` checks a condition on it, `take JQ` reads a value
+#   trail WHO [QUERY]                shows the audit trail as the admin WHO sees it
+#   ended_as_it_must N               prints that story N passed
+# The real binary (LATCHKEY, or else target/release/latchkey) serves the users of sample.toml from its own data
+# directory. In the transcript, $ADA stands for Ada's access token and $API for the address with /api/v1. Tokens and
+# secrets are cut to their first letters; null fields are left out, and so are the time, status and path of errors.
 set -euo pipefail
 stories=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 sample=$stories/sample.toml
@@ -18,7 +18,7 @@ declare -A token # of each person, by name
 status='' body=''
 
 data=$(mktemp -d)
-: >"$data/out" # to be read before the server writes
+: >"$data/out" # it is read below, maybe before the server has written
 "$latchkey" --log-level warn --data-dir "$data/appliance" demo --sample "$sample" --listen 127.0.0.1:0 \
   >"$data/out" 2>"$data/log" &
 server=$!
@@ -31,14 +31,14 @@ for _ in $(seq 600); do
 done
 
 tell() { printf '\n%s\n' "$*" | fold -s -w 100 | sed 's/ *$//'; }
-# What sample.toml says of somebody: `about ada id`, `about ada totp-secret`.
+# Prints a field of a user in sample.toml: `about ada id`, `about ada totp-secret`.
 about() {
   awk -F'"' -v who="$1@" -v field="$2" '/^\[/ { delete said } { split($1, name, " "); said[name[1]] = $2 }
     index(said["email"], who) == 1 && (field in said) { print said[field]; exit }' "$sample"
 }
 organization() { about "$1" email | sed 's/.*@\(.*\)\.example/\1/'; }
 
-# The code of an authenticator app with that secret, so many seconds from now: each code is taken once.
+# totp SECRET [AHEAD]: the code of an authenticator app, AHEAD seconds from now. Each code is accepted once.
 totp() {
   if command -v oathtool >/dev/null; then
     oathtool --totp --base32 --now "@$(($(date +%s) + ${2:-0}))" "$1"
@@ -62,7 +62,7 @@ call() {
   printf '%s %s\n' "$status" "$body" | hide
 }
 
-# What nobody needs to see, and nobody shall.
+# Shortens secrets and leaves out what distracts.
 hide() {
   sed -E 's/"(accessToken|refreshToken|mfaChallengeToken|secret|qrCodeBase64)":"([^"]{3})[^"]*"/"\1":"\2…"/g
     s/"enrolmentCode":"(...)[0-9A-Z-]+"/"enrolmentCode":"\1…"/; s/("recoveryCodes":\["...)[^]]*/\1…"/
@@ -80,11 +80,11 @@ must() {
 take() { jq -r "$1" <<<"$body"; }
 holds() { jq -e "$1" <<<"$body" >/dev/null || must "an answer of which holds: $1"; }
 
-# The first step of a login. What it is answered depends on the second factor.
+# The first step of a login. The answer depends on the second factor.
 show_password() {
   call nobody POST /auth/login "{\"organizationSlug\":\"$(organization "$1")\",\"email\":\"$(about "$1" email)\",\"password\":\"$(about "$1" password)\"}"
 }
-# The second one, with the code of the secret.
+# The second step, with the code.
 show_code() {
   call nobody POST /auth/verify-mfa "{\"mfaChallengeToken\":\"$(take .mfaChallengeToken)\",\"code\":\"$1\"}"
 }

@@ -16,8 +16,8 @@ struct Served {
     finished: Arc<AtomicUsize>,
 }
 
-/// Serves an endpoint that answers with the client's address and the body's length, and takes half
-/// a second when asked for `/slow`; without a place, with that.
+/// Serves an endpoint that answers with the client's address and the length of the body, and takes half a
+/// second for `/slow`; a connection beyond the limit gets an answer that says so.
 async fn served(change: impl FnOnce(&mut HttpConfig)) -> Served {
     let mut bounds = Config::for_data_dir("unused".as_ref()).http;
     bounds.header_timeout = Duration::from_millis(300);
@@ -158,7 +158,7 @@ async fn beyond_the_connection_limit_one_request_is_told_and_the_next_served_onc
     let served = served(|bounds| bounds.max_connections = 1).await;
     let _idle = served.connect().await;
     sleep(Duration::from_millis(50)).await;
-    // Without `Connection: close`: whoever stands is not kept.
+    // Even without `Connection: close` a connection beyond the limit is not kept alive.
     let answer = served.exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(answer.ends_with("no place"), "{answer}");
     let answer = served.exchange("GET / HTTP/1.1\r\nHost: x\r\n").await;

@@ -1,4 +1,4 @@
-//! What an operator does to the trail itself: accepting an older one, erasing what is personal, changing its key.
+//! Changes to the trail by the operator: accept an older database, erase personal data, rotate its key.
 
 use std::path::Path;
 
@@ -62,7 +62,7 @@ pub(super) fn accept_rollback(
             if revived.kind == "session" { ", ended" } else { "" }
         ))?;
     }
-    output::line(format_args!("the trail's key from here on: {}", accepted.key))?;
+    output::line(format_args!("the trail's key from now on: {}", accepted.key))?;
     output::line(NEW_KEY)
 }
 

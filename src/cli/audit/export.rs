@@ -1,4 +1,5 @@
-//! `latchkey audit export`: read here, beside the server if one runs; recorded and signed by whoever has the key.
+//! `latchkey audit export`: reads the entries here, beside the server if one runs; whoever holds the key
+//! records and signs the export.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -17,7 +18,7 @@ use super::super::{Global, Progress};
 use super::FormatArg;
 use crate::service::trail::{Begun, Export, ExportError, Format, Selection, Snapshot, TrailOrder};
 
-/// What to write where.
+/// Arguments of `latchkey audit export`.
 pub(super) struct Order<'a> {
     pub out: Option<&'a Path>,
     pub format: FormatArg,
@@ -29,7 +30,7 @@ pub(super) struct Order<'a> {
 impl Order<'_> {
     pub(super) fn run(&self, global: &Global) -> Result<()> {
         let reached = orders::reach(global)?;
-        // The log begins before the snapshot is taken, where nothing was signed yet.
+        // The log must exist before the snapshot is taken, even if nothing was signed yet.
         ask::<String>(&reached, TrailOrder::AuditKeys)?;
         let snapshot = Snapshot::take(reached.data_dir())?;
         let selection = Selection {
@@ -45,15 +46,15 @@ impl Order<'_> {
             FormatArg::Csv => Format::Csv,
         };
         let export = snapshot.prepare(&selection, format)?;
-        // A file that can't be written is no export: it is made before anything is announced.
+        // Create the file before the export is announced: without a file there is no export to record.
         let Some(path) = self.out else {
             return conclude(&reached, export, Box::new(BufWriter::new(io::stdout().lock())));
         };
         let file = new_file(path)?;
         conclude(&reached, export, Box::new(BufWriter::new(file))).map_err(|error| {
-            // Part of an export proves nothing, and stands in the way of the next try.
+            // A partial export proves nothing, and would block the next attempt.
             let left = match fs::remove_file(path) {
-                Ok(()) => "there is no such file now",
+                Ok(()) => "the file was removed",
                 Err(_) => "it is incomplete, remove it",
             };
             error.context(format!("{} could not be written ({left})", path.display()))
@@ -61,7 +62,7 @@ impl Order<'_> {
     }
 }
 
-/// A time, or the start of a day in UTC.
+/// Parses an RFC 3339 time, or a date as the start of that day in UTC.
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     if let Ok(day) = text.parse::<Date>()
         && text.len() == "2026-01-31".len()
@@ -72,7 +73,7 @@ pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|error: jiff::Error| error.to_string())
 }
 
-/// Entries name people: for the owner alone.
+/// Creates a file readable by its owner only, because entries name people.
 fn new_file(path: &Path) -> Result<File> {
     let made = OpenOptions::new()
         .write(true)
@@ -89,7 +90,7 @@ fn new_file(path: &Path) -> Result<File> {
     })
 }
 
-/// Has the export announced, writes it, and has its end signed.
+/// Announces the export, writes it, and has its end signed.
 fn conclude(reached: &Reached, export: Export, file: Box<dyn Write>) -> Result<()> {
     let announced = TrailOrder::AuditExport(export.announcement().clone());
     let begun: Begun = ask(reached, announced)?;
@@ -108,7 +109,7 @@ fn write(reached: &Reached, export: Export, begun: &Begun, file: Box<dyn Write>)
     Ok(())
 }
 
-/// As its cause, which the exit code hangs on: a reader that has left is no failure.
+/// Unwraps the cause, which determines the exit code: a closed pipe is not a failure.
 fn plain(error: ExportError) -> anyhow::Error {
     match error {
         ExportError::Trail(error) => error.into(),
@@ -120,7 +121,7 @@ fn plain(error: ExportError) -> anyhow::Error {
 
 fn ask<T: DeserializeOwned>(reached: &Reached, order: TrailOrder) -> Result<T> {
     let told = reached.carry_out(order.into(), None)?;
-    serde_json::from_value(told).context("the server's reply")
+    serde_json::from_value(told).context("the server's reply is invalid")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `latchkey audit verify`: needs the trail or an export of it, and the key.
+//! `latchkey audit verify`: verifies the trail, or an export of it, with nothing but the key.
 
 use std::io::{self, BufRead as _, Read};
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use crate::domain::audit::{
 };
 use crate::service::trail;
 
-/// What to check, and what against.
+/// Arguments of `latchkey audit verify`.
 pub(super) struct Order<'a> {
     pub target: &'a Path,
     pub keys: &'a [String],
     pub checkpoints: &'a [PathBuf],
-    /// So many of the newest entries need not be signed.
+    /// Number of entries at the end of the trail that need not be signed.
     pub allow_unsigned: Option<u64>,
     pub as_json: bool,
 }
@@ -38,7 +38,7 @@ pub(super) fn verify(order: &Order<'_>) -> Result<()> {
         let note = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
         if keys.is_empty() {
             bail!(Refusal(
-                "--checkpoint needs --key: a checkpoint without its key says nothing".into()
+                "--checkpoint requires --key: a checkpoint proves nothing without its key".into()
             ));
         }
         let checkpoint = keys
@@ -175,7 +175,7 @@ fn tell(report: &Report, verdict: Verdict, given: &[String]) -> Result<()> {
     })
 }
 
-/// What an export does not hold, in one line.
+/// Returns a line that says which entries an export leaves out.
 fn part(scope: &Scope) -> String {
     let which = [
         scope.organization_id.map(|id| format!(" of organisation {id}")),
@@ -222,7 +222,7 @@ fn conclude(report: &Report, verdict: Verdict) -> Result<()> {
     }
 }
 
-/// A file of one endless row must not fill the memory: so much may be read before it ends.
+/// Limits how much is read until `left` is reset, because a file of one endless row must not fill the memory.
 struct Bounded<R> {
     file: R,
     left: u64,

@@ -1,4 +1,4 @@
-//! `plugin bench`: what a call costs.
+//! `latchkey plugin bench`: measures what a call costs.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,31 +15,31 @@ use crate::cli::output;
 use crate::cli::policy::config;
 use crate::plugin_host::{Case, CaseHook, CaseReport, Limits};
 
-/// `latchkey plugin bench`
+/// Arguments of `latchkey plugin bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   latchkey plugin bench policy.wasm
   latchkey plugin bench policy.wasm --case cases/too-many.json --calls 5000 --json
 
-Time is measured as an appliance runs the plugin, without fuel; fuel in a second run, with it.")]
+Time is measured without counting fuel, as an appliance runs plugins by default; fuel is measured separately.")]
 pub struct Bench {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Golden case to ask again and again [default: before-reset with the base question].
+    /// Golden case to ask repeatedly [default: before-reset with the base question].
     #[arg(long, value_name = "FILE")]
     case: Option<PathBuf>,
-    /// Configuration, if there is no case: JSON, or a file with it.
+    /// Configuration, if no case is given: JSON, or a file that holds it.
     #[arg(long, value_name = "JSON|@FILE|FILE", conflicts_with = "case")]
     config: Option<String>,
-    /// How many calls.
+    /// Number of calls (1–1000000).
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     calls: u32,
-    /// Ask even if no appliance would save the configuration.
+    /// Ask even if an appliance would refuse the configuration.
     #[arg(long)]
     unchecked_config: bool,
-    /// Print JSON.
+    /// Print the measurements as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -111,7 +111,7 @@ fn ask(loaded: &Loaded, case: &Case) -> Result<CaseReport> {
     let report = loaded
         .runtime
         .block_on(loaded.host.run_case(&loaded.prepared, limits, case))?;
-    // What a failing call costs is not what a call costs.
+    // A failing call would measure something else.
     match failure(case, &report.answer) {
         Some(failure) => bail!("the plugin failed: {failure}"),
         None => Ok(report),

@@ -1,4 +1,4 @@
-//! `plugin check` and `plugin inspect`.
+//! `latchkey plugin check` and `latchkey plugin inspect`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,14 @@ use crate::cli::output;
 use crate::domain::policy::Effect;
 use crate::plugin_host::{CaseError, Package, embedded_cases, read_package};
 
-/// `latchkey plugin check`
+/// Arguments of `latchkey plugin check`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  latchkey plugin check target/policy.wasm")]
 pub struct Check {
-    /// The plugin: a component, or a core module with the contract inside.
+    /// Plugin file: a component, or a core module with the contract inside.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Print JSON.
+    /// Print the result as JSON, also that of a refusal.
     #[arg(long)]
     json: bool,
 }
@@ -78,14 +78,14 @@ impl Check {
     }
 }
 
-/// `latchkey plugin inspect`
+/// Arguments of `latchkey plugin inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  latchkey plugin inspect downloaded.wasm --json")]
 pub struct Inspect {
-    /// The plugin file.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Print JSON.
+    /// Print the result as JSON, also that of a refusal.
     #[arg(long)]
     json: bool,
 }
@@ -108,7 +108,7 @@ impl Inspect {
     }
 }
 
-/// A script that asked for JSON gets JSON, whatever came of it.
+/// With `--json` a failure is printed as JSON too, for scripts.
 fn refused_in_json(json: bool, done: Result<()>) -> Result<()> {
     if json && let Err(error) = &done {
         let code = error.downcast_ref::<CodedRefusal>().map(|refused| refused.code);

@@ -1,4 +1,4 @@
-//! `plugin new`: a working project from a template that this binary carries.
+//! `latchkey plugin new`: creates a project from a template embedded in this binary.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use crate::cli::output;
 use crate::domain::policy::is_kebab;
 use crate::plugin_host::{BASE_QUESTION, CONTRACT_WIT};
 
-/// `latchkey plugin new`
+/// Arguments of `latchkey plugin new`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  latchkey plugin new --lang rust ticket-required")]
 pub struct New {
-    /// The plugin's name, kebab-case; also the name of the folder that is made.
+    /// Name of the plugin, in kebab-case; also the name of the folder that is created.
     #[arg(value_name = "NAME")]
     name: String,
-    /// Language.
+    /// Language of the plugin.
     #[arg(long, value_enum)]
     lang: Language,
-    /// Folder to make instead of ./NAME.
+    /// Folder to create instead of ./NAME.
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 }
@@ -31,7 +31,7 @@ pub struct New {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Language {
     Rust,
-    /// For TypeScript, too: the project's README says how.
+    /// Also for TypeScript: the README of the project explains how.
     #[value(name = "javascript", alias = "typescript")]
     JavaScript,
     Python,
@@ -56,13 +56,13 @@ impl New {
     pub(super) fn run(self) -> Result<()> {
         if !is_kebab(&self.name) {
             let text = format!(
-                "{:?} is no name: kebab-case, 1 to 64 characters, such as ticket-required",
+                "{:?} is not a valid name: it must be kebab-case, 1 to 64 characters, such as ticket-required",
                 self.name
             );
             return Err(Refusal(text).into());
         }
         let folder = self.path.clone().unwrap_or_else(|| PathBuf::from(&self.name));
-        // Never into a folder that is there already: nothing of the author's is overwritten.
+        // Never write into an existing folder, so that nothing of the author's is overwritten.
         if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         }
@@ -99,7 +99,7 @@ struct Project<'a> {
 }
 
 impl Project<'_> {
-    /// Copies what is in `dir`, at whatever depth, to below `to`.
+    /// Copies the files in `dir`, at any depth, to below `to`.
     fn copy(&self, dir: &Dir<'_>, to: &str) -> Result<()> {
         self.copy_below(dir, dir.path(), Path::new(to))
     }
@@ -122,7 +122,7 @@ impl Project<'_> {
 
     fn write(&self, at: impl AsRef<Path>, content: &[u8]) -> Result<()> {
         let path = self.folder.join(at);
-        let text = std::str::from_utf8(content).with_context(|| format!("{} is no text", path.display()))?;
+        let text = std::str::from_utf8(content).with_context(|| format!("{} is not text", path.display()))?;
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         }

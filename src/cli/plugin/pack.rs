@@ -1,4 +1,4 @@
-//! `plugin pack`: golden cases travel inside the plugin file.
+//! `latchkey plugin pack`: embeds golden cases in a plugin file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,22 +14,22 @@ use crate::cli::files::refused_plugin;
 use crate::cli::output;
 use crate::plugin_host::{Digest, embed_cases, read_package};
 
-/// `latchkey plugin pack`
+/// Arguments of `latchkey plugin pack`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  latchkey plugin pack policy.wasm cases -o policy-packed.wasm\n\nSign after packing: the file changes."
 )]
 pub struct Pack {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Folder of cases.
+    /// Folder with the cases, and its sub-folders.
     #[arg(value_name = "CASES")]
     cases: PathBuf,
-    /// Where to write the packed plugin.
+    /// File to write the packed plugin to.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -48,7 +48,7 @@ impl Pack {
             return Err(Refusal(malformed.join("; ")).into());
         }
         let loaded = Loaded::open(&self.plugin, false)?;
-        // As each installation will run them, their time together included.
+        // Run the cases as every installation will, including the limit on their total time.
         let mut to_run = files.iter();
         let failed = loaded.host.run_cases(&loaded.prepared, &cases, |_| {
             to_run.next();

@@ -1,4 +1,4 @@
-//! `plugin run`: one question, one answer.
+//! `latchkey plugin run`: asks a plugin one question.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::cli::{files, output};
 use crate::domain::policy::{Answer, Denial, Grants, Manifest, Mode, vet};
 use crate::plugin_host::{Case, CaseError, CaseHook, Limits, merge_patch, printable};
 
-/// `latchkey plugin run`
+/// Arguments of `latchkey plugin run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,36 +21,36 @@ Examples:
   latchkey plugin run policy.wasm --config '{\"maxPer30Days\":2}' --question cases/too-many.json
   latchkey plugin run policy.wasm --hook after-reset --json
 
-A question is a question, a part of one (merged over base-question.json or the built-in one), or a
-golden case, whose hook, configuration and outcome are then used, too.")]
+The file of --question holds a question, a part of one (merged over the nearest base-question.json, or
+the built-in question), or a golden case, whose hook, configuration and outcome are then used as well.")]
 pub struct Run {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
     /// Question, part of a question, or golden case (JSON).
     #[arg(long, value_name = "FILE")]
     question: Option<PathBuf>,
-    /// Outcome or part of one, for after-reset (JSON).
+    /// Outcome, or part of one, for after-reset (JSON).
     #[arg(long, value_name = "FILE")]
     outcome: Option<PathBuf>,
-    /// Configuration: JSON, or a file with it.
+    /// Configuration: JSON, or a file that holds it.
     #[arg(long, value_name = "JSON|@FILE|FILE")]
     config: Option<String>,
-    /// Which function to call.
+    /// Function of the plugin to call [default: that of the golden case, or before-reset].
     #[arg(long, value_enum)]
     hook: Option<HookName>,
-    /// Budget in ms, as a binding may have it.
+    /// Deadline of the call in milliseconds (5–1000), as a binding may set it.
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(5..=1_000))]
     deadline: u32,
-    /// Ask even if no appliance would save the configuration.
+    /// Ask even if an appliance would refuse the configuration.
     #[arg(long)]
     unchecked_config: bool,
-    /// Print JSON.
+    /// Print the answer, log and usage as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// The functions of a plugin that take questions or configurations.
+/// Functions of a plugin that take a question or a configuration.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum HookName {
     BeforeReset,
@@ -119,7 +119,7 @@ impl Run {
         }
     }
 
-    /// What the arguments amount to, as a resolved case.
+    /// Builds the case that the arguments describe.
     fn case(&self) -> Result<Case> {
         let given = self
             .question
@@ -164,7 +164,7 @@ impl Run {
             .map_err(|error| self.malformed(&error).into())
     }
 
-    /// What is wrong with the question, and where it is.
+    /// Names the file whose content is malformed, and the problem.
     fn malformed(&self, error: &CaseError) -> Refusal {
         let file = self.outcome.as_deref().filter(|_| error.is_about_outcome());
         Refusal(match file.or(self.question.as_deref()) {
@@ -174,7 +174,8 @@ impl Run {
     }
 }
 
-/// Cause and text of a call that gave no verdict. An error is an answer to `check-config`, and a failure of a hook.
+/// Returns the cause and text of a call that failed. An error is a valid answer to `check-config`, but a
+/// failure of a hook.
 pub(super) fn failure(case: &Case, answer: &Value) -> Option<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     if let Some(cause) = answer.get("failure") {
@@ -190,12 +191,12 @@ pub(super) fn failure(case: &Case, answer: &Value) -> Option<String> {
     Some(printable(&format!("hook-error: {}", text(error))))
 }
 
-/// JSON as people read it, line by line: it escapes some control characters, and not all.
+/// Prints JSON for people, line by line through `line`: JSON itself escapes only some control characters.
 fn print_json(value: &Value) -> Result<()> {
     serde_json::to_string_pretty(value)?.lines().try_for_each(line)
 }
 
-/// As the admin will see it: what, why, and from when on it would be allowed.
+/// Prints a denial as the admin will see it: code, reason, and from when on the reset would be allowed.
 fn print_denial(denial: &Denial) -> Result<()> {
     line(format_args!("deny       {}: {}", denial.code, denial.message))?;
     if let Some(from) = denial.allowed_from {
@@ -207,7 +208,8 @@ fn print_denial(denial: &Denial) -> Result<()> {
     Ok(())
 }
 
-/// What a host would make of the answer if the operator granted all that the manifest wants.
+/// Returns what a host would refuse or repair in the answer if the operator granted everything in the
+/// manifest's `wants`.
 pub(super) fn host_notes(answer: &Value, manifest: &Manifest) -> Vec<String> {
     let Ok(answer) = serde_json::from_value::<Answer>(answer.clone()) else {
         return vec![];
@@ -226,7 +228,7 @@ pub(super) fn host_notes(answer: &Value, manifest: &Manifest) -> Vec<String> {
             vetted
                 .repaired
                 .iter()
-                .map(|what| format!("the host would put right: {what}")),
+                .map(|what| format!("the host would repair: {what}")),
         )
         .collect()
 }

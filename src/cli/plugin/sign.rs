@@ -1,4 +1,5 @@
-//! `plugin keygen`, `sign` and `verify`, in minisign's format: its own tool reads and makes the same.
+//! `latchkey plugin keygen`, `sign` and `verify`, in the minisign format: compatible with the `minisign`
+//! tool.
 
 use std::fs;
 use std::io::{Cursor, Write as _};
@@ -17,35 +18,35 @@ use crate::cli::exit::{CodedRefusal, Refusal};
 use crate::cli::{files, output};
 use crate::plugin_host::{SignerKey, verify_signature};
 
-/// `latchkey plugin keygen`
+/// Arguments of `latchkey plugin keygen`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  latchkey plugin keygen acme\n  # writes acme.key (keep it secret) and acme.pub (hand it to operators)"
 )]
 pub struct Keygen {
-    /// Path without ending.
+    /// Path of the key files without extension: NAME.key and NAME.pub are created.
     #[arg(value_name = "NAME")]
     name: PathBuf,
     #[command(flatten)]
     password: Password,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Where the secret key's password comes from.
+/// Source of the password of the secret key.
 #[derive(Debug, Args)]
 struct Password {
     /// File with the password of the secret key [default: ask on the terminal].
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// The secret key has no password (for CI that keeps secrets itself).
+    /// The secret key has no password (for CI that protects secrets itself).
     #[arg(long, conflicts_with = "password_file")]
     no_password: bool,
 }
 
 impl Password {
-    /// `None`: minisign asks on the terminal.
+    /// Reads the password; `None` lets minisign ask on the terminal.
     fn read(&self) -> Result<Option<String>> {
         let Some(path) = &self.password_file else {
             return match fs::File::open("/dev/tty") {
@@ -60,7 +61,7 @@ impl Password {
         Ok(Some(files::text(path)?.trim_end_matches(['\r', '\n']).to_owned()))
     }
 
-    /// The secret key in this text.
+    /// Decodes the secret key in this text.
     fn open(&self, text: &str) -> Result<SecretKey> {
         if SignerKey::parse(text).is_ok() {
             return Err(
@@ -98,7 +99,7 @@ impl Keygen {
             KeyPair::generate_encrypted_keypair(self.password.read()?)?
         };
         let secret = pair.sk.to_box(Some("latchkey plugin secret key"))?.to_bytes();
-        // Never over an existing key: signatures made with it would be lost for good.
+        // Never overwrite an existing key: a lost secret key cannot be recovered.
         let create = |path: &Path, mode: u32, bytes: &[u8]| -> Result<()> {
             let file = fs::OpenOptions::new()
                 .write(true)
@@ -124,32 +125,32 @@ impl Keygen {
     }
 }
 
-/// `latchkey plugin sign`
+/// Arguments of `latchkey plugin sign`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   latchkey plugin sign policy.wasm --key acme.key
   minisign -Vm policy.wasm -p acme.pub          # minisign's own tool agrees")]
 pub struct Sign {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Secret key (minisign format).
+    /// File with the secret key (minisign format).
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// Where to write the signature [default: PLUGIN.wasm.minisig].
+    /// File to write the signature to [default: PLUGIN.wasm.minisig].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
     password: Password,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
 impl Sign {
     pub(super) fn run(self) -> Result<()> {
-        // What an appliance would refuse gets no signature. The trusted comment, which the signature
+        // A plugin that an appliance would refuse is not signed. The trusted comment, which the signature
         // covers, says what was signed.
         let loaded = Loaded::open(&self.plugin, false)?;
         let manifest = loaded.manifest(&self.plugin)?;
@@ -181,7 +182,7 @@ impl Sign {
     }
 }
 
-/// What a secret key's file holds.
+/// Decoded content of a secret key file.
 struct SecretBytes(Vec<u8>);
 
 impl SecretBytes {
@@ -194,8 +195,9 @@ impl SecretBytes {
         self.0[2..4] != NO_KDF
     }
 
-    /// The key, which has no password. `minisign -W` (0.11) writes no checksum into such a key, which our crate
-    /// takes for damage; then its public half, which is in it, has to follow from the secret one.
+    /// Reads a key without a password. `minisign -W` (0.11) writes no checksum into such a key, which the
+    /// `minisign` crate takes for corruption; then the public half in it is checked against the secret half
+    /// instead.
     fn unencrypted(&self, text: &str) -> Result<SecretKey, minisign::PError> {
         let Self(bytes) = self;
         if bytes[KEY_PAIR.end..].iter().all(|byte| *byte == 0)
@@ -213,20 +215,20 @@ const SECRET_KEY_BYTES: usize = KEY_PAIR.end + 32;
 const KEY_PAIR: std::ops::Range<usize> = 62..126;
 const NO_KDF: [u8; 2] = [0; 2];
 
-/// `latchkey plugin verify`
+/// Arguments of `latchkey plugin verify`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  latchkey plugin verify policy.wasm --public-key acme.pub")]
 pub struct Verify {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Public key: a file, or its base64 text.
+    /// Public key: a file, or the key itself (base64).
     #[arg(long, value_name = "KEY|FILE")]
     public_key: String,
-    /// The signature [default: PLUGIN.wasm.minisig].
+    /// File with the signature [default: PLUGIN.wasm.minisig].
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -249,7 +251,7 @@ impl Verify {
             SignerKey::parse(&files::text(given)?)
         } else {
             SignerKey::parse(&self.public_key)
-                .map_err(|_| "there is no such file, and it is no key as text".to_owned())
+                .map_err(|_| "there is no such file, and the text is not a key".to_owned())
         };
         let key = key.map_err(|reason| Refusal(format!("{}: {reason}", self.public_key)))?;
         let signed = verify_signature(&bytes, &signature, &[key]).map_err(|error| CodedRefusal {
@@ -270,7 +272,7 @@ fn signature_path(plugin: &Path) -> PathBuf {
     with_ending(plugin, "minisig")
 }
 
-/// `path` with `.ending` appended (not put in the place of one it has).
+/// Returns `path` with `.ending` appended, without replacing an extension that it has.
 fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");

@@ -1,4 +1,4 @@
-//! `plugin test`: golden cases.
+//! `latchkey plugin test`: runs golden cases.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::cli::{files, output};
 use crate::domain::policy::Manifest;
 use crate::plugin_host::{Case, CaseReport, Limits, printable};
 
-/// `latchkey plugin test`
+/// Arguments of `latchkey plugin test`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -28,30 +28,30 @@ A case is a JSON file:
    \"question\": {…}, \"outcome\": {…},
    \"expect\": {\"allow\": []} | {\"deny\": {…}} | {\"require-approval\": {…}} | {\"effects\": []}
             | {\"ok\": true} | {\"error\": \"text\"} | {\"failure\": \"deadline\"}}
-Its question is merged over the nearest base-question.json, in its folder or above.
-Every case is run twice: an answer that differs is a failure, too.")]
+Its question is merged over the nearest base-question.json, in its folder or above, or the built-in one.
+Every case is run twice; two different answers are a failure.")]
 pub struct Test {
-    /// The plugin.
+    /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Folder of cases (its sub-folders, too), or one case.
+    /// Folder of cases (including its sub-folders), or one case.
     #[arg(value_name = "CASES")]
     cases: PathBuf,
-    /// Run only cases whose file name or description contains this.
+    /// Run only cases whose file name or description contains this text.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Write a `JUnit` report.
+    /// Write a `JUnit` XML report to this file.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Ask even where no appliance would save the configuration.
+    /// Ask even if an appliance would refuse the configuration.
     #[arg(long)]
     unchecked_config: bool,
-    /// Print JSON.
+    /// Print the results as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// A case with its file and what came of it; a text where the file holds no case.
+/// A case with its file and its report; an error text if the file holds no valid case.
 struct Ran {
     file: PathBuf,
     report: Result<CaseReport, String>,
@@ -98,7 +98,7 @@ impl Test {
             if !chosen {
                 continue;
             }
-            // One that can't be read keeps nobody from hearing of the others.
+            // A case that can't be read must not hide the results of the others.
             let (report, notes) = match case {
                 Ok(case) => {
                     let (report, notes) = self.judge(&loaded, &manifest, &case)?;
@@ -134,7 +134,7 @@ impl Test {
             ))?;
         }
         match (failed, malformed.as_slice()) {
-            _ if all.is_empty() => bail!("there is no such case"),
+            _ if all.is_empty() => bail!("no case matches"),
             (_, [reason]) => Err(Refusal((*reason).clone()).into()),
             (_, [reason, others @ ..]) => {
                 let others = others.len();
@@ -145,8 +145,8 @@ impl Test {
         }
     }
 
-    /// Runs a case twice. What the schema says belongs to it, too: a configuration that the plugin takes
-    /// and its schema refuses could never be saved, and what could never be saved is never asked with.
+    /// Runs a case twice and checks its configuration against the schema: a configuration that the plugin
+    /// accepts but its schema refuses could never be saved, so the plugin would never be asked with it.
     fn judge(&self, loaded: &Loaded, manifest: &Manifest, case: &Case) -> Result<(CaseReport, Vec<String>)> {
         let run = || {
             loaded.runtime.block_on(
@@ -157,9 +157,9 @@ impl Test {
         };
         let (mut report, again) = (run()?, run()?);
         if report.answer != again.answer || report.usage.fuel != again.usage.fuel {
-            report
-                .differences
-                .push("the same question was answered in two ways: a policy is a pure function".to_owned());
+            report.differences.push(
+                "the same question got two different answers: a policy must be a pure function".to_owned(),
+            );
         }
         if !self.unchecked_config {
             report.differences.extend(loaded.config_refused(manifest, case));
@@ -173,7 +173,7 @@ impl Test {
                 ));
             }
         }
-        // What the engine says of a trap; where nothing is logged there is no more to go by.
+        // The engine's message about a trap; without log lines there is no other clue.
         if let Some(detail) = report.answer["detail"]
             .as_str()
             .filter(|_| !report.differences.is_empty())
@@ -186,7 +186,7 @@ impl Test {
     }
 }
 
-/// Every case in the folder and below, in order of path.
+/// Returns every case file in the folder and below, in order of path.
 pub(super) fn case_files(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
@@ -211,7 +211,7 @@ pub(super) fn case_files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The case in this file, resolved.
+/// Reads the case in this file, resolved.
 pub(super) fn read_case(file: &Path) -> Result<Case> {
     let named =
         |error: &dyn std::fmt::Display| anyhow::Error::new(Refusal(format!("{}: {error}", file.display())));
@@ -254,7 +254,7 @@ fn print(all: &[Ran]) -> Result<()> {
     Ok(())
 }
 
-/// The report that CI systems read.
+/// Returns the `JUnit` XML report for CI systems.
 fn junit(suite: &str, all: &[Ran]) -> String {
     let failed = all.iter().filter(|ran| ran.failed()).count();
     let errors = all.iter().filter(|ran| ran.report.is_err()).count();
@@ -316,7 +316,7 @@ fn escape(text: &str) -> String {
             '>' => out += "&gt;",
             '"' => out += "&quot;",
             '\n' => out += "&#10;",
-            // XML 1.0 has no other control characters, not even escaped.
+            // XML 1.0 allows no other control characters, not even escaped.
             c if c.is_control() => out.push('\u{fffd}'),
             c => out.push(c),
         }

@@ -1,4 +1,4 @@
-//! `latchkey plugin bind` and `change`.
+//! `latchkey plugin bind` and `latchkey plugin change`.
 
 use anyhow::Result;
 use clap::Args;
@@ -15,10 +15,10 @@ use crate::service::plugins::{BindOrder, PolicyOrder};
 pub(in crate::cli) struct Bind {
     /// Name of the plugin (its newest version), or the beginning of its digest, at least 4 digits.
     plugin: String,
-    /// Whose resets it judges.
+    /// Slug of the organisation whose resets it judges.
     #[arg(long, value_name = "SLUG")]
     org: Option<String>,
-    /// It judges the resets of every organisation, before their own plugins.
+    /// Judge the resets of every organisation, before their own plugins.
     #[arg(long)]
     every_org: bool,
     #[command(flatten)]
@@ -33,12 +33,12 @@ pub(in crate::cli) struct Bind {
     "config", "position", "hook", "grant", "no_grants", "mode", "monitor", "on_failure", "limit", "deadline_ms",
 ])))]
 pub(in crate::cli) struct Change {
-    /// Id of the binding, as `latchkey plugin list` shows it.
+    /// Id of the binding (UUID), as shown by `latchkey plugin list`.
     #[arg(value_parser = binding_id)]
     binding: Uuid,
     #[command(flatten)]
     terms: Terms,
-    /// It may ask for no effect any more.
+    /// Withdraw all grants: it may request no effect any more.
     #[arg(long, conflicts_with = "grant")]
     no_grants: bool,
     /// Print the binding as JSON.
@@ -66,7 +66,7 @@ impl Bind {
         ))?;
         for effect in super::texts(&bound["wants"]).filter(|effect| !granted.iter().any(|g| g == effect)) {
             output::line(format_args!(
-                "It asks for {effect}, which was not granted (--grant {effect})"
+                "It requests {effect}, which was not granted (--grant {effect})"
             ))?;
         }
         super::warn(&bound)

@@ -1,4 +1,4 @@
-//! `latchkey plugin decisions`: what is kept with a reset, as its author and its operator read it.
+//! `latchkey plugin decisions`: shows the recorded question and answers of a reset.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -39,8 +39,8 @@ pub(super) fn print(decisions: &Value) -> Result<()> {
 fn print_call(call: &Value) -> Result<()> {
     let text = |field: &str| printable(call[field].as_str().unwrap_or_default());
     let share = match (call["asked"].as_str(), &call["canary"]) {
-        (Some("fallback"), _) => ", the version before, since the one that is bound failed".to_owned(),
-        (Some(_), share) => format!(", the version before, beside a canary of {share} %"),
+        (Some("fallback"), _) => ", the previous version, because the bound one failed".to_owned(),
+        (Some(_), share) => format!(", the previous version, beside a canary of {share} %"),
         (None, Value::Null) => String::new(),
         (None, share) => format!(", a canary of {share} %"),
     };
@@ -75,7 +75,7 @@ fn print_call(call: &Value) -> Result<()> {
             1,
             (
                 "cut short",
-                format!("the whole had the digest {}", text("endDigest")),
+                format!("the complete text had the digest {}", text("endDigest")),
             ),
         );
     }
@@ -85,7 +85,7 @@ fn print_call(call: &Value) -> Result<()> {
             .iter()
             .map(|refused| ("refused", printable(refused["why"].as_str().unwrap_or_default()))),
     );
-    rows.extend(texts(&call["repaired"]).map(|repaired| ("put right", printable(repaired))));
+    rows.extend(texts(&call["repaired"]).map(|repaired| ("repaired", printable(repaired))));
     for line in items("log") {
         let of = |field: &str| printable(line[field].as_str().unwrap_or_default());
         rows.push(("log", format!("{:5} {}", of("level"), of("message"))));
@@ -93,7 +93,7 @@ fn print_call(call: &Value) -> Result<()> {
     if call["logDropped"].as_u64().is_some_and(|dropped| dropped > 0) {
         rows.push((
             "log",
-            format!("{} lines more, beyond the quota", call["logDropped"]),
+            format!("{} further lines dropped, beyond the quota", call["logDropped"]),
         ));
     }
     for (name, value) in rows {

@@ -11,19 +11,19 @@ use crate::service::plugins::{FileText, InstallOrder, PolicyOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Install {
-    /// The plugin: a component, or a core module that becomes one.
+    /// Plugin file: a component, or a core module, which is converted to one.
     file: PathBuf,
-    /// Its signature (minisign format). It is checked where the node trusts keys (`plugins.trusted_keys`), or one is
-    /// named here.
+    /// Signature of the plugin (minisign format). Checked if the node trusts keys (`plugins.trusted_keys`),
+    /// or if --public-key names one.
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
-    /// Whose signature it must be: a minisign public key, or a file with it.
+    /// Key that must have signed it: a minisign public key, or a file that holds it.
     #[arg(long, value_name = "FILE|KEY", requires = "signature")]
     public_key: Option<String>,
-    /// Only this organisation may bind it.
+    /// Install it for this organisation only [default: every organisation may bind it].
     #[arg(long, value_name = "SLUG")]
     org: Option<String>,
-    /// Print it as JSON.
+    /// Print the installed plugin as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -63,7 +63,7 @@ impl Install {
         }
         let wants: Vec<_> = super::texts(&installed["wants"]).collect();
         if !wants.is_empty() {
-            output::line(format_args!("It asks for: {}", wants.join(", ")))?;
+            output::line(format_args!("It requests: {}", wants.join(", ")))?;
         }
         output::line(format_args!(
             "Next: latchkey plugin bind {name} --org SLUG --config JSON"

@@ -1,4 +1,4 @@
-//! What is installed and bound, as the operator reads it.
+//! Output of `latchkey plugin list`, and of commands that change a binding.
 
 use std::fmt::Write as _;
 
@@ -77,29 +77,29 @@ pub(super) fn print(lists: &Value) -> Result<()> {
     )
 }
 
-/// Which version a binding asks, in a line.
+/// Returns a line that says which version a binding asks, and its previous version.
 pub(super) fn version(verb: &str, binding: &Value) -> String {
     let [id, plugin, version] = ["id", "plugin", "version"].map(|field| text(binding, field));
-    // Two of one version may differ in this alone.
+    // Two bindings of one version may differ only in their configuration.
     let config = short(binding, "configDigest");
     let mut line = format!("Binding {id} {verb} {plugin} {version}, configuration {config}");
     if let Some(previous) = previous(binding) {
         let _ = write!(
             line,
-            "\nBefore it: {previous}; latchkey plugin rollback {id} goes there"
+            "\nPrevious: {previous}; to return to it: latchkey plugin rollback {id}"
         );
     }
     line
 }
 
-/// The version before: of two that are called the same, the digests of file and configuration tell which.
+/// Returns the previous version. The digests of file and configuration tell apart two with the same name.
 fn previous(binding: &Value) -> Option<String> {
     let version = binding["previous"].as_str()?;
     let [file, config] = ["previousDigest", "previousConfigDigest"].map(|field| short(binding, field));
     Some(format!("{version} (file {file}, configuration {config})"))
 }
 
-/// Whose it is.
+/// Returns the organisation that owns a plugin or binding.
 fn owner(of: &Value) -> String {
     match &of["organization"] {
         Value::String(slug) => slug.clone(),
@@ -107,7 +107,7 @@ fn owner(of: &Value) -> String {
     }
 }
 
-/// A mode as it is typed.
+/// Returns a mode as it is typed on the command line.
 pub(super) fn mode(mode: &Value) -> String {
     match (mode.as_str(), &mode["canary"]) {
         (Some(mode), _) => mode.to_owned(),
@@ -115,7 +115,7 @@ pub(super) fn mode(mode: &Value) -> String {
     }
 }
 
-/// Failures of every cause together.
+/// Returns the number of failures of all causes.
 fn failures(binding: &Value) -> u64 {
     let by_cause = binding["failures"].as_object();
     by_cause
@@ -129,7 +129,7 @@ fn items<'a>(lists: &'a Value, name: &str) -> &'a [Value] {
     lists[name].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Digits of a digest that say enough.
+/// Returns the first 12 digits of a digest, which are enough to identify it.
 fn short(value: &Value, field: &str) -> String {
     text(value, field).chars().take(12).collect()
 }

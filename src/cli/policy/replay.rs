@@ -14,20 +14,20 @@ use crate::service::plugins::{FileText, PolicyOrder, ReplayOrder};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Replay {
-    /// The candidate; it need not be installed.
+    /// Plugin file of the candidate; it need not be installed.
     file: PathBuf,
-    /// From when on: such as 30d or 12h, or an RFC 3339 time.
+    /// Replay resets since then: a duration such as 30d or 12h, or an RFC 3339 time.
     #[arg(long, default_value = "30d", value_name = "WHEN")]
     since: String,
-    /// Only this organisation's resets [default: everybody's].
+    /// Only the resets of this organisation [default: all].
     #[arg(long, value_name = "SLUG")]
     org: Option<String>,
-    /// Only the decisions of this binding [default: of every plugin of the candidate's name]. Answers in monitor
-    /// mode are compared only where none counted.
+    /// Only the decisions of this binding [default: of every plugin with the candidate's name]. Answers in
+    /// monitor mode are compared only if no enforced answer exists.
     #[arg(long, value_name = "ID")]
     binding: Option<Uuid>,
-    /// Configuration: JSON, a file with it, or - for standard input [default: the one that each decision was
-    /// made with].
+    /// Configuration: JSON, a file that holds it, or - for standard input [default: the one with which each
+    /// decision was made].
     #[arg(long, value_name = "JSON|@FILE|FILE|-")]
     config: Option<String>,
     /// Print the report as JSON.
@@ -55,7 +55,7 @@ impl Replay {
     }
 }
 
-/// The end of the command: a check that compared nothing has found nothing out.
+/// Decides how the command ends: a replay that compared nothing proves nothing.
 fn verdict(report: &Value) -> Result<()> {
     let number = |field: &str| report[field].as_u64().unwrap_or_default();
     if number("compared") == 0 {
@@ -71,19 +71,19 @@ fn verdict(report: &Value) -> Result<()> {
     };
     if number("differing") == 0 && number("notComparable") > 0 {
         bail!(
-            "{} of {} calls can't be compared: they failed when they were made, as they might not again{not_all}",
+            "{} of {} calls can't be compared: they failed when they were made, and might not fail again{not_all}",
             report["notComparable"],
             number("compared") + number("notComparable")
         );
     }
     bail!(
-        "{} of {} decisions would have been others{not_all}",
+        "{} of {} decisions would have differed{not_all}",
         report["differing"],
         report["compared"],
     )
 }
 
-/// Why nothing was compared, and what to do.
+/// Returns why nothing was compared, and what to do about it.
 fn nothing_compared(report: &Value) -> String {
     let since = report["since"].as_str().unwrap_or_default();
     let failed = report["notComparable"].as_u64().unwrap_or_default();
@@ -102,7 +102,7 @@ fn nothing_compared(report: &Value) -> String {
 fn print(report: &Value) -> Result<()> {
     let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
     output::quoted(format_args!(
-        "{} {} over {} resets since {}: {} answers compared, {} the same, {} others ({} of them failures)",
+        "{} {} over {} resets since {}: {} answers compared, {} the same, {} different ({} of them failures)",
         text("plugin"),
         text("version"),
         report["resets"],
@@ -114,7 +114,7 @@ fn print(report: &Value) -> Result<()> {
     ))?;
     if report["notComparable"] != 0 {
         output::line(format_args!(
-            "{} more calls failed when they were made, as they might not again: they can't be compared",
+            "{} more calls failed when they were made, and might not fail again: they can't be compared",
             report["notComparable"]
         ))?;
     }
@@ -151,7 +151,7 @@ fn print(report: &Value) -> Result<()> {
     Ok(())
 }
 
-/// An answer in a line: plugins say what they like.
+/// Returns an answer as one printable line: its text comes from a plugin.
 pub(super) fn answer(end: &Value) -> String {
     printable(&verdict_and_why(end))
 }
@@ -195,7 +195,7 @@ mod tests {
         for (differing, not_comparable, complete, says) in [
             (0, 11, true, "11 of 43 calls can't be compared"),
             (0, 11, false, "and not all could be replayed"),
-            (2, 11, true, "2 of 32 decisions would have been others"),
+            (2, 11, true, "2 of 32 decisions would have differed"),
             (0, 0, false, "and not all could be replayed"),
         ] {
             let said = ends(differing, not_comparable, complete).expect_err(says);

@@ -1,4 +1,4 @@
-//! The terms of a binding, as `latchkey plugin bind` and `change` take and show them.
+//! Terms of a binding: the options that `latchkey plugin bind` and `change` share, and their output.
 
 use std::ops::RangeInclusive;
 
@@ -12,52 +12,52 @@ use crate::domain::policy::{Hook, Mode};
 use crate::plugin_host::{FailureAction, FailureCause};
 use crate::service::plugins::{FailureRule, Limit, TermsOrder};
 
-/// Those that the API takes, too.
+/// Range of positions, the same as in the API.
 const POSITIONS: RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Terms {
-    /// Configuration: JSON, a file with it, or - for standard input.
+    /// Configuration: JSON, a file that holds it, or - for standard input.
     #[arg(long, value_name = "JSON|@FILE|FILE|-")]
     config: Option<String>,
-    /// Place in the order among its owner's policies; the lowest is asked first.
+    /// Position among the policies of the same owner; the lowest is asked first.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = value_parser!(i64).range(POSITIONS))]
     position: Option<i64>,
-    /// When it is asked. May be given twice.
+    /// Hook at which it is asked. May be given twice.
     #[arg(long, value_enum)]
     hook: Vec<HookName>,
-    /// An effect that it may ask for: require-enrolment, require-enrolment-code, revoke-sessions,
-    /// lock-account, notify or annotate. May be given several times.
+    /// Effect that the plugin may request: require-enrolment, require-enrolment-code, revoke-sessions,
+    /// lock-account, notify or annotate. May be repeated.
     #[arg(long, value_name = "EFFECT")]
     pub(super) grant: Vec<String>,
-    /// Whether its answers count: enforce, monitor (recorded only), or canary:10 (for ten users in a
-    /// hundred).
+    /// Whether answers are enforced: enforce, monitor (recorded, but decide nothing), or canary:10 (enforced
+    /// for 10 % of the users).
     #[arg(long, value_parser = mode, conflicts_with = "monitor")]
     mode: Option<Mode>,
-    /// The same as --mode monitor.
+    /// Same as --mode monitor.
     #[arg(long)]
     monitor: bool,
-    /// What follows when it fails: deny (the reset does not happen), skip (as if it had not been bound) or
-    /// last-good-version (the version before is asked; without one the reset does not happen). Alone it
-    /// holds for every cause that has no word of its own beside it; CAUSE=ACTION holds for trap, deadline,
-    /// memory, fuel, stack, bad-answer, hook-error or instantiation. May be given several times.
+    /// What to do when it fails: deny (refuse the reset), skip (continue as if it were not bound) or
+    /// last-good-version (ask the previous version; without one, refuse the reset). ACTION alone applies to
+    /// every cause without a rule of its own; CAUSE=ACTION applies to trap, deadline, memory, fuel, stack,
+    /// bad-answer, hook-error or instantiation. May be repeated.
     #[arg(long, value_name = "[CAUSE=]ACTION", value_parser = failure_rule)]
     on_failure: Vec<FailureRule>,
-    /// What one call may use up: deadline-ms (5–1000), memory-bytes (1 to 256 MiB), table-elements (at most
-    /// 200000), fuel (where the node counts it; 0: no limit), answer-bytes (4 KiB to 4 MiB), log-lines (at
-    /// most 1000) or log-bytes (at most 256 KiB). May be given several times.
+    /// Limit on one call: deadline-ms (5–1000), memory-bytes (1 to 256 MiB), table-elements (at most 200000),
+    /// fuel (if the node counts it; 0: no limit), answer-bytes (4 KiB to 4 MiB), log-lines (at most 1000) or
+    /// log-bytes (at most 256 KiB). May be repeated.
     #[arg(long, value_name = "NAME=N", value_parser = limit)]
     limit: Vec<Limit>,
-    /// The same as --limit deadline-ms=MS.
+    /// Same as --limit deadline-ms=MS.
     #[arg(long, value_name = "MS")]
     deadline_ms: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum HookName {
-    /// It decides.
+    /// Before the reset: decides whether it happens.
     BeforeReset,
-    /// It adds effects to what was decided.
+    /// After the decision: adds effects to it.
     AfterReset,
 }
 
@@ -91,7 +91,7 @@ impl Terms {
     }
 }
 
-/// A mode as it is typed.
+/// Parses a mode as typed.
 pub(super) fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "enforce" => Ok(Mode::Enforce),
@@ -101,7 +101,7 @@ pub(super) fn mode(text: &str) -> Result<Mode, String> {
             .and_then(|percent| percent.trim_end_matches('%').parse().ok())
             .filter(|percent| (1..=99).contains(percent))
             .map(Mode::Canary)
-            .ok_or_else(|| "it is enforce, monitor, or canary:N with N from 1 to 99".to_owned()),
+            .ok_or_else(|| "must be enforce, monitor, or canary:N with N from 1 to 99".to_owned()),
     }
 }
 
@@ -114,31 +114,36 @@ fn failure_rule(text: &str) -> Result<FailureRule, String> {
         "deny" => FailureAction::Deny,
         "skip" => FailureAction::Skip,
         "last-good-version" => FailureAction::LastGoodVersion,
-        _ => return Err("it is deny, skip or last-good-version, or CAUSE= and one of these".to_owned()),
+        _ => return Err("must be deny, skip or last-good-version, or CAUSE= and one of these".to_owned()),
     };
     Ok(FailureRule { cause, action })
 }
 
 fn failure_cause(name: &str) -> Result<FailureCause, String> {
-    // A flood of resets must not get its policies skipped: then the reset never happens.
+    // `busy` can't be configured: a flood of resets must not get its policies skipped, so a busy host always
+    // denies.
     let mut causes = FailureCause::ALL
         .into_iter()
         .filter(|cause| *cause != FailureCause::Busy);
     let known: Vec<_> = causes.clone().map(FailureCause::as_str).collect();
     causes
         .find(|cause| cause.as_str() == name)
-        .ok_or_else(|| format!("{name} is no cause; there are {}", known.join(", ")))
+        .ok_or_else(|| format!("{name} is not a cause; the causes are {}", known.join(", ")))
 }
 
 fn limit(text: &str) -> Result<Limit, String> {
     let (name, number) = text
         .split_once('=')
-        .ok_or("it is NAME=N, such as deadline-ms=20")?;
-    let large = || number.parse().map_err(|_| format!("{number} is no whole number"));
+        .ok_or("must be NAME=N, such as deadline-ms=20")?;
+    let large = || {
+        number
+            .parse()
+            .map_err(|_| format!("{number} is not a whole number"))
+    };
     let small = || {
         number
             .parse()
-            .map_err(|_| format!("{number} is no whole number, or too large a one"))
+            .map_err(|_| format!("{number} is not a whole number, or is too large"))
     };
     Ok(match name {
         "deadline-ms" => Limit::DeadlineMs(small()?),
@@ -150,7 +155,7 @@ fn limit(text: &str) -> Result<Limit, String> {
         "log-bytes" => Limit::LogBytes(small()?),
         _ => {
             return Err(format!(
-                "{name} is no limit; there are deadline-ms, memory-bytes, table-elements, fuel, answer-bytes, \
+                "{name} is not a limit; the limits are deadline-ms, memory-bytes, table-elements, fuel, answer-bytes, \
                  log-lines and log-bytes"
             ));
         }

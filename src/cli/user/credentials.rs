@@ -1,23 +1,24 @@
-//! `latchkey user reset-mfa, unlock, restore-factors`: the way back in where no administrator can help, the only one
-//! having lost the device for example. With a server running the server does it.
+//! `latchkey user reset-mfa, unlock, restore-factors`: account recovery where no administrator can help, for
+//! example because the only one lost their device. If a server runs, it carries out the order.
 
 use anyhow::Result;
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::exit::told;
 use crate::cli::{Global, orders, output};
 use crate::service::operator::{AccountOrder, Named};
 
-/// Whose account.
+/// The account that a command acts on.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Whose {
-    /// E-mail address.
+    /// E-mail address of the user.
     email: String,
     /// Slug of the organisation.
     #[arg(long, value_name = "SLUG")]
     org: String,
-    /// Print what came of it as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -26,12 +27,22 @@ pub(in crate::cli) struct Whose {
 pub(in crate::cli) struct ResetMfa {
     #[command(flatten)]
     whose: Whose,
-    /// Why: for the policies and the trail.
+    /// Reason for the reset: given to the policies and recorded.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Ticket reference: for the same.
+    /// Ticket reference: given to the policies and recorded.
     #[arg(long, value_name = "TEXT")]
     ticket: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RestoreFactors {
+    #[command(flatten)]
+    whose: Whose,
+    /// Restore the factors removed at this time (RFC 3339) or, if none were, the last ones before it. Required if
+    /// factors were removed more than once.
+    #[arg(long, value_name = "TIME")]
+    taken_before: Option<Timestamp>,
 }
 
 impl ResetMfa {
@@ -53,6 +64,20 @@ impl ResetMfa {
     }
 }
 
+impl RestoreFactors {
+    pub(in crate::cli) fn run(self, global: &Global) -> Result<()> {
+        let Self { whose, taken_before } = self;
+        let order = AccountOrder::RestoreFactors {
+            user: whose.named(),
+            taken_before,
+        };
+        let done = whose.carry_out(global, order)?;
+        whose.say(&done, |email| {
+            format!("Second factors of {email} restored; all sessions of the account were ended")
+        })
+    }
+}
+
 impl Whose {
     pub(in crate::cli) fn unlock(self, global: &Global) -> Result<()> {
         let done = self.carry_out(global, AccountOrder::Unlock { user: self.named() })?;
@@ -63,15 +88,8 @@ impl Whose {
         })
     }
 
-    pub(in crate::cli) fn restore_factors(self, global: &Global) -> Result<()> {
-        let done = self.carry_out(global, AccountOrder::RestoreFactors { user: self.named() })?;
-        self.say(&done, |email| {
-            format!("Second factors of {email} restored; all sessions of the account were ended")
-        })
-    }
-
-    /// Where JSON is wanted, there is JSON also of what went wrong: whoever reads it did ask a policy, for example, and
-    /// has to tell people why not.
+    /// Carries out the order. With `--json` a failure is printed as JSON too: the reader may have to explain
+    /// a denial by a policy.
     fn carry_out(&self, global: &Global, order: AccountOrder) -> Result<Value> {
         let done = orders::carry_out(global, order);
         if let (Err(error), true) = (&done, self.json) {
@@ -95,19 +113,19 @@ impl Whose {
         output::line(what(text("email").unwrap_or(&self.email)))?;
         if let Some(until) = text("enrolmentDueUntil") {
             output::line(format_args!(
-                "The next login opens setting MFA up and nothing else, until {until}"
+                "The next login only allows setting up MFA, until {until}"
             ))?;
         }
         if let (Some(code), Some(until)) = (text("enrolmentCode"), text("enrolmentCodeUntil")) {
             output::line(format_args!(
-                "Code that setting up asks for, shown this once, good until {until}: {code}"
+                "Code for setting up MFA, shown only once, valid until {until}: {code}"
             ))?;
         }
         if done["active"] == false {
             output::line("The account is not active: nobody can log in to it")?;
         }
         if done["locked"] == true {
-            output::line("The account is locked: latchkey user unlock opens it")?;
+            output::line("The account is locked; latchkey user unlock unlocks it")?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `latchkey user import`: people from a file.
+//! `latchkey user import`: creates users from a file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -20,22 +20,22 @@ const SIZE_LIMIT: u64 = 32 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Import {
-    /// The file; - is standard input.
+    /// CSV or JSON file; - is standard input.
     file: PathBuf,
     /// Slug of the organisation.
     #[arg(long, value_name = "SLUG")]
     org: String,
-    /// How the file is written [default: by its name, .csv or .json].
+    /// File format [default: by the file name, .csv or .json].
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// Check every line and change nothing.
+    /// Check every line, but change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Leave out who is there already, instead of refusing their lines.
+    /// Skip users that already exist, instead of refusing their lines.
     #[arg(long)]
     skip_existing: bool,
-    /// Write links to set a password into a new file, readable by nobody else, to be handed over. Refused
-    /// where the appliance sends mail: it mails them.
+    /// Write links for setting a password to a new file, readable by its owner only, to be handed over.
+    /// Refused if the appliance sends mail: then it mails the links itself.
     #[arg(long, value_name = "FILE")]
     links: Option<PathBuf>,
     /// Print the report as JSON.
@@ -81,7 +81,7 @@ impl Import {
                 write_links(file, &imported.links)
                     .with_context(|| format!("the links can't be written to {}", path.display()))?;
             }
-            // Made for nothing.
+            // No links were made: remove the empty file.
             (Some((path, _)), _) => std::fs::remove_file(path)?,
             (None, _) => {}
         }
@@ -94,8 +94,7 @@ impl Import {
             (Some(FormatName::Csv), _) | (None, Some("csv")) => Ok(Format::Csv),
             (Some(FormatName::Json), _) | (None, Some("json")) => Ok(Format::Json),
             (None, _) => {
-                let text =
-                    "the file's name does not tell how it is written; say --format csv or --format json";
+                let text = "the file name does not show the format; give --format csv or --format json";
                 Err(Refusal(text.to_owned()).into())
             }
         }
@@ -142,7 +141,7 @@ impl Import {
         };
         output::line(format_args!("{all} {users} {done} into {}", self.org))?;
         if imported.existing > 0 {
-            output::line(format_args!("{} left out: there already", imported.existing))?;
+            output::line(format_args!("{} skipped: they already exist", imported.existing))?;
         }
         if self.dry_run || all == 0 {
             return Ok(());
@@ -154,11 +153,11 @@ impl Import {
                 plural(imported.mailed, "link", "links")
             )),
             (Some(path), false) => output::line(format_args!(
-                "Links to set a password, good for 7 days: {}",
+                "Links to set a password, valid for 7 days: {}",
                 path.display()
             )),
             (None, false) => output::line(
-                "Nobody of them has a password: no mail is configured and --links was not given. An admin resets \
+                "None of them has a password: no mail is configured and --links was not given. An admin resets \
                  each one's password to get a link to hand over.",
             ),
         }
@@ -184,7 +183,7 @@ fn in_json(imported: &Imported, dry_run: bool) -> serde_json::Value {
     })
 }
 
-/// How many steps the bar has, about.
+/// Returns the approximate number of users in the file, for the progress bar.
 fn count(bytes: &[u8], format: Format) -> u64 {
     let mark = match format {
         Format::Csv => b'\n',
@@ -212,7 +211,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A file that holds what opens accounts: new, and for nobody else.
+/// Creates the file for links that open accounts: it must not exist, and is readable by its owner only.
 fn new_file(path: &Path) -> Result<File> {
     OpenOptions::new()
         .write(true)

@@ -1,15 +1,14 @@
-//! API keys: what they open, and the right to read as a type. A key reads; there is no scope with which
-//! it changes anything.
+//! API keys: their scopes, and proof of the right to read. A key only reads; no scope permits changes.
 
 use uuid::Uuid;
 
 use super::{OrgAdmin, Organization, UserId};
 use crate::domain::error::{Error, Result};
 
-/// What an API key opens.
+/// What an API key gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// The audit trail, its proofs and its tail (contract B5).
+    /// The audit trail: its entries, proofs and live tail.
     AuditRead,
     /// The list of users.
     UsersRead,
@@ -19,7 +18,7 @@ impl Scope {
     /// Every scope.
     pub const ALL: [Self; 2] = [Self::AuditRead, Self::UsersRead];
 
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -28,28 +27,28 @@ impl Scope {
         }
     }
 
-    /// The scope of that name.
+    /// Returns the scope with that name.
     #[must_use]
     pub fn from_wire(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|scope| scope.as_str() == name)
     }
 }
 
-/// Whoever shows a live API key.
+/// A caller with a valid API key.
 #[derive(Clone, Debug)]
 pub struct KeyHolder {
     /// The key's id.
     pub id: Uuid,
-    /// Who made it.
+    /// The admin who created it.
     pub created_by: UserId,
-    /// Where it opens something.
+    /// The organisation that it gives access to.
     pub organization: Organization,
-    /// What it opens.
+    /// Its scopes.
     pub scopes: Vec<Scope>,
 }
 
 impl KeyHolder {
-    /// The right to read what `scope` opens.
+    /// Returns the right to read what `scope` gives access to.
     ///
     /// # Errors
     /// [`Error::MissingScope`].
@@ -61,7 +60,7 @@ impl KeyHolder {
     }
 }
 
-/// The right to read of one organisation, as a type: an admin's of it, or a key's with the scope.
+/// Proof of the right to read one organisation's data: that of its admin, or of a key with the scope.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading<'a>(&'a Organization);
 
@@ -72,7 +71,7 @@ impl<'a> From<OrgAdmin<'a>> for Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Whose data may be read.
+    /// Returns the organisation whose data may be read.
     #[must_use]
     pub fn organization(&self) -> &Organization {
         self.0

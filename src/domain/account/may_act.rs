@@ -1,8 +1,8 @@
-//! Who may act on whom: the one place that every verb on somebody's credentials or standing asks.
+//! Who may act on whom: the one place that every operation on a user's credentials or status asks.
 //!
-//! The products that were broken here had a second door, which asked another question (Keycloak's
-//! CVE-2026-94001 deleted a credential with the permission for something else; ASVS 8.2.2). So all doors
-//! are verbs of one function, and whatever amounts to taking an account over counts as one: whoever may
+//! Other products were broken through a second code path that asked a different question (Keycloak's
+//! CVE-2026-94001 deleted a credential with the permission for something else; ASVS 8.2.2). So all operations are
+//! verbs of one function, and anything that amounts to taking an account over counts as one: an admin who may
 //! demote, delete or re-invite an administrator needs no reset.
 
 use jiff::Timestamp;
@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use super::{AdminOnAdmin, OrganizationSettings, Role, User, UserId};
 use crate::domain::error::{Error, Result};
 
-/// A verb on somebody's credentials or standing.
+/// An operation on a user's credentials or status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Reset the second factors.
     ResetMfa,
-    /// Send a link to set a new password, in place of the old one.
+    /// Send a link to set a new password, which replaces the old one.
     ResetPassword,
     /// End sessions.
     EndSessions,
@@ -23,39 +23,39 @@ pub enum Verb {
     Rename,
     /// Deactivate, so that the account can't be used.
     Deactivate,
-    /// Activate or unlock, so that it can.
+    /// Activate or unlock, so that the account can be used.
     Reinstate,
-    /// Give that role, in place of the one there is.
+    /// Give that role, which replaces the current one.
     GiveRole(Role),
     /// Delete, so that the address is free for another account.
     Delete,
     /// Restore suspended factors.
     RestoreFactors,
-    /// Make an API key in their name: it reads as long as they are an admin.
+    /// Create an API key in the user's name; it reads as long as they are an admin.
     MakeApiKey,
-    /// Revoke an API key that they made.
+    /// Revoke an API key that the user created.
     RevokeApiKey,
-    /// Make a token in their name, without a login.
+    /// Mint a token in the user's name, without a login.
     MintToken,
-    /// Enrol a second factor whose secret somebody else has had.
+    /// Enrol a second factor whose secret someone else has known.
     ImportFactor,
 }
 
-/// What the rule of who may act on whom answers.
+/// The answer of [`may_act`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum May {
-    /// Go on.
+    /// Allowed.
     Yes,
-    /// Go on if a second admin agrees.
+    /// Allowed if a second admin agrees.
     WithSecondAdmin,
 }
 
-/// Whether `actor` may do `verb` to `target`, a user of the same organisation. The operator is
-/// [`User::operator`]: no rule between accounts binds them, and they have none.
+/// Decides whether `actor` may do `verb` to `target`, a user of the same organisation. The operator is
+/// [`User::operator`]: the rules between accounts do not bind the operator, who has no account.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`] without the role, [`Error::MayNotAct`] with the rule that forbids it.
-/// A target of another organisation must have ended as "not found" before.
+/// [`Error::NotOrgAdmin`] without the role, [`Error::MayNotAct`] with the rule that forbids it. The caller must
+/// already have answered "not found" for a target of another organisation.
 pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target: &User) -> Result<May> {
     match actor.role {
         Role::Operator | Role::OrgAdmin => {}
@@ -93,7 +93,7 @@ pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target
     match settings.admin_on_admin {
         AdminOnAdmin::Allowed => Ok(May::Yes),
         AdminOnAdmin::SecondAdmin => Ok(May::WithSecondAdmin),
-        // A new admin gives nobody hold of one who is there.
+        // Making someone an admin takes over no existing admin's account.
         AdminOnAdmin::Refused if target.role < Role::OrgAdmin => Ok(May::Yes),
         AdminOnAdmin::Refused if verb == Verb::ResetMfa => Err(Error::MayNotAct(
             "This organisation does not let administrators reset administrators",
@@ -104,10 +104,10 @@ pub fn may_act(actor: &User, settings: &OrganizationSettings, verb: Verb, target
     }
 }
 
-/// What leads to another admin's account, or to a second admin who agrees to everything: unlocking opens
-/// the window in which the password alone enrols, and whoever was deactivated for good reason must not be
-/// back as the one who agrees. Ending sessions, revoking keys and deactivating don't: they are what one
-/// does about a stolen account, at once.
+/// Returns whether a verb can lead to control of another admin's account, or to a second admin who agrees to
+/// everything: unlocking opens the window in which the password alone enrols, and an admin deactivated for good
+/// reason must not return as the one who agrees. Ending sessions, revoking keys and deactivating do not count:
+/// they are the immediate response to a stolen account.
 fn takes_hold_of_admin(verb: Verb, target: Role) -> bool {
     match verb {
         Verb::ResetMfa
@@ -122,12 +122,12 @@ fn takes_hold_of_admin(verb: Verb, target: Role) -> bool {
     }
 }
 
-/// Whether `actor` may make a user with that role. The operator makes an organisation's first admin, so the rule
-/// between admins does not bind them.
+/// Checks that `actor` may create a user with that role. The operator creates an organisation's first admin, so
+/// the rule between admins does not bind the operator.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`] without the role; [`Error::MayNotAct`] for a role above the actor's, and for
-/// an admin where a second one has to agree to each.
+/// [`Error::NotOrgAdmin`] without the role; [`Error::MayNotAct`] for a role above the actor's, and for an admin
+/// where a second one has to agree to each.
 pub fn may_create(actor: &User, settings: &OrganizationSettings, role: Role) -> Result<()> {
     if actor.role < Role::OrgAdmin {
         return Err(Error::NotOrgAdmin);
@@ -150,8 +150,8 @@ pub fn may_create(actor: &User, settings: &OrganizationSettings, role: Role) -> 
     Ok(())
 }
 
-/// Whether an admin may change the rule between admins: only to a stricter one. Whoever could loosen it
-/// would not be bound by it.
+/// Checks that an admin may change the rule between admins: only to a stricter one, since an admin who could
+/// loosen it would not be bound by it.
 ///
 /// # Errors
 /// [`Error::MayNotAct`].
@@ -164,24 +164,25 @@ pub fn may_loosen(from: AdminOnAdmin, to: AdminOnAdmin) -> Result<()> {
     Ok(())
 }
 
-/// Who asked for something that a further admin has to agree to, and on whom.
+/// A request that another admin has to agree to: by whom, about whom and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    /// Who asked.
+    /// The admin who asked.
     pub by: UserId,
-    /// On whom.
+    /// The user that it is about.
     pub on: UserId,
-    /// When.
+    /// When it was asked for.
     pub at: Timestamp,
 }
 
-/// For how long whoever made an account, gave its role or reset its credentials does not count as another person
-/// than its holder, in hours: they may know how to be both.
+/// Hours for which an admin who created an account, gave it its role, unlocked it or reset its credentials, or
+/// approved one of these, does not count as a different person from its holder, since they may be able to act as
+/// both.
 pub const IN_HAND_HOURS: i64 = 7 * 24;
 
-/// Whether `approver`, an admin since then, counts as a further admin: neither who asked nor on whom, nor
-/// one made for the occasion (ASVS 2.3.5), nor one who and who asked, or agreed so far, had
-/// the one the other's account `in_hand` lately.
+/// Checks that `approver`, an admin since `admin_since`, counts as a further admin: not the one who asked, not
+/// the one it is about, not one made an admin for the occasion (ASVS 2.3.5), and not `in_hand`: neither they nor
+/// anybody who asked or agreed so far controlled the other's account within [`IN_HAND_HOURS`].
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::MayNotAct`].
@@ -196,8 +197,9 @@ pub fn may_approve(approver: &User, admin_since: Timestamp, asked: Asked, in_han
     } else if admin_since > asked.at {
         "You became an administrator after this was asked for; another one has to agree"
     } else if in_hand {
-        "You and whoever asked for this or agreed so far don't count as two: within the last 7 days one of you made \
-         the other's account, gave it its role or reset its credentials; another administrator has to agree"
+        "You and an administrator who asked for this or agreed to it don't count as two: within the last 7 days one \
+         of you made the other's account, gave it its role, unlocked it or reset its credentials; another \
+         administrator has to agree"
     } else {
         return Ok(());
     };

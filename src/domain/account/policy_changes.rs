@@ -1,28 +1,28 @@
-//! Who may change what an organisation's resets are judged by.
+//! Who may change the policies that judge an organisation's resets.
 
 use serde::{Deserialize, Serialize};
 
 use super::{May, OrganizationSettings};
 use crate::domain::error::{Error, Result};
 
-/// Whether an admin may change policies that are bound: from the loosest to the strictest.
+/// Whether an admin may change bound policies. Ordered from the loosest to the strictest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicyChanges {
-    /// Yes; once a policy has demanded a second admin for a reset, changing it takes one, too.
+    /// Allowed; but once a policy has demanded a second admin for a reset, changing it needs one, too.
     #[default]
     Allowed,
-    /// Only when a second admin agrees.
+    /// Allowed only if a second admin agrees.
     SecondAdmin,
-    /// No: the operator does, at the command line.
+    /// Refused: only the operator may, at the command line.
     OperatorOnly,
 }
 
-/// Whether an admin may change, roll back, switch off or remove a policy that is bound, and that demanded
-/// a second admin before or did not (ASVS 2.3.5).
+/// Decides whether an admin may change, roll back, switch off or remove a bound policy. `demanded_approval`: the
+/// policy has demanded a second admin before (ASVS 2.3.5).
 ///
 /// # Errors
-/// [`Error::MayNotAct`] where only the operator may.
+/// [`Error::MayNotAct`] if only the operator may.
 pub fn may_change_policy(settings: &OrganizationSettings, demanded_approval: bool) -> Result<May> {
     match settings.policy_changes {
         PolicyChanges::Allowed if !demanded_approval => Ok(May::Yes),
@@ -33,8 +33,8 @@ pub fn may_change_policy(settings: &OrganizationSettings, demanded_approval: boo
     }
 }
 
-/// Whether an admin may change the rules about policies: only to stricter ones. Whoever could loosen them
-/// would not be bound by them.
+/// Checks that an admin may change the rules about policies: only to stricter ones, since an admin who could
+/// loosen them would not be bound by them.
 ///
 /// # Errors
 /// [`Error::MayNotAct`].

@@ -1,11 +1,12 @@
-//! What an entry commits to of what policies were asked: the whole is kept beside it, and lapses earlier.
+//! The digest by which an entry commits to the questions and answers of policies, which are stored beside it and
+//! deleted earlier.
 
 use sha2::{Digest as _, Sha256};
 
 use super::leaf::Hash32;
 
-/// SHA-256 over the question, the outcome (absent: a length of 2⁶⁴−1 and nothing), and the columns of each call in
-/// order; each preceded by its length in 8 bytes, big-endian.
+/// Returns the SHA-256 over the question, the outcome (if absent: a length of 2⁶⁴−1 and no bytes), and the
+/// columns of each call in order; each preceded by its length in 8 bytes, big-endian.
 #[must_use]
 pub fn asked_digest<'a>(
     question: &str,

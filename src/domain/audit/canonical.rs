@@ -1,4 +1,4 @@
-//! Canonical JSON (RFC 8785): one text for one value, so that a hash means something.
+//! Canonical JSON (RFC 8785): exactly one text for each value, so that it can be hashed.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 /// Integers beyond this have no exact value in JSON readers that use doubles (RFC 7493 §2.2).
 const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// The canonical text of an object. Integers beyond 2⁵³−1 become strings, as RFC 8785 §3.1 advises.
+/// Returns the canonical text of an object. Integers beyond 2⁵³−1 become strings, as RFC 8785 §3.1 advises.
 #[must_use]
 pub fn object_text(object: &Map<String, Value>) -> String {
     let mut text = String::with_capacity(64);
@@ -15,8 +15,8 @@ pub fn object_text(object: &Map<String, Value>) -> String {
     text
 }
 
-/// The canonical text of an object that was read from a canonical text: the same one. There an integer beyond
-/// 2⁵³−1 is a double, since none of ours is written as a number.
+/// Returns the canonical text of an object that was parsed from a canonical text: the same text. In such a text
+/// an integer beyond 2⁵³−1 is a double, since our own are written as strings.
 #[must_use]
 pub fn object_text_again(object: &Map<String, Value>) -> String {
     let mut text = String::with_capacity(64);
@@ -24,7 +24,7 @@ pub fn object_text_again(object: &Map<String, Value>) -> String {
     text
 }
 
-/// Where a value is from.
+/// Whether a value is our own or was parsed from canonical text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Ours,
@@ -115,7 +115,8 @@ fn write_number(text: &mut String, number: &Number, origin: Origin) {
     }
 }
 
-/// As ECMAScript's `Number::toString` (ECMA-262 §6.1.6.1.20), which RFC 8785 §3.2.2.3 names.
+/// Appends a double as ECMAScript's `Number::toString` formats it (ECMA-262 §6.1.6.1.20), as RFC 8785 §3.2.2.3
+/// requires.
 fn write_double(text: &mut String, value: f64) {
     if value == 0.0 {
         text.push('0');

@@ -9,7 +9,7 @@ use signed_note::{Note, Signer, StandardVerifier, Verifier, VerifierList};
 
 use super::leaf::Hash32;
 
-/// The log's name and the key that it signs with.
+/// The log's name and signing key.
 #[derive(Clone)]
 pub struct LogSigner {
     origin: String,
@@ -17,54 +17,54 @@ pub struct LogSigner {
     key: SigningKey,
 }
 
-/// A log's name and the key that checks its signatures.
+/// A log's name and the public key that verifies its signatures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogKey {
     verifier_key: String,
     origin: String,
 }
 
-/// The keys that somebody trusts.
+/// A set of trusted keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogKeys(Vec<LogKey>);
 
-/// How many entries there were, and the hash over all of them.
+/// The size of the trail and the root hash over all its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The log's name.
     pub origin: String,
-    /// How many entries.
+    /// Number of entries.
     pub size: u64,
-    /// The root of the tree over them (RFC 6962 §2.1).
+    /// Root of the tree over them (RFC 6962 §2.1).
     pub root: Hash32,
-    /// The key that has signed it; absent where nobody looked.
+    /// The key that signed it; absent if the signature was not checked.
     pub key: Option<LogKey>,
 }
 
-/// Why a text is no checkpoint of a log that is trusted.
+/// Why a text is not a checkpoint of a trusted log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
-    /// Not a checkpoint at all.
+    /// Not a checkpoint.
     #[error("it is not a checkpoint (C2SP tlog-checkpoint in a signed note)")]
     Malformed,
     /// No signature by a trusted key.
     #[error("no trusted key has signed it")]
     UnknownKey,
-    /// A trusted key's signature that does not fit.
+    /// The signature by a trusted key is invalid.
     #[error("its signature does not fit: it is forged or was changed")]
     Forged,
 }
 
-/// Why a text is no verifier key.
+/// The text is not a verifier key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no verifier key (NAME+HASH+BASE64, as `latchkey audit key` prints it)")]
+#[error("{0:?} is not a verifier key (NAME+HASH+BASE64, as `latchkey audit key` prints it)")]
 pub struct KeyError(pub String);
 
 impl LogSigner {
-    /// The signer of the log `origin`, from the seed of its Ed25519 key.
+    /// Creates the signer of the log `origin` from the seed of its Ed25519 key.
     ///
     /// # Panics
-    /// Never: [`origin_of`] makes names that a key may have.
+    /// Never: [`origin_of`] returns valid key names only.
     #[must_use]
     pub fn new(origin: &str, seed: &[u8; 32]) -> Self {
         let key = SigningKey::from_bytes(seed);
@@ -77,13 +77,13 @@ impl LogSigner {
         }
     }
 
-    /// The log's name.
+    /// Returns the log's name.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// What to hand to those who check.
+    /// Returns the public key, to be handed to verifiers.
     #[must_use]
     pub fn log_key(&self) -> LogKey {
         LogKey {
@@ -92,7 +92,7 @@ impl LogSigner {
         }
     }
 
-    /// A checkpoint over `size` entries, as a signed note.
+    /// Returns a checkpoint over `size` entries, as a signed note.
     ///
     /// # Panics
     /// Never: a name, a number and a hash make a well-formed text.
@@ -104,13 +104,13 @@ impl LogSigner {
         self.sign(&String::from_utf8(text).expect("a checkpoint is text"))
     }
 
-    /// A statement about the lines of an export, as a signed note.
+    /// Returns a statement about the lines of an export, as a signed note.
     #[must_use]
     pub fn export_end(&self, lines: u64, sha256: Hash32) -> String {
         self.sign(&export_text(&self.origin, lines, sha256))
     }
 
-    /// `text` as a signed note.
+    /// Returns `text` as a signed note.
     pub(super) fn sign(&self, text: &str) -> String {
         let mut note = Note::new(text.as_bytes(), &[]).expect("our texts end with a newline");
         note.add_sigs(&[self]).expect("Ed25519 signs any text");
@@ -142,7 +142,7 @@ impl fmt::Debug for LogSigner {
 }
 
 impl LogKey {
-    /// Reads `NAME+HASH+BASE64` (C2SP signed-note, "verifier keys").
+    /// Parses `NAME+HASH+BASE64` (C2SP signed-note, "verifier keys").
     ///
     /// # Errors
     /// [`KeyError`].
@@ -155,14 +155,14 @@ impl LogKey {
         })
     }
 
-    /// The key of that log whose public half is this.
+    /// Returns the key of the log `origin` with this public half.
     #[must_use]
     pub fn of(origin: &str, public: &Hash32) -> Option<Self> {
         let key = VerifyingKey::from_bytes(public).ok()?;
         Self::parse(&signed_note::new_ed25519_verifier_key(origin, &key)).ok()
     }
 
-    /// The log's name.
+    /// Returns the log's name.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -180,44 +180,44 @@ impl fmt::Display for LogKey {
 }
 
 impl fmt::Display for LogKeys {
-    /// One a line.
+    /// Formats the keys, one per line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|key| writeln!(f, "{key}"))
     }
 }
 
 impl LogKeys {
-    /// Those keys.
+    /// Creates a set of these keys.
     #[must_use]
     pub fn new(keys: Vec<LogKey>) -> Self {
         Self(keys)
     }
 
-    /// No key at all.
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Trusts one more.
+    /// Adds a trusted key.
     pub fn add(&mut self, key: LogKey) {
         if !self.0.contains(&key) {
             self.0.push(key);
         }
     }
 
-    /// Whether it is one of them.
+    /// Returns whether the set contains the key.
     #[must_use]
     pub fn contains(&self, key: &LogKey) -> bool {
         self.0.contains(key)
     }
 
-    /// The keys.
+    /// Iterates over the keys.
     pub fn iter(&self) -> impl Iterator<Item = &LogKey> {
         self.0.iter()
     }
 
-    /// Reads a checkpoint and checks that a trusted key of the log that it names has signed it.
+    /// Parses a checkpoint and checks that a trusted key of the log that it names signed it.
     ///
     /// # Errors
     /// [`CheckpointError`].
@@ -230,7 +230,7 @@ impl LogKeys {
         Ok(checkpoint)
     }
 
-    /// Checks that a trusted key has signed this statement about the lines of an export, and says which.
+    /// Checks that a trusted key signed this statement about the lines of an export, and returns that key.
     ///
     /// # Errors
     /// [`CheckpointError`]; [`CheckpointError::Forged`] also for a statement about other lines.
@@ -252,7 +252,7 @@ impl LogKeys {
         }
     }
 
-    /// Checks that a trusted key of the log `origin` has signed just this text.
+    /// Checks that a trusted key of the log `origin` signed exactly this text.
     ///
     /// # Errors
     /// [`CheckpointError`]; [`CheckpointError::Forged`] also for another text.
@@ -265,7 +265,7 @@ impl LogKeys {
         }
     }
 
-    /// Opens a note whose text names the log that must have signed it, and says which of its keys has.
+    /// Opens a note whose text names the log that must have signed it; returns the key that did.
     fn open_note<T>(
         &self,
         note: &str,
@@ -284,7 +284,7 @@ impl LogKeys {
     }
 }
 
-/// Can't be taken for a checkpoint: there, the second line is a number.
+/// Returns the statement about an export. It can't be mistaken for a checkpoint, whose second line is a number.
 fn export_text(origin: &str, lines: u64, sha256: Hash32) -> String {
     format!(
         "{}\n{origin}\n{lines} lines\n{}\n",
@@ -293,7 +293,7 @@ fn export_text(origin: &str, lines: u64, sha256: Hash32) -> String {
     )
 }
 
-/// What a note says, unchecked: only for saying which checkpoint it is that fails.
+/// Parses a note without checking its signature: only to report which checkpoint is invalid.
 #[must_use]
 pub fn unchecked(note: &str) -> Option<Checkpoint> {
     let note = Note::from_bytes(note.as_bytes()).ok()?;
@@ -310,16 +310,17 @@ fn read(text: &[u8]) -> Option<Checkpoint> {
     })
 }
 
-/// The public half of the key with that seed.
+/// Returns the public half of the key with that seed.
 #[must_use]
 pub fn public_half(seed: &[u8; 32]) -> Hash32 {
     SigningKey::from_bytes(seed).verifying_key().to_bytes()
 }
 
-/// The log's name for an appliance reached at `public_url`, whose key has this public half: a URL without its
-/// scheme (C2SP tlog-checkpoint), `mfa.example.org/audit-log`. It is chosen once, at the first checkpoint.
+/// Returns the log's name for an appliance reached at `public_url`, whose key has this public half: a URL without
+/// its scheme (C2SP tlog-checkpoint), for example `mfa.example.org/audit-log`. It is chosen once, at the first
+/// checkpoint.
 ///
-/// Every machine is at `127.0.0.1`, so that there eight digits of the key tell one from another:
+/// Every machine is reachable at `127.0.0.1`, so there eight digits of the key tell logs apart:
 /// `127.0.0.1:8080/1a2b3c4d/audit-log`.
 #[must_use]
 pub fn origin_of(public_url: &str, public: &Hash32) -> String {
@@ -345,7 +346,7 @@ pub fn origin_of(public_url: &str, public: &Hash32) -> String {
     format!("{host}/audit-log")
 }
 
-/// Whether a URL without its scheme names the machine that it is used on.
+/// Returns whether a URL without its scheme names the local machine.
 fn is_this_machine(url: &str) -> bool {
     let host = url.split('/').next().unwrap_or_default();
     let host = match host.strip_prefix('[') {

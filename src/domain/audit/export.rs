@@ -2,16 +2,16 @@
 //!
 //! | `kind` | what |
 //! |---|---|
-//! | `header` | which log, what was asked for, the checkpoint that the file leads to |
-//! | `entry` | an entry: its leaf, its sealed parts with their salts, the hashes that are kept beside it |
-//! | `pruned` | a place of which only the hashes are left |
-//! | `gap` | places that were not asked for, by the hashes of the subtrees that cover them |
-//! | `checkpoint` | a checkpoint on the way: it narrows down where a rewritten trail departs |
-//! | `end` | how many lines there were and what they hash to, signed by the log |
+//! | `header` | the log, the filter, and the checkpoint that the file leads to |
+//! | `entry` | an entry: its leaf, its sealed parts with their salts, the hashes stored beside it |
+//! | `pruned` | an entry of which only the hashes are left |
+//! | `gap` | entries outside the filter, as the hashes of the subtrees that cover them |
+//! | `checkpoint` | an intermediate checkpoint: it narrows down where a rewritten trail diverges |
+//! | `end` | the number of lines and their hash, signed by the log |
 //!
-//! Leaves and hashes lead to the root that the checkpoint signs, in one pass and without the entries
-//! that were left out. The end finds what that can't: a file that was cut or thinned out afterwards. That a part has all
-//! that was asked for, its beginning and end too, whoever signs the end has checked (`service/trail/export/left_out.rs`).
+//! Leaves and hashes lead to the root that the checkpoint signs, in one pass and without the entries left out. The
+//! `end` line detects what that can't: a file truncated or thinned out afterwards. It is signed only once the exporter
+//! has checked that a part lacks nothing that was asked for (`service/trail/export/left_out.rs`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +24,7 @@ use super::canonical::object_text_again;
 use super::leaf::{Chain, Hash32, LEAF_FORMAT, Salt, write_time};
 use super::record::{ActorData, Body, Content, Part, Record, SubjectData};
 
-/// The version of the file format, in its header.
+/// The version of the file format, part of the header.
 pub const EXPORT_FORMAT: &str = "latchkey-audit-export/1";
 
 /// A line of an export.
@@ -35,11 +35,11 @@ pub enum Line {
     Header(Header),
     /// An entry.
     Entry(Box<EntryLine>),
-    /// A place that was pruned.
+    /// A pruned entry.
     Pruned(PrunedLine),
-    /// Places that were not asked for.
+    /// Entries outside the filter.
     Gap(GapLine),
-    /// A checkpoint on the way.
+    /// An intermediate checkpoint.
     Checkpoint {
         /// The signed note.
         note: String,
@@ -56,19 +56,19 @@ pub struct Header {
     pub format: String,
     /// The checkpoint that the whole file leads to, a signed note.
     pub checkpoint: String,
-    /// Keys under which this log has signed, the one in use last. To trust them, compare them with what
-    /// you were given another way.
+    /// Keys with which this log has signed, the current one last. Do not trust them without comparing them with
+    /// keys obtained another way.
     pub keys: Vec<String>,
-    /// Only entries of this organisation; absent: of all.
+    /// The only organisation exported; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organization_id: Option<Uuid>,
-    /// Only entries from this time on.
+    /// Earliest time exported; absent: from the beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
-    /// Only entries up to this time.
+    /// Latest time exported; absent: up to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Timestamp>,
-    /// When it was written.
+    /// When the file was written.
     pub exported_at: Timestamp,
 }
 
@@ -76,24 +76,25 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EntryLine {
-    /// What is hashed.
+    /// The part that is hashed.
     pub leaf: LeafJson,
     /// The actor's data, unless erased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<ActorJson>,
-    /// Its salt, in hexadecimal.
+    /// Salt of the actor's data, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor_salt: Option<String>,
-    /// The entry that records the erasure of the actor's data; absent where a receipt withholds it.
+    /// Sequence of the entry that records the erasure of the actor's data; absent if a receipt withholds the
+    /// data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor_erased_by: Option<u64>,
     /// The subject's data, unless erased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<SubjectJson>,
-    /// Its salt, in hexadecimal.
+    /// Salt of the subject's data, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject_salt: Option<String>,
-    /// The entry that records the erasure of the subject's data.
+    /// Sequence of the entry that records the erasure of the subject's data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject_erased_by: Option<u64>,
     /// The leaf hash and each node that the leaf completes, base64.
@@ -101,35 +102,35 @@ pub struct EntryLine {
     pub hashes: Vec<String>,
 }
 
-/// A place of which only the hashes are left.
+/// An entry of which only the hashes are left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrunedLine {
-    /// The place.
+    /// Its sequence.
     pub sequence: u64,
-    /// Whose it was.
+    /// Its place in its organisation's chain.
     pub organization: ChainJson,
-    /// The entry that records the pruning.
+    /// Sequence of the entry that records the pruning.
     pub pruned_by: u64,
-    /// The entry that had recorded the erasure of the actor's data before.
+    /// Sequence of the entry that recorded an earlier erasure of the actor's data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor_erased_by: Option<u64>,
-    /// The same of the subject's data.
+    /// Sequence of the entry that recorded an earlier erasure of the subject's data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject_erased_by: Option<u64>,
-    /// As in an entry.
+    /// The leaf hash and each node that the leaf completes, base64.
     pub hashes: Vec<String>,
 }
 
-/// Places that were not asked for.
+/// Entries outside the filter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GapLine {
-    /// The first of them.
+    /// Sequence of the first of them.
     pub first: u64,
-    /// The first after them.
+    /// Sequence of the first entry after them.
     pub end: u64,
-    /// The hashes of the full subtrees that cover them, from left to right, base64.
+    /// Hashes of the full subtrees that cover them, from left to right, base64.
     pub hashes: Vec<String>,
 }
 
@@ -137,15 +138,15 @@ pub struct GapLine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EndLine {
-    /// Lines before this one.
+    /// Number of lines before this one.
     pub lines: u64,
     /// SHA-256 of them, line ends included, in hexadecimal.
     pub sha256: String,
-    /// A signed note that says so.
+    /// A signed note that states both.
     pub signed: String,
 }
 
-/// A leaf as JSON. Written canonically, it is the leaf.
+/// A leaf as JSON; its canonical form is the leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LeafJson {
@@ -236,7 +237,7 @@ impl From<&Record> for Line {
 
 impl From<&Record> for EntryLine {
     /// # Panics
-    /// When the record was pruned.
+    /// If the record was pruned.
     fn from(record: &Record) -> Self {
         let leaf = record.leaf().expect("only whole records become entries");
         let Content::Whole(body) = &record.content else {
@@ -301,11 +302,11 @@ impl From<&Record> for ChainJson {
 }
 
 impl EntryLine {
-    /// The entry, and whether the seals in its leaf are those of its parts. The entry's own seals are
-    /// computed from the parts that are there.
+    /// Returns the entry, and whether the seals in its leaf match its parts. The seals of the returned entry are
+    /// computed from the parts present.
     ///
     /// # Errors
-    /// When it can't be an entry.
+    /// The line can't be an entry.
     pub fn into_record(self) -> Result<(Record, bool), String> {
         let leaf = self.leaf;
         if leaf.format != LEAF_FORMAT {
@@ -314,7 +315,7 @@ impl EntryLine {
                 leaf.format
             ));
         }
-        let at = leaf.at.parse().map_err(|_| format!("{:?} is no time", leaf.at))?;
+        let at = leaf.at.parse().map_err(|_| format!("bad time {:?}", leaf.at))?;
         let actor = self.actor.map(|actor| ActorData {
             email: actor.email,
             ip_address: actor.ip_address,
@@ -381,7 +382,7 @@ impl ChainJson {
 }
 
 impl GapLine {
-    /// The gap over these subtrees.
+    /// Creates the gap that these subtrees cover.
     #[must_use]
     pub fn new(first: u64, end: u64, hashes: &[Hash32]) -> Self {
         Self {
@@ -391,10 +392,10 @@ impl GapLine {
         }
     }
 
-    /// The hashes of the subtrees.
+    /// Returns the hashes of the subtrees.
     ///
     /// # Errors
-    /// When one is no hash.
+    /// An item is not a hash.
     pub fn subtrees(&self) -> Result<Vec<Hash32>, String> {
         let hashes = from_base64(&self.hashes)?;
         Ok(hashes.as_chunks().0.to_vec())
@@ -408,7 +409,8 @@ fn split<T>(part: &Part<T>) -> (Option<&T>, Option<String>) {
     }
 }
 
-/// A part from its members in a line. Where it is there, its seal is computed, not believed.
+/// Reads a part from its members in a line. The seal of a part that is present is computed, not taken from the
+/// line.
 fn join<T>(
     data: Option<T>,
     salt: Option<String>,
@@ -418,12 +420,12 @@ fn join<T>(
     match (data, salt, erased_by) {
         (Some(data), Some(salt), None) => {
             let mut bytes = Salt::default();
-            hex::decode_to_slice(&salt, &mut bytes).map_err(|_| format!("{salt:?} is no salt"))?;
+            hex::decode_to_slice(&salt, &mut bytes).map_err(|_| format!("{salt:?} is not a salt"))?;
             Ok(Part::Kept { salt: bytes, data })
         }
         (None, None, Some(by)) => {
             let mut bytes = Hash32::default();
-            hex::decode_to_slice(seal, &mut bytes).map_err(|_| format!("{seal:?} is no seal"))?;
+            hex::decode_to_slice(seal, &mut bytes).map_err(|_| format!("{seal:?} is not a seal"))?;
             Ok(Part::Erased { seal: bytes, by })
         }
         _ => Err("a part must be there with its salt, or be erased by an entry".to_owned()),
@@ -441,7 +443,7 @@ fn from_base64(hashes: &[String]) -> Result<Vec<u8>, String> {
             .decode(hash)
             .ok()
             .filter(|hash| hash.len() == 32)
-            .ok_or_else(|| format!("{hash:?} is no hash"))?;
+            .ok_or_else(|| format!("{hash:?} is not a hash"))?;
         bytes.extend_from_slice(&hash);
     }
     Ok(bytes)

@@ -1,4 +1,4 @@
-//! Checks an exported file, line by line and in constant memory.
+//! Verifies an exported file, line by line and in constant memory.
 
 use sha2::{Digest as _, Sha256};
 
@@ -9,8 +9,8 @@ use super::record::{Content, Record};
 use super::report::{Anchor, Report, Scope, Tampering};
 use super::verify::Verifier;
 
-/// The columns of an export as CSV. The last one is the line as it would stand in the other format, and
-/// what is checked; the others are there to be read, and are compared with it.
+/// The columns of an export as CSV. The last one holds the line of the JSON format and is what is verified; the
+/// others are there to be read, and are compared with it.
 pub const CSV_COLUMNS: [&str; 17] = [
     "sequence",
     "id",
@@ -31,10 +31,10 @@ pub const CSV_COLUMNS: [&str; 17] = [
     "record",
 ];
 
-/// Keys of a header that are read: each is tried at each checkpoint, and a log has few.
+/// Maximum keys read from a header: each is tried at each checkpoint, and a log has few.
 const HEADER_KEYS: usize = 1000;
 
-/// A check of a file under way.
+/// A verification in progress.
 #[derive(Debug)]
 pub struct FileVerifier {
     keys: LogKeys,
@@ -48,16 +48,16 @@ pub struct FileVerifier {
     titles_changed: bool,
 }
 
-/// Why a file can't be checked at all.
+/// Why a file can't be verified at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// Its first line is no header of an export.
+    /// Its first line is not the header of an export.
     #[error("it is not an export of the trail: {0}")]
     NotAnExport(String),
     /// A line can't be read.
     #[error("line {line} can't be read: {problem}")]
     Line {
-        /// Counts from 1.
+        /// Number of the line, from 1.
         line: u64,
         /// What is wrong.
         problem: String,
@@ -65,8 +65,8 @@ pub enum FileError {
 }
 
 impl FileVerifier {
-    /// A check that trusts `keys`, and compares with `anchors` besides the file's own checkpoints.
-    /// Without keys, those in the file's header are believed: that finds damage, not a forger.
+    /// Creates a verification that trusts `keys`, and compares with `anchors` besides the file's own checkpoints.
+    /// Without keys, those in the file's header are trusted: that detects damage, but not forgery.
     #[must_use]
     pub fn new(keys: LogKeys, anchors: Vec<Anchor>) -> Self {
         Self {
@@ -82,27 +82,28 @@ impl FileVerifier {
         }
     }
 
-    /// How many entries the file's checkpoint is over; known after its first line.
+    /// Returns the size of the file's checkpoint; known after its first line.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The next place that is looked for.
+    /// Returns the sequence expected next.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.state.as_ref().map_or(0, Verifier::next_sequence)
     }
 
-    /// The titles of a table's columns, before its first line: they say who is who to whoever reads it.
+    /// Takes the column titles of a CSV file, before its first line: a reader relies on them to know which column
+    /// is which.
     pub fn titles<'a>(&mut self, titles: impl IntoIterator<Item = &'a str>) {
         self.titles_changed = !titles.into_iter().eq(CSV_COLUMNS);
     }
 
-    /// The next line, without its line end; with `cells`, as the last cell of that row of a CSV file.
+    /// Takes the next line, without its line end; for a CSV file with `cells`, the row whose last cell it is.
     ///
     /// # Errors
-    /// [`FileError::NotAnExport`] for a first line that is no header.
+    /// [`FileError::NotAnExport`] for a first line that is not a header.
     pub fn line(&mut self, line: &str, cells: Option<&[&str]>) -> Result<(), FileError> {
         let parsed: Result<Line, _> = serde_json::from_str(line);
         let Some(verifier) = &mut self.state else {
@@ -146,7 +147,7 @@ impl FileVerifier {
         Ok(())
     }
 
-    /// The end of the file.
+    /// Ends the file and returns the report.
     ///
     /// # Errors
     /// [`FileError::NotAnExport`] for an empty file.
@@ -188,7 +189,7 @@ impl FileVerifier {
         } else {
             verifier.trust(&self.keys);
         }
-        // Only shown while it goes on.
+        // Used only to show progress.
         self.size = unchecked(&header.checkpoint).map_or(0, |told| told.size);
         if let Err(error) = verifier.offer(&header.checkpoint, "the header", true) {
             verifier.finding(
@@ -201,7 +202,8 @@ impl FileVerifier {
         verifier
     }
 
-    /// In a table the columns beside a line that is no entry are empty: nothing vouches for what stands there.
+    /// Checks that in a CSV file the columns beside a line that is not an entry are empty: nothing vouches for
+    /// their content.
     fn nothing_beside(&mut self, cells: Option<&[&str]>) {
         let empty = vec![String::new(); CSV_COLUMNS.len() - 1];
         if let Some(verifier) = &mut self.state
@@ -286,7 +288,7 @@ impl FileVerifier {
                 };
                 verifier.finding(kind, 0, next.saturating_sub(1), text);
             } else {
-                // It is known better where.
+                // Earlier findings already say where.
                 verifier.note(text);
             }
             return;
@@ -312,13 +314,13 @@ impl FileVerifier {
     }
 }
 
-/// Whether a row of a table, its record being its last cell, has just these cells before it. It may have been
-/// cut as well.
+/// Returns whether a row of a CSV file has exactly these cells before its record, the last cell. The row may also
+/// have been cut.
 fn fits(cells: Option<&[&str]>, beside: &[String]) -> bool {
     cells.is_none_or(|cells| cells.split_last().is_some_and(|(_, before)| before == beside))
 }
 
-/// The cells of an entry before its record, as [`CSV_COLUMNS`] names them.
+/// Returns the cells of an entry before its record, as [`CSV_COLUMNS`] names them.
 #[must_use]
 pub fn csv_cells(record: &Record) -> Vec<String> {
     let Content::Whole(body) = &record.content else {
@@ -351,7 +353,7 @@ pub fn csv_cells(record: &Record) -> Vec<String> {
     ]
 }
 
-/// Spreadsheets take some first characters for a formula (OWASP, CSV injection).
+/// Escapes cells whose first character spreadsheets would take for a formula (OWASP, CSV injection).
 fn harmless(cell: &str) -> String {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         format!("'{cell}")

@@ -1,8 +1,8 @@
-//! The tree grown leaf by leaf in O(log n) memory, and compared with the hashes that were kept of it.
+//! The tree grown leaf by leaf in O(log n) memory, and compared with the stored hashes.
 //!
-//! Where what is computed and what was kept differ, the kept hash is carried on and the computed one
-//! remembered as its alternative: the next hash above, in the end the signed root, tells which of the
-//! two was right, and so whether an entry or a hash was tampered with.
+//! Where the computed and the stored hash differ, the stored one is carried on and the computed one remembered as
+//! its alternative: the next hash above, ultimately the signed root, shows which of the two was right, and so
+//! whether an entry or a hash was tampered with.
 
 use super::leaf::Hash32;
 use super::tree::{parent_hash, subtrees};
@@ -20,31 +20,31 @@ pub(super) struct Peak {
     pub level: u8,
     /// `None` below a hole that nothing vouches for.
     pub hash: Option<Hash32>,
-    /// What it would be if the kept hash was wrong.
+    /// The hash that it would be if the stored one was wrong.
     pub alternative: Option<Hash32>,
-    /// The finding that the difference made.
+    /// Index of the finding that the difference caused.
     pub suspicion: Option<usize>,
 }
 
-/// What a merge of two subtrees showed.
+/// The result of merging two subtrees whose hashes differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// Kept and computed differ, first seen here: one of these leaves, or the hash.
+    /// Stored and computed hash differ, first seen here: one of these leaves or the hash was changed.
     New { first: u64, last: u64 },
-    /// The kept hash behind that finding was wrong, what it stood for is intact.
+    /// The stored hash behind that finding was wrong; what it covers is intact.
     HashWasWrong(usize),
 }
 
-/// How a signed root fits.
+/// How a signed root matches the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
     /// It is the root.
     Yes,
-    /// It is, if the kept hash behind that finding was wrong.
+    /// It is the root if the stored hash behind that finding was wrong.
     IfHashWasWrong(usize),
-    /// It is not.
+    /// It is not the root.
     No,
-    /// There is a hole in the tree.
+    /// Unknown, since the tree has a hole.
     Unknown,
 }
 
@@ -53,8 +53,8 @@ impl Frontier {
         self.size
     }
 
-    /// Grows by one leaf. `kept` are the hashes of the subtrees that it completes, lowest first; empty
-    /// when none were kept. `doubt` learns of each difference and answers with the finding it made.
+    /// Grows by one leaf. `kept` holds the stored hashes of the subtrees that it completes, lowest first; empty
+    /// if none were stored. `doubt` receives each difference and returns the index of its finding.
     pub fn grow(&mut self, leaf: Peak, kept: &[u8], mut doubt: impl FnMut(Doubt) -> usize) {
         self.size += 1;
         let last = self.size - 1;
@@ -67,7 +67,7 @@ impl Frontier {
         self.peaks.push(right);
     }
 
-    /// Grows by a subtree whose inside is not looked at.
+    /// Grows by a subtree whose leaves are not examined.
     pub fn grow_by_subtree(&mut self, level: u8, hash: Option<Hash32>) {
         self.size += 1 << level;
         let last = self.size - 1;
@@ -83,19 +83,19 @@ impl Frontier {
         self.peaks.push(right);
     }
 
-    /// Grows to `size` by leaves of which nothing is known.
+    /// Grows to `size` by unknown leaves.
     pub fn leave_hole(&mut self, size: u64) {
         for level in subtrees(self.size, size) {
             self.grow_by_subtree(level, None);
         }
     }
 
-    /// The root over the carried hashes (RFC 6962 §2.1); `None` with a hole.
+    /// Returns the root over the carried hashes (RFC 6962 §2.1); `None` if there is a hole.
     pub fn root(&self) -> Option<Hash32> {
         self.root_with(None)
     }
 
-    /// Whether `root` is the root.
+    /// Compares `root` with the tree's root.
     pub fn fits(&self, root: &Hash32) -> Fit {
         match self.root() {
             None => Fit::Unknown,
@@ -147,7 +147,7 @@ fn merge(
     if kept == computed {
         return peak;
     }
-    // Does the difference go away if a kept hash below was wrong?
+    // Does the difference disappear if a stored hash below was wrong?
     for (l, r) in [
         (left.alternative, right.hash),
         (left.hash, right.alternative),
@@ -163,7 +163,7 @@ fn merge(
         }
     }
     peak.alternative = Some(computed);
-    // What is already known to be wrong below explains a difference above.
+    // A difference above is explained by one already known below.
     peak.suspicion = Some(left.suspicion.or(right.suspicion).unwrap_or_else(|| {
         doubt(Doubt::New {
             first: last + 1 - (1 << level),

@@ -1,29 +1,30 @@
-//! Another key signs the log from here on, and the one before vouches for it.
+//! A change of the log's signing key, vouched for by the previous key.
 //!
-//! An entry alone would not do: whoever can write the database can append one, and the log would sign over it like
-//! over any other. So the entry carries a statement that the old key has signed, for this place and this new key.
+//! An entry alone would not suffice: anybody who can write the database can append one, and the log would sign
+//! over it as over any other. So the entry carries a statement, signed by the old key, for this position and this
+//! new key.
 
 use serde_json::{Map, Value};
 
 use super::checkpoint::{CheckpointError, LogKey, LogKeys, LogSigner};
 use super::{ActorRef, Event, EventType};
 
-/// The first line of a statement. Can't be taken for a checkpoint: there, the second line is a number.
+/// The first line of a statement. It can't be mistaken for a checkpoint, whose second line is a number.
 const STATEMENT: &str = "latchkey-audit-key-change/1";
 
-/// What an entry says of a change of keys.
+/// A change of keys as an entry records it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyChange {
-    /// The key before.
+    /// The previous key.
     pub from: LogKey,
-    /// The key from here on.
+    /// The new key.
     pub to: LogKey,
-    /// What the key before says of it, a signed note; absent where the key was changed by hand.
+    /// The previous key's statement, a signed note; absent if the key was changed by hand.
     statement: Option<String>,
 }
 
 impl KeyChange {
-    /// From `old` to `to` by the entry at `place`, which the old key vouches for.
+    /// Creates the change from `old` to `to` by the entry at `place`, vouched for by the old key.
     #[must_use]
     pub fn by(old: &LogSigner, to: LogKey, place: u64) -> Self {
         let statement = old.sign(&statement(old.origin(), &to, place));
@@ -34,7 +35,7 @@ impl KeyChange {
         }
     }
 
-    /// A key that was found changed: nobody vouches for the new one.
+    /// Creates the change for a key that was found replaced: nothing vouches for the new one.
     #[must_use]
     pub fn found(from: LogKey, to: LogKey) -> Self {
         Self {
@@ -44,7 +45,7 @@ impl KeyChange {
         }
     }
 
-    /// The entry.
+    /// Returns the audit event of the change.
     #[must_use]
     pub fn event(&self, actor: ActorRef) -> Event {
         let event = Event::new(EventType::AuditKeyChange, None, actor)
@@ -56,7 +57,7 @@ impl KeyChange {
         }
     }
 
-    /// What the details of an entry say; `None` where that is no change of keys of one log.
+    /// Parses the details of an entry; `None` if they are not a change of keys of one log.
     #[must_use]
     pub fn read(details: &Map<String, Value>) -> Option<Self> {
         let text = |name: &str| details.get(name).and_then(Value::as_str);
@@ -69,10 +70,11 @@ impl KeyChange {
         })
     }
 
-    /// Whether the key before says so, for the entry at `place`; `None`: it says nothing.
+    /// Returns whether the previous key vouches for the change, for the entry at `place`; `None` if there is no
+    /// statement.
     ///
     /// # Errors
-    /// [`CheckpointError`] when what it should have said is forged, or about something else.
+    /// [`CheckpointError`] if the statement is forged or about something else.
     pub fn is_vouched_for(&self, place: u64) -> Option<Result<(), CheckpointError>> {
         let note = self.statement.as_deref()?;
         let expected = statement(self.from.origin(), &self.to, place);
@@ -113,7 +115,7 @@ mod tests {
         let found = KeyChange::found(old.log_key(), new.log_key());
         let read = KeyChange::read(&details(&found)).expect("a change");
         assert_eq!(read.is_vouched_for(7), None);
-        // A checkpoint is no statement.
+        // A checkpoint is not a statement.
         let mut checkpoint = details(&found);
         checkpoint.insert("vouchedFor".into(), old.checkpoint(7, [0; 32]).into());
         let read = KeyChange::read(&checkpoint).expect("a change");

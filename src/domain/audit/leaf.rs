@@ -1,7 +1,7 @@
 //! What the tree hashes of an entry: leaf format 1.
 //!
-//! A leaf is a canonical JSON object (RFC 8785), hashed as RFC 6962 §2.1 hashes a leaf:
-//! `SHA-256(0x00 ‖ leaf)`. This is one, wrapped for reading:
+//! A leaf is a canonical JSON object (RFC 8785), hashed as a leaf of RFC 6962 §2.1: `SHA-256(0x00 ‖ leaf)`. An
+//! example, wrapped for reading:
 //!
 //! ```json
 //! {"actor":{"id":"770e8400-e29b-41d4-a716-446655440003","type":"USER"},
@@ -12,16 +12,15 @@
 //!  "result":"SUCCESS","sealed":{"actor":"4c0d…","subject":"9ab1…"},"sequence":1204}
 //! ```
 //!
-//! `organization` chains the entries of one organisation: `index` counts them from 0, and `previous`
-//! is the sequence of the one before. So the export of one organisation shows by itself that none of
-//! its entries is missing, without the entries of others. Acts on the node have `"id":null` and a
-//! chain of their own.
+//! `organization` chains the entries of one organisation: `index` counts them from 0, and `previous` is the
+//! sequence of the preceding one. So the export of one organisation proves by itself that none of its entries is
+//! missing, without the entries of others. Actions on the node have `"id":null` and a chain of their own.
 //!
-//! `sealed` commits to what may have to be erased one day: the actor's data (`email`, `ipAddress`)
-//! and the subject's (`details`, `errorMessage`, `resourceName`; absent members are left out). A seal is
-//! `SHA-256(salt ‖ canonical JSON of the part)` in hexadecimal, with 16 random bytes of salt kept beside
-//! the part. Erasing a part deletes text and salt and keeps the seal: the leaf stays what it was, and
-//! without the salt nobody can try out which address or name it had been.
+//! `sealed` commits to the parts that may have to be erased: the actor's data (`email`, `ipAddress`) and the
+//! subject's (`details`, `errorMessage`, `resourceName`; absent members are left out). A seal is
+//! `SHA-256(salt ‖ canonical JSON of the part)` in hexadecimal, with 16 random bytes of salt stored beside the
+//! part. Erasing a part deletes text and salt and keeps the seal: the leaf stays unchanged, and without the salt
+//! nobody can find the address or name by trial.
 
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
@@ -30,9 +29,9 @@ use uuid::Uuid;
 
 use super::canonical::write_string;
 
-/// The version of the leaf format, inside every leaf.
+/// The version of the leaf format, part of every leaf.
 pub const LEAF_FORMAT: &str = "latchkey-audit-leaf/1";
-/// Random bytes that hide what a seal commits to.
+/// Bytes of the random salt that hides what a seal commits to.
 pub const SALT_BYTES: usize = 16;
 
 /// 32 bytes of SHA-256.
@@ -43,25 +42,25 @@ pub type Salt = [u8; SALT_BYTES];
 /// The public part of an entry: what stays readable for ever, and the seals of the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf<'a> {
-    /// Place in the trail, from 0.
+    /// Position in the trail, from 0.
     pub sequence: u64,
-    /// Place among the entries of the organisation.
+    /// Position among the organisation's entries.
     pub chain: Chain,
     /// Id on the wire.
     pub id: Uuid,
-    /// When.
+    /// Time of the event.
     pub at: Timestamp,
-    /// Where; `None` for acts on the node.
+    /// Organisation; `None` for actions on the node.
     pub organization_id: Option<Uuid>,
-    /// What, by its name on the wire.
+    /// Event type, by its name on the wire.
     pub event_type: &'a str,
-    /// How it ended, by its name on the wire.
+    /// Result, by its name on the wire.
     pub result: &'a str,
     /// Kind of actor, by its name on the wire.
     pub actor_type: &'a str,
-    /// Account or key of the actor.
+    /// Account or API key of the actor.
     pub actor_id: Option<Uuid>,
-    /// Kind and id of what was acted on.
+    /// Type and id of the resource.
     pub resource: Option<(&'a str, &'a str)>,
     /// Request id.
     pub request_id: Option<&'a str>,
@@ -74,14 +73,14 @@ pub struct Leaf<'a> {
 /// An entry's place among those of its organisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// How many entries of the organisation came before.
+    /// Number of earlier entries of the organisation.
     pub index: u64,
-    /// The sequence of the one before.
+    /// Sequence of the preceding one.
     pub previous: Option<u64>,
 }
 
 impl Leaf<'_> {
-    /// The canonical text.
+    /// Returns the canonical text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::with_capacity(704);
@@ -131,14 +130,14 @@ impl Leaf<'_> {
         text
     }
 
-    /// The leaf hash (RFC 6962 §2.1).
+    /// Returns the leaf hash (RFC 6962 §2.1).
     #[must_use]
     pub fn hash(&self) -> Hash32 {
         tlog_tiles::record_hash(self.text().as_bytes()).0
     }
 }
 
-/// The seal of a part: commits to its text, hides it behind the salt.
+/// Returns the seal of a part: it commits to the text and hides it behind the salt.
 #[must_use]
 pub fn seal(salt: &Salt, part: &str) -> Hash32 {
     Sha256::new()
@@ -148,7 +147,7 @@ pub fn seal(salt: &Salt, part: &str) -> Hash32 {
         .into()
 }
 
-/// The canonical text of the actor's data.
+/// Returns the canonical text of the actor's data.
 #[must_use]
 pub fn actor_part(email: Option<&str>, ip_address: Option<&str>) -> String {
     let mut part = Part::new();
@@ -157,7 +156,7 @@ pub fn actor_part(email: Option<&str>, ip_address: Option<&str>) -> String {
     part.end()
 }
 
-/// The canonical text of the subject's data; `details` is canonical already, and `None` when empty.
+/// Returns the canonical text of the subject's data; `details` is canonical already, and `None` if empty.
 #[must_use]
 pub fn subject_part(
     details: Option<&str>,
@@ -171,7 +170,7 @@ pub fn subject_part(
     part.end()
 }
 
-/// Appends a time as it stands in leaves: RFC 3339, UTC, milliseconds always.
+/// Appends a time in the form used in leaves: RFC 3339, UTC, always with milliseconds.
 pub fn write_time(text: &mut String, at: Timestamp) {
     const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
     PRINTER

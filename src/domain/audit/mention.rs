@@ -1,6 +1,6 @@
-//! Whether a text names somebody by e-mail address.
+//! Finds e-mail addresses in a text.
 
-/// Whether one of these addresses stands in the text as a whole, whatever the case of its ASCII letters.
+/// Returns whether the text contains one of these addresses as a whole, ignoring the case of ASCII letters.
 #[must_use]
 pub fn mentions(text: &str, addresses: &[String]) -> bool {
     addresses
@@ -21,12 +21,13 @@ fn stands_in(text: &[u8], address: &[u8]) -> bool {
     })
 }
 
-/// Whether this byte before an address makes it another one.
+/// Returns whether this byte before an address makes it part of another one.
 fn continues(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte >= 0x80 || b".!#$%&*+-/=?^_`{|}~".contains(&byte)
 }
 
-/// Whether this byte after an address makes it another one: a full stop only with more of a name after it.
+/// Returns whether this byte after an address makes it part of another one: a full stop or hyphen only if more of
+/// a name follows.
 fn continues_after(byte: u8, next: Option<&u8>) -> bool {
     let of_name = |byte: u8| byte.is_ascii_alphanumeric() || byte >= 0x80;
     of_name(byte) || (matches!(byte, b'.' | b'-') && next.is_some_and(|next| of_name(*next)))

@@ -1,8 +1,8 @@
-//! A receipt: one entry and the proof that it is in the trail, in one text that needs nothing else.
+//! A receipt: one entry and the proof that it is in the trail, in one self-contained text.
 //!
-//! It is a C2SP tlog-proof. Its `extra` line carries the entry, as base64 of JSON with the members
-//! `leaf`, `actor`, `actorSalt`, `subject` and `subjectSalt` as an export has them: what the leaf hash is
-//! computed from. Any tlog-proof verifier can check the rest, given that hash.
+//! It is a C2SP tlog-proof. Its `extra` line carries the entry, as base64 of JSON with the members `leaf`,
+//! `actor`, `actorSalt`, `subject` and `subjectSalt` as in an export; the leaf hash is computed from these. Any
+//! tlog-proof verifier can check the rest, given that hash.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,28 +20,28 @@ pub enum ReceiptError {
     /// Not a receipt.
     #[error("it is not a receipt (C2SP tlog-proof with an entry): {0}")]
     Malformed(String),
-    /// The checkpoint does not count.
+    /// The checkpoint is not valid.
     #[error("its checkpoint does not count: {0}")]
     Checkpoint(#[from] CheckpointError),
-    /// The entry is not the one that the proof is about, or the proof does not lead to the root.
+    /// The proof is about another entry, or does not lead to the root.
     #[error("its entry is not in the trail: the entry or the proof was changed")]
     NotIncluded,
 }
 
-/// A receipt whose proof holds.
+/// A receipt whose proof is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedReceipt {
     /// The entry.
     pub record: Record,
-    /// The signed statement that it is part of.
+    /// The signed checkpoint of the trail that contains it.
     pub checkpoint: Checkpoint,
 }
 
-/// Writes a receipt.
+/// Formats a receipt.
 #[must_use]
 pub fn write_receipt(record: &Record, proof: &[Hash32], checkpoint: &str) -> String {
     let mut entry = EntryLine::from(record);
-    // The proof says it all; the hashes beside the entry are for exports.
+    // The proof suffices; the hashes beside the entry are for exports.
     entry.hashes.clear();
     let extra = serde_json::to_vec(&entry).expect("an entry can be written");
     let mut text = format!(
@@ -58,7 +58,7 @@ pub fn write_receipt(record: &Record, proof: &[Hash32], checkpoint: &str) -> Str
     text
 }
 
-/// Reads a receipt and checks that a trusted key has signed a trail that holds its entry.
+/// Parses a receipt and checks that a trusted key signed a trail that contains its entry.
 ///
 /// # Errors
 /// [`ReceiptError`].
@@ -86,7 +86,7 @@ pub fn check_receipt(text: &str, keys: &LogKeys) -> Result<CheckedReceipt, Recei
             Some(tlog_tiles::Hash(hash.try_into().ok()?))
         })
         .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| malformed("a line of the proof is no hash"))?;
+        .ok_or_else(|| malformed("a line of the proof is not a hash"))?;
     let entry = STANDARD
         .decode(extra)
         .map_err(|_| malformed("the entry is not base64"))?;

@@ -1,20 +1,20 @@
-//! An entry as it is kept and exported: everything that its leaf is made of, as far as it is still there.
+//! An entry as it is stored and exported: everything that its leaf is made of, as far as it still exists.
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::leaf::{Chain, Hash32, Leaf, Salt, actor_part, seal, subject_part};
 
-/// A place in the trail and what is there.
+/// A position in the trail and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The place, from 0.
+    /// Position, from 0.
     pub sequence: u64,
-    /// Whose chain, and where in it; `None` for acts on the node.
+    /// Organisation whose chain it belongs to; `None` for actions on the node.
     pub organization_id: Option<Uuid>,
-    /// See [`Chain`].
+    /// Position in that chain.
     pub chain: Chain,
-    /// The leaf hash, then each node that the leaf completes, as they are kept.
+    /// The stored leaf hash, then each node that the leaf completes.
     pub hashes: Vec<u8>,
     /// What is left of the entry.
     pub content: Content,
@@ -23,15 +23,15 @@ pub struct Record {
 /// What is left of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// All, or all but erased parts.
+    /// Everything, or everything but erased parts.
     Whole(Box<Body>),
-    /// Nothing but the hashes; the entry of that sequence says why.
+    /// Only the hashes; the entry with sequence `by` says why.
     Pruned {
-        /// The `AUDIT_PRUNE` entry.
+        /// Sequence of the `AUDIT_PRUNE` entry.
         by: u64,
-        /// The `AUDIT_ERASE` entry of the actor's data, if that had gone before.
+        /// Sequence of the `AUDIT_ERASE` entry of the actor's data, if that was erased before.
         actor_erased_by: Option<u64>,
-        /// The same of the subject's.
+        /// Sequence of the `AUDIT_ERASE` entry of the subject's data, if that was erased before.
         subject_erased_by: Option<u64>,
     },
 }
@@ -39,19 +39,19 @@ pub enum Content {
 /// An entry that was not pruned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
-    /// When.
+    /// Time of the event.
     pub at: Timestamp,
     /// Id on the wire.
     pub id: Uuid,
-    /// What.
+    /// Event type, by its name on the wire.
     pub event_type: String,
-    /// How it ended.
+    /// Result, by its name on the wire.
     pub result: String,
-    /// Kind of actor.
+    /// Kind of actor, by its name on the wire.
     pub actor_type: String,
-    /// Account or key.
+    /// Id of the actor's account or API key.
     pub actor_id: Option<Uuid>,
-    /// Kind and id of what was acted on.
+    /// Type and id of the resource.
     pub resource: Option<(String, String)>,
     /// Request id.
     pub request_id: Option<String>,
@@ -64,45 +64,45 @@ pub struct Body {
 /// A sealed part of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part<T> {
-    /// Still there.
+    /// Still present.
     Kept {
-        /// What hides it behind its seal.
+        /// Salt of the seal.
         salt: Salt,
-        /// What it says.
+        /// The data.
         data: T,
     },
-    /// Gone; the entry of that sequence says why.
+    /// Erased; the entry with sequence `by` says why.
     Erased {
-        /// The seal.
+        /// The seal of the erased data.
         seal: Hash32,
-        /// The `AUDIT_ERASE` entry.
+        /// Sequence of the `AUDIT_ERASE` entry.
         by: u64,
     },
 }
 
-/// What an entry keeps of the actor that may have to be erased.
+/// Data about the actor that may have to be erased.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActorData {
-    /// E-mail address as it was then.
+    /// E-mail address at the time.
     pub email: Option<String>,
-    /// The client's address.
+    /// The client's IP address.
     pub ip_address: Option<String>,
 }
 
-/// What an entry keeps of its subject that may have to be erased.
+/// Data about the subject that may have to be erased.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubjectData {
-    /// Canonical JSON; `None` when empty.
+    /// Canonical JSON; `None` if empty.
     pub details: Option<String>,
-    /// The message that the caller was given.
+    /// The message that the caller received.
     pub error_message: Option<String>,
-    /// Name as it was then.
+    /// Name of the resource at the time.
     pub resource_name: Option<String>,
 }
 
 /// Data with a canonical text.
 pub trait Sealable {
-    /// The text that the seal commits to.
+    /// Returns the text that the seal commits to.
     fn canonical(&self) -> String;
 }
 
@@ -123,7 +123,7 @@ impl Sealable for SubjectData {
 }
 
 impl<T: Sealable> Part<T> {
-    /// The seal: computed from what is there, or as it is kept of what was erased.
+    /// Returns the seal: computed from the data, or as stored if the data was erased.
     #[must_use]
     pub fn seal(&self) -> Hash32 {
         match self {
@@ -132,7 +132,7 @@ impl<T: Sealable> Part<T> {
         }
     }
 
-    /// The data, if it is still there.
+    /// Returns the data, if it still exists.
     #[must_use]
     pub fn data(&self) -> Option<&T> {
         match self {
@@ -141,7 +141,7 @@ impl<T: Sealable> Part<T> {
         }
     }
 
-    /// The entry that records the erasure.
+    /// Returns the sequence of the entry that records the erasure.
     #[must_use]
     pub fn erased_by(&self) -> Option<u64> {
         match self {
@@ -152,8 +152,8 @@ impl<T: Sealable> Part<T> {
 }
 
 impl Record {
-    /// The same without its sealed parts, for a reader whom they do not concern: its seals still prove it.
-    /// In a file of the trail a part that is withheld counts as removed without a record.
+    /// Returns the record without its sealed parts, for a reader whom they do not concern: its seals still prove
+    /// it. In a file of the trail a withheld part counts as removed without a record.
     #[must_use]
     pub fn withheld(mut self) -> Self {
         if let Content::Whole(body) = &mut self.content {
@@ -171,19 +171,19 @@ impl Record {
         self
     }
 
-    /// The leaf hash as it is kept.
+    /// Returns the stored leaf hash.
     #[must_use]
     pub fn kept_leaf_hash(&self) -> Option<Hash32> {
         self.hashes.first_chunk().copied()
     }
 
-    /// The leaf hash of what is there, as if it stood at `sequence`; `None` when pruned.
+    /// Computes the leaf hash as if the record stood at `sequence`; `None` if pruned.
     #[must_use]
     pub fn leaf_hash_at(&self, sequence: u64) -> Option<Hash32> {
         self.leaf_at(sequence).map(|leaf| leaf.hash())
     }
 
-    /// The leaf; `None` when pruned.
+    /// Returns the leaf; `None` if pruned.
     #[must_use]
     pub fn leaf(&self) -> Option<Leaf<'_>> {
         self.leaf_at(self.sequence)

@@ -1,4 +1,4 @@
-//! What was erased or pruned must be exactly what some entry records as erased or pruned.
+//! Erased and pruned parts, which must be exactly those that some entry records as erased or pruned.
 
 use std::collections::HashMap;
 
@@ -19,8 +19,8 @@ pub enum RemovedPart {
     Subject,
 }
 
-/// Counts removed parts in the order of their entries, and hashes which they are: SHA-256 over, for
-/// each, the sequence (8 bytes, big-endian) and one byte: `p` (pruned), `a` (actor) or `s` (subject).
+/// Counts removed parts in the order of their entries, and hashes their identity: SHA-256 over, for each, the
+/// sequence (8 bytes, big-endian) and one byte: `p` (pruned), `a` (actor) or `s` (subject).
 #[derive(Clone, Debug, Default)]
 pub struct Removal {
     first: u64,
@@ -29,7 +29,7 @@ pub struct Removal {
 }
 
 impl Removal {
-    /// One more.
+    /// Adds a removed part.
     pub fn add(&mut self, sequence: u64, part: RemovedPart) {
         if self.count == 0 {
             self.first = sequence;
@@ -43,49 +43,49 @@ impl Removal {
         });
     }
 
-    /// The first entry with a removed part.
+    /// Returns the sequence of the first entry with a removed part.
     #[must_use]
     pub fn first(&self) -> u64 {
         self.first
     }
 
-    /// How many parts.
+    /// Returns the number of parts.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Which.
+    /// Returns the digest over the parts.
     #[must_use]
     pub fn digest(&self) -> Hash32 {
         self.digest.clone().finalize().into()
     }
 }
 
-/// What one entry should record, as far as it was seen.
+/// The removals that one entry should record, as far as they have been seen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     /// The removed parts.
     pub removal: Removal,
-    /// Whose they were; the inner `None` is the node.
+    /// Organisation of the first one; the inner `None` is the node.
     pub organizations: Option<Option<Uuid>>,
-    /// They were more than one's.
+    /// Whether they belong to more than one organisation.
     pub mixed: bool,
-    /// The latest time of a whole entry before one of the pruned: about as late is that one.
+    /// Latest time of a whole entry before one of the pruned ones, whose own time must be about as late.
     pub latest: Option<Timestamp>,
 }
 
-/// Removals by the entry that should record them.
+/// Removals by the sequence of the entry that should record them.
 #[derive(Debug, Default)]
 pub(super) struct Removals(HashMap<u64, Pending>);
 
 impl Removals {
-    /// What entry `by` should record.
+    /// Returns the removals that entry `by` should record.
     pub fn of(&mut self, by: u64) -> &mut Pending {
         self.0.entry(by).or_default()
     }
 
-    /// Whether another entry's removals fit into `most`.
+    /// Returns whether the removals of entry `by` can be tracked with at most `most` such entries.
     pub fn has_room(&self, by: u64, most: usize) -> bool {
         self.0.len() < most || self.0.contains_key(&by)
     }
@@ -106,7 +106,7 @@ impl Removals {
 }
 
 impl Pending {
-    /// One more part, of an entry of this organisation.
+    /// Adds a removed part of an entry of this organisation.
     pub fn add(&mut self, sequence: u64, part: RemovedPart, organization: Option<Uuid>) {
         self.mixed |= *self.organizations.get_or_insert(organization) != organization;
         self.removal.add(sequence, part);

@@ -1,4 +1,4 @@
-//! What a check of the trail came to.
+//! The result of checking a trail.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -6,172 +6,171 @@ use uuid::Uuid;
 
 use super::checkpoint::Checkpoint;
 
-/// Findings are listed up to this many; more are counted.
+/// Maximum findings listed; further ones are only counted.
 pub const FINDINGS_LISTED: usize = 1000;
-/// As many of the newest entries may be unsigned: what the schedule leaves while a server runs (a checkpoint at
-/// each 1,000 entries, by default), with room for what is written while one is signed.
+/// Maximum entries at the end of the trail that may be unsigned by default: those that a running server has not
+/// yet signed (it signs a checkpoint every 1,000 entries by default), with room for what is written meanwhile.
 pub const UNSIGNED_ENTRIES: u64 = 10_000;
-/// For so long may the trail have gone on unsigned, from the first such entry to the newest: the schedule is a
-/// minute by default.
+/// Maximum time from the first unsigned entry to the newest one; a checkpoint is signed every minute by default.
 pub const UNSIGNED_SPAN: SignedDuration = SignedDuration::from_mins(5);
 
-/// What a check without given keys rests on.
+/// What a check without given keys relies on.
 pub const OWN_KEYS: &str = "the keys in the trail itself: whoever can write it could have replaced them";
 
-/// What was done.
+/// The kind of tampering found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tampering {
-    /// An entry does not say what it said when it was written.
+    /// An entry's content was changed after it was written.
     Edited,
-    /// An entry is gone.
+    /// An entry is missing.
     Missing,
-    /// The newest entries are gone.
+    /// The newest entries are missing.
     CutOff,
-    /// An entry stands at the place of another.
+    /// An entry stands in the place of another.
     Reordered,
-    /// An entry stands twice.
+    /// An entry occurs twice.
     Duplicated,
-    /// Entries and all their hashes were made anew; a signed checkpoint says otherwise.
+    /// Entries and all their hashes were recreated; a signed checkpoint contradicts them.
     Rewritten,
-    /// A checkpoint bears no signature of the log.
+    /// A checkpoint has no valid signature of the log.
     ForgedCheckpoint,
     /// A hash beside an entry was changed; the entry is intact.
     HashChanged,
-    /// Something was erased or pruned, and no entry says so.
+    /// Something was erased or pruned without an entry that records it.
     RemovalNotRecorded,
-    /// A table that is derived from the trail does not agree with it.
+    /// A table derived from the trail does not agree with it.
     DerivedDataChanged,
-    /// The database has a trigger, a view, a table or an index that is not ours, or lacks one that is.
+    /// The database has a trigger, view, table or index that is not part of the schema, or lacks one that is.
     SchemaChanged,
-    /// A place can't be read at all.
+    /// An entry can't be read at all.
     Unreadable,
 }
 
-/// One thing that is wrong.
+/// One problem that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was done.
+    /// Kind of tampering.
     pub kind: Tampering,
-    /// The first entry it concerns.
+    /// Sequence of the first entry affected.
     pub first: u64,
-    /// The last entry it concerns.
+    /// Sequence of the last entry affected.
     pub last: u64,
     /// One sentence.
     pub text: String,
 }
 
-/// What a check came to, in one word.
+/// The overall result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Nothing is wrong, and what the schedule may leave is all that is unsigned.
+    /// Nothing is wrong, and no more is unsigned than the signing schedule leaves.
     Intact,
     /// Something is wrong.
     Tampered,
-    /// Nothing is known to be wrong, but nobody trusted vouches for it.
+    /// Nothing is known to be wrong, but no trusted key vouches for it.
     Unsigned,
-    /// Nothing is wrong, but a checkpoint that was given is of a history that was given up on purpose.
+    /// Nothing is wrong, but a given checkpoint belongs to a history that was given up on purpose.
     Superseded,
     /// Nothing is wrong, but a checkpoint that was given could not be compared with what is here.
     NotCompared,
 }
 
-/// What an export holds of the trail, where it does not hold all.
+/// The part of the trail that an export holds, if it does not hold all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Scope {
-    /// Only this organisation's entries.
+    /// The only organisation exported; absent: all.
     pub organization_id: Option<Uuid>,
-    /// Only entries from this time on.
+    /// Earliest time exported.
     pub from: Option<Timestamp>,
-    /// Only entries up to this time.
+    /// Latest time exported.
     pub to: Option<Timestamp>,
-    /// How often something was left out.
+    /// Number of gaps.
     pub gaps: u64,
-    /// How many entries were, others' among them.
+    /// Number of entries left out, those of other organisations included.
     pub left_out: u64,
 }
 
-/// A checkpoint that does not fit, and need not: its log was given up.
+/// A checkpoint that does not match and need not, since its log was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Voided {
-    /// Where it was found.
+    /// Where the checkpoint was found.
     pub source: String,
-    /// Its log.
+    /// Name of its log.
     pub origin: String,
-    /// How many entries it is over.
+    /// Number of entries that it covers.
     pub size: u64,
-    /// The entry that records it.
+    /// Sequence of the entry that records that the log was given up.
     pub given_up_by: u64,
 }
 
-/// A checkpoint that nothing could be compared with.
+/// A checkpoint that could not be compared with anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NotCompared {
-    /// Where it was found; of several there, the smallest is named.
+    /// Where it was found.
     pub source: String,
-    /// How many entries it is over.
+    /// Number of entries it covers; the smallest number if several were found there.
     pub size: u64,
 }
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// What was checked is a part; `None`: it is the whole trail.
+    /// The part of the trail that was checked; `None`: the whole trail.
     pub scope: Option<Scope>,
-    /// No keys were given, and those that the trail itself names were believed: that finds damage, and whoever
-    /// changed something without the signing key, but nobody who put keys of their own there.
+    /// Whether, for lack of given keys, those in the trail itself were trusted: that detects damage, and changes
+    /// made without the signing key, but not somebody who put keys of their own there.
     pub trusted_own_keys: bool,
-    /// Entries that were there.
+    /// Entries present.
     pub entries: u64,
     /// Of these, pruned to their hashes.
     pub pruned: u64,
-    /// Of these, with something erased.
+    /// Of these, with an erased part.
     pub erased: u64,
-    /// How many entries the trail should have.
+    /// Number of entries that the trail should have.
     pub size: u64,
-    /// The root of the tree, in hexadecimal; `None` with a hole in it.
+    /// Root of the tree, in hexadecimal; `None` if it has a hole.
     pub root: Option<String>,
-    /// Up to here, signed checkpoints vouch for every entry.
+    /// Number of entries that signed checkpoints vouch for, from the beginning.
     pub vouched_size: u64,
-    /// Signed checkpoints that fit.
+    /// Number of signed checkpoints that match.
     pub checkpoints: u64,
-    /// The time of the first entry that no checkpoint vouches for.
+    /// Time of the first entry that no checkpoint vouches for.
     pub unsigned_since: Option<Timestamp>,
-    /// The latest time of an entry.
+    /// Latest time of an entry.
     pub newest_at: Option<Timestamp>,
     /// Checkpoints of logs that were given up.
     pub voided: Vec<Voided>,
-    /// Checkpoints over so many entries that what is around the last of them is not here: each place where such were
-    /// found.
+    /// Checkpoints that end where the entries are missing here, so that there is nothing to compare them with; one
+    /// for each source.
     pub not_compared: Vec<NotCompared>,
-    /// What is wrong, by place.
+    /// Problems found, by position.
     pub findings: Vec<Finding>,
-    /// Findings beyond those listed.
+    /// Number of findings beyond those listed.
     pub further_findings: u64,
-    /// What is not wrong, but worth knowing.
+    /// Remarks on what is not wrong, but worth knowing.
     pub notes: Vec<String>,
 }
 
 impl Report {
-    /// Nothing is wrong.
+    /// Returns whether nothing is wrong.
     #[must_use]
     pub fn is_intact(&self) -> bool {
         self.findings.is_empty() && self.further_findings == 0
     }
 
-    /// How many of the newest entries no checkpoint vouches for.
+    /// Returns the number of entries at the end that no checkpoint vouches for.
     #[must_use]
     pub fn unsigned(&self) -> u64 {
         self.size.saturating_sub(self.vouched_size)
     }
 
-    /// The verdict, given where the checkpoints were found that must count. So many entries may be unsigned as
-    /// `allowed` says; without, as many as a server leaves that signs as it does by default.
+    /// Returns the verdict. `given` names the sources of checkpoints that must count. Up to `allowed` entries may
+    /// be unsigned; without it, as many as a server that signs by the default schedule leaves.
     #[must_use]
     pub fn verdict(&self, given: &[String], allowed: Option<u64>) -> Verdict {
         let span = self.unsigned_since.zip(self.newest_at);
@@ -196,36 +195,36 @@ impl Report {
         }
     }
 
-    /// A whole entry bears this time.
+    /// Notes the time of a whole entry.
     pub(super) fn seen(&mut self, at: Timestamp) {
         self.unsigned_since.get_or_insert(at);
         self.newest_at = self.newest_at.max(Some(at));
     }
 
-    /// A checkpoint vouches for the first `size` entries.
+    /// Notes that a checkpoint vouches for the first `size` entries.
     pub(super) fn vouched(&mut self, size: u64) {
         self.vouched_size = size;
         self.unsigned_since = None;
     }
 }
 
-/// A checkpoint whose signature was checked, and where it was found.
+/// A checkpoint whose signature was verified, and where it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anchor {
-    /// What it says.
+    /// The checkpoint.
     pub checkpoint: Checkpoint,
-    /// Where it was found: "the database", a file name.
+    /// Where it was found: "the database", or a file name.
     pub source: String,
 }
 
-/// Findings under way: one may turn out to be something else, or nothing.
+/// Findings in progress: one may turn out to be something else, or nothing.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     listed: Vec<Option<Finding>>,
     further: u64,
 }
 
-/// The place of a finding that is only counted.
+/// Index of a finding that is only counted.
 const NOT_LISTED: usize = usize::MAX;
 
 impl Findings {
@@ -259,7 +258,7 @@ impl Findings {
         self.further == 0 && self.listed.iter().all(Option::is_none)
     }
 
-    /// Whether something wrong with the entries from `first` to before `end` is known already.
+    /// Returns whether a problem is already known with an entry in `first..end`.
     pub fn concern(&self, first: u64, end: u64) -> bool {
         self.further > 0
             || self
@@ -276,7 +275,7 @@ impl Findings {
     }
 }
 
-/// Whether a finding says something of the entries that it names.
+/// Returns whether a finding is about the entries that it names.
 fn concerns_entries(kind: Tampering) -> bool {
     !matches!(
         kind,

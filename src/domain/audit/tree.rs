@@ -1,28 +1,28 @@
-//! Where the tree's nodes are kept.
+//! Where the tree's nodes are stored.
 //!
-//! Leaf `n` completes `1 + trailing ones of n` nodes: itself, and each full subtree that ends with it.
-//! Their hashes stand together beside the entry, lowest first, so that an append writes no page of its
-//! own for the tree, reads one node on average, and any proof is O(log n) look-ups of entries.
+//! Leaf `n` completes `1 + trailing ones of n` nodes: itself, and each full subtree that ends with it. Their
+//! hashes are stored together beside the entry, lowest first, so that an append writes no page of its own for the
+//! tree and reads one node on average, and any proof takes O(log n) look-ups of entries.
 
 use super::Hash32;
 
-/// A full subtree: `index` counts those of its level from the left; leaves are level 0.
+/// A full subtree. Leaves are level 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Height of the subtree.
     pub level: u8,
-    /// Which one of its level.
+    /// Position among the subtrees of its level, from the left.
     pub index: u64,
 }
 
 impl Node {
-    /// The sequence of the entry that keeps the node's hash: the subtree's last leaf.
+    /// Returns the sequence of the entry that stores the node's hash: the subtree's last leaf.
     #[must_use]
     pub fn kept_by(self) -> u64 {
         ((self.index + 1) << self.level) - 1
     }
 
-    /// The node's hash among those that the entry keeps.
+    /// Returns the node's hash from those that the entry stores.
     #[must_use]
     pub fn among(self, hashes: &[u8]) -> Option<Hash32> {
         hashes
@@ -32,19 +32,19 @@ impl Node {
     }
 }
 
-/// How many nodes entry `sequence` completes, itself among them.
+/// Returns the number of nodes that entry `sequence` completes, itself included.
 #[must_use]
 pub fn completed_by(sequence: u64) -> u32 {
     1 + sequence.trailing_ones()
 }
 
-/// The hash of a node over its two halves (RFC 6962 §2.1).
+/// Returns the hash of a node over its two halves (RFC 6962 §2.1).
 #[must_use]
 pub fn parent_hash(left: Hash32, right: Hash32) -> Hash32 {
     tlog_tiles::node_hash(tlog_tiles::Hash(left), tlog_tiles::Hash(right)).0
 }
 
-/// The levels of the full subtrees that cover `first..end`, from left to right.
+/// Returns the levels of the full subtrees that cover `first..end`, from left to right.
 pub fn subtrees(first: u64, end: u64) -> impl Iterator<Item = u8> {
     let mut at = first;
     std::iter::from_fn(move || {

@@ -1,5 +1,5 @@
-//! Checks a trail from its first entry to its last in one pass and in constant memory, and says of each
-//! thing that is wrong which entries it concerns and what was done to them.
+//! Checks a trail from its first entry to its last in one pass and in constant memory, and reports for each
+//! problem which entries it affects and what was done to them.
 
 mod anchors;
 mod keys;
@@ -22,57 +22,57 @@ use keys::{Changed, Waiting};
 use places::weigh;
 use removed::Times;
 
-/// Edited entries that are tried at each other's places.
+/// Maximum edited entries that are tried at each other's positions.
 const SUSPECTS_TRIED: usize = 64;
-/// Organisations whose chains are followed, and holes and removals that are remembered: what a hostile file may
-/// take of the memory. An installation has fewer.
+/// Maximum organisations whose chains are followed, and maximum holes and removals remembered: bounds the memory
+/// that a hostile file can use. An installation has fewer.
 const REMEMBERED: usize = 1 << 20;
 
-/// A check under way.
+/// A check in progress.
 #[derive(Debug)]
 pub struct Verifier {
     frontier: Frontier,
-    /// By size, ascending; those below `next_anchor` were checked.
+    /// Checkpoints by size, ascending; those before `next_anchor` have been checked.
     anchors: Vec<Anchor>,
     next_anchor: usize,
     anchor_failed: bool,
-    /// From the first entry on to the last; else the file begins and ends somewhere.
+    /// Whether every entry from the first to the last is expected; otherwise the file is a part of the trail.
     complete: bool,
     heads: HashMap<Option<Uuid>, Head>,
-    /// First and last of each hole, and the finding that it is.
+    /// First and last entry of each hole, with the index of its finding.
     holes: BTreeMap<(u64, u64), usize>,
     removals: Removals,
     times: Times,
     suspects: Vec<(usize, Record)>,
-    /// Entries that say that a log was given up.
+    /// Entries that record that a log was given up.
     abandoned: Vec<Abandonment>,
-    /// Checkpoints that do not fit, unless one of those counts.
+    /// Checkpoints that do not match; wrong unless one of the abandonments counts.
     contradicted: Vec<Contradiction>,
-    /// Keys that count.
+    /// Trusted keys.
     keys: LogKeys,
-    /// Entries that say that the key was changed.
+    /// Entries that record a change of the key.
     changed: Vec<Changed>,
-    /// Checkpoints by keys that do not count so far.
+    /// Checkpoints signed by keys that are not trusted so far.
     waiting: Vec<Waiting>,
     findings: Findings,
     report: Report,
 }
 
-/// What is known of a chain so far.
+/// The state of an organisation's chain so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Entries before the newest.
+    /// Number of entries before the newest.
     pub index: u64,
-    /// Place of the newest.
+    /// Sequence of the newest entry.
     pub sequence: u64,
-    /// Place of the one before it.
+    /// Sequence of the one before it.
     pub previous: Option<u64>,
-    /// How many were pruned.
+    /// Number of pruned entries.
     pub pruned: u64,
 }
 
 impl Verifier {
-    /// A check against these checkpoints. `complete`: of every entry, of the node or of an organisation;
+    /// Creates a check against these checkpoints. `complete`: of every entry, of the node or of an organisation;
     /// otherwise of a part, whose beginning and end need not be the trail's.
     #[must_use]
     pub fn new(mut anchors: Vec<Anchor>, complete: bool) -> Self {
@@ -98,50 +98,50 @@ impl Verifier {
         }
     }
 
-    /// The place that is looked for next.
+    /// Returns the sequence expected next.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
         self.frontier.size()
     }
 
-    /// Something wrong that was found outside, such as a checkpoint that is forged.
+    /// Adds a problem that was found elsewhere, such as a forged checkpoint.
     pub fn finding(&mut self, kind: Tampering, first: u64, last: u64, text: String) {
         self.findings.add(kind, first, last, text);
     }
 
-    /// What the trail is only a part of.
+    /// Sets the part of the trail that is checked.
     pub fn scope(&mut self, scope: Scope) {
         self.report.scope = Some(scope);
     }
 
-    /// Each chain so far, and its newest entry.
+    /// Returns the state of each chain so far.
     pub fn heads(&self) -> impl Iterator<Item = (Option<Uuid>, &Head)> {
         self.heads
             .iter()
             .map(|(organization, head)| (*organization, head))
     }
 
-    /// Nothing wrong so far.
+    /// Returns whether nothing wrong was found so far.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
 
-    /// Something wrong is known of the entries from `first` to `last`.
+    /// Returns whether something wrong is known about the entries from `first` to `last`.
     #[must_use]
     pub fn is_suspect(&self, first: u64, last: u64) -> bool {
         self.findings.concern(first, last.saturating_add(1))
     }
 
-    /// Something worth knowing.
+    /// Adds a remark.
     pub fn note(&mut self, text: String) {
-        // A file may give rise to one a line.
+        // Bounded, since a file may cause one per line.
         if self.report.notes.len() < FINDINGS_LISTED {
             self.report.notes.push(text);
         }
     }
 
-    /// The next place.
+    /// Checks the next record.
     pub fn record(&mut self, record: Record) {
         let sequence = record.sequence;
         if sequence < self.frontier.size() {
@@ -164,7 +164,7 @@ impl Verifier {
             self.report.seen(body.at);
         }
         if let Some(finding) = suspicion {
-            // Its own words about its chain can't be trusted; the next entry's can.
+            // An edited entry's own statement about its chain can't be trusted; the next entry's can.
             self.advance(&record);
             if self.suspects.len() < SUSPECTS_TRIED {
                 self.suspects.push((finding, record));
@@ -175,10 +175,10 @@ impl Verifier {
         }
     }
 
-    /// Places that the file leaves out on purpose, by the hashes of the subtrees that cover them.
+    /// Skips entries that the file leaves out on purpose, given the hashes of the subtrees that cover them.
     ///
     /// # Errors
-    /// When the hashes are not those that cover `first..end`, or these places are not next.
+    /// The hashes do not cover `first..end`, or these entries are not next.
     pub fn gap(&mut self, first: u64, end: u64, hashes: &[Hash32]) -> Result<(), String> {
         let expected = self.frontier.size();
         if first < expected {
@@ -216,7 +216,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// A place that can't be read.
+    /// Records an entry that can't be read.
     pub fn unreadable(&mut self, sequence: u64, problem: &str) {
         let text = format!("entry {sequence} can't be read: {problem}");
         self.findings.add(Tampering::Unreadable, sequence, sequence, text);
@@ -227,7 +227,7 @@ impl Verifier {
         }
     }
 
-    /// The end. What is missing at the end is told by the checkpoints.
+    /// Ends the check and returns the report. Entries missing at the end are detected by the checkpoints.
     #[must_use]
     pub fn finish(mut self) -> Report {
         self.check_anchors();
@@ -249,7 +249,8 @@ impl Verifier {
         let expected = 32 * super::tree::completed_by(record.sequence) as usize;
         if record.hashes.len() != expected {
             let sequence = record.sequence;
-            let text = format!("beside entry {sequence} not exactly the hashes are kept that belong there");
+            let text =
+                format!("the hashes stored beside entry {sequence} are not exactly those that belong there");
             self.findings
                 .add(Tampering::HashChanged, sequence, sequence, text);
         }
@@ -290,7 +291,7 @@ impl Verifier {
         peak
     }
 
-    /// Makes an entry its chain's newest, and says which was before.
+    /// Makes an entry the newest of its chain; returns the previous state of the chain.
     fn advance(&mut self, record: &Record) -> Option<Head> {
         let before = self.heads.get(&record.organization_id).copied();
         if before.is_none() && self.heads.len() == REMEMBERED {
@@ -321,7 +322,7 @@ impl Verifier {
             None if self.complete => (0, None),
             None => return,
         };
-        // What is known to be wrong before explains a chain that does not close.
+        // A problem already known before this entry explains a chain that does not match.
         let from = before.map_or(0, |head| head.sequence);
         if expected == (index, previous) || self.findings.concern(from, sequence) {
             return;
@@ -331,7 +332,7 @@ impl Verifier {
             Some(previous) => format!(
                 "before entry {sequence}, {count} of its organisation's entries are missing, the last of them entry {previous}"
             ),
-            None => format!("entry {sequence} says that it is its organisation's first, and is not"),
+            None => format!("entry {sequence} says that it is its organisation's first, but it is not"),
         };
         let last = previous.unwrap_or(sequence);
         self.findings.add(

@@ -1,7 +1,7 @@
-//! Access tokens: JWTs of type `at+jwt` (RFC 9068), signed by a ring of keys with `kid`s.
+//! Access tokens: JWTs of type `at+jwt` (RFC 9068), signed with one of a ring of keys, each named by a `kid`.
 //!
-//! A key has one algorithm, and a token is checked with the algorithm of the key that its `kid` names
-//! and no other (RFC 8725 §3.1), so that neither `none` nor a confused algorithm can pass.
+//! A key has one algorithm, and a token is verified only with the algorithm of the key that its `kid` names (RFC
+//! 8725 §3.1), so that neither `none` nor algorithm confusion can succeed.
 
 use std::fmt;
 
@@ -19,51 +19,51 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::domain::account::{OrganizationId, Role, SessionId, UserId};
 use crate::domain::error::TokenFault;
 
-/// Whom access tokens are for (`aud`).
+/// Audience of access tokens (`aud`).
 pub const AUDIENCE: &str = "latchkey";
-/// Whom tokens are for that open enrolment and nothing else: a service that checks our tokens by the public key
-/// looks for [`AUDIENCE`], and refuses them.
+/// Audience of tokens that permit enrolment only: a service that verifies our tokens with the public key expects
+/// [`AUDIENCE`], and so refuses these.
 pub const ENROLMENT_AUDIENCE: &str = "latchkey-enrolment";
 /// `typ` of the header (RFC 9068 §2.1).
 const TOKEN_TYPE: &str = "at+jwt";
-/// How far a clock may have been set back since the token was made. `exp` has no such grace.
+/// Seconds by which a clock may have been set back since the token was issued. `exp` has no such leeway.
 const NOT_BEFORE_LEEWAY_SECS: i64 = 5;
-/// Longer than any token of ours; longer ones are not even parsed.
+/// Maximum length of a token; a longer one can't be ours and is not parsed.
 const MAX_TOKEN_BYTES: usize = 4096;
 
-/// What an access token says. One that says more is none of ours: RFC 7519 §4 has strangers' claims ignored, but
-/// `serde_json` does not even look whether what it ignores is Unicode (RFC 7519 §7.2, step 10).
+/// The claims of an access token. A token with further claims is not ours: RFC 7519 §4 has unknown claims
+/// ignored, but `serde_json` does not check whether what it ignores is valid Unicode (RFC 7519 §7.2, step 10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
-    /// Who issued it: this installation's keys.
+    /// Issuer: names this installation.
     pub iss: String,
-    /// Whom it is for: [`AUDIENCE`] or [`ENROLMENT_AUDIENCE`].
+    /// Audience: [`AUDIENCE`] or [`ENROLMENT_AUDIENCE`].
     pub aud: String,
     /// The user.
     pub sub: UserId,
     /// The user's organisation.
     pub org: OrganizationId,
-    /// The user's role when it was made. For clients to look at; the database decides.
+    /// The user's role at the time of issue. For clients to read; the database decides.
     #[serde(with = "wire_role")]
     pub role: Role,
     /// The session.
     pub sid: SessionId,
-    /// When the user last proved who they are, in seconds since the epoch.
+    /// When the user last authenticated, in seconds since the epoch.
     pub auth_time: i64,
-    /// How (RFC 8176).
+    /// Authentication methods used (RFC 8176).
     pub amr: Vec<Amr>,
-    /// This token.
+    /// Id of this token.
     pub jti: Uuid,
-    /// Made at, seconds since the epoch.
+    /// Time of issue, seconds since the epoch.
     pub iat: i64,
-    /// Not good before, seconds since the epoch.
+    /// Start of validity, seconds since the epoch.
     pub nbf: i64,
-    /// Not good at and after, seconds since the epoch.
+    /// End of validity, exclusive, seconds since the epoch.
     pub exp: i64,
 }
 
-/// How a user proved who they are (RFC 8176 §2, and one of our own).
+/// How a user authenticated (RFC 8176 §2, and one value of our own).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Amr {
@@ -73,28 +73,28 @@ pub enum Amr {
     Otp,
     /// Proof of possession of a key: a passkey.
     Pop,
-    /// Somebody was there and touched it.
+    /// User presence, confirmed by a touch.
     User,
     /// More than one factor.
     Mfa,
-    /// Not at all: an operator minted the token on the command line.
+    /// No authentication: an operator minted the token on the command line.
     Cli,
 }
 
-/// With what a token is signed.
+/// The signature algorithm of a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenAlgorithm {
     /// HMAC with SHA-256 (RFC 7518 §3.2).
     #[default]
     #[serde(rename = "HS256")]
     Hs256,
-    /// Ed25519 (RFC 8037 §3.1): others can check tokens with the public key, and can't make them.
+    /// Ed25519 (RFC 8037 §3.1): others can verify tokens with the public key, but not create them.
     #[serde(rename = "EdDSA")]
     EdDsa,
 }
 
 impl TokenAlgorithm {
-    /// Its name in a token's header (RFC 7518 §3.1).
+    /// Returns its name in a token's header (RFC 7518 §3.1).
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -104,33 +104,33 @@ impl TokenAlgorithm {
     }
 }
 
-/// A signing key as it is kept in the key directory. The first one of a list signs.
+/// A signing key as stored in the key directory. The first one of a list signs.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SigningKeyRecord {
-    /// Names the key in a token's header.
+    /// Name of the key in a token's header.
     pub kid: String,
-    /// What it signs with.
+    /// Algorithm that it signs with.
     pub algorithm: TokenAlgorithm,
     /// The key, base64url.
     secret: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Until when it is kept to check tokens, once another key signs.
+    /// When it is dropped, once another key signs; until then it still verifies tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lapses_at: Option<Timestamp>,
 }
 
-/// A public key for others to check tokens with (RFC 7517, RFC 8037 §2).
+/// A public key with which others verify tokens (RFC 7517, RFC 8037 §2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PublicKey {
-    /// Names the key in a token's header.
+    /// Name of the key in a token's header.
     pub kid: String,
     /// The key, 32 bytes, base64url.
     pub x: String,
 }
 
-/// The ring: one key signs, all check.
+/// The key ring: one key signs, all verify.
 pub struct AccessKeys {
     issuer: String,
     keys: Vec<Key>,
@@ -147,14 +147,14 @@ struct Key {
 }
 
 impl AccessKeys {
-    /// The ring of these keys, the first of which signs.
+    /// Creates the ring of these keys; the first one signs.
     ///
     /// # Panics
-    /// When a record is not sound: [`SigningKeyRecord::check`] says so beforehand.
+    /// If a record is invalid; call [`SigningKeyRecord::check`] first.
     #[must_use]
     pub fn new(issuer: String, records: &[SigningKeyRecord]) -> Self {
-        // Which of jsonwebtoken's backends is at work must not hang on the features of other crates.
-        // It fails when it was done before, which is as good.
+        // Choose jsonwebtoken's backend explicitly, so that it does not depend on the features of other crates.
+        // The call fails if this was already done, which is fine.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         assert!(!records.is_empty(), "a ring has at least one key");
         Self {
@@ -163,19 +163,19 @@ impl AccessKeys {
         }
     }
 
-    /// The `iss` of the tokens.
+    /// Returns the `iss` of the tokens.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// The names of the keys, that which signs first.
+    /// Returns the names of the keys, the signing one first.
     #[must_use]
     pub fn kids(&self) -> Vec<String> {
         self.keys.iter().map(|key| key.kid.clone()).collect()
     }
 
-    /// What the tokens are signed with now.
+    /// Returns the algorithm of the signing key.
     #[must_use]
     pub fn algorithm(&self) -> TokenAlgorithm {
         match self.keys[0].header.alg {
@@ -184,7 +184,7 @@ impl AccessKeys {
         }
     }
 
-    /// The public keys that check tokens at `at`; none for HS256, whose keys are secret.
+    /// Returns the public keys that verify tokens at `at`; empty for HS256, whose keys are secret.
     #[must_use]
     pub fn public_keys(&self, at: Timestamp) -> Vec<PublicKey> {
         let alive = self
@@ -194,21 +194,21 @@ impl AccessKeys {
         alive.filter_map(|key| key.public.clone()).collect()
     }
 
-    /// The signed token.
+    /// Signs a token.
     ///
     /// # Panics
-    /// Never in practice: the key fits its algorithm and claims are plain JSON.
+    /// Never in practice: the key fits its algorithm, and claims are plain JSON.
     #[must_use]
     pub fn sign(&self, claims: &Claims) -> String {
         let key = &self.keys[0];
         jsonwebtoken::encode(&key.header, claims, &key.encoding).expect("claims are JSON and the key fits")
     }
 
-    /// What the token says, if it is one of ours and good at `at`.
+    /// Verifies a token and returns its claims, if it is ours and valid at `at`.
     ///
     /// # Errors
-    /// [`TokenFault::Invalid`], [`TokenFault::Expired`] or [`TokenFault::NotYetValid`]; the latter two
-    /// only for tokens whose signature is right.
+    /// [`TokenFault::Invalid`], [`TokenFault::Expired`] or [`TokenFault::NotYetValid`]; the latter two only for
+    /// tokens with a valid signature.
     pub fn verify(&self, token: &str, at: Timestamp) -> Result<Claims, TokenFault> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenFault::Invalid);
@@ -218,7 +218,7 @@ impl AccessKeys {
             .typ
             .as_deref()
             .is_some_and(|t| t.eq_ignore_ascii_case(TOKEN_TYPE));
-        // `crit` names extensions that must be understood (RFC 7515 §4.1.11), and we have none.
+        // `crit` names extensions that must be understood (RFC 7515 §4.1.11); we support none.
         if !is_access_token || header.crit.is_some() {
             return Err(TokenFault::Invalid);
         }
@@ -226,7 +226,7 @@ impl AccessKeys {
         let claims: Claims = jsonwebtoken::decode(token, &key.decoding, &key.validation)
             .map_err(|_| TokenFault::Invalid)?
             .claims;
-        // Which of the two it is says nothing here: what the session is good for, the database knows.
+        // Either audience is accepted here: the database knows what the session may be used for.
         let is_ours = [AUDIENCE, ENROLMENT_AUDIENCE].contains(&claims.aud.as_str());
         if claims.iss != self.issuer || !is_ours || claims.exp < claims.nbf {
             return Err(TokenFault::Invalid);
@@ -296,8 +296,8 @@ impl Key {
     }
 }
 
-/// Checks signature and algorithm alone: times are judged by the given instant, issuer and audience beside
-/// them, and that every claim is there by the type of the claims.
+/// Returns a validation of signature and algorithm only. The caller checks times against the given instant,
+/// issuer and audience; the type of the claims ensures that every claim is present.
 pub(super) fn signature_only(algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
@@ -307,7 +307,7 @@ pub(super) fn signature_only(algorithm: Algorithm) -> Validation {
 }
 
 impl SigningKeyRecord {
-    /// A new key from random bytes. Its `kid` follows from it, and tells nothing of it.
+    /// Creates a key from random bytes. Its `kid` is derived from the key, but reveals nothing about it.
     #[must_use]
     pub fn generate(algorithm: TokenAlgorithm, random: [u8; 32], at: Timestamp) -> Self {
         let digest = Sha256::new()
@@ -323,10 +323,10 @@ impl SigningKeyRecord {
         }
     }
 
-    /// Whether a list of keys can be used as a ring.
+    /// Checks that a list of keys can be used as a ring.
     ///
     /// # Errors
-    /// What is wrong with it; never quotes a key.
+    /// What is wrong with it; never contains a key.
     pub fn check(records: &[Self]) -> Result<(), &'static str> {
         if records.is_empty() {
             return Err("it holds no key");
@@ -365,7 +365,7 @@ impl fmt::Debug for SigningKeyRecord {
     }
 }
 
-/// Roles as the contract writes them.
+/// The roles' names on the wire.
 const ROLE_NAMES: [(Role, &str); 4] = [
     (Role::Member, "MEMBER"),
     (Role::HelpDesk, "HELP_DESK"),
@@ -373,7 +373,7 @@ const ROLE_NAMES: [(Role, &str); 4] = [
     (Role::Operator, "OPERATOR"),
 ];
 
-/// The role that the contract calls so, of those that an account can have: `ORG_ADMIN`.
+/// Returns the role with that wire name, if an account can have it: `ORG_ADMIN`, for example.
 #[must_use]
 pub fn role_by_name(name: &str) -> Option<Role> {
     let known = ROLE_NAMES.iter().find(|(_, known)| *known == name);

@@ -31,7 +31,7 @@ fn claims() -> Claims {
     }
 }
 
-/// A token with any header and claims, signed with the ring's secret as HS256 would.
+/// Forges a token with any header and claims, signed with the ring's secret as HS256 would.
 fn forge(record: &SigningKeyRecord, header: &serde_json::Value, claims: &serde_json::Value) -> String {
     let message = format!(
         "{}.{}",
@@ -219,7 +219,7 @@ fn a_public_key_can_be_told_and_signs_nothing() {
         &signature_only(Algorithm::EdDSA),
     );
     assert_eq!(checked.unwrap().claims, claims());
-    // The classic confusion: the public key as an HMAC secret under the Ed25519 key's kid.
+    // The classic algorithm confusion: the public key as an HMAC secret under the Ed25519 key's kid.
     let header = json!({"alg": "HS256", "typ": "at+jwt", "kid": ed_record(1).kid});
     let message = format!(
         "{}.{}",

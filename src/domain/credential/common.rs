@@ -1,17 +1,16 @@
-//! Passwords that everybody tries first (NIST SP 800-63B-4 §3.1.1.2; ASVS 6.2.4). The list beside this
-//! file is shipped, so that no password and no hash of one leaves the appliance; its source and license
-//! stand in `common_passwords.LICENSE`.
+//! Common passwords (NIST SP 800-63B-4 §3.1.1.2; ASVS 6.2.4). The list is embedded, so that no password and no
+//! hash of one leaves the appliance; its source and licence are in `common_passwords.LICENSE`.
 
 use std::cmp::Ordering;
 
-/// Lower case, NFKC, sorted by bytes, one a line.
+/// The list: lower case, NFKC, sorted by bytes, one per line.
 const LIST: &str = include_str!("common_passwords.txt");
-/// What people put around a common password to satisfy a rule: `!`, `123`, `2026!`. More than that is no
+/// Maximum characters put around a common password to satisfy a rule: `!`, `123`, `2026!`. More than that is no
 /// longer guessed by trying.
 const AROUND_MAX: usize = 8;
 
-/// Whether a password is one of the most common, whatever its case; or one of them, once or several
-/// times, with a few digits and signs around it. `password` must be normalised (NFKC).
+/// Returns whether a password is a common one, ignoring case, or repeats a common one, or has a few digits and
+/// signs around it. `password` must be normalised (NFKC).
 pub(super) fn is_common(password: &str) -> bool {
     let lower = password.to_lowercase();
     if is_listed(&lower) || is_repeated(&lower) {
@@ -22,7 +21,7 @@ pub(super) fn is_common(password: &str) -> bool {
     !core.is_empty() && (1..=AROUND_MAX).contains(&around) && (is_listed(core) || is_repeated(core))
 }
 
-/// `passwordpassword`, `aaaaaaaaaaaa`.
+/// Returns whether the text is a repetition: `passwordpassword`, `aaaaaaaaaaaa`.
 fn is_repeated(text: &str) -> bool {
     let boundaries = text.char_indices().map(|(at, _)| at).skip(1);
     boundaries
@@ -33,7 +32,7 @@ fn is_repeated(text: &str) -> bool {
         })
 }
 
-/// Binary search over the text itself: the list costs no memory besides.
+/// Looks the text up by binary search in the embedded list, which needs no further memory.
 fn is_listed(text: &str) -> bool {
     let list = LIST.as_bytes();
     let (mut from, mut to) = (0, list.len());

@@ -1,7 +1,7 @@
-//! Access tokens of another issuer, whose public keys the operator configured, and what they say here.
+//! Access tokens of another issuer, whose public keys the operator configured, and their meaning here.
 //!
-//! The user must exist here, by e-mail address in the organisation that the token names. The role of the
-//! token can take power away, never give any: the database has the last word (contract A).
+//! The user must exist here, by e-mail address, in the organisation that the token names. The role in the token
+//! can take power away but never grant any: the role in the database decides.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,19 +19,19 @@ use crate::domain::account::{Role, Session, SessionId, SessionOrigin, SessionSco
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
 
-/// For how long a token is good at most, whatever it says: what ends it sooner is kept for as long.
+/// Maximum lifetime of a token, whatever it claims: revocations are kept for as long.
 pub const EXTERNAL_LIFETIME: SignedDuration = SignedDuration::from_hours(12);
-/// Clocks of two hosts differ by so much at most, in seconds.
+/// Maximum difference between the clocks of two hosts, in seconds.
 const LEEWAY_SECS: i64 = 5;
-/// Longest token that is parsed at all.
+/// Longest token that is parsed.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// How another issuer's tokens are checked and read.
+/// How tokens of another issuer are verified and read.
 #[derive(Clone, Debug)]
 pub struct ExternalRules {
     /// The `iss` of its tokens.
     pub issuer: String,
-    /// What their `aud` must name.
+    /// The audience that their `aud` must name.
     pub audience: String,
     /// The claim with the organisation's slug or id.
     pub organization_claim: String,
@@ -39,11 +39,11 @@ pub struct ExternalRules {
     pub user_claim: String,
     /// The claim with the role, or with a list of roles.
     pub role_claim: String,
-    /// The issuer's roles and ours.
+    /// The issuer's roles, each with the role here.
     pub roles: BTreeMap<String, Role>,
 }
 
-/// Another issuer.
+/// Another issuer with its keys.
 pub struct ExternalIssuer {
     rules: ExternalRules,
     keys: Vec<Key>,
@@ -56,20 +56,20 @@ struct Key {
     validation: Validation,
 }
 
-/// What a token of another issuer says.
+/// The claims of another issuer's token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalClaims {
     /// The organisation, by slug or id.
     pub organization: String,
     /// The user's e-mail address.
     pub email: String,
-    /// The most that the caller may be.
+    /// The highest role that the caller may use.
     pub role: Role,
     session: SessionId,
     authenticated_at: Timestamp,
-    /// Whether a second factor was used when the user logged in there.
+    /// Whether a second factor was used in the login at the issuer.
     pub second_factor: bool,
-    /// When: a token without `auth_time` doesn't say.
+    /// When it was used; absent for a token without `auth_time`.
     second_factor_at: Option<Timestamp>,
     issued_at: Timestamp,
     expires_at: Timestamp,
@@ -92,7 +92,7 @@ struct Registered {
     others: serde_json::Map<String, Value>,
 }
 
-/// One or several (RFC 7519 §4.1.3).
+/// One audience or several (RFC 7519 §4.1.3).
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Audience {
@@ -101,35 +101,35 @@ enum Audience {
 }
 
 impl ExternalIssuer {
-    /// The issuer with the public keys in `jwks` (RFC 7517 §5).
+    /// Creates the issuer with the public keys in `jwks` (RFC 7517 §5).
     ///
     /// # Errors
-    /// What is wrong with the key set: no JSON, no usable key, a secret or weak key in it.
+    /// What is wrong with the key set: not JSON, no usable key, a secret or weak key in it.
     pub fn new(rules: ExternalRules, jwks: &str) -> Result<Self, String> {
         let set: JwkSet = serde_json::from_str(jwks).map_err(|e| {
             format!(
-                "it is no JSON Web Key Set (line {}, column {})",
+                "it is not a JSON Web Key Set (line {}, column {})",
                 e.line(),
                 e.column()
             )
         })?;
-        // Which of jsonwebtoken's backends is at work must not hang on the features of other crates.
+        // Choose jsonwebtoken's backend explicitly, so that it does not depend on the features of other crates.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let keys: Vec<Key> = set.keys.iter().map(Key::new).collect::<Result<_, _>>()?;
         if keys.is_empty() {
             return Err("it holds no key".to_owned());
         }
         if keys.len() > 1 && keys.iter().any(|key| key.kid.is_none()) {
-            return Err("a key has no kid, which is only good enough for a single key".to_owned());
+            return Err("a key has no kid, which is allowed only for a single key".to_owned());
         }
         Ok(Self { rules, keys })
     }
 
-    /// What the token says, if it is one of this issuer's and good at `at`.
+    /// Verifies a token and returns its claims, if it is this issuer's and valid at `at`.
     ///
     /// # Errors
-    /// As for our own tokens; [`TokenFault::SubjectGone`] when it names no organisation, user or role that
-    /// can exist here.
+    /// As for our own tokens; [`TokenFault::SubjectGone`] if it names no organisation, user or role that can
+    /// exist here.
     pub fn verify(&self, token: &str, at: Timestamp) -> Result<ExternalClaims, TokenFault> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenFault::Invalid);
@@ -183,21 +183,21 @@ impl ExternalIssuer {
             session: session_id(&claims),
             authenticated_at: time(logged_in.unwrap_or(claims.iat))?,
             second_factor,
-            // A refreshed token has a new `iat`: it is no time at which anybody proved anything.
+            // A refreshed token has a new `iat`, which is not the time of any authentication.
             second_factor_at: logged_in.filter(|_| second_factor).map(time).transpose()?,
             issued_at: time(claims.iat)?,
             expires_at: time(expiry(&claims))?,
         })
     }
 
-    /// Whether the issuer says that it has not checked whose address it is (`OpenID` Connect Core §5.1): some let
-    /// users enter any. Some write the word in quotes.
+    /// Returns whether the issuer says that it has not verified whose address it is (`OpenID` Connect Core §5.1):
+    /// some let users enter any address. Some issuers put the boolean in quotes.
     fn is_unverified(&self, claims: &serde_json::Map<String, Value>) -> bool {
         let verified = find(claims, &format!("{}_verified", self.rules.user_claim));
         verified.is_some_and(|verified| *verified != Value::Bool(true) && verified != "true")
     }
 
-    /// The highest of the roles that the token names and the operator mapped; a member when it names none.
+    /// Returns the highest of the roles that the token names and the operator mapped; a member if there is none.
     fn role(&self, claims: &serde_json::Map<String, Value>) -> Role {
         let named: Vec<&str> = match find(claims, &self.rules.role_claim) {
             Some(Value::String(role)) => vec![role],
@@ -209,29 +209,29 @@ impl ExternalIssuer {
     }
 }
 
-/// Until when a token is good, in seconds since the epoch.
+/// Returns when a token expires, in seconds since the epoch.
 fn expiry(claims: &Registered) -> i64 {
     claims
         .exp
         .min(claims.iat.saturating_add(EXTERNAL_LIFETIME.as_secs()))
 }
 
-/// Whether `amr` says that two factors were used (RFC 8176 §2): in so many words, or something known and
+/// Returns whether `amr` states that two factors were used (RFC 8176 §2): explicitly, or something known and
 /// something else. A one-time password or a key alone is one factor.
 fn proves_second_factor(amr: &[String]) -> bool {
     let has = |methods: &[&str]| amr.iter().any(|method| methods.contains(&method.as_str()));
     has(&["mfa"]) || (has(&KNOWN) && has(&HELD_OR_GROWN))
 }
 
-/// What the user knows.
+/// Methods that prove what the user knows.
 const KNOWN: [&str; 2] = ["pwd", "pin"];
-/// What the user has or is.
+/// Methods that prove what the user has or is.
 const HELD_OR_GROWN: [&str; 12] = [
     "otp", "hwk", "swk", "pop", "sc", "sms", "tel", "face", "fpt", "iris", "retina", "vbm",
 ];
 
 impl ExternalClaims {
-    /// The session that the token stands for. No row keeps it.
+    /// Returns the session that the token stands for. It has no row in the store.
     #[must_use]
     pub fn session(&self, user: UserId) -> Session {
         Session {
@@ -240,7 +240,7 @@ impl ExternalClaims {
             scope: SessionScope::Full,
             authenticated_at: self.authenticated_at,
             second_factor_at: self.second_factor_at,
-            // Which one it was is the other issuer's to know; only that there was one counts.
+            // Only the issuer knows the kind of factor; here it only matters that there was one.
             second_factor_kind: self.second_factor_at.map(|_| FactorKind::Totp),
             origin: SessionOrigin::External,
             created_at: self.issued_at,
@@ -259,7 +259,7 @@ impl Audience {
 }
 
 impl Key {
-    /// Public keys only, and one algorithm for each (RFC 8725 §3.1).
+    /// Accepts public keys only, and one algorithm for each (RFC 8725 §3.1).
     fn new(jwk: &Jwk) -> Result<Self, String> {
         let named = |problem: &str| match &jwk.common.key_id {
             Some(kid) => format!("key {kid}: {problem}"),
@@ -301,7 +301,7 @@ impl Key {
     }
 }
 
-/// 256 bytes in base64url.
+/// Length of 256 bytes in base64url.
 const RSA_2048_CHARACTERS: usize = 342;
 
 fn key_algorithm(algorithm: Algorithm) -> KeyAlgorithm {
@@ -319,7 +319,7 @@ fn key_algorithm(algorithm: Algorithm) -> KeyAlgorithm {
     }
 }
 
-/// A claim by its name, or by a path of names with dots between: `realm_access.roles`.
+/// Finds a claim by its name, or by a path of names separated by dots: `realm_access.roles`.
 fn find<'a>(claims: &'a serde_json::Map<String, Value>, path: &str) -> Option<&'a Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
@@ -328,7 +328,7 @@ fn find<'a>(claims: &'a serde_json::Map<String, Value>, path: &str) -> Option<&'
     find(claims.get(first)?.as_object()?, rest)
 }
 
-/// The same for all tokens of one session, where the issuer names it, and of nobody else's.
+/// Returns an id that all tokens of one session share, if the issuer names the session, and no other session has.
 fn session_id(claims: &Registered) -> SessionId {
     let name = claims
         .sid

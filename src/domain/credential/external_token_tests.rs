@@ -108,7 +108,7 @@ fn only_two_factors_are_a_second_one_and_only_auth_time_says_when() {
     ] {
         assert_eq!(read(&with("amr", two.clone())), (true, Some(at(900))), "{two}");
     }
-    // A refresh renews `iat`, and nobody proved anything then.
+    // A refresh renews `iat` without an authentication.
     let mut undated = claims();
     undated.as_object_mut().expect("an object").remove("auth_time");
     assert_eq!(read(&undated), (true, None));
@@ -145,7 +145,7 @@ fn an_address_that_the_issuer_has_not_checked_names_nobody() {
         let token = sign(1, Some("a"), &with("email_verified", checked.clone()));
         assert!(issuer().verify(&token, at(1000)).is_ok(), "{checked}");
     }
-    // By another claim than the address, it says nothing.
+    // Under a claim other than the address, it has no meaning.
     let by_name = ExternalRules {
         user_claim: "sub_name".into(),
         ..rules()
@@ -222,7 +222,7 @@ fn key_sets_that_are_unsafe_or_unusable_are_refused() {
     let secret = json!({"kty": "oct", "k": "c2VjcmV0", "alg": "HS256", "kid": "s"});
     assert!(refused(json!({"keys": [secret]})).contains("only public keys"));
     assert!(refused(json!({"keys": []})).contains("no key"));
-    assert!(refused(json!({})).contains("no JSON Web Key Set"));
+    assert!(refused(json!({})).contains("not a JSON Web Key Set"));
     let mut wrong = jwk(1, "a");
     wrong["alg"] = json!("RS256");
     assert!(refused(json!({"keys": [wrong]})).contains("algorithm"));

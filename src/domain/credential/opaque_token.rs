@@ -1,5 +1,5 @@
-//! Tokens that mean something to us alone. Both name their user in front, so that what they stand for
-//! is found beside the user's other rows.
+//! Tokens that have a meaning for this appliance only. Refresh and one-use tokens begin with their user, so that
+//! the row they stand for is found beside the user's other rows.
 
 use std::fmt;
 
@@ -12,26 +12,26 @@ use uuid::Uuid;
 
 use crate::domain::account::{SessionId, UserId};
 
-/// Prefixes let scanners for leaked secrets find them.
+/// Prefixes by which secret scanners recognise leaked tokens.
 const REFRESH_PREFIX: &str = "lkr_";
 const ONE_USE_PREFIX: &str = "lko_";
-/// What every API key begins with.
+/// Prefix of every API key.
 pub const API_KEY_PREFIX: &str = "lkk_";
 const DEVICE_PREFIX: &str = "lkd_";
-/// For how long a device is remembered, in seconds.
+/// Seconds for which a device is remembered.
 pub const DEVICE_TOKEN_SECS: i64 = 365 * 24 * 3600;
-/// Characters that a key begins with and that tell nothing secret: the prefix and a part of its id.
+/// Characters at the beginning of a key that may be shown: the prefix and a part of its id, nothing secret.
 const SHOWN_CHARACTERS: usize = 14;
 
-/// A refresh token: user, session, generation and a MAC over them. Authenticity needs no row, so that an
-/// old generation is told from a forgery even after its family was rotated many times.
+/// A refresh token: user, session, generation and a MAC over them. It is authenticated without a row in the
+/// store, so that an old generation can be told from a forgery even after its family was rotated many times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
-    /// Whose.
+    /// The token's user.
     pub user: UserId,
-    /// Which session (refresh family).
+    /// The session (refresh family).
     pub session: SessionId,
-    /// How often the family had been rotated when it was issued.
+    /// Number of rotations of the family before it was issued.
     pub generation: u32,
 }
 
@@ -39,7 +39,7 @@ impl RefreshToken {
     const BODY: usize = 36;
     const LENGTH: usize = Self::BODY + 32;
 
-    /// The token as the client keeps it.
+    /// Encodes the token for the client.
     #[must_use]
     pub fn encode(&self, mac_key: &[u8; 32]) -> String {
         let mut bytes = [0; Self::LENGTH];
@@ -51,7 +51,7 @@ impl RefreshToken {
         format!("{REFRESH_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// What a token stands for, if we made it.
+    /// Decodes a token and verifies its MAC; `None` if it is not ours.
     #[must_use]
     pub fn decode(token: &str, mac_key: &[u8; 32]) -> Option<Self> {
         let bytes: [u8; Self::LENGTH] = decode(token, REFRESH_PREFIX)?;
@@ -71,23 +71,23 @@ impl RefreshToken {
     }
 }
 
-/// A token that works once: a login that waits for its code, a change of an expired password, an
-/// invitation. The store keeps its hash; 256 random bits need no salt (NIST SP 800-63B-4 §3.1.2.2).
+/// A token that works once: for a login that waits for its code, a change of an expired password, an invitation.
+/// The store keeps its hash; 256 random bits need no salt (NIST SP 800-63B-4 §3.1.2.2).
 #[derive(Clone, PartialEq, Eq)]
 pub struct OneUseToken {
-    /// Whose.
+    /// The token's user.
     pub user: UserId,
     random: [u8; 32],
 }
 
 impl OneUseToken {
-    /// A new token.
+    /// Creates a token from random bytes.
     #[must_use]
     pub fn new(user: UserId, random: [u8; 32]) -> Self {
         Self { user, random }
     }
 
-    /// The token as the client keeps it.
+    /// Encodes the token for the client.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut bytes = [0; 48];
@@ -96,7 +96,7 @@ impl OneUseToken {
         format!("{ONE_USE_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The token that a client shows, if it has the shape of one.
+    /// Decodes a token that a client presents; `None` if it has another form.
     #[must_use]
     pub fn decode(token: &str) -> Option<Self> {
         let bytes: [u8; 48] = decode(token, ONE_USE_PREFIX)?;
@@ -107,7 +107,7 @@ impl OneUseToken {
         })
     }
 
-    /// What the store keeps.
+    /// Returns the hash that the store keeps.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         Sha256::new()
@@ -126,22 +126,22 @@ impl fmt::Debug for OneUseToken {
     }
 }
 
-/// An API key: its id, so that its row is found, and 256 random bits, of which the store keeps a hash.
+/// An API key: its id, by which its row is found, and 256 random bits, of which the store keeps a hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKeyToken {
-    /// Which key.
+    /// Id of the key.
     pub id: Uuid,
     random: [u8; 32],
 }
 
 impl ApiKeyToken {
-    /// A new key.
+    /// Creates a key from random bytes.
     #[must_use]
     pub fn new(id: Uuid, random: [u8; 32]) -> Self {
         Self { id, random }
     }
 
-    /// The key as its holder keeps it.
+    /// Encodes the key for its holder.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut bytes = [0; 48];
@@ -150,7 +150,7 @@ impl ApiKeyToken {
         format!("{API_KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The key that a caller shows, if it has the shape of one.
+    /// Decodes a key that a caller presents; `None` if it has another form.
     #[must_use]
     pub fn decode(key: &str) -> Option<Self> {
         let bytes: [u8; 48] = decode(key, API_KEY_PREFIX)?;
@@ -161,13 +161,14 @@ impl ApiKeyToken {
         })
     }
 
-    /// How it begins, to tell keys apart: no part of its secret.
+    /// Returns its first characters, by which people tell keys apart: no part of the secret.
     #[must_use]
     pub fn shown(&self) -> String {
         self.encode().chars().take(SHOWN_CHARACTERS).collect()
     }
 
-    /// What the store keeps. Random, so that neither salt nor slowness is needed (ASVS 11.4.1).
+    /// Returns the hash that the store keeps. The key is random, so neither salt nor a slow hash is needed (ASVS
+    /// 11.4.1).
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         Sha256::new()
@@ -178,7 +179,7 @@ impl ApiKeyToken {
             .into()
     }
 
-    /// Whether it is the key of that hash, in a time that tells nothing of where they differ.
+    /// Returns whether the hash is that of this key, in constant time.
     #[must_use]
     pub fn matches(&self, hash: &[u8; 32]) -> bool {
         self.hash().ct_eq(hash).into()
@@ -193,18 +194,18 @@ impl fmt::Debug for ApiKeyToken {
     }
 }
 
-/// A device on which somebody completed a login: it opens nothing, but guesses made elsewhere don't use up
-/// its attempts (OWASP, "Slow Down Online Guessing Attacks with Device Cookies"; NIST SP 800-63B-4 §3.2.2).
+/// A device on which a user completed a login. It grants no access, but guesses made elsewhere don't use up its
+/// attempts (OWASP, "Slow Down Online Guessing Attacks with Device Cookies"; NIST SP 800-63B-4 §3.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceToken {
-    /// Who completed it.
+    /// The user who completed the login.
     pub user: UserId,
-    /// Which device: its attempts are counted by this.
+    /// Id of the device, under which its attempts are counted.
     pub device: [u8; 16],
-    /// When, in seconds since 1970.
+    /// Time of the login, in seconds since 1970.
     pub since: i64,
-    /// The revision of the user then: with their next change, of password or second factor above all, the
-    /// device is a stranger's again.
+    /// The user's revision at the login: after their next change, above all of password or second factor, the
+    /// device counts as unknown again.
     pub revision: i64,
 }
 
@@ -212,7 +213,7 @@ impl DeviceToken {
     const BODY: usize = 48;
     const LENGTH: usize = Self::BODY + 32;
 
-    /// The token as the client keeps it.
+    /// Encodes the token for the client.
     #[must_use]
     pub fn encode(&self, mac_key: &[u8; 32]) -> String {
         let mut bytes = [0; Self::LENGTH];
@@ -225,7 +226,8 @@ impl DeviceToken {
         format!("{DEVICE_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// What a token stands for, if we made it and it has not lapsed by `at`, in seconds since 1970.
+    /// Decodes a token and verifies its MAC; `None` if it is not ours or has expired by `at`, in seconds since
+    /// 1970.
     #[must_use]
     pub fn decode(token: &str, mac_key: &[u8; 32], at: i64) -> Option<Self> {
         let bytes: [u8; Self::LENGTH] = decode(token, DEVICE_PREFIX)?;
@@ -241,7 +243,7 @@ impl DeviceToken {
         })
     }
 
-    /// Under the key of refresh tokens, but never taken for one.
+    /// Uses the key of refresh tokens, but a MAC of one can't pass for one of the other.
     fn mac(key: &[u8; 32], body: &[u8]) -> Hmac<Sha256> {
         Hmac::<Sha256>::new_from_slice(key)
             .expect("HMAC takes keys of any length")

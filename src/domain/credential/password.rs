@@ -1,4 +1,4 @@
-//! Passwords: Argon2id with OWASP's parameters, and what an organisation demands of a new one.
+//! Passwords: Argon2id with OWASP's parameters, and an organisation's rules for new ones.
 
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _, Salt};
 use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
@@ -8,17 +8,17 @@ use zeroize::Zeroizing;
 use super::common::is_common;
 use crate::domain::account::OrganizationSettings;
 
-/// Longest password, characters: longer ones buy nothing and cost memory.
+/// Maximum password length, characters: longer ones add no security and cost memory.
 pub const PASSWORD_MAX_CHARACTERS: usize = 256;
 /// OWASP Password Storage Cheat Sheet, Argon2id: m = 19 MiB, t = 2, p = 1.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
-/// The hash of nothing that anybody knows, with the parameters above.
+/// A hash, with the parameters above, of a password that nobody knows.
 const NOBODYS_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bGF0Y2hrZXkgbm9ib2R5IQ$Y4KzzIgUErd7/K7tAmABwA2eMCXmbCD25+kvB5hRRio";
 
-/// The Argon2id hash of a password, as a PHC string. Takes tens of milliseconds and 19 MiB.
+/// Returns the Argon2id hash of a password, as a PHC string. Takes tens of milliseconds and 19 MiB.
 ///
 /// # Panics
 /// Never in practice: salt and parameters are in range.
@@ -39,7 +39,7 @@ pub fn hash_password(password: &str, salt: [u8; 16]) -> String {
         .to_string()
 }
 
-/// Whether it is the password. As slow as [`hash_password`].
+/// Returns whether the password matches the hash. As slow as [`hash_password`].
 #[must_use]
 pub fn verify_password(password: &str, hash: &str) -> bool {
     PasswordHash::new(hash).is_ok_and(|hash| {
@@ -49,13 +49,13 @@ pub fn verify_password(password: &str, hash: &str) -> bool {
     })
 }
 
-/// Takes as long as a check that fails, for accounts that don't exist (ASVS 6.3.8).
+/// Takes as long as a failed check, for accounts that don't exist (ASVS 6.3.8).
 pub fn absorb_time(password: &str) {
     let matches = verify_password(password, NOBODYS_HASH);
     debug_assert!(!matches, "nobody's hash has no password");
 }
 
-/// Whether a hash was made with other parameters than today's.
+/// Returns whether a hash was made with parameters other than the current ones.
 #[must_use]
 pub fn needs_rehash(hash: &str) -> bool {
     let Ok(hash) = PasswordHash::new(hash) else {
@@ -66,7 +66,7 @@ pub fn needs_rehash(hash: &str) -> bool {
     !(current && hash.algorithm == argon2::ARGON2ID_IDENT)
 }
 
-/// What a new password lacks by the organisation's rules; empty when it may be used.
+/// Returns which of the organisation's rules a new password breaks; empty if it may be used.
 #[must_use]
 pub fn password_problems(password: &str, rules: &OrganizationSettings) -> Vec<String> {
     let password = normalized(password);
@@ -113,7 +113,8 @@ fn argon2() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
 
-/// The same characters are the same bytes, whatever keyboard sent them (NIST SP 800-63B-4 §3.1.1.2).
+/// Normalises a password, so that the same characters are the same bytes whatever keyboard sent them (NIST SP
+/// 800-63B-4 §3.1.1.2).
 fn normalized(password: &str) -> Zeroizing<String> {
     Zeroizing::new(password.nfkc().collect())
 }

@@ -1,8 +1,8 @@
-//! The only door through which a plugin's wish becomes a decision.
+//! The only way by which a plugin's answer becomes a decision.
 //!
-//! [`vet`] is total: whatever a plugin answers, something safe comes out. A denial is never lost to a
-//! formal fault (it is repaired and stays a denial), an effect that was not granted or is out of
-//! bounds is refused and recorded, and in [`Mode::Monitor`] nothing takes effect at all.
+//! [`vet`] is total: whatever a plugin answers, the result is safe. A denial is never lost to a formal fault (it
+//! is repaired and stays a denial), an effect that was not granted or is out of bounds is refused and recorded,
+//! and in [`Mode::Monitor`] nothing takes effect at all.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::{Approval, Attribute, Denial, Effect, Verdict};
 use crate::domain::printable::{clip, moves_cursor};
 
-/// What a plugin answered, in the form in which it is recorded, replayed and compared.
+/// A plugin's answer, in the form in which it is recorded, replayed and compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// `before-reset`: go on, with these effects.
+    /// `before-reset`: allow, with these effects.
     Allow(Vec<Effect>),
-    /// `before-reset`: stop.
+    /// `before-reset`: deny.
     Deny(Denial),
-    /// `before-reset`: a second admin has to agree.
+    /// `before-reset`: allow once further admins agree.
     RequireApproval(Approval),
     /// `after-reset`: add these effects.
     Effects(Vec<Effect>),
@@ -39,13 +39,13 @@ impl From<Verdict> for Answer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Evaluated, recorded, applied.
+    /// Evaluated, recorded and applied.
     #[default]
     Enforce,
     /// Evaluated and recorded, never applied.
     Monitor,
-    /// Applied to this many in a hundred targets; for the others the version before decides or, where
-    /// there is none, the answer is only recorded.
+    /// Applied to this percentage of targets; for the others the previous version decides or, if there is none,
+    /// the answer is only recorded.
     Canary(u8),
 }
 
@@ -55,24 +55,24 @@ pub enum Mode {
 pub struct Grants(BTreeSet<String>);
 
 impl Grants {
-    /// Every effect of contract 1.0.
+    /// Returns grants for every effect of contract 1.0.
     #[must_use]
     pub fn all() -> Self {
         Self::of(Effect::NAMES)
     }
 
-    /// These effects only.
+    /// Returns grants for these effects only.
     pub fn of<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         Self(names.into_iter().map(Into::into).collect())
     }
 
-    /// Whether the effect of this name was granted.
+    /// Returns whether the effect of this name is granted.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains(name)
     }
 
-    /// Those of the granted names that a manifest wants: what a version gets of what its binding grants.
+    /// Returns the granted names that a manifest wants: the part of a binding's grants that a version gets.
     #[must_use]
     pub fn wanted(&self, wants: &[String]) -> Self {
         Self(
@@ -84,37 +84,37 @@ impl Grants {
         )
     }
 
-    /// The granted names, in order.
+    /// Iterates over the granted names, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 }
 
-/// An effect that a plugin asked for and did not get.
+/// An effect that a plugin asked for and the host refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RefusedEffect {
-    /// What it asked for.
+    /// The effect.
     pub effect: Effect,
-    /// Why not, in words.
+    /// Reason for the refusal.
     pub why: String,
 }
 
-/// What is decided about the reset.
+/// The decision about a reset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
-    /// Go on.
+    /// The reset may happen.
     Allow,
-    /// Stop.
+    /// The reset is denied.
     Deny(Denial),
-    /// A second admin has to agree first.
+    /// The reset may happen once further admins agree.
     RequireApproval(Approval),
 }
 
 impl Decision {
-    /// Both policies' decisions at once: a denial beats all; two approvals become one that satisfies
-    /// both (the larger number of admins, the shorter time).
+    /// Combines the decisions of two policies: a denial overrides everything; two approvals become one that
+    /// satisfies both (the larger number of admins, the shorter time).
     #[must_use]
     pub fn and(self, next: Self) -> Self {
         match (self, next) {
@@ -136,20 +136,20 @@ impl Decision {
     }
 }
 
-/// What of an answer counts.
+/// The part of an answer that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vetted {
-    /// What is decided; [`Decision::Allow`] in monitor mode and after the reset.
+    /// The decision; [`Decision::Allow`] in monitor mode and after the reset.
     pub decision: Decision,
     /// Effects to commit together with the reset.
     pub effects: Vec<Effect>,
-    /// Effects asked for and not given.
+    /// Effects that were asked for and refused.
     pub refused: Vec<RefusedEffect>,
-    /// What had to be put right in the answer, in words; for the plugin's author.
+    /// Corrections made to the answer, in words, for the plugin's author.
     pub repaired: Vec<String>,
 }
 
-/// Decides what of `answer` counts. See the module's header for the rules.
+/// Determines what of `answer` counts. See the module's documentation for the rules.
 #[must_use]
 pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
     let mut repaired = Vec::new();
@@ -172,7 +172,7 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
     refused.truncate(REFUSALS_KEPT);
 
     match mode {
-        // Whoever asks for a canary decides first in which share the target is.
+        // For a canary, the caller has already determined in which share the target is.
         Mode::Enforce | Mode::Canary(_) => Vetted {
             decision,
             effects,
@@ -189,7 +189,8 @@ pub fn vet(answer: Answer, grants: &Grants, mode: Mode) -> Vetted {
 }
 
 /// Adds `more` to `effects`: each effect once, and of several enrolment windows the shortest. The organisation's
-/// default (0) is kept beside an explicit window, since only who knows it can tell which of the two is shorter.
+/// default (0) is kept beside an explicit window, since only code that knows the default can tell which is
+/// shorter.
 pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
     for effect in more {
         if let Effect::RequireEnrolment(hours @ 1..) = effect
@@ -204,8 +205,8 @@ pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
     }
 }
 
-/// Takes out of `more` what would make more texts than one reset carries: they stand in its entry and in what every
-/// later policy is shown.
+/// Removes from `more` the notices and annotations that exceed the limit of one reset: all of them become part of
+/// its entry and of what every later policy is shown.
 pub fn refuse_surplus(so_far: &[Effect], more: &mut Vec<Effect>) -> Vec<RefusedEffect> {
     let has_text = |effect: &Effect| matches!(effect, Effect::Notify(_) | Effect::Annotate(_));
     let mut texts = so_far.iter().filter(|effect| has_text(effect)).count();
@@ -220,7 +221,7 @@ pub fn refuse_surplus(so_far: &[Effect], more: &mut Vec<Effect>) -> Vec<RefusedE
     surplus.map(refused).collect()
 }
 
-/// Why `effect` is not given, if it is not.
+/// Returns why `effect` is refused, if it is.
 fn objection(effect: &Effect, grants: &Grants, given: usize) -> Option<String> {
     if let Effect::Other(attribute) = effect {
         return Some(format!(
@@ -260,7 +261,7 @@ fn bad_attribute(attribute: &Attribute) -> Option<String> {
 }
 
 fn too_long(what: &str, text: &str, max: usize) -> Option<String> {
-    // Bytes first: counting the characters of a megabyte is work that a hostile plugin could cause.
+    // Check bytes first: counting the characters of a megabyte is work that a hostile plugin could cause.
     let over = text.len() > max * 4 || text.chars().count() > max;
     over.then(|| format!("{what} is longer than {max} characters"))
 }
@@ -271,8 +272,8 @@ fn has_control(what: &str, text: &str, allowed: &[char]) -> Option<String> {
         .then(|| format!("{what} contains control characters"))
 }
 
-/// A denial stays a denial whatever its form: with a failure rule of "skip" a faulty one would let
-/// the reset through.
+/// Repairs a denial. It stays a denial whatever its form: otherwise, with the failure action "skip", a malformed
+/// one would let the reset through.
 fn repair_denial(mut denial: Denial, repaired: &mut Vec<String>) -> Denial {
     if !is_kebab(&denial.code) {
         repaired.push(format!("code is not kebab-case of 1 to {NAME_CHARS} characters"));
@@ -341,7 +342,8 @@ fn repair_text(what: &str, text: &mut String, max: usize, instead: &str, repaire
     }
 }
 
-/// Lower-case words of letters and digits joined by single hyphens, starting with a letter.
+/// Returns whether the name is kebab-case: lower-case words of letters and digits joined by single hyphens,
+/// starting with a letter.
 #[must_use]
 pub fn is_kebab(name: &str) -> bool {
     name.len() <= NAME_CHARS
@@ -362,7 +364,7 @@ const BODY_CHARS: usize = 4_000;
 const FACTS_MAX: usize = 16;
 const EFFECTS_MAX: usize = 16;
 const TEXTS_MAX: usize = 32;
-/// Ends of lines, and the marks that a mail in Arabic or Hebrew may need.
+/// Control characters allowed in bodies: line ends, and the marks that a mail in Arabic or Hebrew may need.
 const IN_BODIES: [char; 5] = ['\n', '\t', '\u{061c}', '\u{200e}', '\u{200f}'];
 const REFUSALS_KEPT: usize = 32;
 const APPROVALS_MAX: u8 = 3;

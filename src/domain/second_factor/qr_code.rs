@@ -1,22 +1,22 @@
-//! A text as a QR code (ISO/IEC 18004) in a PNG image.
+//! Encodes a text as a QR code (ISO/IEC 18004) in a PNG image.
 
 use png::{BitDepth, ColorType, Encoder};
 use qrcodegen::{QrCode, QrCodeEcc};
 use zeroize::Zeroizing;
 
-/// Pixels along the side of a module, the QR code's dark or light square.
+/// Pixels along the side of a module, a dark or light square of the QR code.
 const MODULE: usize = 8;
-/// Light modules around the code, which readers need (ISO/IEC 18004 §6.3.8).
+/// Light modules around the code, which readers require (ISO/IEC 18004 §6.3.8).
 const QUIET_ZONE: i32 = 4;
 
-/// The image, one bit of grey a pixel; nothing when the text is too long for a QR code.
+/// Returns the image, with one bit of grey per pixel; `None` if the text is too long for a QR code.
 pub(super) fn png(text: &str) -> Option<Vec<u8>> {
     let code = QrCode::encode_text(text, QrCodeEcc::Medium).ok()?;
     let modules = -QUIET_ZONE..code.size() + QUIET_ZONE;
     let side = u32::try_from(modules.len() * MODULE).ok()?;
     let mut pixels = Zeroizing::new(Vec::new());
     for y in modules.clone() {
-        // A module is as wide as a byte has pixels, and the bit of a light pixel is set.
+        // A module is as wide as a byte has pixels; a set bit is a light pixel.
         let row = modules
             .clone()
             .map(|x| if code.get_module(x, y) { 0x00 } else { 0xff });

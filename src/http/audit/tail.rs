@@ -1,4 +1,4 @@
-//! The trail as it grows: server-sent events that go on where they were left.
+//! The live stream of the trail: server-sent events that a client can resume.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -20,30 +20,30 @@ use crate::domain::audit::Entry;
 use crate::service::api_keys::{self, Credential};
 use crate::service::{Services, trail};
 
-/// How often a tail looks for new entries.
+/// Interval at which a tail polls for new entries.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A tail ends after this many looks; the reader comes back with `Last-Event-ID`.
+/// Number of polls after which a tail ends; the client reconnects with `Last-Event-ID`. 15 minutes.
 const LOOKS: u32 = 15 * 60 * 2;
-/// After so many looks without an entry the reader is told how far it has come.
+/// Number of polls without an entry after which the client is sent its current position.
 const IDLE_LOOKS: u32 = 30;
 
-/// A tail under way.
+/// A tail in progress.
 pub(super) struct Tail {
     pub services: Arc<Services>,
     pub credential: Credential,
     pub organization_name: String,
     pub next: u64,
-    /// Up to which place the reader knows where to go on, before it.
+    /// The position from which the client would resume with the last id that it was sent.
     pub known: u64,
     pub _permit: OwnedSemaphorePermit,
 }
 
-/// What a tail says.
+/// An event of a tail.
 pub(super) enum Told {
     /// A new entry.
     Entry(Box<AuditLogBody>),
-    /// Nothing but the id to come back with: an event without data is not handed on by clients, and its id is
-    /// remembered (HTML, 9.2.6 "dispatch the event").
+    /// Only the id to resume from. Clients do not deliver an event without data, but remember its id (HTML,
+    /// 9.2.6 "dispatch the event").
     Place(u64),
 }
 
@@ -54,7 +54,7 @@ struct State {
     idle: u32,
 }
 
-/// The events, until the right to read ends, the appliance stops, or a quarter of an hour is over.
+/// Streams events until the right to read ends, the appliance stops, or 15 minutes have passed.
 pub(super) fn events(tail: Tail) -> EventStream<BoxStream<'static, Told>> {
     EventStream::new(follow(tail).boxed())
         .keep_alive(Duration::from_secs(15))
@@ -71,8 +71,8 @@ fn follow(tail: Tail) -> impl Stream<Item = Told> + Send + 'static {
         tail,
         ready: VecDeque::new(),
         looks: 0,
-        // The first thing that is said: without an entry before the connection ends, a reader would come back
-        // with no id, and begin with what is new then.
+        // Send the position first: if the connection ended before any entry, the client would reconnect without
+        // an id and miss the entries written in between.
         idle: IDLE_LOOKS,
     };
     stream::unfold(state, |mut state| async move {
@@ -97,7 +97,7 @@ fn follow(tail: Tail) -> impl Stream<Item = Told> + Send + 'static {
 }
 
 impl State {
-    /// The place before the next, where the reader does not know it yet.
+    /// Returns the last position read, if the client has not been sent it yet, and marks it as sent.
     fn untold(&mut self) -> Option<u64> {
         let next = self.tail.next;
         let last = next.checked_sub(1).filter(|_| next > self.tail.known)?;
@@ -105,7 +105,7 @@ impl State {
         Some(last)
     }
 
-    /// Waits for the next look; `None` when the appliance stops.
+    /// Waits until the next poll; `None` when the appliance stops.
     async fn pause(&self) -> Option<()> {
         tokio::select! {
             () = self.tail.services.tails.ended() => None,
@@ -113,14 +113,14 @@ impl State {
         }
     }
 
-    /// Whether there may be more at once; `None` when the tail has to end.
+    /// Polls once. Returns whether more entries may be ready at once; `None` when the tail must end.
     async fn look(&mut self) -> Option<bool> {
         self.looks += 1;
         if self.looks > LOOKS {
             return None;
         }
         let tail = &mut self.tail;
-        // The right to read may have been taken away meanwhile (ASVS 8.3.2).
+        // The right to read may have been revoked since the last poll (ASVS 8.3.2).
         let now = tail.services.clock.now();
         let who = api_keys::authenticate(&tail.services, &tail.credential, now).ok()?;
         let organization = {
@@ -138,7 +138,7 @@ impl State {
     }
 }
 
-/// In the document it is an entry: the other has no data.
+/// Documented as an entry, because the other variant has no data.
 impl Type for Told {
     const IS_REQUIRED: bool = AuditLogBody::IS_REQUIRED;
     type RawValueType = Self;

@@ -1,5 +1,5 @@
-//! An example for every parameter, body and answer: those in `examples.yaml`, and for the rest one made
-//! from its schema with the values that `examples.yaml` has for fields of that name.
+//! Adds an example to every parameter, body and response: from `examples.yaml`, or else built from the schema
+//! with the values that `examples.yaml` has for fields of the same name.
 
 use poem::http::StatusCode;
 use serde::Deserialize;
@@ -7,15 +7,15 @@ use serde_json::{Map, Value, json};
 
 use super::{operations_by_path, referenced, responses};
 
-/// `examples.yaml`.
+/// The contents of `examples.yaml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Examples {
-    /// Parameter → value; `operationId.parameter` comes first.
+    /// Parameter → value; `operationId.parameter` takes precedence.
     parameters: Map<String, Value>,
-    /// Field → value; `Schema.field` comes first.
+    /// Field → value; `Schema.field` takes precedence.
     fields: Map<String, Value>,
-    /// Status → what is in its error beside the usual.
+    /// Status → message of its error where an operation has no example of its own.
     errors: Map<String, Value>,
     /// `operationId` → `request` or status → name → example.
     operations: Map<String, Value>,
@@ -75,7 +75,7 @@ fn add_to_content(message: &mut Value, own: &Value, maker: &Maker) {
     }
 }
 
-/// Examples of errors say only what is particular about them.
+/// Adds the examples of an error. `own` holds only the fields that differ from `usual`.
 fn add_errors(response: &mut Value, own: &Value, usual: &Map<String, Value>, path: &str) {
     let Some(body) = json_body(response) else { return };
     let Some(own) = own.as_object() else {
@@ -113,14 +113,14 @@ fn json_body(message: &mut Value) -> Option<&mut Value> {
     message.get_mut("content")?.get_mut("application/json")
 }
 
-/// Makes examples from schemas.
+/// Builds examples from schemas.
 struct Maker<'a> {
     schemas: &'a Value,
     fields: &'a Map<String, Value>,
 }
 
 impl Maker<'_> {
-    /// An example of the field `name` of the schema `of`.
+    /// Builds an example for the field `name` of the schema `of`.
     fn example(&self, schema: &Value, (of, name): (&str, &str)) -> Value {
         let known = [format!("{of}.{name}"), name.to_owned()];
         let known = known.iter().filter_map(|key| self.fields.get(key));
@@ -167,7 +167,7 @@ impl Maker<'_> {
     }
 }
 
-/// A value for fields of that name is none for a field of another type.
+/// Returns whether `value` has the type of `schema`: fields of the same name can differ in type.
 fn fits(value: &Value, schema: &Value) -> bool {
     match (value, schema["type"].as_str()) {
         (Value::Null, _) => schema["nullable"] == true,

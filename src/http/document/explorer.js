@@ -1,5 +1,5 @@
-// Signs in with the API's own calls and hands the token to Swagger UI. Tokens live in this page's memory
-// alone and end with it.
+// Signs in through the API and passes the token to Swagger UI. Tokens are kept only in this page's memory and
+// are lost with it.
 'use strict';
 
 let ui = null;
@@ -9,12 +9,12 @@ const codeField = document.getElementById('code');
 const signOut = document.getElementById('sign-out');
 const state = document.getElementById('state');
 
-// The login that waits for a code, the session, and the timer of its next refresh.
+// The challenge of a login that waits for a code, the session's tokens, and the timer of the next refresh.
 let challenge = null;
 let session = null;
 let refreshing = null;
 
-showOperations().catch((error) => say(`The document can't be shown: ${error.message}`, 'bad'));
+showOperations().catch((error) => say(`Could not show the document: ${error.message}`, 'bad'));
 
 form.addEventListener('submit', async (event) => {
   event.preventDefault();
@@ -29,7 +29,7 @@ signOut.addEventListener('click', async () => {
   try {
     await call('/api/v1/auth/logout', undefined, session.accessToken);
   } catch {
-    // The token is forgotten here whatever the server says of it.
+    // The token is discarded here even if the server refuses it.
   }
   forget();
   say('Signed out.');
@@ -39,8 +39,8 @@ async function showOperations() {
   const answer = await fetch('/openapi.json');
   const spec = await answer.json();
   if (!answer.ok) throw new Error(spec.message);
-  // Swagger UI fills examples in: an optional filter that nobody asked for, and the same Idempotency-Key
-  // for every call, which would then be done once.
+  // Swagger UI would pre-fill the examples: optional filters that nobody wants, and the same Idempotency-Key
+  // for every call, so that only the first would be carried out.
   for (const operation of Object.values(spec.paths).flatMap(Object.values)) {
     for (const parameter of operation.parameters ?? []) {
       if (!parameter.required) delete parameter.example;
@@ -81,7 +81,11 @@ async function showCode() {
     const answer = await call('/api/v1/auth/verify-mfa', { mfaChallengeToken, code: form.elements.code.value });
     use(answer, `Signed in as ${form.elements.email.value}.`);
   } catch (error) {
-    // A challenge bears a few wrong codes; one that is used up or dead starts over.
+    if (error.message.startsWith('The password has expired')) {
+      forget();
+      throw new Error(`${error.message}: POST /auth/change-expired-password, passwordChangeToken ${mfaChallengeToken}`);
+    }
+    // A challenge allows a few wrong codes; once it is used up or expired, start the login again.
     if (error.message.includes('challenge')) forget();
     throw error;
   }

@@ -1,5 +1,5 @@
-//! The document as JSON and YAML, and a page that shows it and tries it out: Swagger UI with a sign-in
-//! of ours, without a byte from elsewhere.
+//! Serves the document as JSON and YAML, and an explorer page: Swagger UI with our own sign-in form, without
+//! any external resource.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::super::operations;
 use super::served::Served;
 
-/// Everything that is answered at these paths is read only.
+/// The paths of the explorer and the document. All are read-only.
 pub(in super::super) const PATHS: [&str; 7] = [
     "/openapi.json",
     "/openapi.yaml",
@@ -21,7 +21,7 @@ pub(in super::super) const PATHS: [&str; 7] = [
     "/docs/swagger-ui.js",
 ];
 
-/// Scripts and calls stay at home. Swagger UI sets inline styles, and its icons are data.
+/// Scripts and calls are limited to this server. Swagger UI sets inline styles, and its icons are `data:` URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                       img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -29,7 +29,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 
-/// Adds [`PATHS`].
+/// Adds the routes of [`PATHS`].
 pub(in super::super) fn add_pages(route: Route, document: &Value) -> Route {
     let document = Arc::new(document.clone());
     let for_yaml = Arc::clone(&document);
@@ -66,8 +66,8 @@ fn text(of: &'static str) -> Bytes {
     Bytes::from_static(of.as_bytes())
 }
 
-/// poem-openapi has Swagger UI in a page of its own and gives the parts to nobody. Apart, they are cached
-/// apart, and the policy needs no inline scripts.
+/// Extracts the script or style sheet of Swagger UI from poem-openapi's page, which does not expose them
+/// separately. Served separately, they can be cached on their own, and the policy needs no inline scripts.
 fn swagger_ui(element: &str) -> Bytes {
     let page = operations().swagger_ui_html();
     let start = format!("<{element} charset=\"UTF-8\">");

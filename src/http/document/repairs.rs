@@ -1,4 +1,4 @@
-//! What poem-openapi says wrong, or says in a way that generators stumble over.
+//! Corrects what poem-openapi gets wrong, or writes in a way that client generators mishandle.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub(super) fn apply(document: &mut Value) {
     for operation in operations(document) {
         clean_parameters(operation);
         keep_one_binary_type(operation);
-        // That nothing is needed is said, not left open.
+        // State explicitly that no authentication is required.
         operation.entry("security").or_insert(json!([]));
     }
     let sent = reachable(document, "requestBody");
@@ -27,12 +27,12 @@ pub(super) fn apply(document: &mut Value) {
     }
 }
 
-/// Numbers, integer formats and prose, wherever they are.
+/// Normalises numbers, integer formats, defaults and prose throughout the document.
 fn clean(value: &mut Value) {
     match value {
         Value::Object(object) => {
             standard_integer(object);
-            // A default of no known type: Java's generator writes it as code that does not compile.
+            // A default without a type: Java's generator turns it into code that does not compile.
             if object.get("default") == Some(&json!({})) && !object.contains_key("type") {
                 object.shift_remove("default");
             }
@@ -56,14 +56,14 @@ fn clean(value: &mut Value) {
     }
 }
 
-/// `20`, not `20.0`.
+/// Returns a float that is a whole number as an integer, so that the document says `20` and not `20.0`.
 fn whole(float: f64) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^53")]
     (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64)
 }
 
-/// `uint16` and its like are no formats of OpenAPI's: Java reads them as 32 bits, signed. The bounds say
-/// what the format meant.
+/// Replaces formats such as `uint16`, which OpenAPI does not define and Java reads as signed 32 bits. The
+/// bounds express what the format meant.
 fn standard_integer(schema: &mut Map<String, Value>) {
     let (format, maximum) = match schema.get("format").and_then(Value::as_str) {
         Some("uint8") => ("int32", Some(u64::from(u8::MAX))),
@@ -79,7 +79,7 @@ fn standard_integer(schema: &mut Map<String, Value>) {
     }
 }
 
-/// Doc comments break lines at the editor's margin; prose in generated code has its own.
+/// Joins the lines of a paragraph: doc comments break at the source's margin, and generated code has its own.
 fn reflow(text: &str) -> String {
     let mut lines = String::new();
     for line in text.lines() {
@@ -97,9 +97,9 @@ fn reflow(text: &str) -> String {
     lines
 }
 
-/// `allOf: [{$ref}, {description}]`: the second part says again what is beside `allOf`. A nullable one is
-/// written out in its place: OpenAPI 3.0.3 gives `nullable` no meaning beside a reference, and what
-/// generators and validators make of it differs.
+/// Simplifies `allOf: [{$ref}, {description}]`, whose second part repeats what stands beside `allOf`. A
+/// nullable reference is replaced by the referenced schema: OpenAPI 3.0.3 gives `nullable` no meaning beside a
+/// reference, and generators and validators differ in how they treat it.
 fn flatten_references(document: &mut Value) {
     let known = document["components"]["schemas"].clone();
     flatten(document, &known);
@@ -144,7 +144,7 @@ fn flatten_one(schema: &mut Map<String, Value>, known: &Value) {
         for (key, value) in written_out {
             schema.entry(key).or_insert_with(|| value.clone());
         }
-        // Generators take it for the type's name.
+        // Generators use the title as the type's name.
         schema.insert("title".into(), title);
     } else {
         schema.insert("allOf".into(), json!([reference]));
@@ -154,7 +154,8 @@ fn flatten_one(schema: &mut Map<String, Value>, known: &Value) {
     }
 }
 
-/// A title that repeats a schema's name says nothing there, and elsewhere makes a second type of that name.
+/// Drops titles that repeat a schema's name: redundant on the schema itself, and elsewhere they create a second
+/// type of that name.
 fn drop_titles(value: &mut Value, names: &[String]) {
     match value {
         Value::Object(object) => {
@@ -169,7 +170,7 @@ fn drop_titles(value: &mut Value, names: &[String]) {
     }
 }
 
-/// `explode` means something for lists in a query only.
+/// Drops `explode` where it has no meaning: it applies only to lists in a query.
 fn clean_parameters(operation: &mut Map<String, Value>) {
     let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -179,8 +180,8 @@ fn clean_parameters(operation: &mut Map<String, Value>) {
     }
 }
 
-/// A file may come under several media types; most generators know one per body, and octets of the rest
-/// only this one.
+/// Keeps one media type for a binary body. The server accepts several, but most generators support one per
+/// body, and treat only this one as bytes.
 fn keep_one_binary_type(operation: &mut Map<String, Value>) {
     const BINARY: &str = "application/octet-stream";
     let body = operation.get_mut("requestBody").map(|body| &mut body["content"]);
@@ -191,7 +192,8 @@ fn keep_one_binary_type(operation: &mut Map<String, Value>) {
     }
 }
 
-/// An example in code writes `None` as null, also where a field is absent instead.
+/// Drops nulls from examples where the field would be absent: examples built in code write every `None` as
+/// null.
 fn drop_false_nulls(schema: &mut Map<String, Value>) {
     let properties = schema.get("properties").cloned().unwrap_or_default();
     if let Some(example) = schema.get_mut("example").and_then(Value::as_object_mut) {
@@ -199,14 +201,16 @@ fn drop_false_nulls(schema: &mut Map<String, Value>) {
     }
 }
 
-/// Request bodies are parsed with `deny_unknown_fields` (`payload::J`).
+/// Documents that unknown fields are refused: request bodies are parsed with `deny_unknown_fields`
+/// (`payload::J`).
 fn refuse_unknown_fields(schema: &mut Map<String, Value>) {
     if schema.contains_key("properties") {
         schema.entry("additionalProperties").or_insert(json!(false));
     }
 }
 
-/// A nullable field of an answer is always there: generated types then have one absence, not two.
+/// Marks nullable fields of responses as required: they are always present, so that generated types have one
+/// kind of absence and not two.
 fn require_nullable_fields(schema: &mut Map<String, Value>) {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
         return;
@@ -223,7 +227,7 @@ fn require_nullable_fields(schema: &mut Map<String, Value>) {
         .filter(|(_, property)| property["nullable"] == true)
         .map(|(name, _)| name.clone());
     required.extend(nullable);
-    // In the order of the fields.
+    // Keep the order of the fields.
     let required: Vec<_> = properties
         .keys()
         .filter(|name| required.contains(*name))
@@ -234,7 +238,7 @@ fn require_nullable_fields(schema: &mut Map<String, Value>) {
     }
 }
 
-/// The schemas that are reached from this part of any operation.
+/// Returns the schemas that are reachable from this part of any operation.
 fn reachable(document: &mut Value, part: &str) -> BTreeSet<String> {
     let mut open: Vec<String> = Vec::new();
     for operation in operations(document) {

@@ -1,5 +1,5 @@
-//! Texts that are the same for everybody: made once, compressed once, not cloned for each request, and
-//! not sent again to a client that has them.
+//! Static texts: built once, compressed once, not copied for each request, and not sent again to a client that
+//! has them.
 
 use std::io::Write as _;
 use std::sync::LazyLock;
@@ -14,7 +14,7 @@ use super::super::error::Problem;
 use super::super::schema::{context, services};
 use crate::limiter::Bucket;
 
-/// A text at a path of its own.
+/// An endpoint that serves one static text.
 pub struct Served {
     content_type: &'static str,
     content_security_policy: Option<&'static str>,
@@ -30,7 +30,7 @@ struct Body {
 }
 
 impl Served {
-    /// `make` runs at the first request, so that nobody waits for it at the start.
+    /// Creates the endpoint. `make` runs at the first request, so that it does not delay startup.
     pub(super) fn new(content_type: &'static str, make: impl FnOnce() -> Bytes + Send + 'static) -> Self {
         Self {
             content_type,
@@ -39,7 +39,7 @@ impl Served {
         }
     }
 
-    /// For a page: what it may load and call (CSP Level 3).
+    /// Sets the `Content-Security-Policy` of a page (CSP Level 3).
     pub(super) fn with_policy(self, content_security_policy: &'static str) -> Self {
         Self {
             content_security_policy: Some(content_security_policy),
@@ -101,7 +101,7 @@ impl Body {
     }
 }
 
-/// RFC 9110 §13.1.2, weak comparison.
+/// Returns whether `If-None-Match` names the text's `ETag` (RFC 9110 §13.1.2, weak comparison).
 fn has_it(request: &Request, etag: &HeaderValue) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let ours = opaque(etag.to_str().unwrap_or_default());
@@ -111,7 +111,7 @@ fn has_it(request: &Request, etag: &HeaderValue) -> bool {
     })
 }
 
-/// RFC 9110 §12.5.3; a client that says `gzip;q=0` doesn't take it.
+/// Returns whether the client accepts gzip (RFC 9110 §12.5.3); `gzip;q=0` refuses it.
 fn takes_gzip(request: &Request) -> bool {
     request.header(header::ACCEPT_ENCODING).is_some_and(|accepted| {
         accepted.split(',').any(|coding| {

@@ -1,4 +1,4 @@
-//! Headers and error responses that many operations share, named once under `components`.
+//! Moves headers and error responses that many operations share to `components`.
 
 use serde_json::{Map, Value, json};
 
@@ -18,7 +18,7 @@ const RESPONSES: [(&str, &str); 11] = [
     ("503", "Busy"),
 ];
 
-/// What stands in a header, by its name.
+/// Examples of headers, by name.
 const HEADER_EXAMPLES: [(&str, &str); 8] = [
     ("X-Request-Id", "0199e0b4-5c1a-7c3e-9d2f-4b8a6e1f0c57"),
     ("X-Total-Count", "4"),
@@ -44,7 +44,7 @@ pub(super) fn hoist(document: &mut Value) {
             let Some((_, name)) = RESPONSES.iter().find(|(of, _)| *of == status) else {
                 continue;
             };
-            // One with examples of its own stays where it is.
+            // A response with its own examples stays where it is.
             if response.pointer("/content/application~1json/examples").is_none() {
                 hoist_one(response, name, "responses", &mut shared);
             }
@@ -72,7 +72,7 @@ fn hoist_headers(response: &mut Value, into: &mut Map<String, Value>) {
     }
 }
 
-/// Puts a reference in the place of what is the same everywhere.
+/// Replaces `value` by a reference if it equals the shared component of that name.
 fn hoist_one(value: &mut Value, name: &str, kind: &str, into: &mut Map<String, Value>) {
     let shared = into.entry(name).or_insert_with(|| value.clone());
     if shared == value {

@@ -1,23 +1,23 @@
-//! What every answer carries, and how a request can end before its operation is reached.
+//! Documents what every response carries, and how a request can fail before it reaches its operation.
 
 use serde_json::{Map, Value, json};
 
 use super::{operations, responses};
 
 pub(super) fn describe(document: &mut Value) {
-    // A text in the code, since it has whole seconds and every other time milliseconds.
+    // A string in the code, because it has whole seconds, unlike all other times, which have milliseconds.
     document["components"]["schemas"]["ApiError"]["properties"]["timestamp"]["format"] = json!("date-time");
     for operation in operations(document) {
         add_statuses(operation);
         drop_content_type_error(operation);
         for (_, response) in responses(operation) {
             describe_events(response);
-            // poem-openapi's own payloads say nothing of their answer.
+            // poem-openapi's own payloads have no description.
             if response["description"] == "" {
                 response["description"] = json!("Success");
             }
             response["headers"]["X-Request-Id"] = json!({
-                "description": "Id of the request, also in the log and in the audit entry",
+                "description": "Id of the request, which also appears in the log and in the audit entry",
                 "required": true,
                 "schema": { "type": "string", "format": "uuid" },
             });
@@ -26,7 +26,7 @@ pub(super) fn describe(document: &mut Value) {
     }
 }
 
-/// OpenAPI 3.0 has no word for a stream of events; this is what tools take for one event.
+/// Documents one event of a stream: OpenAPI 3.0 cannot express the stream itself.
 fn describe_events(response: &mut Value) {
     if let Some(stream) = response.pointer_mut("/content/text~1event-stream") {
         stream["schema"] = json!({
@@ -34,15 +34,16 @@ fn describe_events(response: &mut Value) {
             "description": "One event (Server-sent events, WHATWG HTML §9.2)",
             "required": ["id", "event", "data"],
             "properties": {
-                "id": { "type": "string", "description": "For `Last-Event-ID`" },
+                "id": { "type": "string", "description": "Id of the event, for `Last-Event-ID`" },
                 "event": { "type": "string", "description": "Kind of event" },
-                "data": { "type": "string", "description": "JSON, as in the list" },
+                "data": { "type": "string", "description": "The entry as JSON, as in the list" },
             },
         });
     }
 }
 
-/// A body that is too large or breaks off is noticed before anybody asks whether the operation has one.
+/// Adds 400 and 413 to every operation: a body that is too large or incomplete is detected before it is known
+/// whether the operation takes one.
 fn add_statuses(operation: &mut Map<String, Value>) {
     for (status, description) in [
         ("400", "The request is malformed or breaks a rule"),
@@ -56,7 +57,7 @@ fn add_statuses(operation: &mut Map<String, Value>) {
     }
 }
 
-/// Nothing can be of the wrong type where nothing is read.
+/// Drops 415 from operations without a body.
 fn drop_content_type_error(operation: &mut Map<String, Value>) {
     if !operation.contains_key("requestBody")
         && let Some(by_status) = operation["responses"].as_object_mut()

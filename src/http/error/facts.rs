@@ -1,4 +1,4 @@
-//! The facts of a denial: an object on the wire, in the order in which the policy named them.
+//! The facts of a denial: an object on the wire, in the order in which the policy gave them.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,8 @@ use crate::domain::policy::Attribute;
 pub struct Facts(serde_json::Map<String, serde_json::Value>);
 
 impl<'a> FromIterator<&'a Attribute> for Facts {
-    /// A fact of a name that there is already gets a number: each is told, and a name stays what it was.
+    /// Appends a number to a name that is already present, so that no fact is lost and the first keeps its
+    /// name.
     fn from_iter<T: IntoIterator<Item = &'a Attribute>>(facts: T) -> Self {
         let mut map = serde_json::Map::new();
         for Attribute { name, value } in facts {
@@ -26,7 +27,7 @@ impl<'a> FromIterator<&'a Attribute> for Facts {
     }
 }
 
-/// In the document it is what a map of texts is.
+/// Documented as a map of strings.
 type Documented = std::collections::HashMap<String, String>;
 
 impl Type for Facts {

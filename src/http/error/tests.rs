@@ -1,4 +1,4 @@
-//! One row for each way a request can end badly: its status, what the caller is told, and the headers.
+//! One row for each way a request can fail: its status, message and headers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,8 +6,8 @@ use super::*;
 use crate::domain::error::{PolicyDenial, Quota};
 use crate::domain::policy::Denial;
 
-/// The variants in the order of their definition. A new one does not compile until it is here, and the
-/// test fails until it has a row.
+/// Numbers the variants in the order of their definition. A new one does not compile until it is listed here,
+/// and the test fails until it has a row.
 fn number(error: &Error) -> usize {
     match error {
         Error::Token(_) => 0,
@@ -41,12 +41,13 @@ fn number(error: &Error) -> usize {
         Error::PolicyFailed { .. } => 28,
         Error::Internal(_) => 29,
         Error::Unwritable { .. } => 30,
+        Error::PasswordExpired => 31,
     }
 }
 
-const VARIANTS: usize = 31;
+const VARIANTS: usize = 32;
 
-/// Error, status, message, and each header that goes with it.
+/// An error with its expected status, message and headers.
 type Row = (Error, u16, &'static str, &'static str);
 
 fn unauthenticated() -> Vec<Row> {
@@ -126,6 +127,12 @@ fn forbidden_or_missing() -> Vec<Row> {
             Error::AccountLocked,
             403,
             "The account is locked. Ask an administrator to unlock it",
+            "",
+        ),
+        (
+            Error::PasswordExpired,
+            403,
+            "The password has expired. Replace it, then log in again",
             "",
         ),
         (Error::NotOrgAdmin, 403, "Role ORG_ADMIN is required", ""),

@@ -1,4 +1,4 @@
-//! What goes over the wire for passkeys.
+//! Request and response bodies for passkeys.
 
 use poem_openapi::{Enum, Object};
 use serde::Deserialize;
@@ -9,16 +9,16 @@ use crate::domain::Error;
 use crate::http::schema::Time;
 use crate::service::passkeys::{Asserted, Created, Options, Passkey, Registered};
 
-/// What a page hands to `navigator.credentials`.
+/// Options that a page passes to `navigator.credentials`.
 #[derive(Clone, Object)]
 #[oai(rename = "PasskeyOptions", rename_all = "camelCase")]
 pub struct OptionsBody {
-    /// `PublicKeyCredentialCreationOptionsJSON` or `PublicKeyCredentialRequestOptionsJSON`: for
+    /// A `PublicKeyCredentialCreationOptionsJSON` or `PublicKeyCredentialRequestOptionsJSON`, for
     /// `PublicKeyCredential.parseCreationOptionsFromJSON()` or `.parseRequestOptionsFromJSON()`.
     pub public_key: Value,
 }
 
-/// The one kind of credential there is.
+/// Type of a credential; there is only one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Deserialize)]
 #[oai(rename = "PublicKeyCredentialType")]
 pub enum CredentialTypeBody {
@@ -28,7 +28,8 @@ pub enum CredentialTypeBody {
     PublicKey,
 }
 
-/// A new credential, as `PublicKeyCredential.toJSON()` gives it. Bytes are base 64 for URLs, without padding.
+/// A new credential, as returned by `PublicKeyCredential.toJSON()`. Binary values are base64url without
+/// padding.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -37,51 +38,51 @@ pub enum CredentialTypeBody {
     deny_unknown_fields
 )]
 pub struct RegistrationCredentialBody {
-    /// Its id.
+    /// Id of the credential.
     #[oai(validator(min_length = 1, max_length = 1366))]
     pub id: String,
-    /// Its id once more.
+    /// Id of the credential; must equal `id`.
     #[oai(validator(min_length = 1, max_length = 1366))]
     pub raw_id: String,
-    /// What it is.
+    /// Type of the credential.
     #[serde(rename = "type")]
     #[oai(rename = "type")]
     pub kind: CredentialTypeBody,
-    /// What the authenticator says.
+    /// Response of the authenticator.
     pub response: AttestationBody,
-    /// Not looked at.
+    /// Ignored.
     #[oai(nullable, validator(max_length = 32))]
     pub authenticator_attachment: Option<String>,
-    /// Not looked at.
+    /// Ignored.
     pub client_extension_results: Option<Value>,
 }
 
-/// `AuthenticatorAttestationResponseJSON`.
+/// Response of the authenticator to a registration: an `AuthenticatorAttestationResponseJSON`.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "AttestationResponse", rename_all = "camelCase", deny_unknown_fields)]
 pub struct AttestationBody {
-    /// What the browser was asked, by whom and where.
+    /// The client data: the operation, challenge and origin as the browser saw them.
     #[serde(rename = "clientDataJSON")]
     #[oai(rename = "clientDataJSON", validator(min_length = 1, max_length = 8192))]
     pub client_data: String,
-    /// What the authenticator made.
+    /// The attestation object with the new credential.
     #[oai(validator(min_length = 1, max_length = 32768))]
     pub attestation_object: String,
-    /// How it can be reached: `usb`, `internal`, `hybrid`, …
+    /// Transports by which the authenticator can be reached: `usb`, `internal`, `hybrid`, …
     #[oai(validator(max_items = 8))]
     pub transports: Option<Vec<String>>,
-    /// Not looked at: it is part of `attestationObject`.
+    /// Ignored: it is part of `attestationObject`.
     #[oai(validator(max_length = 32768))]
     pub authenticator_data: Option<String>,
-    /// Not looked at, likewise.
+    /// Ignored: it is part of `attestationObject`.
     #[oai(nullable, validator(max_length = 4096))]
     pub public_key: Option<String>,
-    /// Not looked at, likewise.
+    /// Ignored: it is part of `attestationObject`.
     pub public_key_algorithm: Option<i64>,
 }
 
-/// The use of a credential, as `PublicKeyCredential.toJSON()` gives it. Bytes are base 64 for URLs, without
+/// The use of a credential, as returned by `PublicKeyCredential.toJSON()`. Binary values are base64url without
 /// padding.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -91,46 +92,46 @@ pub struct AttestationBody {
     deny_unknown_fields
 )]
 pub struct AuthenticationCredentialBody {
-    /// Its id.
+    /// Id of the credential.
     #[oai(validator(min_length = 1, max_length = 1366))]
     pub id: String,
-    /// Its id once more.
+    /// Id of the credential; must equal `id`.
     #[oai(validator(min_length = 1, max_length = 1366))]
     pub raw_id: String,
-    /// What it is.
+    /// Type of the credential.
     #[serde(rename = "type")]
     #[oai(rename = "type")]
     pub kind: CredentialTypeBody,
-    /// What the authenticator says.
+    /// Response of the authenticator.
     pub response: AssertionBody,
-    /// Not looked at.
+    /// Ignored.
     #[oai(nullable, validator(max_length = 32))]
     pub authenticator_attachment: Option<String>,
-    /// Not looked at.
+    /// Ignored.
     pub client_extension_results: Option<Value>,
 }
 
-/// `AuthenticatorAssertionResponseJSON`.
+/// Response of the authenticator to an authentication: an `AuthenticatorAssertionResponseJSON`.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "AssertionResponse", rename_all = "camelCase", deny_unknown_fields)]
 pub struct AssertionBody {
-    /// What the browser was asked, by whom and where.
+    /// The client data: the operation, challenge and origin as the browser saw them.
     #[serde(rename = "clientDataJSON")]
     #[oai(rename = "clientDataJSON", validator(min_length = 1, max_length = 8192))]
     pub client_data: String,
-    /// For whom, and how often so far.
+    /// The authenticator data, with the hash of the relying party's id and the signature counter.
     #[oai(validator(min_length = 1, max_length = 8192))]
     pub authenticator_data: String,
-    /// Over both.
+    /// Signature over the authenticator data and the hash of the client data.
     #[oai(validator(min_length = 1, max_length = 2048))]
     pub signature: String,
-    /// Not looked at: the user is known.
+    /// Id of the user. Optional, because the user is already known.
     #[oai(nullable, validator(max_length = 128))]
     pub user_handle: Option<String>,
 }
 
-/// A passkey to be registered.
+/// A request to register a passkey.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -139,12 +140,12 @@ pub struct AssertionBody {
     deny_unknown_fields
 )]
 pub struct RegisterPasskeyBody {
-    /// What to call it.
+    /// Name of the passkey, for the user.
     #[oai(validator(min_length = 1, max_length = 64))]
     pub name: String,
-    /// What the authenticator made.
+    /// The new credential from the authenticator.
     pub credential: RegistrationCredentialBody,
-    /// The code that the administrator gave, where it was demanded with the reset.
+    /// The enrolment code from the administrator, where the reset demanded one.
     #[oai(validator(max_length = 64))]
     pub enrolment_code: Option<String>,
 }
@@ -153,16 +154,17 @@ pub struct RegisterPasskeyBody {
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Passkey", rename_all = "camelCase")]
 pub struct PasskeyBody {
-    /// Id.
+    /// Id of the passkey.
     pub id: Uuid,
-    /// What it is called.
+    /// Name of the passkey.
     pub name: String,
     /// When it was registered.
     pub created_at: Time,
-    /// When it was used last.
+    /// When it was last used; null if never.
     #[oai(nullable)]
     pub last_used_at: Option<Time>,
-    /// When a copy of it showed up. It opens nothing since: remove it and register another.
+    /// When it was found to be cloned; null if it was not. A cloned passkey is no longer accepted: remove it
+    /// and register another one.
     #[oai(nullable)]
     pub cloned_at: Option<Time>,
 }
@@ -171,14 +173,14 @@ pub struct PasskeyBody {
 #[derive(Clone, Object)]
 #[oai(rename = "RegisteredPasskey", rename_all = "camelCase")]
 pub struct RegisteredPasskeyBody {
-    /// It.
+    /// The passkey.
     pub passkey: PasskeyBody,
-    /// Eight recovery codes, shown once, where it is the first second factor; else null.
+    /// Eight recovery codes, shown only in this response, if it is the first second factor; null otherwise.
     #[oai(nullable)]
     pub recovery_codes: Option<Vec<String>>,
 }
 
-/// The challenge of a login.
+/// A login to be completed with a passkey.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -187,12 +189,12 @@ pub struct RegisteredPasskeyBody {
     deny_unknown_fields
 )]
 pub struct LoginOptionsBody {
-    /// The challenge of the login.
+    /// `mfaChallengeToken` from the response to the login.
     #[oai(validator(max_length = 128))]
     pub mfa_challenge_token: String,
 }
 
-/// A challenge and the passkey for it.
+/// A passkey that answers the MFA challenge of a login.
 #[derive(Clone, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -201,10 +203,10 @@ pub struct LoginOptionsBody {
     deny_unknown_fields
 )]
 pub struct VerifyWithPasskeyBody {
-    /// The challenge of the login.
+    /// `mfaChallengeToken` from the response to the login.
     #[oai(validator(max_length = 128))]
     pub mfa_challenge_token: String,
-    /// What the authenticator says to the options.
+    /// The authenticator's answer to the options.
     pub credential: AuthenticationCredentialBody,
 }
 
@@ -217,7 +219,7 @@ pub struct VerifyWithPasskeyBody {
     deny_unknown_fields
 )]
 pub struct StepUpWithPasskeyBody {
-    /// What the authenticator says to the options.
+    /// The authenticator's answer to the options.
     pub credential: AuthenticationCredentialBody,
 }
 

@@ -1,11 +1,11 @@
-//! Null in a body, where the document does not say `nullable`: serde would take it for a field that was left out, and
-//! whoever means to remove something would be told that it is done.
+//! Refuses null in a body where the document does not say `nullable`. serde would treat it as an absent field,
+//! and a caller who means to remove something would get a success although nothing was removed.
 
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::Type;
 use serde_json::Value;
 
-/// The first field that is null and may not be, as a path.
+/// Returns the path of the first field that is null but not nullable.
 pub(super) fn find_forbidden<T: Type>(body: &Value) -> Option<String> {
     if !has_null(body) {
         return None;
@@ -35,7 +35,7 @@ fn find(registry: &Registry, schema: &MetaSchemaRef, object: &Value) -> Option<S
     })
 }
 
-/// A field's schema; beside a description, a reference stands in `allOf`.
+/// Returns the schema of a field. A reference with a description is wrapped in `allOf`.
 fn property<'a>(registry: &'a Registry, schema: &'a MetaSchema, name: &str) -> Option<&'a MetaSchemaRef> {
     let own = schema.properties.iter().find(|(called, _)| *called == name);
     own.map(|(_, field)| field).or_else(|| {
@@ -44,7 +44,7 @@ fn property<'a>(registry: &'a Registry, schema: &'a MetaSchema, name: &str) -> O
     })
 }
 
-/// Said of the field, or beside the reference; or anything goes.
+/// Returns whether a field is nullable: marked so itself or beside its reference, or without any type.
 fn may_be_null(field: &MetaSchema) -> bool {
     let beside = |part: &MetaSchemaRef| matches!(part, MetaSchemaRef::Inline(schema) if schema.nullable);
     field.nullable || field.all_of.iter().any(beside) || (field.ty.is_empty() && field.all_of.is_empty())

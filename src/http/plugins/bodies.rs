@@ -1,4 +1,4 @@
-//! Plugins and bindings as JSON.
+//! Request and response bodies for plugins and bindings.
 
 use poem_openapi::Object;
 use poem_openapi::types::Example;
@@ -19,35 +19,36 @@ use crate::service::plugins::{
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "Plugin", rename_all = "camelCase")]
 pub struct PluginBody {
-    /// SHA-256 of the file, hexadecimal: the plugin's identity.
+    /// SHA-256 digest of the file, in hexadecimal: the plugin's identity.
     pub digest: String,
-    /// Name.
+    /// Name of the plugin.
     pub name: String,
-    /// Semantic version.
+    /// Semantic version of the plugin.
     pub version: String,
-    /// One sentence.
+    /// What the plugin does, in one sentence.
     pub summary: String,
-    /// Hooks that it implements.
+    /// Hooks that the plugin implements.
     pub hooks: Vec<HookBody>,
-    /// Effects that it may ask for; it gets those that a binding grants.
+    /// Effects that the plugin may request; only those that a binding grants are carried out.
     pub wants: Vec<String>,
-    /// How far back it wants to know of earlier resets, in days.
+    /// Number of days of earlier resets that the plugin wants to know about.
     pub history_days: u16,
-    /// JSON Schema of its configuration.
+    /// JSON Schema of the plugin's configuration.
     pub config_schema: Value,
     /// Size of the file, in bytes.
     pub size_bytes: u64,
-    /// Number of the trusted key that signed it, where signatures are checked.
+    /// Id of the trusted key that signed it, where signatures are checked; null otherwise.
     #[oai(nullable)]
     pub signed_by: Option<String>,
-    /// Whether it is the node's: visible to every organisation, changed by none.
+    /// Whether it belongs to the node: visible to every organisation, and changed by none.
     pub of_node: bool,
     /// When it was installed.
     pub installed_at: Time,
-    /// Since when the node's operator has it switched off for everybody.
+    /// Since when the node's operator has switched it off for all organisations; null if it is on.
     #[oai(nullable)]
     pub disabled_at: Option<Time>,
-    /// Only of an installation: what to know of it, of a signature that was not checked for example.
+    /// A warning about the installation, for example that the signature was not checked; only in responses to
+    /// an installation.
     #[oai(skip_serializing_if_is_none)]
     pub warning: Option<String>,
 }
@@ -73,7 +74,7 @@ impl From<PluginRow> for PluginBody {
     }
 }
 
-/// What to bind, and how.
+/// A request to bind a plugin.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -83,25 +84,26 @@ impl From<PluginRow> for PluginBody {
     example
 )]
 pub struct BindingRequest {
-    /// SHA-256 of an installed plugin's file, hexadecimal.
+    /// SHA-256 digest of an installed plugin's file, in hexadecimal.
     pub plugin_digest: String,
-    /// The configuration, as the plugin's schema wants it.
+    /// Configuration, which must match the plugin's `configSchema`; an empty object if absent.
     #[serde(default = "empty")]
     #[oai(default = "empty")]
     pub config: Value,
-    /// Order among the organisation's policies; absent: behind those there are.
+    /// Position among the organisation's policies, which are called in ascending order; after all others if
+    /// absent.
     pub order: Option<i32>,
-    /// When it is asked; absent: at every hook that it implements.
+    /// Hooks at which it is called; every hook that it implements if absent.
     pub hooks: Option<Vec<HookBody>>,
-    /// Whether answers count; absent: enforce.
+    /// Whether its answers count; `enforce` if absent.
     pub mode: Option<ModeBody>,
-    /// With mode `canary`: for how many in a hundred users, 1 to 99.
+    /// With mode `canary`: percentage of users for whom it counts, 1 to 99.
     pub canary_percent: Option<u8>,
-    /// Names of the effects that are granted; absent: none.
+    /// Names of the effects that it is granted; none if absent.
     pub grants: Option<Vec<String>>,
-    /// What a failure means; absent: deny.
+    /// What happens if a call fails; deny if absent.
     pub on_failure: Option<OnFailureBody>,
-    /// What a call may use up.
+    /// Resource limits of a call.
     pub limits: Option<LimitsBody>,
 }
 
@@ -141,30 +143,30 @@ impl BindingRequest {
     }
 }
 
-/// Changes to a binding: what is absent stays as it is.
+/// Changes to a binding. Absent fields stay as they are.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "PolicyBindingPatch", rename_all = "camelCase", deny_unknown_fields)]
 pub struct BindingPatchBody {
-    /// Another version of the same plugin.
+    /// SHA-256 digest of another version of the same plugin, in hexadecimal.
     pub plugin_digest: Option<String>,
-    /// The configuration.
+    /// The new configuration.
     pub config: Option<Value>,
-    /// Order among the organisation's policies.
+    /// Position among the organisation's policies.
     pub order: Option<i32>,
-    /// When it is asked.
+    /// Hooks at which it is called.
     pub hooks: Option<Vec<HookBody>>,
-    /// Whether answers count.
+    /// Whether its answers count.
     pub mode: Option<ModeBody>,
-    /// With mode `canary`: for how many in a hundred users, 1 to 99.
+    /// With mode `canary`: percentage of users for whom it counts, 1 to 99.
     pub canary_percent: Option<u8>,
-    /// Names of the effects that are granted.
+    /// Names of the effects that it is granted.
     pub grants: Option<Vec<String>>,
-    /// What a failure means: the whole of it.
+    /// What happens if a call fails. Replaces the previous value as a whole.
     pub on_failure: Option<OnFailureBody>,
-    /// What a call may use up: the whole of it.
+    /// Resource limits of a call. Replaces the previous value as a whole.
     pub limits: Option<LimitsBody>,
-    /// Whether it is switched off.
+    /// Whether the binding is switched off.
     pub disabled: Option<bool>,
 }
 
@@ -184,17 +186,17 @@ impl BindingPatchBody {
     }
 }
 
-/// A version of a plugin with its configuration.
+/// A version of a plugin, with its configuration.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyVersion", rename_all = "camelCase")]
 pub struct VersionBody {
-    /// SHA-256 of the file, hexadecimal.
+    /// SHA-256 digest of the plugin file, in hexadecimal.
     pub digest: String,
-    /// Semantic version.
+    /// Semantic version of the plugin.
     pub version: String,
-    /// The configuration.
+    /// Configuration of the plugin.
     pub config: Value,
-    /// SHA-256 of the configuration's text.
+    /// SHA-256 digest of the configuration's text, in hexadecimal.
     pub config_digest: String,
 }
 
@@ -209,19 +211,19 @@ impl From<VersionView> for VersionBody {
     }
 }
 
-/// What a policy did since the start of the process.
+/// Statistics of a policy since the start of the process.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyStatistics", rename_all = "camelCase")]
 pub struct StatisticsBody {
-    /// Calls.
+    /// Number of calls.
     pub calls: u64,
-    /// Calls that denied; with mode `monitor`, would have.
+    /// Number of calls that denied a reset, or would have with mode `monitor`.
     pub denials: u64,
-    /// Calls that failed.
+    /// Number of calls that failed.
     pub failures: u64,
-    /// Failures since the last answer.
+    /// Number of consecutive failures since the last answer.
     pub failures_in_a_row: u32,
-    /// Calls of the version before, since this one had failed.
+    /// Number of calls of the previous version because this one had failed.
     pub fallbacks: u64,
 }
 
@@ -237,55 +239,57 @@ impl From<&PluginCounters> for StatisticsBody {
     }
 }
 
-/// A plugin bound to the organisation, or to all of them.
+/// A plugin that is bound to the organisation, or to all organisations.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyBinding", rename_all = "camelCase")]
 pub struct BindingBody {
-    /// Id.
+    /// Id of the binding.
     pub id: Uuid,
-    /// Whether it is the node's: it holds for every organisation and can't be changed here.
+    /// Whether it belongs to the node: it applies to every organisation and can't be changed here.
     pub of_node: bool,
-    /// The plugin's name.
+    /// Name of the plugin.
     pub plugin: String,
-    /// What is asked.
+    /// The version that is called.
     pub current: VersionBody,
-    /// What was asked before, the last that answered for good: for rollback, canaries and failures.
+    /// The previous version, the last one whose answers counted: for rollback, canaries and failures; null if
+    /// there is none.
     #[oai(nullable)]
     pub previous: Option<VersionBody>,
-    /// Order among the policies of its owner.
+    /// Position among the policies of its owner.
     pub order: i64,
-    /// When it is asked.
+    /// Hooks at which it is called.
     pub hooks: Vec<HookBody>,
-    /// Whether answers count.
+    /// Whether its answers count.
     pub mode: ModeBody,
-    /// With mode `canary`: for how many in a hundred users.
+    /// Percentage of users for whom it counts; null unless the mode is `canary`.
     #[oai(nullable)]
     pub canary_percent: Option<u8>,
-    /// What to know of that: of a canary without a version before the other users are not judged.
+    /// What the administrator should know; null if there is nothing: that without a previous version a canary's
+    /// answers are only recorded for the other users, or that no key which the node trusts has signed the plugin.
     #[oai(nullable)]
     pub warning: Option<String>,
-    /// Effects that the plugin asks for.
+    /// Effects that the plugin may request.
     pub wants: Vec<String>,
-    /// Effects that are granted.
+    /// Effects that the plugin is granted.
     pub grants: Vec<String>,
-    /// What a failure means.
+    /// What happens if a call fails.
     pub on_failure: OnFailureBody,
-    /// What a call may use up.
+    /// Resource limits of a call.
     pub limits: LimitsBody,
-    /// Since when it is switched off.
+    /// Since when the binding is switched off; null if it is on.
     #[oai(nullable)]
     pub disabled_at: Option<Time>,
-    /// Whether the node's operator has the plugin switched off for everybody.
+    /// Whether the node's operator has switched the plugin off for all organisations.
     pub plugin_disabled: bool,
-    /// What it did since the start of the process; absent for the node's, which are asked by every
-    /// organisation: their figures would tell of the others' resets.
+    /// Statistics since the start of the process; absent for the node's bindings, which every organisation's
+    /// resets call, so that their figures would reveal other organisations' resets.
     #[oai(skip_serializing_if_is_none)]
     pub statistics: Option<StatisticsBody>,
-    /// When it was made.
+    /// When the binding was created.
     pub created_at: Time,
-    /// Last change.
+    /// When the binding was last changed.
     pub updated_at: Time,
-    /// Only with 202: what another admin has to agree to before the change is made.
+    /// Id of the approval that the change waits for; only with 202.
     #[oai(skip_serializing_if_is_none)]
     pub approval_id: Option<String>,
 }

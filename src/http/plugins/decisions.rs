@@ -1,4 +1,4 @@
-//! What policies were asked at a reset and what they answered, as JSON.
+//! Response bodies for policy decisions: what policies were asked at a reset, and what they answered.
 
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object};
@@ -12,100 +12,104 @@ use crate::service::plugins::{
     Asked, CallEnd, DecidedCall, DecisionRecord, Decisions, Failure, LogLevel, LogLine, Usage,
 };
 
-/// What policies were asked at a reset, and what each answered.
+/// What policies were asked at a reset, and what each of them answered.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyDecisions", rename_all = "camelCase", example)]
 pub struct DecisionsBody {
-    /// Id of the audit entry with which it is kept.
+    /// Id of the audit entry of the reset.
     pub entry_id: Uuid,
-    /// When the entry was made.
+    /// When the audit entry was written.
     pub at: Time,
-    /// The question, the same for every policy; `plugins/README.md` has its fields.
+    /// The question, the same for every policy; `plugins/README.md` describes its fields.
     pub question: Value,
-    /// How the reset was to end, as policies were first shown it after it; absent where none was asked then.
+    /// The intended outcome of the reset, as first shown to policies at the hook `after-reset`; absent if none
+    /// was called at that hook.
     #[oai(skip_serializing_if_is_none)]
     pub outcome: Option<Value>,
-    /// Each call, in order.
+    /// The calls, in order.
     pub calls: Vec<PolicyCallBody>,
 }
 
-/// One call of a policy.
+/// A call of a policy.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyCall", rename_all = "camelCase")]
 pub struct PolicyCallBody {
-    /// Id of the binding, which may be gone.
+    /// Id of the binding, which may have been removed since.
     pub binding_id: Uuid,
-    /// The plugin's name.
+    /// Name of the plugin.
     pub plugin: String,
-    /// Its version.
+    /// Version of the plugin.
     pub version: String,
-    /// SHA-256 of its file, hexadecimal.
+    /// SHA-256 digest of the plugin file, in hexadecimal.
     pub digest: String,
-    /// The configuration that it was asked with.
+    /// Configuration of the call.
     pub config: Value,
-    /// SHA-256 of the configuration's text.
+    /// SHA-256 digest of the configuration's text, in hexadecimal.
     pub config_digest: String,
-    /// At which hook.
+    /// Hook of the call.
     pub hook: HookBody,
     /// Whether the answer counted: `enforce` or `monitor`.
     pub mode: ModeBody,
-    /// Which version of the binding that is, and why it was asked.
+    /// Which version of the binding was called, and why.
     pub asked: AskedBody,
-    /// For how many in a hundred users the version counted that was tried as a canary then.
+    /// Percentage of users for whom the version tried as a canary counted at that time; null if there was no
+    /// canary.
     #[oai(nullable)]
     pub canary_percent: Option<u8>,
-    /// What it answered, as it said it; absent where the call failed.
+    /// The plugin's answer, unmodified; absent if the call failed.
     #[oai(skip_serializing_if_is_none)]
     pub answer: Option<Value>,
-    /// Why there is no answer; null where there is one.
+    /// Why there is no answer; null if there is one.
     #[oai(nullable)]
     pub failure: Option<PolicyFailureBody>,
-    /// SHA-256 of an answer that was too long to be kept: then `answer` has only its beginning.
+    /// SHA-256 digest, in hexadecimal, of an answer that was too long to be kept, in which case `answer` has
+    /// only its beginning; null otherwise.
     #[oai(nullable)]
     pub answer_digest: Option<String>,
-    /// Effects that it asked for and did not get.
+    /// Effects that the plugin requested and did not get.
     pub refused: Vec<RefusedEffectBody>,
-    /// What had to be put right in its answer.
+    /// Formal faults in the answer that were corrected.
     pub repaired: Vec<String>,
-    /// What it logged.
+    /// Lines that the plugin logged.
     pub log: Vec<PolicyLogBody>,
-    /// Lines that it logged beyond its quota.
+    /// Number of log lines dropped because they exceeded the plugin's limits.
     pub log_dropped: u32,
-    /// What the call used up.
+    /// Resources that the call used.
     pub usage: PolicyUsageBody,
-    /// Failures of this version in a row, this one included; 0 after an answer.
+    /// Number of consecutive failures of this version, including this call; 0 after an answer.
     pub failures_in_a_row: u32,
 }
 
-/// Which version of a binding was asked.
+/// Which version of a binding was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "PolicyAsked", rename_all = "kebab-case")]
 pub enum AskedBody {
-    /// The one that was bound.
+    /// The current version.
     Current,
-    /// The version before: the user was not in the canary's share.
+    /// The previous version, because the user was not in the canary's share.
     VersionBefore,
-    /// The version before: the one that was bound failed.
+    /// The previous version, because the current one failed.
     Fallback,
 }
 
-/// A call that gave no usable answer.
+/// Failure of a call that gave no usable answer.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyFailure", rename_all = "camelCase")]
 pub struct PolicyFailureBody {
-    /// A word: `trap`, `deadline`, `memory`, `fuel`, `stack`, `bad-answer`, `hook-error`, `instantiation` or `busy`.
+    /// Cause: `trap`, `deadline`, `memory`, `fuel`, `stack`, `bad-answer`, `hook-error`, `instantiation` or
+    /// `busy`.
     pub cause: String,
-    /// In words.
+    /// Details, for people.
     pub detail: String,
 }
 
-/// An effect that was asked for and not given.
+/// An effect that was requested and refused.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyRefusedEffect", rename_all = "camelCase")]
 pub struct RefusedEffectBody {
-    /// The effect; long texts have their beginning alone.
+    /// The effect; long texts are truncated.
     pub effect: Value,
-    /// Why not.
+    /// Why it was refused.
     pub why: String,
 }
 
@@ -113,35 +117,35 @@ pub struct RefusedEffectBody {
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyLogLine", rename_all = "camelCase")]
 pub struct PolicyLogBody {
-    /// How severe.
+    /// Severity of the line.
     pub level: LogLevelBody,
-    /// The text.
+    /// Text of the line.
     pub message: String,
 }
 
-/// How severe a line is.
+/// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "PolicyLogLevel", rename_all = "kebab-case")]
 pub enum LogLevelBody {
-    /// For the author.
+    /// Details for the plugin's author.
     Debug,
-    /// Ordinary.
+    /// An ordinary event.
     Info,
-    /// Odd.
+    /// An unexpected event.
     Warn,
-    /// Wrong.
+    /// An error.
     Error,
 }
 
-/// What a call used up.
+/// Resources used by a call.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyUsage", rename_all = "camelCase")]
 pub struct PolicyUsageBody {
-    /// Wall clock in microseconds.
+    /// Wall-clock time in microseconds.
     pub elapsed_micros: u64,
-    /// Linear memory at the end, in bytes.
+    /// Size of the linear memory at the end of the call, in bytes.
     pub peak_memory_bytes: u64,
-    /// Fuel, where it is counted.
+    /// Fuel consumed; null where the node does not count it.
     #[oai(nullable)]
     pub fuel: Option<u64>,
 }

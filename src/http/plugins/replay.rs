@@ -1,4 +1,4 @@
-//! A replay as JSON.
+//! Request and response bodies for replays.
 
 use jiff::Timestamp;
 use poem_openapi::types::Example;
@@ -16,7 +16,7 @@ use crate::service::plugins::{
     Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_digest, parse_since,
 };
 
-/// Which decisions to replay.
+/// A request to replay past decisions.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -26,13 +26,13 @@ use crate::service::plugins::{
     example
 )]
 pub struct ReplayRequest {
-    /// From when on: such as `30d` or `12h`, or a time; absent: 30 days.
+    /// Start of the period: an age such as `30d` or `12h`, or an RFC 3339 time; `30d` if absent.
     #[oai(validator(max_length = 40))]
     pub since: Option<String>,
-    /// Only this binding's; absent: those of every plugin of that name. Answers that did not count are compared only
-    /// where none did.
+    /// Compare only with decisions of this binding; with those of every plugin of the same name if absent.
+    /// Answers that did not count (mode `monitor`) are compared only if none counted.
     pub binding_id: Option<Uuid>,
-    /// Another configuration; absent: the one that each decision was made with.
+    /// Configuration to replay with; the one that each decision was made with if absent.
     pub config: Option<Value>,
 }
 
@@ -63,47 +63,48 @@ impl ReplayRequest {
     }
 }
 
-/// A decision that would have been another.
+/// A decision that would have been different.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyDifference", rename_all = "camelCase")]
 pub struct DifferenceBody {
-    /// When it was made.
+    /// When the recorded decision was made.
     pub at: Time,
     /// Id of the audit entry that records it.
     pub entry_id: Uuid,
-    /// Whose reset: an e-mail address.
+    /// E-mail address of the user who was to be reset.
     pub target: String,
-    /// At which hook.
+    /// Hook of the decision.
     pub hook: HookBody,
-    /// Id of the binding whose answer is recorded, which may be gone.
+    /// Id of the binding whose answer is recorded, which may have been removed since.
     #[oai(skip_serializing_if_is_none)]
     pub binding_id: Option<Uuid>,
-    /// Whether that answer counted: `enforce` or `monitor`.
+    /// Whether the recorded answer counted: `enforce` or `monitor`.
     #[oai(skip_serializing_if_is_none)]
     pub mode: Option<ModeBody>,
-    /// The version that answered.
+    /// Version of the plugin that gave the recorded answer.
     #[oai(skip_serializing_if_is_none)]
     pub recorded_version: Option<String>,
-    /// SHA-256 of its file, hexadecimal.
+    /// SHA-256 digest, in hexadecimal, of the plugin file that gave the recorded answer.
     #[oai(skip_serializing_if_is_none)]
     pub recorded_digest: Option<String>,
-    /// The answer as it is recorded; null where nobody was asked.
+    /// The recorded answer; null if no policy was called.
     pub recorded: Value,
-    /// What the plugin answers.
+    /// The answer in the replay.
     pub replayed: Value,
 }
 
-/// What a replay comes to.
+/// Verdict of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename = "PolicyReplayVerdict", rename_all = "kebab-case")]
 pub enum ReplayVerdictBody {
-    /// Everything could be compared, and nothing would have been decided otherwise.
+    /// Everything could be compared, and every decision would have been the same.
     Clean,
-    /// Something would have been.
+    /// At least one decision would have been different.
     Differs,
-    /// Nothing would have been, as far as could be looked and compared: `complete` and `notComparable` say why.
+    /// No difference was found, but not everything could be examined or compared: see `complete` and
+    /// `notComparable`.
     Incomplete,
-    /// There was no answer to compare with: nobody was asked in that time, or every call had failed.
+    /// There was no answer to compare with: no policy was called in the period, or every call had failed.
     NothingCompared,
 }
 
@@ -118,43 +119,45 @@ impl From<ReplayVerdict> for ReplayVerdictBody {
     }
 }
 
-/// What a replay found.
+/// Report of a replay.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "PolicyReplay", rename_all = "camelCase")]
 pub struct ReplayReportBody {
-    /// The plugin's name.
+    /// Name of the replayed plugin.
     pub plugin: String,
-    /// Its version.
+    /// Version of the replayed plugin.
     pub version: String,
-    /// SHA-256 of its file, hexadecimal.
+    /// SHA-256 digest of the replayed plugin file, in hexadecimal.
     pub digest: String,
-    /// From when on.
+    /// Start of the period.
     pub since: Time,
-    /// Whether something was compared, nothing could not be, and nothing would have been decided otherwise.
+    /// True if the verdict is `clean`: at least one answer was compared, none could not be, and none would have
+    /// been different.
     pub clean: bool,
-    /// What the replay comes to.
+    /// Verdict of the replay.
     pub verdict: ReplayVerdictBody,
-    /// Whether a plugin of this name was asked in that time. If not, it is compared with "allow".
+    /// Whether a plugin of this name was called in the period. If not, the replay is compared with "allow".
     pub asked_before: bool,
-    /// Resets looked at.
+    /// Number of resets examined.
     pub resets: u64,
-    /// Answers compared.
+    /// Number of answers compared.
     pub compared: u64,
-    /// The same, byte for byte.
+    /// Number of answers that are the same, byte for byte.
     pub same: u64,
-    /// Others.
+    /// Number of answers that differ.
     pub differing: u64,
-    /// Of the differing: the plugin failed.
+    /// Number of differing answers where the plugin failed in the replay.
     pub failed: u64,
-    /// Of the differing: the recorded call had failed, and the plugin answers.
+    /// Number of differing answers where the recorded call had failed and the plugin answers in the replay.
     pub mended: u64,
-    /// Calls that failed when they were recorded, for a cause that need not come again: a deadline, for example.
+    /// Number of recorded calls that had failed for a cause that may not recur, such as a deadline, and can't
+    /// be compared.
     pub not_comparable: u64,
-    /// Answers that did not count (mode `monitor`) and were left out, since others did.
+    /// Number of answers that did not count (mode `monitor`) and were left out because others did.
     pub watched: u64,
-    /// Whether all there is was looked at, not only the newest.
+    /// Whether every reset of the period was examined, and not only the newest.
     pub complete: bool,
-    /// The first hundred differences.
+    /// The differences, at most the first hundred.
     pub differences: Vec<DifferenceBody>,
 }
 

@@ -1,5 +1,5 @@
-//! A plugin file as a request body: larger than other bodies, and read only once its sender is known
-//! to be an admin.
+//! A plugin file as a request body: larger than other bodies, and read only once the caller is known to be an
+//! administrator.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,20 +16,20 @@ use crate::domain::{Error, Result};
 use crate::http::error::Problem;
 use crate::service::plugins::FILE_BYTES_MAX;
 
-/// Files that are taken in at a time: bounds the memory that uploads can hold.
+/// Maximum number of concurrent uploads, which bounds the memory that they hold.
 const UPLOADS: usize = 4;
-/// Of these, of one organisation: however slowly it sends, others have a turn.
+/// Maximum number of concurrent uploads per organisation, so that a slow sender leaves slots for others.
 const UPLOADS_OF_ONE: usize = 2;
 
 const TYPES: [&str; 2] = ["application/wasm", "application/octet-stream"];
 
-/// Whether a request brings a plugin file: its body has a limit of its own, kept by `Upload::read`.
+/// Returns whether a request uploads a plugin file, whose body has its own limit, enforced by `Upload::read`.
 #[must_use]
 pub fn is_upload(method: &Method, path: &str) -> bool {
     *method == Method::POST && path == "/api/v1/plugins"
 }
 
-/// A file that has not been read yet.
+/// An upload whose body has not been read yet.
 pub struct Upload {
     body: Body,
     announced_bytes: Option<usize>,
@@ -39,7 +39,7 @@ impl Upload {
     /// Reads the file.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], before more than the limit was read.
+    /// [`Error::TooLarge`], without reading more than the limit.
     pub async fn read(self) -> Result<Vec<u8>> {
         let too_large = Error::TooLarge {
             limit_bytes: FILE_BYTES_MAX,
@@ -98,21 +98,21 @@ impl<'a> ApiExtractor<'a> for Upload {
     }
 }
 
-/// Turns at uploading: how many each organisation has.
+/// Upload slots: the number that each organisation holds.
 #[derive(Clone, Default)]
 pub(super) struct UploadTurns(Arc<Mutex<HashMap<OrganizationId, usize>>>);
 
-/// It ends when dropped.
+/// An upload slot, released when dropped.
 pub(super) struct UploadTurn {
     turns: UploadTurns,
     whose: OrganizationId,
 }
 
 impl UploadTurns {
-    /// A turn.
+    /// Takes a slot for the organisation.
     ///
     /// # Errors
-    /// [`Error::Busy`] when all are taken, or the organisation has its share of them.
+    /// [`Error::Busy`] if all slots are taken, or the organisation holds its share of them.
     pub(super) fn take(&self, whose: OrganizationId) -> Result<UploadTurn> {
         let mut taken = self.taken();
         let all: usize = taken.values().sum();
@@ -142,7 +142,7 @@ impl Drop for UploadTurn {
     }
 }
 
-/// The `.minisig` file in the header.
+/// Decodes the `.minisig` file in the header `X-Plugin-Signature`.
 pub(super) fn signature_text(header: &str) -> Result<String> {
     let bytes = STANDARD.decode(header.trim()).ok();
     bytes

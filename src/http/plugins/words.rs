@@ -1,4 +1,5 @@
-//! The words of plugins and bindings as JSON, and what they are to the services.
+//! Enumerations and limits of plugins and bindings as JSON, and their conversion from and to the services'
+//! types.
 
 use poem_openapi::{Enum, Object};
 use serde::Deserialize;
@@ -7,14 +8,14 @@ use crate::domain::policy::{Hook, Mode};
 use crate::domain::{Error, Result};
 use crate::service::plugins::{FailureAction, FailureCause, Limits, OnFailure};
 
-/// When a plugin is asked.
+/// A point of a reset at which plugins are called.
 #[derive(Clone, Copy, Debug, Enum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[oai(rename = "PolicyHook", rename_all = "kebab-case")]
 pub enum HookBody {
-    /// Decides.
+    /// Before the reset: decides whether it may happen.
     BeforeReset,
-    /// Adds effects to what was decided.
+    /// After the decision: adds effects to the outcome.
     AfterReset,
 }
 
@@ -23,28 +24,28 @@ pub enum HookBody {
 #[serde(rename_all = "kebab-case")]
 #[oai(rename = "PolicyMode", rename_all = "kebab-case")]
 pub enum ModeBody {
-    /// They count.
+    /// Answers count.
     Enforce,
-    /// They are recorded only.
+    /// Answers are only recorded.
     Monitor,
-    /// They count for some users' resets; for the others those of the version before do.
+    /// Answers count for the resets of some users; for the others, those of the previous version count.
     Canary,
 }
 
-/// What follows when a policy fails.
+/// What happens if a policy fails.
 #[derive(Clone, Copy, Debug, Enum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[oai(rename = "PolicyFailureAction", rename_all = "kebab-case")]
 pub enum ActionBody {
-    /// The reset does not happen.
+    /// The reset is refused.
     Deny,
-    /// As if the policy were not bound.
+    /// The reset continues as if the policy were not bound.
     Skip,
-    /// The version before is asked; without one the reset does not happen.
+    /// The previous version is called; if there is none, the reset is refused.
     LastGoodVersion,
 }
 
-/// What follows when a policy fails, by cause.
+/// What happens if a policy fails, by cause.
 #[derive(Clone, Debug, Default, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -54,27 +55,27 @@ pub enum ActionBody {
     skip_serializing_if_is_none
 )]
 pub struct OnFailureBody {
-    /// For causes that are not named; `deny` when absent.
+    /// For all causes that are absent here; `deny` if absent.
     pub otherwise: Option<ActionBody>,
     /// The plugin trapped.
     pub trap: Option<ActionBody>,
-    /// The time was up.
+    /// The call exceeded its deadline.
     pub deadline: Option<ActionBody>,
-    /// It asked for more memory than it may have.
+    /// The plugin requested more memory than its limit.
     pub memory: Option<ActionBody>,
-    /// The fuel ran out.
+    /// The call ran out of fuel.
     pub fuel: Option<ActionBody>,
-    /// The stack ran out.
+    /// The call exhausted the stack.
     pub stack: Option<ActionBody>,
-    /// Its answer can't be read.
+    /// The plugin's answer can't be read.
     pub bad_answer: Option<ActionBody>,
-    /// It answered with an error.
+    /// The plugin returned an error.
     pub hook_error: Option<ActionBody>,
-    /// It could not be started.
+    /// The plugin could not be instantiated.
     pub instantiation: Option<ActionBody>,
 }
 
-/// What one call may use up. What is absent has its default.
+/// Resource limits of a call. Absent fields have their default.
 #[derive(Clone, Copy, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[oai(
@@ -84,19 +85,19 @@ pub struct OnFailureBody {
     default
 )]
 pub struct LimitsBody {
-    /// Wall clock in milliseconds, 5 to 1000.
+    /// Wall-clock time in milliseconds, 5 to 1000.
     pub deadline_ms: u32,
     /// Linear memory in bytes, 1 MiB to 256 MiB.
     pub memory_bytes: u64,
-    /// Table elements, at most 200,000.
+    /// Number of table elements, at most 200,000.
     pub table_elements: u32,
-    /// Fuel, where the node counts it; 0: no limit.
+    /// Fuel, where the node counts it; 0 means no limit.
     pub fuel: u64,
-    /// Bytes of strings and lists in an answer, 4 KiB to 4 MiB.
+    /// Size of the strings and lists in an answer in bytes, 4 KiB to 4 MiB.
     pub answer_bytes: u32,
-    /// Log lines kept, at most 1000.
+    /// Number of log lines kept, at most 1000.
     pub log_lines: u32,
-    /// Bytes of log kept, at most 256 KiB.
+    /// Size of the log kept in bytes, at most 256 KiB.
     pub log_bytes: u32,
 }
 
@@ -114,7 +115,7 @@ pub(super) fn mode(mode: Option<ModeBody>, percent: Option<u8>) -> Result<Option
         (Some(ModeBody::Canary) | None, Some(percent)) => Ok(Some(Mode::Canary(percent))),
         (Some(ModeBody::Canary), None) => Err(Error::field("canaryPercent", "is missing")),
         (Some(ModeBody::Enforce | ModeBody::Monitor), Some(_)) => {
-            Err(Error::field("canaryPercent", "belongs to mode canary alone"))
+            Err(Error::field("canaryPercent", "is allowed only with mode canary"))
         }
     }
 }

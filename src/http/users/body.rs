@@ -1,4 +1,4 @@
-//! Users in requests and answers.
+//! Request and response bodies for users.
 
 use poem_openapi::types::{Example, MaybeUndefined};
 use poem_openapi::{Enum, Object};
@@ -8,34 +8,34 @@ use uuid::Uuid;
 use crate::domain::account::{Role, User};
 use crate::http::schema::Time;
 
-/// A user as admins see them.
+/// A user, as seen by administrators.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "User", rename_all = "camelCase", example)]
 pub struct UserBody {
-    /// Id.
+    /// Id of the user.
     pub id: Uuid,
-    /// E-mail address.
+    /// E-mail address, which is the name used at login.
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     #[oai(nullable)]
     pub name: Option<String>,
     /// Whether the user has the role `ORG_ADMIN`.
     pub is_org_admin: bool,
-    /// Whether the account may be used.
+    /// Whether the account is active.
     pub is_active: bool,
     /// Whether a second factor is enrolled.
     pub mfa_enabled: bool,
-    /// Last complete login.
+    /// When the user last completed a login; null if never.
     #[oai(nullable)]
     pub last_login_at: Option<Time>,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Time,
-    /// Last change.
+    /// When the account was last changed.
     pub updated_at: Time,
-    /// The role, where `isOrgAdmin` does not tell it: only for `HELP_DESK`.
+    /// Role, if `isOrgAdmin` does not express it: present only for `HELP_DESK`.
     #[oai(skip_serializing_if_is_none)]
     pub role: Option<RoleBody>,
-    /// Why the account is locked; only where it is.
+    /// Why the account is locked; absent if it is not.
     #[oai(skip_serializing_if_is_none)]
     pub locked_reason: Option<String>,
 }
@@ -77,20 +77,20 @@ impl Example for UserBody {
     }
 }
 
-/// What a person may do.
+/// Role of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[oai(rename = "Role", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RoleBody {
-    /// No power over others.
+    /// No rights over other users.
     Member,
-    /// Resets the MFA of members, where the organisation switched this role on.
+    /// May reset the MFA of members, if the organisation has enabled this role.
     HelpDesk,
-    /// Administers the organisation.
+    /// May administer the organisation.
     OrgAdmin,
 }
 
-/// A new user.
+/// A request to create a user.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(
@@ -101,15 +101,15 @@ pub enum RoleBody {
     example
 )]
 pub struct CreateUserBody {
-    /// E-mail address: the name used at login.
+    /// E-mail address, which is the name used at login.
     #[oai(validator(max_length = 254))]
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     #[oai(validator(max_length = 320))]
     pub name: Option<String>,
     /// Whether the user gets the role `ORG_ADMIN`.
     pub is_org_admin: Option<bool>,
-    /// The role, in place of `isOrgAdmin`.
+    /// Role, as an alternative to `isOrgAdmin`.
     pub role: Option<RoleBody>,
 }
 
@@ -124,59 +124,59 @@ impl Example for CreateUserBody {
     }
 }
 
-/// A user who was made, and the link to set a password where it could not be mailed.
+/// A new user, with the link to set a password if it could not be mailed.
 #[derive(Clone, Object)]
 #[oai(rename = "CreatedUser", rename_all = "camelCase")]
 pub struct CreatedUserBody {
     /// The user.
     #[oai(flatten)]
     pub user: UserBody,
-    /// Only where the appliance sends no mail, and only once: the link with which the user sets a
-    /// password. Hand it over in person.
+    /// The link with which the user sets a password; only if the appliance sends no mail. Shown only once. Hand
+    /// it over in person.
     #[oai(skip_serializing_if_is_none)]
     pub invitation_link: Option<String>,
-    /// Until when the link is good.
+    /// When the link expires.
     #[oai(skip_serializing_if_is_none)]
     pub invitation_expires_at: Option<Time>,
 }
 
-/// Changes to a user: what is absent stays as it is.
+/// Changes to a user. Absent fields stay as they are.
 #[derive(Clone, Debug, Object, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[oai(rename = "UserPatch", rename_all = "camelCase", deny_unknown_fields)]
 pub struct UserPatchBody {
-    /// Name shown to people; null removes it.
+    /// Display name; null removes it.
     #[serde(default)]
     #[oai(nullable, validator(max_length = 320))]
     pub name: MaybeUndefined<String>,
-    /// Whether the user has the role `ORG_ADMIN`. Taking it makes a `MEMBER`.
+    /// Whether the user has the role `ORG_ADMIN`. Removing it leaves the role `MEMBER`.
     pub is_org_admin: Option<bool>,
-    /// Whether the account may be used. Deactivating ends its sessions.
+    /// Whether the account is active. Deactivating it ends its sessions.
     pub is_active: Option<bool>,
-    /// The role, in place of `isOrgAdmin`.
+    /// Role, as an alternative to `isOrgAdmin`.
     pub role: Option<RoleBody>,
-    /// `false` unlocks the account, and opens the window for enrolment again where that is what closed it. Where
-    /// setting up MFA asks for an administrator's code, the answer has a new one and earlier ones end: so it is
-    /// had again when an answer was lost. To lock somebody out, use `isActive`.
+    /// `false` unlocks the account, and reopens the enrolment window if that is over. If setting up MFA
+    /// requires an enrolment code, the response has a new one and earlier codes become invalid, so this also
+    /// replaces a code whose response was lost. To lock a user out, use `isActive`.
     pub locked: Option<bool>,
 }
 
-/// A user as they are after the change.
+/// A user, as they are after the change.
 #[derive(Clone, Object)]
 #[oai(rename = "ChangedUser", rename_all = "camelCase")]
 pub struct ChangedUserBody {
     /// The user.
     #[oai(flatten)]
     pub user: UserBody,
-    /// Only with 202: what another admin approves or rejects. Nothing has been changed yet.
+    /// Id of the approval that the change waits for; only with 202. Nothing has been changed yet.
     #[oai(skip_serializing_if_is_none)]
     pub approval_id: Option<String>,
-    /// Only where the user was unlocked and setting up MFA asks for a code: that code. Shown once.
+    /// The new enrolment code, if the user was unlocked and setting up MFA requires a code. Shown only once.
     #[oai(skip_serializing_if_is_none)]
     pub enrolment_code: Option<String>,
 }
 
-/// How the reset of a password went.
+/// Result of a password reset.
 #[derive(Clone, Object)]
 #[oai(
     rename = "ResetPasswordResponse",
@@ -186,22 +186,22 @@ pub struct ChangedUserBody {
 pub struct ResetPasswordBody {
     /// `Password reset successfully`, or `Password reset awaits approval`.
     pub message: String,
-    /// Only with 202: what another admin approves or rejects.
+    /// Id of the approval that the password reset waits for; only with 202.
     pub approval_id: Option<String>,
-    /// Only where the appliance sends no mail, and only once: the link with which the user sets a new
-    /// password. Hand it over in person.
+    /// The link with which the user sets a new password; only if the appliance sends no mail. Shown only once.
+    /// Hand it over in person.
     pub invitation_link: Option<String>,
-    /// Until when the link is good.
+    /// When the link expires.
     pub invitation_expires_at: Option<Time>,
 }
 
-/// What waits for another admin.
+/// An action that waits for another administrator's approval.
 #[derive(Clone, Debug, Object)]
 #[oai(rename = "AwaitsApproval", rename_all = "camelCase")]
 pub struct AwaitsApprovalBody {
-    /// Says so.
+    /// What awaits approval, as a sentence for people.
     pub message: String,
-    /// What another admin approves or rejects.
+    /// Id of the approval that the action waits for.
     pub approval_id: String,
 }
 

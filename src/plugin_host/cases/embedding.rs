@@ -1,14 +1,14 @@
-//! Golden cases inside a plugin file: a custom section, where each installation finds them.
+//! Golden cases embedded in a plugin file: a custom section that each installation reads.
 
 use serde_json::Value;
 use wasmparser::{Parser, Payload};
 
 use super::{Case, CaseError};
 
-/// The cases that travel inside a plugin file, resolved. None if there are none.
+/// Returns the resolved cases embedded in a plugin file; empty if there are none.
 ///
 /// # Errors
-/// The file or the section is malformed, or there are too many in all its sections together.
+/// The file or a section is malformed, or all sections together hold too many cases.
 pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
     let (mut cases, mut size) = (Vec::new(), 0);
     for payload in Parser::new(0).parse_all(bytes) {
@@ -16,7 +16,7 @@ pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
         if let Payload::CustomSection(section) = payload
             && section.name() == SECTION
         {
-            // As values they take several times their size as text.
+            // Checked before parsing: parsed values take several times the size of their text.
             size += section.data().len();
             if size > CASES_BYTES_MAX {
                 return Err(too_large());
@@ -36,10 +36,10 @@ pub fn embedded(bytes: &[u8]) -> Result<Vec<Case>, CaseError> {
     Ok(cases)
 }
 
-/// The plugin file with resolved cases inside, instead of those it may have.
+/// Returns the plugin file with these resolved cases embedded, in place of any that it has.
 ///
 /// # Errors
-/// The file is no WebAssembly, or there are too many cases or bytes of them.
+/// The file is not WebAssembly, or there are too many cases or bytes of them.
 pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
     let format = |error: &dyn std::fmt::Display| CaseError::Format(error.to_string());
     if cases.len() > CASES_MAX {
@@ -53,7 +53,7 @@ pub fn embed(bytes: &[u8], cases: &[Case]) -> Result<Vec<u8>, CaseError> {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::CustomSection(section) if depth == 0 && section.name() == SECTION => {
-                // Its id and length stand before it: one byte and a LEB128 of the section's size.
+                // A section is preceded by its id (one byte) and its size (LEB128).
                 let range = section.range();
                 let head = 1 + leb128(range.end - range.start).len();
                 plain.extend_from_slice(&bytes[kept..range.start - head]);
@@ -99,7 +99,7 @@ fn leb128(mut n: usize) -> Vec<u8> {
     }
 }
 
-/// The custom section in which cases travel.
+/// Name of the custom section that holds the cases.
 pub(super) const SECTION: &str = "latchkey-cases";
 pub(super) const CASES_MAX: usize = 500;
 pub(super) const CASES_BYTES_MAX: usize = 4 << 20;

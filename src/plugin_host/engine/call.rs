@@ -1,4 +1,4 @@
-//! One call: what it may use up, what it has used, and what it logged.
+//! The state of one call: its limits, its usage and its log.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use super::memory::{Memory, MemoryBudget};
 use super::{CORE_INSTANCES_MAX, Limits, MEMORIES_MAX, TABLE_ELEMENTS_EACH, TABLES_MAX};
 use crate::plugin_host::record::{LogLevel, LogLine};
 
-/// What belongs to one call: its budgets, what it has used of them, and what it logged.
+/// The state of one call: its limits, what it has used of them, and its log.
 pub(in crate::plugin_host) struct CallState {
     limits: Limits,
     started: Instant,
     deadline: Instant,
-    /// Even a guest that hardly got to run ends here.
+    /// Time at which even a guest that hardly got to run is ended.
     last_deadline: Instant,
-    /// The processor time that it has had so far.
+    /// CPU time used so far.
     clock: Arc<CpuClock>,
     memory: Memory,
     table_elements: u64,
-    /// The clock ran out.
+    /// Whether the time budget ran out.
     pub(in crate::plugin_host) out_of_time: bool,
-    /// A memory or table was refused; in words.
+    /// Why a memory or table was refused, if one was.
     pub(in crate::plugin_host) refused_growth: Option<String>,
     pub(in crate::plugin_host) log: Vec<LogLine>,
     log_bytes: usize,
@@ -56,10 +56,11 @@ impl CallState {
         }
     }
 
-    /// Called at each tick that finds the guest running. The budget is wall clock, but a guest that the
-    /// machine left waiting for most of it is not to blame: it may have a fifth of its budget of a
-    /// processor, and until four times the budget has passed. A runaway has had that fifth long before.
-    /// Ticks don't tell: a guest that fills megabytes at a time is asked at few of them.
+    /// Returns whether the budget is used up; called at each tick at which the guest is running. The budget is
+    /// wall-clock time, but a guest that the machine kept waiting is not to blame: past the deadline it may
+    /// continue until it has used a fifth of its budget in CPU time, or until four times the budget has passed.
+    /// A runaway has used that fifth long before. CPU time is measured, not counted in ticks: a guest that
+    /// fills megabytes at a time is checked at few of them.
     pub(in crate::plugin_host) fn is_out_of_time(&mut self) -> bool {
         let spent = self.clock.spent();
         self.budget_spent(Instant::now(), spent)
@@ -79,18 +80,18 @@ impl CallState {
         self.started.elapsed()
     }
 
-    /// Linear memories never shrink, so what is there now is the peak.
+    /// Linear memories never shrink, so the current size is the peak.
     pub(in crate::plugin_host) fn peak_memory_bytes(&self) -> u64 {
         self.memory.bytes()
     }
 
     fn refuse(&mut self, text: String) -> wasmtime::Result<bool> {
         self.refused_growth = Some(text.clone());
-        // An error, not `false`: guests turn a refusal into an `unreachable` that explains nothing.
+        // An error, not `false`: guests turn `false` into an `unreachable` that explains nothing.
         Err(wasmtime::Error::msg(text))
     }
 
-    /// Keeps a log line if the quota allows, else counts it.
+    /// Keeps a log line if the quota allows; otherwise only counts it.
     pub(in crate::plugin_host) fn log(&mut self, level: LogLevel, message: String) {
         let left = (self.limits.log_bytes as usize).saturating_sub(self.log_bytes);
         if self.log.len() >= self.limits.log_lines as usize || message.len() > left {
@@ -114,12 +115,12 @@ impl ResourceLimiter for CallState {
             let limit = self.limits.memory_bytes;
             return self.refuse(format!("asked for {after} bytes of memory, the limit is {limit}"));
         }
-        // Beyond the module's own maximum the growth fails by itself, as the guest knows it.
+        // Growth beyond the module's own maximum fails by itself, in the way that the guest expects.
         if maximum.is_none_or(|max| desired <= max) && !self.memory.grow(after) {
             let total = self.memory.budget().total();
             return self.refuse(format!(
-                "asked for {after} bytes of memory, and of the {total} that this node gives to all policies together \
-                 (plugins.memory_total_mib) too little is left"
+                "asked for {after} bytes of memory, but too little is left of the {total} that this node gives to all \
+                 policies together (plugins.memory_total_mib)"
             ));
         }
         Ok(true)
@@ -133,7 +134,7 @@ impl ResourceLimiter for CallState {
     ) -> wasmtime::Result<bool> {
         let after = self.table_elements + (desired - current) as u64;
         let (all, each) = (self.limits.table_elements, TABLE_ELEMENTS_EACH as usize);
-        // A table that the module itself keeps smaller fails as its author knows it.
+        // Growth beyond the module's own, smaller maximum fails by itself, in the way that its author expects.
         let beyond_each = desired > each && maximum.is_none_or(|max| max >= each);
         if beyond_each || after > all.into() {
             let text = if beyond_each {
@@ -162,12 +163,12 @@ impl ResourceLimiter for CallState {
     }
 }
 
-/// Processor time of one call. The call may go on on another thread than it began on, so each stretch
-/// between two yields is measured by itself.
+/// CPU time of one call. A call may move to another thread, so each stretch between two yields is measured by
+/// itself.
 pub(in crate::plugin_host) struct CpuClock {
-    /// Of the stretches that are over, ns.
+    /// Total of the completed stretches, ns.
     spent: AtomicU64,
-    /// The thread's own time when the stretch under way began, ns.
+    /// The thread's CPU time at the start of the current stretch, ns; [`NOT_RUNNING`] between stretches.
     began: AtomicU64,
     /// The longest stretch, ns.
     longest: AtomicU64,
@@ -192,7 +193,7 @@ impl CpuClock {
         let stretch = self.stretch();
         self.spent.fetch_add(stretch, Ordering::Relaxed);
         self.longest.fetch_max(stretch, Ordering::Relaxed);
-        // What is asked between two stretches must not count the last one again.
+        // A reading between two stretches must not count the last one again.
         self.began.store(NOT_RUNNING, Ordering::Relaxed);
     }
 
@@ -203,21 +204,21 @@ impl CpuClock {
         }
     }
 
-    /// So far, the stretch under way included: to be asked on the thread that runs it.
+    /// Returns the CPU time so far, including the current stretch: call it on the thread that runs the call.
     pub(in crate::plugin_host) fn spent(&self) -> Duration {
         Duration::from_nanos(self.spent.load(Ordering::Relaxed) + self.stretch())
     }
 
-    /// The longest time for which it kept a thread without once letting go.
+    /// Returns the longest CPU time for which the call kept a thread without yielding.
     pub(in crate::plugin_host) fn longest(&self) -> Duration {
         Duration::from_nanos(self.longest.load(Ordering::Relaxed))
     }
 }
 
-/// Later than any thread's time.
+/// Marks that no stretch is running; later than any thread's CPU time.
 const NOT_RUNNING: u64 = u64::MAX;
 
-/// Runs a call by its clock.
+/// Runs a call and measures it with this clock.
 pub(in crate::plugin_host) async fn metered<T>(clock: &CpuClock, call: impl Future<Output = T>) -> T {
     let mut call = pin!(call);
     std::future::poll_fn(move |context| {
@@ -230,7 +231,7 @@ pub(in crate::plugin_host) async fn metered<T>(clock: &CpuClock, call: impl Futu
 }
 
 fn thread_nanos() -> u64 {
-    // Five centuries fit.
+    // u64 holds five centuries of nanoseconds.
     u64::try_from(ThreadTime::now().as_duration().as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -31,7 +31,7 @@ fn a_runaway_ends_at_its_deadline_and_a_guest_kept_waiting_gets_its_turn() {
     let default = Limits::default();
     assert!(!spent(default, 49, 49), "within its time");
     assert!(spent(default, 50, 50));
-    // The machine was busy with something else.
+    // The deadline has passed, but the machine kept the guest waiting.
     assert!(!spent(default, 69, 9));
     assert!(spent(default, 69, 10), "a fifth of the budget was run");
     assert!(!spent(default, 199, 0));

@@ -1,17 +1,17 @@
-//! What all calls together may have of the machine's memory.
+//! The memory that all calls together may use.
 //!
-//! A quarter is divided evenly: so much every call gets, whatever the others take, and small policies never notice.
-//! The rest is for whoever asks first.
+//! A quarter is divided evenly: each call is guaranteed its share whatever the others take, so small policies
+//! are never affected. The rest is given out first come, first served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The memory of every call of the node.
+/// Linear memory budget of all calls of the node.
 pub(in crate::plugin_host) struct MemoryBudget {
     total: u64,
-    /// What each call may have of the quarter.
+    /// Guaranteed bytes of each call.
     each: u64,
-    /// What is left of the rest.
+    /// Bytes still free in the shared part.
     left: AtomicU64,
 }
 
@@ -35,7 +35,7 @@ impl MemoryBudget {
     }
 }
 
-/// What one call has of it; given back when dropped.
+/// The memory of one call; returned to the budget when dropped.
 pub(super) struct Memory {
     budget: Arc<MemoryBudget>,
     bytes: u64,
@@ -54,7 +54,7 @@ impl Memory {
         &self.budget
     }
 
-    /// Grows to so many bytes, unless the others have left too little.
+    /// Grows to `after` bytes; returns false if the other calls have left too little.
     pub(super) fn grow(&mut self, after: u64) -> bool {
         let more = self.budget.beyond_each(after) - self.budget.beyond_each(self.bytes);
         let taken = more == 0

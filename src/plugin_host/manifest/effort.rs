@@ -1,36 +1,36 @@
-//! How much work a plugin's schema can make of a configuration. A schema whose references fan out, each to two
-//! others, takes twice as long for each step and ties up the host for years; so references are followed here, and
-//! what they amount to has a bound. So have patterns: each takes memory, and time for each byte that it is held
+//! Bounds the work that a plugin's schema can cause. A schema whose references fan out, each to two others,
+//! doubles the work at each step and could occupy the host for years; so references are followed here and the
+//! total is bounded. Patterns are bounded too: each takes memory, and time for each byte that it is matched
 //! against.
 
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-/// Parts of the schema, counted as often as references lead to them.
+/// Maximum parts of a schema, each counted as often as references lead to it.
 const PARTS_MAX: u64 = 10_000;
-/// Parts of the schema times parts of the configuration, half a second at most; and patterns times the bytes that
-/// they are held against, some seconds at most.
+/// Maximum of (parts of the schema × parts of the configuration), at most half a second, plus (weight of the
+/// patterns × bytes that they are matched against), at most some seconds.
 const WORK_MAX: u64 = 5_000_000;
-/// Different patterns: each is compiled.
+/// Maximum number of different patterns, each of which is compiled.
 const PATTERNS_MAX: usize = 64;
-/// A pattern counts for its bytes, and for no fewer than these: a few are enough to write a long repetition.
+/// Minimum weight of a pattern, which otherwise weighs its bytes: a few bytes can express a long repetition.
 const PATTERN_WEIGHT_MIN: u64 = 32;
-/// To know what is left over, everything beside these is judged again, and within it what they are beside of there.
+/// Keywords that evaluate everything beside them again, including what is beside such keywords further inside.
 const UNEVALUATED: [&str; 2] = ["unevaluatedProperties", "unevaluatedItems"];
 const UNEVALUATED_AGAIN: u64 = 3;
-/// Parts in each other, along references, too: whoever goes through them needs some stack for each.
+/// Maximum nesting depth, along references too: every traversal uses stack for each level.
 const DEPTH_MAX: usize = 128;
-/// References behind each other.
+/// Maximum length of a chain of references.
 const CHAIN_MAX: usize = 64;
 
-/// What a schema, or a part of it, makes to do, each part counted as often as a reference leads to it.
+/// The work that a schema or a part of it causes, each part counted as often as a reference leads to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Effort {
     parts: u64,
-    /// Of the patterns.
+    /// Total weight of the patterns.
     weight: u64,
-    /// How deep its parts lie in each other.
+    /// Nesting depth of its parts.
     depth: usize,
 }
 
@@ -43,7 +43,7 @@ impl Effort {
         }
     }
 
-    /// Saturating, here and below: what overflows is not to pass for little.
+    /// Saturates, here and below: an overflow must not pass for a small number.
     fn and(self, more: Self) -> Self {
         Self {
             parts: self.parts.saturating_add(more.parts),
@@ -61,10 +61,10 @@ impl Effort {
     }
 }
 
-/// What a schema makes to do.
+/// Returns the work that a schema causes.
 ///
 /// # Errors
-/// In words: references that lead back to themselves or out of the schema, or too many parts or patterns.
+/// A message: references are circular or lead out of the schema, or there are too many parts or patterns.
 pub(super) fn judge_schema(schema: &Value) -> Result<Effort, String> {
     let mut walk = Walk {
         root: schema,
@@ -85,16 +85,16 @@ pub(super) fn judge_schema(schema: &Value) -> Result<Effort, String> {
     Ok(effort)
 }
 
-/// Whether a configuration can be held against such a schema in bounded time.
+/// Checks that a configuration can be validated against a schema in bounded time.
 ///
 /// # Errors
-/// In words.
+/// A message with the reason.
 pub(super) fn judge_config(schema: &Value, config: &Value) -> Result<(), String> {
     let effort = judge_schema(schema)?;
     let parts = effort.parts.saturating_mul(values(config));
     let matching = effort.weight.saturating_mul(text_bytes(config));
     if parts.saturating_add(matching) > WORK_MAX {
-        return Err("it is too large for so large a schema".to_owned());
+        return Err("it is too large for a schema of this size".to_owned());
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ struct Walk<'a> {
     /// References that are being followed.
     chain: Vec<&'a str>,
     patterns: HashSet<&'a str>,
-    /// How deep the part lies that is looked at.
+    /// Nesting depth of the current part.
     depth: usize,
 }
 
@@ -124,9 +124,9 @@ impl<'a> Walk<'a> {
             let more = match (keyword.as_str(), value) {
                 // Counted where a reference leads there.
                 ("$defs" | "definitions", _) => Effort::of(0),
-                // Data, whatever it looks like.
+                // Plain data, even if it looks like a schema.
                 ("const" | "enum" | "default" | "examples", data) => Effort::of(values(data)),
-                // Names of the author's choice: what looks like a keyword here is none.
+                // The author chooses these names: one that looks like a keyword is not a keyword.
                 ("properties" | "dependentSchemas", Value::Object(named)) => self.schemas(named.values())?,
                 ("patternProperties", Value::Object(matched)) => {
                     let mut sum = self.schemas(matched.values())?;
@@ -153,10 +153,10 @@ impl<'a> Walk<'a> {
         Ok(sum)
     }
 
-    /// Whether parts that lie so deep in each other may lie here.
+    /// Checks that parts nested this deep are allowed at the current depth.
     fn fits(&self, depth: usize) -> Result<(), String> {
         if self.depth + depth > DEPTH_MAX {
-            return Err(format!("its parts lie more than {DEPTH_MAX} deep in each other"));
+            return Err(format!("its parts are nested more than {DEPTH_MAX} deep"));
         }
         Ok(())
     }
@@ -181,7 +181,7 @@ impl<'a> Walk<'a> {
             return Err(format!("$ref {target:?} leads back to itself"));
         }
         if self.chain.len() == CHAIN_MAX {
-            return Err(format!("more than {CHAIN_MAX} $ref lead from one to the other"));
+            return Err(format!("more than {CHAIN_MAX} $ref follow each other"));
         }
         if let Some(effort) = self.known.get(target) {
             self.fits(effort.depth)?;
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
             .and_then(|pointer| self.root.pointer(pointer));
         let Some(schema) = found else {
             return Err(format!(
-                "$ref {target:?} leads nowhere: \"#/$defs/name\" is the form"
+                "$ref {target:?} leads nowhere: it must have the form \"#/$defs/name\""
             ));
         };
         self.chain.push(target);
@@ -204,7 +204,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// How many values a value holds, itself included.
+/// Returns the number of values in a value, itself included.
 fn values(value: &Value) -> u64 {
     match value {
         Value::Array(items) => 1 + items.iter().map(values).sum::<u64>(),
@@ -213,7 +213,7 @@ fn values(value: &Value) -> u64 {
     }
 }
 
-/// Bytes of all texts and names in a value: what patterns are held against.
+/// Returns the total bytes of all strings and names in a value, which patterns are matched against.
 fn text_bytes(value: &Value) -> u64 {
     match value {
         Value::String(text) => text.len() as u64,
@@ -238,7 +238,7 @@ mod tests {
             "properties": { "from": { "$ref": "#/$defs/day" }, "to": { "$ref": "#/$defs/day" } },
             "$defs": { "day": { "enum": ["mon", "tue"] } },
         });
-        // The whole, "properties", two schemas, and twice the definition with its enum of three.
+        // The root, "properties", two schemas, and twice the definition with its enum of three.
         assert_eq!(judge_schema(&schema).map(|effort| effort.parts), Ok(4 + 2 * 4));
     }
 
@@ -332,7 +332,7 @@ mod tests {
             let first = names.map(|n| json!({ "$ref": format!("#/$defs/d{n}") }));
             json!({ "anyOf": first.collect::<Vec<_>>(), "$defs": definitions })
         };
-        // The second way round each link is known when a reference leads there.
+        // In reverse order the depth of each link is already known when a reference leads there.
         for schema in [links(&mut (0..60)), links(&mut (0..60).rev())] {
             let refusal = judge_schema(&schema).unwrap_err();
             assert!(refusal.contains("more than 128 deep"), "{refusal}");

@@ -1,27 +1,27 @@
-//! The versions of the contract that a host speaks.
+//! The versions of the contract that a host supports.
 
 use semver::Version;
 
 use super::PackageError;
 use crate::plugin_host::printable;
 
-/// The contract as text; what `latchkey plugin new` writes into a project.
+/// The newest contract as WIT text, which `latchkey plugin new` writes into a project.
 pub const CONTRACT_WIT: &str = include_str!("../../../plugins/wit/v1/policy.wit");
 
-/// Every version that was released, word for word, oldest first; the last one is [`CONTRACT_WIT`]. A core module
-/// is made a component by the text of the version it was built for, so a later version is a row more, and the rows
-/// before it stay.
+/// Every released version, word for word, oldest first; the last one is [`CONTRACT_WIT`]. A core module is made
+/// a component with the text of the version that it was built for, so a new version adds a row and the earlier
+/// rows stay.
 const RELEASED: &[(&str, &str)] = &[(
     "1.0.0",
     include_str!("../../../fixtures/contract/policy-1.0.0.wit"),
 )];
 
-/// The contracts that a host speaks, oldest first.
+/// The contracts that a host supports, oldest first.
 #[derive(Clone, Debug)]
 pub struct Contracts(Vec<(Version, &'static str)>);
 
 impl Contracts {
-    /// Those of this host.
+    /// Returns the contracts of this host.
     #[must_use]
     pub fn released() -> Self {
         let parsed = |&(version, text): &(&str, &'static str)| {
@@ -30,28 +30,28 @@ impl Contracts {
         Self(RELEASED.iter().map(parsed).collect())
     }
 
-    /// These and a newer one, as a later host will have them.
+    /// Adds a newer contract, as a later host will have it.
     #[must_use]
     pub fn and(mut self, version: Version, text: &'static str) -> Self {
         self.0.push((version, text));
         self
     }
 
-    /// The newest version.
+    /// Returns the newest version.
     #[must_use]
     pub fn newest(&self) -> Version {
         let (version, _) = self.0.last().expect("a host speaks some contract");
         version.clone()
     }
 
-    /// The contract of exactly this version.
+    /// Returns the text of exactly this version.
     pub(super) fn text(&self, version: &Version) -> Option<&'static str> {
         let found = self.0.iter().find(|(known, _)| known == version);
         found.map(|(_, text)| *text)
     }
 
-    /// The version, if this host speaks it: the same major, and no newer minor (a plugin built for a
-    /// newer minor may rest on facts that this host does not tell).
+    /// Returns the version if this host supports it: the same major and no newer minor, since a plugin built
+    /// for a newer minor may rely on facts that this host does not provide.
     pub(super) fn spoken(&self, interface: &str, version: &str) -> Result<Version, PackageError> {
         let supported = self.newest();
         match Version::parse(version) {
@@ -69,7 +69,7 @@ impl Contracts {
     }
 }
 
-/// The newest contract that this host speaks.
+/// Returns the newest contract version that this host supports.
 #[must_use]
 pub fn contract_version() -> Version {
     Contracts::released().newest()

@@ -1,4 +1,4 @@
-//! Makes a component of a core module, as a plain compiler leaves it.
+//! Makes a component of a core module, as a plain compiler produces it.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,9 @@ use wasmparser::{Parser, Payload};
 use super::{Contracts, PackageError, invalid, note_producers, remedy};
 use crate::plugin_host::printable;
 
-/// Makes a component of a core module, by its names of imports and exports. The contract is always our own, in the
-/// version that the exports name: what wit-bindgen leaves of it in a custom section is left out unread, for whoever
-/// writes such a section by hand can make it one that its reader never comes back from (a package that depends on
-/// itself overflows the stack).
+/// Makes a component of a core module, guided by the names of its imports and exports. The contract is always
+/// our own text, in the version that the exports name. The custom section that wit-bindgen leaves is dropped
+/// unread: a hand-written one could crash its reader (a package that depends on itself overflows the stack).
 pub(super) fn componentize(module: &[u8], contracts: &Contracts) -> Result<Vec<u8>, PackageError> {
     let (mut named, mut wasi, mut unknown) = (None, None, None);
     let mut producers = BTreeSet::new();
@@ -22,7 +21,8 @@ pub(super) fn componentize(module: &[u8], contracts: &Contracts) -> Result<Vec<u
             let is_contract = matches!(&payload, Payload::CustomSection(section)
                 if section.name().starts_with("component-type"));
             if !is_contract {
-                // Sections follow each other without a gap. A code section is told before its end was seen.
+                // Sections follow each other without a gap. The start of a code section is reported before its
+                // end is read.
                 let section = module.get(read..content.end);
                 let section =
                     section.ok_or_else(|| PackageError::Invalid("the file ends in its code".into()))?;
@@ -65,7 +65,7 @@ pub(super) fn componentize(module: &[u8], contracts: &Contracts) -> Result<Vec<u
         return Err(PackageError::ImportNotProvided { import });
     }
     let version = named.ok_or(PackageError::NotAComponent)?;
-    // The tool that makes the component compares names whole, version and all.
+    // The tool that makes the component compares whole names, including the version.
     let contract = contracts
         .text(&version)
         .ok_or_else(|| PackageError::WrongVersion {
@@ -91,5 +91,5 @@ fn embed_contract(module: &mut Vec<u8>, contract: &str) -> anyhow::Result<()> {
 /// Magic and version (WebAssembly core specification, §5.5.16).
 const HEADER_BYTES: usize = 8;
 const HOOKS: &str = "latchkey:policy/hooks";
-/// How a core module names the exports of the hooks.
+/// Prefix of the names under which a core module exports the hooks.
 const CORE_HOOKS: &str = "latchkey:policy/hooks@";

@@ -1,16 +1,16 @@
-//! How hard a module is to compile, told before it is compiled.
+//! Bounds how hard a module is to compile, before it is compiled.
 //!
-//! A compiler thread can't be stopped, and its memory is the appliance's. Time and memory of cranelift
-//! grow with the code's size, which the file's limit bounds, except in one place: each place where
-//! control flow meets may need a value for each local variable of its function (SSA form), so a file of
-//! 300 KB could ask for gigabytes. That product is bounded here. Compilers make nothing of the sort:
-//! Python's interpreter has 180,000 at most, the JavaScript one 97,000.
+//! A compilation can't be stopped, and its memory is the appliance's. cranelift's time and memory grow with the
+//! size of the code, which the file limit bounds, except in one respect: each place where control flow meets
+//! may need a value for each local variable of its function (SSA form), so a file of 300 KB could ask for
+//! gigabytes. That product is bounded here. Real compilers stay far below it: Python's interpreter has 180,000
+//! at most, the JavaScript one 97,000.
 
 use wasmparser::{BlockType, FunctionBody, Operator, Parser, Payload};
 
 use super::PackageError;
 
-/// Refuses modules with a function that would make the compiler keep too many values, or that is too large.
+/// Refuses modules with a function that is too large, or that would make the compiler keep too many values.
 pub(in crate::plugin_host) fn judge(component: &[u8]) -> Result<(), PackageError> {
     let mut function = 0_u32;
     for payload in Parser::new(0).parse_all(component) {
@@ -43,7 +43,8 @@ pub(in crate::plugin_host) fn judge(component: &[u8]) -> Result<(), PackageError
     Ok(())
 }
 
-/// Upper bound of the values that meeting control flow can ask for: (locals and block parameters) × branches.
+/// Returns an upper bound of the values that merging control flow can need: (locals and block parameters) ×
+/// branches.
 fn values(body: &FunctionBody<'_>) -> wasmparser::Result<u64> {
     let mut locals = 0_u64;
     for group in body.get_locals_reader()? {
@@ -69,5 +70,5 @@ fn values(body: &FunctionBody<'_>) -> wasmparser::Result<u64> {
 /// Python's largest function has 430 KB.
 const FUNCTION_BYTES_MAX: usize = 2 << 20;
 const VALUES_MAX: u64 = 1_000_000;
-/// wasmparser's own bound.
+/// wasmparser's own limit.
 const BLOCK_PARAMETERS_MAX: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! Every reason for which a plugin file is refused, in words that say what to do.
+//! Every reason for refusing a plugin file, with a message that says what to do.
 
 use semver::Version;
 
@@ -8,7 +8,7 @@ use crate::plugin_host::record::Failure;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackageError {
-    /// More bytes than a plugin may have.
+    /// The file is larger than a plugin may be.
     #[error("the file has {size} bytes; a plugin has at most {limit}")]
     TooLarge {
         /// Bytes of the file.
@@ -16,13 +16,13 @@ pub enum PackageError {
         /// Bytes allowed.
         limit: usize,
     },
-    /// No WebAssembly at all.
+    /// The file is not WebAssembly.
     #[error("this is not WebAssembly: {found}. Give the .wasm file that the build made")]
     NotWasm {
-        /// What it looks like.
+        /// What the file looks like.
         found: &'static str,
     },
-    /// A core module without the contract inside.
+    /// A core module without the contract embedded.
     #[error(
         "this is a core module without the policy contract inside; build it with wit-bindgen against the world \
          latchkey:policy/policy, or make a component of it with `wasm-tools component new`"
@@ -31,15 +31,15 @@ pub enum PackageError {
     /// A core module with the contract that can't become a component.
     #[error("this core module does not fit the contract that is embedded in it: {0}")]
     Componentize(String),
-    /// It wants the system interface.
+    /// It imports the system interface.
     #[error("imports {import}, but policies are pure and get no WASI. {remedy}")]
     ImportsWasi {
         /// The first such import.
         import: String,
-        /// The flag that avoids it, by language.
+        /// The flag that avoids the import, by language.
         remedy: String,
     },
-    /// It wants something that a policy does not get.
+    /// It imports something that a policy does not get.
     #[error(
         "imports {import}, which this appliance does not provide (a policy gets latchkey:policy/log and nothing else)"
     )]
@@ -47,48 +47,48 @@ pub enum PackageError {
         /// Name of the import.
         import: String,
     },
-    /// Built for another contract.
+    /// It was built for an unsupported contract version.
     #[error("{interface} is of contract version {found}; this appliance speaks {supported}")]
     WrongVersion {
         /// The interface, without its version.
         interface: String,
         /// The version found.
         found: String,
-        /// The newest version spoken here.
+        /// The newest version supported here.
         supported: Version,
     },
-    /// It does not export what the host calls.
+    /// It does not export the hooks that the host calls.
     #[error("does not export latchkey:policy/hooks@{supported}; it exports {}", list(.found))]
     MissingExport {
-        /// The newest version spoken here.
+        /// The newest version supported here.
         supported: Version,
         /// What it exports instead.
         found: Vec<String>,
     },
-    /// Broken, or beyond the features and sizes that are allowed.
+    /// Broken, or using features or sizes that are not allowed.
     #[error("this component is not valid here: {0}")]
     Invalid(String),
-    /// Compiling it could take more time or memory than the appliance gives.
+    /// Compiling it could take more time or memory than the appliance allows.
     #[error("this is too complex to compile here: {reason}")]
     TooComplex {
-        /// Which function, and what there is too much of.
+        /// The function, and the quantity that is too large.
         reason: String,
     },
-    /// The compiler took too long.
+    /// Compiling it took too long.
     #[error("compiling it takes more than {limit_secs} s, which is the limit")]
     CompileTime {
         /// Seconds allowed.
         limit_secs: u64,
     },
-    /// `describe` gave no answer.
+    /// `describe` failed.
     #[error("its `describe` failed, {0}")]
     Describe(#[source] Failure),
-    /// What `describe` said is not acceptable.
+    /// The manifest that `describe` returned is not acceptable.
     #[error("its manifest is not acceptable: {field}: {reason}")]
     Manifest {
-        /// Which field.
+        /// Field at fault.
         field: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the field.
         reason: String,
     },
     /// The host itself is in trouble (disk, threads).
@@ -97,7 +97,7 @@ pub enum PackageError {
 }
 
 impl PackageError {
-    /// A stable word for programs.
+    /// Returns a stable code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

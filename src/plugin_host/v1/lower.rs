@@ -1,11 +1,11 @@
-//! The domain's types as the contract's, and back. Lists are converted, strings are lent.
+//! Converts between the domain's types and the contract's. Lists are converted, strings are borrowed.
 
 use jiff::Timestamp;
 
 use super::bindings::latchkey::policy::types as wit;
 use crate::domain::policy as domain;
 
-/// A question, ready to be lent to a guest: keeps the converted lists alive.
+/// A question, ready to be lent to a guest; owns the converted lists.
 pub(super) struct Question<'a> {
     asked: &'a domain::Question,
     factors: Vec<wit::Factor>,
@@ -15,12 +15,14 @@ pub(super) struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    pub(super) fn of(question: &'a domain::Question) -> Self {
+    /// `history_days`: how far back the lists of earlier resets reach.
+    pub(super) fn of(question: &'a domain::Question, history_days: u16) -> Self {
+        let (of_target, by_actor) = question.history.reaching_back(history_days, question.request.at);
         Self {
             asked: question,
             factors: question.target.factors.iter().map(factor).collect(),
-            of_target: question.history.of_target.iter().map(past_reset).collect(),
-            by_actor: question.history.by_actor.iter().map(past_reset).collect(),
+            of_target: of_target.iter().map(past_reset).collect(),
+            by_actor: by_actor.iter().map(past_reset).collect(),
             attributes: question.attributes.iter().map(attribute).collect(),
         }
     }
@@ -200,12 +202,12 @@ fn effect(effect: &domain::Effect) -> wit::EffectParam<'_> {
     }
 }
 
-/// Milliseconds since the epoch; earlier times, which no host produces, become 0.
+/// Converts to milliseconds since the epoch; earlier times, which no host produces, become 0.
 fn millis(at: Timestamp) -> u64 {
     u64::try_from(at.as_millisecond()).unwrap_or(0)
 }
 
-/// A plugin's time, if it is one (it may be any number).
+/// Converts a plugin's time, which may be any number; `None` if it is not a valid time.
 fn timestamp(millis: u64) -> Option<Timestamp> {
     i64::try_from(millis)
         .ok()

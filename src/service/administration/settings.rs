@@ -1,4 +1,4 @@
-//! What an organisation decides for itself, as its admins change it (contract B4).
+//! An organisation's settings, as its admins and the operator change them.
 
 mod changes;
 
@@ -28,10 +28,10 @@ use crate::service::{RequestContext, Services, deliveries, notices};
 use crate::store::{Transaction, accounts, audit, factors, sessions};
 use changes::{Warning, differences};
 
-/// How often a change is judged again when the settings were changed meanwhile.
+/// How often a change is re-evaluated if the settings changed in the meantime.
 const ATTEMPTS: usize = 3;
 
-/// Changes to settings: only what is `Some` changes.
+/// Changes to settings: only fields that are `Some` change.
 #[derive(Clone, Debug, Default)]
 pub struct SettingsPatch {
     /// As in [`OrganizationSettings`].
@@ -74,7 +74,7 @@ pub struct SettingsPatch {
     pub policy_changes: Option<PolicyChanges>,
 }
 
-/// The settings of the admin's organisation.
+/// Returns the settings of the admin's organisation.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::RateLimited`].
@@ -82,7 +82,8 @@ pub fn find_settings(services: &Services, principal: &Principal) -> Result<Organ
     Ok(admit_reader(services, principal)?.organization.settings.clone())
 }
 
-/// What the organisation's webhook calls are signed with, in the form that receivers take (`whsec_…`).
+/// Returns the secret that signs the organisation's webhook calls, in the form that receivers expect
+/// (`whsec_…`).
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::RateLimited`].
@@ -100,8 +101,8 @@ pub fn find_webhook_secret(
 /// Changes the organisation's settings and records what changed.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::Validation`], [`Error::MayNotAct`] for what
-/// only the operator may loosen, [`Error::RateLimited`]; nothing is changed then, and each is an entry.
+/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::Validation`], [`Error::MayNotAct`] for what only
+/// the operator may loosen, [`Error::RateLimited`]; nothing is changed then, and each is recorded in the trail.
 pub async fn update_settings(
     services: &Services,
     principal: &Principal,
@@ -159,7 +160,7 @@ async fn change_settings(
             if !sessions::session_lives(tx, &session, at)? {
                 return Err(Error::Token(TokenFault::Revoked));
             }
-            // Read in the transaction: two admins who change different fields both get their way.
+            // Read inside the transaction: if two admins change different fields, both changes take effect.
             let (organization, settings) = read_patched(tx, id, &patch)?;
             let (before, after) = (organization.settings.admin_on_admin, settings.admin_on_admin);
             may_loosen(before, after)?;
@@ -187,14 +188,14 @@ async fn change_settings(
             Ok(settings)
         };
         match services.store.write(change).await {
-            Err(Error::Stale) => {} // other settings than those of which people would be told
+            Err(Error::Stale) => {} // the settings changed since the warning was prepared
             ended => return ended,
         }
     }
     Err(Error::Stale)
 }
 
-/// Changes an organisation's settings as the operator, whom no rule of the organisation's binds.
+/// Changes an organisation's settings as the operator, who is not bound by the organisation's own rules.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Validation`].
@@ -230,7 +231,7 @@ pub async fn set_settings(
     Err(Error::Stale)
 }
 
-/// An organisation as it is, and the settings that a patch makes of its own.
+/// Reads an organisation and returns it with the settings that the patch would result in.
 fn read_patched(
     tx: &Transaction<'_>,
     id: OrganizationId,
@@ -245,10 +246,10 @@ fn read_patched(
     Ok((organization, settings))
 }
 
-/// Keeps settings with the entry of what changed; where nothing does, neither.
+/// Saves the settings and appends the audit entry of the changes; does neither if nothing changes.
 ///
 /// # Errors
-/// [`Error::Stale`] when the warning is of other changes.
+/// [`Error::Stale`] if the warning was prepared for other changes.
 fn write(
     tx: &Transaction<'_>,
     organization: &Organization,
@@ -281,7 +282,7 @@ fn write(
     deliveries::owe(tx, &warning.owed, entry.sequence, at)
 }
 
-/// Whether the trail would be pruned sooner than before.
+/// True if the trail would be pruned sooner than before.
 fn is_shortened(before: &OrganizationSettings, after: &OrganizationSettings) -> bool {
     let days = |settings: &OrganizationSettings| settings.audit_retention_days.unwrap_or(u16::MAX);
     days(after) < days(before)
@@ -348,7 +349,7 @@ fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> Organiz
     settings
 }
 
-/// What settings must satisfy, for every door they come in by.
+/// Checks the rules that all settings must satisfy, wherever they come from.
 ///
 /// # Errors
 /// [`Error::Validation`] with every field that breaks a rule.
@@ -412,7 +413,8 @@ pub fn check_settings(settings: &OrganizationSettings) -> Result<()> {
     }
 }
 
-/// The organisation's local time zone; settings were checked when they were saved.
+/// Returns the UTC offset of the organisation's time zone, in minutes; settings were checked when they were
+/// saved.
 #[must_use]
 pub fn utc_offset_minutes(settings: &OrganizationSettings, at: Timestamp) -> i16 {
     let zone = TimeZone::get(&settings.time_zone).unwrap_or(TimeZone::UTC);

@@ -1,4 +1,4 @@
-//! Asking for a further admin, and what the trail and the admins are told of it.
+//! Requests for a further admin's approval, their audit entries and the notices to admins.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -6,17 +6,17 @@ use serde_json::json;
 use crate::domain::account::{Organization, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState, PolicyChange, Wanted};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
-use crate::domain::{Result, policy};
+use crate::domain::policy;
 use crate::service::mandate::{Agreement, Mandate};
 use crate::service::reset::Order;
 use crate::service::users::{Act, Change};
 use crate::service::{Services, notices};
 use crate::store::deliveries::OwedDelivery;
 
-/// How long the rule between admins waits for a second one, in hours.
+/// How long an approval required by the rule between admins stays open, in hours.
 const RULE_HOURS: i64 = 24;
 
-/// The approval that a policy, or the rule between admins, asks for before a reset.
+/// Creates the approval that a policy, or the rule between admins, requires before a reset.
 #[must_use]
 pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -> Approval {
     let at = order.context.at;
@@ -36,27 +36,20 @@ pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -
     }
 }
 
-/// The approval that the rule between admins, or the care for the trail, asks for before another verb.
-///
-/// # Errors
-/// [`crate::domain::Error::Internal`] for a verb that waits for nobody.
-pub fn of_act(services: &Services, act: &Act) -> Result<Approval> {
+/// Creates the approval that the rule between admins, or the protection of the trail, requires before another
+/// operation.
+#[must_use]
+pub fn of_act(services: &Services, act: &Act, wanted: Wanted) -> Approval {
     let because = match act.change {
         Change::Erase => "What the trail knows of somebody is erased only with a second administrator",
         _ => "This organisation lets administrators do this to administrators only with a second one",
     };
     let at = act.context.at;
-    Ok(new(
-        services,
-        &act.mandate,
-        act.target,
-        act.change.wanted()?,
-        because,
-        at,
-    ))
+    new(services, &act.mandate, act.target, wanted, because, at)
 }
 
-/// The approval that a change of a policy waits for. It is on nobody: the requester stands for the target.
+/// Creates the approval that a policy change requires. It has no target user: the requester is stored as the
+/// target.
 #[must_use]
 pub fn of_policy(services: &Services, mandate: &Mandate, change: PolicyChange, at: Timestamp) -> Approval {
     let because = "Whoever could change this policy alone would not be bound by it";
@@ -93,7 +86,7 @@ fn new(
     }
 }
 
-/// The entry of an agreement, the last of those in it.
+/// Returns the audit entry of an approval, the latest one in the agreement.
 #[must_use]
 pub fn agreed(agreement: &Agreement, target: &User, needed: u8) -> Event {
     let Agreement { approval, approver } = agreement;
@@ -113,7 +106,7 @@ pub fn agreed(agreement: &Agreement, target: &User, needed: u8) -> Event {
     .with("needed", needed)
 }
 
-/// A word to the admins who can agree.
+/// Returns the notices to the admins who can approve.
 #[must_use]
 pub fn asked_notices(
     services: &Services,
@@ -133,7 +126,9 @@ pub fn asked_notices(
             of_target("the deletion, also of what the trail knows personally, of the account")
         }
         Wanted::ChangePolicy(change) => format!("a change of the policy {}", change.plugin),
-        Wanted::RestoreFactors { .. } => of_target("restoring the old second factor"),
+        Wanted::RestoreFactors { taken_at } => of_target(&format!(
+            "restoring the second factor that was removed on {taken_at:.0},"
+        )),
     };
     let body = format!(
         "{} asked for {what} on {:.0}. {}.\n\n\
@@ -152,7 +147,7 @@ pub fn asked_notices(
         .collect()
 }
 
-/// Ids as the trail keeps them.
+/// Returns the ids in the form in which the trail stores them.
 #[must_use]
 pub fn ids(users: &[UserId]) -> Vec<String> {
     users.iter().map(ToString::to_string).collect()

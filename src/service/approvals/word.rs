@@ -1,4 +1,4 @@
-//! Whose word counts on what waits for further admins.
+//! Who may approve, reject or withdraw an open approval.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,16 +10,16 @@ use crate::limiter::Bucket;
 use crate::store::approvals::{find_approval, gave_role, had_in_hand};
 use crate::store::{Connection, accounts};
 
-/// What an admin says to an approval.
+/// An admin's decision on an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
-    /// It is to be done.
+    /// Approve.
     Yes,
-    /// It is not.
+    /// Reject.
     No,
 }
 
-/// The approval, if this admin's word counts on it now.
+/// Returns the approval if this admin may decide on it now.
 pub(super) fn open_approval(
     services: &Services,
     admin: OrgAdmin<'_>,
@@ -34,7 +34,7 @@ pub(super) fn open_approval(
             Some(approval) if word == Word::Yes => {
                 may_be_one_person(db, admin.user.id, approval, context.at)?
             }
-            // It takes no two to keep something from being done.
+            // Rejecting needs no second person.
             _ => false,
         };
         Ok((approval, accounts::find_role_since(db, admin.user.id)?, in_hand))
@@ -49,7 +49,8 @@ pub(super) fn open_approval(
     Ok(approval)
 }
 
-/// The approval, where the caller is who asked for it: to take it back they need be no admin, as the help desk is none.
+/// Returns the approval if the caller is its requester. To withdraw it they need not be an admin: the help desk
+/// isn't.
 pub(super) fn own_approval(
     services: &Services,
     principal: &Principal,
@@ -84,8 +85,9 @@ fn check_open(approval: &Approval, at: Timestamp) -> Result<()> {
     }
 }
 
-/// Whether who asked, or agreed before, may be this admin as well: who had the account of the other in hand before
-/// the other's word was given, or gave the one who agrees now the role for it.
+/// True if the requester, or an earlier approver, may be the same person as this admin: one of them controlled
+/// the other's account before the other's request or approval, or gave the current approver the role needed for
+/// it.
 fn may_be_one_person(db: &Connection, admin: UserId, approval: &Approval, at: Timestamp) -> Result<bool> {
     let lately = at - SignedDuration::from_hours(IN_HAND_HOURS);
     let requester = (approval.requester_id, approval.created_at);

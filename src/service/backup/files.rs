@@ -1,4 +1,4 @@
-//! Directories that appear whole or not at all, and files for the owner alone.
+//! Directories that appear complete or not at all, and files readable only by the owner.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,12 +15,12 @@ use super::{BackupError, CHECKPOINT_FILE, MANIFEST_FILE, SEALED_KEYS_FILE, Watch
 use crate::keys::{KEY_DIRECTORY, key_file_names};
 use crate::store::DATABASE_FILE;
 
-/// In the names of directories that are not finished.
+/// Part of the names of unfinished directories.
 pub(super) const UNFINISHED: &str = ".unfinished-";
-/// What a file system of its own begins with.
+/// Directory that a newly created file system contains.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// A directory that is being filled; dropped before it is finished, it is removed.
+/// A directory that is being filled; removed on drop unless finished.
 #[derive(Debug)]
 pub struct Unfinished {
     path: PathBuf,
@@ -29,8 +29,8 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Makes one for a directory that is to be there in the end, readable for the owner alone: beside it, or within it
-    /// where it is there already, since nothing takes the place of a mounted volume. `mark` tells it from others.
+    /// Creates a working directory for `destination`, readable only by the owner: beside it, or inside it if it
+    /// exists already, since a mounted volume can't be replaced. `mark` distinguishes it from others.
     ///
     /// # Errors
     /// [`BackupError`].
@@ -39,7 +39,7 @@ impl Unfinished {
             destination.join(format!("{UNFINISHED}{mark}"))
         } else {
             let name = destination.file_name().ok_or_else(|| {
-                BackupError::Refused(format!("{} is no new directory", destination.display()))
+                BackupError::Refused(format!("{} is not a new directory", destination.display()))
             })?;
             let mut unfinished = std::ffi::OsString::from(".");
             unfinished.push(name);
@@ -49,8 +49,8 @@ impl Unfinished {
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|problem| match problem.kind() {
             io::ErrorKind::PermissionDenied if !destination.is_dir() => BackupError::Refused(format!(
-                "nothing can be made in {}; make the new directory as one who may, and it is filled: sudo install -d \
-                 -m 0700 -o OWNER {}",
+                "no permission to create a directory in {}; create the new directory as root, and it will be filled: \
+                 sudo install -d -m 0700 -o OWNER {}",
                 parent(destination).display(),
                 destination.display()
             )),
@@ -63,16 +63,16 @@ impl Unfinished {
         })
     }
 
-    /// Where it is now.
+    /// Returns the current path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Puts it where it belongs, on disk.
+    /// Moves it to its destination and syncs it to disk.
     ///
     /// # Errors
-    /// [`BackupError`]; then it is removed.
+    /// [`BackupError`]; the directory is then removed.
     pub fn finish(mut self) -> Result<(), BackupError> {
         sync_tree(&self.path)?;
         if self.path.parent() == Some(self.destination.as_path()) {
@@ -80,13 +80,14 @@ impl Unfinished {
             self.finished = true;
             return sync(&self.destination);
         }
-        // Onto an empty directory that was made meanwhile, too (rename(2)); one with something in it is left alone.
+        // Also replaces an empty directory created in the meantime (rename(2)); a non-empty one is left alone.
         fs::rename(&self.path, &self.destination).map_err(|problem| io_error(&self.destination, problem))?;
         self.finished = true;
         sync(parent(&self.destination))
     }
 
-    /// Moves what is in it one level up: last what makes a directory a data directory, or a backup.
+    /// Moves the contents one level up; the file that makes the directory a data directory or a backup comes
+    /// last.
     fn move_out(&self) -> Result<(), BackupError> {
         refuse_filled(&self.destination, self.path.file_name())?;
         let failed = |problem| io_error(&self.destination, problem);
@@ -117,7 +118,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Refuses a directory that has something in it, and whatever is no directory.
+/// Refuses a directory that is not empty, and a path that is not a directory.
 pub(super) fn refuse_filled(destination: &Path, besides: Option<&OsStr>) -> Result<(), BackupError> {
     let taken = match fs::read_dir(destination) {
         Ok(entries) => entries.flatten().any(|entry| {
@@ -138,7 +139,7 @@ pub(super) fn refuse_filled(destination: &Path, besides: Option<&OsStr>) -> Resu
     Ok(())
 }
 
-/// Refuses a directory that is being filled, or was when that ended early.
+/// Refuses a directory that is being filled, or whose filling was interrupted.
 pub(super) fn refuse_half_moved(directory: &Path) -> Result<(), BackupError> {
     let mut entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let left = entries.find(|entry| {
@@ -149,22 +150,22 @@ pub(super) fn refuse_half_moved(directory: &Path) -> Result<(), BackupError> {
     });
     left.map_or(Ok(()), |left| {
         Err(BackupError::Refused(format!(
-            "{}: a restore or a backup is under way, or has ended early; if none is, remove everything in {} and make it \
-             anew",
+            "{}: a restore or a backup is in progress, or has ended early; if none is running, remove everything in {} \
+             and start again",
             left.path().display(),
             directory.display()
         )))
     })
 }
 
-/// The directory that something is in, or is to be in.
+/// Returns the directory that contains, or will contain, `path`.
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
-/// The files a backup may have besides its manifest.
+/// Returns the names of the files that a backup may have besides its manifest.
 pub(super) fn file_names() -> impl Iterator<Item = String> {
     let keys = key_file_names().map(|name| format!("{KEY_DIRECTORY}/{name}"));
     [DATABASE_FILE, CHECKPOINT_FILE, SEALED_KEYS_FILE]
@@ -173,7 +174,7 @@ pub(super) fn file_names() -> impl Iterator<Item = String> {
         .chain(keys)
 }
 
-/// Length and hash of each file that a backup may have.
+/// Returns length and hash of each file of a backup.
 pub(super) fn digests(folder: &Path, watch: Watch<'_>) -> Result<BTreeMap<String, FileFacts>, BackupError> {
     let there: Vec<_> = file_names().filter(|name| folder.join(name).is_file()).collect();
     let mut all = 0;
@@ -218,7 +219,7 @@ fn digest(path: &Path, mut read: impl FnMut(u64) -> ControlFlow<()>) -> Result<F
     })
 }
 
-/// Copies a file to a new one for the owner alone.
+/// Copies a file to a new one readable only by the owner.
 pub(super) fn copy_private(
     from: &Path,
     to: &Path,
@@ -243,7 +244,7 @@ pub(super) fn copy_private(
     }
 }
 
-/// Makes a file and the directory that it is in, for the owner alone.
+/// Creates a file and its parent directory, readable only by the owner.
 pub(super) fn write_private(path: &Path, text: &str) -> Result<(), BackupError> {
     if let Some(parent) = path.parent() {
         DirBuilder::new()
@@ -266,7 +267,7 @@ pub(super) fn new_private_file(path: &Path) -> Result<File, BackupError> {
         .map_err(|source| io_error(path, source))
 }
 
-/// Puts a directory and what is in it on disk.
+/// Syncs a directory and everything in it to disk.
 fn sync_tree(folder: &Path) -> Result<(), BackupError> {
     let entries = fs::read_dir(folder).map_err(|source| io_error(folder, source))?;
     for entry in entries {

@@ -1,4 +1,4 @@
-//! What a backup says of itself.
+//! The manifest of a backup.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,40 +9,40 @@ use serde::{Deserialize, Serialize};
 
 use super::{KeyChoice, MANIFEST_FILE};
 
-/// The format written. Those after it are refused.
+/// The format version written. Later versions are refused.
 pub(super) const FORMAT: u32 = 2;
-/// The first format; its list of files left out the two that a change of the trail's key leaves.
+/// The first format; its list of files omitted the two that a change of the trail's key leaves.
 const FORMAT_WITHOUT_CHANGED_KEYS: u32 = 1;
 const LEFT_OUT: [&str; 2] = ["keys/audit.next.key", "keys/audit.retired"];
 
-/// What a backup says of itself.
+/// Describes a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Manifest {
-    /// 2, or 1 of those made before.
+    /// 2, or 1 for older backups.
     pub format: u32,
-    /// Version of the latchkey that made it.
+    /// Version of latchkey that made it.
     pub latchkey: String,
     /// When it was made.
     pub created_at: Timestamp,
-    /// Version of the database's schema: an older latchkey can't read it.
+    /// Version of the database schema: an older latchkey can't read it.
     pub schema_version: u64,
-    /// Organisations in it.
+    /// Number of organisations.
     pub organizations: u64,
-    /// Users in it.
+    /// Number of users.
     pub users: u64,
-    /// What of the keys is in it.
+    /// How the keys are included.
     pub keys: KeyChoice,
-    /// Which set of keys the database belongs to.
+    /// Fingerprint of the keys that the database belongs to.
     pub key_fingerprint: String,
-    /// The trail in it.
+    /// The trail's length, checkpoint and key.
     pub trail: Trail,
-    /// Every other file in it.
+    /// Every other file in the backup, by name.
     pub files: BTreeMap<String, FileFacts>,
 }
 
-/// The fingerprint of the keys that the database in a backup belongs to, whatever its format is. It is that of the root
-/// key, which no change of other keys changes.
+/// Returns the fingerprint of the keys that the database in a backup belongs to, whatever the backup's format.
+/// It is that of the root key, which no change of other keys affects.
 pub(super) fn fingerprint_in(backup: &Path) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -54,15 +54,15 @@ pub(super) fn fingerprint_in(backup: &Path) -> Option<String> {
     Some(owner.key_fingerprint)
 }
 
-/// The trail in a backup.
+/// State of the trail in a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Trail {
-    /// How many entries.
+    /// Number of entries.
     pub entries: u64,
-    /// Signed over exactly these (C2SP tlog-checkpoint).
+    /// Checkpoint signed over exactly these entries (C2SP tlog-checkpoint).
     pub checkpoint: String,
-    /// The key that checks it.
+    /// The key that verifies the checkpoint.
     pub key: String,
 }
 
@@ -70,7 +70,7 @@ pub struct Trail {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileFacts {
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
     /// SHA-256, hexadecimal.
     pub sha256: String,
@@ -81,7 +81,7 @@ impl Manifest {
         serde_json::to_string_pretty(self).expect("a manifest is plain JSON") + "\n"
     }
 
-    /// Says what is wrong with a text that is none.
+    /// Parses a manifest; the error says what is wrong with the text.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let value: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
@@ -89,7 +89,7 @@ impl Manifest {
                 if (u64::from(FORMAT_WITHOUT_CHANGED_KEYS)..=u64::from(FORMAT)).contains(&format) => {}
             Some(format) => {
                 return Err(format!(
-                    "its format is {format}, this latchkey knows those up to {FORMAT}; use the latchkey that made it"
+                    "its format is {format}, this latchkey supports up to {FORMAT}; use the latchkey that made it"
                 ));
             }
             None => return Err("it has no format".to_owned()),
@@ -97,7 +97,7 @@ impl Manifest {
         serde_json::from_value(value).map_err(|e| e.to_string())
     }
 
-    /// Whether a file may be there that it does not name.
+    /// True if a file may be present without being listed.
     pub(super) fn leaves_out(&self, name: &str) -> bool {
         self.format == FORMAT_WITHOUT_CHANGED_KEYS && LEFT_OUT.contains(&name)
     }

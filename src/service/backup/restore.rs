@@ -1,8 +1,8 @@
-//! A backup becomes a data directory again: checked, and on the record.
+//! Restoring a backup to a data directory: verified, and recorded in the trail.
 //!
-//! It is older than what it replaces. Whatever was ended, revoked or removed since is back in it, so that
-//! every session, login and enrolment under way is ended, what may be back is told, and the trail goes on
-//! under a new name: a log never signs two histories (C2SP tlog-checkpoint).
+//! A backup is older than what it replaces, so anything ended, revoked or removed since is present in it again.
+//! Therefore every session, login and enrolment in progress is ended, what may have come back is reported, and
+//! the trail continues under a new name: a log never signs two histories (C2SP tlog-checkpoint).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,36 +21,37 @@ use crate::keys::{
     KEY_DIRECTORY, KeyRing, KeyTexts, UnsealError, read_key_texts, unseal_keys, write_key_texts,
 };
 use crate::service::{Services, trail};
-use crate::store::audit::{Revived, checkpoints as kept};
+use crate::store::audit::{self, Revived, checkpoints as kept};
 use crate::store::{DATABASE_FILE, backup as copying};
 
-/// A backup, and how to get at its keys.
+/// A backup, and how to obtain its keys.
 #[derive(Clone)]
 pub struct Source {
     /// The backup.
     pub backup: PathBuf,
-    /// For sealed keys.
+    /// Passphrase for sealed keys.
     pub passphrase: Option<Zeroizing<String>>,
-    /// A directory with the keys, for a backup without.
+    /// A directory with the keys, for a backup without them.
     pub keys_from: Option<PathBuf>,
 }
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Clone, Debug)]
 pub struct Restored {
-    /// Sessions that were in the backup and are ended.
+    /// Number of sessions in the backup, all of which were ended.
     pub sessions_ended: usize,
-    /// Sessions, factors and API keys that are back, or may be: the sessions are ended, the others are not.
+    /// Sessions, factors and API keys that are back, or may be: the sessions were ended, the others were not.
     pub revived: Vec<Revived>,
-    /// Whether `revived` is exact, since what was replaced could be compared.
+    /// True if `revived` is exact because the replaced database could be compared.
     pub exact: bool,
-    /// The trail's key from here on: readers have to be given it.
+    /// The trail's key from now on: readers need it.
     pub key: String,
-    /// What the trail begins with under it: the witness has to be given it.
+    /// The first checkpoint under that key: the witness needs it.
     pub checkpoint: String,
 }
 
-/// Checks a backup and copies it into a directory beside `data_dir`, or within it, which must be new or empty.
+/// Verifies a backup and copies it into a directory beside `data_dir`, or inside it; `data_dir` must be new or
+/// empty.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -64,7 +65,7 @@ pub fn unpack(
     let manifest_path = source.backup.join(MANIFEST_FILE);
     let text = fs::read_to_string(&manifest_path).map_err(|error| {
         BackupError::Refused(format!(
-            "{} is no backup: {MANIFEST_FILE}: {error}",
+            "{} is not a backup: {MANIFEST_FILE}: {error}",
             source.backup.display()
         ))
     })?;
@@ -96,8 +97,8 @@ pub fn unpack(
     Ok((manifest, unfinished))
 }
 
-/// As [`unpack`], from a database alone, such as a replicator keeps: nothing vouches for it but its trail,
-/// which these keys must have signed.
+/// As [`unpack`], from a database alone, such as a replicator keeps: only its trail vouches for it, which must
+/// have been signed with these keys.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -136,9 +137,18 @@ pub fn unpack_database(
     Ok((copied.manifest, unfinished))
 }
 
-/// Ends what is back, records the restore and goes on under a new name. `services` is over the unpacked
-/// directory, and without a witness; `replaced` is the newer database, if it is still there, to tell exactly what is
-/// back, and `witness` the directory that may have seen more than the backup.
+/// Checks that the replaced, newer database can be compared with, before the work of a restore begins.
+///
+/// # Errors
+/// [`BackupError::Refused`] if it can't be read.
+pub fn try_replaced(database: &Path) -> Result<(), BackupError> {
+    audit::try_replaced(database)
+        .map_err(|error| BackupError::Refused(format!("the database that was replaced: {error}")))
+}
+
+/// Ends what has come back, records the restore and continues the trail under a new name. `services` runs on
+/// the unpacked directory, without a witness; `replaced` is the newer database, if it still exists, to
+/// determine exactly what has come back, and `witness` the directory that may have seen more than the backup.
 ///
 /// # Errors
 /// [`BackupError::Database`].
@@ -150,7 +160,7 @@ pub async fn conclude_restore(
 ) -> Result<Restored, BackupError> {
     trail::begin_after_restore(services, manifest.created_at, replaced, witness)
         .await
-        .map_err(|error| BackupError::Database(format!("{error:?}")))
+        .map_err(|error| BackupError::Database(error.for_operator()))
 }
 
 fn compare_files(backup: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<(), BackupError> {
@@ -212,12 +222,12 @@ fn read_keys(source: &Source, manifest: &Manifest) -> Result<KeyTexts, BackupErr
     }
 }
 
-/// Do the keys belong to the database, and was the manifest made by who has them?
+/// Checks that the keys belong to the database and that the manifest was made by a holder of them.
 fn compare_keys(backup: &Path, manifest: &Manifest, text: &str, keys: &KeyRing) -> Result<(), BackupError> {
     let place = backup.display();
     if keys.fingerprint() != manifest.key_fingerprint {
         return Err(BackupError::Refused(format!(
-            "these keys are others than the backup's: their fingerprint is {}, the backup's {}",
+            "these are not the backup's keys: their fingerprint is {}, the backup's is {}",
             keys.fingerprint(),
             manifest.key_fingerprint
         )));
@@ -236,12 +246,13 @@ fn compare_keys(backup: &Path, manifest: &Manifest, text: &str, keys: &KeyRing) 
     }
 }
 
-/// The key that the manifest names, which must be ours, and those that signed before it, as the database has them:
-/// whoever made the manifest had our keys, and it names the database by its hash.
+/// Returns the key that the manifest names, which must be ours, and the keys that signed before it, as the
+/// database lists them: the maker of the manifest had our keys, and the manifest names the database by its
+/// hash.
 fn trusted(manifest: &Manifest, keys: &KeyRing, database: &Path) -> Result<LogKeys, BackupError> {
     let told = LogKey::parse(&manifest.trail.key)
         .map_err(|error| BackupError::Damaged(format!("the manifest: {error}")))?;
-    // With keys from elsewhere, it may be one that was changed since.
+    // Keys given separately may have been changed since the backup.
     let ours = keys.audit_public_keys();
     let mut ours = ours.iter().filter_map(|key| LogKey::of(told.origin(), key));
     if !ours.any(|ours| ours == told) {

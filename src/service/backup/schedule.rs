@@ -1,4 +1,4 @@
-//! Backups that make themselves while the server runs, and the end of old ones.
+//! Scheduled backups while the server runs, and the removal of old ones.
 
 use std::fs;
 use std::io;
@@ -17,33 +17,36 @@ use crate::service::Services;
 
 const PREFIX: &str = "latchkey-";
 const TIME: &str = "%Y%m%dT%H%M%SZ";
-/// At the end of the name of an unfinished one that is being removed.
+/// Suffix of the name of an unfinished backup that is being removed.
 const REMOVED: &str = ".removed";
-/// Nobody takes as long to make one: what was begun before was left.
+/// No backup takes this long to make: an unfinished one older than this was abandoned.
 const UNFINISHED_LASTS: SignedDuration = SignedDuration::from_hours(24);
-/// How long to wait after a failure, after a second one, and so on: each may have read and written the whole database.
+/// Waits after the first, second, … failure in a row: each attempt may have read and written the whole
+/// database.
 const WAITS_MINUTES: [u64; 4] = [1, 5, 30, 60];
 
-/// Where backups go, how often, and how many stay.
+/// Where backups go, how often they are made, and how many are kept.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// The directory that gets them.
+    /// The directory that receives them.
     pub directory: PathBuf,
-    /// Time between two.
+    /// Interval between two backups.
     pub every: SignedDuration,
-    /// How many of the newest stay.
+    /// How many of the newest are kept.
     pub keep: usize,
-    /// What of the keys.
+    /// How to include the keys.
     pub keys: KeyChoice,
-    /// Where the passphrase is, for sealed keys: read anew each time.
+    /// File with the passphrase for sealed keys: read again each time.
     pub passphrase_file: Option<PathBuf>,
 }
 
-/// Makes a backup if none of this appliance is young enough, then removes its oldest beyond those that stay: others'
-/// may be in the same directory, and their keys tell them apart. Says where the new one is.
+/// Makes a backup if the newest one of this appliance is due for renewal, then removes its oldest ones beyond
+/// the number to keep. Other appliances may use the same directory; their key fingerprints tell them apart.
+/// Returns the path of the new backup.
 ///
 /// # Errors
-/// [`BackupError`]; then none was removed. [`BackupError::Stopped`] soon after `is_stopped` says so.
+/// [`BackupError`]; [`BackupError::Stopped`] soon after `is_stopped` returns true. No old backup was removed then,
+/// unless the removal is what failed.
 pub fn back_up_when_due(
     services: &Services,
     schedule: &Schedule,
@@ -52,7 +55,7 @@ pub fn back_up_when_due(
     let now = services.clock.now();
     let there = find_backups(&schedule.directory)?;
     let is_ours = |path: &Path| fingerprint_in(path).is_some_and(|of| of == services.keys.fingerprint());
-    // After the clock went back, one from the future says nothing about now.
+    // After the clock was set back, a backup dated in the future does not count as recent.
     let newest = there.iter().rev().find(|(at, path)| *at <= now && is_ours(path));
     let newest = newest.map(|(at, _)| *at);
     if let Some(newest) = newest {
@@ -97,10 +100,10 @@ pub fn back_up_when_due(
     Ok(Some(destination))
 }
 
-/// When the newest finished backup of the appliance with these keys was made, if the directory has one.
+/// Returns when the newest finished backup of the appliance with these keys was made, if the directory has one.
 ///
 /// # Errors
-/// [`BackupError`] when it can't be read.
+/// [`BackupError`] if it can't be read.
 pub fn find_newest(directory: &Path, fingerprint: &str) -> Result<Option<Timestamp>, BackupError> {
     let there = find_backups(directory)?;
     let newest = there
@@ -110,18 +113,18 @@ pub fn find_newest(directory: &Path, fingerprint: &str) -> Result<Option<Timesta
     Ok(newest.map(|(at, _)| at))
 }
 
-/// How long to wait after so many failures in a row.
+/// Returns how long to wait after this many failures in a row.
 #[must_use]
 pub fn wait_after_failures(failures: usize) -> Duration {
     let at = failures.saturating_sub(1).min(WAITS_MINUTES.len() - 1);
     Duration::from_secs(60 * WAITS_MINUTES[at])
 }
 
-/// Finds out whether a backup could be written now: makes a file in the directory, which alone tells of permissions,
-/// read-only mounts and quotas alike, and removes it; and reads the passphrase.
+/// Checks whether a backup could be written now: creates and removes a file in the directory, which covers
+/// permissions, read-only mounts and quotas alike; and reads the passphrase.
 ///
 /// # Errors
-/// [`BackupError`] with what can't be used.
+/// [`BackupError`] naming what can't be used.
 pub fn try_schedule(schedule: &Schedule) -> Result<(), BackupError> {
     let tried = schedule
         .directory
@@ -141,7 +144,7 @@ pub fn try_schedule(schedule: &Schedule) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// What a backup of that time is called: `latchkey-20260218T103000Z`.
+/// Returns the name of a backup made at that time: `latchkey-20260218T103000Z`.
 #[must_use]
 pub fn name_of(at: Timestamp) -> String {
     format!("{PREFIX}{}", at.strftime(TIME))
@@ -152,8 +155,7 @@ fn time_of(name: &str) -> Option<Timestamp> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// Finished backups with names as we give them, whosever they are, the oldest first: what else lies there is nobody's
-/// business here.
+/// Returns finished backups with names in our format, of any appliance, oldest first; ignores everything else.
 fn find_backups(directory: &Path) -> Result<Vec<(Timestamp, PathBuf)>, BackupError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(|source| io_error(directory, source))? {
@@ -171,8 +173,9 @@ fn find_backups(directory: &Path) -> Result<Vec<(Timestamp, PathBuf)>, BackupErr
     Ok(found)
 }
 
-/// Removes what was left half done: of this appliance whatever there is, so that none may be under way, and of others
-/// what no one can be making any more. It has keys in it. What can't be removed is logged, and holds nothing up.
+/// Removes unfinished backups, which contain keys: every one of this appliance, so none may be in progress, and
+/// those of others that are too old to be in progress. A failure to remove one is logged and does not delay
+/// anything.
 pub fn clear_unfinished(services: &Services, schedule: &Schedule) {
     let now = services.clock.now();
     for entry in fs::read_dir(&schedule.directory).into_iter().flatten().flatten() {
@@ -193,7 +196,7 @@ pub fn clear_unfinished(services: &Services, schedule: &Schedule) {
     }
 }
 
-/// Under another name first: whoever still fills it can't finish it any more.
+/// Renamed first, so that a process still filling it can't finish it.
 fn remove_unfinished(path: &Path) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     if !name.as_encoded_bytes().ends_with(REMOVED.as_bytes()) {

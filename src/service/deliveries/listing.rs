@@ -1,4 +1,4 @@
-//! Deliveries as the operator sees them, and orders to try again.
+//! Deliveries as listed for the operator, and orders to retry them.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,40 +13,40 @@ use crate::service::{RequestContext, Services};
 use crate::store::deliveries::{self, DeliveryRow};
 use crate::store::{accounts, audit};
 
-/// A delivery, for operators.
+/// A delivery as shown to operators.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliverySummary {
     /// Its name, as the receiver sees it.
     pub id: String,
-    /// What it tells of: the type of its entry in the trail; absent where that is gone.
+    /// Type of the trail entry that it reports; absent if that entry is gone.
     pub kind: Option<String>,
-    /// By which way.
+    /// The channel it is sent through.
     pub channel: Channel,
-    /// To whom: an address, or the host of a webhook; absent once it was sent, and for syslog.
+    /// The recipient: a mail address or a webhook's host; absent once it was sent, and for syslog.
     pub recipient: Option<String>,
-    /// Slug of the organisation; `None`: the node's own.
+    /// Slug of the organisation; `None` for the node's own deliveries.
     pub organization: Option<String>,
-    /// What has become of it.
+    /// Current state.
     pub state: DeliveryState,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
-    /// When it is tried next, where it is owed.
+    /// Time of the next attempt, if it is still to be sent.
     pub next_attempt_at: Option<Timestamp>,
-    /// Why it did not arrive.
+    /// Cause of the last failure.
     pub last_error: Option<String>,
-    /// When it was owed.
+    /// When it was queued.
     pub created_at: Timestamp,
-    /// Sequence of the entry of what it tells of.
+    /// Sequence number of the trail entry that it reports.
     pub audit_sequence: Option<u64>,
     #[serde(skip)]
     number: i64,
 }
 
-/// Deliveries in those states, the newest first.
+/// Returns deliveries in the given states, newest first.
 ///
 /// # Errors
-/// [`Error::Internal`] when the store fails.
+/// [`Error::Internal`] if the store fails.
 pub fn list_deliveries(
     services: &Services,
     states: &[DeliveryState],
@@ -80,7 +80,7 @@ pub fn list_deliveries(
     })
 }
 
-/// To whom it goes. Of a webhook only the host: its path may be a secret.
+/// Returns the recipient. For a webhook only the host: its path may be a secret.
 fn recipient(row: &DeliveryRow) -> Option<String> {
     match row.channel {
         Channel::Mail => {
@@ -92,7 +92,7 @@ fn recipient(row: &DeliveryRow) -> Option<String> {
     }
 }
 
-/// The host of a webhook's call.
+/// Returns the host of a webhook call.
 pub(super) fn webhook_host(row: &DeliveryRow) -> Option<String> {
     if row.channel != Channel::Webhook {
         return None;
@@ -101,11 +101,11 @@ pub(super) fn webhook_host(row: &DeliveryRow) -> Option<String> {
     webhook::host_of(payload["url"].as_str()?)
 }
 
-/// Owes deliveries again that were given up or wait for their next attempt: those of these names, or all
-/// that were given up. Says how many; it is on the record.
+/// Queues deliveries again that were given up or wait for their next attempt: those with the given names, or
+/// all that were given up. Returns how many; this is recorded in the trail.
 ///
 /// # Errors
-/// [`Error::NotFound`] for a name that no such delivery has.
+/// [`Error::NotFound`] if no such delivery has that name.
 pub fn retry_deliveries(services: &Services, names: &[String]) -> Result<usize> {
     let candidates = [DeliveryState::Owed, DeliveryState::Dead];
     let all = list_deliveries(services, &candidates, u32::MAX)?;

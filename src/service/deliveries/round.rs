@@ -1,8 +1,9 @@
-//! What one round sends.
+//! One round of sending.
 //!
-//! It is claimed before: on a disk that takes no writing, it could not be noted either that it was sent, and people
-//! would be told the same once a second. And no organisation's receiver holds up the others': each has its share of a
-//! round, and a host that does not answer is left alone for the rest of it.
+//! A round is claimed in the database before it is sent: on a disk that can't be written, the sending could not
+//! be recorded either, and people would receive the same message once a second. No organisation's receiver
+//! delays the others': each organisation has its share of a round, and a host that does not answer is skipped
+//! for the rest of it.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,18 +15,18 @@ use crate::domain::Result;
 use crate::service::Services;
 use crate::store::deliveries::{self, Channel, DeliveryRow, Due};
 
-/// The longest wait, with room for a clock that is put back a little: whatever is to be tried later was put off by
-/// a clock that was ahead.
+/// The longest wait, with an allowance for a clock that was set back a little: a later time was set by a clock
+/// that was ahead.
 const LONGEST_WAIT_SECS: i64 = WAITS_SECS[WAITS_SECS.len() - 1] + 3600;
-/// What was sent and could not be noted comes again after this long, in seconds: after a crash that is soon, and where
-/// the disk takes some writing and then none, not every second. Rounds follow each other, so that one may take longer.
+/// Time after which a delivery that was sent but not recorded is sent again, in seconds: soon after a crash,
+/// but not every second when the disk accepts only some writes. Rounds do not overlap, so one may take longer.
 pub(in crate::service) const CLAIMED_SECS: i64 = 10;
-/// Sent at most so many in one round.
+/// Maximum number of deliveries per round.
 const ROUND: u32 = 64;
-/// Calls of one organisation's webhook in one round: each may take long to fail.
+/// Calls to one organisation's webhook per round: each may take long to fail.
 const WEBHOOKS_OF_ONE: u32 = 4;
 
-/// What is due, put off before it is sent. Where that can't be written, nothing is sent.
+/// Returns the due deliveries after postponing them. If that can't be written, nothing is sent.
 ///
 /// # Errors
 /// As [`super::send_due`].
@@ -41,7 +42,7 @@ pub(super) async fn claim_due(services: &Services, channel: Channel) -> Result<V
         },
         limit: ROUND,
     };
-    // Long where much is due: whose turn it is, all of it says.
+    // Slow if much is due: determining whose turn it is takes reading all of it.
     let due = services
         .store
         .read_long(None, move |db| deliveries::find_due(db, &due))
@@ -64,18 +65,18 @@ pub(super) async fn claim_due(services: &Services, channel: Channel) -> Result<V
         .await
 }
 
-/// The hosts of webhooks that did not answer in this round. Whatever else goes there stays claimed, and comes up
-/// again once that is over.
+/// Webhook hosts that did not answer in this round. Their other deliveries stay claimed and come up again once
+/// the claim has expired.
 #[derive(Default)]
 pub(super) struct SilentHosts(Mutex<HashSet<String>>);
 
 impl SilentHosts {
-    /// Whether a call goes to one of them.
+    /// True if the delivery goes to one of these hosts.
     pub(super) fn receives(&self, row: &DeliveryRow) -> bool {
         listing::webhook_host(row).is_some_and(|host| self.known().contains(&host))
     }
 
-    /// Its host did not answer.
+    /// Records that the delivery's host did not answer.
     pub(super) fn note(&self, row: &DeliveryRow) {
         self.known().extend(listing::webhook_host(row));
     }

@@ -1,4 +1,4 @@
-//! Recovery codes: made with the first second factor, replaced by their user.
+//! Recovery codes: created with the first second factor, and replaced by their user.
 
 use zeroize::Zeroizing;
 
@@ -13,11 +13,11 @@ use crate::service::{RequestContext, Services, deliveries};
 use crate::store::factors::{self, RecoverySetRow};
 use crate::store::{audit, challenges, sessions};
 
-/// Replaces the user's recovery codes and ends their other sessions. The second factor comes first (ASVS 7.5.1):
-/// each code is one, so that a stolen session alone must not get any.
+/// Replaces the user's recovery codes and ends their other sessions. Requires a recent use of the second factor
+/// (ASVS 7.5.1): each code is a factor itself, so a stolen session alone must not obtain any.
 ///
 /// # Errors
-/// [`Error::NoMfa`] when MFA is off; [`Error::StepUpRequired`] when the second factor was not used lately;
+/// [`Error::NoMfa`] if MFA is disabled; [`Error::StepUpRequired`] if the second factor was not used recently;
 /// [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn regenerate_recovery_codes(
     services: &Services,
@@ -64,7 +64,7 @@ pub async fn regenerate_recovery_codes(
 /// A new set of recovery codes. Shown once; the store keeps hashes.
 pub struct RecoveryCodes(pub Zeroizing<Vec<String>>);
 
-/// New codes, their set and their hashes: eight computations of Argon2id, one after the other.
+/// Generates new codes, their set and their hashes: eight Argon2id computations, one after the other.
 pub(in crate::service) async fn new_recovery_codes(
     services: &Services,
     user: &User,

@@ -1,4 +1,4 @@
-//! Enrolling after a reset: in time, with the code that the admin was shown, and each wrong code on the record.
+//! Enrolment after a reset: within its time limit, with the code from the admin, and with wrong codes recorded.
 
 use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
@@ -10,10 +10,10 @@ use crate::domain::{Error, Result};
 use crate::service::Services;
 use crate::store::{Transaction, audit, factors};
 
-/// The field of the admin's code.
+/// Name of the field with the admin's code.
 const CODE: &str = "enrolmentCode";
 
-/// After a reset: in time, and with the admin's code where it is demanded.
+/// Checks that enrolment after a reset is in time, and that the admin's code is given if required.
 pub(in crate::service) fn check_enrolment_window(
     tx: &Transaction<'_>,
     user: &User,
@@ -42,8 +42,8 @@ pub(in crate::service) fn check_enrolment_window(
     }
 }
 
-/// Leaves the entry of a wrong code, whether it was the authenticator's or the admin's, and gives the error back; or
-/// why there could be none. Other errors leave no entry.
+/// Records a wrong code, whether the authenticator's or the admin's, and returns the error; returns the cause
+/// instead if recording fails. Other errors are returned without an entry.
 pub(in crate::service) async fn record_wrong_code(
     services: &Services,
     event: Event,

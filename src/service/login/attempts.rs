@@ -1,6 +1,6 @@
-//! Who may try a password or a code. Guesses are counted apart for each device and address, so that nobody
-//! uses up what somebody else has: a stranger slows down strangers, and a user goes on logging in from a
-//! device or address that their account is known to use (ASVS 6.3.1; NIST SP 800-63B-4 §3.2.2).
+//! Limits on attempts at passwords and codes. Guesses are counted separately for each device and address, so
+//! that nobody exhausts another's attempts: strangers slow down strangers, and a user can still log in from a
+//! device or address known for their account (ASVS 6.3.1; NIST SP 800-63B-4 §3.2.2).
 
 use jiff::Timestamp;
 
@@ -12,12 +12,12 @@ use crate::domain::credential::DeviceToken;
 use crate::limiter::{Bucket, address_key};
 use crate::store::{accounts, sessions};
 
-/// What an attempt was counted by; given back when it was right.
+/// The counters that an attempt was counted in; given back if it was correct.
 #[derive(Debug)]
 pub(super) struct Attempt(Vec<(Bucket, Vec<u8>)>);
 
-/// Counts a password. The account is counted by what was typed, so that the limit tells nothing of what
-/// exists.
+/// Counts a password attempt. It is counted by the account as typed, so that the limit does not reveal whether
+/// the account exists.
 pub(super) fn admit_password(
     services: &Services,
     request: &LoginRequest,
@@ -32,8 +32,8 @@ pub(super) fn admit_password(
     admit(services, typed, user, context)
 }
 
-/// Counts a password that the caller shows within a session, with those tried at login: a stolen session gives no
-/// further guesses.
+/// Counts a password entered within a session together with those tried at login: a stolen session gives no
+/// additional guesses.
 pub(super) fn admit_own_password(
     services: &Services,
     principal: &Principal,
@@ -63,7 +63,7 @@ fn admit(
     if user.is_none_or(|user| known_device(user, context).is_none()) {
         match services.limiter.check(Bucket::LoginByStrangers, &typed) {
             Ok(()) => counted.push((Bucket::LoginByStrangers, typed.into_bytes())),
-            // What strangers used up stays used up when the user is let in beside them.
+            // If the user is admitted from a known address, the strangers' attempts still remain counted.
             Err(_) if known_address(services, user.map(|user| user.id), context)? => {}
             Err(refused) => return Err(refused),
         }
@@ -71,9 +71,9 @@ fn admit(
     Ok(Attempt(counted))
 }
 
-/// Counts a code at login: from a known device by itself, from anywhere else together. Over all known devices
-/// there is a ceiling, which a right code does not give back: else whoever gathered devices while the password
-/// was enough had as many guesses as devices, and the user's own logins would renew them.
+/// Counts a code attempt at login: each known device separately, all other places together. All known devices
+/// share a ceiling that a correct code does not give back. Otherwise an attacker who collected devices while
+/// the password was enough would have as many guesses as devices, and the user's own logins would renew them.
 pub(super) fn admit_code(services: &Services, user: &User, context: &RequestContext) -> Result<Attempt> {
     let device = known_device(user, context);
     let mut key = user.id.0.as_bytes().to_vec();
@@ -90,7 +90,7 @@ pub(super) fn admit_code(services: &Services, user: &User, context: &RequestCont
 }
 
 impl Attempt {
-    /// It was right: what was wrong before no longer counts.
+    /// Forgets earlier failures after a correct attempt.
     pub(super) fn forget(&self, services: &Services) {
         for (bucket, key) in &self.0 {
             services.limiter.forget(*bucket, key);
@@ -98,13 +98,13 @@ impl Attempt {
     }
 }
 
-/// The device that a client says it is, if we know it. The token came with the request.
+/// Decodes a device token sent by the client; `None` if it is not valid.
 #[must_use]
 pub fn read_device(services: &Services, token: &str, at: Timestamp) -> Option<DeviceToken> {
     DeviceToken::decode(token, services.keys.token_mac_key(), at.as_second())
 }
 
-/// The token by which a device is known on which `user` just completed a login.
+/// Returns the token that identifies the device on which `user` just completed a login.
 pub(in crate::service) fn remember_device(
     services: &Services,
     user: &User,
@@ -132,15 +132,16 @@ fn own_key(typed: &[u8], user: Option<&User>, context: &RequestContext) -> Vec<u
     key
 }
 
-/// The device that the request came from, if a login of the user was completed on it since the account was last
-/// changed. A new password, an enrolment, a reset, a lock: each is a change.
+/// Returns the requesting device if the user completed a login on it since the account last changed: a new
+/// password, an enrolment, a reset and a lock are all changes.
 fn known_device(user: &User, context: &RequestContext) -> Option<DeviceToken> {
     context
         .device
         .filter(|device| device.user == user.id && device.revision == user.revision)
 }
 
-/// Whether the account has a live session from there. Asked only when strangers are held up.
+/// True if the account has an active session from this address. Checked only when the strangers' limit is
+/// reached.
 fn known_address(services: &Services, user: Option<UserId>, context: &RequestContext) -> Result<bool> {
     let (Some(user), Some(_)) = (user, context.ip) else {
         return Ok(false);

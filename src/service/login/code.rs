@@ -1,4 +1,4 @@
-//! The second step: a code from the authenticator app, or a recovery code.
+//! The second step with a code: from an authenticator app, or a recovery code.
 
 use uuid::Uuid;
 
@@ -17,14 +17,16 @@ use crate::service::notices;
 use crate::service::session::{self, Opening, Tokens};
 use crate::store::{Transaction, accounts, audit, challenges, factors};
 
-/// Wrong codes that one challenge bears (ASVS 6.5.1: with the limit per account, guessing is hopeless).
+/// Wrong codes allowed per challenge (ASVS 6.5.1: together with the limit per account, guessing is infeasible).
 pub(super) const WRONG_CODES_PER_CHALLENGE: u32 = 5;
 
 /// Completes a login with a code.
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often;
-/// [`Error::InvalidCode`] for a wrong or used code; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::InvalidCode`] for a wrong or used code; [`Error::PasswordExpired`] if the code is correct but the
+/// password has expired, in which case the challenge becomes the token that replaces it; [`Error::RateLimited`];
+/// [`Error::Busy`].
 pub async fn verify_mfa(
     services: &Services,
     challenge: &str,
@@ -37,7 +39,7 @@ pub async fn verify_mfa(
     let token = OneUseToken::decode(challenge).ok_or(DEAD)?;
     let hash = token.hash();
     let at = context.at;
-    // Only who knows the password has a challenge, so that nobody else uses up the account's attempts.
+    // Only a caller who knows the password has a challenge, so nobody else can use up the account's attempts.
     let (user, _) = services.store.read(|db| find_login(db, &token, &hash, at))?;
     let attempt = admit_code(services, &user, context)?;
 
@@ -50,7 +52,7 @@ pub async fn verify_mfa(
     };
     let (row, tokens) = session::new_session(services, &user, opening, context);
     let owed = match kind {
-        Some(FactorKind::RecoveryCodes) => told_of_recovery_code(services, &user, context)?,
+        Some(FactorKind::RecoveryCodes) => told_of_recovery_code(services, &user, "logged in with", context)?,
         _ => Vec::new(),
     };
     let request = context.clone();
@@ -70,24 +72,26 @@ pub async fn verify_mfa(
                 return Ok(Err(Error::InvalidCode));
             };
             let event = event.with("method", spent.method());
-            complete_login(tx, &hash, &row, event, entry_ids[0])?;
+            let completed = complete_login(tx, &user, &hash, &row, event, entry_ids[0])?;
             if let Some(event) = spent.event(&user, &request) {
                 let entry = audit::append_entry(tx, at, entry_ids[1], &event)?;
                 deliveries::owe(tx, &owed, entry.sequence, at)?;
             }
-            Ok(Ok(()))
+            Ok(completed)
         })
         .await?;
-    ended.map(|()| {
+    if ended != Err(Error::InvalidCode) {
         attempt.forget(services);
-        tokens
-    })
+    }
+    ended.map(|()| tokens)
 }
 
-/// Whoever found a list of codes logs in with one: its owner is told (SP 800-63B-4 §4.6).
-fn told_of_recovery_code(
+/// Returns the notice to the user that a recovery code was used: it may be someone who found the list
+/// (SP 800-63B-4 §4.6). `did` says for what, as in "logged in with".
+pub(super) fn told_of_recovery_code(
     services: &Services,
     user: &User,
+    did: &str,
     context: &RequestContext,
 ) -> Result<Vec<OwedDelivery>> {
     let organization = services
@@ -99,38 +103,38 @@ fn told_of_recovery_code(
         target: user,
         by: user,
         subject: "A recovery code was used",
-        what: &format!("logged in with a recovery code of your account {}", user.email),
+        what: &format!("{did} a recovery code of your account {}", user.email),
         then: "Each works once. You can make new ones, which end the old ones.",
         event: "user.recovery-code.used",
     };
     Ok(notices::of_change(services, &changed, context))
 }
 
-/// A code that belongs to a factor, as far as can be told outside of the transaction.
+/// A code matched to a factor, as far as possible outside the transaction.
 #[derive(Clone, Debug)]
 pub(in crate::service) enum Shown {
-    /// The code of a time step.
+    /// A TOTP code, with its time step.
     Totp { factor: Uuid, step: u64 },
-    /// Perhaps a code of this set.
+    /// Possibly a code of this recovery set.
     Recovery { set: Uuid, hash: [u8; 32] },
 }
 
-/// A code that was used up.
+/// A code that was accepted and used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::service) enum Used {
-    /// A time step.
+    /// A TOTP code.
     Totp,
     /// A recovery code.
     Recovery {
-        /// How many are left.
+        /// Number of codes left.
         left: u32,
     },
 }
 
-/// Reads what a user typed as a code of one of their factors. `None` when it is none.
+/// Matches a typed code to one of the user's factors. `None` if it matches none.
 ///
 /// # Errors
-/// [`Error::Busy`] when too many hashes wait; [`Error::Internal`].
+/// [`Error::Busy`] if too many hashes wait; [`Error::Internal`].
 pub(in crate::service) async fn read_code(
     services: &Services,
     user: &User,
@@ -170,7 +174,7 @@ impl Shown {
         }
     }
 
-    /// Uses the code up. `None` when it is no code of the user's, or was used before.
+    /// Uses the code up. `None` if it is not a code of the user's, or was used before.
     pub(in crate::service) fn take(
         &self,
         tx: &Transaction<'_>,
@@ -198,7 +202,7 @@ impl Used {
         }
     }
 
-    /// The entry of its own that each use of a recovery code leaves.
+    /// Returns the additional entry that each use of a recovery code leaves.
     pub(in crate::service) fn event(self, user: &User, context: &RequestContext) -> Option<Event> {
         let Self::Recovery { left } = self else {
             return None;

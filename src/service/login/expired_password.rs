@@ -1,4 +1,5 @@
-//! Replacing an expired password, with the token that the login gave to somebody who knew it.
+//! Replacing an expired password, with the token issued by a login that proved knowledge of it. If the user has a
+//! second factor, it must have been verified first.
 
 use super::new_password::{NewPassword, check_rules};
 use super::{Password, RequestContext, Services, login_event};
@@ -9,11 +10,12 @@ use crate::limiter::Bucket;
 use crate::store::challenges::Purpose;
 use crate::store::{accounts, challenges, passwords};
 
-/// Sets a new password in place of an expired one and ends every session. The user logs in again with it.
+/// Replaces an expired password and ends every session. The user then logs in with the new one.
 ///
 /// # Errors
-/// [`Error::DeadToken`] for a token that is unknown, used or expired; [`Error::Validation`] for a password
-/// that breaks the organisation's rules or is the old one; [`Error::RateLimited`]; [`Error::Busy`].
+/// [`Error::DeadToken`] for a token that is unknown, used or expired; [`Error::Refused`] if the second factor has
+/// not been verified yet; [`Error::Validation`] for a password that breaks the organisation's rules or is the old
+/// one; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn change_expired_password(
     services: &Services,
     token: &str,
@@ -27,7 +29,13 @@ pub async fn change_expired_password(
     let token = OneUseToken::decode(token).ok_or_else(dead)?;
     let (hash, at) = (token.hash(), context.at);
     let (user, organization, old) = services.store.read(|db| {
-        let challenge = challenges::find_challenge(db, token.user, &hash, Purpose::PasswordChange, at)?;
+        let find = |purpose| challenges::find_challenge(db, token.user, &hash, purpose, at);
+        let challenge = find(Purpose::PasswordChange)?;
+        if challenge.is_none() && find(Purpose::Mfa)?.is_some() {
+            return Err(Error::Refused(
+                "Verify the second factor first: POST /auth/verify-mfa",
+            ));
+        }
         let user = accounts::find_user_anywhere(db, token.user)?;
         let user = user.filter(|user| challenge.is_some() && user.active && user.locked.is_none());
         let user = user.ok_or_else(dead)?;

@@ -1,5 +1,4 @@
-//! What every new password that its user chose has in common, however they came to choose it: in place of an
-//! expired one, by a link, or because they wanted another.
+//! The common part of every password change by a user: replacing an expired one, by a link, or voluntarily.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -16,7 +15,7 @@ use crate::store::{Transaction, audit, challenges, passwords, sessions};
 /// Refuses a password that breaks the organisation's rules.
 ///
 /// # Errors
-/// [`Error::Validation`] on `field`, the name that the password has in the body.
+/// [`Error::Validation`] on `field`, the password's name in the request body.
 pub(in crate::service) fn check_rules(
     new: &Password,
     settings: &OrganizationSettings,
@@ -29,23 +28,23 @@ pub(in crate::service) fn check_rules(
     Err(Error::field(field, problems.join("; ")))
 }
 
-/// A new password, hashed and still to be kept, with its entry and its notices.
+/// A new password, hashed but not yet stored, with its entry and notices.
 #[derive(Clone)]
 pub(in crate::service) struct NewPassword {
     user: UserId,
     hash: String,
     at: Timestamp,
     entry_id: Uuid,
-    /// How many sessions ended is still to be added.
+    /// The number of ended sessions is added later.
     event: Event,
     owed: Vec<OwedDelivery>,
-    /// The session that goes on.
+    /// The session that continues.
     kept: Option<Session>,
 }
 
 impl NewPassword {
-    /// The password of that hash for a user, set in the way that `how` says in the notice and `event` in the trail.
-    /// Every session ends but `kept`.
+    /// Prepares a new password, given its hash. `how` describes the change in the notice, `event` in the trail.
+    /// Every session ends except `kept`.
     pub fn of(
         services: &Services,
         (organization, user): (&Organization, &User),
@@ -70,11 +69,11 @@ impl NewPassword {
         }
     }
 
-    /// Keeps it, and ends what the old one opened: links to set another, logins under way, and sessions with their
-    /// refresh tokens.
+    /// Stores the password and ends whatever the old one gave access to: links to set another, logins in
+    /// progress, and sessions with their refresh tokens.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the store fails.
+    /// [`Error::Internal`] if the store fails.
     pub fn keep(&self, tx: &Transaction<'_>) -> Result<()> {
         let (user, at) = (self.user, self.at);
         passwords::update_password(tx, user, &self.hash, at)?;

@@ -1,4 +1,4 @@
-//! Changing one's own password, by showing the one that counts (ASVS 6.2.2, 6.2.3).
+//! Changing one's own password, given the current one (ASVS 6.2.2, 6.2.3).
 
 use super::attempts::admit_own_password;
 use super::new_password::{NewPassword, check_rules};
@@ -10,21 +10,22 @@ use crate::domain::{Error, Result};
 use crate::service::session::still_lives;
 use crate::store::{audit, passwords};
 
-/// What the work on the two passwords came to.
+/// Result of verifying the current password and hashing the new one.
 enum Judged {
     Wrong,
     Same,
     Hashed(String),
 }
 
-/// Sets another password for the caller, and ends their other sessions. Where they have a second factor it comes
-/// first, as before any change of factors: whoever has a session and the password would else be in for good.
+/// Changes the caller's password and ends their other sessions. If they have a second factor it is required
+/// first, as before any change of factors: otherwise an attacker with a session and the password could take
+/// over for good.
 ///
 /// # Errors
-/// [`Error::StepUpRequired`] when the second factor was not used lately; [`Error::RateLimited`], counted with the
-/// passwords tried at login; [`Error::Validation`] for a wrong current password, on the record, and for a new one
-/// that breaks the organisation's rules or is the old one; [`Error::Stale`] when it was changed meanwhile;
-/// [`Error::Busy`].
+/// [`Error::StepUpRequired`] if the second factor was not used recently; [`Error::RateLimited`], counted
+/// together with the passwords tried at login; [`Error::Validation`] for a wrong current password, which is
+/// recorded, and for a new one that breaks the organisation's rules or equals the old one; [`Error::Stale`] if
+/// it was changed in the meantime; [`Error::Busy`].
 pub async fn change_own_password(
     services: &Services,
     principal: &Principal,
@@ -34,8 +35,8 @@ pub async fn change_own_password(
 ) -> Result<()> {
     let (user, organization) = (&principal.full()?.user, &principal.organization);
     principal.may_change_factors(context.at)?;
-    // Before the attempt is counted: it says nothing of the current password, and who looks for a new one that
-    // is good enough uses up no attempts.
+    // Checked before the attempt is counted: it reveals nothing about the current password, and trying several
+    // new passwords uses up no attempts.
     check_rules(&new, &organization.settings, "newPassword")?;
     let attempt = admit_own_password(services, principal, context)?;
     let old = services
@@ -45,7 +46,7 @@ pub async fn change_own_password(
     let work = move || {
         let right = |password: &Password, hash: &String| credential::verify_password(&password.0, hash);
         match shown {
-            // Longer ones were never accepted, and must not cost more than others.
+            // Longer passwords were never accepted, and must not cost more to check.
             _ if current.0.chars().count() > PASSWORD_MAX_CHARACTERS => Judged::Wrong,
             Some(hash) if right(&current, &hash) => match right(&new, &hash) {
                 true => Judged::Same,
@@ -89,8 +90,8 @@ pub async fn change_own_password(
         .await
 }
 
-/// Puts a wrong current password on the record, and says what the caller is told. A 400: the token is as good as
-/// before, and a 401 would make clients throw it away.
+/// Records a wrong current password and returns the error. It is a 400: the access token is still valid, and a
+/// 401 would make clients discard it.
 async fn refuse(
     services: &Services,
     event: Event,

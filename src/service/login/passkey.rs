@@ -1,7 +1,7 @@
-//! The second step with a passkey: at login, and for step-up.
+//! The second step with a passkey, at login and for step-up.
 //!
-//! A challenge is asked for, answered once, and dead after the first answer, right or wrong. That of a login
-//! is kept with the login; that of a step-up with the session.
+//! A challenge is requested, answered once, and invalid after the first answer, right or wrong. A login's
+//! challenge is stored with the login, a step-up's with the session.
 
 use uuid::Uuid;
 
@@ -25,12 +25,11 @@ use crate::store::challenges::Purpose;
 use crate::store::passkeys::{PasskeyRow, Taken, take_passkey, update_cloned};
 use crate::store::{Connection, Transaction, accounts, audit, challenges, factors};
 
-/// Asks for one of the user's passkeys, to complete a login.
+/// Returns the options for using one of the user's passkeys to complete a login.
 ///
 /// # Errors
-/// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often;
-/// [`Error::Refused`] when the user has no passkey that can be used; [`Error::RateLimited`];
-/// [`Error::Busy`].
+/// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often; [`Error::Refused`]
+/// if the user has no usable passkey; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn passkey_login_options(
     services: &Services,
     challenge: &str,
@@ -63,9 +62,10 @@ pub async fn passkey_login_options(
 /// Completes a login with a passkey.
 ///
 /// # Errors
-/// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, or where no
-/// options were asked for; [`Error::InvalidPasskey`]; [`Error::Validation`]; [`Error::RateLimited`];
-/// [`Error::Busy`].
+/// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, or if no options
+/// were requested; [`Error::InvalidPasskey`]; [`Error::PasswordExpired`] if the passkey is correct but the
+/// password has expired, in which case the challenge becomes the token that replaces it; [`Error::Validation`];
+/// [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn verify_mfa_with_passkey(
     services: &Services,
     challenge: &str,
@@ -95,16 +95,13 @@ pub async fn verify_mfa_with_passkey(
         .store
         .write(move |tx| {
             let (user, now) = find_login(tx, &token, &hash, at)?;
-            // Answered meanwhile, or asked for anew.
+            // Answered or requested again in the meantime.
             if now.as_ref() != Some(&state) {
                 return Err(Error::DeadToken("passkey challenge"));
             }
             let event = login_event(&user, &request);
             match shown.take(tx, &user, at)? {
-                Ok(used) => {
-                    complete_login(tx, &hash, &row, used.describe(event), entry_ids[0])?;
-                    Ok(Ok(()))
-                }
+                Ok(used) => complete_login(tx, &user, &hash, &row, used.describe(event), entry_ids[0]),
                 Err(refusal) => {
                     challenges::update_challenge_state(tx, user.id, &hash, Purpose::Mfa, None, at)?;
                     challenges::update_attempts(tx, user.id, &hash, WRONG_CODES_PER_CHALLENGE)?;
@@ -116,16 +113,16 @@ pub async fn verify_mfa_with_passkey(
             }
         })
         .await?;
-    ended.map(|()| {
+    if ended != Err(Error::InvalidPasskey) {
         attempt.forget(services);
-        tokens
-    })
+    }
+    ended.map(|()| tokens)
 }
 
-/// Asks for one of the caller's passkeys, for a step-up.
+/// Returns the options for using one of the caller's passkeys for a step-up.
 ///
 /// # Errors
-/// [`Error::Refused`] when the caller has no passkey that can be used, or a session of another issuer;
+/// [`Error::Refused`] if the caller has no usable passkey, or a session of another issuer;
 /// [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn passkey_step_up_options(
     services: &Services,
@@ -139,10 +136,10 @@ pub async fn passkey_step_up_options(
     Ok(Options(ceremony.options))
 }
 
-/// Notes that the caller's passkey was used now, and gives an access token that says so.
+/// Records that the caller's passkey was used now, and returns an access token that says so.
 ///
 /// # Errors
-/// [`Error::Refused`] for a passkey that doesn't answer what was asked, or when nothing was;
+/// [`Error::Refused`] for a passkey that doesn't match the challenge, or if there is none;
 /// [`Error::Validation`]; [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn step_up_with_passkey(
     services: &Services,
@@ -193,6 +190,10 @@ pub async fn step_up_with_passkey(
         })
         .await?;
     let (user, session) = stepped_up?;
+    // Correct: earlier wrong attempts no longer count.
+    services
+        .limiter
+        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
     Ok(session::access_token(services, &user, &session, at))
 }
 
@@ -208,24 +209,24 @@ fn admit_step_up<'a>(
     Ok(user)
 }
 
-/// An answer, checked as far as can be told outside of the transaction.
+/// An answer, checked as far as possible outside the transaction.
 #[derive(Clone, Debug)]
 struct Shown {
-    /// The passkey that it names, if it is one of the user's.
+    /// The passkey it names, if it is one of the user's.
     passkey: Option<PasskeyRow>,
-    /// Its counter and the credential as it is to be kept, encrypted.
+    /// The counter and the updated credential to store, encrypted.
     checked: Result<(u32, Vec<u8>), Fault>,
-    /// What is owed should it turn out to be a copy.
+    /// Deliveries to send if it turns out to be a copy.
     alarm: Vec<OwedDelivery>,
 }
 
 /// A passkey that was used.
 struct Used(PasskeyRow);
 
-/// An answer that is none.
+/// An answer that was refused.
 struct Refusal {
     fault: Fault,
-    /// The passkey of which there is a copy, and whom that is owed to.
+    /// The passkey that was copied, with the deliveries about it.
     cloned: Option<(PasskeyRow, Vec<OwedDelivery>)>,
 }
 
@@ -244,7 +245,7 @@ impl Shown {
         let mut checked = services
             .passkeys
             .finish_authentication(asserted, state, &opened)?;
-        // The ceremony knows the counter of when it began: another one may have ended since.
+        // The ceremony knows the counter as of its start: another one may have finished since.
         if let (Ok(credential), Some(row)) = (&checked, &passkey)
             && credential.counter <= row.counter
             && row.counter > 0
@@ -265,7 +266,7 @@ impl Shown {
         })
     }
 
-    /// Notes the use, or why there is none.
+    /// Records the use of the passkey, or returns why it is refused.
     fn take(
         &self,
         tx: &Transaction<'_>,
@@ -301,7 +302,7 @@ impl Used {
 }
 
 impl Refusal {
-    /// A copy is a reason to use neither it nor the original again, and to tell everybody.
+    /// On a copied passkey, disables it, original included, and notifies everybody concerned.
     fn raise_alarm(
         &self,
         tx: &Transaction<'_>,

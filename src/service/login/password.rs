@@ -1,5 +1,5 @@
-//! The first step: is this the password? The same work, the same answer and the same time class whether
-//! organisation and account exist or not (ASVS 6.3.8).
+//! The first step: verifying the password. Work, answer and timing are the same whether organisation and
+//! account exist or not (ASVS 6.3.8).
 
 use super::{Case, LoginRequest, Password, RequestContext, Services, login_event, refused};
 use crate::domain::account::{Organization, User};
@@ -13,28 +13,28 @@ use crate::store::{accounts, audit, passwords};
 /// Longest e-mail address (RFC 5321 §4.5.3.1.3, less the angle brackets).
 const EMAIL_MAX_BYTES: usize = 254;
 
-/// What was found for a login, as far as there was anything.
+/// The account found for a login.
 #[derive(Debug)]
 pub(super) enum Account {
-    /// No such organisation.
+    /// The organisation does not exist.
     Nowhere,
-    /// No such user in it.
+    /// The organisation has no such user.
     Nobody(Box<Organization>),
     /// A user, with a password hash if a password was ever set.
     Somebody { user: Box<User>, hash: Option<String> },
 }
 
-/// The user's password was shown.
+/// Proof that the user's password was presented.
 #[derive(Debug)]
 pub(super) struct Proof {
     user: Box<User>,
     /// The hash that it matched.
     hash: String,
-    /// That hash and a new one, where its parameters are old.
+    /// That hash and a new one, if its parameters are outdated.
     pub(super) rehashed: Option<(String, String)>,
 }
 
-/// Counts the attempt by where it comes from.
+/// Counts the attempt by its source address.
 pub(super) fn admit(services: &Services, context: &RequestContext) -> Result<()> {
     services.limiter.check_address(Bucket::LoginByAddress, context.ip)
 }
@@ -55,7 +55,7 @@ pub(super) fn find_account(services: &Services, request: &LoginRequest) -> Resul
     })
 }
 
-/// One hash, whatever was found.
+/// Always computes exactly one hash, so that timing does not reveal whether the account exists.
 pub(super) async fn check(
     services: &Services,
     account: Account,
@@ -76,7 +76,7 @@ pub(super) async fn check(
     let outcome = services
         .hashing
         .run(organization, move || {
-            // Longer ones were never accepted, and must not cost more than others.
+            // Longer passwords were never accepted, and must not cost more to check.
             if password.chars().count() > PASSWORD_MAX_CHARACTERS {
                 return None;
             }
@@ -104,7 +104,7 @@ pub(super) async fn check(
 }
 
 impl Proof {
-    /// The user as the database has them now, if the password that was shown is still theirs.
+    /// Reads the user's current state, if the verified password is still theirs.
     pub(super) fn case(&self, services: &Services) -> Result<Case> {
         services.store.read(|db| {
             let user = accounts::find_user_anywhere(db, self.user.id)?;
@@ -129,8 +129,8 @@ impl Proof {
     }
 }
 
-/// Puts a failed attempt on the record. Where that needs no entry something else is written, so that the answer takes
-/// as long: else the clock would tell which organisations and accounts exist.
+/// Records a failed attempt. If it needs no entry, writes something else instead so that the answer takes as
+/// long: otherwise timing would reveal which organisations and accounts exist.
 async fn record(
     services: &Services,
     account: &Account,
@@ -139,7 +139,7 @@ async fn record(
     context: &RequestContext,
 ) -> Result<()> {
     let event = match account {
-        // There is no trail in which it would stand.
+        // There is no organisation whose trail could record it.
         Account::Nowhere => {
             tracing::info!(
                 ip = context.ip_text(),
@@ -165,8 +165,9 @@ async fn record(
         .await
 }
 
-/// What was typed as an address stands in the entry only where somebody of the organisation has one of that domain:
-/// people type passwords into that field, and `P@ssw0rd.1` looks like an address.
+/// Returns the entry for an unknown account. The typed address is included only if a user of the organisation
+/// has an address of that domain: people type passwords into that field, and `P@ssw0rd.1` looks like an
+/// address.
 fn failure_of_nobody(
     services: &Services,
     organization: &Organization,
@@ -184,7 +185,7 @@ fn failure_of_nobody(
     Ok(refused(event, "unknown-account"))
 }
 
-/// Whoever failed to prove it is not the user.
+/// Returns the entry for a known account. The actor is anonymous: they failed to prove that they are the user.
 fn failure_of_somebody(user: &User, has_password: bool, right: bool, context: &RequestContext) -> Event {
     let mut event = login_event(user, context);
     event.actor = claimed(Some(&user.email));
@@ -198,7 +199,7 @@ fn failure_of_somebody(user: &User, has_password: bool, right: bool, context: &R
     )
 }
 
-/// Somebody who says that they are that.
+/// Returns an anonymous actor who claims this address.
 fn claimed(address: Option<&str>) -> ActorRef {
     ActorRef {
         r#type: ActorType::Anonymous,
@@ -207,7 +208,7 @@ fn claimed(address: Option<&str>) -> ActorRef {
     }
 }
 
-/// What was typed as an address, if it looks like one.
+/// Returns the typed text if it looks like an address.
 fn written_address(text: &str) -> Option<&str> {
     let text = text.trim();
     let (local, domain) = text.split_once('@')?;

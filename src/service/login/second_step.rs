@@ -1,9 +1,10 @@
-//! What the second steps have in common, whatever is shown: a code or a passkey. They know what was shown; this
-//! knows whose turn it is and what follows.
+//! The common part of the second steps with a code and with a passkey: finding the login that waits, and
+//! completing it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::{PASSWORD_CHANGE_SECS, password_expired};
 use crate::domain::account::{Principal, Session, SessionId, SessionOrigin, SessionScope, User};
 use crate::domain::audit::Event;
 use crate::domain::credential::OneUseToken;
@@ -20,11 +21,11 @@ fn may_log_in(user: &User) -> bool {
     user.active && user.locked.is_none()
 }
 
-/// The user of a login that waits for its second step, and what it remembers.
+/// Finds the user of a login that waits for its second step, and the state stored with it.
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a challenge that is unknown, used, expired or tried too often, and for a user who
-/// may not log in any more.
+/// may no longer log in.
 pub(super) fn find_login(
     db: &Connection,
     token: &OneUseToken,
@@ -37,26 +38,36 @@ pub(super) fn find_login(
     Ok((user, challenge.state))
 }
 
-/// The login is complete: its challenge is used up, its session begins.
+/// Completes a login: uses up its challenge and inserts its session. If the password has expired, it turns the
+/// challenge into the token that replaces the password instead, and returns [`Error::PasswordExpired`] in the
+/// inner result so that the transaction commits. No login is recorded then; the password change will be.
 pub(super) fn complete_login(
     tx: &Transaction<'_>,
+    user: &User,
     hash: &[u8; 32],
     row: &SessionRow,
     event: Event,
     entry_id: Uuid,
-) -> Result<()> {
-    let (user, at) = (row.session.user_id, row.session.created_at);
-    challenges::take_challenge(tx, user, hash)?;
+) -> Result<Result<()>> {
+    let at = row.session.created_at;
+    let organization = accounts::find_organization(tx, user.organization_id)?.ok_or(DEAD)?;
+    if password_expired(user, &organization, at) {
+        let until = at + SignedDuration::from_secs(PASSWORD_CHANGE_SECS);
+        challenges::update_purpose(tx, user.id, hash, Purpose::PasswordChange, until)?;
+        return Ok(Err(Error::PasswordExpired));
+    }
+    challenges::take_challenge(tx, user.id, hash)?;
     sessions::insert_session(tx, row)?;
-    passwords::update_last_login(tx, user, at)?;
+    passwords::update_last_login(tx, user.id, at)?;
     let event = event.with("sessionId", row.session.id.to_string());
-    audit::append_entry(tx, at, entry_id, &event).map(drop)
+    audit::append_entry(tx, at, entry_id, &event)?;
+    Ok(Ok(()))
 }
 
-/// The user of a session that can be stepped up here.
+/// Returns the user of a session that can be stepped up here.
 ///
 /// # Errors
-/// [`Error::Refused`] for one that another issuer vouches for.
+/// [`Error::Refused`] for a session of another issuer.
 pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
     let user = &principal.full()?.user;
     if principal.session.origin == SessionOrigin::External {
@@ -65,10 +76,10 @@ pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
     Ok(user)
 }
 
-/// Notes that a session's user used a second factor now, and gives the session as it is then.
+/// Records that a session's user used a second factor now, and returns the updated session.
 ///
 /// # Errors
-/// [`Error::Token`] when it has ended.
+/// [`Error::Token`] if the session has ended.
 pub(super) fn note_step_up(
     tx: &Transaction<'_>,
     user: &User,

@@ -1,25 +1,27 @@
-//! Step-up: using the second factor once more within a session (RFC 9470).
+//! Step-up: using the second factor again within a session (RFC 9470).
 
 use uuid::Uuid;
 
-use super::code::read_code;
+use super::code::{Shown, read_code, told_of_recovery_code};
 use super::second_step::{note_step_up, who_steps_up};
 use super::{RequestContext, Services, login_event};
 use crate::domain::account::Principal;
 use crate::domain::audit::{AuditResult, EventType};
 use crate::domain::error::TokenFault;
+use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
+use crate::service::deliveries;
 use crate::service::session::{self, AccessToken};
 use crate::store::{accounts, audit};
 
 const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
 
-/// Notes that the caller's second factor was used now, and gives an access token that says so. The
-/// refresh token of the session stays as it is.
+/// Records that the caller's second factor was used now, and returns an access token that says so. The
+/// session's refresh token does not change.
 ///
 /// # Errors
-/// [`Error::NoMfa`] when the caller has no second factor; [`Error::Refused`] for a wrong or used code;
+/// [`Error::NoMfa`] if the caller has no second factor; [`Error::Refused`] for a wrong or used code;
 /// [`Error::RateLimited`]; [`Error::Busy`].
 pub async fn step_up(
     services: &Services,
@@ -34,11 +36,17 @@ pub async fn step_up(
     services
         .limiter
         .check_address(Bucket::CodeByAddress, context.ip)?;
-    // By session: whoever knows the password alone has none, and uses up nothing here.
+    // Counted by session: an attacker who knows only the password has none, and so uses up nothing here.
     services
         .limiter
         .check(Bucket::CodeByAccount, principal.session.id.0.as_bytes())?;
     let shown = read_code(services, user, code, context).await?;
+    let owed = match shown.as_ref().map(Shown::kind) {
+        Some(FactorKind::RecoveryCodes) => {
+            told_of_recovery_code(services, user, "stepped up a session with", context)?
+        }
+        _ => Vec::new(),
+    };
     let (id, session, at) = (user.id, principal.session.id, context.at);
     let request = context.clone();
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
@@ -63,11 +71,16 @@ pub async fn step_up(
             let session = note_step_up(tx, &user, session, shown.kind(), at)?;
             audit::append_entry(tx, at, entry_ids[0], &event.with("method", spent.method()))?;
             if let Some(event) = spent.event(&user, &request) {
-                audit::append_entry(tx, at, entry_ids[1], &event)?;
+                let entry = audit::append_entry(tx, at, entry_ids[1], &event)?;
+                deliveries::owe(tx, &owed, entry.sequence, at)?;
             }
             Ok(Ok((user, session)))
         })
         .await?;
     let (user, session) = stepped_up?;
+    // Correct: earlier wrong attempts no longer count.
+    services
+        .limiter
+        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
     Ok(session::access_token(services, &user, &session, at))
 }

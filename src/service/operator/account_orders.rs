@@ -1,5 +1,5 @@
-//! What the operator orders of somebody's account: it goes the way that an admin's call goes, and each order is an
-//! entry, refused ones too.
+//! The operator's orders about a user's account. They take the same path as an admin's call, and each is
+//! recorded, refused ones too.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,35 +17,38 @@ use crate::service::users::{self, Act, Change};
 use crate::service::{RequestContext, Services};
 use crate::store::accounts;
 
-/// An order about somebody's account.
+/// An order about a user's account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "order")]
 pub enum AccountOrder {
-    /// Take all second factors away.
+    /// Remove all second factors.
     #[serde(rename = "user-reset-mfa")]
     ResetMfa {
-        /// Whose.
+        /// The user.
         user: Named,
-        /// Why, for the policies and the trail.
+        /// Reason, for the policies and the trail.
         reason: Option<String>,
-        /// Ticket reference, for the same.
+        /// Ticket reference, for the policies and the trail.
         ticket: Option<String>,
     },
-    /// Unlock the account, and open the window for enrolment again where it is over.
+    /// Unlock the account, and reopen the enrolment window if it is over.
     #[serde(rename = "user-unlock")]
     Unlock {
-        /// Whose.
+        /// The user.
         user: Named,
     },
-    /// Give the factors back that the last reset took away.
+    /// Restore the factors that a reset removed.
     #[serde(rename = "user-restore-factors")]
     RestoreFactors {
-        /// Whose.
+        /// The user.
         user: Named,
+        /// Restore those removed at this time or most recently before it; `None`: the only ones.
+        #[serde(default)]
+        taken_before: Option<Timestamp>,
     },
 }
 
-/// A user as the operator names one.
+/// A user, as named by the operator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Named {
     /// Slug of the organisation.
@@ -55,20 +58,20 @@ pub struct Named {
 }
 
 impl AccountOrder {
-    /// What the names of these orders begin with, and no other's.
+    /// Prefix of these orders' names; no other order has it.
     pub const PREFIX: &'static str = "user-";
 }
 
-/// Carries an order out, on the record with the operator as its actor.
+/// Carries out an order and records it with the operator as its actor.
 ///
 /// # Errors
-/// As an admin's call of the same.
+/// As for an admin's call of the same kind.
 pub(super) async fn carry_out_order(services: &Services, order: AccountOrder) -> Result<Value> {
     let context = RequestContext::cli(services);
     let (named, event_type) = match &order {
         AccountOrder::ResetMfa { user, .. } => (user.clone(), EventType::UserMfaReset),
         AccountOrder::Unlock { user } => (user.clone(), EventType::UserUpdate),
-        AccountOrder::RestoreFactors { user } => (user.clone(), EventType::UserFactorsRestore),
+        AccountOrder::RestoreFactors { user, .. } => (user.clone(), EventType::UserFactorsRestore),
     };
     let refusal = match find_user(services, &named.organization, &named.email) {
         Err(error) => Refusal::Unrecorded(error),
@@ -108,8 +111,8 @@ async fn carry_out_on(
             };
             change(services, user, Change::Update(patch), context).await
         }
-        AccountOrder::RestoreFactors { .. } => {
-            let change_back = Change::RestoreFactors { taken_before: None };
+        AccountOrder::RestoreFactors { taken_before, .. } => {
+            let change_back = Change::RestoreFactors { taken_before };
             change(services, user, change_back, context).await
         }
     }
@@ -140,7 +143,7 @@ fn now(services: &Services, user: &User) -> Result<User> {
     found.ok_or_else(|| Error::UserNotFound(user.id.to_string()))
 }
 
-/// What is said of a user afterwards, and the code for enrolment, this once.
+/// Returns the user's resulting state, and the enrolment code, which is shown only this once.
 fn said(user: &User, code: Option<String>) -> Value {
     let due = user.enrolment_due.as_ref();
     let until: Option<Timestamp> = due.map(|due| due.until);
@@ -157,7 +160,8 @@ fn said(user: &User, code: Option<String>) -> Value {
     })
 }
 
-/// The entry of a refusal, as far as what was named is there. Of an organisation that is not, the node's trail knows.
+/// Returns the entry of a refusal, with as much of the named account as exists. If the organisation does not
+/// exist, it goes to the node's own trail.
 fn about(services: &Services, named: &Named, event_type: EventType) -> Event {
     let organization = find_organization(services, &named.organization).ok();
     let id: Option<OrganizationId> = organization.as_ref().map(|organization| organization.id);

@@ -1,4 +1,5 @@
-//! What the operator orders of whoever has the data directory: the command itself, or the server that runs.
+//! The operator's orders, carried out by the process that has the data directory: the command itself, or the
+//! running server.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,28 +10,28 @@ use crate::service::Services;
 use crate::service::plugins::{self, PolicyOrder, Watch};
 use crate::service::trail::{self, TrailOrder};
 
-/// An order of the operator's.
+/// An order of the operator.
 #[derive(Clone, Debug)]
 pub enum Order {
     /// About policies.
     Policy(Box<PolicyOrder>),
     /// About the trail.
     Trail(TrailOrder),
-    /// About somebody's account.
+    /// About a user's account.
     Account(AccountOrder),
 }
 
 impl Order {
-    /// Reads what [`Order::to_json`] wrote.
+    /// Parses the output of [`Order::to_json`].
     ///
     /// # Errors
-    /// With what is wrong, where it is no order that this version knows.
+    /// Describes the problem if it is not an order that this version knows.
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Named {
             order: String,
         }
-        // Those about policies may hold a file, which is skipped here and not kept.
+        // Policy orders may contain a file, which is skipped here rather than kept.
         let Named { order } = serde_json::from_str(text)?;
         if order.starts_with(TrailOrder::PREFIX) {
             serde_json::from_str(text).map(Self::Trail)
@@ -41,10 +42,10 @@ impl Order {
         }
     }
 
-    /// The order as a line of JSON.
+    /// Returns the order as a line of JSON.
     ///
     /// # Errors
-    /// Never, but for a defect of serde.
+    /// Never, short of a bug in serde.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         match self {
             Self::Policy(order) => serde_json::to_string(order),
@@ -53,10 +54,11 @@ impl Order {
         }
     }
 
-    /// Carries the order out, on the record with the operator as its actor. What it says is for people and scripts.
+    /// Carries out the order and records it with the operator as its actor. The result is for people and
+    /// scripts.
     ///
     /// # Errors
-    /// As what is ordered.
+    /// Those of the operation ordered.
     pub async fn carry_out(self, services: &Services, watch: Watch) -> Result<Value> {
         match self {
             Self::Policy(order) => plugins::carry_out_order(services, *order, watch).await,

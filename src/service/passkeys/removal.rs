@@ -10,11 +10,11 @@ use crate::service::session::still_lives;
 use crate::service::{RequestContext, Services, deliveries, enrolment};
 use crate::store::{accounts, audit, challenges, factors, passkeys, sessions};
 
-/// Removes one of the caller's passkeys. With the last second factor that is of use MFA is off, recovery
-/// codes and all.
+/// Removes one of the caller's passkeys. Removing the last usable second factor disables MFA and deletes the
+/// recovery codes.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::StepUpRequired`] when the second factor was not used lately;
+/// [`Error::NotFound`]; [`Error::StepUpRequired`] if the second factor was not used recently;
 /// [`Error::Refused`] for the last factor while the organisation requires MFA; [`Error::RateLimited`];
 /// [`Error::Busy`].
 pub async fn remove_passkey(

@@ -1,16 +1,16 @@
 //! The bound plugins of every organisation, ready to be called.
 //!
-//! A change is written first and then taken up here, one organisation at a time. A reset that was
-//! judged by the old set in between fails its re-check in the transaction, waits for [`catch_up`] and
-//! is judged again: no reset is ever committed on policies that no longer hold, and none is turned away.
+//! A change is first committed and then loaded here, one organisation at a time. A reset that was judged by the
+//! old set in between fails its re-check in the transaction, waits for [`catch_up`] and is judged again: no reset
+//! is ever committed on outdated policies, and none is refused because of a change.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use super::answered::Answered;
-use super::starting::Lacking;
-use super::turns::Turns;
+use super::last_good::Answered;
+use super::replay_turns::Turns;
+use super::warm_up::Lacking;
 use super::watching::{Alarms, Rechecks};
 use super::{blocking, from_json};
 use crate::domain::Result;
@@ -24,19 +24,18 @@ use crate::store::bindings::{self, BindingRow, Of, PolicyRevision, VersionRow};
 use crate::store::plugins::{self, ModuleRow};
 use crate::store::{Connection, Store};
 
-/// Longest look back that a manifest can ask for, in days.
+/// Longest history that a manifest can ask for, in days.
 const HISTORY_DAYS_CAP: u16 = 90;
 
-/// The plugins of every organisation, ready to be called. Calls under way finish on the set they
-/// started with. Cheap to clone; all clones are the same.
+/// The plugins of every organisation, ready to be called. Running calls finish on the set they started with.
+/// Cheap to clone; all clones share one table.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     table: RwLock<Table>,
-    /// Held by whoever takes up a change: one at a time, so that the newest is never overwritten by an
-    /// older one.
+    /// Held while a change is loaded, so that the newest set is never overwritten by an older one.
     taking_up: Mutex<()>,
     lacking: Lacking,
     replays: Turns,
@@ -49,7 +48,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     node: Set,
-    /// What the node alone asks, for organisations without policies of their own.
+    /// The node's own plugins, for organisations without policies of their own.
     node_plugins: Plugins,
     organizations: HashMap<OrganizationId, (Set, Plugins)>,
 }
@@ -64,18 +63,18 @@ struct Set {
     history_days: u16,
 }
 
-/// What one organisation's resets are judged by, at one revision.
+/// The policies that judge one organisation's resets, at one revision.
 #[derive(Clone, Debug)]
 pub struct BoundSet {
-    /// Revision of plugins and bindings; a reset commits only if it still holds.
+    /// Revision of plugins and bindings; a reset commits only if it is still current.
     pub revision: PolicyRevision,
-    /// In the order in which they are asked: the node's first.
+    /// Plugins in the order in which they are asked: the node's first.
     pub plugins: Plugins,
     history_days: u16,
 }
 
 impl BoundSet {
-    /// How far back the question's history must reach, in days.
+    /// Returns how far back the question's history must reach, in days.
     #[must_use]
     pub fn history_days(&self) -> u16 {
         self.history_days
@@ -83,7 +82,7 @@ impl BoundSet {
 }
 
 impl Bindings {
-    /// The plugins that an organisation's resets are judged by.
+    /// Returns the plugins that judge an organisation's resets.
     #[must_use]
     pub fn of(&self, organization: OrganizationId) -> BoundSet {
         let table = self.0.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -102,12 +101,13 @@ impl Bindings {
         }
     }
 
-    /// Turns at replays that somebody asked for.
+    /// Returns the turns for replays that a manager requested.
     pub(super) fn replays(&self) -> &Turns {
         &self.0.replays
     }
 
-    /// Turns at replays that a change waits for: nobody's own replay turns a change away.
+    /// Returns the turns for replays that a change waits for. They are separate, so that a requested replay never
+    /// turns a change away.
     pub(super) fn gates(&self) -> &Turns {
         &self.0.gates
     }
@@ -141,21 +141,21 @@ impl Table {
     }
 }
 
-/// Reads all bindings and makes their modules ready. Blocks: modules that are not in the cache are
-/// compiled. A module that can't be used any more stops nobody but the organisations that bound it,
-/// whose resets fail as their bindings say.
+/// Reads all bindings and makes their modules ready. Blocks: modules that are not in the cache are compiled. A
+/// module that can't be used any more affects only the organisations that bound it, whose resets fail as their
+/// bindings specify.
 ///
 /// # Errors
-/// When the store can't be read.
+/// The store can't be read.
 pub fn reload(services: &Services) -> Result<()> {
     Reader::of(services).take_up_and_say()
 }
 
-/// Takes up what changed in the policies of an organisation (of all, where it is the node's) since they
-/// were read last.
+/// Loads the changes to the policies of an organisation (of all, if `organization` is absent: the node's) since
+/// they were last read.
 ///
 /// # Errors
-/// When the store can't be read.
+/// The store can't be read.
 pub async fn catch_up(services: &Services, organization: Option<OrganizationId>) -> Result<()> {
     let reader = Reader::of(services);
     blocking(move || {
@@ -167,12 +167,12 @@ pub async fn catch_up(services: &Services, organization: Option<OrganizationId>)
     .await?
 }
 
-/// Reads bindings and puts them in place.
+/// Reads bindings and puts them into the table.
 pub(super) struct Reader {
     pub(super) host: PluginHost,
     pub(super) store: Store,
     pub(super) bindings: Bindings,
-    /// Whether it waits for modules to be compiled, or lets something stand for them.
+    /// Whether to wait for modules to be compiled, or to use placeholders for them.
     pub(super) compiles: bool,
 }
 
@@ -193,7 +193,7 @@ impl Reader {
         taken_up
     }
 
-    /// Takes up everything anew, whatever changed.
+    /// Loads everything again, whether it changed or not.
     pub(super) fn take_up_again(&self) -> Result<()> {
         self.alone(Self::take_up_all).map(drop)
     }
@@ -272,7 +272,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Bindings by owner, ready to be called.
+    /// Returns the bindings by owner, ready to be called.
     fn sets(&self, rows: Rows) -> Result<HashMap<Option<OrganizationId>, Set>> {
         let mut makers = Maker {
             reader: self,
@@ -292,14 +292,14 @@ impl Reader {
     }
 }
 
-/// How much was taken up.
+/// The number of bindings and modules loaded.
 struct Ready {
     bindings: usize,
     modules: usize,
     organizations: usize,
 }
 
-/// What the store says of bindings.
+/// The rows of the store that describe bindings.
 struct Rows {
     bindings: Vec<BindingRow>,
     modules: HashMap<[u8; 32], ModuleRow>,
@@ -322,7 +322,7 @@ impl Rows {
     }
 }
 
-/// Makes bindings ready, each module once.
+/// Makes bindings ready, loading each module once.
 struct Maker<'a> {
     reader: &'a Reader,
     modules: HashMap<[u8; 32], ModuleRow>,
@@ -331,7 +331,7 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// The binding, and how far back its questions reach; nothing if it is switched off.
+    /// Returns the binding and how many days back its questions reach; `None` if it is switched off.
     fn make(&mut self, binding: &BindingRow) -> Result<Option<(BoundPlugin, u16)>> {
         if binding.disabled_at.is_some() {
             return Ok(None);
@@ -359,6 +359,7 @@ impl Maker<'_> {
             config: current.config,
             config_digest: current.config_digest,
             hooks: current.hooks,
+            history_days: current.history_days,
             grants: current.grants,
             mode: binding.mode,
             on_failure,
@@ -368,7 +369,7 @@ impl Maker<'_> {
         Ok(Some((bound, history_days)))
     }
 
-    /// A version of a plugin; nothing if the operator has it switched off for everybody.
+    /// Returns a version of a plugin; `None` if the operator has switched the plugin off for everybody.
     fn version(&mut self, row: &VersionRow, granted: &Grants) -> Result<Option<(Manifest, PluginVersion)>> {
         let module = self.modules.get(&row.plugin_digest);
         let module = module.ok_or_else(|| missing("module", &row.plugin_digest))?;
@@ -388,13 +389,14 @@ impl Maker<'_> {
             config: Arc::clone(config),
             config_digest: Digest(row.config_digest),
             hooks: row.hooks.clone(),
+            history_days: manifest.history_days,
             grants: granted.wanted(&manifest.wants),
         };
         Ok(Some((manifest, version)))
     }
 }
 
-/// Whether a binding may have to ask the version before: otherwise its module need not be in memory.
+/// Returns whether a binding may have to ask the previous version; otherwise its module need not be in memory.
 fn needs_version_before(mode: Mode, on_failure: &OnFailure) -> bool {
     let falls_back = |cause: &FailureCause| on_failure.action(*cause) == FailureAction::LastGoodVersion;
     matches!(mode, Mode::Canary(_)) || FailureCause::ALL.iter().any(falls_back)

@@ -1,12 +1,13 @@
-//! Bindings are made, changed, rolled back and removed: judged first, then one transaction with its entry.
+//! Creates, changes, rolls back and removes bindings: each change is judged, then committed in one transaction
+//! with its audit entry.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::bound::{BindingView, unknown_binding, usable_plugin, view};
 use super::governance::{self, Ended};
+use super::listing::{BindingView, unknown_binding, usable_plugin, view};
 use super::patching::{BindingPatch, Changed, patched};
 use super::promotion::{self, Gate};
 use super::terms::{check_config, check_terms, differences, named, terms};
@@ -22,45 +23,45 @@ use crate::service::Services;
 use crate::store::bindings::{self, BindingRow, VersionRow};
 use crate::store::{accounts, audit};
 
-/// How often a change is judged again when somebody else changed the binding meanwhile.
+/// How often a change is judged again if the binding was changed in the meantime.
 const ATTEMPTS: usize = 3;
-/// Policies that one owner may bind: each is asked at every reset.
+/// Maximum policies that one owner may bind: each is asked at every reset.
 const BINDINGS_PER_OWNER: usize = 20;
 
-/// What to bind, and how.
+/// A binding to create.
 #[derive(Clone, Debug)]
 pub struct NewBinding {
-    /// Whose; absent for every organisation.
+    /// Owner of the binding; absent for every organisation.
     pub owner: Option<OrganizationId>,
-    /// Which file.
+    /// SHA-256 of the plugin file.
     pub plugin_digest: Digest,
-    /// The configuration, JSON.
+    /// Configuration, JSON.
     pub config: Value,
-    /// Order among the owner's bindings; absent: behind those there are.
+    /// Position among the owner's bindings; absent: after the existing ones.
     pub position: Option<i64>,
-    /// When it is asked; absent: at every hook that it implements.
+    /// Hooks at which it is asked; absent: all that it implements.
     pub hooks: Option<Vec<Hook>>,
-    /// Whether answers count.
+    /// Whether its answers count.
     pub mode: Mode,
-    /// What a failure means.
+    /// What a failure means for the reset.
     pub on_failure: OnFailure,
     /// Effects that are granted.
     pub grants: Grants,
-    /// What a call may use up.
+    /// Limits of one call.
     pub limits: Limits,
 }
 
-/// Binds an installed plugin. From the next reset on it is asked.
+/// Binds an installed plugin. It is asked from the next reset on.
 ///
 /// # Errors
-/// [`Error::NotFound`] for an unknown plugin or organisation, [`Error::Validation`] with the path and
-/// reason for a configuration that the plugin refuses, [`Error::Conflict`] when there are too many.
+/// [`Error::NotFound`] for an unknown plugin or organisation, [`Error::Validation`] with the path and reason for
+/// a configuration that the plugin refuses, [`Error::Conflict`] if the owner has too many bindings.
 pub async fn bind_plugin(services: &Services, manager: &Manager, new: NewBinding) -> Result<BindingView> {
     manager.may_change(new.owner)?;
     manager.admit(services)?;
     for _ in 0..ATTEMPTS {
         match bind(services, manager, new.clone()).await {
-            Err(Error::Stale) => {} // policies were changed while this one was replayed: judge again
+            Err(Error::Stale) => {} // the policies changed while this one was replayed: judge again
             ended => return ended,
         }
     }
@@ -148,12 +149,12 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
     taken_up(services, kept, Some(ready)).await
 }
 
-/// Changes a binding: atomic, without a restart, from the next reset on. Calls under way finish on the
-/// old version, and what they decided is judged again before it is committed.
+/// Changes a binding atomically, without a restart, from the next reset on. Running calls finish on the old
+/// version, and their decisions are judged again before they are committed.
 ///
 /// # Errors
-/// As [`bind_plugin`]; [`Error::MayNotAct`] for the node's; [`Error::Conflict`] when the organisation
-/// wants a clean replay first and this version's is not.
+/// As [`bind_plugin`]; [`Error::MayNotAct`] for a binding of the node; [`Error::Conflict`] if the organisation
+/// requires a clean replay first and this version's is not clean.
 pub async fn update_binding(
     services: &Services,
     manager: &Manager,
@@ -167,7 +168,7 @@ pub async fn update_binding(
         let config = changed.config.as_deref();
         let gate = promotion::judge(services, manager, Some(&now), Some(&changed.row), config).await?;
         match commit(services, manager, &now, changed, gate, Verb::Update(&patch)).await {
-            // Somebody else changed it meanwhile.
+            // The binding was changed in the meantime.
             Err(Error::Stale) if manager.may_judge_again() => {}
             ended => return ended,
         }
@@ -175,13 +176,14 @@ pub async fn update_binding(
     Err(changed_meanwhile())
 }
 
-/// Goes back to the version before, with the configuration and the hooks that it had; once more undoes
-/// that. A version whose answers counted before needs no replay, and nothing is compiled anew: it is for when
-/// something is wrong. A canary is over then, and its version, which never decided for all, is not kept
-/// to go back to.
+/// Switches back to the previous version, with its configuration and hooks; a second call undoes the first. A
+/// version whose answers counted before needs no replay, and nothing is compiled again, since this is for
+/// emergencies. It ends a canary, whose version never decided for everybody and so is not kept for a further
+/// rollback.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::MayNotAct`] for the node's, [`Error::Conflict`] when there is none.
+/// [`Error::NotFound`], [`Error::MayNotAct`] for a binding of the node, [`Error::Conflict`] if there is no
+/// previous version.
 pub async fn roll_back_binding(
     services: &Services,
     manager: &Manager,
@@ -200,7 +202,8 @@ pub async fn roll_back_binding(
             .read(|db| usable_plugin(db, digest, now.organization_id))?;
         let mut row = now.clone();
         row.previous = if let Mode::Canary(_) = row.mode {
-            // The share was the other version's: kept, it would decide for nearly all by the old one.
+            // The share belonged to the canary's version. If kept, the version behind it would decide for nearly
+            // everybody.
             row.mode = Mode::Enforce;
             None
         } else {
@@ -222,10 +225,10 @@ pub async fn roll_back_binding(
     Err(changed_meanwhile())
 }
 
-/// Removes a binding. From the next reset on it is not asked.
+/// Removes a binding. It is not asked from the next reset on.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::MayNotAct`] for the node's.
+/// [`Error::NotFound`], [`Error::MayNotAct`] for a binding of the node.
 pub async fn unbind_plugin(services: &Services, manager: &Manager, id: Uuid) -> Result<Ended<()>> {
     let at = manager.at();
     for _ in 0..ATTEMPTS {
@@ -280,14 +283,14 @@ fn changeable(services: &Services, manager: &Manager, id: Uuid) -> Result<Bindin
     Ok(row)
 }
 
-/// How a binding is changed in place.
+/// The kind of change to an existing binding.
 #[derive(Clone, Copy)]
 enum Verb<'a> {
     Update(&'a BindingPatch),
     RollBack,
 }
 
-/// Writes a change with its entry; a change that changes nothing leaves none.
+/// Commits a change with its audit entry; a change without effect leaves no entry.
 async fn commit(
     services: &Services,
     manager: &Manager,

@@ -1,5 +1,5 @@
-//! What policies did since the start, in the text format of Prometheus (exposition format 0.0.4): by binding
-//! for `latchkey plugin metrics`, whose output a collector of text files takes as it is, and by version of a
+//! Policy counters since the start, in the Prometheus text format (exposition format 0.0.4): by binding for
+//! `latchkey plugin metrics`, whose output can be fed to a text-file collector unchanged, and by version of a
 //! plugin for [`crate::service::metrics`].
 
 use std::fmt::Write as _;
@@ -11,10 +11,10 @@ use crate::service::Services;
 use crate::service::metrics::{write_family, write_head};
 use crate::store::accounts;
 
-/// Labels without braces, and what they are of.
+/// Labels (without braces), each with the counters that they describe.
 type Labelled<'a> = [(String, &'a PluginCounters)];
 
-/// Every binding's counters and the alarms raised, as text.
+/// Returns every binding's counters and the number of alarms raised, as text.
 pub(super) async fn metrics(services: &Services, manager: &Manager) -> Result<String> {
     let views = list_bindings(services, manager).await?;
     let organizations = services.store.read(accounts::find_organizations)?;
@@ -38,8 +38,8 @@ pub(super) async fn metrics(services: &Services, manager: &Manager) -> Result<St
     Ok(text)
 }
 
-/// The counters of each version of each plugin, whoever bound it, and the alarms raised: for a collector, whose
-/// labels must be few and name nobody.
+/// Returns the counters of each version of each plugin across all bindings, and the number of alarms raised: for
+/// a collector, whose labels must be few and must not identify anybody.
 pub fn metrics_by_version(services: &Services) -> String {
     let versions = services.plugin_host.version_counters();
     let labelled: Vec<(String, &PluginCounters)> = versions
@@ -76,7 +76,7 @@ fn families(text: &mut String, labelled: &Labelled<'_>) {
     );
     one(
         ("latchkey_policy_fallbacks_total", "counter"),
-        "Calls of the version before, since the one that is bound had failed.",
+        "Calls of the previous version because the bound one had failed.",
         |c| c.fallbacks,
     );
     one(
@@ -111,7 +111,8 @@ fn alarms(text: &mut String, services: &Services) {
     );
 }
 
-/// Every cause from the start: a series that begins with its first failure hides it from whoever watches its rate.
+/// Writes every cause from the start: a series that only begins with its first failure hides that failure from a
+/// rate query.
 fn failures(text: &mut String, labelled: &Labelled<'_>) {
     let causes = FailureCause::ALL
         .into_iter()
@@ -149,7 +150,7 @@ fn durations(text: &mut String, labelled: &Labelled<'_>) {
     }
 }
 
-/// Microseconds as seconds, exactly.
+/// Formats microseconds as seconds, exactly.
 fn seconds(micros: u64) -> String {
     let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

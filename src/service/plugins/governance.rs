@@ -1,7 +1,7 @@
-//! Who has to agree to a change of a bound policy, and how it waits for them.
+//! Who has to agree to a change of a bound policy, and how the change waits for them.
 //!
-//! Whoever could loosen a policy alone would not be bound by it. Binding a further one needs nobody: what
-//! it adds can only make a reset harder.
+//! An admin who could loosen a policy alone would not be bound by it. Binding a further policy needs no
+//! agreement, since it can only make a reset harder.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -23,16 +23,16 @@ use crate::store::{Connection, Transaction, accounts, audit};
 /// How a change of a policy ended.
 #[derive(Clone, Debug)]
 pub enum Ended<T> {
-    /// It is made.
+    /// The change is made.
     Done(T),
-    /// Nothing is changed yet: a further admin has to agree to this approval.
+    /// Nothing is changed yet: another admin has to agree to the approval with this id.
     Awaits(Uuid),
 }
 
-/// Whether the manager may change this binding, alone or with a further admin.
+/// Returns whether the manager may change this binding, alone or with another admin.
 ///
 /// # Errors
-/// [`Error::MayNotAct`] where only the operator may.
+/// [`Error::MayNotAct`] if only the operator may.
 pub(super) fn ruling(db: &Connection, manager: &Manager, binding: &BindingRow) -> Result<May> {
     let Some(mandate) = manager.mandate() else {
         return Ok(May::Yes); // the operator
@@ -42,10 +42,10 @@ pub(super) fn ruling(db: &Connection, manager: &Manager, binding: &BindingRow) -
     may_change_policy(&organization.settings, binding.approval_demanded_at.is_some())
 }
 
-/// Whether the manager may bind a further policy.
+/// Checks that the manager may bind a further policy.
 ///
 /// # Errors
-/// [`Error::MayNotAct`] where only the operator may.
+/// [`Error::MayNotAct`] if only the operator may.
 pub(super) fn may_bind(db: &Connection, manager: &Manager) -> Result<()> {
     let Some(mandate) = manager.mandate() else {
         return Ok(());
@@ -55,17 +55,17 @@ pub(super) fn may_bind(db: &Connection, manager: &Manager) -> Result<()> {
     may_change_policy(&organization.settings, false).map(drop)
 }
 
-/// Whether a further admin has to agree before this change, who has not.
+/// Returns whether another admin still has to agree before this change.
 pub(super) fn asks(services: &Services, manager: &Manager, binding: &BindingRow) -> Result<bool> {
     let may = services.store.read(|db| ruling(db, manager, binding))?;
     Ok(may == May::WithSecondAdmin && manager.agreement().is_none())
 }
 
-/// Checks in the transaction of a change that its manager may still make it, and ends the approval that it
+/// Checks in the transaction of a change that its manager may still make it, and completes the approval that it
 /// was waiting for.
 ///
 /// # Errors
-/// As [`ruling`] and [`Mandate::still_holds`]; [`Error::Stale`] where by now a further admin has to agree.
+/// As [`ruling`] and [`Mandate::still_holds`]; [`Error::Stale`] if another admin has to agree by now.
 pub(super) fn settle(tx: &Transaction<'_>, manager: &Manager, agreed_id: Uuid, binding: Uuid) -> Result<()> {
     manager.still_may(tx)?;
     let row = bindings::find_binding(tx, binding)?.ok_or(Error::Stale)?;
@@ -84,10 +84,10 @@ pub(super) fn settle(tx: &Transaction<'_>, manager: &Manager, agreed_id: Uuid, b
     Ok(())
 }
 
-/// Asks for a further admin.
+/// Asks for another admin's agreement.
 ///
 /// # Errors
-/// [`Error::Conflict`] when there is none.
+/// [`Error::Conflict`] if there is no other admin.
 pub(super) async fn ask(
     services: &Services,
     manager: &Manager,
@@ -143,11 +143,11 @@ pub(super) async fn ask(
     Ok(id)
 }
 
-/// Carries out a change that `approver` was the last to agree to.
+/// Carries out a change to which `approver` was the last to agree.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`] when who asked may no longer; [`Error::Conflict`] when the binding is no longer
-/// what was agreed to change; otherwise as the change itself.
+/// [`Error::NotOrgAdmin`] if the admin who asked may no longer; [`Error::Conflict`] if the binding is no longer
+/// as agreed; otherwise as the change itself.
 pub(in crate::service) async fn carry_out_agreed(
     services: &Services,
     approver: &Principal,
@@ -176,7 +176,7 @@ pub(in crate::service) async fn carry_out_agreed(
     }
 }
 
-/// What an approval keeps of a change.
+/// Returns the part of a change that an approval stores.
 pub(super) fn wanted(binding: &BindingRow, plugin: &str, verb: PolicyVerb) -> PolicyChange {
     PolicyChange {
         binding: binding.id,

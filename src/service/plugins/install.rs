@@ -1,11 +1,11 @@
-//! From a file to an installed plugin: judged, compiled and tried before anything is stored.
+//! Installs a plugin file: it is checked, compiled and tried before anything is stored.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::bound::{parse_digest, unknown_plugin};
-use super::signed::trusted;
+use super::listing::{parse_digest, unknown_plugin};
+use super::signatures::trusted;
 use super::{Manager, blocking, catch_up, off_the_path, refusal, refused};
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
@@ -17,41 +17,41 @@ use crate::service::Services;
 use crate::store::plugins::{self, PluginRow};
 use crate::store::{accounts, audit, bindings};
 
-/// Plugins that an organisation may have installed.
+/// Maximum plugins that an organisation may have installed.
 const PLUGINS_PER_ORGANIZATION: u64 = 64;
-/// Bytes of all plugins of an organisation together.
+/// Maximum bytes of all plugins of an organisation together.
 const BYTES_PER_ORGANIZATION: u64 = 512 << 20;
-/// Differences of a failed golden case that a refusal shows.
+/// Maximum differences of a failed golden case that a refusal shows.
 const DIFFERENCES_SHOWN: usize = 5;
-/// Characters of each.
+/// Maximum characters of each difference.
 const DIFFERENCE_CHARS: usize = 300;
 
 /// A file to install.
 #[derive(Clone)]
 pub struct NewPlugin {
-    /// For whom; absent for the node, and with it for everybody.
+    /// Organisation that installs it; absent for the node, whose plugins everybody may bind.
     pub owner: Option<OrganizationId>,
-    /// The file.
+    /// Content of the file.
     pub bytes: Arc<[u8]>,
     /// Its minisign signature.
     pub signature: Option<String>,
-    /// Whose it must be, whomever the node trusts: a minisign public key, for this file alone.
+    /// The minisign public key that must have signed this file, in addition to the keys that the node trusts.
     pub public_key: Option<String>,
 }
 
-/// What came of an installation.
+/// The result of an installation.
 #[derive(Clone, Debug)]
 pub struct Installed {
-    /// The plugin.
+    /// The installed plugin.
     pub plugin: PluginRow,
-    /// Whether it was not there before.
+    /// Whether it was not installed before.
     pub new: bool,
-    /// Whether a signature came with it that nobody here could check.
+    /// Whether it came with a signature that could not be checked, since no key is known.
     pub signature_unchecked: bool,
 }
 
 impl Installed {
-    /// What its manager should know: a signature that was not checked says nothing.
+    /// Returns a warning for the manager: a signature that was not checked proves nothing.
     #[must_use]
     pub fn warning(&self) -> Option<&'static str> {
         self.signature_unchecked.then_some(
@@ -61,31 +61,31 @@ impl Installed {
     }
 }
 
-/// How far long work has come.
+/// Progress of long work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// A step begins.
     Step(&'static str),
-    /// So many of so many are done.
+    /// Items done, of a total.
     Done(u64, u64),
 }
 
-/// Whoever watches long work.
+/// Receives the progress of long work.
 pub type Watch = Arc<dyn Fn(Progress) + Send + Sync>;
 
-/// Nobody watches.
+/// Returns a [`Watch`] that ignores progress.
 #[must_use]
 pub fn unwatched() -> Watch {
     Arc::new(|_| ())
 }
 
-/// Judges, compiles, tries and keeps a plugin. The same file again is no error and changes nothing, but for the
-/// signer on record, where it is now known who signed it.
-/// Nobody waits but the caller, whom [`Manager::admit`] has let in: it is compiled on a thread of its own.
+/// Checks, compiles, tries and stores a plugin. Installing the same file again is no error and changes nothing,
+/// except that the signer is recorded if it is known only now. Only the caller, whom [`Manager::admit`] has let
+/// in, waits: compilation has a thread of its own.
 ///
 /// # Errors
 /// [`Error::PluginRefused`] with what is wrong with the file or its signature, before anything is stored;
-/// [`Error::Conflict`] when the organisation has too many.
+/// [`Error::Conflict`] if the organisation has too many plugins.
 pub async fn install_plugin(
     services: &Services,
     manager: &Manager,
@@ -169,8 +169,8 @@ fn within_quota(
     )))
 }
 
-/// Runs the golden cases that travel in the file: a plugin that does not do here what its author saw
-/// is not installed.
+/// Runs the golden cases embedded in the file: a plugin that does not behave here as its author saw is not
+/// installed.
 async fn run_cases(host: &PluginHost, prepared: &Arc<Prepared>, bytes: &[u8], watch: &Watch) -> Result<()> {
     let broken = |e: CaseError| refusal(&format!("its golden cases can't be run: {e}"), "golden-cases");
     let cases = embedded_cases(bytes).map_err(broken)?;
@@ -259,7 +259,7 @@ async fn keep(
         .await
 }
 
-/// A refused file leaves a trace: somebody tried to bring it in.
+/// Records a refused file in the trail: it may have been an attempt to bring in something unwanted.
 async fn record_refusal(
     services: &Services,
     manager: &Manager,
@@ -282,21 +282,21 @@ async fn append(services: &Services, manager: &Manager, event: Event) -> Result<
         .await
 }
 
-/// A plugin as the trail names it.
+/// Returns a plugin as the trail names it.
 pub(super) fn resource(digest: Digest, manifest: &Manifest) -> Resource {
     Resource::other("PLUGIN", digest, Some(manifest.name.clone()))
 }
 
-/// Removes a plugin that no binding uses. What it decided can still be replayed until that lapses.
+/// Removes a plugin that no binding uses. Its decisions can still be replayed until their retention ends.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::MayNotAct`] for the node's, [`Error::Conflict`] while it is bound.
+/// [`Error::NotFound`], [`Error::MayNotAct`] for a plugin of the node, [`Error::Conflict`] while it is bound.
 pub async fn remove_plugin(services: &Services, manager: &Manager, digest: &str) -> Result<()> {
     let plugin = super::find_plugin(services, manager, digest)?;
     uninstall_plugin(services, manager, &plugin).await
 }
 
-/// [`remove_plugin`] for one that was found, whosever it is.
+/// Like [`remove_plugin`], for a plugin of any owner that has already been found.
 pub(super) async fn uninstall_plugin(
     services: &Services,
     manager: &Manager,
@@ -322,8 +322,8 @@ pub(super) async fn uninstall_plugin(
         .await
 }
 
-/// Switches a plugin off for everybody, or on again: the operator's emergency switch. What is off is as
-/// if it were not bound. Says whether that changed anything.
+/// Switches a plugin off for everybody, or on again: the operator's emergency switch. A plugin that is off is
+/// treated as not bound. Returns whether that changed anything.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::MayNotAct`] for an admin.
@@ -336,7 +336,7 @@ pub async fn switch_plugin(services: &Services, manager: &Manager, digest: &str,
         .ok_or_else(|| unknown_plugin(digest))?;
     let ready = match off {
         true => None,
-        // Compiled before anybody depends on it; held until the bindings have it.
+        // Compiled before any reset depends on it, and held until the bindings have it.
         false => super::prepare(services, digest).await.ok(),
     };
     let at = manager.at();
@@ -347,7 +347,7 @@ pub async fn switch_plugin(services: &Services, manager: &Manager, digest: &str,
             .with("version", manifest.version.as_str())
             .with("changes", json!({ "disabled": { "from": !off, "to": off } }))
     };
-    // The node's trail has it, and the trail of each organisation whose policy it was.
+    // Recorded in the node's trail and in that of each organisation whose policy it was.
     let mut owners = vec![None];
     owners.extend(
         services

@@ -1,4 +1,4 @@
-//! Who manages policies: an admin those of their organisation, the operator everybody's.
+//! Who manages policies: an admin manages those of their organisation, the operator everybody's.
 
 use jiff::Timestamp;
 
@@ -11,10 +11,10 @@ use crate::service::mandate::{Agreement, Mandate};
 use crate::service::{RequestContext, Services, approvals};
 use crate::store::{Transaction, accounts};
 
-/// Somebody who manages policies, and how the request came in.
+/// A manager of policies, with the context of the request.
 #[derive(Clone, Debug)]
 pub struct Manager {
-    /// Absent: the operator.
+    /// The admin; absent for the operator.
     admin: Option<Admin>,
     actor: ActorRef,
     context: RequestContext,
@@ -24,12 +24,12 @@ pub struct Manager {
 struct Admin {
     user: User,
     mandate: Mandate,
-    /// The revision of the binding that was agreed to be changed.
+    /// The revision of the binding that the agreement is for.
     agreed_revision: Option<i64>,
 }
 
 impl Manager {
-    /// An admin, for their organisation.
+    /// Creates the manager for an admin of an organisation.
     #[must_use]
     pub fn admin(admin: OrgAdmin<'_>, context: &RequestContext) -> Self {
         Self {
@@ -43,7 +43,8 @@ impl Manager {
         }
     }
 
-    /// An admin whose change of a binding at that revision a further admin agrees to with this call.
+    /// Creates the manager for an admin whose change of a binding at `revision` another admin agrees to with this
+    /// call.
     pub(super) fn agreed(user: User, mandate: Mandate, revision: i64, context: &RequestContext) -> Self {
         Self {
             actor: ActorRef::user(&user),
@@ -56,7 +57,7 @@ impl Manager {
         }
     }
 
-    /// The operator, for the node and every organisation.
+    /// Creates the manager for the operator, who manages the node and every organisation.
     #[must_use]
     pub fn operator(services: &Services) -> Self {
         Self {
@@ -66,17 +67,17 @@ impl Manager {
         }
     }
 
-    /// When the request was taken in.
+    /// Returns when the request was received.
     pub(super) fn at(&self) -> Timestamp {
         self.context.at
     }
 
-    /// The organisation whose things this is all about; absent for the operator, who sees all.
+    /// Returns the organisation that this manager is limited to; absent for the operator, who sees all.
     pub(super) fn organization(&self) -> Option<OrganizationId> {
         self.mandate().map(|mandate| mandate.organization)
     }
 
-    /// Whether things of this owner exist as far as the manager may know.
+    /// Returns whether the manager may know of plugins and bindings of this owner.
     pub(super) fn sees(&self, owner: Option<OrganizationId>) -> bool {
         match (self.organization(), owner) {
             (None, _) | (Some(_), None) => true,
@@ -84,10 +85,10 @@ impl Manager {
         }
     }
 
-    /// Whether the manager may change things of this owner, which it sees.
+    /// Checks that the manager may change plugins and bindings of this owner, which it sees.
     ///
     /// # Errors
-    /// [`Error::MayNotAct`] for what is the node's.
+    /// [`Error::MayNotAct`] if they belong to the node.
     pub(super) fn may_change(&self, owner: Option<OrganizationId>) -> Result<()> {
         if self.admin.is_some() && owner.is_none() {
             return Err(Error::MayNotAct(
@@ -97,13 +98,13 @@ impl Manager {
         Ok(())
     }
 
-    /// Counts a call that may cost a compilation.
+    /// Counts a call that may cost a compilation against the rate limit.
     ///
     /// # Errors
     /// [`Error::RateLimited`].
     pub fn admit(&self, services: &Services) -> Result<()> {
         match self.mandate() {
-            // Whoever agrees was admitted as such.
+            // An approver was already admitted as such.
             Some(mandate) if mandate.agreement.is_none() => services
                 .limiter
                 .check(Bucket::PluginByCaller, mandate.actor.0.as_bytes()),
@@ -111,23 +112,23 @@ impl Manager {
         }
     }
 
-    /// With what right; absent for the operator.
+    /// Returns the admin's mandate; absent for the operator.
     pub(super) fn mandate(&self) -> Option<&Mandate> {
         self.admin.as_ref().map(|admin| &admin.mandate)
     }
 
-    /// The agreement that this call gives.
+    /// Returns the agreement that this call gives.
     pub(super) fn agreement(&self) -> Option<&Agreement> {
         self.mandate()?.agreement.as_ref()
     }
 
-    /// Whether a change that was judged on what is no longer so may be judged again; what others agreed to
-    /// is read anew by whoever called.
+    /// Returns whether a change that was judged on outdated data may be judged again here. A change that others
+    /// agreed to may not: its caller reads it again.
     pub(super) fn may_judge_again(&self) -> bool {
         self.agreement().is_none()
     }
 
-    /// Whether a binding is still at the revision that was agreed to be changed.
+    /// Checks that a binding is still at the revision that was agreed to.
     ///
     /// # Errors
     /// [`Error::Conflict`].
@@ -140,7 +141,7 @@ impl Manager {
         }
     }
 
-    /// Checks in the transaction that the manager is still who they were.
+    /// Checks in the transaction that the manager's rights are unchanged.
     ///
     /// # Errors
     /// [`Error::Token`], [`Error::NotOrgAdmin`], and as [`Mandate::still_holds`].
@@ -158,7 +159,7 @@ impl Manager {
         Ok(())
     }
 
-    /// The entry of the agreement that this call gives.
+    /// Returns the audit event of the agreement that this call gives.
     pub(super) fn agreed_event(&self) -> Option<Event> {
         let admin = self.admin.as_ref()?;
         let agreement = admin.mandate.agreement.as_ref()?;
@@ -166,12 +167,12 @@ impl Manager {
         Some(event.from_request(&self.context.request_id, self.context.ip_text().as_deref()))
     }
 
-    /// An act of the manager's on things of this owner.
+    /// Returns an event for an action of the manager on something of this owner.
     pub(super) fn event(&self, event_type: EventType, owner: Option<OrganizationId>) -> Event {
         let event = Event::new(event_type, owner, self.actor.clone());
         match self.agreement() {
             None => event.from_request(&self.context.request_id, self.context.ip_text().as_deref()),
-            // The address is the approver's, and stands in the entry of the agreement.
+            // The address is the approver's, and is part of the agreement's own entry.
             Some(agreement) => event
                 .from_request(&self.context.request_id, None)
                 .with("approvalId", agreement.approval.id.to_string())

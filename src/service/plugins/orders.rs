@@ -1,5 +1,5 @@
-//! What the operator orders at the command line: carried out by whoever has the data directory, the
-//! command itself or the server that runs.
+//! The operator's orders from the command line: carried out by the process that has the data directory open,
+//! either the command itself or the running server.
 
 mod naming;
 mod setting_up;
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::decided::find_decisions_anywhere;
+use super::decisions::find_decisions_anywhere;
 use super::exposition;
 use super::replay::replay_manifest;
-use super::replayed::{Follow, Replay, parse_since};
+use super::replay_report::{Follow, Replay, parse_since};
 use super::{
     BindingPatch, BindingView, Digest, Manager, Watch, blocking, list_bindings, list_plugins, off_the_path,
     parse_digest, refused, roll_back_binding, switch_plugin, unbind_plugin, update_binding,
@@ -34,92 +34,92 @@ pub use terms::{FailureRule, Limit, TermsOrder};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum PolicyOrder {
-    /// Show what is installed and bound.
+    /// Show installed plugins and bindings.
     List {
-        /// Slug of the organisation that is asked about; absent: everybody's.
+        /// Slug of the organisation to show; absent: all.
         organization: Option<String>,
     },
-    /// Judge, compile and keep a plugin.
+    /// Check, compile and store a plugin.
     Install(InstallOrder),
     /// Remove an installed plugin that nothing uses.
     Uninstall {
-        /// Its name, or the beginning of its digest; it must fit no other of its owner's.
+        /// Its name, or a prefix of its digest that fits no other plugin of the same owner.
         plugin: String,
-        /// Slug of the organisation that has it; absent: the node.
+        /// Slug of the organisation that installed it; absent: the node.
         organization: Option<String>,
     },
-    /// Let an organisation's resets be judged by it.
+    /// Bind a plugin to an organisation's resets.
     Bind(BindOrder),
     /// Change the terms of a binding.
     Change {
-        /// Which binding.
+        /// Id of the binding.
         binding: Uuid,
-        /// What is to be otherwise.
+        /// The terms to change.
         terms: TermsOrder,
     },
     /// Show a configuration that is or was bound.
     Config {
-        /// Its digest, or the beginning of it.
+        /// Its digest, or a prefix of it.
         digest: String,
     },
-    /// Tell what bindings did since the start, as text for a collector.
+    /// Show the bindings' counters since the start, as text for a collector.
     Metrics,
     /// Switch a binding off, or on again.
     Switch {
-        /// Which binding.
+        /// Id of the binding.
         binding: Uuid,
-        /// Off.
+        /// True to switch it off.
         off: bool,
     },
     /// Switch a plugin off for everybody, or on again.
     SwitchPlugin {
-        /// Its name, or the beginning of its digest; it must fit no other.
+        /// Its name, or a prefix of its digest that fits no other plugin.
         plugin: String,
-        /// Off.
+        /// True to switch it off.
         off: bool,
     },
-    /// Make a binding's answers count, or not.
+    /// Change whether a binding's answers count.
     SetMode {
-        /// Which binding.
+        /// Id of the binding.
         binding: Uuid,
-        /// How.
+        /// The new mode.
         mode: Mode,
     },
-    /// Take another installed version of a binding's plugin.
+    /// Switch a binding to another installed version of its plugin.
     SetVersion {
-        /// Which binding.
+        /// Id of the binding.
         binding: Uuid,
-        /// Name of the plugin (its newest version), or the beginning of its digest.
+        /// Name of the plugin (its newest version), or a prefix of its digest.
         plugin: String,
-        /// Another configuration.
+        /// New configuration; absent: unchanged.
         config: Option<Value>,
     },
-    /// Go back to the version before.
+    /// Switch back to the previous version.
     RollBack {
-        /// Which binding.
+        /// Id of the binding.
         binding: Uuid,
     },
     /// Remove a binding.
     Unbind {
-        /// Which binding.
+        /// Id of the binding.
         binding: Uuid,
     },
-    /// Put past decisions to a plugin that need not be installed.
+    /// Ask a plugin, which need not be installed, the questions of past decisions.
     Replay(ReplayOrder),
-    /// Show what is kept with the entry of a reset.
+    /// Show what is kept with the audit entry of a reset.
     Decisions {
-        /// The entry's id.
+        /// Id of the entry.
         entry: Uuid,
     },
 }
 
-/// A plugin's file, as text: base64.
+/// A plugin file as base64 text.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FileText(String);
 
 impl FileText {
-    /// A file of these bytes.
+    /// Encodes a file with these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(STANDARD.encode(bytes))
@@ -132,27 +132,26 @@ impl FileText {
     }
 }
 
-/// What to replay, and with which file.
+/// A replay to run with a given plugin file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayOrder {
-    /// The file.
+    /// The candidate's file.
     pub file: FileText,
     /// Slug of the organisation; absent: everybody's resets.
     pub organization: Option<String>,
-    /// From when on: `30d`, `12h` or a time.
+    /// Start of the period: `30d`, `12h` or a time.
     pub since: String,
-    /// Only the decisions of this binding.
+    /// Id of a binding, to replay only its decisions.
     pub binding: Option<Uuid>,
     /// The candidate's configuration; absent: the one that each decision was made with.
     pub config: Option<Value>,
 }
 
-/// Carries out an order, on the record with the operator as its actor. What it says is for people and
-/// scripts.
+/// Carries out an order and records it with the operator as its actor. The result is for people and scripts.
 ///
 /// # Errors
-/// As what is ordered.
+/// Those of the order.
 pub async fn carry_out_order(services: &Services, order: PolicyOrder, watch: Watch) -> Result<Value> {
     carry_out(services, order, watch).await.map_err(naming::as_typed)
 }
@@ -209,7 +208,6 @@ async fn carry_out(services: &Services, order: PolicyOrder, watch: Watch) -> Res
             let now = super::find_binding(services, &manager, binding)?;
             let mut said = self::binding(&now, &organizations(services)?);
             said["changed"] = json!(now.row.revision != before.revision);
-            setting_up::warn_of_unsigned(services, usable, &mut said);
             Ok(said)
         }
         PolicyOrder::RollBack { binding } => {
@@ -231,7 +229,7 @@ async fn change(services: &Services, manager: &Manager, id: Uuid, patch: Binding
 }
 
 async fn switch(services: &Services, manager: &Manager, plugin: &str, off: bool) -> Result<Value> {
-    // A whole digest is the shortest way: in an emergency nothing else need be read.
+    // With a whole digest nothing else need be read, which matters in an emergency.
     let digest = if let Ok(digest) = parse_digest(plugin) {
         digest
     } else {
@@ -249,7 +247,7 @@ fn show(services: &Services, manager: &Manager, id: Uuid) -> Result<Value> {
     Ok(binding(&view, &organizations(services)?))
 }
 
-/// What there is; with a slug, what that organisation can bind and is asked at its resets.
+/// Lists plugins and bindings; with a slug, those that this organisation can bind and those asked at its resets.
 async fn list(services: &Services, manager: &Manager, slug: Option<&str>) -> Result<Value> {
     let of = setting_up::owner(services, slug)?;
     let concerns = |owner: Option<OrganizationId>| of.is_none() || owner.is_none() || owner == of;
@@ -287,7 +285,7 @@ fn organizations(services: &Services) -> Result<Vec<Organization>> {
     services.store.read(accounts::find_organizations)
 }
 
-/// The slug of an owner; absent for the node.
+/// Returns the slug of an owner; absent for the node.
 pub(super) fn slug_of(organizations: &[Organization], id: Option<OrganizationId>) -> Option<&str> {
     let found = organizations
         .iter()
@@ -336,7 +334,7 @@ async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result
         if let Some(id) = order.binding
             && bindings::find_binding(db, id)?.is_none()
         {
-            return Err(super::bound::unknown_binding(id));
+            return Err(super::listing::unknown_binding(id));
         }
         Ok(match organization {
             Some(id) => vec![id],
@@ -361,7 +359,7 @@ async fn replay(services: &Services, order: ReplayOrder, watch: Watch) -> Result
         config: order.config,
     };
     let report = replay_manifest(services, None, manifest, organizations, replay, watch).await?;
-    drop(prepared); // held until here, so that it is found by its digest
+    drop(prepared); // held until here, so that the replay finds it by its digest
     let (clean, verdict) = (report.is_clean(), report.verdict());
     let mut report = json!(report);
     report["clean"] = json!(clean);

@@ -1,11 +1,11 @@
-//! What a patch makes of a binding, judged.
+//! Applies a patch to a binding and checks the result.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bound::usable_plugin;
+use super::listing::usable_plugin;
 use super::terms::{check_config, check_terms};
 use super::{from_json, to_json};
 use crate::domain::policy::{Grants, Hook, Manifest, Mode};
@@ -15,41 +15,41 @@ use crate::service::Services;
 use crate::store::bindings::{self, BindingRow, VersionRow};
 use crate::store::plugins;
 
-/// Changes to a binding: what is absent stays as it is.
+/// Changes to a binding; absent fields stay unchanged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BindingPatch {
-    /// Another version of the plugin; the one before stays at hand for rollback.
+    /// SHA-256 of another version of the plugin; the previous one is kept for rollback.
     pub plugin_digest: Option<Digest>,
-    /// The configuration, JSON; the one before stays at hand for rollback, too.
+    /// New configuration, JSON; the previous one is kept for rollback, too.
     pub config: Option<Value>,
-    /// Order among the owner's bindings.
+    /// Position among the owner's bindings.
     pub position: Option<i64>,
-    /// When it is asked.
+    /// Hooks at which it is asked.
     pub hooks: Option<Vec<Hook>>,
-    /// Whether answers count.
+    /// Whether its answers count.
     pub mode: Option<Mode>,
-    /// What a failure means.
+    /// What a failure means for the reset.
     pub on_failure: Option<OnFailure>,
     /// Effects that are granted.
     pub grants: Option<Grants>,
-    /// What a call may use up.
+    /// Limits of one call.
     pub limits: Option<Limits>,
     /// Whether it is switched off.
     pub disabled: Option<bool>,
 }
 
-/// A binding as it is to be, judged.
+/// A binding after a change, checked.
 pub(super) struct Changed {
     pub(super) row: BindingRow,
     pub(super) manifest: Manifest,
-    /// The configuration's text, where it may be new.
+    /// The configuration's text, if it may be new.
     pub(super) config: Option<String>,
-    /// The module where it may be new to the bindings, held until they have it.
+    /// The module, if it may be new to the bindings; held until they have loaded it.
     pub(super) ready: Option<Arc<Prepared>>,
 }
 
-/// What a patch makes of a binding.
+/// Returns the binding as it is after the patch.
 pub(super) async fn patched(services: &Services, now: BindingRow, patch: &BindingPatch) -> Result<Changed> {
     let digest = patch.plugin_digest.unwrap_or(Digest(now.version.plugin_digest));
     let switched = digest.0 != now.version.plugin_digest;
@@ -83,7 +83,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         },
         answered: false,
     };
-    // For some plugins the configuration is the whole of the policy: another one is another version.
+    // For some plugins the configuration is the whole policy, so another configuration is another version.
     if switched || row.version.config_digest != now.version.config_digest {
         row.previous = to_go_back_to(&now, &row.version);
     }
@@ -107,7 +107,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
             None
         };
     }
-    // What was granted to the version before is not asked about again.
+    // Effects that were granted to the previous version need not be wanted again.
     let asked_for = patch.grants.clone().unwrap_or_default();
     let before = match &row.previous {
         Some(previous) => services
@@ -124,7 +124,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         &asked_for,
         from_json(&row.limits)?,
     )?;
-    // What only loosens or switches off must not depend on a module that may be beyond use.
+    // A change that only loosens or switches off must not depend on a module that may be unusable.
     let ready = if !switched && config_kept && patch.disabled != Some(false) {
         None
     } else {
@@ -138,7 +138,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     })
 }
 
-/// Refuses a canary of what decides for everybody where nothing is left to decide for the others.
+/// Refuses to turn an enforced binding into a canary if no previous version is left to judge the other users.
 fn keeps_judging(now: &BindingRow, then: &BindingRow) -> Result<()> {
     match (now.mode, then.mode, &then.previous) {
         (Mode::Enforce, Mode::Canary(percent), None) => Err(Error::Conflict(format!(
@@ -150,15 +150,16 @@ fn keeps_judging(now: &BindingRow, then: &BindingRow) -> Result<()> {
     }
 }
 
-/// Hooks that the binding left out stay left out; those that the new version adds are asked.
+/// Returns the hooks after a switch: those that the binding left out stay left out, those that the new version
+/// adds are asked.
 fn hooks_kept(now: &[Hook], old: &[Hook], new: &[Hook]) -> Vec<Hook> {
     let kept = |hook: &&Hook| now.contains(hook) || !old.contains(hook);
     new.iter().filter(kept).copied().collect()
 }
 
-/// What a switch to `then`, another file or configuration, leaves to go back to and to fall back on: the version
-/// that it replaces, unless that was only tried on a canary's share, or has never answered where the one before it
-/// has.
+/// Returns the version that a switch to `then` (another file or configuration) keeps for rollback and fallback:
+/// the one that it replaces, unless that was only tried on a canary's share, or has never answered while the one
+/// before it has.
 fn to_go_back_to(now: &BindingRow, then: &VersionRow) -> Option<VersionRow> {
     let replaced = &now.version;
     match (&now.previous, now.mode) {

@@ -1,20 +1,20 @@
-//! Where an organisation wants it, a version of a policy begins to count only once it decides past resets
-//! as they were decided.
+//! The gate for organisations that require a clean replay: a version of a policy begins to count only once it
+//! decides past resets as they were decided.
 //!
-//! What counts is what is enforced, wholly or for a canary's share. A version begins to count by a switch,
-//! by binding anew what was unbound, by leaving monitor mode, or by staying alone when another version of
-//! the same plugin goes: each of these is judged. Another configuration is another version here (for some
-//! plugins it is the whole of the policy), and so is being asked at fewer hooks. Only going back to what
-//! counted before is not judged: to the version before, however long ago it decided something, or to one
-//! that did lately.
+//! A version counts if it is enforced, for everybody or for a canary's share. It begins to count by a switch, by
+//! binding again what was unbound, by leaving monitor mode, or by remaining when another version of the same
+//! plugin is removed; each of these is judged. Another configuration is another version here (for some plugins it
+//! is the whole policy), and so is being asked at fewer hooks. Only going back to a version that counted before
+//! is not judged: to the previous version, however long ago it decided something, or to one that decided
+//! recently.
 //!
-//! Calls that failed when they were made hold nothing back: there was no decision that could stay the same.
+//! Recorded calls that failed hold nothing back: they made no decision that could stay the same.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::replay::{Terms, replay_on_terms};
-use super::replayed::{Follow, Replay};
+use super::replay_report::{Follow, Replay};
 use super::{Manager, from_json, unwatched};
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Manifest, Mode};
@@ -26,16 +26,16 @@ use crate::store::bindings::{self, BindingRow, Of, PolicyRevision};
 use crate::store::decisions::{self, DeciderRow};
 use crate::store::{accounts, plugins};
 
-/// How far back decisions must stay the same, in days.
+/// Days for which decisions must stay the same.
 const DAYS: i64 = 30;
 
-/// A change was judged on these policies, where it had to be judged.
+/// The policies on which a change was judged; `None` if it did not have to be judged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gate(Option<(OrganizationId, PolicyRevision)>);
 
 impl Gate {
-    /// Checks in the transaction of the change that the policies are still those. Two changes side by
-    /// side must not get past a rule that each alone would not.
+    /// Checks in the transaction of the change that the policies are unchanged. Otherwise two concurrent changes
+    /// could together break a rule that each of them alone respects.
     ///
     /// # Errors
     /// [`Error::Stale`].
@@ -51,7 +51,7 @@ impl Gate {
     }
 }
 
-/// A version that is to count, and whose decisions it takes over.
+/// A version that is about to count, and the bindings whose decisions it takes over.
 struct Candidate {
     digest: Digest,
     manifest: Manifest,
@@ -60,11 +60,11 @@ struct Candidate {
     takes_over: Follow,
 }
 
-/// Judges the change of a binding from `now` (absent: it is made) to `then` (absent: it goes), with the
-/// configuration's text where that may be new.
+/// Judges the change of a binding from `now` (absent: it is created) to `then` (absent: it is removed), with the
+/// configuration's text if it may be new.
 ///
 /// # Errors
-/// [`Error::Conflict`] when decisions would differ.
+/// [`Error::Conflict`] if decisions would differ.
 pub(super) async fn judge(
     services: &Services,
     manager: &Manager,
@@ -73,7 +73,7 @@ pub(super) async fn judge(
     new_config: Option<&str>,
 ) -> Result<Gate> {
     let Some(organization) = now.or(then).and_then(|row| row.organization_id) else {
-        return Ok(Gate(None)); // the node's are the operator's alone
+        return Ok(Gate(None)); // only the operator changes the node's bindings
     };
     let since = services.clock.now() - SignedDuration::from_hours(24 * DAYS);
     let (revision, candidates) = services.store.read(|db| {
@@ -85,14 +85,14 @@ pub(super) async fn judge(
         let counted = now.filter(|row| counts(row));
         let mut candidates = match (counted, then.filter(|row| counts(row))) {
             (None, None) => Vec::new(),
-            // The operator's emergency switch asks nobody.
+            // The operator's emergency switch is not judged.
             (Some(_), None) if manager.organization().is_none() => Vec::new(),
             (Some(now), None) => left_alone(db, organization, since, now)?,
             (Some(now), Some(then)) if then.version.stands_for(&now.version) => Vec::new(),
             (_, Some(then)) if goes_back(manager, now, then) => Vec::new(),
             (_, Some(then)) => begins(db, organization, since, counted, then, new_config)?,
         };
-        // In a canary the version before decides for the others.
+        // In a canary the previous version decides for the other users.
         if let Some(before) = then.and_then(decides_for_others) {
             candidates.extend(begins(db, organization, since, counted, &before, None)?);
         }
@@ -111,15 +111,16 @@ fn counts(row: &BindingRow) -> bool {
     row.disabled_at.is_none() && row.mode != Mode::Monitor
 }
 
-/// Whether the version before comes back that decided something once. The operator may go back to any.
+/// Returns whether the change goes back to a previous version that once decided something. The operator may go
+/// back to any previous version.
 fn goes_back(manager: &Manager, now: Option<&BindingRow>, then: &BindingRow) -> bool {
     let operator = manager.organization().is_none();
     let previous = now.and_then(|now| now.previous.as_ref());
     previous.is_some_and(|previous| then.version.stands_for(previous) && (previous.answered || operator))
 }
 
-/// The binding with its version before, where that is to decide for others than a canary's share and never
-/// decided anything.
+/// Returns the binding with its previous version, if that version is to decide for the users outside a canary's
+/// share and has never decided anything.
 fn decides_for_others(then: &BindingRow) -> Option<BindingRow> {
     let canary = matches!(then.mode, Mode::Canary(_)) && counts(then);
     let before = then
@@ -132,8 +133,8 @@ fn decides_for_others(then: &BindingRow) -> Option<BindingRow> {
     })
 }
 
-/// A version that begins to count takes over from the one it replaces, and from bindings that are gone or
-/// don't count any more.
+/// Returns the candidate for a version that begins to count: it takes over from the version that it replaces, and
+/// from bindings that are removed or no longer count.
 fn begins(
     db: &Connection,
     organization: OrganizationId,
@@ -144,9 +145,9 @@ fn begins(
 ) -> Result<Vec<Candidate>> {
     let deciders = decisions::find_deciders(db, organization, since)?;
     if counted_before(&deciders, then) {
-        return Ok(Vec::new()); // back to what it was
+        return Ok(Vec::new()); // back to a version that counted before
     }
-    // Of bindings that are gone, too: what took their place must not be switched before it has decided.
+    // Removed bindings included: their replacement must not be switched before it has decided anything.
     let counting = counting(db, organization)?;
     let still = |id| counting.iter().any(|row| row.id == id && row.id != then.id);
     let mut takes_over: Vec<_> = deciders.into_iter().map(|decider| decider.binding_id).collect();
@@ -162,7 +163,7 @@ fn begins(
     Ok(vec![candidate(db, then, config, own_config, takes_over)?])
 }
 
-/// Whether the binding was asked at no more hooks than it is to be, in this version, and that counted.
+/// Returns whether this binding and version counted before, and was asked at no other hooks than it is to be now.
 fn counted_before(deciders: &[DeciderRow], then: &BindingRow) -> bool {
     let mut of_version = deciders
         .iter()
@@ -176,9 +177,9 @@ fn counted_before(deciders: &[DeciderRow], then: &BindingRow) -> bool {
     of_version.peek().is_some() && of_version.all(|decider| then.version.hooks.contains(&decider.hook))
 }
 
-/// Other versions of a plugin that remain when a binding of it stops to count: binding the new one first
-/// and removing the old one then is a switch, too. The same file with another configuration may be a
-/// policy of its own; it is one if it stood beside the other, unchanged, for all that time.
+/// Returns the other versions of a plugin that remain when a binding of it stops counting: to bind the new one
+/// first and then remove the old one is a switch, too. The same file with another configuration may be a policy
+/// of its own; it is treated as one if it stood beside the other, unchanged, for the whole period.
 fn left_alone(
     db: &Connection,
     organization: OrganizationId,
@@ -198,7 +199,7 @@ fn left_alone(
     Ok(left)
 }
 
-/// The organisation's own bindings that count.
+/// Returns the organisation's own bindings that count.
 fn counting(db: &Connection, organization: OrganizationId) -> Result<Vec<BindingRow>> {
     let mut rows = bindings::find_bindings(db, Of::Organization(organization))?;
     rows.retain(|row| row.organization_id.is_some() && counts(row));
@@ -259,11 +260,11 @@ async fn replay(
         unwatched(),
     )
     .await?;
-    // A call that failed decided nothing, so it holds back no version that answers: what fails could otherwise not be
-    // mended for as long as its failures are looked at.
+    // A failed call decided nothing, so it does not hold back a version that answers. Otherwise a failing policy
+    // could not be fixed for as long as its failures are in the period.
     let differing = report.differing - report.mended;
     if report.complete && differing == 0 {
-        return Ok(()); // what decided nothing in that time binds nobody
+        return Ok(()); // without decisions in the period there is nothing to keep
     }
     let differ = match differing {
         0 => "not all of them could be replayed in time".to_owned(),

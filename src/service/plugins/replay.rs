@@ -1,5 +1,5 @@
-//! Recorded questions put once more: to the version that answered them, which must answer the same byte
-//! for byte, or to one that may follow it.
+//! Asks recorded questions again: of the version that answered them, which must answer the same byte for byte, or
+//! of one that may replace it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::again::{configuration, nothing_said, outcome_shown, widest};
-use super::bound::usable_plugin;
-use super::compared::{comes_again, note};
-use super::replayed::{Follow, Replay, ReplayReport};
+use super::comparison::{comes_again, note};
+use super::listing::usable_plugin;
+use super::recheck::{configuration, nothing_said, outcome_shown, widest};
+use super::replay_report::{Follow, Replay, ReplayReport};
+use super::replay_turns::Turn;
 use super::terms::{check_config, config_problem};
-use super::turns::Turn;
 use super::{Manager, Progress, Watch, from_json, off_the_path, prepare, to_json};
 use crate::clock::Clock;
 use crate::domain::account::OrganizationId;
@@ -25,21 +25,21 @@ use crate::service::Services;
 use crate::store::decisions::{self, DecidedRow};
 use crate::store::{Store, accounts, bindings};
 
-/// Resets that one replay looks at, the newest first.
+/// Maximum resets that one replay examines, the newest first.
 const RESETS_MAX: u32 = 10_000;
-/// How long one replay may take.
+/// Maximum duration of one replay.
 const TIME_MAX: Duration = Duration::from_secs(60);
-/// The configuration of what was never bound.
+/// The configuration of a plugin that was never bound.
 const EMPTY: &str = "{}";
-/// How often a candidate that is late is asked.
+/// Maximum attempts for a candidate that exceeds its deadline.
 const TRIES: u32 = 3;
 
 /// Runs an installed plugin against the recorded questions of past resets, off every request's path. An
-/// organisation has one at a time.
+/// organisation can run one at a time.
 ///
 /// # Errors
 /// [`Error::NotFound`] for an unknown plugin or binding, [`Error::Validation`] for a configuration that the
-/// plugin refuses, [`Error::Busy`] while another replay of the organisation's runs.
+/// plugin refuses, [`Error::Busy`] while another replay of the organisation is running.
 pub async fn replay_plugin(
     services: &Services,
     manager: &Manager,
@@ -54,7 +54,7 @@ pub async fn replay_plugin(
         if let Follow::Binding(id) = replay.follow {
             bindings::find_binding(db, id)?
                 .filter(|row| manager.sees(row.organization_id))
-                .ok_or_else(|| super::bound::unknown_binding(id))?;
+                .ok_or_else(|| super::listing::unknown_binding(id))?;
         }
         let organizations = match replay.organization {
             Some(id) => vec![id],
@@ -72,7 +72,8 @@ pub async fn replay_plugin(
     replay_manifest(services, whose, plugin.manifest, organizations, replay, watch).await
 }
 
-/// [`replay_plugin`] for a plugin that may be replayed; `whose` turn it takes: an organisation's, or the operator's.
+/// Like [`replay_plugin`], for a plugin that may be replayed; `whose` is the organisation whose turn it uses,
+/// absent for the operator's.
 pub(super) async fn replay_manifest(
     services: &Services,
     whose: Option<OrganizationId>,
@@ -89,18 +90,18 @@ pub(super) async fn replay_manifest(
     replay_on_terms(services, turn, manifest, organizations, replay, None, watch).await
 }
 
-/// On which terms a candidate is to be bound.
+/// The terms on which a candidate is to be bound.
 pub(super) struct Terms {
-    /// When it is asked.
+    /// Hooks at which it is asked.
     pub(super) hooks: Vec<Hook>,
-    /// What a call may use up.
+    /// Limits of one call.
     pub(super) limits: Limits,
-    /// The binding, if any, whose configuration stays: its decisions are compared with the one that each was
-    /// made with.
+    /// The binding, if any, whose configuration stays: its decisions are compared with the configuration that
+    /// each was made with.
     pub(super) own_config: Option<Uuid>,
 }
 
-/// [`replay_manifest`] on the candidate's own terms; absent: on those of each binding that it follows.
+/// Like [`replay_manifest`], on the candidate's own terms; absent: on those of each binding that it follows.
 pub(super) async fn replay_on_terms(
     services: &Services,
     turn: Turn,
@@ -118,7 +119,7 @@ pub(super) async fn replay_on_terms(
     let limits = terms.as_ref().map(|terms| terms.limits);
     let own_config = terms.as_ref().and_then(|terms| terms.own_config);
     if let Some(terms) = terms {
-        manifest.hooks = terms.hooks; // where it is not asked, it has nothing to say
+        manifest.hooks = terms.hooks; // a hook at which it is not asked is not replayed
     }
     let run = Run {
         store: services.store.clone(),
@@ -151,17 +152,17 @@ struct Run {
     manifest: Manifest,
     config: Option<Arc<str>>,
     replay: Replay,
-    /// Under which the candidate is to be asked; absent: under those of each binding.
+    /// Limits for the candidate; absent: those of each binding.
     limits: Option<Limits>,
     limits_of: HashMap<Uuid, Limits>,
     /// The binding whose decisions are compared with the configuration that each was made with.
     own_config: Option<Uuid>,
     configurations: HashMap<[u8; 32], Arc<str>>,
-    /// Whether answers that did not count are left out: there are some that did.
+    /// Whether answers that did not count are left out, because there are some that did.
     counted_alone: bool,
 }
 
-/// Whether what a candidate is to follow was asked at all.
+/// Whether the plugin that a candidate is to replace was asked at all.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WasAsked {
     Never,
@@ -205,7 +206,7 @@ impl Run {
         report.asked_before = asked != WasAsked::Never;
         self.counted_alone = asked == WasAsked::AndCounted;
         if !report.asked_before && self.replay.follow != Follow::Name {
-            return Ok(report); // bindings that were never asked have decided nothing
+            return Ok(report); // bindings that were never asked made no decisions
         }
         if !report.asked_before && self.config.is_none() {
             self.takes_no_configuration().await?;
@@ -230,8 +231,8 @@ impl Run {
         self.clock.monotonic().saturating_sub(self.started) > TIME_MAX
     }
 
-    /// Refuses a candidate that could not be bound without a configuration: each of its answers would be the same
-    /// complaint.
+    /// Refuses a candidate that could not be bound without a configuration; otherwise every answer would be the
+    /// same error.
     async fn takes_no_configuration(&self) -> Result<()> {
         let checked = self
             .host
@@ -244,7 +245,8 @@ impl Run {
         })
     }
 
-    /// Whether any of these resets asked what the candidate is to follow; nothing where finding out takes too long.
+    /// Returns whether any of these resets asked what the candidate is to replace; `None` if finding out takes
+    /// too long.
     fn was_asked(&self, sequences: &[u64]) -> Result<Option<WasAsked>> {
         let mut asked = WasAsked::Never;
         for sequence in sequences {
@@ -302,7 +304,7 @@ impl Run {
                         && (other.binding_id, other.hook) == (record.binding_id, record.hook)
                 };
                 if calls.iter().any(instead) {
-                    continue; // the version before answered for it, and the candidate is compared with that
+                    continue; // the previous version answered instead; the candidate is compared with that answer
                 }
                 if !comes_again(failure.cause) {
                     report.not_comparable += 1;
@@ -315,7 +317,7 @@ impl Run {
                 let limits = self.limits(record, &config)?;
                 self.ask(limits, &config, &question, outcome.as_ref()).await
             } else {
-                // A version without the hook has nothing to say there.
+                // A version without the hook adds nothing there.
                 CallEnd::Answer(nothing_said(record.hook))
             };
             note(report, decided, &question, record.hook, Some(record), &replayed)?;
@@ -323,7 +325,7 @@ impl Run {
         Ok(())
     }
 
-    /// A plugin that nobody asked so far, against what happened without it.
+    /// Compares a plugin that was never asked with what happened without it.
     async fn as_if_bound(
         &mut self,
         decided: &DecidedRow,
@@ -332,7 +334,8 @@ impl Run {
     ) -> Result<()> {
         let config = self.config.clone().unwrap_or_else(|| EMPTY.into());
         let limits = self.limits.unwrap_or_else(widest);
-        // What a policy only watched would have denied went on without it, and comes to the candidate.
+        // A reset that a monitored policy would have denied was carried out all the same, so the candidate is
+        // asked.
         let denied = decided
             .decisions
             .iter()
@@ -363,8 +366,8 @@ impl Run {
         Ok(())
     }
 
-    /// Asks the candidate. One that is late is asked again, as a machine may be busy: it is too slow
-    /// when it is late each time.
+    /// Asks the candidate. If it exceeds its deadline it is asked again, since the machine may be busy; it is too
+    /// slow if it does so each time.
     async fn ask(
         &self,
         limits: Limits,
@@ -372,11 +375,13 @@ impl Run {
         question: &Question,
         outcome: Option<&Outcome>,
     ) -> CallEnd {
+        let mut question = question.clone();
+        question.limit_history(self.manifest.history_days);
         let mut tries = 1;
         loop {
             let end = self
                 .host
-                .ask_again(&self.candidate, limits, config, question, outcome)
+                .ask_again(&self.candidate, limits, config, question.clone(), outcome)
                 .await;
             let late = matches!(&end, CallEnd::Failure(failure) if failure.cause == FailureCause::Deadline);
             if !late || tries == TRIES {
@@ -386,8 +391,9 @@ impl Run {
         }
     }
 
-    /// Under which limits the candidate is asked what was recorded. Whoever answered this before, answers
-    /// it again whatever the limits are by now; whoever is to follow must keep to those of the binding.
+    /// Returns the limits under which the candidate is asked a recorded question. The version that answered it
+    /// answers again under the widest limits, whatever the binding's are now; a replacement must keep to those of
+    /// the binding.
     fn limits(&mut self, record: &DecisionRecord, config: &str) -> Result<Limits> {
         if let Some(limits) = self.limits {
             return Ok(limits);

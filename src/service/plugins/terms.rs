@@ -1,4 +1,4 @@
-//! The terms of a binding: judged, and put into the trail's words.
+//! Checks the terms of a binding, and renders them for the trail.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::plugin_host::{ConfigError, Digest, Limits, PluginHost, Prepared};
 use crate::service::Services;
 use crate::store::bindings::BindingRow;
 
-/// Judges everything about a binding but its configuration. What is granted has to be wanted by its version or by the
-/// one before, which may be asked too.
+/// Checks everything about a binding but its configuration. Each granted effect must be wanted by its version or
+/// by the previous one, which may be asked too.
 pub(super) fn check_terms(
     host: &PluginHost,
     manifest: &Manifest,
@@ -50,7 +50,10 @@ pub(super) fn check_terms(
     wants.dedup();
     for name in grants.iter() {
         must(Effect::NAMES.contains(&name), "grants", &|| {
-            format!("{name:?} is no effect; there are {}", Effect::NAMES.join(", "))
+            format!(
+                "{name:?} is not an effect; the effects are {}",
+                Effect::NAMES.join(", ")
+            )
         });
         must(wants.iter().any(|wanted| wanted == name), "grants", &|| {
             format!(
@@ -75,7 +78,7 @@ pub(super) fn check_terms(
     }
 }
 
-/// The first limit that the host would have to correct, and how.
+/// Returns the first limit that the host would have to clamp, and how.
 fn out_of_bounds(limits: Limits) -> Option<(String, String)> {
     let fields = |limits: Limits| match json!(limits) {
         Value::Object(fields) => fields,
@@ -93,7 +96,7 @@ fn out_of_bounds(limits: Limits) -> Option<(String, String)> {
     })
 }
 
-/// Judges a configuration by the plugin's schema and by the plugin itself; hands back the module, ready.
+/// Checks a configuration by the plugin's schema and by the plugin itself; returns the module, ready to call.
 pub(super) async fn check_config(
     services: &Services,
     digest: Digest,
@@ -112,7 +115,7 @@ pub(super) async fn check_config(
     Ok(prepared)
 }
 
-/// Where a configuration is wrong, and why.
+/// Returns where a configuration is wrong, and why.
 pub(super) fn config_problem(error: ConfigError) -> (String, String) {
     match error {
         ConfigError::Schema { path, reason } if !path.is_empty() => {
@@ -123,7 +126,7 @@ pub(super) fn config_problem(error: ConfigError) -> (String, String) {
     }
 }
 
-/// The trail's words for a binding.
+/// Returns an audit event that describes a binding.
 pub(super) fn named(
     manager: &Manager,
     event_type: EventType,
@@ -137,7 +140,7 @@ pub(super) fn named(
         .with("version", manifest.version.as_str())
 }
 
-/// What a binding says, as the trail keeps it; of configurations only the digest.
+/// Returns the terms of a binding as the trail keeps them; of configurations only the digest.
 pub(super) fn terms(row: &BindingRow) -> Result<Map<String, Value>> {
     let terms = json!({
         "pluginDigest": Digest(row.version.plugin_digest),

@@ -1,4 +1,4 @@
-//! What nobody asks for but everybody relies on: alarms, re-checks of live decisions, retention.
+//! Background duties: alarms, re-checks of live decisions, retention.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::again::{Deviation, deviations};
+use super::recheck::{Deviation, deviations};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
@@ -18,15 +18,15 @@ use crate::service::Services;
 use crate::store::bindings::VersionRow;
 use crate::store::{audit, bindings, decisions, plugins};
 
-/// Resets that may wait for their re-check; further ones are not re-checked.
+/// Maximum resets that wait for their re-check; further ones are not re-checked.
 const WAITING_MAX: usize = 256;
-/// Resets forgotten in one transaction.
+/// Resets whose decisions are deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u32 = 500;
 
 /// A binding with the digests of the file and of the configuration.
 type Version = (Uuid, Digest, Digest);
 
-/// Which versions of which bindings have raised an alarm that an answer has not ended yet.
+/// Versions of bindings that have raised an alarm and have not answered since.
 #[derive(Debug, Default)]
 pub(super) struct Alarms {
     raised: Mutex<HashSet<Version>>,
@@ -36,9 +36,9 @@ pub(super) struct Alarms {
 /// An alarm to be recorded in the transaction of the reset that raised it.
 #[derive(Clone, Debug)]
 pub struct Alarm {
-    /// Id of its entry.
+    /// Id of its audit entry.
     pub entry_id: Uuid,
-    /// The entry.
+    /// The audit entry.
     pub event: Event,
     of: Version,
 }
@@ -49,7 +49,7 @@ impl Alarms {
     }
 }
 
-/// Forgets what the versions of a binding did wrong that it does not name any more: it is changed, or gone.
+/// Forgets the failures of versions that a binding no longer names, because it was changed or removed.
 pub(super) fn forget_versions(services: &Services, binding: Uuid, named: &[&VersionRow]) {
     let keeps = |plugin: Digest, config: Digest| {
         let mut named = named.iter();
@@ -60,9 +60,9 @@ pub(super) fn forget_versions(services: &Services, binding: Uuid, named: &[&Vers
     raised.retain(|(id, plugin, config)| *id != binding || keeps(*plugin, *config));
 }
 
-/// The alarms that these calls raise: a version that failed as often in a row as the operator set raises
-/// one, and no further one before it has answered again. It goes on being asked. They are for the
-/// transaction that records the calls; if it fails, [`withdraw_alarms`].
+/// Returns the alarms that these calls raise. A version whose consecutive failures reach the operator's threshold
+/// raises one alarm, and no further one until it has answered again; it continues to be asked. The alarms are for
+/// the transaction that records the calls; if that fails, call [`withdraw_alarms`].
 pub fn raise_alarms(
     services: &Services,
     organization: OrganizationId,
@@ -85,7 +85,7 @@ pub fn raise_alarms(
                 if often && raised.insert(of) {
                     tracing::error!(plugin = %record.plugin, version = %record.version,
                         digest = %record.digest, binding = %record.binding_id,
-                        failures_in_a_row = record.failures_in_a_row, "a policy plugin fails again and again");
+                        failures_in_a_row = record.failures_in_a_row, "a policy plugin fails repeatedly");
                     alarms.count.fetch_add(1, Ordering::Relaxed);
                     let event = alarm(organization, record, "failures-in-a-row")
                         .with("failuresInARow", record.failures_in_a_row)
@@ -103,7 +103,7 @@ pub fn raise_alarms(
     due
 }
 
-/// The transaction that was to record these alarms failed: the next failure raises them again.
+/// Withdraws alarms whose transaction failed, so that the next failure raises them again.
 pub fn withdraw_alarms(services: &Services, alarms: &[Alarm]) {
     let mut raised = services.bindings.alarms().raised();
     for alarm in alarms {
@@ -111,7 +111,7 @@ pub fn withdraw_alarms(services: &Services, alarms: &[Alarm]) {
     }
 }
 
-/// Alarms raised since the start, for metrics.
+/// Returns the number of alarms raised since the start, for metrics.
 #[must_use]
 pub fn alarm_count(services: &Services) -> u64 {
     services.bindings.alarms().count.load(Ordering::Relaxed)
@@ -135,7 +135,7 @@ fn alarm(organization: OrganizationId, record: &DecisionRecord, reason: &str) ->
     .with("hook", json!(record.hook))
 }
 
-/// Resets whose decisions are to be asked about again.
+/// Sampled resets whose decisions are to be re-checked.
 #[derive(Debug, Default)]
 pub(super) struct Rechecks {
     seen: AtomicU64,
@@ -143,7 +143,7 @@ pub(super) struct Rechecks {
     more: Notify,
 }
 
-/// Puts one in so many resets on the list of those to be re-checked.
+/// Queues one in `recheck_one_in` resets for a re-check.
 pub fn sample_for_recheck(services: &Services, organization: OrganizationId, sequence: u64) {
     let one_in = u64::from(services.settings.plugins.recheck_one_in);
     let rechecks = services.bindings.rechecks();
@@ -162,7 +162,7 @@ pub fn sample_for_recheck(services: &Services, organization: OrganizationId, seq
     }
 }
 
-/// Re-checks sampled resets as they come, until it is dropped.
+/// Re-checks sampled resets as they arrive, until the future is dropped.
 pub async fn recheck_forever(services: &Services) {
     loop {
         services.bindings.rechecks().more.notified().await;
@@ -170,9 +170,9 @@ pub async fn recheck_forever(services: &Services) {
     }
 }
 
-/// Asks again about every reset that waits for it. A version that now answers otherwise than is recorded
-/// raises an alarm: either it is not the pure function that it must be, or the record was changed. A reset
-/// that can't be re-checked is logged and keeps no other from it. Says how many alarms.
+/// Re-checks every reset in the queue. A version that now answers differently than recorded raises an alarm:
+/// either it is not the pure function that it must be, or the record was changed. A reset that can't be
+/// re-checked is logged and does not hold up the others. Returns the number of alarms.
 pub async fn recheck_waiting(services: &Services) -> usize {
     let mut alarms = 0;
     loop {
@@ -193,7 +193,7 @@ pub async fn recheck_waiting(services: &Services) -> usize {
     }
 }
 
-/// Re-checks one reset. Says how many alarms that raised.
+/// Re-checks one reset. Returns the number of alarms raised.
 async fn recheck(services: &Services, organization: OrganizationId, sequence: u64) -> Result<usize> {
     let mut alarms = 0;
     for Deviation { record, replayed } in deviations(services, sequence).await? {
@@ -201,7 +201,7 @@ async fn recheck(services: &Services, organization: OrganizationId, sequence: u6
             continue;
         }
         tracing::error!(plugin = %record.plugin, digest = %record.digest, sequence,
-            "a policy plugin answers otherwise than is recorded: alarm");
+            "a policy plugin no longer gives the recorded answer: alarm");
         let event = alarm(organization, &record, "replay-differs")
             .with("sequence", sequence)
             .with("recorded", Value::from(&record.end))
@@ -218,17 +218,17 @@ async fn recheck(services: &Services, organization: OrganizationId, sequence: u6
     Ok(alarms)
 }
 
-/// Whether a call failed for what the machine was short of, which says nothing of the module.
+/// Returns whether a call failed for a shortage of the machine, which says nothing about the module.
 fn is_of_the_moment(end: &CallEnd) -> bool {
     let short = [FailureCause::Deadline, FailureCause::Memory];
     matches!(end, CallEnd::Failure(failure) if short.contains(&failure.cause))
 }
 
-/// Forgets questions and decisions past their retention, and the plugins and configurations that only
-/// they needed. Says how many resets.
+/// Deletes questions and decisions past their retention, and the plugins and configurations that only they
+/// needed. Returns the number of resets.
 ///
 /// # Errors
-/// When the store can't be written.
+/// The store can't be written.
 pub async fn forget_lapsed_decisions(services: &Services) -> Result<usize> {
     let days = i64::from(services.settings.plugins.decision_days);
     let before = services.clock.now() - SignedDuration::from_hours(24 * days);

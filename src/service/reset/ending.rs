@@ -1,4 +1,4 @@
-//! How a judged reset ends: one transaction, all or nothing (invariant 1; ASVS 2.3.3).
+//! Committing the outcome of a reset: one transaction, all or nothing (invariant 1; ASVS 2.3.3).
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -27,11 +27,11 @@ use crate::store::requests::{self, ResetCall};
 use crate::store::revisions::{Revisions, find_revisions};
 use crate::store::{Terms, Touched, Transaction, audit, challenges, factors, sessions};
 
-/// Commits a judged reset, whatever its ending.
+/// Commits a decided reset, whatever its outcome.
 ///
 /// # Errors
-/// [`Error::Stale`] (unrecorded) when what was judged has changed; [`Error::Denied`] and
-/// [`Error::PolicyFailed`] (recorded) when that is the ending.
+/// [`Error::Stale`] (unrecorded) if the state it was decided on has changed; [`Error::Denied`] and
+/// [`Error::PolicyFailed`] (recorded) if that is the outcome.
 pub(super) async fn commit(
     services: &Services,
     order: &Order,
@@ -69,8 +69,8 @@ pub(super) async fn commit(
     Ok(answer)
 }
 
-/// Everything the transaction needs, prepared outside of it: no hashing, no serialising and no
-/// randomness while others wait for the writer.
+/// Everything the transaction needs, prepared outside it: no hashing, serialising or random numbers while
+/// others wait for the writer.
 struct Change {
     at: Timestamp,
     judged: Judged,
@@ -79,12 +79,12 @@ struct Change {
     what: What,
     event: Event,
     entry_id: Uuid,
-    /// The entry of the agreement that this call gave, before the entry of the reset.
+    /// The entry of the approval given by this call, which precedes that of the reset.
     agreed: Option<(Uuid, Event)>,
     call: ResetCall,
     asked: AskedRow,
     decisions: Vec<DecisionRow>,
-    /// The bindings that demanded a second admin.
+    /// The bindings that required a second admin.
     demanding: Vec<Uuid>,
     answered: policies::FirstAnswers,
     alarms: Vec<policies::Alarm>,
@@ -103,13 +103,13 @@ struct Judged {
 
 enum What {
     Reset(AfterReset),
-    /// Nothing but what a policy wants done on a denial.
+    /// Change nothing except what a policy wants done on a denial.
     Refuse {
         end_sessions: bool,
         lock_reason: Option<String>,
     },
     AskSecondAdmin(Box<Approval>),
-    /// One more agreement, and still not enough.
+    /// Record one more approval; it is still not enough.
     AskFurtherAdmin {
         needed: u8,
     },
@@ -161,7 +161,7 @@ impl Change {
         let digest = asked.digest(&decisions);
         let event = committed_to(&digest, event(order, &case, &judgement, &after, result));
         let agreed = match &what {
-            // Here the agreement is what the question is kept under.
+            // Here the question is stored under the approval's entry.
             What::AskFurtherAdmin { .. } => agreed.map(|(id, agreed)| (id, committed_to(&digest, agreed))),
             _ => agreed,
         };
@@ -210,7 +210,7 @@ impl Change {
         })
     }
 
-    /// The transaction. A failure at any line undoes every line.
+    /// Runs the transaction. A failure anywhere rolls back everything.
     fn run(&mut self, tx: &Transaction<'_>) -> Result<(ResetAnswer, u64)> {
         self.judged.still_hold(tx, self.target, self.at)?;
         let mut approval_id = None;
@@ -292,13 +292,13 @@ impl Change {
         Ok((answer, entry.sequence))
     }
 
-    /// Adds to the entry what only the transaction knows. Run twice, it says the same twice.
+    /// Adds to the entry what only the transaction knows. Idempotent, in case the transaction runs twice.
     fn note(&mut self, name: &str, value: impl Into<Value>) {
         self.event.details.insert(name.to_owned(), value.into());
     }
 
-    /// What becomes of the approval that this call agreed to. A policy that failed leaves it as it was, so
-    /// that the approver can try again.
+    /// Updates the approval that this call agreed to. If a policy failed it stays as it was, so that the
+    /// approver can try again.
     fn end_approval(&self, tx: &Transaction<'_>) -> Result<()> {
         let Some(agreement) = &self.judged.mandate.agreement else {
             return Ok(());
@@ -323,8 +323,8 @@ impl Judged {
     }
 }
 
-/// What the reset leaves on the user: where MFA is demanded, the password alone opens only enrolment,
-/// for a bounded time (invariant 6).
+/// Returns the state of the user after the reset: if MFA is required, the password alone gives access only to
+/// enrolment, for a bounded time (invariant 6).
 fn after_reset(
     services: &Services,
     case: &Case,
@@ -340,7 +340,7 @@ fn after_reset(
     });
     let code_wanted = settings.enrolment_code_required || effects.contains(&Effect::RequireEnrolmentCode);
     let by_rule = (settings.mfa_required || code_wanted).then_some(default_hours);
-    // Several demands: the shortest window holds.
+    // If several windows are required, the shortest applies.
     let hours = asked.chain(by_rule).min();
     let until = hours.map(|hours| at + SignedDuration::from_hours(i64::from(hours)));
     let code = code_wanted.then(|| KeyRing::enrolment_code(&services.entropy));

@@ -1,4 +1,4 @@
-//! What the trail keeps of a reset, and what is kept beside it for replay.
+//! The audit entry of a reset, and the data stored beside it for replay.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -23,7 +23,8 @@ pub(super) fn event(
     after: &AfterReset,
     result: AuditResult,
 ) -> Event {
-    // A reset that did not happen is none (contract A5).
+    // A reset that did not happen must not have the entry of one: waiting for approval is recorded as a
+    // request.
     let event_type = match &judgement.ending {
         Ending::AwaitsApproval(_) => EventType::ApprovalRequest,
         Ending::Done | Ending::Denied(_) | Ending::Failed(_) => EventType::UserMfaReset,
@@ -37,7 +38,7 @@ pub(super) fn event(
     .with("channel", json!(order.context.channel));
     event = match &order.mandate.agreement {
         None => event.from_request(&order.context.request_id, order.context.ip_text().as_deref()),
-        // The address is the approver's, and stands in the entry of the agreement.
+        // The client's address is the approver's, and is in the entry of the approval.
         Some(agreement) => event
             .from_request(&order.context.request_id, None)
             .with("approvalId", agreement.approval.id.to_string()),
@@ -80,7 +81,7 @@ pub(super) fn event(
     }
 }
 
-/// The entry of the agreement that this call gives, unless a failing policy keeps it from counting.
+/// Returns the entry of the approval given by this call, unless a failing policy prevents it from counting.
 pub(super) fn agreement_event(order: &Order, case: &Case, judgement: &Judgement) -> Option<Event> {
     let agreement = order.mandate.agreement.as_ref()?;
     if matches!(judgement.ending, Ending::Failed(_)) {
@@ -94,8 +95,8 @@ pub(super) fn agreement_event(order: &Order, case: &Case, judgement: &Judgement)
     Some(event.from_request(&order.context.request_id, order.context.ip_text().as_deref()))
 }
 
-/// Which version decided and what, in the entry itself. The entry stays for good and goes to every reader, so it has
-/// the outline alone; the whole is kept beside it, and the entry commits to that.
+/// Summarises which policy version decided what, for the entry itself. The entry stays for good and goes to
+/// every reader, so it has only an outline; the full record is stored beside it, and the entry commits to that.
 fn policy_summary(record: &DecisionRecord) -> Value {
     let mut summary = json!({
         "name": record.plugin,
@@ -132,7 +133,7 @@ fn end_summary(end: &CallEnd) -> Value {
     }
 }
 
-/// Each effect once, by name.
+/// Returns the name of each effect once.
 fn names(effects: &[Effect]) -> Vec<String> {
     let mut names = Vec::new();
     for effect in effects {
@@ -147,7 +148,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
     names
 }
 
-/// Each reason once.
+/// Returns each reason once.
 fn refused_summary(refused: &[RefusedEffect]) -> Vec<Value> {
     let mut reasons = Vec::new();
     for refused in refused {
@@ -165,7 +166,7 @@ fn refused_summary(refused: &[RefusedEffect]) -> Vec<Value> {
     reasons
 }
 
-/// What is kept beside the entry for replay.
+/// Returns the rows stored beside the entry for replay.
 pub(super) fn asked_rows(case: &Case, judgement: &Judgement) -> Result<(AskedRow, Vec<DecisionRow>)> {
     let asked = AskedRow {
         question: to_json(&*case.question)?,
@@ -177,7 +178,7 @@ pub(super) fn asked_rows(case: &Case, judgement: &Judgement) -> Result<(AskedRow
     Ok((asked, decisions))
 }
 
-/// The entry with the digest of what is kept beside it, so that this can't be changed unnoticed either.
+/// Adds the digest of the rows stored beside the entry, so that they can't be changed unnoticed either.
 pub(super) fn committed_to(asked_digest: &[u8; 32], event: Event) -> Event {
     event.with("askedDigest", hex::encode(asked_digest))
 }
@@ -191,7 +192,7 @@ fn decision_row(record: &DecisionRecord, kept: String) -> DecisionRow {
     }
 }
 
-/// The bindings whose demand for a second admin counts.
+/// Returns the bindings whose requirement of a second admin counts.
 pub(super) fn demanding(records: &[DecisionRecord]) -> Vec<Uuid> {
     let demands = |record: &&DecisionRecord| {
         record.mode == Mode::Enforce && matches!(record.end, CallEnd::Answer(Answer::RequireApproval(_)))
@@ -203,9 +204,9 @@ pub(super) fn demanding(records: &[DecisionRecord]) -> Vec<Uuid> {
         .collect()
 }
 
-/// Characters of a name in an entry.
+/// Maximum characters of a name in an entry.
 const NAME_CHARS: usize = 64;
-/// Characters of a sentence: what counts of an answer is no longer.
+/// Maximum characters of a sentence: no answer that counts has a longer one.
 const TEXT_CHARS: usize = 500;
-/// Names, or reasons, of one call.
+/// Maximum number of names, or of reasons, per call.
 const NAMES_MAX: usize = 16;

@@ -1,4 +1,4 @@
-//! What a reset rests on: the state it judges and the question the policies are asked.
+//! The facts of a reset: the state it is decided on and the question put to the policies.
 
 use std::sync::Arc;
 
@@ -11,32 +11,32 @@ use crate::service::plugins::BoundSet;
 use crate::service::reset::{Order, ResetRequest, read_user_id};
 use crate::store::{accounts, factors, requests, sessions};
 
-/// A reset with all that was known when it was judged.
+/// A reset with everything known when it was decided.
 #[derive(Debug)]
 pub struct Case {
-    /// The organisation now.
+    /// The organisation's current state.
     pub organization: Organization,
-    /// The caller now.
+    /// The caller's current state.
     pub actor: User,
-    /// The target now.
+    /// The target's current state.
     pub target: User,
-    /// What the policies are asked.
+    /// The question put to the policies.
     pub question: Arc<Question>,
     /// The policies that are asked.
     pub policies: BoundSet,
-    /// Where notices to the admins go.
+    /// The admins' addresses, for notices.
     pub admin_emails: Vec<String>,
-    /// The rule of who may act on whom wants a second admin.
+    /// Whether the rule of who may act on whom requires a second admin.
     pub needs_second_admin: bool,
-    /// Who agreed already (UUIDs).
+    /// Ids of the admins who already approved (UUIDs).
     pub approved_by: Vec<String>,
 }
 
-/// Reads one consistent snapshot and builds the question from it. `read`: what of it was read already.
+/// Reads one consistent snapshot and builds the question from it. `read` is the part that was read already.
 ///
 /// # Errors
-/// [`Error::StepUpRequired`], [`Error::UserNotFound`], [`Error::MayNotAct`], [`Error::NotOrgAdmin`] (the
-/// database says so now), [`Error::MfaNotEnabled`].
+/// [`Error::StepUpRequired`], [`Error::UserNotFound`], [`Error::MayNotAct`], [`Error::NotOrgAdmin`] (by the
+/// database's current state), [`Error::MfaNotEnabled`].
 pub(super) fn gather(
     services: &Services,
     order: &Order,
@@ -136,13 +136,13 @@ pub(super) fn gather(
     })
 }
 
-/// What was said, if anything was: a policy that wants a ticket must not be content with a blank one.
+/// Returns the text unless it is blank: a policy that requires a ticket must not accept a blank one.
 fn said(text: Option<&str>) -> Option<String> {
     text.filter(|text| !text.trim().is_empty()).map(str::to_owned)
 }
 
-/// What is wrong with a request whose body or header is malformed: that its target is not there, or out of
-/// the caller's reach, comes first.
+/// Returns the error for a request whose body or header is malformed: a target that does not exist or may not
+/// be acted on takes precedence.
 pub(super) fn before_flaw(
     services: &Services,
     principal: &Principal,
@@ -160,7 +160,7 @@ pub(super) fn before_flaw(
     judged.err().unwrap_or(flaw)
 }
 
-/// The approval that "admins reset admins only with a second admin" asks for.
+/// Returns the approval required by the rule that admins reset admins only with a second admin.
 pub(super) fn second_admin() -> Approval {
     Approval {
         reason: "This organisation lets administrators reset administrators only with a second one".into(),

@@ -1,5 +1,5 @@
-//! Resets under way. Counts in a question include them, so a budget cannot be overrun by asking side
-//! by side: whoever enters later sees whoever entered before.
+//! Resets in progress. Counts in a question include them, so that a budget cannot be overrun by concurrent
+//! requests: each one sees those that entered before it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,7 @@ use crate::domain::account::UserId;
 use crate::domain::policy::History;
 use crate::service::mandate::Mandate;
 
-/// Counts resets under way by actor, target and organisation. Memory is bounded by the requests
-/// being served.
+/// Counts resets in progress by actor, target and organisation. Memory is bounded by the requests being served.
 #[derive(Debug, Default)]
 pub struct InFlight(Mutex<HashMap<Key, u32>>);
 
@@ -22,7 +21,7 @@ enum Key {
     Organization(Uuid),
 }
 
-/// A reset under way; it leaves when dropped, however it ended.
+/// A reset in progress; it is uncounted on drop, however it ended.
 #[derive(Debug)]
 pub struct UnderWay<'a> {
     in_flight: &'a InFlight,
@@ -30,7 +29,7 @@ pub struct UnderWay<'a> {
 }
 
 impl InFlight {
-    /// Counts a reset as under way until the value is dropped.
+    /// Counts a reset as in progress until the value is dropped.
     pub fn enter(&self, mandate: &Mandate, target: UserId) -> UnderWay<'_> {
         let keys = [
             Key::Actor(mandate.actor.0),
@@ -48,8 +47,8 @@ impl InFlight {
         }
     }
 
-    /// Adds what others have under way. Read this before the store: a reset that commits in between
-    /// is then counted twice, never missed.
+    /// Returns the counts of other resets in progress. Read this before the store: a reset that commits in
+    /// between is then counted twice, never missed.
     pub fn others(&self, mandate: &Mandate, target: UserId) -> Others {
         let counts = self.counts();
         let others = |key| counts.get(&key).map_or(0, |n| n.saturating_sub(1));
@@ -65,7 +64,7 @@ impl InFlight {
     }
 }
 
-/// Resets that others have under way.
+/// Counts of other resets in progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Others {
     of_target: u32,
@@ -74,7 +73,7 @@ pub struct Others {
 }
 
 impl Others {
-    /// Adds them to what the store counted.
+    /// Adds them to the counts from the store.
     pub fn add_to(self, history: &mut History) {
         history.target_resets_last_day += self.of_target;
         history.target_resets_last_30_days += self.of_target;

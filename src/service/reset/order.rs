@@ -1,4 +1,4 @@
-//! A reset as it was asked for, and as it was understood.
+//! A reset as requested, and as parsed.
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -11,15 +11,15 @@ use crate::service::mandate::Mandate;
 use crate::service::{RequestContext, Services};
 use crate::store::requests;
 
-/// Longest `Idempotency-Key`, in characters.
+/// Maximum length of an `Idempotency-Key`, in characters.
 const KEY_LIMIT: usize = 255;
-/// Longest reason or ticket, in characters (contract B6).
+/// Maximum length of a reason or ticket, in characters.
 const TEXT_LIMIT: usize = 500;
 
-/// A reset as HTTP hands it over: nothing in it has been judged.
+/// A reset request as received over HTTP, not yet validated.
 #[derive(Clone, Debug)]
 pub struct ResetRequest {
-    /// How it came in.
+    /// Metadata of the request.
     pub context: RequestContext,
     /// The user's id as written.
     pub target: String,
@@ -29,10 +29,10 @@ pub struct ResetRequest {
     pub idempotency_key: Option<String>,
 }
 
-/// The optional body (contract B6).
+/// The optional body of a reset call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResetBody {
-    /// Why, at most 500 characters.
+    /// Reason, at most 500 characters.
     pub reason: Option<String>,
     /// Ticket reference, at most 500 characters.
     pub ticket: Option<String>,
@@ -41,20 +41,20 @@ pub struct ResetBody {
 /// A well-formed reset.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// How it came in.
+    /// Metadata of the request.
     pub context: RequestContext,
-    /// On whom.
+    /// The user to reset.
     pub target: UserId,
-    /// The id as written, for the 404's text.
+    /// The id as written, for the text of a 404.
     pub written_target: String,
-    /// Why and by which ticket.
+    /// Reason and ticket.
     pub body: ResetBody,
-    /// What makes a repeat a repeat.
+    /// Identifies a repeated request.
     pub idempotency: Option<Idempotency>,
-    /// Who wants it, and with what right.
+    /// The authority under which it is carried out.
     pub mandate: Mandate,
-    /// The caller and their organisation as authentication just read them, where they are what the first
-    /// judgement would read again. The commit checks their revisions.
+    /// The caller and their organisation as authentication just read them, if the first evaluation would read
+    /// the same. The commit checks their revisions.
     pub(super) read: Option<Box<(User, Organization)>>,
 }
 
@@ -68,7 +68,7 @@ pub struct Idempotency {
 }
 
 impl Order {
-    /// Reads a request.
+    /// Parses a request.
     ///
     /// # Errors
     /// [`Error::Malformed`] or [`Error::Validation`].
@@ -90,7 +90,7 @@ impl Order {
         })
     }
 
-    /// What the operator orders.
+    /// Creates an order of the operator.
     ///
     /// # Errors
     /// [`Error::Validation`].
@@ -115,7 +115,7 @@ impl Order {
         })
     }
 
-    /// The order that an approval was waiting to carry out.
+    /// Returns the order that an approval was waiting to carry out.
     #[must_use]
     pub fn agreed(approval: Approval, approver: &Principal, context: &RequestContext) -> Self {
         Self {
@@ -132,10 +132,10 @@ impl Order {
         }
     }
 
-    /// The answer that the same request got before.
+    /// Returns the answer that the same request got before, if any.
     ///
     /// # Errors
-    /// [`Error::IdempotencyKeyReused`] when the key came with another request.
+    /// [`Error::IdempotencyKeyReused`] if the key came with another request.
     pub(super) fn remembered(&self, services: &Services) -> Result<Option<ResetAnswer>> {
         let Some(Idempotency {
             key_hash,
@@ -155,8 +155,8 @@ impl Order {
     }
 }
 
-/// A user's id as a caller wrote it. Only the canonical form: the same user must not have several names in
-/// logs and limits.
+/// Parses a user's id as written by a caller. Only the canonical form is accepted: a user must not have several
+/// names in logs and limits.
 ///
 /// # Errors
 /// [`Error::Malformed`].
@@ -179,7 +179,7 @@ impl Idempotency {
         let mut fingerprint = Sha256::new_with_prefix(b"reset-mfa\0");
         fingerprint.update(target.as_bytes());
         for field in [&body.reason, &body.ticket] {
-            // A length before each part: ("ab", "c") must not look like ("a", "bc").
+            // Prefix each part with its length: ("ab", "c") must differ from ("a", "bc").
             fingerprint.update(field.as_ref().map_or(u64::MAX, |f| f.len() as u64).to_be_bytes());
             fingerprint.update(field.as_deref().unwrap_or_default());
         }

@@ -1,4 +1,4 @@
-//! What a sample becomes, and how it is written.
+//! Turning a sample into rows, and writing them.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::store::factors::RecoverySetRow;
 use crate::store::plugins::PluginRow;
 use crate::store::{Transaction, accounts, audit, bindings, factors, plugins};
 
-/// What a sample becomes, ready to be written.
+/// The rows of a sample, ready to be written.
 #[derive(Clone)]
 pub(super) struct Load {
     at: Timestamp,
     organizations: Vec<Organization>,
     users: Vec<LoadUser>,
     plugins: Vec<(PluginRow, Arc<[u8]>)>,
-    /// With their configurations.
+    /// Bindings with their configurations.
     bindings: Vec<(BindingRow, String)>,
-    /// With their ids, in the order of what they tell.
+    /// Entries with their ids, in the order of the events.
     events: Vec<(Uuid, Event)>,
 }
 
@@ -187,7 +187,7 @@ impl Load {
         let digest = prepared.digest().0;
         let resource = Resource::other("PLUGIN", hex::encode(digest), Some(manifest.name.clone()));
         if !self.plugins.iter().any(|(row, _)| row.digest == digest) {
-            // For the node: the second organisation that binds it finds it installed.
+            // Recorded for the node: a second organisation that binds the plugin finds it installed.
             let event = Event::new(EventType::PolicyPluginInstall, None, ActorRef::operator());
             let event = event
                 .on(resource.clone())

@@ -1,4 +1,4 @@
-//! Callers with a token of another issuer.
+//! Callers with a token from another issuer.
 
 use jiff::Timestamp;
 
@@ -8,8 +8,8 @@ use crate::domain::credential::ExternalClaims;
 use crate::domain::error::{Error, Result, TokenFault};
 use crate::store::{accounts, sessions};
 
-/// The role is the lower one of the token's and the database's, and what is demanded before a login is
-/// complete here is demanded of whoever was logged in elsewhere.
+/// Authenticates an external token. The role is the lower one of the token's and the database's, and the
+/// requirements for completing a login here also apply to a login elsewhere.
 pub(super) fn by_external_token(
     services: &Services,
     claims: &ExternalClaims,
@@ -42,8 +42,9 @@ pub(super) fn by_external_token(
     })
 }
 
-/// Until when a token of another issuer opens enrolment and nothing else, where it doesn't open more: after a
-/// reset, whatever was shown there, and without a second factor where the organisation demands one.
+/// Returns until when an external token gives access to enrolment only, or `None` if it is not so restricted.
+/// It is after a reset, whatever factors were used there, and without a second factor if the organisation
+/// requires one.
 fn enrolment_first(
     user: &User,
     organization: &Organization,
@@ -51,7 +52,7 @@ fn enrolment_first(
     at: Timestamp,
 ) -> Result<Option<Timestamp>> {
     match &user.enrolment_due {
-        // A login would lock the account now.
+        // A local login would lock the account now.
         Some(due) if due.is_over(at) => Err(GONE),
         Some(due) => Ok(Some(due.until)),
         None if organization.settings.mfa_required && !claims.second_factor => Ok(Some(Timestamp::MAX)),

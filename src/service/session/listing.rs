@@ -1,4 +1,4 @@
-//! The sessions of a user, seen and ended by themselves.
+//! A user's own sessions: listing and ending them.
 
 use uuid::Uuid;
 
@@ -10,10 +10,10 @@ use crate::limiter::Bucket;
 use crate::store::sessions::{self, SessionRow};
 use crate::store::{audit, challenges};
 
-/// The caller's live sessions, the one used last first.
+/// Returns the caller's active sessions, the most recently used first.
 ///
 /// # Errors
-/// [`Error::RateLimited`]; [`Error::Internal`] when the store fails.
+/// [`Error::RateLimited`]; [`Error::Internal`] if the store fails.
 pub fn list_sessions(
     services: &Services,
     principal: &Principal,
@@ -25,11 +25,11 @@ pub fn list_sessions(
         .read(|db| sessions::find_sessions(db, principal.user.id, context.at))
 }
 
-/// Ends one of the caller's sessions, this one or another (ASVS 7.5.2).
+/// Ends one of the caller's sessions, the current one or another (ASVS 7.5.2).
 ///
 /// # Errors
-/// [`Error::NotFound`] when the caller has no such session; [`Error::Token`] when this one has ended meanwhile;
-/// [`Error::RateLimited`].
+/// [`Error::NotFound`] if the caller has no such session; [`Error::Token`] if the current one has ended in the
+/// meantime; [`Error::RateLimited`].
 pub async fn end_session(
     services: &Services,
     principal: &Principal,
@@ -66,10 +66,10 @@ pub async fn end_session(
         .await
 }
 
-/// Ends every session of the caller but this one, and says how many were known here.
+/// Ends every session of the caller except the current one, and returns how many of them were local ones.
 ///
 /// # Errors
-/// [`Error::Token`] when this one has ended meanwhile; [`Error::RateLimited`].
+/// [`Error::Token`] if the current session has ended in the meantime; [`Error::RateLimited`].
 pub async fn end_other_sessions(
     services: &Services,
     principal: &Principal,
@@ -85,7 +85,7 @@ pub async fn end_other_sessions(
             still_lives(tx, &kept, at)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             let logins = challenges::clear_challenges(tx, kept.user_id)?;
-            // Asked for again and again, it must not make the trail grow.
+            // Repeated requests that end nothing must not make the trail grow.
             if ended > 0 || logins > 0 {
                 audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             }

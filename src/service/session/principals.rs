@@ -1,4 +1,4 @@
-//! Callers as the newest commit left them, so that requests in a row look a caller up once.
+//! Cache of callers as of the newest commit, so that consecutive requests look a caller up only once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,14 +9,14 @@ use crate::domain::account::{Principal, SessionId, UserId};
 use crate::domain::credential::Claims;
 use crate::store::{Store, Touched};
 
-/// Users whose sessions are kept at most.
+/// Maximum number of users whose sessions are cached.
 const CALLERS_MAX: usize = 512;
-/// Sessions kept of one user at most.
+/// Maximum number of sessions cached per user.
 const SESSIONS_MAX: usize = 8;
 
-/// Callers by session, as they were at one generation of the store. A commit forgets whom it may have touched, and
-/// everybody where it doesn't say whom, so a session that ended, a user who was locked and a role that changed count
-/// at once (ASVS 7.4.1, 8.3.2).
+/// Callers by session, as of one generation of the store. A commit evicts the users it may have touched, or
+/// everybody if it does not name them, so an ended session, a locked user and a changed role take effect at
+/// once (ASVS 7.4.1, 8.3.2).
 #[derive(Debug, Default)]
 pub struct Principals(Mutex<Kept>);
 
@@ -27,8 +27,8 @@ struct Kept {
 }
 
 impl Principals {
-    /// Whom the claims name, if that is known and the session has not lapsed since; and the generation that it is
-    /// known of, to be given to [`Self::keep`] with what is read now.
+    /// Returns the caller named by the claims, if cached and the session has not expired; and the current
+    /// generation, to be passed to [`Self::keep`] with a caller read afterwards.
     pub fn find(&self, store: &Store, claims: &Claims, at: Timestamp) -> (u64, Option<Principal>) {
         let mut kept = self.kept();
         kept.catch_up(store);
@@ -40,8 +40,8 @@ impl Principals {
         (kept.generation, found.cloned())
     }
 
-    /// Keeps a caller whose reading began at this generation, unless something was committed meanwhile: it may have
-    /// been read before.
+    /// Caches a caller whose reading began at this generation, unless a commit happened since: the data may
+    /// then be older than the commit.
     pub fn keep(&self, generation: u64, principal: &Principal) {
         let mut kept = self.kept();
         if generation != kept.generation {

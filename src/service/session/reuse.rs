@@ -1,4 +1,4 @@
-//! A refresh token that is shown a second time: somebody has a copy.
+//! Reuse of a refresh token: it must have been copied.
 
 use super::{RequestContext, Services};
 use crate::domain::Result;
@@ -10,7 +10,8 @@ use crate::service::notices;
 use crate::store::sessions::SessionRow;
 use crate::store::{accounts, sessions};
 
-/// What is owed to the user of such a token. `None` for the newest token of a session, and where there is none.
+/// Returns the notices to the user whose refresh token was reused. `None` for the newest token of a session,
+/// and if there is no such session.
 pub(super) fn told(
     services: &Services,
     token: &RefreshToken,
@@ -46,7 +47,7 @@ pub(super) fn told(
     }))
 }
 
-/// Its entry.
+/// Returns the audit entry of a reused refresh token.
 pub(super) fn event(user: &User, row: &SessionRow, context: &RequestContext) -> Event {
     Event::new(
         EventType::RefreshTokenReuse,

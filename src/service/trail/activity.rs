@@ -1,8 +1,8 @@
-//! What others did to one's own account.
+//! Acts of others on the caller's own account.
 //!
-//! A user is told what was done, when, how it ended and which administrator did it: that is what lets
-//! them object. What the entry knows besides (client addresses, reasons, tickets, messages, policies) is
-//! the organisation's, and may be about others.
+//! A user sees what was done, when, how it ended and which administrator did it, so that they can object.
+//! Everything else in the entry (client addresses, reasons, tickets, messages, policies) belongs to the
+//! organisation and may be about others.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -14,27 +14,27 @@ use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::store::audit;
 
-/// Acts in a page at most.
+/// Maximum number of acts in a page.
 pub const ACTIVITY_LIMIT: u32 = 100;
 
-/// Something that was done to the caller's account.
+/// An act on the caller's account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activity {
-    /// The entry's id.
+    /// Id of the audit entry.
     pub id: Uuid,
-    /// When.
+    /// When it was done.
     pub at: Timestamp,
-    /// What.
+    /// What was done.
     pub event_type: EventType,
     /// How it ended.
     pub result: AuditResult,
-    /// It waits, or waited, for a further admin: nothing was done with this entry.
+    /// Whether it waits, or waited, for a further admin, so that nothing was done with this entry.
     pub awaits_approval: bool,
-    /// By whom.
+    /// Who did it.
     pub by: By,
-    /// Which fields of the account were changed.
+    /// Names of the account's fields that were changed.
     pub changed: Vec<String>,
-    /// How many sessions were ended.
+    /// Number of sessions ended, if the entry records it.
     pub sessions_ended: Option<u64>,
 }
 
@@ -43,18 +43,18 @@ pub struct Activity {
 pub enum By {
     /// An administrator or the help desk, by e-mail address as it was then; `None` once erased.
     Colleague(Option<String>),
-    /// Whoever operates the node.
+    /// The operator of the node.
     Operator,
     /// The appliance itself.
     System,
 }
 
-/// What others did to the caller's account, newest first, `size` acts before that with the id `before`;
-/// and whether there are more.
+/// Lists what others did to the caller's account, newest first: at most `size` acts older than the one with id
+/// `before`. Also returns whether there are more.
 ///
 /// # Errors
-/// [`Error::RateLimited`]; [`Error::Validation`] for a size out of range or a cursor that is none of the caller's
-/// acts.
+/// [`Error::RateLimited`]; [`Error::Validation`] for a size out of range, or a cursor that is not an act on the
+/// caller's account.
 pub async fn list_activity(
     services: &Services,
     principal: &Principal,
@@ -82,7 +82,7 @@ pub async fn list_activity(
                         let resource = entry.event.resource.as_ref();
                         resource.is_some_and(|resource| resource.id == user.to_string())
                     });
-                    let own = own.ok_or_else(|| Error::field("cursor", "is no cursor of this API"))?;
+                    let own = own.ok_or_else(|| Error::field("cursor", "is not a cursor of this API"))?;
                     Some(own.sequence)
                 }
             };

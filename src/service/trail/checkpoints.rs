@@ -1,8 +1,8 @@
-//! Checkpoints: signed when due, kept in the database and beside it.
+//! Checkpoints: signed when due, stored in the database and beside it.
 //!
-//! Beside it, `<data-dir>/checkpoints/latest` has the newest and `history` every one of them, as lines of
-//! JSON: the memory that an older database put in place does not have. A witness directory, on another
-//! machine if it is to witness anything, gets each as a file of its own.
+//! Beside the database, `<data-dir>/checkpoints/latest` holds the newest and `history` all of them, as lines of
+//! JSON, so that an older database put in its place is detected. A witness directory, which proves something only
+//! on another machine, gets each as a separate file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -17,6 +17,7 @@ use super::{ForwardTo, Services};
 use crate::domain::audit::checkpoint::{origin_of, public_half, unchecked};
 use crate::domain::audit::{ActorRef, KeyChange, LogKey, LogKeys, LogSigner};
 use crate::domain::{Error, Result};
+use crate::durable;
 use crate::keys::KeyRing;
 use crate::service::deliveries;
 use crate::store::audit::{self, checkpoints};
@@ -24,23 +25,23 @@ use crate::store::{Transaction, deliveries as owed};
 
 /// The directory's name in the data directory.
 pub const CHECKPOINT_DIRECTORY: &str = "checkpoints";
-/// The type of a witness's call.
+/// The type of the webhook call to the witness.
 pub const CHECKPOINT_CALL: &str = "audit.checkpoint";
 pub(super) const LATEST: &str = "latest";
 pub(super) const HISTORY: &str = "history";
-/// No line of the history is longer, in bytes.
+/// Maximum length of a line of the history, in bytes.
 const LONGEST_LINE: u64 = 16 << 10;
 
 /// When checkpoints are due, and where else they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// After this many entries.
+    /// Number of new entries after which a checkpoint is due.
     pub checkpoint_entries: u64,
-    /// After this many seconds, if there is a new entry.
+    /// Seconds after which a checkpoint is due, if there is a new entry.
     pub checkpoint_secs: i64,
-    /// A directory that gets a copy of each checkpoint.
+    /// Directory that gets a copy of each checkpoint.
     pub witness_dir: Option<PathBuf>,
-    /// An address that is sent each checkpoint, as a signed call of a webhook.
+    /// URL that is sent checkpoints, as signed webhook calls.
     pub witness_url: Option<String>,
     /// Where entries are forwarded to.
     pub forward_to: ForwardTo,
@@ -58,10 +59,10 @@ impl Default for Settings {
     }
 }
 
-/// A checkpoint just signed, or signed before over as many entries.
+/// A signed checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
-    /// How many entries it is over.
+    /// Number of entries that it covers.
     pub size: u64,
     /// The signed note.
     pub note: String,
@@ -70,7 +71,7 @@ pub struct Signed {
 /// Signs a checkpoint if enough entries or time have passed since the last one.
 ///
 /// # Errors
-/// [`Error::Internal`] when it can't be kept; it will be due again.
+/// [`Error::Internal`] when it can't be stored; it will be due again.
 pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
     let now = services.clock.now();
     let due = services.store.read(|db| {
@@ -78,12 +79,12 @@ pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
         let newest = checkpoints::find_newest_checkpoint(db)?;
         let (signed, at) = newest.map_or((0, 0), |(size, at, _)| (size, at));
         let settings = &services.settings.trail;
-        // One that was signed by a clock that was ahead is too old as well, not too young until then.
+        // Treat a checkpoint from the future, signed while the clock was ahead, as too old as well.
         let age_millis = now.as_millisecond().saturating_sub(at).saturating_abs();
         Ok(size > signed
             && (size - signed >= settings.checkpoint_entries
                 || age_millis >= settings.checkpoint_secs.saturating_mul(1000))
-            // That a witness does not answer is an entry, and nothing to call it about.
+            // An undelivered call to the witness is itself an entry, which must not cause the next call.
             && checkpoints::is_worth_signing(db, signed, CHECKPOINT_CALL)?)
     })?;
     if due {
@@ -93,18 +94,19 @@ pub async fn checkpoint_if_due(services: &Services) -> Result<Option<Signed>> {
     }
 }
 
-/// A checkpoint over every entry so far, kept before it is told.
+/// Signs a checkpoint over all entries so far, and stores it before returning it.
 ///
 /// # Errors
-/// [`Error::Internal`] when it can't be kept.
+/// [`Error::Internal`] when it can't be stored.
 pub async fn checkpoint(services: &Services) -> Result<Signed> {
     sign(services, None).await
 }
 
-/// A checkpoint over the first `size` entries.
+/// Signs a checkpoint over the first `size` entries.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the key was changed after there were as many; [`Error::Internal`] when it can't be kept.
+/// [`Error::Conflict`] when the key was changed after the trail had that size; [`Error::Internal`] when it can't
+/// be stored.
 pub(super) async fn checkpoint_at(services: &Services, size: u64) -> Result<Signed> {
     sign(services, Some(size)).await
 }
@@ -127,11 +129,11 @@ async fn sign(services: &Services, over: Option<u64>) -> Result<Signed> {
                 return Ok(Some((Signed { size, note }, false)));
             }
             let note = signer.checkpoint(size, audit::root(db, size)?);
-            // A larger one says all that this one does, and is what has to be remembered.
+            // A larger one covers this one and is the one to remember.
             let is_newest = newest.is_none_or(|(newest, ..)| newest < size);
             Ok(Some((Signed { size, note }, is_newest)))
         })?;
-        // With the key changed meanwhile, the new one signs: the old one has had its last word.
+        // The key was changed meanwhile: sign with the new one, since the old one has signed its last checkpoint.
         let Some((signed, is_newest)) = made else { continue };
         if is_newest {
             keep(services, &signed, &key).await?;
@@ -140,7 +142,7 @@ async fn sign(services: &Services, over: Option<u64>) -> Result<Signed> {
     }
 }
 
-/// Refuses to sign a size that the trail had before the key in use signed for it.
+/// Refuses a size that the trail had before the current key was in use.
 ///
 /// # Errors
 /// [`Error::Conflict`].
@@ -157,16 +159,16 @@ pub(super) fn key_changed() -> Error {
     Error::Conflict("The trail's key was changed meanwhile; run it again".to_owned())
 }
 
-/// A checkpoint over the entry at `sequence`: the newest, where it reaches that far, so that many receipts rest on
-/// one signature.
+/// Returns a checkpoint that covers the entry at `sequence`: the newest if it does, so that many receipts share
+/// one signature, otherwise a new one.
 ///
 /// # Errors
-/// [`Error::Internal`] when it can't be kept.
+/// [`Error::Internal`] when it can't be stored.
 pub(super) async fn checkpoint_over(services: &Services, sequence: u64) -> Result<Signed> {
     let newest = services.store.read(checkpoints::find_newest_checkpoint)?;
     let key = signer(services).await?.log_key();
     match newest {
-        // A key that was changed since signs anew.
+        // If the key was changed since, the new one signs anew.
         Some((size, _, note)) if size > sequence && LogKeys::new(vec![key]).open(&note).is_ok() => {
             Ok(Signed { size, note })
         }
@@ -174,7 +176,7 @@ pub(super) async fn checkpoint_over(services: &Services, sequence: u64) -> Resul
     }
 }
 
-/// The keys under which this appliance's log has signed, the one in use last.
+/// Returns the keys under which this appliance's log has signed, the current one last.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -183,9 +185,9 @@ pub async fn log_keys(services: &Services) -> Result<LogKeys> {
     services.store.read(checkpoints::known_keys)
 }
 
-/// The signer of the log in use. Begins a log where there is none, or where the key was changed.
+/// Returns the signer of the current log. Begins a log if there is none or the key was changed.
 pub(super) async fn signer(services: &Services) -> Result<LogSigner> {
-    // Read before the keys are: one that it names is among those by then, whoever changes them meanwhile.
+    // Read before the key ring, so that the ring has the key named here even if it is being changed meanwhile.
     let in_use = services
         .store
         .read(checkpoints::known_logs)?
@@ -202,13 +204,13 @@ pub(super) async fn signer(services: &Services) -> Result<LogSigner> {
     Ok(signer)
 }
 
-/// The name of the log that is still to be begun.
+/// Returns the name of the first log, before it has begun.
 pub(super) fn first_origin(services: &Services) -> String {
     let public = public_half(&services.keys.audit_signing_key());
     origin_of(&services.settings.public_url, &public)
 }
 
-/// Signs for `origin` with the key that is in use: the next one, where a change of keys lacks its last step.
+/// Returns a signer for `origin` with the key in use: the next key, if a key change lacks its last step.
 pub(in crate::service) fn signer_of(keys: &KeyRing, origin: &str, in_use: Option<&LogKey>) -> LogSigner {
     let next = keys.next_audit_key().map(|seed| LogSigner::new(origin, &seed));
     next.filter(|next| in_use == Some(&next.log_key()))
@@ -230,7 +232,7 @@ async fn begin_log(services: &Services, key: LogKey, before: Option<LogKey>) -> 
                 return Err(key_changed());
             }
             if let Some(before) = &before {
-                // The old key is not here: nobody can vouch for the new one.
+                // The old key is not available to vouch for the new one.
                 let change = KeyChange::found(before.clone(), key.clone());
                 audit::append_entry(tx, at, entry_id, &change.event(ActorRef::system()))?;
             }
@@ -239,8 +241,8 @@ async fn begin_log(services: &Services, key: LogKey, before: Option<LogKey>) -> 
         .await
 }
 
-/// Begins the log that `signer` signs for and signs it at once, in the transaction of the entry that says why:
-/// so that there is no log that was given up without another that says so. For [`keep_beside`] afterwards.
+/// Begins `signer`'s log and signs its first checkpoint, in the transaction of the entry that gives the reason, so
+/// that no log is abandoned without a successor that records it. Pass the result to [`keep_beside`] afterwards.
 pub(super) fn begin(
     tx: &Transaction<'_>,
     signer: &LogSigner,
@@ -256,8 +258,8 @@ pub(super) fn begin(
     Ok(signed)
 }
 
-/// In the files first: a database that has a checkpoint has one beside it, whatever crashes when. The entries
-/// that it is over are committed anyway.
+/// Stores a checkpoint, in the files first, so that after any crash a checkpoint in the database is also beside
+/// it. The entries that it covers are already committed.
 async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> {
     let at = services.clock.now();
     keep_beside(services, signed, key.origin(), at).await?;
@@ -269,7 +271,8 @@ async fn keep(services: &Services, signed: &Signed, key: &LogKey) -> Result<()> 
         .await
 }
 
-/// Keeps it, and owes it to the witness: the newest alone, which says all that those before it say.
+/// Inserts a checkpoint, and a webhook call to the witness. Only the newest call is owed, since its checkpoint
+/// covers all earlier ones.
 pub(super) fn insert(
     tx: &Transaction<'_>,
     key: &LogKey,
@@ -286,8 +289,8 @@ pub(super) fn insert(
     owed::replace_owed_call(tx, &call, CHECKPOINT_CALL, signed.size.saturating_sub(1), at)
 }
 
-/// Keeps it beside the database and gives it to the witness directory. What fails is logged: it holds
-/// nothing up.
+/// Stores a checkpoint beside the database and copies it to the witness directory. Failures are logged, and block
+/// nothing.
 pub(super) async fn keep_beside(
     services: &Services,
     signed: &Signed,
@@ -295,10 +298,10 @@ pub(super) async fn keep_beside(
     at: Timestamp,
 ) -> Result<()> {
     let directory = directory(services);
-    let (kept, drawn) = (signed.clone(), draw(services));
+    let kept = signed.clone();
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = keep_file(&directory, &kept, &drawn, at) {
-            tracing::error!(%error, directory = %directory.display(), "the checkpoint could not be kept beside the database");
+        if let Err(error) = keep_file(&directory, &kept, at) {
+            tracing::error!(%error, directory = %directory.display(), "could not store the checkpoint beside the database");
         }
     })
     .await
@@ -308,40 +311,36 @@ pub(super) async fn keep_beside(
             witness: witness.clone(),
             origin: origin.to_owned(),
             signed: signed.clone(),
-            drawn: draw(services),
+            drawn: hex::encode(services.entropy.bytes::<4>()),
         };
         services.witness.give(testimony).await;
     }
     Ok(())
 }
 
-/// Part of an unfinished file's name: tasks that sign at once must not write the same one.
-fn draw(services: &Services) -> String {
-    hex::encode(services.entropy.bytes::<4>())
-}
-
-fn keep_file(directory: &Path, signed: &Signed, drawn: &str, at: Timestamp) -> io::Result<()> {
-    make_private(directory)?;
+fn keep_file(directory: &Path, signed: &Signed, at: Timestamp) -> io::Result<()> {
+    durable::create_private_directory(directory)?;
     let latest = directory.join(LATEST);
     let there = fs::read_to_string(&latest);
     if there.as_ref().is_ok_and(|note| *note == signed.note) {
-        // Kept before, when the database could not keep it.
+        // Stored earlier, when the database write failed.
         return Ok(());
     }
     let added = append_history(&directory.join(HISTORY), signed, at)?;
-    // Tasks that sign at once end in any order.
+    // Tasks that sign concurrently finish in any order.
     let ahead = there
         .ok()
         .and_then(|note| unchecked(&note))
         .zip(unchecked(&signed.note))
         .is_some_and(|(kept, new)| kept.origin == new.origin && kept.size > new.size);
     if !ahead {
-        replace(&latest, drawn, &signed.note)?;
+        durable::replace(&latest, &[signed.note.as_bytes()])?;
     }
-    thin_history(&directory.join(HISTORY), added, drawn, at)
+    thin_history(&directory.join(HISTORY), added, at)
 }
 
-/// Adds a line, unless it is the last one already: what comes after it failed then. Says how many bytes it has.
+/// Appends a line, unless it is already the last one because a later step failed. Returns the number of bytes
+/// added.
 fn append_history(path: &Path, signed: &Signed, at: Timestamp) -> io::Result<u64> {
     let mut history = OpenOptions::new()
         .create(true)
@@ -366,7 +365,7 @@ fn append_history(path: &Path, signed: &Signed, at: Timestamp) -> io::Result<u64
     Ok(if is_there { 0 } else { line.len() as u64 })
 }
 
-/// The last line of a file with its end, as far as it has one; nothing for an empty file.
+/// Reads the last line of a file, with its line end if it has one; empty for an empty file.
 fn last_line(file: &mut File) -> io::Result<String> {
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LONGEST_LINE)))?;
@@ -380,30 +379,7 @@ fn last_line(file: &mut File) -> io::Result<String> {
         .to_owned())
 }
 
-/// Replaces a file's content so that a crash leaves the old or the new one.
-pub(super) fn replace(path: &Path, drawn: &str, content: &str) -> io::Result<()> {
-    let new = path.with_extension(format!("new-{drawn}"));
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(content.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    // A full disk is tried again every second: what does not fit must not stay.
-    write().inspect_err(|_| drop(fs::remove_file(&new)))?;
-    path.parent()
-        .map_or(Ok(()), |directory| File::open(directory)?.sync_all())
-}
-
-fn make_private(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-}
-
-/// Where checkpoints are kept beside the database.
+/// Returns the directory of the checkpoints beside the database.
 pub(super) fn directory(services: &Services) -> PathBuf {
     services.store.path().with_file_name(CHECKPOINT_DIRECTORY)
 }
@@ -430,10 +406,10 @@ mod tests {
     fn what_cannot_be_finished_leaves_no_file_behind_and_one_line() {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().join("checkpoints");
-        // Nothing can be put in its place.
+        // `latest` is a directory, so that renaming a file over it fails.
         fs::create_dir_all(directory.join(LATEST)).unwrap();
-        for drawn in ["a", "b", "c"] {
-            keep_file(&directory, &signed(3), drawn, Timestamp::UNIX_EPOCH).unwrap_err();
+        for _ in 0..3 {
+            keep_file(&directory, &signed(3), Timestamp::UNIX_EPOCH).unwrap_err();
         }
         assert_eq!(names(&directory), [HISTORY, LATEST]);
         let lines = || fs::read(directory.join(HISTORY)).unwrap();
@@ -443,7 +419,7 @@ mod tests {
             "a line and its end"
         );
         fs::remove_dir(directory.join(LATEST)).unwrap();
-        keep_file(&directory, &signed(3), "d", Timestamp::UNIX_EPOCH).unwrap();
+        keep_file(&directory, &signed(3), Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(
             fs::read_to_string(directory.join(LATEST)).unwrap(),
             signed(3).note

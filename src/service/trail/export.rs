@@ -1,6 +1,6 @@
-//! The trail as a file (`domain/audit/export.rs` has the format): announced to whoever has the key, written from
-//! one snapshot, ended with a signature. The process that writes need not be the one that has the key: beside a
-//! running server, the command line asks through the operator's socket (`orders.rs`).
+//! Exports of the trail to a file (format: `domain/audit/export.rs`): announced to the process that has the
+//! signing key, written from one snapshot, ended with a signature. The writing process need not have the key:
+//! beside a running server, the command line asks it through the operator's socket (`orders.rs`).
 
 mod left_out;
 mod lines;
@@ -22,7 +22,7 @@ use left_out::LeftOut;
 use lines::Lines;
 pub use lines::{Claim, Written};
 
-/// What to export.
+/// The entries to export.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// Only this organisation's entries.
@@ -33,21 +33,21 @@ pub struct Selection {
     pub to: Option<Timestamp>,
 }
 
-/// How to write it.
+/// File format of an export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object per line.
     #[default]
     Ndjson,
-    /// A table to read, with the JSON object in its last column.
+    /// A readable table, with the JSON object in its last column.
     Csv,
 }
 
 /// Why an export failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The trail could not be read, or the export not be recorded.
+    /// The trail could not be read, or the export could not be recorded.
     #[error(transparent)]
     Trail(#[from] Error),
     /// The database could not be opened.
@@ -64,11 +64,11 @@ pub enum ExportError {
     Changed(String),
 }
 
-/// The trail at one instant, to export from.
+/// A snapshot of the trail, to export from.
 #[derive(Debug)]
 pub struct Snapshot(Beside);
 
-/// An export that is about to begin: what its entry says.
+/// An export that is about to begin, as its audit entry describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Announcement {
@@ -78,23 +78,23 @@ pub struct Announcement {
     pub from: Option<Timestamp>,
     /// Only up to this time.
     pub to: Option<Timestamp>,
-    /// How it is written.
+    /// File format.
     pub format: Format,
-    /// How many entries it will hold, pruned ones among them.
+    /// Number of entries it will hold, including pruned ones.
     pub entries: u64,
-    /// How many entries the trail has in its snapshot: none after those is in it.
+    /// Number of entries in the snapshot of the trail; the export holds none after these.
     pub tree_size: u64,
 }
 
-/// What the header of an announced export needs.
+/// The data for the header of an announced export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Begun {
     /// The checkpoint over the snapshot, a signed note.
     pub checkpoint: String,
-    /// Keys under which this log has signed, the one in use last.
+    /// Keys under which this log has signed, the current one last.
     pub keys: Vec<String>,
-    /// When it was announced.
+    /// When the export was announced.
     pub at: Timestamp,
 }
 
@@ -106,8 +106,8 @@ pub struct Export {
     announcement: Announcement,
 }
 
-/// Writes the selected entries with what proves them, and says how many. `progress` is told the places
-/// done and how many there are.
+/// Writes the selected entries with their proofs, and returns how many. Calls `progress` with the number of
+/// entries of the trail passed and the trail's size.
 ///
 /// # Errors
 /// [`ExportError`].
@@ -119,7 +119,7 @@ pub async fn export(
     file: impl Write,
     progress: impl FnMut(u64, u64),
 ) -> Result<u64, ExportError> {
-    // A key that was changed by hand is on the record before the snapshot is taken.
+    // Records a key that was changed by hand before the snapshot is taken.
     checkpoints::signer(services).await?;
     let export = Snapshot::of(services.store.path())?.prepare(selection, format)?;
     let begun = announce_export(services, actor, export.announcement()).await?;
@@ -128,16 +128,16 @@ pub async fn export(
     written.finish(signed)
 }
 
-/// Records that the trail is about to be exported, and signs what the export's snapshot holds.
+/// Records that the trail is about to be exported, and signs a checkpoint over the export's snapshot.
 ///
-/// The entry is on disk before the first line is written. An export that is cut off, by its reader, a full disk or
-/// a signal, has told what it had told by then; recorded at its end, it would have told all of it and be on no
-/// record. So one that fails is recorded too: rather one too many than one too few. It follows what is exported, so
-/// that the count and the size that it says are those of the file.
+/// The entry is on disk before the first line is written: an export that is cut off, by its reader, a full disk or
+/// a signal, has disclosed entries, and recorded only at its end it would not be on record. So a failed export is
+/// recorded too; one entry too many is better than one too few. The entry follows the exported ones, so that its
+/// count and tree size are those of the file.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the key was changed after the snapshot was taken; [`Error::Internal`] when it could not
-/// be recorded: then there is nothing to write.
+/// [`Error::Conflict`] when the key was changed after the snapshot was taken; [`Error::Internal`] when it could
+/// not be recorded: then nothing may be written.
 pub async fn announce_export(
     services: &Services,
     actor: ActorRef,
@@ -160,11 +160,10 @@ pub async fn announce_export(
     })
 }
 
-/// Signs the end of an export: how many lines it has, and what they hash to.
+/// Signs the end of an export: the number of its lines and their hash.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the key is not the one any more under which the export began; [`Error::Internal`] when
-/// SQLite fails.
+/// [`Error::Conflict`] when the key has changed since the export began; [`Error::Internal`] when SQLite fails.
 pub async fn sign_export(services: &Services, claim: &Claim) -> Result<String> {
     let signer = checkpoints::signer(services).await?;
     if claim.log != signer.log_key().to_string() {
@@ -172,12 +171,13 @@ pub async fn sign_export(services: &Services, claim: &Claim) -> Result<String> {
     }
     let mut sha256 = [0; 32];
     hex::decode_to_slice(&claim.sha256, &mut sha256)
-        .map_err(|_| Error::Malformed("The hash is none".to_owned()))?;
+        .map_err(|_| Error::Malformed("The hash must be 64 hexadecimal digits".to_owned()))?;
     Ok(signer.export_end(claim.lines, sha256))
 }
 
 impl Announcement {
-    /// In the organisation's own part of the trail, where it is about one alone: its admins should see it.
+    /// The export's audit entry. It belongs to the organisation if only its entries are exported, so that its
+    /// admins see it.
     fn event(&self, actor: ActorRef) -> Event {
         let mut event = Event::new(EventType::AuditExport, self.organization_id, actor)
             .with("format", self.format.name())
@@ -205,10 +205,10 @@ impl Format {
 }
 
 impl Snapshot {
-    /// Of the trail in a data directory, whoever has it.
+    /// Takes a snapshot of the trail in a data directory, whichever process owns it.
     ///
     /// # Errors
-    /// [`VerifyError`] when there is no database that can be read.
+    /// [`VerifyError`] when there is no readable database.
     pub fn take(data_dir: &Path) -> Result<Self, VerifyError> {
         Self::of(&data_dir.join(DATABASE_FILE))
     }
@@ -217,7 +217,7 @@ impl Snapshot {
         Beside::open(database).map(Self)
     }
 
-    /// The id of the organisation of that slug.
+    /// Finds the id of an organisation by its slug.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -230,7 +230,7 @@ impl Snapshot {
             })
     }
 
-    /// Finds what there is to export.
+    /// Finds the range of entries to export.
     ///
     /// # Errors
     /// [`Error::Internal`] when SQLite fails.
@@ -260,13 +260,14 @@ impl Snapshot {
 }
 
 impl Export {
-    /// What has to be recorded first.
+    /// The announcement to be recorded before the export is written.
     #[must_use]
     pub fn announcement(&self) -> &Announcement {
         &self.announcement
     }
 
-    /// Writes all of it but the end. Of a part, what is not in it is read and checked as well.
+    /// Writes the whole export except its end. For an export of a part, the entries left out are read and checked
+    /// as well.
     ///
     /// # Errors
     /// [`ExportError`].
@@ -295,7 +296,7 @@ impl Export {
             to,
             exported_at: begun.at,
         }))?;
-        // One at a time: there is one a minute, for years.
+        // Read checkpoints one at a time: there is one a minute, for years.
         let mut ahead = kept::find_note_after(db, None)?;
         let (mut next, mut entries) = (0, 0);
         audit::for_each_record(db, self.range, |record: Record| -> Result<(), ExportError> {
@@ -306,7 +307,7 @@ impl Export {
             if record.sequence > next {
                 let hashes = audit::cover(db, next, record.sequence)?;
                 lines.write(&Line::Gap(GapLine::new(next, record.sequence, &hashes)))?;
-                // What was signed within the gap can't be compared with anything in the file.
+                // A checkpoint within the gap can't be compared with anything in the file.
                 while let Some(kept) = ahead.take_if(|kept| kept.size <= record.sequence) {
                     ahead = kept::find_note_after(db, Some(&kept))?;
                 }
@@ -332,7 +333,7 @@ impl Export {
             let hashes = audit::cover(db, next, size)?;
             lines.write(&Line::Gap(GapLine::new(next, size, &hashes)))?;
         }
-        // What was signed over just as much by the key before: its last word.
+        // The previous key's last checkpoint, if it has the same size.
         while let Some(kept) = ahead.take() {
             ahead = kept::find_note_after(db, Some(&kept))?;
             if kept.size == size && kept.note != begun.checkpoint {

@@ -1,20 +1,20 @@
-//! Every entry of the trail, forwarded to a SIEM by syslog (RFC 5424) and by webhook: in order, at least
-//! once, each way out for itself.
+//! Forwards every entry of the trail to a SIEM by syslog (RFC 5424) and by webhook: in order, at least once, each
+//! channel independently.
 //!
-//! The trail is the list of what is to be sent, and the place kept in the database says what was: nothing
-//! is owed twice, nothing is lost in a crash, and a receiver that was down for a week is told everything
-//! once it is back. An entry that was sent and not yet noted is sent again, under the same name
-//! (`webhook-id`, and `id` in the message): not at once, since how far it has come can't be noted on a full disk. What
-//! was pruned meanwhile is left out.
+//! The trail itself is the queue, and the database stores each channel's position: no entry is stored twice, none
+//! is lost in a crash, and a receiver that was down for a week gets everything once it is back. An entry that was
+//! sent before the position was stored is sent again with the same id (`webhook-id`, and `id` in the message), but
+//! not at once, since on a full disk the position can't be stored. Entries pruned meanwhile are skipped.
 //!
-//! One entry must not stop the rest for ever. What is too long for the way out, or is refused for good, is sent
-//! shortened to what names it, with its leaf hash; what is refused even so, for hours, is left out, and that is
-//! an entry.
+//! No entry may block the rest for ever. One that is too long for the channel or permanently refused is sent
+//! shortened to its identity and leaf hash. One that is refused even so, for hours, is skipped, which is recorded
+//! in an entry. For a row that can't be read any more because it was changed or damaged, its sequence and leaf
+//! hash are sent.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::Services;
@@ -24,42 +24,44 @@ use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Entry, Event, EventType, Resource};
 use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
 use crate::store::accounts;
-use crate::store::audit::{self, Forwarding};
+use crate::store::audit::{self, Forwarding, Standing};
 
-/// Where entries are forwarded to, by the operator.
+/// Where the operator has entries forwarded to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardTo {
-    /// To the syslog target.
+    /// Whether to forward to the syslog target.
     pub syslog: bool,
-    /// To this address.
+    /// URL of the webhook to forward to.
     pub webhook: Option<String>,
-    /// Only entries of the organisations with these slugs; every entry of the node when empty.
+    /// Slugs of the organisations whose entries are forwarded; if empty, all entries are.
     pub organizations: Vec<String>,
 }
 
-/// A way out.
+/// A channel to forward entries by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// RFC 5424.
+    /// Syslog messages (RFC 5424).
     Syslog,
-    /// Standard Webhooks.
+    /// Webhook calls (Standard Webhooks).
     Webhook,
 }
 
-/// How often it is looked for new entries.
+/// How often to look for new entries.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Entries between two notes of how far it has come.
+/// Maximum number of entries sent between two updates of the stored position.
 const ROUND: u32 = 64;
-/// Longest wait after a failure, in seconds: a receiver that is back is told soon.
+/// Longest wait after a failure, in seconds; bounds the delay after a receiver is back.
 const LONGEST_WAIT_SECS: i64 = 600;
-/// An entry that is refused for good this often, shortened too, is left out: after a good two hours, in which
-/// whoever changed the receiver may have noticed.
+/// Number of permanent refusals, even shortened, after which an entry is skipped: more than two hours, in which a
+/// misconfigured receiver may be noticed.
 const REFUSALS: u32 = 16;
-/// In the entry of one that was left out: its place.
+/// Kind of the syslog message about a row that can't be read.
+const UNREADABLE: &str = "UNREADABLE";
+/// Key of the skipped entry's sequence in the details of the entry that records it.
 const LEFT_OUT: &str = "leftOut";
 
 impl Way {
-    /// Its name in the store.
+    /// The channel's name, as stored.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,7 +72,7 @@ impl Way {
 }
 
 impl ForwardTo {
-    /// The ways out that are configured.
+    /// The configured channels.
     #[must_use]
     pub fn ways(&self) -> Vec<Way> {
         let syslog = self.syslog.then_some(Way::Syslog);
@@ -79,7 +81,18 @@ impl ForwardTo {
     }
 }
 
-/// Forwards what comes, each way out for itself, until `stopped` says so.
+/// Returns the slugs configured for forwarding that no organisation has; nothing is forwarded for these.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_unknown_slugs(services: &Services) -> Result<Vec<String>> {
+    let there = services.store.read(accounts::find_organizations)?;
+    let wanted = services.settings.trail.forward_to.organizations.iter();
+    let unknown = wanted.filter(|slug| there.iter().all(|organization| organization.slug != **slug));
+    Ok(unknown.cloned().collect())
+}
+
+/// Forwards new entries by each channel independently, until `stopped` is true.
 pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
     let ways = services.settings.trail.forward_to.ways().into_iter().map(|way| {
         let (services, mut stopped) = (Arc::clone(&services), stopped.clone());
@@ -88,7 +101,7 @@ pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch:
                 let more = match forward_due(&services, way).await {
                     Ok(more) => more,
                     Err(error) => {
-                        tracing::error!(?error, way = way.as_str(), "the trail could not be forwarded");
+                        tracing::error!(?error, way = way.as_str(), "could not forward the trail");
                         false
                     }
                 };
@@ -101,13 +114,12 @@ pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch:
     futures_util::future::join_all(ways).await;
 }
 
-/// Forwards the next entries, if there are any and it is time, and says whether there may be more at once.
-/// A way out that is used for the first time begins with what comes from then on: what was before is in an
-/// export.
+/// Forwards the next entries, if there are any and they are due. Returns whether there may be more right away. A
+/// channel that is used for the first time begins with entries from then on; export the trail for earlier ones.
 ///
 /// # Errors
-/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails; what was sent and not noted is
-/// sent again.
+/// [`Error::Internal`](crate::domain::Error::Internal) when the store fails; entries whose sending was not stored
+/// are sent again.
 pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     let now = services.clock.now();
     let (known, size, slugs) = services.store.read(|db| {
@@ -125,9 +137,9 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         next_attempt_at: now,
         last_error: None,
     });
-    // An older database was put in place, or a copy of another.
+    // The position may be beyond the end of an older or foreign database.
     place.next = place.next.min(size);
-    // What is to wait any longer was put off by a clock that was ahead.
+    // A longer wait was set while the clock was ahead.
     let longest = now + SignedDuration::from_secs(LONGEST_WAIT_SECS);
     if place.next_attempt_at > now && place.next_attempt_at <= longest {
         return Ok(false);
@@ -135,7 +147,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     if place.next >= size && !is_new {
         return Ok(false);
     }
-    // Claimed before anything is sent: where this can't be noted, neither could be that it was.
+    // Claim before sending anything: if the claim can't be stored, neither could the new position.
     place.next_attempt_at = now + SignedDuration::from_secs(CLAIMED_SECS);
     let claimed = place.clone();
     services
@@ -143,16 +155,36 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         .write(move |tx| audit::update_forwarding(tx, &claimed))
         .await?;
     let from = place.next;
-    let (entries, next) = services
+    let read = services
         .store
         .read_long(None, move |db| audit::every_entry_after(db, from, ROUND))
-        .await?;
+        .await;
+    let (entries, next) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            let why = format!("could not read the trail: {}", error.for_operator());
+            put_off(&mut place, from, why, now);
+            services
+                .store
+                .write(move |tx| audit::update_forwarding(tx, &place))
+                .await?;
+            return Err(error);
+        }
+    };
     let wanted = &services.settings.trail.forward_to.organizations;
-    let name_of =
+    let slug_of =
         |id: Option<OrganizationId>| slugs.iter().find(|o| Some(o.id) == id).map(|o| o.slug.as_str());
     let mut failed = None;
     for entry in &entries {
-        let slug = name_of(entry.event.organization_id);
+        if let Standing::Unreadable(row) = entry {
+            let (sequence, problem) = (row.sequence, row.problem.as_str());
+            tracing::error!(
+                sequence,
+                problem,
+                "could not read an entry, so only its sequence and leaf hash are forwarded: run latchkey audit verify"
+            );
+        }
+        let slug = slug_of(entry.organization_id());
         let is_wanted = wanted.is_empty() || slug.is_some_and(|slug| wanted.iter().any(|w| w == slug));
         if is_wanted && let Err(failure) = send(services, way, entry, slug).await {
             failed = Some((entry, failure));
@@ -169,23 +201,21 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             let why = failure.to_string();
             tracing::warn!(
                 way = way.as_str(),
-                sequence = entry.sequence,
+                sequence = entry.sequence(),
                 why,
-                "an entry was not forwarded"
+                "could not forward an entry"
             );
-            // Where something went through before it, it is a new failure.
-            let before = if entry.sequence > from { 0 } else { place.attempts };
+            // If an earlier entry of this round was sent, this is a new failure.
+            if entry.sequence() > from {
+                place.attempts = 0;
+            }
             let is_final = matches!(failure, Undelivered::Refused(_) | Undelivered::Never(_))
                 && place.last_error.as_ref() == Some(&why);
-            if is_final && before + 1 >= REFUSALS {
+            if is_final && place.attempts + 1 >= REFUSALS {
                 return leave_out(services, place, entry, &why).await;
             }
-            // The next entry must not come before this one.
-            let secs = wait_secs(before).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
-            place.next = entry.sequence;
-            place.attempts = before.saturating_add(1);
-            place.next_attempt_at = now + SignedDuration::from_secs(secs);
-            place.last_error = Some(why);
+            // Stop here: the next entry must not be sent before this one.
+            put_off(&mut place, entry.sequence(), why, now);
             false
         }
     };
@@ -196,20 +226,29 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     Ok(more)
 }
 
-/// Goes on behind an entry that is refused for good, on the record; an entry that records just that is left out
-/// without another one, or there would be no end to them.
-async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, why: &str) -> Result<bool> {
+/// Postpones the entry at `next`; the wait grows with the number of attempts.
+fn put_off(place: &mut Forwarding, next: u64, why: String, now: Timestamp) {
+    let secs = wait_secs(place.attempts).map_or(LONGEST_WAIT_SECS, |secs| secs.min(LONGEST_WAIT_SECS));
+    place.next = next;
+    place.attempts = place.attempts.saturating_add(1);
+    place.next_attempt_at = now + SignedDuration::from_secs(secs);
+    place.last_error = Some(why);
+}
+
+/// Skips a permanently refused entry and records it. An entry that records such a skip is itself skipped without a
+/// record, or there would be no end to them.
+async fn leave_out(services: &Services, mut place: Forwarding, entry: &Standing, why: &str) -> Result<bool> {
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
-    let is_such =
-        entry.event.event_type == EventType::DeliveryDead && entry.event.details.contains_key(LEFT_OUT);
+    let is_such = matches!(entry, Standing::Entry(entry)
+        if entry.event.event_type == EventType::DeliveryDead && entry.event.details.contains_key(LEFT_OUT));
     let event = Event::new(EventType::DeliveryDead, None, ActorRef::system())
-        .on(Resource::other("AUDIT_ENTRY", entry.id, None))
+        .on(Resource::other("AUDIT_ENTRY", name_of(entry), None))
         .ended(AuditResult::Failure, why)
         .with("channel", place.channel.as_str())
         .with("attempts", place.attempts + 1)
-        .with(LEFT_OUT, entry.sequence);
-    place.next = entry.sequence + 1;
+        .with(LEFT_OUT, entry.sequence());
+    place.next = entry.sequence() + 1;
     (place.attempts, place.next_attempt_at, place.last_error) = (0, at, None);
     services
         .store
@@ -224,28 +263,61 @@ async fn leave_out(services: &Services, mut place: Forwarding, entry: &Entry, wh
     Ok(true)
 }
 
-/// Sends an entry; shortened, where it is refused as it is.
-async fn send(services: &Services, way: Way, entry: &Entry, slug: Option<&str>) -> Result<(), Undelivered> {
-    match send_data(services, way, entry, told(entry, slug)).await {
+/// Returns the id that receivers see, which is the same at each attempt.
+fn name_of(entry: &Standing) -> String {
+    match entry {
+        Standing::Entry(entry) => entry.id.to_string(),
+        Standing::Unreadable(row) => format!("audit-entry-{}", row.sequence),
+    }
+}
+
+/// Sends an entry; if it is refused, sends it shortened. For an unreadable row, sends its sequence and leaf hash.
+async fn send(
+    services: &Services,
+    way: Way,
+    standing: &Standing,
+    slug: Option<&str>,
+) -> Result<(), Undelivered> {
+    let entry = match standing {
+        Standing::Entry(entry) => entry,
+        Standing::Unreadable(row) => {
+            let data = json!({
+                "sequence": row.sequence,
+                "organization": slug,
+                "leafHash": row.leaf_hash.map(hex::encode),
+                "unreadable": true,
+            });
+            return send_data(services, way, standing, data).await;
+        }
+    };
+    match send_data(services, way, standing, told(entry, slug)).await {
         Err(Undelivered::Never(_) | Undelivered::Refused(_)) => {
-            send_data(services, way, entry, shortened(entry, slug)).await
+            send_data(services, way, standing, shortened(entry, slug)).await
         }
         sent => sent,
     }
 }
 
-async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) -> Result<(), Undelivered> {
-    let at = entry.at;
+async fn send_data(
+    services: &Services,
+    way: Way,
+    standing: &Standing,
+    data: Value,
+) -> Result<(), Undelivered> {
+    let (at, kind, result) = match standing {
+        Standing::Entry(entry) => (entry.at, entry.event.event_type.as_str(), entry.event.result),
+        Standing::Unreadable(_) => (services.clock.now(), UNREADABLE, AuditResult::Failure),
+    };
     match (way, &services.settings.trail.forward_to.webhook) {
         (Way::Syslog, _) => {
             let text = data.to_string();
             let message = SyslogMessage {
                 at,
-                severity: match entry.event.result {
+                severity: match result {
                     AuditResult::Success => Severity::Notice,
                     AuditResult::Denied | AuditResult::Failure => Severity::Warning,
                 },
-                kind: entry.event.event_type.as_str(),
+                kind,
                 data: None,
                 text: &text,
             };
@@ -255,7 +327,7 @@ async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) ->
             let body = json!({ "type": "audit.entry", "timestamp": format!("{at:.3}"), "data": data });
             let secret = services.keys.webhook_secret(None);
             let call = WebhookCall {
-                name: &entry.id.to_string(),
+                name: &name_of(standing),
                 url,
                 secret: secret.as_slice(),
                 body: &body.to_string(),
@@ -267,8 +339,7 @@ async fn send_data(services: &Services, way: Way, entry: &Entry, data: Value) ->
     }
 }
 
-/// An entry as receivers are told it: with its leaf hash, so that what they keep can be compared with the
-/// tree.
+/// The message about an entry. Includes its leaf hash, so that receivers can compare it with the tree.
 fn told(entry: &Entry, slug: Option<&str>) -> Value {
     let event = &entry.event;
     let resource = event.resource.as_ref();
@@ -293,7 +364,7 @@ fn told(entry: &Entry, slug: Option<&str>) -> Value {
     })
 }
 
-/// What names an entry and proves which it is: the rest is in the trail.
+/// The shortened message about an entry: its identity and leaf hash. The rest is in the trail.
 fn shortened(entry: &Entry, slug: Option<&str>) -> Value {
     json!({
         "sequence": entry.sequence,

@@ -1,4 +1,4 @@
-//! How long the trail keeps what: retention by organisation, and erasure of a user's personal data.
+//! Retention of entries by organisation, and erasure of a user's personal data.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -10,21 +10,21 @@ use crate::domain::{Error, Result};
 use crate::store::audit::{self, Erasure};
 use crate::store::{Connection, Transaction, accounts, approvals, deliveries, requests};
 
-/// Entries changed in one transaction: it holds up every other write meanwhile.
+/// Maximum number of entries changed in one transaction, which blocks all other writes.
 const BATCH: usize = 500;
-/// Batches in a row for one organisation; the rest is done the next time.
+/// Maximum number of batches per organisation and run; the next run continues.
 const BATCHES: usize = 40;
-/// A shorter retention takes effect after this long.
+/// Days after which a shorter retention takes effect.
 pub const RETENTION_GRACE_DAYS: i64 = 7;
-/// Entries looked at in one read.
+/// Maximum number of entries scanned in one read.
 const SCANNED: u64 = 50_000;
 
-/// Prunes to their hashes the entries that are older than their organisation keeps them, some at a time.
-/// Says how many. A shorter limit counts only when its grace is over. What is pruned by mistake is gone: only for a
-/// clock that runs evenly.
+/// Prunes entries older than their organisation's retention to their hashes, in batches. Returns how many. A
+/// shorter retention takes effect only after the grace period. Pruning can't be undone: call this only while the
+/// clock is known to run evenly.
 ///
 /// # Errors
-/// [`Error::Internal`] when SQLite fails; what was pruned before stays so.
+/// [`Error::Internal`] when SQLite fails; entries pruned until then stay pruned.
 pub async fn prune_expired(services: &Services) -> Result<usize> {
     let organizations = services.store.read(accounts::find_organizations)?;
     let mut pruned = 0;
@@ -51,8 +51,9 @@ pub async fn prune_expired(services: &Services) -> Result<usize> {
     Ok(pruned)
 }
 
-/// For how many days an organisation's entries are kept: the longest that was set within the grace, so that
-/// nobody shortens it and has what they did pruned before anybody else notices. `None`: for ever.
+/// Returns for how many days an organisation's entries are kept; `None`: for ever. This is the longest retention
+/// that was set during the grace period, so that nobody can shorten it to have their own acts pruned before others
+/// notice.
 fn days_kept(services: &Services, organization: &Organization, at: Timestamp) -> Result<Option<u16>> {
     let Some(mut days) = organization.settings.audit_retention_days else {
         return Ok(None);
@@ -70,11 +71,11 @@ fn days_kept(services: &Services, organization: &Organization, at: Timestamp) ->
     Ok(Some(days))
 }
 
-/// Erases what an organisation's trail knows of a user personally: address, client addresses and details,
-/// in what they did and what was done to them, and what policies were told; and beside the trail the tickets and
-/// approvals that are about them, and mail that has not reached them yet. Ids, kinds, times and results
-/// stay, and so do proofs. Says how many parts of entries. `progress` is told the places done and how many
-/// there are. What a crash interrupts, [`carry_on_erasures`] goes on with.
+/// Erases a user's personal data in an organisation's trail: e-mail address, client addresses and details, in
+/// entries of acts by and on them, and the policy questions and answers about them. Outside the trail, erases
+/// tickets and approvals about them, and mail not yet sent to them. Ids, types, times, results and proofs stay.
+/// Returns the number of erased parts of entries. Calls `progress` with the number of entries scanned and the
+/// trail's size. After a crash, [`carry_on_erasures`] continues.
 ///
 /// # Errors
 /// [`Error::UserNotFound`] when neither the organisation nor its trail knows the user; [`Error::Internal`]
@@ -118,10 +119,10 @@ pub async fn erase_user(
     Ok(erased)
 }
 
-/// Goes on with every erasure that is owed. Says how many parts of entries were erased.
+/// Continues all pending erasures. Returns the number of erased parts of entries.
 ///
 /// # Errors
-/// [`Error::Internal`] when SQLite fails; it goes on from there the next time.
+/// [`Error::Internal`] when SQLite fails; the next call continues from there.
 pub async fn carry_on_erasures(services: &Services) -> Result<usize> {
     let mut erased = 0;
     while let Some(owed) = services.store.read(audit::find_erasure)? {
@@ -135,11 +136,11 @@ pub async fn carry_on_erasures(services: &Services) -> Result<usize> {
     Ok(erased)
 }
 
-/// One stretch of the trail: how many parts were erased, and what is left to do.
+/// Processes one range of the trail. Returns the number of erased parts, and what is left to do.
 async fn step(services: &Services, mut erasure: Erasure) -> Result<(usize, Option<Erasure>)> {
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
-    // Found beside the writer: it takes a pass over the trail.
+    // Search outside the writer, since this reads the whole trail.
     let (erasure, personal, beside) = services
         .store
         .read_long(Some(erasure.organization), move |db| {
@@ -180,7 +181,7 @@ async fn step(services: &Services, mut erasure: Erasure) -> Result<(usize, Optio
         .await
 }
 
-/// What is known of a user beside the trail.
+/// A user's personal data outside the trail.
 struct Beside {
     calls: Vec<i64>,
     approvals: Vec<Uuid>,

@@ -1,4 +1,4 @@
-//! Another key signs the trail: made, vouched for by the one before, put in its place.
+//! Rotation of the trail's signing key: a new key is made, vouched for by the old one, and put in its place.
 
 use serde::Serialize;
 
@@ -9,33 +9,33 @@ use crate::keys::{Changing, KeyError};
 use crate::service::Services;
 use crate::store::audit::{self, checkpoints as kept};
 
-/// What a change of the key did.
+/// The result of a key rotation.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyChanged {
-    /// The key before.
+    /// The old key.
     pub from: String,
-    /// The key from here on: readers who check against a key should be given it.
+    /// The new key, to be given to readers who verify against a key.
     pub to: String,
-    /// The entry by which the one vouches for the other.
+    /// Sequence of the entry in which the old key vouches for the new one.
     pub sequence: u64,
-    /// The last checkpoint by the key before, over that entry, too.
+    /// The old key's last checkpoint, which covers that entry.
     pub last_word: String,
-    /// The first one by the new key, over just as much.
+    /// The new key's first checkpoint, over the same entries.
     pub checkpoint: String,
 }
 
-/// Lets a new key sign the trail under the same name, and lets the old one vouch for it: by a statement in the entry,
-/// and by a last checkpoint that is over the entry.
+/// Makes a new key sign the trail under the same name. The old key vouches for it by a statement in an entry, and
+/// by a last checkpoint that covers the entry.
 ///
-/// The steps, and what a crash after each of them leaves: the new key is beside the old one (the old one signs, the
-/// new one is never used); the database has the entry, both checkpoints and the new log, in one transaction (the new
-/// key signs, and [`finish_key_change`] does the rest at the next start); the new key's file is in its place (only
-/// the files beside the database lack the newest checkpoint, as after any crash).
+/// The steps, and the state after a crash following each: (1) the new key is stored beside the old one (the old
+/// one signs, the new one is never used); (2) the database has the entry, both checkpoints and the new log, in one
+/// transaction (the new key signs, and [`finish_key_change`] completes the change at the next start); (3) the new
+/// key's file is in its place (only the files beside the database lack the newest checkpoint, as after any crash).
 ///
 /// # Errors
-/// [`Error::Conflict`] while another change is under way; [`Error::Internal`] when a file or the database can't be
-/// written: then the old key signs on.
+/// [`Error::Conflict`] while another change is in progress; [`Error::Internal`] when a file or the database can't
+/// be written: then the old key continues to sign.
 pub async fn rotate_key(services: &Services, actor: ActorRef) -> Result<KeyChanged> {
     let changing = begin_key_change(services)?;
     let old = signer(services).await?;
@@ -80,10 +80,10 @@ pub async fn rotate_key(services: &Services, actor: ActorRef) -> Result<KeyChang
     })
 }
 
-/// Begins a change of the key, once the one before is finished.
+/// Begins a key change, after completing one that a crash interrupted.
 ///
 /// # Errors
-/// [`Error::Conflict`] while another change is under way; [`Error::Internal`] as [`finish_key_change`].
+/// [`Error::Conflict`] while another change is in progress; [`Error::Internal`] as for [`finish_key_change`].
 pub(super) fn begin_key_change(services: &Services) -> Result<Changing<'_>> {
     let Some(changing) = services.keys.begin_audit_change() else {
         return Err(key_changed());
@@ -92,7 +92,8 @@ pub(super) fn begin_key_change(services: &Services) -> Result<Changing<'_>> {
     Ok(changing)
 }
 
-/// A key that nobody has seen, beside the one in use until the database names it. Gives its seed.
+/// Generates a new key, stores it beside the current one, and returns its seed. It is not used before the database
+/// names it.
 ///
 /// # Errors
 /// [`Error::Internal`] when its file can't be written.
@@ -101,19 +102,19 @@ pub(super) fn stage_key(services: &Services, changing: &Changing<'_>) -> Result<
     staged.map_err(|error| internal(&error))
 }
 
-/// Puts the key that the database names by now in the place of the one before, and ends the change.
+/// Replaces the old key with the new one, which the database names by now, and ends the change.
 pub(super) fn promote_key(services: &Services, changing: Changing<'_>) {
-    if let Err(error) = services.keys.promote_audit_key(&services.entropy) {
-        // It is on disk beside the old one, and signs from there.
-        tracing::warn!(%error, "the trail's new key could not be put in the place of the old one, trying again at the next start");
+    if let Err(error) = services.keys.promote_audit_key() {
+        // The new key is on disk beside the old one, and signs from there.
+        tracing::warn!(%error, "could not replace the file of the trail's old key by the new one; trying again at the next start");
     }
     drop(changing);
 }
 
-/// Puts the key that the database names in its place, where a crash had left it beside the one before.
+/// Completes a key change that a crash interrupted: moves the key that the database names into its place.
 ///
 /// # Errors
-/// [`Error::Internal`] when the database can't be read or a file not be written.
+/// [`Error::Internal`] when the database can't be read or a file can't be written.
 pub fn finish_key_change(services: &Services) -> Result<()> {
     let Some(next) = services.keys.next_audit_key() else {
         return Ok(());
@@ -121,10 +122,10 @@ pub fn finish_key_change(services: &Services) -> Result<()> {
     let in_use = services.store.read(kept::known_logs)?.pop().map(|log| log.key);
     let is_next = in_use.is_some_and(|key| LogSigner::new(key.origin(), &next).log_key() == key);
     if is_next {
-        let promoted = services.keys.promote_audit_key(&services.entropy);
+        let promoted = services.keys.promote_audit_key();
         return promoted.map_err(|error| internal(&error));
     }
-    // It never came into use; it is replaced at the next change.
+    // The staged key was never used; the next change replaces it.
     Ok(())
 }
 

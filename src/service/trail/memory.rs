@@ -1,5 +1,5 @@
-//! What is remembered of the trail outside of its database: checkpoints beside it and at the witness, and
-//! which of them no longer count.
+//! Checkpoints remembered outside the database, beside it and in the witness directory, and which of them no
+//! longer count.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,32 +19,33 @@ use crate::keys::KeyRing;
 use crate::service::Services;
 use crate::store::audit::{self, checkpoints as kept};
 
-/// A checkpoint that is kept outside of the database.
+/// A checkpoint kept outside the database.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     pub file: PathBuf,
     pub note: String,
-    /// What it says, whoever signed it.
+    /// Its content, with the signature not verified; `None` if it can't be parsed.
     pub told: Option<Checkpoint>,
-    /// Whether it has to be readable: `latest`, and what the witness has of the log in use and of others of its name.
-    /// What else lies there counts only where our own key has signed it: it may belong to another appliance.
+    /// Whether it is an error if the note is invalid: true for `latest`, and for the witness's checkpoints of the
+    /// current log and of its predecessors and successors. Others count only if signed by this node's key, since
+    /// they may belong to another appliance.
     pub is_binding: bool,
 }
 
-/// What the database says of its own past.
+/// What the database records about its own checkpoints.
 pub(super) struct Known {
     pub logs: Vec<kept::KnownLog>,
-    /// Entries now.
+    /// Number of entries now.
     pub size: u64,
-    /// Whether any checkpoint was ever kept in it.
+    /// Whether it holds any checkpoint.
     pub was_signed: bool,
     abandoned: Vec<Abandoned>,
 }
 
-/// A log that was given up on purpose.
+/// A log that was abandoned on purpose.
 struct Abandoned {
     origin: String,
-    /// Of the key of the log that followed: how many keys came before it.
+    /// Number of this node's keys that came before the key of the log that followed.
     key_age: usize,
 }
 
@@ -63,7 +64,7 @@ impl Memory {
         }
     }
 
-    /// Opens it; `None` where it is of no concern.
+    /// Verifies the note. Returns `None` if it is not binding and not signed by this node.
     pub(super) fn open(
         &self,
         services: &Services,
@@ -71,7 +72,7 @@ impl Memory {
     ) -> Result<Option<Checkpoint>, CheckpointError> {
         let logs = known.logs.iter().filter(|_| self.is_binding);
         let mut keys = LogKeys::new(logs.map(|log| log.key.clone()).collect());
-        // An older database may not know the log yet; whose key it is, is not told by the database anyway.
+        // An older database may not know the log yet, and can't be trusted to say which keys are this node's.
         if let Some(origin) = self.origin() {
             for public in services.keys.audit_public_keys() {
                 if let Some(key) = LogKey::of(origin, &public) {
@@ -86,7 +87,7 @@ impl Memory {
         }
     }
 
-    /// The log's name, if it can be one.
+    /// The log's name, if it is valid.
     pub(super) fn origin(&self) -> Option<&str> {
         let origin = self.told.as_ref()?.origin.as_str();
         signed_note_name(origin).then_some(origin)
@@ -106,7 +107,7 @@ impl Known {
         })
     }
 
-    /// The name of the log in use.
+    /// Returns the name of the current log.
     pub(super) fn origin(&self, services: &Services) -> String {
         self.logs.last().map_or_else(
             || checkpoints::first_origin(services),
@@ -114,8 +115,9 @@ impl Known {
         )
     }
 
-    /// A log of the same name, but for its number, follows ours or goes before it. Where we have not its key, the keys
-    /// went back with the database: it is not another appliance's.
+    /// Makes a checkpoint binding if its log's name differs from the current one's at most in its number: it is a
+    /// predecessor or successor of the current log. If its key is not one of this node's, the keys were rolled back
+    /// together with the database; it does not belong to another appliance.
     pub(super) fn bind(&self, services: &Services, mut memory: Memory) -> Memory {
         let ours = self.origin(services);
         memory.is_binding |= memory
@@ -124,9 +126,10 @@ impl Known {
         memory
     }
 
-    /// Whether a checkpoint no longer counts: its log was given up, and with a key that came after the one that has
-    /// signed it. So nothing can give up what the key in use has signed, not even a key that was in use once and leaked.
-    /// What the log had signed until then, the log that followed has signed over.
+    /// Returns whether a checkpoint no longer counts, because its log was abandoned with a key that is newer than
+    /// the one that signed the checkpoint. So nothing can abandon what the current key has signed, not even a
+    /// leaked key that was in use before. The log that followed has signed over the abandoned log's entries that
+    /// are still in the database.
     pub(super) fn gave_up(&self, services: &Services, checkpoint: &Checkpoint) -> bool {
         let key = checkpoint.key.as_ref();
         let age = key.and_then(|key| services.keys.audit_key_age(key));
@@ -136,8 +139,9 @@ impl Known {
     }
 }
 
-/// The logs that were given up. Whoever can write the database can add a log and an entry to it, and the server will
-/// sign over both. What they can't make is the statement of the log that followed, signed with a key of ours.
+/// Finds the abandoned logs. Anyone who can write the database can add a log and an entry to it, and the server
+/// will sign over both. So an entry counts only with the statement of the log that followed, signed with a key of
+/// this node, which they can't make.
 fn find_abandoned(
     db: &crate::store::Connection,
     logs: &[kept::KnownLog],
@@ -175,7 +179,7 @@ fn find_abandoned(
     Ok(abandoned)
 }
 
-/// What an entry says was given up, and the log that followed has signed.
+/// Returns the logs that an entry records as given up, if the statement of the log that followed is valid.
 fn given_up_by(record: &Record) -> Option<LogsGivenUp> {
     let Content::Whole(body) = &record.content else {
         return None;
@@ -185,25 +189,28 @@ fn given_up_by(record: &Record) -> Option<LogsGivenUp> {
     given_up.check(record.sequence).is_ok().then_some(given_up)
 }
 
-/// Every checkpoint that is remembered: the newest of each log and place.
+/// Returns the remembered checkpoints: the newest of each log and place.
 pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
     let directory = checkpoints::directory(services);
     let mut found: Vec<Memory> = Memory::read(directory.join(LATEST), true).into_iter().collect();
     found.extend(newest_of_history(&directory.join(HISTORY)));
     if let Some(witness) = &services.settings.trail.witness_dir {
         let current = witness_directory(witness, &known.origin(services));
-        if known.was_signed && !witness.is_dir() {
-            tracing::warn!(directory = %witness.display(), "the witness directory is not there: nothing was compared with it");
-        }
-        for log in directories(witness) {
-            let found_there = newest_of_witness(&log, log == current);
-            found.extend(found_there.into_iter().map(|memory| known.bind(services, memory)));
+        let read = move |witness: &Path| memories_at(witness, Some(&current));
+        match services.witness.read(witness, read) {
+            Some(Some(there)) => {
+                found.extend(there.into_iter().map(|memory| known.bind(services, memory)));
+            }
+            Some(None) if known.was_signed => {
+                tracing::warn!(directory = %witness.display(), "the witness directory does not exist: nothing was compared with it");
+            }
+            Some(None) | None => {}
         }
     }
     found
 }
 
-/// What is remembered beside another database.
+/// Returns the checkpoints remembered beside another database.
 pub(super) fn memories_beside(database: &Path) -> Vec<Memory> {
     let directory = database.with_file_name(CHECKPOINT_DIRECTORY);
     let latest = Memory::read(directory.join(LATEST), false);
@@ -213,21 +220,21 @@ pub(super) fn memories_beside(database: &Path) -> Vec<Memory> {
         .collect()
 }
 
-/// What a witness remembers of every log, for whoever uses none of them yet.
-pub(super) fn memories_at(witness: &Path) -> Vec<Memory> {
-    let logs = directories(witness);
-    logs.iter()
-        .flat_map(|log| newest_of_witness(log, false))
-        .collect()
+/// Returns a witness directory's newest checkpoints of all logs, of which `current` may be in use; `None` if the
+/// directory does not exist. Blocks for as long as the directory does: call it through [`super::Witness`].
+pub(super) fn memories_at(witness: &Path, current: Option<&Path>) -> Option<Vec<Memory>> {
+    let logs = witness.is_dir().then(|| directories(witness))?;
+    let newest = |log: &PathBuf| newest_of_witness(log, current == Some(log.as_path()));
+    Some(logs.iter().flat_map(newest).collect())
 }
 
-/// The largest note of each log. A line that a crash cut short is none.
+/// Returns the checkpoint with the greatest size of each log. Ignores lines that a crash cut short.
 fn newest_of_history(path: &Path) -> Vec<Memory> {
     let mut newest: BTreeMap<String, Memory> = BTreeMap::new();
     let Ok(file) = File::open(path) else {
         return Vec::new();
     };
-    // Not as text: a line may have been cut within a character.
+    // Read as bytes: a crash may have cut a line within a character.
     for line in BufReader::new(file).split(b'\n').map_while(std::io::Result::ok) {
         let note = serde_json::from_slice::<Value>(&line)
             .ok()
@@ -245,7 +252,7 @@ fn newest_of_history(path: &Path) -> Vec<Memory> {
     newest.into_values().collect()
 }
 
-/// Of the greatest size; more than one where they differ, see [`super::witness`].
+/// Returns the checkpoint of the greatest size; several if they differ, see [`super::witness`].
 fn newest_of_witness(directory: &Path, is_binding: bool) -> Vec<Memory> {
     let size = |path: &Path| {
         let name = path.file_name()?.to_str()?;
@@ -277,9 +284,9 @@ fn directories(of: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A name for the log that follows: `host/audit-log` → `host/audit-log/2-1a2b3c4d`. Numbered beyond every
-/// name that was seen, and drawn: the same backup may be restored twice on machines that know nothing of each
-/// other, and a name never signs two histories.
+/// Returns a name for the log that follows: `host/audit-log` → `host/audit-log/2-1a2b3c4d`. The number is greater
+/// than that of every name seen. The random part is needed because the same backup may be restored on two machines
+/// that do not know of each other, and a name must never sign two histories.
 pub(super) fn successor(current: &str, seen: &[String], drawn: [u8; 4]) -> String {
     let (base, number) = split(current);
     let newest = seen
@@ -299,7 +306,7 @@ fn split(origin: &str) -> (&str, u32) {
         .unwrap_or((origin, 1))
 }
 
-/// Whether a name can be a key's (C2SP signed-note).
+/// Returns whether a name is valid for a key (C2SP signed-note).
 fn signed_note_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 500

@@ -1,5 +1,5 @@
-//! What the operator orders about the trail at the command line: carried out by whoever has the data directory,
-//! the command itself or the server that runs.
+//! The operator's orders about the trail from the command line, carried out by the process that owns the data
+//! directory: the command itself or a running server.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,40 +11,40 @@ use crate::domain::audit::ActorRef;
 use crate::domain::{Error, Result};
 use crate::service::Services;
 
-/// An order about the trail. What only reads is none: the command reads beside the server.
+/// An order about the trail. Commands that only read need none: they read beside the server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 #[expect(
     clippy::enum_variant_names,
-    reason = "on the wire the names stand beside those of other orders"
+    reason = "on the wire these names are mixed with those of other orders"
 )]
 pub enum TrailOrder {
-    /// Tell the public keys under which the trail was signed.
+    /// Return the public keys under which the trail was signed.
     AuditKeys,
-    /// Sign the trail as it is now.
+    /// Sign a checkpoint over the trail as it is now.
     AuditCheckpoint,
-    /// Make the receipt of an entry.
+    /// Return the receipt of an entry.
     AuditProve {
         /// The entry's id.
         id: Uuid,
     },
-    /// Record that an export begins, and sign what it holds.
+    /// Record that an export begins, and sign a checkpoint over its entries.
     AuditExport(Announcement),
     /// Sign the end of an export.
     AuditExportEnd(Claim),
-    /// Let a new key sign.
+    /// Replace the signing key by a new one.
     AuditRotateKey,
 }
 
 impl TrailOrder {
-    /// What the names of these orders begin with, and no other's.
+    /// The prefix of the names of these orders, and of no others.
     pub const PREFIX: &'static str = "audit-";
 }
 
-/// Carries an order out, on the record with the operator as its actor where it is one to be recorded.
+/// Carries out an order. Orders that are recorded have the operator as their actor.
 ///
 /// # Errors
-/// As what is ordered.
+/// The error of the ordered operation.
 pub async fn carry_out_order(services: &Services, order: TrailOrder) -> Result<Value> {
     Ok(match order {
         TrailOrder::AuditKeys => Value::String(log_keys(services).await?.to_string()),

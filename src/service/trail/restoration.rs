@@ -1,4 +1,5 @@
-//! After a backup was restored: the entry, the end of every session, the trail's new name and key.
+//! Restoring a backup: ends all sessions, records the restore, and continues the trail under a new name and with a
+//! new key.
 
 use std::path::Path;
 
@@ -18,10 +19,9 @@ use crate::service::backup::Restored;
 use crate::store::audit;
 use crate::store::backup;
 
-/// Ends every session, login and enrolment under way, appends the entry of the restore, and begins the log
-/// that follows the one in the backup, with a key that is in no backup. `made_at` is the backup's time. The `witness`
-/// directory is read and not written:
-/// [`give_to_witness`] is for when the restored directory is in its place.
+/// Ends all sessions, pending logins and enrolments, appends the entry of the restore, and begins a new log after
+/// the one in the backup, with a key that is in no backup. `made_at` is the backup's time. The `witness` directory
+/// is only read; call [`give_to_witness`] once the restored directory is in its place.
 ///
 /// # Errors
 /// [`crate::domain::Error`], with nothing changed.
@@ -37,7 +37,8 @@ pub async fn begin_after_restore(
     let keys = services.store.read(backup::find_live_api_keys)?;
     revived.extend(keys);
     let mut elsewhere = replaced.map(memories_beside).unwrap_or_default();
-    elsewhere.extend(witness.map(memories_at).unwrap_or_default());
+    let at_witness = witness.and_then(|witness| services.witness.read(witness, |at| memories_at(at, None)));
+    elsewhere.extend(at_witness.flatten().unwrap_or_default());
     let given_up = give_up(services, elsewhere)?;
     let changing = begin_key_change(services)?;
     let signer = given_up.signer(&stage_key(services, &changing)?);
@@ -75,11 +76,11 @@ pub async fn begin_after_restore(
     })
 }
 
-/// Gives the witness directory the checkpoint that the restored trail begins with. What fails is logged: the next one
-/// goes there, too.
+/// Copies the first checkpoint of the restored trail to the witness directory, and waits for that for at most 5
+/// seconds. A failure is only logged, since the next checkpoint goes there too.
 ///
 /// # Panics
-/// Never: the checkpoint is one that we have signed.
+/// Never: the checkpoint was signed by this appliance.
 pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
     let told = unchecked(&restored.checkpoint).expect("we have signed it");
     let testimony = Testimony {
@@ -91,7 +92,10 @@ pub fn give_to_witness(restored: &Restored, witness: &Path, entropy: &Entropy) {
         },
         drawn: hex::encode(entropy.bytes::<4>()),
     };
-    if let Err(error) = witness::keep(&testimony) {
-        tracing::error!(%error, directory = %witness.display(), "the checkpoint could not be given to the witness directory");
+    let given = witness::in_time(witness, "it will get the next checkpoint", move |_| {
+        witness::keep(&testimony)
+    });
+    if let Some(Err(error)) = given {
+        tracing::error!(%error, directory = %witness.display(), "could not copy the checkpoint to the witness directory");
     }
 }

@@ -1,4 +1,5 @@
-//! An older database put in place of a newer one is noticed at the start, and accepted only on purpose.
+//! Rollback detection: an older database in place of a newer one is detected at start-up and accepted only on
+//! request.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,41 +12,41 @@ use crate::domain::audit::{ActorRef, Checkpoint, Event, EventType, LogSigner, Lo
 use crate::domain::{Error, Result};
 use crate::store::audit::{self, Revived, VerifyError};
 
-/// Why the appliance does not start; each says what to do.
+/// Why the appliance does not start; each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RolledBack {
-    /// There were more entries once.
+    /// The database has fewer entries than were signed.
     #[error(
-        "the database is older than it was: {file} was signed over {signed} entries, the database has {found}. \
-         Whatever was reset, revoked or removed in the missing {} entries is undone in it. Put the newer database \
-         back, or, if you restored a backup on purpose: latchkey audit accept-rollback", .signed - .found
+        "the database is older than its last checkpoint: {file} covers {signed} entries, the database has {found}. \
+         All resets, revocations and removals in the missing {} entries are undone in it. Put the newer database \
+         back or, if you restored a backup on purpose, run: latchkey audit accept-rollback", .signed - .found
     )]
     Older {
         /// The checkpoint's file.
         file: PathBuf,
-        /// Entries when it was signed.
+        /// Number of entries when it was signed.
         signed: u64,
-        /// Entries now.
+        /// Number of entries now.
         found: u64,
     },
-    /// The same entries were others once.
+    /// The signed entries differ from those in the database.
     #[error(
-        "the database is not the one that was signed: {file} was signed over {signed} entries, and the first \
-         {signed} of the database are others. Where that file is another node's, give this node a witness directory of \
-         its own. Else find out where with latchkey audit verify, put the right database back, or give its trail up \
-         on purpose: latchkey audit accept-rollback"
+        "the database is not the one that was signed: {file} covers {signed} entries, and the first {signed} of the \
+         database differ. If that file belongs to another node, give this node a witness directory of its own. \
+         Otherwise find the difference with latchkey audit verify and put the right database back, or abandon its \
+         trail on purpose: latchkey audit accept-rollback"
     )]
     Other {
         /// The checkpoint's file.
         file: PathBuf,
-        /// Entries when it was signed.
+        /// Number of entries when it was signed.
         signed: u64,
     },
-    /// The memory itself can't be relied on.
+    /// The checkpoint outside the database is invalid.
     #[error(
-        "{file} does not count ({problem}): it was changed, or it belongs to another installation. Where that is \
-         another node that uses the same witness directory, give this node a witness directory of its own. Else \
-         restore it, or start anew from the database as it is: latchkey audit accept-rollback"
+        "{file} is not valid ({problem}): it was changed, or it belongs to another installation. If another node \
+         uses the same witness directory, give this node a witness directory of its own. Otherwise restore the file, \
+         or start anew from the database as it is: latchkey audit accept-rollback"
     )]
     Unreadable {
         /// The checkpoint's file.
@@ -53,33 +54,33 @@ pub enum RolledBack {
         /// What is wrong with it.
         problem: String,
     },
-    /// Nothing is left to compare with.
+    /// The checkpoint to compare with is missing.
     #[error(
-        "{file} is gone: the database was signed, and what was signed last is not remembered beside it, so \
-         that it may be older than it was. Put the file back (the witness and a copy of the directory have it), or \
-         start anew from the database as it is: latchkey audit accept-rollback"
+        "{file} is missing: the database was signed, but without its last checkpoint it can't be shown to be the \
+         newest. Put the file back (from the witness or a copy of the directory), or start anew from the database as \
+         it is: latchkey audit accept-rollback"
     )]
     Forgotten {
         /// The checkpoint's file.
         file: PathBuf,
     },
-    /// Nothing could be compared.
+    /// The trail could not be read.
     #[error("the trail can't be compared with its checkpoint: {0}")]
     Trail(String),
 }
 
-/// What accepting an older database did.
+/// The result of accepting an older database.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    /// Entries that the database has.
+    /// Number of entries in the database.
     pub found: u64,
-    /// Entries that were signed.
+    /// Number of entries that were signed.
     pub signed: u64,
-    /// Sessions that were ended.
+    /// Number of sessions ended.
     pub sessions_ended: usize,
-    /// Sessions and factors that were back. The sessions are ended; the factors are not.
+    /// Sessions and factors that had reappeared. The sessions were ended, the factors were not.
     pub revived: Vec<Revived>,
-    /// The key that checkpoints are signed under from here on: readers have to be given it.
+    /// The key that signs checkpoints from here on, to be given to readers.
     pub key: String,
 }
 
@@ -100,10 +101,10 @@ pub fn check_rollback(services: &Services) -> Result<(), RolledBack> {
     Ok(())
 }
 
-/// Accepts the database as it is: ends every session, login and enrolment under way, records it, and
-/// goes on under a new name, since a log never signs two histories (C2SP tlog-checkpoint), and with a new key, put in
-/// place as [`rotate_key`](super::rotate_key) does. `replaced` is the newer database, if it is still there, to tell
-/// exactly what is back.
+/// Accepts the database as it is: ends all sessions, pending logins and enrolments, records it, and continues
+/// under a new name, since a log must never sign two histories (C2SP tlog-checkpoint), and with a new key, put in
+/// place as by [`rotate_key`](super::rotate_key). `replaced` is the newer database, if it still exists, to find
+/// exactly what has reappeared.
 ///
 /// # Errors
 /// [`Error::Refused`] when there is nothing to accept; [`Error::Internal`] when it could not be recorded.
@@ -156,17 +157,18 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
     })
 }
 
-/// What no longer counts once the database is taken as it is.
+/// The logs whose checkpoints no longer count once the database is accepted as it is.
 pub(super) struct GivenUp {
-    /// The name of the newest log whose checkpoints do not fit, and of others.
+    /// Names of the logs: first the newest whose checkpoints do not match the database, then the others, including
+    /// the current log.
     origins: Vec<String>,
-    /// Entries that were signed.
+    /// Number of entries that were signed.
     signed: u64,
-    /// The name of the log that follows.
+    /// Name of the log that follows.
     successor: String,
 }
 
-/// Finds the logs whose checkpoints, here or in `elsewhere`, do not fit the database.
+/// Finds the logs whose checkpoints, here or in `elsewhere`, do not match the database.
 pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<GivenUp> {
     let known = Known::read(services)?;
     let mut found = memories(services, &known);
@@ -194,13 +196,13 @@ pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<Giv
 }
 
 impl GivenUp {
-    /// Signs as the log that follows, with the key of that seed: one of its own, since the key before may be known to
-    /// whoever made a database come back, or to whoever once had the backup.
+    /// Returns the signer of the log that follows, with the key of `seed`. The key must be a new one, since the
+    /// previous one may be known to whoever rolled the database back or had the backup.
     pub(super) fn signer(&self, seed: &[u8; 32]) -> LogSigner {
         LogSigner::new(&self.successor, seed)
     }
 
-    /// What the entry at `place` says no longer counts, which the log that follows vouches for.
+    /// Returns the statement, for the entry at `place`, that the logs are given up, signed by the log that follows.
     pub(super) fn logs(&self, signer: &LogSigner, place: u64) -> LogsGivenUp {
         LogsGivenUp::by(signer, self.origins.clone(), place)
     }
@@ -234,7 +236,7 @@ fn compare(services: &Services, known: &Known, memory: &Memory) -> Result<(), Ro
 }
 
 fn trail(error: Error) -> RolledBack {
-    RolledBack::Trail(format!("{error:?}"))
+    RolledBack::Trail(error.for_operator())
 }
 
 pub(super) fn unreadable(error: VerifyError) -> Error {

@@ -1,9 +1,9 @@
-//! Readers who follow the trail, told when the appliance stops.
+//! Ends live tails of the trail when the appliance stops.
 
 use tokio::sync::watch;
 
-/// Whether tails have to end. They go on for a quarter of an hour otherwise, and each would hold up the stop for the
-/// whole grace period; their readers come back with `Last-Event-ID`.
+/// A signal for tails to end. Otherwise they would continue for up to 15 minutes, and each would delay the stop
+/// for the whole grace period. Their readers reconnect with `Last-Event-ID`.
 #[derive(Debug)]
 pub struct Tails(watch::Sender<bool>);
 
@@ -14,12 +14,12 @@ impl Default for Tails {
 }
 
 impl Tails {
-    /// Ends those that there are, and at once each that begins afterwards.
+    /// Ends all current tails, and every later one as soon as it begins.
     pub fn end(&self) {
         self.0.send_replace(true);
     }
 
-    /// Returns once they have to end.
+    /// Waits until tails have to end.
     pub async fn ended(&self) {
         let mut end = self.0.subscribe();
         // The sender lives as long as this borrows it.

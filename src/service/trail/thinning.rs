@@ -1,5 +1,5 @@
-//! How long checkpoints are kept: all of the last day, then the last of each hour for 30 days, then the last of
-//! each day for ever. A receipt carries its own, and needs none that is kept here.
+//! Retention of checkpoints: all of the last day, then the last of each hour for 30 days, then the last of each
+//! day for ever. Receipts carry their own checkpoint and need none that is kept here.
 
 use std::fs;
 use std::io;
@@ -9,19 +9,19 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Services;
-use super::checkpoints::replace;
 use crate::domain::Result;
 use crate::domain::audit::checkpoint::unchecked;
+use crate::durable;
 use crate::store::audit::checkpoints as kept;
 
 const HOUR_MILLIS: i64 = 3_600_000;
 const DAY_MILLIS: i64 = 24 * HOUR_MILLIS;
-/// Checkpoints forgotten in one change.
+/// Maximum number of checkpoints deleted in one transaction.
 const BATCH: usize = 500;
-/// The file of all checkpoints is looked through each time it has grown by this much, in bytes.
+/// The history file is thinned each time it has grown by this many bytes.
 const HISTORY_STEP: u64 = 8 << 20;
 
-/// Forgets the checkpoints that there are enough others of, some at a time. Says how many.
+/// Deletes surplus checkpoints, up to 500 at a time. Returns how many.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -46,18 +46,18 @@ pub async fn thin_checkpoints(services: &Services) -> Result<usize> {
         .await
 }
 
-/// The same in the file of all checkpoints, where it grew past another step by `added` bytes. Lines that are no
-/// checkpoints stay.
-pub(super) fn thin_history(path: &Path, added: u64, drawn: &str, now: Timestamp) -> io::Result<()> {
+/// Removes surplus checkpoints from the history file, if the last `added` bytes made it grow past another step.
+/// Keeps lines that are not checkpoints.
+pub(super) fn thin_history(path: &Path, added: u64, now: Timestamp) -> io::Result<()> {
     let length = fs::metadata(path)?.len();
     if length / HISTORY_STEP == length.saturating_sub(added) / HISTORY_STEP {
         return Ok(());
     }
-    rewrite(path, drawn, now)
+    rewrite(path, now)
 }
 
-fn rewrite(path: &Path, drawn: &str, now: Timestamp) -> io::Result<()> {
-    // A line may have been cut within a character.
+fn rewrite(path: &Path, now: Timestamp) -> io::Result<()> {
+    // A crash may have cut a line within a character.
     let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     let times: Vec<_> = lines
@@ -73,17 +73,18 @@ fn rewrite(path: &Path, drawn: &str, now: Timestamp) -> io::Result<()> {
         .filter(|(place, _)| surplus.next_if_eq(place).is_none())
         .flat_map(|(_, line)| [line, "\n"])
         .collect();
-    replace(path, drawn, &kept)
+    durable::replace(path, &[kept.as_bytes()])
 }
 
-/// The log of a line, and when it was written.
+/// Parses a line's log and time (milliseconds since 1970).
 fn read(line: &str) -> Option<(String, i64)> {
     let line: Value = serde_json::from_str(line).ok()?;
     let at: Timestamp = line["at"].as_str()?.parse().ok()?;
     Some((unchecked(line["note"].as_str()?)?.origin, at.as_millisecond()))
 }
 
-/// Which of these, each with its log and time, are followed by another one of the same log and span.
+/// Returns the indexes of the checkpoints, given by log and time, that are followed by one of the same log and
+/// span.
 fn surplus<L: Eq>(times: &[(L, i64)], now: i64) -> Vec<usize> {
     let follows = |two: &[(L, i64)]| {
         let span = span(two[0].1, now);
@@ -93,7 +94,7 @@ fn surplus<L: Eq>(times: &[(L, i64)], now: i64) -> Vec<usize> {
     pairs.filter(|(_, two)| follows(two)).map(|(at, _)| at).collect()
 }
 
-/// Of which span one is enough; `None`: all of them are kept.
+/// Returns the time span (length and number) of which only the last checkpoint is kept; `None` if all are kept.
 fn span(at: i64, now: i64) -> Option<(i64, i64)> {
     let length = match now.saturating_sub(at) {
         ..DAY_MILLIS => return None,
@@ -139,13 +140,13 @@ mod tests {
         };
         let text = format!("{}\n{}\n{{\"cut sh\n{}\n", line(1), line(2), line(24 * 60));
         fs::write(&path, &text).unwrap();
-        thin_history(&path, 10, "x", now).unwrap();
+        thin_history(&path, 10, now).unwrap();
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
             text,
             "too short to be worth it"
         );
-        rewrite(&path, "x", now).unwrap();
+        rewrite(&path, now).unwrap();
         let kept = fs::read_to_string(&path).unwrap();
         assert_eq!(kept, format!("{}\n{{\"cut sh\n{}\n", line(2), line(24 * 60)));
     }

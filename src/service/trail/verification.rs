@@ -1,4 +1,4 @@
-//! The check of a data directory, also of one that is in use or a copy.
+//! Verification of a data directory, which may be in use or a copy.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::domain::audit::{Anchor, LogKeys, Report};
 use crate::store::audit::VerifyError;
 use crate::store::{DATABASE_FILE, audit};
 
-/// Checks the trail in a data directory against `keys`, the checkpoints in the database and beside it,
-/// and `anchors` besides. Without keys, those in the database are believed: that finds whatever was
-/// changed without the signing key. `progress` is told the places done and how many there are.
+/// Verifies the trail in a data directory against `keys`, the checkpoints in the database and beside it, and
+/// `anchors`. If `keys` is empty, trusts those in the database, which finds only changes made without the signing
+/// key. Calls `progress` with the sequence of each entry read and the trail's size.
 ///
 /// # Errors
-/// [`VerifyError`] when there is no database to read.
+/// [`VerifyError`] when there is no readable database.
 pub fn verify_data_dir(
     data_dir: &Path,
     keys: &LogKeys,
@@ -36,7 +36,7 @@ pub fn verify_data_dir(
     })
 }
 
-/// The checkpoints beside a database.
+/// Reads the checkpoints beside a database, each with its file's name.
 fn notes_beside(directory: &Path) -> Vec<(String, String)> {
     let mut notes = Vec::new();
     let latest = directory.join(LATEST);
@@ -44,7 +44,7 @@ fn notes_beside(directory: &Path) -> Vec<(String, String)> {
         notes.push((latest.display().to_string(), note));
     }
     let history = directory.join(HISTORY);
-    // Not as text: a line may have been cut within a character.
+    // Read as bytes: a crash may have cut a line within a character.
     let lines = fs::read(&history).unwrap_or_default();
     for line in lines.split(|byte| *byte == b'\n') {
         let note = serde_json::from_slice::<Value>(line)

@@ -1,49 +1,53 @@
-//! The witness directory: a copy of each checkpoint, on another machine if it is to witness anything.
+//! The witness directory, which holds a copy of each checkpoint; it proves something only on another machine.
 //!
-//! Another machine's directory may hang for ever (NFS): nobody waits for it longer than a moment, and never more than
-//! one thread. While one copy is under way, one more waits, the one over most entries: it says all that those before
-//! it say.
+//! A remote directory (NFS) may hang for ever: callers wait for it only briefly, and at most one thread is
+//! blocked in a copy. While a copy is in progress, at most one more waits, the one over the most entries, which
+//! covers all earlier ones. A start that reads from the directory continues after the same wait, as if the
+//! directory did not exist.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::checkpoints::{Signed, replace};
+use super::checkpoints::Signed;
 use crate::domain::audit::checkpoint::unchecked;
+use crate::durable;
 
-/// How long whoever signs waits for the copy. One that is made in time is there once the checkpoint is told.
+/// How long a signer waits for the copy, and a reader for the directory's answer. A copy made in time exists
+/// before the checkpoint is handed out.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A checkpoint for the witness.
+/// A checkpoint to be copied to the witness directory.
 pub(super) struct Testimony {
     /// The witness directory.
     pub(super) witness: PathBuf,
     /// The log's name.
     pub(super) origin: String,
     pub(super) signed: Signed,
-    /// Part of the name of what is unfinished.
+    /// Random part of the file's name, where another checkpoint has the name already.
     pub(super) drawn: String,
 }
 
-/// Gives checkpoints to the witness directory.
+/// Copies checkpoints to the witness directory.
 #[derive(Clone, Default)]
 pub struct Witness(Arc<Mutex<Copying>>);
 
 #[derive(Default)]
 struct Copying {
     under_way: bool,
-    /// Somebody's patience is over: the others need not lose theirs.
+    /// A caller has timed out; until a copy completes, later callers do not wait.
     hangs: bool,
     next: Option<(Testimony, oneshot::Sender<()>)>,
 }
 
 impl Witness {
-    /// Makes a copy, and waits a moment for it. What fails is logged.
+    /// Makes a copy, and waits for it for at most 5 seconds. Failures are logged.
     pub(super) async fn give(&self, testimony: Testimony) {
         let (done, copied) = oneshot::channel();
         let patience = {
@@ -60,23 +64,45 @@ impl Witness {
                 let this = self.clone();
                 let thread = std::thread::Builder::new().name("witness".into());
                 if let Err(error) = thread.spawn(move || this.copy_all()) {
-                    tracing::error!(%error, "no checkpoint can be given to the witness directory");
+                    tracing::error!(%error, "could not copy a checkpoint to the witness directory");
                     return;
                 }
                 copying.under_way = true;
             }
             if copying.hangs { Duration::ZERO } else { PATIENCE }
         };
-        // One that a newer one has taken the place of need not be waited for either.
+        // A copy replaced by a newer one need not be waited for either; its sender is dropped.
         if timeout(patience, copied).await.is_err() {
             let mut copying = self.copying();
             if copying.under_way && !copying.hangs {
                 copying.hangs = true;
                 tracing::error!(
-                    "the witness directory does not answer; it is given the newest checkpoint once it does"
+                    "the witness directory does not respond; it will get the newest checkpoint once it does"
                 );
             }
         }
+    }
+
+    /// Reads from the witness directory. Returns `None` if it does not respond within 5 seconds, and logs that.
+    /// Until a copy completes, later calls return `None` without waiting.
+    pub(super) fn read<T: Send + 'static>(
+        &self,
+        directory: &Path,
+        read: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        if self.copying().hangs {
+            return None;
+        }
+        let told = in_time(directory, "nothing was compared with it", read);
+        if told.is_none() {
+            self.copying().hangs = true;
+        }
+        told
+    }
+
+    /// Returns whether the directory exists, or `None` if it does not respond.
+    pub(in crate::service) fn is_there(&self, directory: &Path) -> Option<bool> {
+        self.read(directory, Path::is_dir)
     }
 
     fn copy_all(&self) {
@@ -89,10 +115,10 @@ impl Witness {
             let Some((testimony, done)) = next else { return };
             if let Err(error) = keep(&testimony) {
                 let directory = testimony.witness.display();
-                tracing::error!(%error, %directory, "the checkpoint could not be given to the witness directory");
+                tracing::error!(%error, %directory, "could not copy the checkpoint to the witness directory");
             }
             self.copying().hangs = false;
-            // Whoever waited may have gone.
+            // The caller may no longer be waiting.
             let _ = done.send(());
         }
     }
@@ -102,25 +128,50 @@ impl Witness {
     }
 }
 
-/// A note that is there already is never replaced: two that differ over as many entries are what a witness is
-/// for, so the second is put beside the first.
+/// Runs `act` on the directory, on a thread that lives for as long as the directory hangs. Returns `None` if it
+/// takes longer than 5 seconds, and logs that with the consequence, `otherwise`.
+pub(super) fn in_time<T: Send + 'static>(
+    directory: &Path,
+    otherwise: &'static str,
+    act: impl FnOnce(&Path) -> T + Send + 'static,
+) -> Option<T> {
+    let (done, acted) = mpsc::channel();
+    let path = directory.to_owned();
+    let thread = std::thread::Builder::new().name("witness".into());
+    let started = thread.spawn(move || {
+        // The caller may no longer be waiting.
+        let _ = done.send(act(&path));
+    });
+    let told = started
+        .map_err(|error| error.to_string())
+        .and_then(|_| acted.recv_timeout(PATIENCE).map_err(|error| error.to_string()));
+    told.inspect_err(|error| {
+        let directory = directory.display();
+        tracing::error!(%error, %directory, "the witness directory does not respond: {otherwise}");
+    })
+    .ok()
+}
+
+/// Writes a checkpoint to the witness directory. Never replaces an existing note: two different ones of the same
+/// size are what a witness must preserve, so the second is put beside the first.
 pub(super) fn keep(testimony: &Testimony) -> io::Result<()> {
     let Testimony { signed, drawn, .. } = testimony;
     let directory = witness_directory(&testimony.witness, &testimony.origin);
     fs::create_dir_all(&directory)?;
+    let note = &[signed.note.as_bytes()];
     let name = format!("{:020}", signed.size);
     let path = directory.join(&name);
     match fs::read_to_string(&path) {
         Ok(there) if there == signed.note => Ok(()),
-        // Two keys that say the same: the old one's last word, and the new one's first.
+        // The same checkpoint by two keys: the old key's last one and the new key's first.
         Ok(there) if says_the_same(&there, &signed.note) => {
-            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+            durable::replace(&directory.join(format!("{name}-{drawn}")), note)
         }
         Ok(_) => {
-            tracing::error!(file = %path.display(), "the witness has another checkpoint over as many entries");
-            replace(&directory.join(format!("{name}-{drawn}")), drawn, &signed.note)
+            tracing::error!(file = %path.display(), "the witness has a different checkpoint over the same number of entries");
+            durable::replace(&directory.join(format!("{name}-{drawn}")), note)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => replace(&path, drawn, &signed.note),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => durable::replace(&path, note),
         Err(error) => Err(error),
     }
 }
@@ -133,7 +184,7 @@ fn says_the_same(one: &str, other: &str) -> bool {
     unchecked(one).is_some_and(|one| unchecked(other) == Some(one))
 }
 
-/// Where the witness keeps a log's checkpoints, named by their size.
+/// Returns the directory in which the witness keeps a log's checkpoints, in files named by their size.
 pub(super) fn witness_directory(witness: &Path, origin: &str) -> PathBuf {
     witness.join(origin.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"))
 }
@@ -156,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Opening a FIFO blocks until somebody opens its other end, as an NFS server that is gone does.
+    /// Creates a FIFO. Opening it blocks until its other end is opened, like a file on an unreachable NFS server.
     fn hang(path: &Path) {
         let made = std::process::Command::new("mkfifo").arg(path).status();
         assert!(made.unwrap().success());
@@ -172,7 +223,7 @@ mod tests {
         assert_eq!(
             fs::read_to_string(file(1)).unwrap(),
             "note 1",
-            "there once it is told"
+            "copied before `give` returns"
         );
         hang(&file(2));
         witness.give(testimony(dir.path(), 2)).await;
@@ -180,18 +231,18 @@ mod tests {
         for size in [3, 5, 4] {
             witness.give(testimony(dir.path(), size)).await;
         }
-        assert!(began.elapsed() < PATIENCE, "nobody else waits");
+        assert!(began.elapsed() < PATIENCE, "later callers do not wait");
         fs::write(file(2), "note 2").unwrap();
         let began = Instant::now();
         while !file(5).exists() {
             assert!(
                 began.elapsed() < Duration::from_secs(60),
-                "the newest comes after it"
+                "the newest is copied next"
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(!file(3).exists() && !file(4).exists(), "it says what they say");
+        assert!(!file(3).exists() && !file(4).exists(), "the newest covers them");
         witness.give(testimony(dir.path(), 6)).await;
-        assert!(file(6).exists(), "and it is waited for again");
+        assert!(file(6).exists(), "waited for again");
     }
 }

@@ -1,4 +1,4 @@
-//! A verb on a user: read and judged on one snapshot, carried out in one transaction if that still holds.
+//! An operation on a user: checked on one snapshot, carried out in one transaction if that still holds.
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -20,38 +20,38 @@ use crate::store::audit::Erasure;
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts, audit, challenges, passwords, sessions};
 
-/// How often a verb is judged again when what was judged changed meanwhile.
+/// How often an operation is re-evaluated if the state it was checked on changed in the meantime.
 const ATTEMPTS: usize = 3;
 
-/// A verb on a user, as it was asked for.
+/// An operation on a user, as requested.
 #[derive(Clone, Debug)]
 pub struct Act {
-    /// How the call came in.
+    /// Metadata of the request.
     pub context: RequestContext,
-    /// On whom.
+    /// The user to operate on.
     pub target: UserId,
-    /// What.
+    /// The operation.
     pub change: Change,
-    /// Who wants it, and with what right.
+    /// The authority under which it is carried out.
     pub mandate: Mandate,
 }
 
-/// How a verb ended.
+/// The result of an operation.
 #[derive(Clone)]
 pub struct Outcome {
-    /// The user afterwards; as before where they were deleted or a further admin has to agree.
+    /// The user afterwards; unchanged if they were deleted or a further admin has to approve.
     pub user: User,
-    /// Set when a further admin has to agree; nothing has been changed yet.
+    /// Set if a further admin has to approve; nothing has been changed yet.
     pub approval_id: Option<Uuid>,
-    /// The link to set a password, where it could not be mailed.
+    /// The link to set a password, if it could not be mailed.
     pub invitation: Option<Shown>,
-    /// The code that enrolment will ask for, where unlocking opened the window again. Shown once.
+    /// The code that enrolment will require, if unlocking reopened the window. Shown once.
     pub enrolment_code: Option<String>,
-    /// How many sessions were ended.
+    /// Number of sessions ended.
     pub sessions_ended: u32,
 }
 
-/// What a verb rests on.
+/// The state that an operation was checked on.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     pub organization: Organization,
@@ -59,6 +59,8 @@ pub(super) struct Case {
     pub target: User,
     pub may: May,
     pub admin_emails: Vec<String>,
+    /// The factors to restore; only with [`Change::RestoreFactors`].
+    pub restoring: Option<Restoring>,
 }
 
 pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome> {
@@ -99,7 +101,18 @@ fn gather(services: &Services, act: &Act) -> Result<Case> {
             may = may.max(may_act(&actor, &organization.settings, verb, &target)?);
         }
         let admins = accounts::find_active_admins(db, organization.id)?;
+        let restoring = match &act.change {
+            Change::RestoreFactors { taken_before } => Some(Restoring::choose(
+                services,
+                db,
+                target.id,
+                *taken_before,
+                act.context.at,
+            )?),
+            _ => None,
+        };
         Ok(Case {
+            restoring,
             admin_emails: admins.into_iter().map(|admin| admin.email).collect(),
             organization,
             actor,
@@ -109,7 +122,7 @@ fn gather(services: &Services, act: &Act) -> Result<Case> {
     })
 }
 
-/// What a change amounts to, for who it is done to.
+/// Returns the permissions that a change requires, given its target.
 fn verbs(change: &Change, target: &User) -> Vec<Verb> {
     let patch = match change {
         Change::Delete | Change::Erase => return vec![Verb::Delete],
@@ -118,7 +131,7 @@ fn verbs(change: &Change, target: &User) -> Vec<Verb> {
         Change::RestoreFactors { .. } => return vec![Verb::RestoreFactors],
         Change::Update(patch) => patch,
     };
-    // Even a change of nothing asks whether this actor may touch this user.
+    // Even a patch without effect requires permission to change this user.
     let mut verbs = vec![Verb::Rename];
     let role = patch.role_after(target.role);
     if role != target.role {
@@ -133,7 +146,7 @@ fn verbs(change: &Change, target: &User) -> Vec<Verb> {
     verbs
 }
 
-/// Nothing is to be changed: the user as they are.
+/// Returns the user unchanged.
 fn unchanged(services: &Services, act: &Act) -> Result<Outcome> {
     let found = services
         .store
@@ -148,7 +161,7 @@ fn unchanged(services: &Services, act: &Act) -> Result<Outcome> {
     })
 }
 
-/// Everything the transaction needs, prepared outside of it.
+/// Everything the transaction needs, prepared outside it.
 struct Plan {
     at: Timestamp,
     mandate: Mandate,
@@ -156,7 +169,7 @@ struct Plan {
     what: What,
     event: Event,
     entry_id: Uuid,
-    /// The entry of the agreement that this call gave.
+    /// The entry of the approval given by this call.
     agreed: Option<(Uuid, Event)>,
     deliveries: Vec<OwedDelivery>,
 }
@@ -171,7 +184,7 @@ enum What {
 }
 
 impl Plan {
-    /// `None` when there is nothing to change.
+    /// Prepares the transaction; `None` if there is nothing to change.
     fn of(services: &Services, act: &Act, case: Case) -> Result<Option<Self>> {
         let at = act.context.at;
         let mut deliveries = Vec::new();
@@ -179,7 +192,7 @@ impl Plan {
         let asks = (erases || case.may == May::WithSecondAdmin) && act.mandate.agreement.is_none();
         if erases && asks && !case.somebody_else_can_agree() {
             return Err(Error::Refused(
-                "Erasing takes a second administrator, and there is none; the operator can do it",
+                "Erasing needs a second administrator, and there is none; the operator can do it",
             ));
         }
         let what = match &act.change {
@@ -211,10 +224,9 @@ impl Plan {
                 What::ResetPassword(invitation)
             }
             Change::EndSessions => What::EndSessions,
-            Change::RestoreFactors { taken_before } => {
-                let restoring = Restoring::of(services, *taken_before, at);
+            Change::RestoreFactors { .. } => {
                 deliveries = restore::notices(services, &case, &act.context);
-                What::RestoreFactors(restoring)
+                What::RestoreFactors(case.restoring.ok_or(Error::Stale)?)
             }
         };
         let mut event = Event::new(
@@ -229,14 +241,15 @@ impl Plan {
             let given = approvals::agreed(agreement, &case.target, agreement.approval.needed)
                 .from_request(&act.context.request_id, act.context.ip_text().as_deref());
             agreed = Some((services.entropy.uuid(at), given));
-            // The address is the approver's, and stands in the entry of the agreement.
+            // The client's address is the approver's, and is in the entry of the approval.
             event.ip_address = None;
             event = event
                 .with("approvalId", agreement.approval.id.to_string())
                 .with("approvedBy", approvals::ids(&agreement.all()));
         }
         let what = if asks {
-            let approval = approvals::of_act(services, act)?;
+            let wanted = act.change.wanted(case.restoring)?;
+            let approval = approvals::of_act(services, act, wanted);
             deliveries = approvals::asked_notices(
                 services,
                 &case.organization,
@@ -279,7 +292,7 @@ impl Plan {
         }
     }
 
-    /// The transaction. A failure at any line undoes every line.
+    /// Runs the transaction. A failure anywhere rolls back everything.
     fn run(&self, tx: &Transaction<'_>) -> Result<Outcome> {
         self.still_holds(tx)?;
         let (target, at) = (&self.case.target, self.at);
@@ -351,7 +364,8 @@ impl Plan {
         })
     }
 
-    /// Begins with what is known before the user is gone; the trail's housekeeping does the rest.
+    /// Returns the erasure to schedule, with the data known before the user is deleted; housekeeping does the
+    /// rest.
     fn erasure(&self) -> Erasure {
         Erasure {
             organization: self.case.organization.id,
@@ -399,8 +413,8 @@ impl What {
     }
 }
 
-/// An organisation keeps an admin who can act. Asked in the transaction: two admins who demote each other
-/// at once must not both succeed.
+/// Checks that the organisation keeps an active admin. Runs in the transaction: two admins who demote each
+/// other at once must not both succeed.
 pub(super) fn guard_last_admin(tx: &Transaction<'_>, case: &Case, refusal: &'static str) -> Result<()> {
     if case.target.role < Role::OrgAdmin
         || accounts::other_admin_exists(tx, case.organization.id, case.target.id)?

@@ -1,4 +1,4 @@
-//! What a change of a user amounts to.
+//! The effects of a patch on a user.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -13,32 +13,32 @@ use crate::service::{RequestContext, Services, notices};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts};
 
-/// The user as they are to be, and what follows from the difference.
+/// The user's new state, and the consequences of the difference.
 #[derive(Clone, Debug)]
 pub(super) struct Effects {
     name: Option<String>,
     role: Role,
     pub active: bool,
     unlock: Option<Unlock>,
-    /// Field → `{from, to}`; a name is personal, so that only the fact is told.
+    /// `{from, to}` by field name; a name is personal data, so only the fact that it changed is included.
     pub changes: Map<String, Value>,
-    /// The role or the standing changed: no session outlives that.
+    /// The role or the active state changed: no session may outlive that.
     pub ends_sessions: bool,
-    /// The user can no longer act as an admin; what the last one is told.
+    /// Set if the user can no longer act as an admin: the error to return for the last one.
     pub ends_admin: Option<&'static str>,
 }
 
-/// An account opens again, and with it the window for enrolment, if that is what closed it. Where a code is due,
-/// there is a new one.
+/// Unlocking an account. If the enrolment window has closed it is reopened, and if a code is required a new one
+/// is issued.
 #[derive(Clone)]
 struct Unlock {
-    /// Until when the window is open, where it opens again.
+    /// New end of the window, if it is reopened.
     due_until: Option<Timestamp>,
     code: Option<(String, [u8; 32], Timestamp)>,
 }
 
 impl Effects {
-    /// `None` when nothing changes.
+    /// Computes the effects of a patch; `None` if nothing changes.
     pub fn of(services: &Services, case: &Case, patch: &UserPatch, at: Timestamp) -> Result<Option<Self>> {
         let target = &case.target;
         if let Some(problem) = patch.name.as_deref().and_then(name_problem) {
@@ -72,13 +72,13 @@ impl Effects {
                 changes.insert("locked".into(), json!({ "from": lock.reason, "to": null }));
                 unlock = Some(Unlock::of(services, case, at));
             }
-            // Nobody has tried since the window closed, or the code lapsed before it: there is no lock yet,
-            // and without this no way in either.
+            // Without a login since the window closed, or if the code expired before it, there is no lock yet,
+            // but no way in either.
             if reopens(case, at) {
                 changes.insert("enrolmentWindow".into(), "opened again".into());
                 unlock = Some(Unlock::of(services, case, at));
             }
-            // The answer with the first one may have been lost: only its hash is kept.
+            // The answer with the first code may have been lost, and only its hash is stored.
             if target.enrolment_due.as_ref().is_some_and(|due| due.code_required) {
                 changes.insert("enrolmentCode".into(), "issued anew".into());
                 unlock = Some(Unlock::of(services, case, at));
@@ -107,8 +107,8 @@ impl Effects {
         }))
     }
 
-    /// Whether links to set the user's password end: the account is not to be used, or it is to do more, and whoever
-    /// made it may have kept the link.
+    /// True if links to set the user's password are to be invalidated: the account was deactivated, or gains
+    /// power, and the account's creator may have kept the link.
     pub fn ends_invitations(&self, target: &User) -> bool {
         !self.active || self.role > target.role
     }
@@ -134,7 +134,7 @@ impl Effects {
         Ok(())
     }
 
-    /// The user is told what was changed of their account; the admins, that there is one more of them.
+    /// Returns the notices to the user about the change, and to the admins about a new admin.
     pub fn notices(&self, services: &Services, case: &Case, context: &RequestContext) -> Vec<OwedDelivery> {
         let (organization, target) = (&case.organization, &case.target);
         let mut facts = Vec::new();
@@ -213,7 +213,7 @@ impl Unlock {
     }
 }
 
-/// Whether unlocking opens the window for enrolment again.
+/// True if unlocking reopens the enrolment window.
 fn reopens(case: &Case, at: Timestamp) -> bool {
     case.target
         .enrolment_due
@@ -221,7 +221,7 @@ fn reopens(case: &Case, at: Timestamp) -> bool {
         .is_some_and(|due| due.is_over(at))
 }
 
-/// A role as people know it.
+/// Returns a role's name as people know it.
 pub(super) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Member => "member",

@@ -1,4 +1,4 @@
-//! A new user of the admin's organisation, who is sent a link to set a password.
+//! Creating a user of the admin's organisation, who is sent a link to set a password.
 
 use serde_json::json;
 
@@ -12,24 +12,24 @@ use crate::service::refusals::{admit_admin, record_refusal};
 use crate::service::{RequestContext, Services, deliveries, notices};
 use crate::store::{accounts, audit, sessions};
 
-/// A new user, as an admin names them.
+/// A new user, as specified by an admin.
 #[derive(Clone, Debug)]
 pub struct NewPerson {
     /// E-mail address.
     pub email: String,
-    /// Name shown to people.
+    /// Display name.
     pub name: Option<String>,
     /// Role.
     pub role: Role,
 }
 
-/// Makes a user without a password and sends them a link to set one. Without mail the admin is shown the
-/// link, this once, to hand over.
+/// Creates a user without a password and sends them a link to set one. If mail is not configured the admin is
+/// shown the link once, to hand over.
 ///
 /// # Errors
-/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::MayNotAct`] where the rule between admins
-/// forbids it, [`Error::Validation`], [`Error::Conflict`] when the address is taken,
-/// [`Error::RateLimited`]. Each is an entry.
+/// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::MayNotAct`] if the rule between admins forbids
+/// it, [`Error::Validation`], [`Error::Conflict`] if the address is taken, [`Error::RateLimited`]. Each is
+/// recorded in the trail.
 pub async fn create_user(
     services: &Services,
     principal: &Principal,

@@ -1,5 +1,5 @@
-//! People from a file, on the operator's word. Every line is checked first; where one is refused nobody is
-//! imported, and where none is, all are, in one transaction with an entry each.
+//! Importing users from a file, by the operator. Every line is checked first; if one is refused nobody is
+//! imported, otherwise all are, in one transaction with an entry each.
 
 mod read;
 
@@ -21,25 +21,25 @@ use crate::service::{Services, deliveries, operator};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{accounts, audit};
 
-/// How the file is written.
+/// The file's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A heading and a line for each person.
+    /// CSV: a heading, and a line for each user.
     Csv,
-    /// An array of objects.
+    /// JSON: an array of objects.
     Json,
 }
 
-/// How to import.
+/// Options of an import.
 #[derive(Clone, Copy, Debug)]
 pub struct ImportOptions {
-    /// How the file is written.
+    /// The file's format.
     pub format: Format,
-    /// Check everything, change nothing.
+    /// Check everything but change nothing.
     pub dry_run: bool,
-    /// Leave out who is there already instead of refusing their lines.
+    /// Skip lines of existing users instead of refusing them.
     pub skip_existing: bool,
-    /// Make links to set a password where they can't be mailed, to be handed over.
+    /// If links to set a password can't be mailed, return them to be handed over.
     pub show_links: bool,
 }
 
@@ -48,13 +48,13 @@ pub struct ImportOptions {
 pub struct Refused {
     /// Line of the CSV file, or number of the JSON object, both from 1.
     pub at: u64,
-    /// Which field; empty for the line as a whole.
+    /// The field; empty for the line as a whole.
     pub field: &'static str,
-    /// What is wrong.
+    /// The problem.
     pub reason: String,
 }
 
-/// A line that can be understood.
+/// A line that was parsed.
 #[derive(Clone, Debug)]
 struct Line {
     at: u64,
@@ -63,29 +63,29 @@ struct Line {
     role: Role,
 }
 
-/// How an import ended.
+/// The result of an import.
 #[derive(Clone, Debug, Default)]
 pub struct Imported {
-    /// Who was, or in a dry run would be, imported.
+    /// The users who were imported, or would be in a dry run.
     pub users: Vec<User>,
-    /// How many were left out because they are there already.
+    /// Number of lines skipped because the user exists already.
     pub existing: usize,
-    /// What is wrong, by line. Nobody is imported when there is something.
+    /// Refused lines. If there are any, nobody is imported.
     pub refused: Vec<Refused>,
-    /// Links to hand over, where they were asked for.
+    /// Links to hand over with the users' addresses, if they were requested.
     pub links: Vec<(String, Shown)>,
-    /// How many links were mailed.
+    /// Number of links mailed.
     pub mailed: usize,
 }
 
-/// Told how many are done.
+/// Progress callback: number of lines done.
 pub type Watch = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// Imports the people of a file into an organisation.
+/// Imports the users of a file into an organisation.
 ///
 /// # Errors
-/// [`Error::NotFound`] for the organisation, [`Error::Malformed`] for a file that can't be read at all.
-/// A line that can't be imported is no error: see [`Imported::refused`].
+/// [`Error::NotFound`] for the organisation, [`Error::Malformed`] for a file that can't be parsed at all. A
+/// line that can't be imported is not an error: see [`Imported::refused`].
 pub async fn import_users(
     services: &Services,
     slug: &str,
@@ -130,7 +130,7 @@ pub async fn import_users(
     Ok(imported)
 }
 
-/// A user to be made, and the line that names them.
+/// A user to create, and the line that names them.
 struct New {
     line: u64,
     user: User,
@@ -205,7 +205,7 @@ fn user(services: &Services, organization: &Organization, new: NewUser, at: Time
     User::new(id, organization.id, new.email, new.name, new.role, at)
 }
 
-/// Everything that the transaction writes of one user.
+/// All rows that the transaction writes for one user.
 struct Planned {
     user: User,
     invitation: Option<Invitation>,

@@ -1,5 +1,5 @@
-//! A link to set a password: for a new account, or in place of a password that an admin took away. Good
-//! once, for seven days. Nobody but its holder ever chooses the password.
+//! A link to set a password: for a new account, or to replace a password that an admin removed. Valid once, for
+//! seven days. Only its holder ever chooses the password.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,19 +15,19 @@ use crate::store::challenges::Purpose;
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts, challenges};
 
-/// How long a link is good, in hours (contract B3).
+/// Validity of a link, in hours: seven days, as the API promises.
 const HOURS: i64 = 7 * 24;
 
 /// A link that could not be mailed, for the admin to hand over.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Shown {
-    /// The link, with the token in its fragment: browsers don't send that to any server.
+    /// The link, with the token in its fragment, which browsers don't send to any server.
     pub link: String,
-    /// Until when it is good.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
-/// A link to set a password, still to be kept.
+/// A link to set a password, not yet stored.
 #[derive(Clone)]
 pub struct Invitation {
     user: crate::domain::account::UserId,
@@ -35,12 +35,12 @@ pub struct Invitation {
     at: Timestamp,
     expires_at: Timestamp,
     link: String,
-    /// The link, where it can't be mailed.
+    /// The link, if it can't be mailed.
     pub shown: Option<Shown>,
 }
 
 impl Invitation {
-    /// A new link for a user.
+    /// Creates a link for a user.
     #[must_use]
     pub fn new(services: &Services, user: &User, at: Timestamp) -> Self {
         let token = OneUseToken::new(user.id, services.entropy.bytes());
@@ -59,10 +59,10 @@ impl Invitation {
         }
     }
 
-    /// Keeps it in place of earlier ones.
+    /// Stores the link, replacing earlier ones.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the store fails.
+    /// [`Error::Internal`] if the store fails.
     pub fn keep(&self, tx: &Transaction<'_>) -> Result<()> {
         challenges::clear_invitations(tx, self.user)?;
         challenges::insert_challenge(
@@ -76,7 +76,7 @@ impl Invitation {
         )
     }
 
-    /// What the trail says of it.
+    /// Adds to the audit entry how the link is delivered and when it expires.
     #[must_use]
     pub fn describe(&self, event: Event) -> Event {
         let how = if self.shown.is_some() {
@@ -89,7 +89,7 @@ impl Invitation {
             .with("invitationExpiresAt", self.expires_at.to_string())
     }
 
-    /// The mail to a new user.
+    /// Returns the mail to a new user.
     #[must_use]
     pub fn welcome_mail(
         &self,
@@ -103,7 +103,7 @@ impl Invitation {
         self.mail(services, organization, user, &subject, &made)
     }
 
-    /// The mail to a user whose password was taken away.
+    /// Returns the mail to a user whose password was removed.
     #[must_use]
     pub fn reset_mail(
         &self,
@@ -152,8 +152,8 @@ impl Invitation {
     }
 }
 
-/// Sets the password that a link was sent for, and ends every session. The user logs in with it; their
-/// second factor, where they have one, is asked for then.
+/// Sets the password of the user a link was sent to, and ends every session. The user then logs in with it, and
+/// with their second factor, if they have one.
 ///
 /// # Errors
 /// [`Error::DeadToken`] for a link that is unknown, used or expired; [`Error::Validation`] for a password

@@ -1,10 +1,10 @@
-//! Factors that a reset took away, and that an admin gives back.
+//! Restoring factors that a reset removed.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::act::Case;
-use crate::domain::account::{Principal, User};
+use crate::domain::account::{Principal, User, UserId};
 use crate::domain::audit::Event;
 use crate::domain::policy::FactorFacts;
 use crate::domain::{Error, Result};
@@ -13,20 +13,22 @@ use crate::service::refusals::admit_reader;
 use crate::service::reset::read_user_id;
 use crate::service::{RequestContext, Services, not_me, notices};
 use crate::store::deliveries::OwedDelivery;
-use crate::store::{Transaction, accounts, factors};
+use crate::store::{Connection, Transaction, accounts, factors};
+
+const NOTHING: Error = Error::Refused("There are no factors to restore");
 
 /// A suspended factor.
 #[derive(Clone, Debug)]
 pub struct Suspended {
-    /// What it is.
+    /// Kind and properties of the factor.
     pub facts: FactorFacts,
-    /// When it was taken away.
+    /// When it was suspended by the reset.
     pub taken_at: Timestamp,
-    /// When it is destroyed.
+    /// When it will be destroyed.
     pub destroyed_at: Timestamp,
 }
 
-/// The factors of a user that an admin can still restore, the latest taken first.
+/// Returns the factors of a user that an admin can still restore, the most recently suspended first.
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::UserNotFound`], [`Error::Malformed`], [`Error::RateLimited`].
@@ -51,36 +53,53 @@ pub fn list_suspended_factors(
     Ok(suspended.collect())
 }
 
-/// When factors must have been suspended that are destroyed now.
+/// Returns the time before which a factor must have been suspended to be destroyed now.
 pub(in crate::service) fn destroyed_before(services: &Services) -> Timestamp {
     kept_since(services, services.clock.now())
 }
 
-/// What is to be restored.
+/// The factors to restore: all that were removed at one time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Restoring {
-    since: Timestamp,
-    taken_before: Option<Timestamp>,
+    /// When they were removed.
+    pub taken_at: Timestamp,
 }
 
 impl Restoring {
-    pub fn of(services: &Services, taken_before: Option<Timestamp>, at: Timestamp) -> Self {
-        Self {
-            since: kept_since(services, at),
-            taken_before,
-        }
+    /// Chooses the factors removed at `taken_before` or most recently before it. Without that time, it does not
+    /// choose between several removals: all but the first removed factors were set up after an earlier removal, by
+    /// the user or by the person who caused it. If a thief then has their own factors removed as well, these must
+    /// not be restored in the user's name.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is nothing to restore; [`Error::Conflict`] if there are several and no time.
+    pub fn choose(
+        services: &Services,
+        db: &Connection,
+        user: UserId,
+        taken_before: Option<Timestamp>,
+        at: Timestamp,
+    ) -> Result<Self> {
+        let suspended = factors::find_suspended_factors(db, user, kept_since(services, at))?;
+        let mut times: Vec<_> = suspended.into_iter().map(|(_, taken_at)| taken_at).collect();
+        times.dedup(); // latest first
+        let chosen = match (taken_before, &times[..]) {
+            (Some(before), times) => times.iter().find(|taken_at| **taken_at <= before),
+            (None, []) => None,
+            (None, [only]) => Some(only),
+            (None, several) => return Err(Error::Conflict(which(several))),
+        };
+        let taken_at = *chosen.ok_or(NOTHING)?;
+        Ok(Self { taken_at })
     }
 
-    /// Restores in the transaction. What was set up since is destroyed: were it an attacker's, it must never
-    /// come back; were it the user's own, they set it up again.
+    /// Restores in the transaction. Factors set up since are destroyed: an attacker's must never come back, and
+    /// the user can set up their own again.
     pub fn run(self, tx: &Transaction<'_>, target: &User, at: Timestamp, event: Event) -> Result<Event> {
-        let taken = factors::find_suspended_factors(tx, target.id, self.since)?;
-        let taken_at = taken
-            .iter()
-            .map(|(_, taken_at)| *taken_at)
-            .find(|taken_at| self.taken_before.is_none_or(|before| *taken_at <= before))
-            .ok_or(Error::Refused("There are no factors to restore"))?;
-        let (restored, destroyed) = factors::update_restored(tx, target.id, taken_at)?;
+        let (restored, destroyed) = factors::update_restored(tx, target.id, self.taken_at)?;
+        if restored.is_empty() {
+            return Err(NOTHING);
+        }
         factors::clear_enrolment(tx, target.id)?;
         factors::clear_enrolment_due(tx, target.id)?;
         let unlocks = target.locked.as_ref().is_some_and(|lock| is_lifted(&lock.reason));
@@ -92,17 +111,31 @@ impl Restoring {
         Ok(event
             .with("restoredFactors", kinds(&restored))
             .with("destroyedFactors", kinds(&destroyed))
-            .with("takenAt", taken_at.to_string())
+            .with("takenAt", self.taken_at.to_string())
             .with("unlocked", unlocks))
     }
 }
 
-/// A lock by a policy or for another reason stays.
+/// Returns the message that asks which removal is meant and lists their times, earliest first.
+fn which(times: &[Timestamp]) -> String {
+    let times: Vec<_> = times
+        .iter()
+        .rev()
+        .map(|taken_at| format!("{taken_at:.3}"))
+        .collect();
+    format!(
+        "Factors were removed more than once: {}. Choose one of these times with takenBefore or --taken-before. \
+         Those removed later were set up after the first were removed, perhaps by somebody else",
+        times.join(", ")
+    )
+}
+
+/// True if restoring lifts the lock; one set by a policy or for another reason stays.
 fn is_lifted(reason: &str) -> bool {
     reason == not_me::LOCK_REASON || reason == WINDOW_OVER_REASON
 }
 
-/// The user is told, as of every change.
+/// Returns the notices to the user, as for every change.
 pub(super) fn notices(services: &Services, case: &Case, context: &RequestContext) -> Vec<OwedDelivery> {
     let changed = notices::Changed {
         organization: &case.organization,

@@ -1,8 +1,8 @@
-//! "Reset, then admin access": what attackers who phone the help desk are after. Whoever of an organisation's admins or
-//! help desk uses that power a short time after their MFA was reset raises an alarm, once per reset.
+//! Detection of "reset, then admin access", the pattern of attackers who phone the help desk. An admin or
+//! help-desk user who uses that power within 24 hours of an MFA reset raises an alarm, once per reset.
 //!
-//! The trail is looked at, now and then: every act that needs the power leaves an entry there, done or refused, so that
-//! no door is forgotten.
+//! The trail is scanned periodically: every operation that needs the power leaves an entry there, done or
+//! refused, so no entry point is missed.
 
 use jiff::SignedDuration;
 use serde_json::json;
@@ -15,25 +15,25 @@ use crate::service::{Services, notices};
 use crate::store::requests::ResetDone;
 use crate::store::{Connection, accounts, audit, requests};
 
-/// For how long after a reset an account is watched.
+/// How long an account is watched after a reset.
 const WATCHED: SignedDuration = SignedDuration::from_hours(24);
 
-/// Somebody who did more than look after their own account.
+/// A recently reset user who used power beyond their own account.
 struct Suspicion {
     organization: Organization,
     user: User,
     admins: Vec<User>,
     reset: ResetDone,
-    /// The place of the entry of what they did.
+    /// Sequence number of the entry of what they did.
     sequence: u64,
     did: EventType,
 }
 
-/// Raises the alarms that are due, and says how many. Meant for once a minute.
+/// Raises the alarms that are due and returns how many. Meant to be called once a minute.
 ///
 /// # Errors
-/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the rest is
-/// looked at the next time.
+/// [`Error::Busy`](crate::domain::Error::Busy) or [`Error::Internal`](crate::domain::Error::Internal); the rest
+/// is checked the next time.
 pub async fn watch_reset_admins(services: &Services) -> Result<usize> {
     let since = services.clock.now() - WATCHED;
     let suspicions = services
@@ -87,7 +87,7 @@ fn was_raised(db: &Connection, user: &User, reset: ResetDone) -> Result<bool> {
     )
 }
 
-/// What everybody does with their own account needs none.
+/// True unless the event is one that any user causes with their own account.
 fn needs_power(event_type: EventType) -> bool {
     !matches!(
         event_type,

@@ -1,5 +1,5 @@
-//! The trail as it is at one instant, on a connection of its own: for work that takes long, in the process that
-//! has the data directory or in another one beside it. SQLite's WAL lets it read while others write.
+//! A snapshot of the trail on a separate connection, for long-running work in the process that owns the data
+//! directory or in another one. SQLite's WAL lets it read while others write.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::verify::{VerifyError, harmless, refuse_missing};
 use crate::store::migrations;
 
-/// One snapshot, for as long as this lives. The WAL grows meanwhile; no writer waits.
+/// A snapshot, held as long as this value lives. The WAL grows meanwhile, but no writer waits.
 #[derive(Debug)]
 pub struct Beside {
     connection: Connection,
@@ -18,8 +18,8 @@ impl Beside {
     /// Takes the snapshot. Changes nothing, and needs no lock.
     ///
     /// # Errors
-    /// [`VerifyError`] when it is no database, or one of another version: beside a running server nothing is
-    /// brought up to date.
+    /// [`VerifyError`] when the file is not a database or has another schema version: a database that a running
+    /// server may be using is never migrated.
     pub fn open(path: &Path) -> Result<Self, VerifyError> {
         refuse_missing(path)?;
         let open = || {
@@ -39,7 +39,7 @@ impl Beside {
         })?;
         if version != migrations::newest() {
             return Err(VerifyError::Trail(format!(
-                "{} has schema version {version}, this latchkey reads version {}; use the one that serves it",
+                "{} has schema version {version}, this latchkey reads version {}; use the latchkey that serves it",
                 path.display(),
                 migrations::newest()
             )));
@@ -47,7 +47,7 @@ impl Beside {
         Ok(Self { connection })
     }
 
-    /// What to read with.
+    /// The connection that reads the snapshot.
     #[must_use]
     pub fn db(&self) -> &Connection {
         &self.connection

@@ -1,4 +1,4 @@
-//! Checkpoints, and the names and keys under which they were signed.
+//! Checkpoints, and the logs (names and keys) under which they were signed.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -8,18 +8,18 @@ use super::{from_column, to_column};
 use crate::domain::audit::{EventType, LogKey, LogKeys};
 use crate::domain::{Error, Result};
 
-/// A name and key under which checkpoints are or were signed.
+/// A log: a name and key under which checkpoints are or were signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownLog {
-    /// Counts from 1.
+    /// Number of the log, counted from 1.
     pub number: i64,
-    /// Name and key.
+    /// Name and public key.
     pub key: LogKey,
-    /// How many entries there were when it began.
+    /// Number of entries in the trail when the log began.
     pub first_size: u64,
 }
 
-/// Every name and key so far, the one in use last.
+/// Lists all logs so far, the current one last.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails or a key is damaged.
@@ -41,7 +41,7 @@ pub fn known_logs(connection: &Connection) -> Result<Vec<KnownLog>> {
         .collect()
 }
 
-/// The keys of [`known_logs`].
+/// Returns the keys of [`known_logs`].
 ///
 /// # Errors
 /// As [`known_logs`].
@@ -50,7 +50,7 @@ pub fn known_keys(connection: &Connection) -> Result<LogKeys> {
     Ok(LogKeys::new(logs.into_iter().map(|log| log.key).collect()))
 }
 
-/// Begins a log: checkpoints are signed under `key` from here on.
+/// Begins a log: from here on checkpoints are signed under `key`.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -67,7 +67,7 @@ pub fn begin_log(tx: &Connection, key: &LogKey, first_size: u64, at: Timestamp) 
     Ok(())
 }
 
-/// Keeps a checkpoint that `key` signed; one over as many entries is replaced.
+/// Inserts a checkpoint signed by `key`, replacing one of the same log and size.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -80,7 +80,7 @@ pub fn insert_checkpoint(tx: &Connection, key: &LogKey, size: u64, note: &str, a
     Ok(())
 }
 
-/// The newest checkpoint of the log in use, with its size and time.
+/// Finds the newest checkpoint of the current log: its size, time in milliseconds since 1970, and note.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -94,7 +94,7 @@ pub fn find_newest_checkpoint(connection: &Connection) -> Result<Option<(u64, i6
         .optional()?)
 }
 
-/// Whether any checkpoint was ever kept, of whichever log.
+/// Returns whether any checkpoint is stored, of any log.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -104,7 +104,8 @@ pub fn is_any_kept(connection: &Connection) -> Result<bool> {
         .query_row([], |row| row.get(0))?)
 }
 
-/// Whether there is an entry from `signed` on that records anything but that a call of that type was given up.
+/// Returns whether any entry from sequence `signed` on records something other than an undeliverable webhook call
+/// of type `call`.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -123,15 +124,16 @@ pub fn is_worth_signing(connection: &Connection, signed: u64, call: &str) -> Res
 /// When a checkpoint was signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignedAt {
-    /// The log's number.
+    /// Number of the log.
     pub log: i64,
-    /// Over how many entries.
+    /// Number of entries that it covers.
     pub size: u64,
-    /// When, in milliseconds.
+    /// When it was signed, in milliseconds since 1970.
     pub at_millis: i64,
 }
 
-/// The checkpoints from before that time, log by log, smallest first; without the newest of each log.
+/// Lists the checkpoints signed before `millis` (since 1970), log by log, smallest first, without the newest of
+/// each log.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -152,7 +154,7 @@ pub fn find_signed_before(connection: &Connection, millis: i64) -> Result<Vec<Si
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Forgets these checkpoints, each named by its size and log.
+/// Deletes checkpoints, each given by its size and log.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -164,18 +166,18 @@ pub fn delete_checkpoints(tx: &Connection, checkpoints: &[(u64, i64)]) -> Result
     Ok(())
 }
 
-/// A checkpoint as it is kept.
+/// A stored checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptNote {
-    /// Over how many entries.
+    /// Number of entries that it covers.
     pub size: u64,
-    /// The log's number.
+    /// Number of the log.
     pub log: i64,
     /// The signed note.
     pub note: String,
 }
 
-/// The checkpoint that follows another one, smallest first; without, the smallest.
+/// Finds the next checkpoint after `before`, ordered by size and log; without `before`, the first.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.

@@ -1,5 +1,5 @@
-//! How many entries match a filter, remembered: counting some millions takes a tenth of a second, and each page
-//! tells the number. The next count looks at what was appended since and at nothing else.
+//! Cached counts of the entries that match a filter. Counting millions takes a tenth of a second, and each page
+//! shows the total. A cached count is updated by reading only the entries appended since.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,12 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{EventType, Filter};
 
-/// Counts that are worth to be remembered.
+/// Smallest count that is cached.
 const WORTH_IT: u64 = 10_000;
-/// Remembered at most: beyond it the smallest is forgotten, which is soon counted again.
+/// Maximum number of cached counts. The smallest is evicted, since it is the cheapest to count again.
 const AT_MOST: usize = 256;
 
-/// Counts by organisation and filter.
+/// Cached counts by organisation and filter.
 #[derive(Debug)]
 pub struct Counts {
     remembered: Mutex<HashMap<Key, Counted>>,
@@ -33,7 +33,7 @@ impl Default for Counts {
 
 type Key = (Option<OrganizationId>, Filter);
 
-/// So many of the first `size` entries of the trail match.
+/// The number of matching entries among the first `size` entries of the trail.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
     size: u64,
@@ -41,7 +41,7 @@ struct Counted {
 }
 
 impl Counts {
-    /// Remembers counts that are no smaller.
+    /// Returns a cache for counts of at least `worth_it`.
     fn from(worth_it: u64) -> Self {
         Self {
             remembered: Mutex::default(),
@@ -49,7 +49,7 @@ impl Counts {
         }
     }
 
-    /// How many of an organisation's entries match.
+    /// Counts the entries of an organisation that match a filter.
     ///
     /// # Errors
     /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -64,7 +64,7 @@ impl Counts {
         let known = self.remembered().get(&key).copied();
         let size = size(connection)?;
         let added = match known {
-            // Newer than this snapshot: another reader's.
+            // Cached by a reader with a newer snapshot.
             Some(known) if known.size > size => None,
             Some(known) => selection
                 .added(connection, known.size)?
@@ -81,8 +81,8 @@ impl Counts {
         Ok(matching)
     }
 
-    /// Counts each type of event of each organisation, in one pass over an index (30 ns an entry), so that the
-    /// first page of a type need not.
+    /// Fills the cache with the count of each event type of each organisation, in one pass over an index (30 ns
+    /// per entry), so that the first page of a type need not count.
     ///
     /// # Errors
     /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -134,7 +134,7 @@ impl Counts {
 }
 
 impl Selection<'_> {
-    /// Each matching entry costs about 20 ns.
+    /// Counts all matching entries, at about 20 ns each.
     fn count(&self, connection: &Connection) -> Result<u64> {
         Ok(connection
             .prepare_cached(&format!(
@@ -144,8 +144,8 @@ impl Selection<'_> {
             .query_row(self.parameters().as_slice(), |row| row.get(0).map(from_column))?)
     }
 
-    /// How many match from that place on; nothing where entries from before it may have ceased to: what was
-    /// pruned or erased is told by an entry.
+    /// Counts the matching entries from sequence `from` on. Returns `None` if earlier ones may no longer match,
+    /// because an entry since then records a pruning or erasure.
     fn added(&self, connection: &Connection, from: u64) -> Result<Option<u64>> {
         let from = to_column(from);
         let mut parameters = self.parameters();
@@ -302,7 +302,7 @@ mod tests {
                  WHERE sequence >= ?1 AND +organization_id IS ?2",
                 selection.conditions()
             );
-            // Unbound parameters are NULL, which is as good for a plan.
+            // Unbound parameters are NULL, which does not affect the plan.
             let mut statement = db.prepare(&sql).unwrap();
             let mut rows = statement.raw_query();
             let plan: String = rows.next().unwrap().unwrap().get("detail").unwrap();

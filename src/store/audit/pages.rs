@@ -1,4 +1,4 @@
-//! Finding entries: by id, by page, by cursor, and as they come.
+//! Finds entries by id, by page, by cursor, and in the order of the trail.
 
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 use uuid::Uuid;
@@ -15,21 +15,21 @@ use crate::domain::audit::{Entry, EventType, Filter};
 pub struct EntryPage {
     /// The entries.
     pub content: Vec<Entry>,
-    /// How many entries match in all.
+    /// Number of matching entries on all pages.
     pub total: u64,
 }
 
-/// Where a page ended: the time and sequence of its last entry.
+/// The end of a page: time and sequence of its last entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// Milliseconds since 1970.
     pub at_millis: i64,
-    /// Place in the trail.
+    /// Sequence of the entry.
     pub sequence: u64,
 }
 
 impl Cursor {
-    /// Where a page that ends with this entry ended.
+    /// Returns the cursor of a page that ends with `entry`.
     #[must_use]
     pub fn after(entry: &Entry) -> Self {
         Self {
@@ -39,7 +39,7 @@ impl Cursor {
     }
 }
 
-/// The entry of that id, if the organisation has one.
+/// Finds an organisation's entry by id.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -65,7 +65,7 @@ pub fn find_entry(
         .optional()?)
 }
 
-/// The entry of that id, whosever it is: for the operator.
+/// Finds an entry of any organisation by id, for the operator.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -83,9 +83,8 @@ pub fn find_entry_anywhere(connection: &Connection, id: Uuid) -> Result<Option<E
     Ok(None)
 }
 
-/// A page of an organisation's entries, newest first, counted from 0. The total of a page without a
-/// filter takes no counting; with one, each matching entry costs about 20 ns, but for those that `counts`
-/// remembers.
+/// Returns a page of an organisation's entries, newest first; pages count from 0. The total needs no counting
+/// without a filter; with one, each matching entry costs about 20 ns, except for those already in `counts`.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -107,7 +106,7 @@ pub fn page_entries(
     Ok(EntryPage { content, total })
 }
 
-/// The page that follows where another ended. Costs the same however far back it is.
+/// Returns the page after `cursor`, or the first. Costs the same however far back it is.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -121,8 +120,8 @@ pub fn page_entries_after(
     Selection::new(organization_id, filter, cursor).read(connection, size, 0)
 }
 
-/// An organisation's entries from `sequence` on, oldest first, among at most `scanned` entries of the
-/// whole trail; and the sequence to go on from.
+/// Lists an organisation's entries from `sequence` on, oldest first, scanning at most `scanned` entries of the
+/// whole trail. Also returns the sequence from which to continue.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -152,7 +151,8 @@ pub fn entries_after(
     Ok((entries, end.max(sequence)))
 }
 
-/// What others did to a user of the organisation, newest first, `size` entries before that of `before`.
+/// Lists what others did to a user of the organisation, newest first: at most `size` entries before sequence
+/// `before`.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -184,7 +184,7 @@ pub fn page_activity(
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many entries an organisation has that were not pruned.
+/// Returns the number of an organisation's entries, without pruned ones.
 fn count_of_organization(connection: &Connection, organization_id: Option<OrganizationId>) -> Result<u64> {
     let key = organization_key(organization_id.as_ref()).unwrap_or_default();
     Ok(connection
@@ -194,7 +194,7 @@ fn count_of_organization(connection: &Connection, organization_id: Option<Organi
         .unwrap_or(0))
 }
 
-/// What a page is a page of.
+/// The entries that match a filter and follow a cursor.
 pub(super) struct Selection<'a> {
     organization: Option<Vec<u8>>,
     from: i64,
@@ -221,12 +221,12 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// The bounds on `at` are always there: they are what the indexes, which leave pruned entries out,
-    /// ask for.
+    /// The SQL conditions. Always bounds `at`: SQLite uses the partial indexes, which omit pruned entries, only
+    /// then.
     pub(super) fn conditions(&self) -> String {
         let mut conditions = String::from("organization_id IS :organization_id AND at BETWEEN :from AND :to");
         for (given, condition) in [
-            // With both given, the entries of one person are the fewer; unary + keeps SQLite from the others.
+            // With both given, one actor's entries are fewer; the unary + makes SQLite use that index.
             (
                 self.event_type.is_some() && self.actor_email.is_some(),
                 " AND +event_type = :event_type",
@@ -287,7 +287,7 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// How SQLite would read a page.
+/// Returns SQLite's query plan for a page.
 #[cfg(test)]
 pub(super) fn plan(
     connection: &Connection,
@@ -297,7 +297,7 @@ pub(super) fn plan(
 ) -> rusqlite::Result<Vec<String>> {
     let page = Selection::new(organization_id, filter, cursor).page();
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {page}"))?;
-    // Unbound parameters are NULL, which is as good for a plan.
+    // Unbound parameters are NULL, which does not affect the plan.
     statement.raw_query().mapped(|row| row.get("detail")).collect()
 }
 
@@ -305,7 +305,7 @@ fn organization_key(id: Option<&OrganizationId>) -> Option<&[u8]> {
     id.map(|id| id.0.as_bytes().as_slice())
 }
 
-/// The milliseconds that a UUID of version 7 carries.
+/// Returns the milliseconds since 1970 in a UUID of version 7; `None` for another version.
 fn time_of(id: Uuid) -> Option<i64> {
     let (secs, nanos) = id
         .get_timestamp()

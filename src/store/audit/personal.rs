@@ -1,7 +1,7 @@
-//! What the trail knows of a user personally, found for erasure, and erasures under way.
+//! Finds a user's personal data in the trail, for erasure, and stores pending erasures.
 //!
-//! An erasure is owed like a delivery: it is written with the change that causes it and goes on where it
-//! was left after a crash.
+//! An erasure is kept like a delivery: it is inserted with the change that causes it, and after a crash it
+//! continues where it stopped.
 
 use jiff::Timestamp;
 use rusqlite::types::ValueRef;
@@ -15,42 +15,42 @@ use crate::domain::account::{OrganizationId, UserId};
 use crate::domain::audit::{ActorRef, RemovedPart, mentions};
 use crate::domain::{Error, Result};
 
-/// A part of an entry that is about a user.
+/// A part of an entry that holds a user's personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PersonalPart {
-    /// The entry.
+    /// Sequence of the entry.
     pub sequence: u64,
-    /// Which part.
+    /// The part of the entry.
     pub part: RemovedPart,
 }
 
-/// What a stretch of the trail knows of a user.
+/// A user's personal data in a range of the trail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Personal {
     /// Parts of entries, in the order of the trail.
     pub parts: Vec<PersonalPart>,
-    /// Entries about others in which policies were told of the user.
+    /// Entries whose policy questions or answers mention one of the user's addresses.
     pub decided: Vec<u64>,
-    /// Where to go on.
+    /// Sequence from which to continue.
     pub next: u64,
 }
 
-/// An erasure under way.
+/// A pending erasure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Erasure {
-    /// Whose trail.
+    /// The organisation whose entries are searched.
     pub organization: OrganizationId,
-    /// Of whom.
+    /// The user to erase.
     pub user: UserId,
-    /// Who wanted it.
+    /// The actor that requested it.
     pub actor: ActorRef,
-    /// The e-mail addresses that the user is known to have had.
+    /// All e-mail addresses that the user is known to have had.
     pub addresses: Vec<String>,
-    /// The place to go on from; `None` while the addresses were not collected.
+    /// Sequence from which to continue; `None` until the addresses are collected.
     pub next: Option<u64>,
 }
 
-/// Owes an erasure, in the transaction that causes it. One of the same user begins again.
+/// Inserts an erasure, in the transaction that causes it. A pending one of the same user starts over.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -70,7 +70,7 @@ pub fn insert_erasure(tx: &Connection, erasure: &Erasure, at: Timestamp) -> Resu
     Ok(())
 }
 
-/// How far an erasure has come.
+/// Stores the progress of an erasure.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -87,7 +87,7 @@ pub fn update_erasure(tx: &Connection, erasure: &Erasure) -> Result<()> {
     Ok(())
 }
 
-/// An erasure is done.
+/// Deletes a completed erasure.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -100,7 +100,7 @@ pub fn clear_erasure(tx: &Connection, erasure: &Erasure) -> Result<()> {
     Ok(())
 }
 
-/// The erasure that has waited longest.
+/// Finds the oldest pending erasure.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -133,8 +133,8 @@ pub fn find_erasure(connection: &Connection) -> Result<Option<Erasure>> {
         .transpose()
 }
 
-/// The e-mail addresses that an organisation's trail and its accounts know of a user; `None` where both
-/// know nothing of the user at all. One pass over the trail.
+/// Finds the e-mail addresses of a user in an organisation's trail and accounts; `None` if neither knows the user.
+/// Reads the whole trail once.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -166,9 +166,9 @@ pub fn find_addresses(
     ))
 }
 
-/// What is still there of the user from `erasure.next` on, among at most `scanned` entries, up to `limit`
-/// parts: the actor's data where the user acted or gave their address, the subject's where the user was
-/// acted on, acted on nobody else, or is named.
+/// Finds the remaining personal data of the user from `erasure.next` on, among at most `scanned` entries, up to
+/// `limit` parts: the actor's data where the user acted or gave their address; the subject's data where the user
+/// is the resource, acted without a resource, or is mentioned.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -227,7 +227,8 @@ pub fn find_personal(
     Ok(personal)
 }
 
-/// Entries of the organisation from `from` to before `end` in which policies were told the user's address.
+/// Finds the organisation's entries in `from..end` whose policy questions or answers mention an address of the
+/// user.
 fn decided(connection: &Connection, erasure: &Erasure, from: u64, end: u64) -> Result<Vec<u64>> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT q.audit_sequence, q.question FROM question q JOIN audit_entry e ON e.sequence = q.audit_sequence
@@ -253,7 +254,7 @@ fn decided(connection: &Connection, erasure: &Erasure, from: u64, end: u64) -> R
     Ok(decided)
 }
 
-/// An id as it stands in a column: 16 bytes, or text as a caller wrote it.
+/// Compares an id column (16 bytes, or text as a caller wrote it) with a user's id.
 fn is_user(value: ValueRef<'_>, user: UserId) -> bool {
     match value {
         ValueRef::Blob(bytes) => bytes == user.0.as_bytes(),

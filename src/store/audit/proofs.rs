@@ -1,4 +1,4 @@
-//! Roots and proofs, out of the hashes that stand beside the entries: O(log n) look-ups.
+//! Tree roots and proofs, computed from the hashes stored with the entries in O(log n) look-ups.
 
 use rusqlite::{Connection, OptionalExtension as _};
 use tlog_tiles::{Hash, HashReader};
@@ -8,7 +8,7 @@ use crate::domain::audit::tree::Node;
 use crate::domain::audit::{Hash32, Record};
 use crate::domain::{Error, Result};
 
-/// How many entries there are.
+/// Returns the number of entries in the trail, including pruned ones.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.
@@ -18,28 +18,29 @@ pub fn size(connection: &Connection) -> Result<u64> {
         .query_row([], |row| row.get(0).map(super::from_column))?)
 }
 
-/// The root over the first `size` entries (RFC 6962 §2.1).
+/// Computes the root over the first `size` entries (RFC 6962 §2.1).
 ///
 /// # Errors
-/// [`Error::Internal`] when SQLite fails, or there are not that many.
+/// [`Error::Internal`] when SQLite fails, or there are fewer entries.
 pub fn root(connection: &Connection, size: u64) -> Result<Hash32> {
     let root = tlog_tiles::tree_hash(size, &Nodes(connection)).map_err(|e| no_proof(&e))?;
     Ok(root.0)
 }
 
-/// That entry `sequence` is among the first `size` (RFC 6962 §2.1.1): the hashes, leaf's sibling first.
+/// Proves that entry `sequence` is among the first `size` (RFC 6962 §2.1.1). Returns the hashes, the leaf's
+/// sibling first.
 ///
 /// # Errors
-/// [`Error::Internal`] when SQLite fails, or there is no such entry among them.
+/// [`Error::Internal`] when SQLite fails, or the entry is not among them.
 pub fn inclusion_proof(connection: &Connection, sequence: u64, size: u64) -> Result<Vec<Hash32>> {
     let proof = tlog_tiles::prove_record(size, sequence, &Nodes(connection)).map_err(|e| no_proof(&e))?;
     Ok(proof.into_iter().map(|hash| hash.0).collect())
 }
 
-/// That the first `old` entries are still the first of the first `size` (RFC 6962 §2.1.2).
+/// Proves that the tree over the first `old` entries is a prefix of that over the first `size` (RFC 6962 §2.1.2).
 ///
 /// # Errors
-/// [`Error::Internal`] when SQLite fails, or there are not that many.
+/// [`Error::Internal`] when SQLite fails, or there are fewer entries.
 pub fn consistency_proof(connection: &Connection, old: u64, size: u64) -> Result<Vec<Hash32>> {
     if old == 0 {
         return Ok(Vec::new());
@@ -48,10 +49,10 @@ pub fn consistency_proof(connection: &Connection, old: u64, size: u64) -> Result
     Ok(proof.into_iter().map(|hash| hash.0).collect())
 }
 
-/// The hashes of the full subtrees that cover the entries from `first` to before `end`, left to right.
+/// Finds the hashes of the complete subtrees that cover the entries `first..end`, left to right.
 ///
 /// # Errors
-/// [`Error::Internal`] when SQLite fails, or there are not that many.
+/// [`Error::Internal`] when SQLite fails, or there are fewer entries.
 pub fn cover(connection: &Connection, first: u64, end: u64) -> Result<Vec<Hash32>> {
     let mut at = first;
     crate::domain::audit::tree::subtrees(first, end)
@@ -66,7 +67,7 @@ pub fn cover(connection: &Connection, first: u64, end: u64) -> Result<Vec<Hash32
         .collect()
 }
 
-/// A place in the trail with everything that is kept of it.
+/// Finds the complete record of an entry, pruned or not.
 ///
 /// # Errors
 /// [`Error::Internal`] when SQLite fails.

@@ -1,4 +1,4 @@
-//! Entries in the order of the trail, with everything that is kept of them.
+//! Complete records, in the order of the trail.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -9,19 +9,19 @@ use super::{from_column, row, to_column};
 use crate::domain::Result;
 use crate::domain::audit::Record;
 
-/// A part of the trail.
+/// A range of the trail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
-    /// Only this organisation's entries.
+    /// Restricts the range to this organisation's entries; `None` includes all.
     pub organization_id: Option<Uuid>,
-    /// The first place.
+    /// First sequence, inclusive.
     pub first: u64,
-    /// The first place after it.
+    /// Last sequence, exclusive.
     pub end: u64,
 }
 
 impl Range {
-    /// Whether it holds that record.
+    /// Returns whether the range includes the record.
     #[must_use]
     pub fn holds(&self, record: &Record) -> bool {
         let of_organization =
@@ -30,8 +30,8 @@ impl Range {
     }
 }
 
-/// The smallest range that holds what an organisation, or everybody, did between two times, among the
-/// first `size` entries.
+/// Finds the smallest range that holds all entries between two times (inclusive), of one organisation or of all,
+/// among the first `size` entries.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -49,7 +49,7 @@ pub fn find_range(
             end: size,
         });
     }
-    // Without an organisation there is no index to use: one pass over the trail.
+    // Without an organisation no index helps: this reads the whole trail.
     let of_organization = if organization_id.is_some() {
         "organization_id = ?4"
     } else {
@@ -80,7 +80,7 @@ pub fn find_range(
     })
 }
 
-/// The time of the newest entry that has one still.
+/// Finds the time of the newest entry that was not pruned.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -92,7 +92,7 @@ pub fn find_newest_time(connection: &Connection) -> Result<Option<Timestamp>> {
     Ok(found)
 }
 
-/// How many records a range has, pruned ones among them.
+/// Counts the records in a range, including pruned ones.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -115,10 +115,11 @@ pub fn count_records(connection: &Connection, range: Range) -> Result<u64> {
         )?)
 }
 
-/// Hands each record of a range to `with`, in order, one at a time.
+/// Calls `with` with each record of a range, in order.
 ///
 /// # Errors
-/// What `with` returns; [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails, or a record can't be read.
+/// The error of `with`; [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails or a record can't be
+/// read.
 pub fn for_each_record<E: From<crate::domain::Error>>(
     connection: &Connection,
     range: Range,

@@ -1,7 +1,7 @@
-//! Pruning and erasing: columns are blanked, hashes stay, and an entry records exactly what went.
+//! Pruning and erasing: columns are blanked, hashes stay, and an entry records exactly what was removed.
 //!
-//! The writer's connection overwrites deleted bytes (`PRAGMA secure_delete`), so that what went is gone
-//! from the database file too, once the WAL was moved into it.
+//! The writer's connection overwrites deleted bytes (`PRAGMA secure_delete`), so that removed data disappears
+//! from the database file too, at the next checkpoint of the WAL.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -17,8 +17,8 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, Content, Event, EventType, Part, Record, Removal, RemovedPart};
 
-/// Entries that tell what was done to the trail itself are kept for ever: without them the rest could
-/// not be checked.
+/// Entry types that are never pruned: they record changes to the trail itself, without which the rest could not be
+/// verified.
 pub(super) const KEPT: [EventType; 4] = [
     EventType::AuditPrune,
     EventType::AuditErase,
@@ -26,9 +26,9 @@ pub(super) const KEPT: [EventType; 4] = [
     EventType::AuditKeyChange,
 ];
 
-/// Prunes up to `limit` of an organisation's entries from before `before` to their hashes, oldest first,
-/// forgets what policies were asked and answered in them, the tickets of resets and ended approvals, and records it.
-/// Says how many.
+/// Prunes up to `limit` of an organisation's entries older than `before` to their hashes, oldest first, and
+/// records it in an entry. Deletes the policy questions and answers of these entries, the tickets of their resets,
+/// and approvals that ended before `before`. Returns the number of pruned entries.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -83,8 +83,8 @@ pub fn prune_entries(
     Ok(sequences.len())
 }
 
-/// What an organisation's retention was before each change of it since then; `None`: for ever, or it can't be told
-/// any more.
+/// Finds, for each change of an organisation's retention since `since`, the value before it in days; `None` if
+/// entries were kept for ever or the value was erased.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -110,9 +110,10 @@ pub fn find_retention_changes(
         .collect::<rusqlite::Result<_>>()?)
 }
 
-/// Erases those of these parts that are still there, given in the order of the trail, and what policies
-/// were asked and answered in their entries and in those of `decided`; deliveries about them that are no
-/// longer owed go too. Records what went, on `user`, by `actor`. Says how many parts.
+/// Erases those of `parts` (in the order of the trail) that still exist, and the policy questions and answers of
+/// their entries and of the entries in `decided`. Deletes deliveries about these parts that are no longer owed.
+/// Records the removal in an entry with the organisation, actor and resource of `event`. Returns the number of
+/// erased parts.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -130,7 +131,7 @@ pub fn erase_parts(
     let mut removal = Removal::default();
     let mut sealed = Vec::with_capacity(parts.len());
     for PersonalPart { sequence, part } in parts {
-        // What was pruned or erased meanwhile is gone already.
+        // It may have been pruned or erased meanwhile.
         let seal = super::find_record(tx, *sequence)?.and_then(|record| seal_of(&record, *part));
         if let Some(seal) = seal {
             removal.add(*sequence, *part);
@@ -171,7 +172,7 @@ pub fn erase_parts(
     Ok(sealed.len())
 }
 
-/// The seal that stays when this part goes; `None` when it has gone before.
+/// Returns the seal that replaces a part; `None` if the part was removed before.
 fn seal_of(record: &Record, part: RemovedPart) -> Option<[u8; 32]> {
     let Content::Whole(body) = &record.content else {
         return None;

@@ -1,4 +1,4 @@
-//! What an older database brings back when it is put in place of a newer one.
+//! Finds and ends what reappears when an older database replaces a newer one.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,14 +12,14 @@ use super::verify::{VerifyError, open_to_read};
 use crate::domain::Result;
 use crate::domain::audit::EventType;
 
-/// Something of a user's that is back.
+/// A session or factor that has reappeared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revived {
     /// The user's e-mail address.
     pub email: String,
-    /// What it is: `session`, or the kind of factor.
+    /// `session`, or the kind of factor.
     pub kind: String,
-    /// Since when it has been there.
+    /// When it was created or enrolled.
     pub since: Timestamp,
 }
 
@@ -30,25 +30,16 @@ const EVERYTHING: &str = "
       WHERE f.suspended_at IS NULL
     ORDER BY 2, 3, 4";
 
-/// The sessions and factors that are here and not in the database that was replaced; without that one,
-/// all that are here: any of them may have been ended since.
+/// Finds the sessions and factors that are in this database but not in the replaced one. Without the replaced
+/// database, returns all: any of them may have been ended since.
 ///
 /// # Errors
-/// [`VerifyError`] when the replaced database can't be read;
-/// [`Error::Internal`](crate::domain::Error::Internal), as its text, when this one can't.
+/// [`VerifyError::Database`] when the replaced database can't be read, [`VerifyError::Trail`] when this one can't.
 pub fn find_revived(connection: &Connection, replaced: Option<&Path>) -> Result<Vec<Revived>, VerifyError> {
     let trail = |error: rusqlite::Error| VerifyError::Trail(error.to_string());
     let known: HashSet<Vec<u8>> = match replaced {
         None => HashSet::new(),
-        Some(path) => {
-            let database = |problem| VerifyError::Database {
-                path: path.to_owned(),
-                problem,
-            };
-            let newer = open_to_read(path).map_err(database)?;
-            let rows = everything(&newer).map_err(database)?;
-            rows.into_iter().map(|(id, _)| id).collect()
-        }
+        Some(path) => everything_in(path)?.into_iter().map(|(id, _)| id).collect(),
     };
     let rows = everything(connection).map_err(trail)?;
     Ok(rows
@@ -58,8 +49,8 @@ pub fn find_revived(connection: &Connection, replaced: Option<&Path>) -> Result<
         .collect())
 }
 
-/// Ends every session, every login under way and every half-done enrolment, and what another issuer's tokens
-/// from before `at` opened: when they were ended last went back with the database. Says how many sessions.
+/// Ends all sessions, one-use tokens and pending enrolments, and the sessions of all tokens that another issuer
+/// issued up to `at`, since the rollback may have moved `sessions_ended_at` back. Returns the number of sessions.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -73,7 +64,7 @@ pub fn clear_every_session(tx: &Connection, at: Timestamp) -> Result<usize> {
     Ok(tx.execute("DELETE FROM session", [])?)
 }
 
-/// The entries by which checkpoints of earlier logs were given up, oldest first.
+/// Finds the sequences of the entries that gave up checkpoints of earlier logs, oldest first.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -86,6 +77,23 @@ pub fn find_abandonments(connection: &Connection) -> Result<Vec<u64>> {
         )?
         .query_map(kinds, |row| row.get(0).map(from_column))?
         .collect::<rusqlite::Result<_>>()?)
+}
+
+/// Checks that the replaced database can be read for a comparison.
+///
+/// # Errors
+/// [`VerifyError`] with the cause if it can't be.
+pub fn try_replaced(path: &Path) -> Result<(), VerifyError> {
+    everything_in(path).map(drop)
+}
+
+fn everything_in(path: &Path) -> Result<Vec<(Vec<u8>, Revived)>, VerifyError> {
+    let database = |problem| VerifyError::Database {
+        path: path.to_owned(),
+        problem,
+    };
+    let connection = open_to_read(path).map_err(database)?;
+    everything(&connection).map_err(database)
 }
 
 fn everything(connection: &Connection) -> rusqlite::Result<Vec<(Vec<u8>, Revived)>> {

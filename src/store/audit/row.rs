@@ -1,4 +1,4 @@
-//! How an entry stands in its row.
+//! Conversion of rows to entries and records.
 
 use jiff::Timestamp;
 use rusqlite::Row;
@@ -13,12 +13,12 @@ use crate::domain::audit::{
     Resource, SubjectData,
 };
 
-/// What [`entry`] reads, in order.
+/// The columns that [`entry`] reads, in order.
 pub(super) const COLUMNS: &str = "sequence, hashes, organization_id, at, id, event_type, result, actor_type, \
      actor_id, resource_type, resource_id, request_id, actor_email, ip_address, resource_name, error_message, \
      details, actor_erased_by, subject_erased_by";
 
-/// An entry that was not pruned. What stands in the columns of an erased part is nothing that it says.
+/// Reads an entry that was not pruned. Ignores the columns of erased parts, whatever they hold.
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let mut details = match row.get_ref(16)? {
         ValueRef::Null => Map::new(),
@@ -71,13 +71,13 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// What [`record`] reads, in order.
+/// The columns that [`record`] reads, in order.
 pub(super) const RECORD_COLUMNS: &str = "sequence, hashes, organization_id, organization_index, \
      organization_previous, at, id, event_type, result, actor_type, actor_id, resource_type, resource_id, \
      request_id, actor_seal, actor_email, ip_address, subject_seal, resource_name, error_message, details, \
      actor_erased_by, subject_erased_by, pruned_by";
 
-/// A place in the trail with everything that is kept of it.
+/// Reads a complete record, pruned or not.
 pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let content = match row.get::<_, Option<i64>>(23)? {
         Some(by) => Content::Pruned {
@@ -99,26 +99,27 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     })
 }
 
-/// What is wrong with a row of [`RECORD_COLUMNS`] that its record does not show: columns that nothing vouches
-/// for, and another spelling of the same, which an index or a query would take for something else.
+/// Describes an irregularity in a row of [`RECORD_COLUMNS`] that its record does not show: a value in a column
+/// that no hash covers, or another encoding of the same value, which an index or a query would treat as a
+/// different one.
 pub(super) fn irregular(row: &Row<'_>) -> rusqlite::Result<Option<&'static str>> {
     let is_there = |column: usize| Ok::<_, rusqlite::Error>(row.get_ref(column)? != ValueRef::Null);
     for (removed_by, columns) in [(23, 5..21), (21, 15..17), (22, 18..21)] {
         if is_there(removed_by)? {
             for column in columns {
                 if is_there(column)? {
-                    return Ok(Some("something stands where it was removed"));
+                    return Ok(Some("a removed column has a value"));
                 }
             }
         }
     }
     for column in [0, 3, 4, 21, 22, 23] {
         if matches!(row.get_ref(column)?, ValueRef::Integer(place) if place < 0) {
-            return Ok(Some("a place is less than nothing"));
+            return Ok(Some("a sequence number is negative"));
         }
     }
     if is_there(11)? != is_there(12)? {
-        return Ok(Some("of what it is about, half is there"));
+        return Ok(Some("only one of resource type and resource id is set"));
     }
     for column in [12, 13] {
         if let ValueRef::Text(text) = row.get_ref(column)?
@@ -127,13 +128,14 @@ pub(super) fn irregular(row: &Row<'_>) -> rusqlite::Result<Option<&'static str>>
                 Ok(CompactId::Uuid(_))
             )
         {
-            return Ok(Some("an id is written in a way in which it is not found"));
+            return Ok(Some("a UUID is stored as text, where look-ups do not find it"));
         }
     }
     Ok(None)
 }
 
-/// Whether a row of [`RECORD_COLUMNS`] is what others did to a user: what `audit_entry_by_subject` holds.
+/// Returns whether a row of [`RECORD_COLUMNS`] records an act of others on a user, as the index
+/// `audit_entry_by_subject` holds.
 pub(super) fn is_of_subject(row: &Row<'_>) -> rusqlite::Result<bool> {
     let is = |column: usize, text: &str| {
         Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null()? == Some(text))
@@ -172,7 +174,7 @@ fn body(row: &Row<'_>) -> rusqlite::Result<Body> {
     })
 }
 
-/// A part is there with its salt, or its seal with the entry that erased it.
+/// Reads a part: its data and salt, or if it was erased, its seal and the erasing entry's sequence.
 fn part<T>(
     row: &Row<'_>,
     seal: usize,
@@ -191,7 +193,7 @@ fn part<T>(
     }
 }
 
-/// An id that is a UUID or text.
+/// Reads an id that is stored as a UUID or as text.
 pub(super) fn compact_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<String>> {
     match row.get_ref(index)? {
         ValueRef::Null => Ok(None),
@@ -202,7 +204,8 @@ pub(super) fn compact_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option
     }
 }
 
-fn leaf_hash(row: &Row<'_>, index: usize) -> rusqlite::Result<[u8; 32]> {
+/// Reads an entry's leaf hash from the column that also holds the hashes of the subtrees it completes.
+pub(super) fn leaf_hash(row: &Row<'_>, index: usize) -> rusqlite::Result<[u8; 32]> {
     row.get_ref(index)?
         .as_blob()?
         .first_chunk()

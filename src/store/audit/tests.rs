@@ -106,7 +106,7 @@ fn the_kept_nodes_are_the_tree_of_rfc_6962() {
     }
 }
 
-/// MTH of RFC 6962 §2.1, word for word, over leaf hashes.
+/// MTH of RFC 6962 §2.1, implemented literally, over leaf hashes.
 fn rfc_6962(leaves: &[Hash32]) -> Hash32 {
     if let [leaf] = leaves {
         return *leaf;
@@ -136,7 +136,7 @@ fn sign(trail: &Connection) {
     checkpoints::insert_checkpoint(trail, &signer.log_key(), size, &note, at(0)).expect("insert");
 }
 
-/// 40 entries, signed at 20 and 40.
+/// A trail of 40 entries with checkpoints at 20 and 40.
 fn signed_trail() -> Connection {
     let trail = trail();
     for n in 0..40 {
@@ -149,7 +149,7 @@ fn signed_trail() -> Connection {
     trail
 }
 
-/// The findings after `sql`.
+/// Returns the findings after running `sql` on a signed trail.
 fn after(sql: &str) -> Vec<(Tampering, u64, u64)> {
     let trail = signed_trail();
     trail.execute_batch(sql).expect("the tampering is SQL");
@@ -215,7 +215,7 @@ fn every_column_of_an_entry_is_covered() {
         ("pruned_by = 30, id = NULL, at = NULL", 9),
     ] {
         let found = after(&format!("UPDATE audit_entry SET {column} WHERE sequence = 9"));
-        // What is counted beside the tree may be found to differ too; the entry is named in any case.
+        // Derived counts may be reported as well, but the entry must be named.
         let (derived, named): (Vec<_>, Vec<_>) = found
             .iter()
             .partition(|(kind, ..)| *kind == Tampering::DerivedDataChanged);
@@ -278,7 +278,7 @@ fn a_changed_hash_is_told_from_a_changed_entry() {
 #[test]
 fn a_trail_made_anew_contradicts_its_checkpoints() {
     let trail = signed_trail();
-    // Everything from entry 25 on, with all hashes as they must be: what somebody without the key can do.
+    // Rewrite everything from entry 25 on with consistent hashes, as an attacker without the key could.
     let heads = "DELETE FROM audit_entry WHERE sequence >= 25; DELETE FROM audit_head;
         INSERT INTO audit_head (organization_id, sequence, previous, entries) SELECT organization_id, max(sequence), NULL, count(*) FROM audit_entry GROUP BY 1;
         UPDATE audit_head SET previous = (SELECT organization_previous FROM audit_entry e WHERE e.sequence = audit_head.sequence);";

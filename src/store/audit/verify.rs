@@ -1,4 +1,4 @@
-//! The whole trail, read once from the first row to the last, and handed to the check.
+//! Verification of the whole trail, in one pass from the first row to the last.
 
 mod derived;
 
@@ -12,20 +12,28 @@ use crate::domain::Result;
 use crate::domain::audit::checkpoint::unchecked;
 use crate::domain::audit::{Anchor, CheckpointError, LogKeys, Report, Tampering, Verifier};
 
-/// Re-checks everything, against the checkpoints and keys in the database itself. That finds whatever
-/// was changed without the signing key; to find what was changed with it, keys and checkpoints must
-/// come from elsewhere: [`verify_against`].
+/// Verifies the trail against the checkpoints and keys in the database itself. This finds every change made
+/// without the signing key; to find changes made with it, keys and checkpoints must come from elsewhere:
+/// [`verify_against`].
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite can't read the trail at all.
 pub fn verify(connection: &Connection) -> Result<Report> {
-    let mut verifier = Verifier::new(Vec::new(), true);
-    verifier.trust_own(&checkpoints::known_keys(connection)?);
-    run(connection, verifier, |_| {})
+    verify_watched(connection, |_| {})
 }
 
-/// Re-checks everything against `keys`, the checkpoints in the database and `anchors` besides.
-/// `progress` is told the places that were read.
+/// Verifies the trail as [`verify`] does, and calls `progress` with the sequence of each record.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_watched(connection: &Connection, progress: impl FnMut(u64)) -> Result<Report> {
+    let mut verifier = Verifier::new(Vec::new(), true);
+    verifier.trust_own(&checkpoints::known_keys(connection)?);
+    run(connection, verifier, progress)
+}
+
+/// Verifies the trail against `keys`, the checkpoints in the database and `anchors`. Calls `progress` with the
+/// sequence of each entry read.
 ///
 /// # Errors
 /// As [`verify`].
@@ -40,30 +48,31 @@ pub fn verify_against(
     run(connection, verifier, progress)
 }
 
-/// Why a database can't be checked.
+/// Why a database can't be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// There is none.
+    /// The file does not exist.
     #[error("there is no database {path}: is the volume mounted? Name an export or a data directory")]
     Missing {
         /// The file.
         path: PathBuf,
     },
-    /// It can't be opened as one.
+    /// The file can't be opened as a database.
     #[error("{path} can't be read as a database: {problem}")]
     Database {
         /// The file.
         path: PathBuf,
-        /// What SQLite says. No `source`: it is in the text, and would be told twice.
+        /// SQLite's error. Not a `source`: the message includes it, and would show it twice.
         problem: rusqlite::Error,
     },
-    /// It has no trail that can be read.
+    /// The database has no readable trail.
     #[error("the trail can't be read: {0}")]
     Trail(String),
 }
 
-/// Re-checks the trail in a database file, without taking its lock and without changing it. `prepare`
-/// adds what is known besides, once the keys are trusted: `keys`, or those in the database.
+/// Verifies the trail in a database file, without taking its lock and without changing it. Trusts `keys`, or if
+/// there are none the keys in the database; then `prepare` adds further anchors to the verifier. Calls `progress`
+/// with the sequence of each entry read and the trail's size.
 ///
 /// # Errors
 /// [`VerifyError`].
@@ -80,7 +89,7 @@ pub fn verify_database(
     let trail = |error: crate::domain::Error| VerifyError::Trail(format!("{error:?}"));
     refuse_missing(path)?;
     let connection = open_to_read(path).map_err(database)?;
-    // One snapshot, however long it takes.
+    // Read one snapshot, however long it takes.
     let snapshot = connection.unchecked_transaction().map_err(database)?;
     let size = super::size(&snapshot).map_err(trail)?;
     let mut verifier = Verifier::new(Vec::new(), true);
@@ -93,7 +102,7 @@ pub fn verify_database(
     run(&snapshot, verifier, |sequence| progress(sequence, size)).map_err(trail)
 }
 
-/// SQLite says of a file that is not there that it can't be opened.
+/// Returns an error if the file does not exist: SQLite would only say that it can't be opened.
 pub(super) fn refuse_missing(path: &Path) -> Result<(), VerifyError> {
     if matches!(path.try_exists(), Ok(false)) {
         return Err(VerifyError::Missing {
@@ -103,7 +112,8 @@ pub(super) fn refuse_missing(path: &Path) -> Result<(), VerifyError> {
     Ok(())
 }
 
-/// Beside a running server through its WAL; a copy on a medium that can't be written, as it is.
+/// Opens a database read-only: through the WAL if a server is using it; as immutable if that fails, for a copy on
+/// a read-only medium.
 pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     harmless(&connection)?;
@@ -131,7 +141,7 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A view in place of a table could go on for ever; the file may be anybody's.
+/// Guards against a hostile file: a view in place of a table could run for ever.
 pub(super) fn harmless(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
@@ -141,7 +151,7 @@ pub(super) fn harmless(connection: &Connection) -> rusqlite::Result<()> {
 fn run(connection: &Connection, mut verifier: Verifier, mut progress: impl FnMut(u64)) -> Result<Report> {
     let mut signed =
         connection.prepare_cached("SELECT size, note FROM audit_checkpoint ORDER BY size, log")?;
-    // One at a time: there is one a minute, for years.
+    // Stream the checkpoints: there is one a minute, for years.
     let mut signed = signed.query_map([], |row| Ok((from_column(row.get(0)?), row.get::<_, String>(1)?)))?;
     let mut ahead = signed.next().transpose()?;
     let mut statement = connection.prepare_cached(&format!(
@@ -154,7 +164,7 @@ fn run(connection: &Connection, mut verifier: Verifier, mut progress: impl FnMut
         let next = match rows.next() {
             Ok(next) => next,
             Err(error) => {
-                // A damaged page: the rest can't be reached, and the checkpoints tell how much that is.
+                // A damaged page: the rest can't be reached; the checkpoints show how much is missing.
                 verifier.unreadable(verifier.next_sequence(), &error.to_string());
                 break;
             }
@@ -198,13 +208,13 @@ fn run(connection: &Connection, mut verifier: Verifier, mut progress: impl FnMut
 fn read_checkpoint(verifier: &mut Verifier, size: u64, note: &str) {
     let of_ours = names_known_log(verifier.keys(), note);
     if let Some(told) = unchecked(note).filter(|told| of_ours && told.size != size) {
-        let text = format!("the checkpoint kept for {size} entries is over {}", told.size);
+        let text = format!("the checkpoint stored for {size} entries covers {}", told.size);
         verifier.finding(Tampering::ForgedCheckpoint, size, size, text);
         return;
     }
     match verifier.offer(note, "the database", true) {
         Ok(()) => {}
-        // Keys given from outside may be those of one log among several.
+        // Keys given by the caller may belong to only one of several logs.
         Err(CheckpointError::UnknownKey) if !verifier.keys().is_empty() && !of_ours => {
             verifier.note(format!(
                 "the checkpoint over {size} entries is signed by another log's key and was not used"

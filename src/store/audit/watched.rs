@@ -1,4 +1,4 @@
-//! What somebody did since a certain time, as far as entries say it.
+//! Looks up whether certain events occurred since a given time.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -10,7 +10,8 @@ use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::EventType;
 
-/// The first entry since then whose actor has that address, of a kind that `wanted` takes, with its place.
+/// Finds the first entry since `since` whose actor has that address and whose type `wanted` accepts, except where
+/// actors end their own sessions: that has the type of an admin's operation. Returns its sequence and type.
 ///
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
@@ -23,7 +24,7 @@ pub fn find_first_by(
 ) -> Result<Option<(u64, EventType)>> {
     let mut statement = connection.prepare_cached(
         "SELECT sequence, event_type FROM audit_entry WHERE organization_id = ?1 AND actor_email = ?2 \
-         AND at >= ?3 ORDER BY at, sequence",
+         AND at >= ?3 AND NOT (event_type = 'USER_SESSIONS_END' AND resource_id IS actor_id) ORDER BY at, sequence",
     )?;
     let mut rows = statement.query(params![organization.0.as_bytes(), actor_email, millis(since)])?;
     while let Some(row) = rows.next()? {
@@ -35,7 +36,7 @@ pub fn find_first_by(
     Ok(None)
 }
 
-/// Whether there is an entry of that kind about whom that id names since then.
+/// Returns whether there is an entry of that type about that resource since `since`.
 ///
 /// # Errors
 /// As [`find_first_by`].
@@ -58,7 +59,7 @@ pub fn entry_exists(
     ])?)
 }
 
-/// The type of the entry with that sequence; none where it was pruned.
+/// Finds the type of an entry by its sequence; `None` if it was pruned.
 pub fn find_event_type(connection: &Connection, sequence: u64) -> Result<Option<String>> {
     let mut statement =
         connection.prepare_cached("SELECT event_type FROM audit_entry WHERE sequence = ?1")?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use latchkey::domain::account::{OrganizationSettings, Role};
+use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role};
 use latchkey::domain::audit::ActorRef;
 use latchkey::domain::credential::{ExternalIssuer, ExternalRules, TokenAlgorithm};
 use latchkey::service::housekeeping::tidy;
@@ -14,6 +14,7 @@ use poem::http::Method;
 use serde_json::{Value, json};
 
 use super::app::{App, Plan, entry};
+use super::authenticator::Authenticator;
 
 async fn list(app: &App, token: &str) -> super::app::Answer {
     app.call(Method::GET, "/account/sessions", Some(token), None)
@@ -403,6 +404,104 @@ async fn a_session_of_another_issuer_is_ended_by_logout_and_by_its_user() {
         .await
         .ok();
     list(&app, &three).await.refused(401, revoked);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_for_a_minute_revives_no_session_and_ends_none_and_no_approval() {
+    const AHEAD: i64 = 400 * 24 * 3600;
+    let app = App::with(Plan {
+        organization: OrganizationSettings {
+            admin_on_admin: AdminOnAdmin::SecondAdmin,
+            ..Default::default()
+        },
+        ..external()
+    })
+    .await;
+    tidy(&app.services).await;
+    let revoked = "The access token has been revoked";
+    let ended = sign(&claims(&app, "boss@acme.example"));
+    app.post("/auth/logout", Some(&ended), Value::Null).await.ok();
+    let minted = app.minted(app.id("boss@acme.example")).await;
+    let asked = app.reset_of(&minted, "second@acme.example").await;
+    assert_eq!(asked.status, 202, "{}", asked.body);
+
+    app.wait(AHEAD);
+    app.token("boss@acme.example").await;
+    let meanwhile = app.minted(app.id("boss@acme.example")).await;
+    app.reset_of(&meanwhile, "phone@acme.example").await.ok();
+    tidy(&app.services).await;
+    app.wait(-AHEAD);
+
+    list(&app, &ended).await.refused(401, revoked);
+    let open = "SELECT count(*) FROM approval WHERE state = 'open'";
+    assert_eq!(app.count(open), 1);
+    let phone = || sign(&claims(&app, "phone@acme.example"));
+    list(&app, &phone()).await.refused(401, revoked);
+    tidy(&app.services).await;
+    app.wait(6 * 3600);
+    tidy(&app.services).await;
+    list(&app, &phone()).await.refused(401, revoked);
+    app.wait(1);
+    list(&app, &phone()).await.ok();
+    assert_eq!(app.count(open), 1);
+}
+
+#[tokio::test]
+async fn a_token_of_another_issuer_is_of_no_use_to_an_account_made_after_it() {
+    let app = App::with(external()).await;
+    let [boss, new] = ["boss", "new"].map(|name| format!("{name}@acme.example"));
+    let admin = app.minted(app.id(&boss)).await;
+    let token = sign(&claims(&app, &new));
+    list(&app, &token).await.ok();
+    app.post("/auth/logout", Some(&token), Value::Null).await.ok();
+    let revoked = "The access token has been revoked";
+    list(&app, &token).await.refused(401, revoked);
+    app.wait(1);
+    let path = format!("/users/{}", app.id(&new));
+    let deleted = app.call(Method::DELETE, &path, Some(&admin), None).await;
+    assert_eq!(deleted.status, 204);
+    let body = json!({ "email": new });
+    let made = app.post("/users", Some(&admin), body).await;
+    assert_eq!(made.status, 201);
+    list(&app, &token).await.refused(401, revoked);
+    list(&app, &sign(&claims(&app, &new))).await.ok();
+}
+
+#[tokio::test]
+async fn a_session_of_another_issuer_that_ends_meanwhile_sets_nothing_up() {
+    for (change, told) in [
+        (
+            "UPDATE user SET sessions_ended_at = 9000000000000",
+            "The access token has been revoked",
+        ),
+        (
+            "UPDATE user SET locked_at = 1, locked_reason = 'x'",
+            "The access token's subject is gone or inactive",
+        ),
+        (
+            "UPDATE user SET active = 0",
+            "The access token's subject is gone or inactive",
+        ),
+    ] {
+        let app = App::with(external()).await;
+        let token = sign(&claims(&app, "new@acme.example"));
+        let set_up = app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
+        let mut device = Authenticator::new(1);
+        let options = app
+            .post("/mfa/passkeys/options", Some(&token), Value::Null)
+            .await
+            .ok();
+        let passkey = json!({"name": "Laptop", "credential": device.create(&options.body["publicKey"])});
+        let secret = set_up.text("secret");
+        let code = json!({"secret": secret, "code": app.code(&secret)});
+        let disk = crate::support::SlowDisk::writing(&app, change).await;
+        let confirming = app.post("/mfa/setup/confirm", Some(&token), code);
+        let registering = app.post("/mfa/passkeys", Some(&token), passkey);
+        let (confirmed, registered, ()) = tokio::join!(confirming, registering, disk.go_on_soon());
+        confirmed.refused(401, told);
+        registered.refused(401, told);
+        assert!(!app.find("new@acme.example").mfa_enabled, "{change}");
+    }
 }
 
 #[tokio::test]

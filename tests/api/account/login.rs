@@ -211,7 +211,7 @@ async fn what_is_no_challenge_or_no_code_is_refused() {
     let app = App::with(expired).await;
     app.wait(24 * 3600);
     let token = app
-        .login("phone@acme.example")
+        .login("new@acme.example")
         .await
         .ok()
         .text("passwordChangeToken");
@@ -292,6 +292,63 @@ async fn an_expired_password_is_replaced_before_anything_else() {
     assert_eq!(answer.body["passwordExpired"], false);
     let old = app.post("/mfa/setup", Some(&old_session), Value::Null).await;
     assert_eq!(old.status, 401, "old sessions ended");
+}
+
+/// Otherwise somebody with an old password from a leak could set a new one, and end the user's sessions.
+#[tokio::test]
+async fn an_expired_password_is_replaced_after_the_second_factor_alone() {
+    let organization = OrganizationSettings {
+        password_expiration_days: Some(1),
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..Plan::default()
+    })
+    .await;
+    let phone = "phone@acme.example";
+    let refresh = async |token: String| {
+        let body = json!({ "refreshToken": token });
+        app.post("/auth/refresh", None, body).await
+    };
+    let change = async |token: &str, new: &str| {
+        let body = json!({ "passwordChangeToken": token, "newPassword": new });
+        app.post("/auth/change-expired-password", None, body).await
+    };
+    let session = app.log_in_with_code(phone).await.text("refreshToken");
+    app.wait(24 * 3600);
+    let answer = app.login(phone).await.ok();
+    for flag in ["mfaRequired", "passwordExpired"] {
+        assert_eq!(answer.body[flag], true, "{flag}");
+    }
+    let token = answer.text("passwordChangeToken");
+    let first = "Verify the second factor first: POST /auth/verify-mfa";
+    change(&token, "another good password").await.refused(400, first);
+    app.verify(&token, "ABCD-EFGH-JKMN-PQRS")
+        .await
+        .refused(401, "Invalid MFA code");
+    change(&token, "another good password").await.refused(400, first);
+    let session = refresh(session).await.ok().text("refreshToken");
+    assert_eq!(app.login(phone).await.ok().body["mfaRequired"], true);
+
+    let sessions = app.count("SELECT count(*) FROM session");
+    app.verify(&token, &app.code(SECRET))
+        .await
+        .refused(403, "The password has expired. Replace it, then log in again");
+    assert_eq!(app.count("SELECT count(*) FROM session"), sessions);
+    app.wait(30);
+    app.verify(&token, &app.code(SECRET))
+        .await
+        .refused(401, "The MFA challenge is invalid or has expired");
+    change(&token, "another good password").await.ok();
+    let dead = "The password change token is invalid or has expired";
+    change(&token, "yet another password").await.refused(401, dead);
+    assert_eq!(refresh(session).await.status, 401);
+    let answer = app.login_as(phone, "another good password").await.ok();
+    assert_eq!(answer.body["passwordExpired"], false);
+    app.verify(&answer.text("mfaChallengeToken"), &app.code(SECRET))
+        .await
+        .ok();
 }
 
 #[tokio::test]

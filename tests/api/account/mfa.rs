@@ -2,7 +2,7 @@ use jiff::SignedDuration;
 use latchkey::domain::account::OrganizationSettings;
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::{Settings, housekeeping};
-use latchkey::store::sweep::UserRange;
+use latchkey::store::expiry::UserRange;
 use serde_json::{Value, json};
 
 use super::app::{App, Plan, SECRET, entry};
@@ -272,7 +272,7 @@ async fn suspended_factors_are_destroyed_after_their_time() {
         let found = app
             .services
             .store
-            .read(|db| latchkey::store::sweep::find_suspended(db, &UserRange::ALL, after));
+            .read(|db| latchkey::store::expiry::find_suspended(db, &UserRange::ALL, after));
         found.expect("read").iter().filter(|user| **user == id).count()
     };
     assert_eq!(count(), 1);
@@ -338,6 +338,34 @@ async fn a_recovery_code_that_logs_somebody_in_is_told_to_its_owner() {
         .refused(401, "Invalid MFA code");
     assert_eq!(owed(), 0);
     app.verify(&challenge, &codes[0]).await.ok();
+    assert_eq!(owed(), 1);
+}
+
+#[tokio::test]
+async fn a_recovery_code_that_steps_a_session_up_is_told_to_its_owner() {
+    let settings = Settings {
+        mail: true,
+        ..Settings::default()
+    };
+    let app = App::with(Plan {
+        settings,
+        ..Plan::default()
+    })
+    .await;
+    let token = app.token("new@acme.example").await;
+    let (_, codes) = enrol(&app, &token).await;
+    let step_up = async |code: &str| {
+        app.post("/auth/step-up", Some(&token), json!({ "code": code }))
+            .await
+    };
+    let owed = || {
+        app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%stepped up a session with a recovery code of your account new@acme.example%'")
+    };
+    step_up("ABCD-EFGH-JKMN-PQRS")
+        .await
+        .refused(400, "Invalid MFA code");
+    assert_eq!(owed(), 0);
+    step_up(&codes[0]).await.ok();
     assert_eq!(owed(), 1);
 }
 

@@ -251,6 +251,36 @@ async fn a_step_up_is_asked_for_done_and_lapses() {
 }
 
 #[tokio::test]
+async fn right_codes_use_up_no_step_ups() {
+    let organization = OrganizationSettings {
+        step_up_minutes: Some(1),
+        ..Default::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        limits: Some(latchkey::limiter::Limits::default()),
+        ..Plan::default()
+    })
+    .await;
+    let token = app
+        .log_in_with_code("phone@acme.example")
+        .await
+        .text("accessToken");
+    let step_up = async |code: String| {
+        app.post("/auth/step-up", Some(&token), json!({ "code": code }))
+            .await
+    };
+    for _ in 0..6 {
+        app.wait(60);
+        step_up(app.code(SECRET)).await.ok();
+    }
+    for _ in 0..5 {
+        step_up("000000".into()).await.refused(400, "Invalid MFA code");
+    }
+    assert_eq!(step_up("000000".into()).await.status, 429);
+}
+
+#[tokio::test]
 async fn who_has_no_second_factor_cannot_step_up() {
     let app = App::new().await;
     let token = app.token("new@acme.example").await;

@@ -15,6 +15,18 @@ const LOCKED: &str = "The account is locked. Ask an administrator to unlock it";
 
 /// An app that sends mail, where MFA is required.
 async fn app(server: &MailServer, organization: OrganizationSettings) -> App {
+    let mfa_required = true;
+    app_where(
+        server,
+        OrganizationSettings {
+            mfa_required,
+            ..organization
+        },
+    )
+    .await
+}
+
+async fn app_where(server: &MailServer, organization: OrganizationSettings) -> App {
     App::with(Plan {
         settings: Settings {
             mail: true,
@@ -22,7 +34,6 @@ async fn app(server: &MailServer, organization: OrganizationSettings) -> App {
             ..Settings::default()
         },
         organization: OrganizationSettings {
-            mfa_required: true,
             security_contact: Some("security@acme.example".into()),
             ..organization
         },
@@ -248,6 +259,106 @@ async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_de
         mails(&app, &server).await[0].header("Subject"),
         "Your second factor was restored (ACME)"
     );
+}
+
+/// Enrols a device as somebody who knows the password, uses it, and disables MFA with it. Returns its secret.
+async fn enrol_and_disable(app: &App, email: &str) -> String {
+    let theirs = enrol(app, email, None).await;
+    app.wait(30);
+    let challenge = app.challenge(email).await;
+    let session = app.verify(&challenge, &app.code(&theirs)).await.ok();
+    app.wait(30);
+    let code = json!({ "code": app.code(&theirs) });
+    app.post("/mfa/disable", Some(&session.text("accessToken")), code)
+        .await
+        .ok();
+    theirs
+}
+
+async fn opens(app: &App, email: &str, secret: &str) -> bool {
+    app.wait(30);
+    let challenge = app.challenge(email).await;
+    app.verify(&challenge, &app.code(secret)).await.status == 200
+}
+
+/// Otherwise somebody who had the user's factors reset would get their own restored in the user's name, for good.
+#[tokio::test]
+async fn what_a_thief_set_up_and_had_taken_is_not_restored_where_nobody_chose_it() {
+    let server = MailServer::start();
+    let app = app_where(&server, OrganizationSettings::default()).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let phone = "phone@acme.example";
+    app.reset_of(&admin, phone).await.ok();
+    let reset_at = format!("{:.3}", app.clock.now());
+    let link = token(&mails(&app, &server).await, phone);
+    let theirs = enrol_and_disable(&app, phone).await;
+    let disabled_at = format!("{:.3}", app.clock.now());
+    report(&app, &link).await.ok();
+
+    let refusal = format!(
+        "Factors were removed more than once: {reset_at}, {disabled_at}. Choose one of these times with takenBefore \
+         or --taken-before. Those removed later were set up after the first were removed, perhaps by somebody else"
+    );
+    restore(&app, &admin, phone).await.refused(409, &refusal);
+    app.login(phone).await.refused(403, LOCKED);
+    assert!(!app.find(phone).mfa_enabled);
+    let entry = app
+        .entries()
+        .into_iter()
+        .rfind(|e| e["eventType"] == "USER_FACTORS_RESTORE");
+    assert_eq!(entry.expect("an entry")["result"], "DENIED");
+
+    let path = format!("/users/{}/restore-factors?takenBefore={reset_at}", app.id(phone));
+    app.post(&path, Some(&admin), Value::Null).await.ok();
+    assert!(!opens(&app, phone, &theirs).await);
+    assert!(opens(&app, phone, SECRET).await);
+}
+
+#[tokio::test]
+async fn what_is_restored_by_agreement_is_what_was_there_when_it_was_asked_for() {
+    let server = MailServer::start();
+    let rule = OrganizationSettings {
+        admin_on_admin: AdminOnAdmin::SecondAdmin,
+        ..OrganizationSettings::default()
+    };
+    let app = app_where(&server, rule).await;
+    let admin = app.minted(app.id("boss@acme.example")).await;
+    let second = app.minted(app.id("second@acme.example")).await;
+    let phone = "phone@acme.example";
+    app.sql(&format!(
+        "UPDATE user SET role = 'org-admin' WHERE email = '{phone}'"
+    ));
+    restore(&app, &admin, phone)
+        .await
+        .refused(400, "There are no factors to restore");
+    let asked = app.reset_of(&admin, phone).await.text("approvalId");
+    let approve = format!("/approvals/{asked}/approve");
+    app.post(&approve, Some(&second), Value::Null).await.ok();
+    let reset_at = format!("{:.3}", app.clock.now());
+    mails(&app, &server).await;
+
+    let asked = restore(&app, &admin, phone).await;
+    assert_eq!(asked.status, 202, "{}", asked.body);
+    let theirs = enrol_and_disable(&app, phone).await;
+    let path = format!("/approvals/{}", asked.text("approvalId"));
+    let shown = app.call(Method::GET, &path, Some(&second), None).await.ok();
+    assert_eq!(shown.body["takenAt"], json!(reset_at));
+    let told = mails(&app, &server).await;
+    let told = told
+        .iter()
+        .find(|mail| mail.to == ["second@acme.example"])
+        .expect("asked");
+    let what = format!(
+        "the second factor that was removed on {}Z, of phone",
+        &reset_at[..19]
+    );
+    assert!(told.text.contains(&what), "{}", told.text);
+
+    app.post(&format!("{path}/approve"), Some(&second), Value::Null)
+        .await
+        .ok();
+    assert!(!opens(&app, phone, &theirs).await);
+    assert!(opens(&app, phone, SECRET).await);
 }
 
 #[tokio::test]
@@ -560,6 +671,10 @@ async fn an_admin_who_acts_soon_after_a_reset_raises_one_alarm() {
     enrol(&app, second, None).await;
     enrol(&app, "phone@acme.example", None).await;
     app.wait(3600);
+    let [own, _other] = [app.minted(app.id(second)).await, app.minted(app.id(second)).await];
+    let ended = app.call(Method::DELETE, "/account/sessions", Some(&own), None);
+    ended.await.ok();
+    assert_eq!(app.entries().pop().unwrap()["eventType"], "USER_SESSIONS_END");
     housekeeping::tidy(&app.services).await;
     let alarms = || app.count("SELECT count(*) FROM audit_entry WHERE event_type = 'USER_RESET_ALARM'");
     assert_eq!(alarms(), 0, "their own accounts are all that they touched");

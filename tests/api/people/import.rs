@@ -198,7 +198,7 @@ async fn a_store_that_fails_half_way_leaves_nobody() {
 async fn what_is_no_such_file_or_organisation_is_refused() {
     let app = TestApp::new().await;
     let told = async |text: &str| try_import(&app, text, CSV).await.unwrap_err().to_string();
-    assert_eq!(told("").await, "There is nobody in the file");
+    assert_eq!(told("").await, "The file contains no users");
     assert_eq!(
         told("email,rolle\na@acme.example,org-admin\n").await,
         "The first line must name the columns, of which there are email, name, role; it has \"rolle\""

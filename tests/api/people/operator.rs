@@ -70,6 +70,7 @@ async fn the_users_notice_says_that_it_was_the_operator_and_has_the_way_to_objec
     // The factors are suspended like any others.
     let restore = AccountOrder::RestoreFactors {
         user: named(&app.developer),
+        taken_before: None,
     };
     let restored = order(&app, restore).await.unwrap();
     assert_eq!(

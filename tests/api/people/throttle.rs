@@ -1,6 +1,7 @@
 //! Nobody locks anybody else out: what strangers try uses up what strangers have.
 
 use jiff::SignedDuration;
+use latchkey::domain::account::OrganizationSettings;
 use latchkey::domain::second_factor::{TotpSecret, time_step};
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::Settings;
@@ -93,6 +94,35 @@ async fn a_stranger_uses_up_their_own_attempts_and_not_the_users() {
             .header("ratelimit-policy")
             .starts_with("\"login-by-account\"")
     );
+}
+
+/// Somebody who knows the password is not kept from logging in, only from ending what the user has begun.
+#[tokio::test]
+async fn a_stranger_with_the_password_does_not_end_the_set_up_that_the_user_is_at() {
+    let app = TestApp::with(Setup {
+        limits: Limits::off(),
+        acme: OrganizationSettings {
+            mfa_required: true,
+            ..OrganizationSettings::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let login = log_in(&app, Place(HOME, ""), MEMBER, PASSWORD).await;
+    let user = app.bearer(login.assert_ok()["accessToken"].as_str().expect("a token"));
+    let set_up = user.send(Method::POST, "/api/v1/mfa/setup", None, &[]).await;
+    let secret = set_up.assert_ok()["secret"].as_str().expect("text").to_owned();
+    for _ in 0..=100 {
+        app.advance(SignedDuration::from_millis(1));
+        log_in(&app, Place(ELSEWHERE, ""), MEMBER, PASSWORD)
+            .await
+            .assert_ok();
+    }
+    let totp =
+        TotpSecret::from_bytes(&data_encoding::BASE32_NOPAD.decode(secret.as_bytes()).unwrap()).unwrap();
+    let code = totp.code(time_step(app.services.clock.now()));
+    let body = json!({ "secret": secret, "code": code });
+    user.post("/api/v1/mfa/setup/confirm", body).await.assert_ok();
 }
 
 #[tokio::test]

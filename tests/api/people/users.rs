@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use latchkey::domain::account::{OrganizationSettings, Role};
 use latchkey::limiter::{Limit, Limits};
-use latchkey::service::reset::record_floods;
+use latchkey::service::refusals::record_floods;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use latchkey::plugin_host::base_question;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest, before, denying};
-use crate::plugins::{assert_denied, bind, fixture, install, path};
-use crate::support::{Caller, DEVELOPER, TestApp};
+use crate::plugins::{PLUGINS, assert_denied, bind, fixture, install, path};
+use crate::support::{Caller, DEVELOPER, TestApp, enrol};
 
 /// A guest of this version whose `before-reset` has this body.
 fn version(version: &'static str, body: &str) -> Vec<u8> {
@@ -313,6 +314,39 @@ async fn a_blank_ticket_is_none() {
         assert_denied(&admin.post(&reset, body).await, "ticket-missing");
     }
     admin.post(&reset, json!({ "ticket": "HD-1" })).await.assert_ok();
+}
+
+/// What a policy sees of the past is its own manifest's to say, so that binding another one changes no answer of it.
+#[tokio::test]
+async fn history_reaches_as_far_back_as_each_policy_asks_whatever_others_ask() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let rules = install(&admin, fixture("cel-rules")).await; // 30 days
+    let seen = json!({ "name": "seen", "when": "question.history.ofTarget.size() > 0", "then": "deny", "message": "Seen." });
+    let terms = json!({ "config": { "rules": [seen] }, "limits": { "deadlineMs": 1000 } });
+    assert_eq!(bind(&admin, &rules, terms).await.status.as_u16(), 201);
+    let budget = install(&admin, fixture("reset-budget")).await; // 90 days
+    let terms =
+        json!({ "config": { "perUser": { "max": 9, "days": 90 } }, "limits": { "deadlineMs": 1000 } });
+    assert_eq!(bind(&admin, &budget, terms).await.status.as_u16(), 201);
+
+    admin.reset(DEVELOPER).await.assert_ok();
+    for days in [31, 29] {
+        app.advance(SignedDuration::from_hours(24 * days));
+        enrol(&app.services, app.developer.id).await;
+        let again = app.admin().await.reset(DEVELOPER).await;
+        match days {
+            31 => drop(again.assert_ok()),
+            _ => assert_denied(&again, "seen"),
+        }
+    }
+    let admin = app.admin().await;
+    let replay = format!("{PLUGINS}/{rules}/replay");
+    let report = admin.post(&replay, json!({ "since": "80d" })).await;
+    let report = report.assert_ok();
+    assert_eq!(report["clean"], true, "{report}");
+    assert_eq!(report["resets"], 3, "{report}");
+    assert_eq!(report["same"], report["compared"], "{report}");
 }
 
 /// A call under way finishes on the version that it began with; what it decided is then judged again by

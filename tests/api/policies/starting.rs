@@ -46,7 +46,7 @@ async fn whoever_asks_for_nothing_that_is_to_be_compiled_is_served_at_once() {
     assert_eq!(failure["cause"], "instantiation", "{entry}");
     let detail = failure["detail"].as_str().unwrap();
     assert!(
-        detail.contains("it is being compiled since the server started"),
+        detail.contains("it has been compiling since the server started"),
         "{detail}"
     );
     // A change of the policies meanwhile does not wait for it, either.

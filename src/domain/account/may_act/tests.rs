@@ -53,9 +53,9 @@ fn settings(help_desk_enabled: bool, admin_on_admin: AdminOnAdmin) -> Organizati
     }
 }
 
-/// Every answer there is, written down by hand: a row for each verb; on oneself, a member, somebody at the
-/// help desk, another admin. `y` yes, `2` with a second admin, `x` forbidden, `-` the role is missing. The
-/// operator has no account to do anything to, and is bound by no rule between accounts.
+/// All answers, written down by hand: a row for each verb; the columns are oneself, a member, the help desk and
+/// another admin. `y` yes, `2` with a second admin, `x` forbidden, `-` the role is missing. The operator has no
+/// account to act on, and is not bound by rules between accounts.
 #[test]
 #[expect(clippy::match_same_arms, reason = "a table: a row for each verb and rule")]
 fn the_whole_table() {

@@ -1,5 +1,5 @@
-//! The signed checkpoints: what they vouch for, what they contradict, and which of them no longer count
-//! because their log was given up.
+//! The signed checkpoints: what they vouch for, what they contradict, and which of them no longer count because
+//! their log was given up.
 
 use super::super::checkpoint::LogKey;
 use super::super::frontier::Fit;
@@ -8,25 +8,26 @@ use super::Verifier;
 use super::keys::retired;
 use super::places::hash_was_wrong;
 
-/// An entry that says that a log was given up.
+/// An entry that records that a log was given up.
 #[derive(Debug)]
 pub(super) struct Abandonment {
-    /// The log.
+    /// Name of the log.
     pub origin: String,
-    /// The entry; the log's checkpoints over more entries than stand before it no longer count.
+    /// Sequence of the entry; checkpoints of the log that cover more entries than precede it no longer count.
     pub sequence: u64,
-    /// The key of the log that followed, which has signed that it was given up.
+    /// Key of the log that followed, which signed the statement that this one was given up; `None` if no valid
+    /// statement was found.
     pub by: Option<LogKey>,
-    /// Another log that is trusted has signed that entry. Until then anybody may have written it.
+    /// Whether another trusted log has signed that entry. Until then anybody may have written it.
     pub vouched: bool,
-    /// What it means, in one sentence.
+    /// What happened, in one sentence.
     pub text: String,
 }
 
-/// So many that were compared are kept before they are dropped together.
+/// Number of compared checkpoints kept before they are dropped together.
 const ANCHORS_KEPT: usize = 1024;
 
-/// A checkpoint that does not fit, unless its log was given up; it stands for the larger ones of the same kind.
+/// A checkpoint that does not match, unless its log was given up; it stands for the larger ones of the same kind.
 #[derive(Debug)]
 pub(super) struct Contradiction {
     anchor: Anchor,
@@ -36,7 +37,7 @@ pub(super) struct Contradiction {
 }
 
 impl Verifier {
-    /// A further checkpoint, found on the way.
+    /// Adds a checkpoint found on the way.
     pub fn anchor(&mut self, anchor: Anchor) {
         let size = anchor.checkpoint.size;
         if size < self.frontier.size() {
@@ -50,7 +51,7 @@ impl Verifier {
         }
         let later = &self.anchors[self.next_anchor..];
         let at = later.partition_point(|other| other.checkpoint.size <= size);
-        // The same one may be repeated as often as a file is long. One with a name of its own is told apart.
+        // A file may repeat the same checkpoint on every line. One from another source is kept separately.
         let known = later[..at].iter().rev();
         let mut known = known.take_while(|other| other.checkpoint.size == size);
         if !known.any(|other| *other == anchor) {
@@ -58,7 +59,7 @@ impl Verifier {
         }
     }
 
-    /// Leaves out the checkpoints over fewer than `size` entries: there is nothing to compare them with.
+    /// Skips the checkpoints over fewer than `size` entries: there is nothing to compare them with.
     pub(super) fn pass_anchors(&mut self, size: u64) {
         let rest = &self.anchors[self.next_anchor..];
         let passed = rest.partition_point(|anchor| anchor.checkpoint.size < size);
@@ -89,7 +90,7 @@ impl Verifier {
                 break;
             }
             self.next_anchor += 1;
-            // A key that was changed because it leaked may be somebody else's by now.
+            // A key that was changed because it leaked may be in someone else's hands by now.
             if let Some(by) = self.retired_by(&anchor.checkpoint) {
                 let (last, text) = (size.saturating_sub(1), retired(&anchor.source, size, by));
                 self.findings.add(Tampering::ForgedCheckpoint, last, last, text);
@@ -101,7 +102,7 @@ impl Verifier {
             }
             match fit {
                 Fit::Yes | Fit::IfHashWasWrong(_) => {
-                    // The same one may be kept in several places.
+                    // The same checkpoint may be stored in several places.
                     let another = self.report.checkpoints == 0 || self.report.vouched_size != size;
                     self.report.checkpoints += u64::from(another);
                     self.report.vouched(size);
@@ -116,7 +117,7 @@ impl Verifier {
                         self.contradict(anchor, Tampering::Rewritten, from);
                         continue;
                     }
-                    // What is wrong below explains it, and one checkpoint that fails explains the next.
+                    // A problem below explains it, and one checkpoint that fails explains the next.
                     if !self.anchor_failed && !self.findings.concern(from, size) {
                         let last = size.saturating_sub(1);
                         let text = rewritten(from, last, &anchor.source);
@@ -141,26 +142,27 @@ impl Verifier {
         }
     }
 
-    /// The checkpoints over more entries than are here.
+    /// Handles the checkpoints over more entries than are present.
     pub(super) fn beyond_the_end(&mut self) {
         let size = self.frontier.size();
         self.report.size = size;
         self.report.root = self.frontier.root().map(hex::encode);
         let rest = self.anchors.split_off(self.next_anchor);
-        // The last that counts in any case is over the most of those.
+        // The last checkpoint that is certain to count covers the most of those that count.
         let counts = rest.iter().rposition(|anchor| !self.is_given_up(anchor));
         for anchor in rest.into_iter().skip(counts.unwrap_or(0)) {
             self.contradict(anchor, Tampering::CutOff, size);
         }
     }
 
-    /// Whether an entry so far says that the checkpoint no longer counts. It need not be true.
+    /// Returns whether an entry so far claims that the checkpoint no longer counts. The claim need not be true.
     fn is_given_up(&self, anchor: &Anchor) -> bool {
         self.abandoned.iter().any(|abandonment| abandonment.voids(anchor))
     }
 
-    /// Whether a log that is trusted, or was one until another that is trusted gave it up, says that it followed: the
-    /// server signs over any entry, and under any name that stands in the database.
+    /// Returns whether the log that followed has made a valid statement and is trusted, or was given up in turn by
+    /// one that is. A checkpoint over the entry is not enough: the server signs over any entry, and under any log
+    /// name that the database holds.
     fn followed(&self, abandonment: &Abandonment) -> bool {
         let given_up = |origin: &str| self.abandoned.iter().any(|later| later.origin == origin);
         let retired = |key: &LogKey| self.retired_before(key, abandonment.sequence).is_some();
@@ -168,7 +170,8 @@ impl Verifier {
         by.is_some_and(|by| (self.keys.contains(by) || given_up(by.origin())) && !retired(by))
     }
 
-    /// They come in the order of their sizes: where one need not fit, the larger ones of its log need not either.
+    /// Records a mismatch. Called in ascending order of size: where one checkpoint need not match, the larger
+    /// ones of its log need not either.
     fn contradict(&mut self, anchor: Anchor, kind: Tampering, from: u64) {
         let largest = anchor.checkpoint.size;
         let same = |known: &&mut Contradiction| {
@@ -188,8 +191,8 @@ impl Verifier {
         }
     }
 
-    /// What does not fit is wrong, but for the checkpoints of a log that was given up, as another log that is
-    /// trusted has signed.
+    /// Reports every mismatch as wrong, except checkpoints of a log whose giving up another trusted log has
+    /// signed.
     pub(super) fn judge_contradictions(&mut self) {
         // The newest first: whoever trusts the log in use is led back to those before it.
         for abandonment in std::mem::take(&mut self.abandoned).into_iter().rev() {
@@ -230,7 +233,7 @@ impl Verifier {
                 });
                 continue;
             }
-            // One that fails explains the next.
+            // One mismatch explains the next.
             let told = &mut told[usize::from(kind == Tampering::CutOff)];
             if std::mem::replace(told, true) {
                 continue;

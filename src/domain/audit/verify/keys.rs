@@ -1,5 +1,5 @@
-//! Which keys count: those that were given, and those that they vouch for on the way. And what a key that was
-//! retired has still to say: nothing after its last word.
+//! Which keys are trusted: the given ones and those that they vouch for on the way. And what a retired key can
+//! still vouch for: nothing after the entry that retired it.
 
 use super::super::checkpoint::{Checkpoint, CheckpointError, LogKey, LogKeys};
 use super::super::frontier::Fit;
@@ -7,7 +7,7 @@ use super::super::key_change::KeyChange;
 use super::super::report::{Anchor, FINDINGS_LISTED, Tampering};
 use super::Verifier;
 
-/// Checkpoints that may wait for their key; an installation keeps some thousands.
+/// Maximum checkpoints that may wait for their key; an installation has some thousands.
 const WAITING: usize = 1 << 16;
 
 /// A change of keys that an entry records.
@@ -15,19 +15,19 @@ const WAITING: usize = 1 << 16;
 pub(super) struct Changed {
     sequence: u64,
     from: LogKey,
-    /// The key before has signed it.
+    /// Whether the previous key signed it.
     vouched: bool,
 }
 
-/// A checkpoint of a log that is trusted, by a key that is not, or not yet.
+/// A checkpoint of a trusted log, signed with a key that is not trusted, or not yet.
 #[derive(Debug)]
 pub(super) struct Waiting {
     note: String,
     told: Checkpoint,
     source: String,
-    /// How it fits, where that could be seen when it came.
+    /// How it matched, if that could be determined on arrival.
     fit: Option<Fit>,
-    /// That no key counts that has signed it, is a finding; else only worth knowing.
+    /// Whether it is a finding if no trusted key signed it; otherwise it is only a remark.
     must_count: bool,
 }
 
@@ -39,23 +39,23 @@ impl Verifier {
         }
     }
 
-    /// Trusts the keys that what is checked names itself, for want of others.
+    /// Trusts the keys named in the checked data itself, for lack of others.
     pub fn trust_own(&mut self, keys: &LogKeys) {
         self.report.trusted_own_keys = true;
         self.trust(keys);
     }
 
-    /// The keys that are trusted so far.
+    /// Returns the keys trusted so far.
     #[must_use]
     pub fn keys(&self) -> &LogKeys {
         &self.keys
     }
 
-    /// A checkpoint that somebody says is of this log. Where no key counts that has signed it, it waits: an
-    /// entry may vouch for its key, or show that it was the key before.
+    /// Offers a checkpoint that is claimed to be of this log. If no trusted key signed it, it waits: an entry may
+    /// vouch for its key, or show that it was the previous key.
     ///
     /// # Errors
-    /// [`CheckpointError`] when it can't count, whatever comes.
+    /// [`CheckpointError`] if it can't count, whatever follows.
     pub fn offer(&mut self, note: &str, source: &str, must_count: bool) -> Result<(), CheckpointError> {
         let error = match self.keys.open(note) {
             Ok(checkpoint) => {
@@ -85,7 +85,7 @@ impl Verifier {
         }
     }
 
-    /// An entry that says that the key was changed.
+    /// Handles an entry that records a change of the key.
     pub(super) fn key_changed(&mut self, sequence: u64, change: KeyChange) {
         if self.changed.len() == FINDINGS_LISTED {
             let text = "the key was changed more often than can be checked".to_owned();
@@ -134,7 +134,7 @@ impl Verifier {
         });
     }
 
-    /// The entry by which the key of a checkpoint was retired, where it is over more than that.
+    /// Returns the entry that retired the key of a checkpoint, if the checkpoint covers more than that entry.
     pub(super) fn retired_by(&self, checkpoint: &Checkpoint) -> Option<u64> {
         // Its last word is over the entry itself.
         self.retired_before(checkpoint.key.as_ref()?, checkpoint.size.saturating_sub(1))
@@ -146,7 +146,8 @@ impl Verifier {
         self.changed.iter().find(retired).map(|change| change.sequence)
     }
 
-    /// What waits for its key at the end: that of a key before one that counts is in order, where it fits.
+    /// Settles the checkpoints still waiting at the end: one by the predecessor of a trusted key is in order if
+    /// it matches.
     pub(super) fn settle_waiting(&mut self) {
         let signed = self.report.vouched_size;
         for waiting in std::mem::take(&mut self.waiting) {
@@ -157,7 +158,8 @@ impl Verifier {
                 fit,
                 must_count,
             } = waiting;
-            // Who signed over the entry says which key was before; what it signed until then is its own.
+            // A trusted signature over that entry confirms which key was the previous one; what that key signed
+            // up to there is genuine.
             let of = |change: &&Changed| {
                 change.sequence < signed && LogKeys::new(vec![change.from.clone()]).open(&note).is_ok()
             };

@@ -1,4 +1,4 @@
-//! Entries at the wrong place, and hashes that were changed instead of entries.
+//! Entries in the wrong place, and changes of hashes instead of entries.
 
 use super::super::frontier::Doubt;
 use super::super::record::Record;
@@ -6,9 +6,9 @@ use super::super::report::{Findings, Tampering};
 use super::{REMEMBERED, Verifier};
 
 impl Verifier {
-    /// An entry that should have come before.
+    /// Handles an entry that should have come before.
     pub(super) fn out_of_order(&mut self, sequence: u64) {
-        // They do not overlap, so that the last one that begins before the place is the one.
+        // Holes do not overlap, so the last one that begins before the entry is the right one.
         let hole = self
             .holes
             .range(..=(sequence, u64::MAX))
@@ -20,7 +20,7 @@ impl Verifier {
             self.findings.add(Tampering::Duplicated, sequence, sequence, text);
             return;
         };
-        // It is not missing after all; what else was missing still is.
+        // The entry is not missing after all; the rest of the hole still is.
         self.holes.remove(&(first, last));
         self.findings.withdraw(finding);
         if first < sequence {
@@ -54,7 +54,7 @@ impl Verifier {
         }
     }
 
-    /// Which edited entries are only at the wrong place.
+    /// Finds edited entries that are only in the wrong place.
     pub(super) fn try_places(&mut self) {
         for (finding, record) in &self.suspects {
             let place = self

@@ -1,4 +1,4 @@
-//! What was erased, pruned or given up, against the entries that record it.
+//! Compares what was erased, pruned or given up with the entries that record it.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
@@ -12,16 +12,16 @@ use super::super::report::{FINDINGS_LISTED, Tampering};
 use super::anchors::Abandonment;
 use super::{REMEMBERED, Verifier};
 
-/// How much later than the time before which entries were pruned an entry before one of them may be. Entries stand in
-/// the order of their times, but for what was under way at once and clocks that were wrong for a while.
+/// How much later than a pruning's `before` an entry ahead of a pruned one may be. Entries are in the order of
+/// their times, except for concurrent ones and for clocks that were wrong for a while.
 const OUT_OF_ORDER: SignedDuration = SignedDuration::from_hours(24);
 
-/// The times that whole entries bear, in the order of the trail.
+/// The times of whole entries, in the order of the trail.
 #[derive(Debug, Default)]
 pub(super) struct Times {
-    /// The latest, since the clock last went back.
+    /// Latest time since the clock last went back.
     latest: Option<Timestamp>,
-    /// Where it went back, and to when: what was before bore a wrong time.
+    /// Where the clock went back, and to when: earlier entries had a wrong time.
     rewinds: Vec<(u64, Timestamp)>,
 }
 
@@ -38,7 +38,8 @@ impl Times {
         }
     }
 
-    /// Whether a signed entry after `place` shows that `time` was wrong: anybody can append an unsigned one.
+    /// Returns whether a signed entry after `place` shows that `time` was wrong. Unsigned ones do not count,
+    /// since anybody can append them.
     fn were_wrong(&self, place: u64, time: Timestamp, signed: u64) -> bool {
         self.rewinds.iter().any(|(sequence, at)| {
             (place + 1..signed).contains(sequence) && time.duration_since(*at) > OUT_OF_ORDER
@@ -47,7 +48,7 @@ impl Times {
 }
 
 impl Verifier {
-    /// Counts what was removed, and compares it with what an entry says was removed.
+    /// Counts what was removed, and compares it with what an entry records as removed.
     pub(super) fn check_removals(&mut self, record: &Record) {
         let sequence = record.sequence;
         let (body, actor, subject) = match &record.content {
@@ -129,7 +130,7 @@ impl Verifier {
             self.findings
                 .add(Tampering::RemovalNotRecorded, first, sequence, text);
         } else {
-            // A file that begins later does not have all that was removed.
+            // A file that begins later does not have everything that was removed.
             self.note(format!(
                 "entry {sequence} records a removal of which {count} parts are in this file"
             ));
@@ -141,18 +142,18 @@ impl Verifier {
         let Some(origin) = details.get("abandonedOrigin").and_then(Value::as_str) else {
             return;
         };
-        // A restore does not know how many there were.
+        // A restore does not know how many newer entries there were.
         let lost = details.get("checkpointSize").and_then(Value::as_u64).map_or_else(
             || "any newer".to_owned(),
             |size| format!("{} newer", size.saturating_sub(sequence)),
         );
-        // Without its word for it, anybody may have written the entry.
+        // Without a valid statement of the log that followed, anybody may have written the entry.
         let given_up = LogsGivenUp::read(&details).filter(|given_up| given_up.check(sequence).is_ok());
         let (origins, by) = match given_up {
             Some(given_up) => (given_up.origins, Some(given_up.by)),
             None => (vec![origin.to_owned()], None),
         };
-        // With logs that the database did not know, found beside it or at the witness.
+        // Includes logs unknown to the database, found beside it or at the witness.
         for origin in origins {
             if self.abandoned.len() == FINDINGS_LISTED {
                 let text = "more logs were given up than can be checked".to_owned();
@@ -201,8 +202,9 @@ fn details(body: &Body) -> Option<Map<String, Value>> {
     serde_json::from_str(body.subject.data()?.details.as_deref()?).ok()
 }
 
-/// Why the appliance would not have removed this, if it would not. Whoever has the database but not the key can
-/// append an entry that records a removal; what is older than it says may be gone, the rest not.
+/// Returns why the appliance would not have removed this, if it would not. Somebody who has the database but not
+/// the key can append an entry that records a removal; what is older than that entry's limit may be gone, the
+/// rest not.
 fn implausible(
     pending: &Pending,
     latest: Option<Timestamp>,

@@ -1,4 +1,4 @@
-//! What changes of an organisation's settings, as the trail says it and as people are warned of it.
+//! Changes of an organisation's settings: how the trail records them and how people are warned of them.
 
 use std::fmt::Write as _;
 
@@ -13,10 +13,10 @@ use crate::service::{RequestContext, Services, notices};
 use crate::store::accounts;
 use crate::store::deliveries::OwedDelivery;
 
-/// Bytes of a webhook address's digest that are kept: enough to tell addresses apart.
+/// Bytes kept of a webhook address's digest: enough to tell addresses apart.
 const DIGEST_BYTES: usize = 8;
 
-/// Field → `{from, to}` for each setting that changes.
+/// Returns `{from, to}` for each setting that changes, by field name.
 pub(super) fn differences(
     before: &OrganizationSettings,
     after: &OrganizationSettings,
@@ -40,8 +40,8 @@ pub(super) fn differences(
         .collect())
 }
 
-/// The address of a webhook often holds a token, and entries are read by more people than settings are: where it goes,
-/// and a digest by which addresses are told apart.
+/// Reduces a webhook address to its host and a digest that tells addresses apart: the address often contains a
+/// token, and more people can read entries than settings.
 fn without_secret(url: Value) -> Value {
     let Value::String(url) = url else { return url };
     let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
@@ -51,18 +51,18 @@ fn without_secret(url: Value) -> Value {
     format!("{scheme}://{host} (sha256 {digest}…)").into()
 }
 
-/// What becomes weaker of what protects accounts, and who is told: whoever took over an admin's account loosens first
-/// and acts then.
+/// The notices about settings that weaken the protection of accounts: an attacker with an admin's account
+/// loosens the settings first and acts afterwards.
 #[derive(Clone, Debug)]
 pub(super) struct Warning {
     weakened: Vec<String>,
     pub owed: Vec<OwedDelivery>,
-    /// Owed where the trail is to be pruned sooner.
+    /// Sent if the trail will be pruned sooner.
     pub shorter: Vec<OwedDelivery>,
 }
 
 impl Warning {
-    /// Of a patch to the settings as they are now; `who` as people know them.
+    /// Prepares the warning for a patch to the current settings; `who` is the actor's name as people know it.
     pub fn of(
         services: &Services,
         id: OrganizationId,
@@ -93,7 +93,7 @@ impl Warning {
                 let _ = writeln!(body, "- {line}");
             }
             body.push_str("\nIf that is not right, change them back, and find out who did it: an administrator's account may be in other hands.\n");
-            // The contact that there was: a new one may be the attacker's.
+            // The previous contact: the new one may be the attacker's.
             let contact = organization.settings.security_contact.iter();
             let to = admins.iter().map(|admin| &admin.email).chain(contact);
             owed.extend(to.filter_map(|to| notices::mail(services, &organization, to, &subject, &body)));
@@ -108,8 +108,10 @@ impl Warning {
         })
     }
 
+    /// Checks that the changes are those that the warning was prepared for.
+    ///
     /// # Errors
-    /// [`Error::Stale`].
+    /// [`Error::Stale`] if they are not.
     pub fn still_holds(&self, before: &OrganizationSettings, after: &OrganizationSettings) -> Result<()> {
         match weakened(before, after) == self.weakened {
             true => Ok(()),
@@ -118,7 +120,7 @@ impl Warning {
     }
 }
 
-/// A line for each.
+/// Returns one line for each protection that becomes weaker.
 fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<String> {
     let mut lines = Vec::new();
     if before.mfa_required && !after.mfa_required {
@@ -130,9 +132,16 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
         );
     }
     let (was, now) = (before.enrolment_code_minutes, after.enrolment_code_minutes);
-    // A policy can ask for a code where the organisation doesn't.
+    // Relevant even if the organisation does not require a code: a policy may.
     if now > was {
         lines.push(format!("enrolmentCodeMinutes: {now} instead of {was}"));
+    }
+    let (was, now) = (before.enrolment_window_hours, after.enrolment_window_hours);
+    if now > was {
+        lines.push(format!("enrolmentWindowHours: {now} instead of {was}"));
+    }
+    if after.help_desk_enabled && !before.help_desk_enabled {
+        lines.push("helpDeskEnabled: the help desk can reset members' second factors, too".to_owned());
     }
     if let Some(was) = before.step_up_minutes {
         match after.step_up_minutes {
@@ -143,6 +152,7 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
             Some(_) => {}
         }
     }
+    lines.extend(weaker_passwords(before, after));
     if after.admin_on_admin < before.admin_on_admin {
         lines.push("adminOnAdmin: administrators have more power over each other".to_owned());
     }
@@ -157,6 +167,39 @@ fn weakened(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<
     }
     if before.webhook_url.is_some() && before.webhook_url != after.webhook_url {
         lines.push("webhookUrl: another address is called, or none".to_owned());
+    }
+    lines
+}
+
+/// Returns one line for each setting of passwords that becomes weaker.
+fn weaker_passwords(before: &OrganizationSettings, after: &OrganizationSettings) -> Vec<String> {
+    let mut lines = Vec::new();
+    let (was, now) = (before.password_min_length, after.password_min_length);
+    if now < was {
+        lines.push(format!("passwordMinLength: {now} instead of {was}"));
+    }
+    let required = |settings: &OrganizationSettings| {
+        [
+            ("passwordRequireUppercase", settings.password_require_uppercase),
+            ("passwordRequireLowercase", settings.password_require_lowercase),
+            ("passwordRequireDigit", settings.password_require_digit),
+            (
+                "passwordRequireSpecialChar",
+                settings.password_require_special_char,
+            ),
+        ]
+    };
+    for ((field, was), (_, now)) in required(before).into_iter().zip(required(after)) {
+        if was && !now {
+            lines.push(format!("{field}: no longer required"));
+        }
+    }
+    if let Some(was) = before.password_expiration_days {
+        match after.password_expiration_days {
+            None => lines.push("passwordExpirationDays: passwords no longer expire".to_owned()),
+            Some(now) if now > was => lines.push(format!("passwordExpirationDays: {now} instead of {was}")),
+            Some(_) => {}
+        }
     }
     lines
 }
@@ -191,10 +234,14 @@ mod tests {
             step_up_minutes: Some(5),
             security_contact: Some("security@acme.example".into()),
             webhook_url: Some("https://hooks.example.com/1".into()),
+            enrolment_window_hours: 12,
+            password_min_length: 14,
+            password_require_digit: true,
+            password_expiration_days: Some(90),
             ..before.clone()
         };
         assert_eq!(weakened(&before, &after), [""; 0]);
-        assert_eq!(weakened(&after, &before).len(), 5);
+        assert_eq!(weakened(&after, &before).len(), 9);
         assert_eq!(weakened(&after, &after), [""; 0]);
     }
 }

@@ -1,7 +1,7 @@
-//! Which plugin an operator means by a name or by the beginning of a digest.
+//! Resolves the plugin that an operator names by name or by a prefix of its digest.
 //!
-//! Organisations name what they install as they like: like a plugin of the node's, or like the beginning
-//! of a digest. Neither may lead an operator's order to another file than was meant.
+//! Organisations choose the names of their plugins freely, even the name of a plugin of the node or the prefix of
+//! a digest. Neither may lead an operator's order to a file that was not meant.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,18 +10,18 @@ use super::slug_of;
 use crate::domain::account::{Organization, OrganizationId};
 use crate::domain::{Error, Result};
 use crate::plugin_host::Digest;
-use crate::service::plugins::{BindingView, bound::unknown_plugin, parse_digest};
+use crate::service::plugins::{BindingView, listing::unknown_plugin, parse_digest};
 use crate::store::Connection;
 use crate::store::bindings;
 use crate::store::plugins::PluginRow;
 
-/// A digest is named by at least so many digits.
+/// Minimum digits of a digest prefix.
 const DIGITS_MIN: usize = 4;
-/// The same of a configuration: it has no name, so digits are all that is compared.
+/// Minimum digits of a configuration's digest prefix; more, since a configuration has no name to compare.
 const CONFIG_DIGITS_MIN: usize = 8;
 
-/// The plugin that a binding of `owner` can ask: the one of that name, of several versions the newest, or
-/// the one whose digest begins so. The node's and the owner's count, and nobody else's.
+/// Finds the plugin that a binding of `owner` can use: the newest version with that name, or the one whose digest
+/// has that prefix. Only the node's and the owner's plugins count.
 pub(super) fn find_usable<'a>(
     plugins: &'a [PluginRow],
     name_or_digest: &str,
@@ -37,7 +37,7 @@ pub(super) fn find_usable<'a>(
     let mut found = begun;
     found.extend(newest);
     found.sort_by_key(|plugin| plugin.digest);
-    found.dedup_by_key(|plugin| plugin.digest); // the same file, installed by both
+    found.dedup_by_key(|plugin| plugin.digest); // the same file, installed by the node and the owner
     match found[..] {
         [plugin] => Ok(plugin),
         [] => Err(unknown_plugin(name_or_digest)),
@@ -45,8 +45,8 @@ pub(super) fn find_usable<'a>(
     }
 }
 
-/// The one plugin that `owner` installed which is called so, or whose digest begins so: for what ends it. Of several
-/// versions none is meant more than the others, so all are shown.
+/// Finds the one plugin that `owner` installed with that name or digest prefix, for orders that end it. If
+/// several versions fit, none is preferred, so all are listed.
 pub(super) fn find_owned<'a>(
     plugins: &'a [PluginRow],
     name_or_digest: &str,
@@ -70,7 +70,7 @@ fn fits_several(name_or_digest: &str, found: &[&PluginRow]) -> Error {
     Error::Malformed(text)
 }
 
-/// An error with its fields named as they are typed at the command line, not as the API has them.
+/// Renames the fields of an error from the API's names to those of the command line.
 pub(super) fn as_typed(error: Error) -> Error {
     let typed = |field: String| match field.as_str() {
         "pluginDigest" => "plugin".to_owned(),
@@ -89,8 +89,8 @@ pub(super) fn as_typed(error: Error) -> Error {
     }
 }
 
-/// The one plugin of everybody's that is called so, or whose digest begins so: for what concerns
-/// everybody. With several nobody knows which is meant, so all are shown.
+/// Finds the one plugin of any owner with that name or digest prefix, for orders that affect everybody. If
+/// several fit, it is unknown which is meant, so all are listed.
 pub(super) fn find_anywhere(
     plugins: &[PluginRow],
     name_or_digest: &str,
@@ -131,7 +131,7 @@ pub(super) fn find_anywhere(
     Err(Error::Malformed(text))
 }
 
-/// A whole digest means that file, whatever others are called.
+/// Returns whether a plugin is meant. A whole digest means that file only, whatever other plugins are called.
 fn meant(plugin: &PluginRow, name_or_digest: &str) -> bool {
     if let Ok(digest) = parse_digest(name_or_digest) {
         return plugin.digest == digest.0;
@@ -141,14 +141,14 @@ fn meant(plugin: &PluginRow, name_or_digest: &str) -> bool {
             .is_some_and(|digits| hex::encode(plugin.digest).starts_with(&digits))
 }
 
-/// The beginning of a digest, as it is compared; nothing where it is none, or too short.
+/// Returns the normalised digest prefix; `None` if the text is not one, or is too short.
 fn digits(text: &str, least: usize) -> Option<String> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let fits = (least..=64).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
     fits.then(|| digits.to_ascii_lowercase())
 }
 
-/// The configuration, bound now or once, whose digest begins so, with its digest.
+/// Finds the configuration, bound now or formerly, whose digest has that prefix; returns it with its digest.
 pub(super) fn find_configuration(db: &Connection, digest: &str) -> Result<(Digest, String)> {
     let digits = digits(digest, CONFIG_DIGITS_MIN).ok_or_else(|| {
         Error::Malformed(format!(

@@ -1,4 +1,4 @@
-//! A plugin's file comes in, and an organisation is bound to it.
+//! Orders to install a plugin file and to bind it to an organisation.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,34 +10,34 @@ use crate::domain::policy::Grants;
 use crate::plugin_host::{Digest, Limits, OnFailure};
 use crate::service::plugins::install::uninstall_plugin;
 use crate::service::plugins::{
-    Manager, NewBinding, NewPlugin, PluginRow, Watch, bind_plugin, install_plugin, is_unsigned, list_plugins,
+    Manager, NewBinding, NewPlugin, Watch, bind_plugin, install_plugin, list_plugins,
 };
 use crate::service::{Services, operator};
 
-/// What to install.
+/// A plugin to install.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstallOrder {
-    /// The file.
+    /// The plugin file.
     pub file: FileText,
     /// Its minisign signature.
     pub signature: Option<String>,
-    /// Whose it must be: a minisign public key.
+    /// Minisign public key that must have signed it.
     #[serde(default)]
     pub public_key: Option<String>,
-    /// Slug of the organisation that alone may bind it; absent: everybody may.
+    /// Slug of the only organisation that may bind it; absent: everybody may.
     pub organization: Option<String>,
 }
 
-/// What to bind, and on which terms.
+/// A plugin to bind, and the terms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BindOrder {
-    /// Name of the plugin (its newest version), or the beginning of its digest.
+    /// Name of the plugin (its newest version), or a prefix of its digest.
     pub plugin: String,
     /// Slug of the organisation; absent: everybody's resets.
     pub organization: Option<String>,
-    /// On which terms.
+    /// Terms of the binding.
     #[serde(default)]
     pub terms: TermsOrder,
 }
@@ -99,18 +99,7 @@ pub(super) async fn bind(services: &Services, order: BindOrder) -> Result<Value>
     let mut said = super::show(services, &manager, bound.row.id)?;
     said["binding"] = json!(bound.row.id);
     said["name"] = json!(plugin.manifest.name);
-    warn_of_unsigned(services, plugin, &mut said);
     Ok(said)
-}
-
-/// Adds to what is said of a binding that it would not be installed today.
-pub(super) fn warn_of_unsigned(services: &Services, plugin: &PluginRow, said: &mut Value) {
-    if is_unsigned(&services.settings.plugins, plugin) {
-        let unsigned = "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed \
-                        before they were trusted. Install it again with its signature";
-        let other = said["warning"].as_str().map(|other| format!("{other}. "));
-        said["warning"] = json!(format!("{}{unsigned}", other.unwrap_or_default()));
-    }
 }
 
 pub(super) fn owner(services: &Services, slug: Option<&str>) -> Result<Option<OrganizationId>> {

@@ -1,4 +1,4 @@
-//! The terms of a binding as an operator says them. What is not said has its default, or stays as it is.
+//! The terms of a binding as an operator gives them. Absent terms have their default, or stay unchanged.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -7,33 +7,33 @@ use crate::domain::policy::{Grants, Hook, Mode};
 use crate::plugin_host::{FailureAction, FailureCause, Limits, OnFailure};
 use crate::service::plugins::{BindingPatch, BindingView};
 
-/// What an operator says of a binding's terms.
+/// The terms of a binding that an operator gives.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TermsOrder {
     /// Configuration, JSON.
     pub config: Option<Value>,
-    /// Place in the order.
+    /// Position in the order.
     pub position: Option<i64>,
-    /// When it is asked.
+    /// Hooks at which it is asked.
     pub hooks: Option<Vec<Hook>>,
     /// Whether its answers count.
     pub mode: Option<Mode>,
-    /// Effects that it may ask for: all of them.
+    /// Effects that it may ask for; this list replaces the previous one.
     pub grants: Option<Vec<String>>,
-    /// What follows when it fails.
+    /// What follows from a failure.
     pub on_failure: Vec<FailureRule>,
-    /// What one call may use up.
+    /// Limits of one call.
     pub limits: Vec<Limit>,
 }
 
-/// What follows from a failure.
+/// The action for a cause of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailureRule {
-    /// From one of this cause; absent: from one of any, apart from those that have rules beside this one.
+    /// Cause; absent: any cause that has no rule of its own beside this one.
     pub cause: Option<FailureCause>,
-    /// What.
+    /// Action for that cause.
     pub action: FailureAction,
 }
 
@@ -58,7 +58,7 @@ pub enum Limit {
 }
 
 impl TermsOrder {
-    /// What changes in a binding that is so now.
+    /// Returns the changes that these terms make to a binding.
     pub(super) fn patch(self, now: &BindingView) -> BindingPatch {
         BindingPatch {
             on_failure: (!self.on_failure.is_empty()).then(|| self.on_failure(now.on_failure.clone())),
@@ -72,7 +72,7 @@ impl TermsOrder {
         }
     }
 
-    /// The limits with those that are said, as they are said: whether they are in bounds is judged later.
+    /// Returns `limits` with the given limits replaced. Bounds are checked later.
     pub(super) fn limits(&self, mut limits: Limits) -> Limits {
         for limit in &self.limits {
             match *limit {
@@ -88,8 +88,8 @@ impl TermsOrder {
         limits
     }
 
-    /// What failures mean. A rule for any cause sweeps away what held before: who says "deny" must not
-    /// find that some cause is still skipped.
+    /// Returns the failure actions. A rule for any cause replaces all previous ones: an operator who says "deny"
+    /// must not find that some cause is still skipped.
     pub(super) fn on_failure(&self, now: OnFailure) -> OnFailure {
         let any = self.on_failure.iter().rfind(|rule| rule.cause.is_none());
         let mut on_failure = any.map_or(now, |rule| OnFailure::always(rule.action));
@@ -105,7 +105,7 @@ impl TermsOrder {
     }
 }
 
-/// What failures mean, by cause, for people and scripts.
+/// Returns the failure actions by cause, for people and scripts.
 pub(super) fn failure_actions(on_failure: &OnFailure) -> Value {
     let causes = on_failure.causes.iter();
     let mut actions: Map<_, _> = causes

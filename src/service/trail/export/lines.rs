@@ -1,4 +1,4 @@
-//! The lines of an export: written, counted and hashed.
+//! Writes, counts and hashes the lines of an export.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use super::{ExportError, Format};
 use crate::domain::audit::export::{EndLine, Line};
 use crate::domain::audit::{CSV_COLUMNS, Record, csv_cells};
 
-/// Writes lines, counts them and hashes them.
+/// Writes lines, counting and hashing them.
 pub(super) struct Lines<W: Write> {
     csv: Option<csv::Writer<W>>,
     plain: Option<W>,
@@ -17,19 +17,19 @@ pub(super) struct Lines<W: Write> {
     digest: Sha256,
 }
 
-/// What the end of an export says, to be signed.
+/// The statement at the end of an export, to be signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Claim {
-    /// Lines before the end.
+    /// Number of lines before the end.
     pub lines: u64,
-    /// SHA-256 of them, line ends included, in hexadecimal.
+    /// SHA-256 of these lines, including line ends, in hexadecimal.
     pub sha256: String,
-    /// The log's name and key under which the export began.
+    /// Name and key of the log under which the export began.
     pub log: String,
 }
 
-/// An export that lacks its end.
+/// An export that is complete except for its end line.
 pub struct Written<W: Write> {
     lines: Lines<W>,
     entries: u64,
@@ -37,16 +37,16 @@ pub struct Written<W: Write> {
 }
 
 impl<W: Write> Written<W> {
-    /// What has to be signed.
+    /// The statement to be signed.
     #[must_use]
     pub fn claim(&self) -> &Claim {
         &self.claim
     }
 
-    /// Ends it with the signed note, and says how many entries it has.
+    /// Writes the end line with the signed note. Returns the number of entries in the export.
     ///
     /// # Errors
-    /// When the file can't be written.
+    /// [`ExportError`] when the file can't be written.
     pub fn finish(mut self, signed: String) -> Result<u64, ExportError> {
         let end = EndLine {
             lines: self.claim.lines,

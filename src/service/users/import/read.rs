@@ -1,5 +1,5 @@
-//! The file of an import, read strictly: what can't be understood is told by line and field, and a cell is
-//! kept as it is, whatever a spreadsheet would make of it.
+//! Strict parsing of an import file: problems are reported by line and field, and a cell's text is kept
+//! unchanged, however a spreadsheet would interpret it.
 
 use serde_json::Value;
 
@@ -7,15 +7,15 @@ use super::{Format, Line, Refused};
 use crate::domain::account::Role;
 use crate::domain::{Error, Result};
 
-/// People in one file at most.
+/// Maximum number of users in one file.
 pub const LINES_LIMIT: usize = 100_000;
 const COLUMNS: [&str; 3] = ["email", "name", "role"];
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// The lines that can be understood, and the others.
+/// Returns the lines that can be parsed, and the refused ones.
 ///
 /// # Errors
-/// [`Error::Malformed`] where the file as a whole is no such file.
+/// [`Error::Malformed`] if the file as a whole is not in the format.
 pub fn read(bytes: &[u8], format: Format) -> Result<(Vec<Line>, Vec<Refused>)> {
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
         return malformed("The file is in UTF-16; save it as UTF-8");
@@ -26,7 +26,7 @@ pub fn read(bytes: &[u8], format: Format) -> Result<(Vec<Line>, Vec<Refused>)> {
         Format::Json => read_json(bytes)?,
     };
     if lines.is_empty() && refused.is_empty() {
-        return malformed("There is nobody in the file");
+        return malformed("The file contains no users");
     }
     if lines.len() + refused.len() > LINES_LIMIT {
         return malformed(&format!(
@@ -44,7 +44,7 @@ fn read_csv(bytes: &[u8]) -> Result<(Vec<Line>, Vec<Refused>)> {
         .from_reader(bytes);
     let mut record = csv::ByteRecord::new();
     if !reader.read_byte_record(&mut record).map_err(unreadable)? {
-        return malformed("There is nobody in the file");
+        return malformed("The file contains no users");
     }
     let columns = columns(&record)?;
     let (mut lines, mut refused) = (Vec::new(), Vec::new());
@@ -66,8 +66,8 @@ fn read_csv(bytes: &[u8]) -> Result<(Vec<Line>, Vec<Refused>)> {
     Ok((lines, refused))
 }
 
-/// Counts lines as an editor does: the parser's own count is one behind where lines end with CR LF, and
-/// takes blank lines before a record for a part of it.
+/// Counts lines as an editor does: the parser's own count is one behind if lines end with CR LF, and includes
+/// blank lines before a record in the record.
 struct LineCounter<'a> {
     bytes: &'a [u8],
     reached: usize,
@@ -75,7 +75,7 @@ struct LineCounter<'a> {
 }
 
 impl LineCounter<'_> {
-    /// The line of the record that begins at or after `byte`, which never goes back.
+    /// Returns the line of the record that begins at or after `byte`, which must not decrease between calls.
     fn line_at(&mut self, byte: u64) -> u64 {
         let byte = usize::try_from(byte).unwrap_or(usize::MAX);
         while let Some(next) = self.bytes.get(self.reached) {
@@ -90,7 +90,8 @@ impl LineCounter<'_> {
     }
 }
 
-/// A heading names the columns in any order; one that we don't know may be a misspelt one.
+/// Parses the heading, which names the columns in any order; an unknown name is refused, since it may be a
+/// typo.
 fn columns(heading: &csv::ByteRecord) -> Result<Vec<&'static str>> {
     let mut columns = Vec::new();
     for cell in heading {
@@ -102,7 +103,7 @@ fn columns(heading: &csv::ByteRecord) -> Result<Vec<&'static str>> {
             ));
         };
         if columns.contains(&known) {
-            return malformed(&format!("The column {known} is there twice"));
+            return malformed(&format!("The column {known} appears twice"));
         }
         columns.push(known);
     }
@@ -149,7 +150,7 @@ fn read_json(bytes: &[u8]) -> Result<(Vec<Line>, Vec<Refused>)> {
     let people: Vec<Value> = match serde_json::from_slice(bytes) {
         Ok(Value::Array(people)) => people,
         Ok(_) => return malformed("The file must be an array of objects with email, name and role"),
-        Err(error) => return malformed(&format!("The file is no JSON: {error}")),
+        Err(error) => return malformed(&format!("The file is not valid JSON: {error}")),
     };
     let (mut lines, mut refused) = (Vec::new(), Vec::new());
     for (at, person) in (1..).zip(&people) {
@@ -180,7 +181,7 @@ fn json_line(at: u64, person: &Value) -> Result<Line, Refused> {
     let text = |field: &'static str| match fields.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(refuse(field, "must be a text")),
+        Some(_) => Err(refuse(field, "must be a string")),
     };
     let role = text("role")?.unwrap_or_default();
     Ok(Line {
@@ -191,7 +192,7 @@ fn json_line(at: u64, person: &Value) -> Result<Line, Refused> {
     })
 }
 
-/// As on the command line and as on the wire; nothing is a member.
+/// Parses a role as written on the command line or on the wire; empty means member.
 fn read_role(text: &str) -> Option<Role> {
     match text.trim().to_lowercase().replace('_', "-").as_str() {
         "" | "member" => Some(Role::Member),
@@ -206,7 +207,7 @@ fn no_role(text: &str) -> String {
     format!("must be member, help-desk or org-admin, not {shown:?}")
 }
 
-/// Spreadsheets of some countries write semicolons, others tabs.
+/// Guesses the delimiter: spreadsheets in some locales write semicolons, others tabs.
 fn delimiter(bytes: &[u8]) -> u8 {
     let heading = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
     [b',', b';', b'\t']
@@ -216,7 +217,7 @@ fn delimiter(bytes: &[u8]) -> u8 {
 }
 
 fn unreadable(error: csv::Error) -> Error {
-    Error::Malformed(format!("The file is no CSV: {error}"))
+    Error::Malformed(format!("The file is not valid CSV: {error}"))
 }
 
 fn malformed<T>(why: &str) -> Result<T> {
@@ -256,7 +257,7 @@ mod tests {
             match text.as_bytes()[0] {
                 b'e' if text.contains('\t') => assert_eq!(said, "2 =a@x.example =1+1 Member"),
                 b'e' => assert_eq!(said, "2 a@x.example Able, Ann OrgAdmin\n3 b@x.example  Member"),
-                _ => assert_eq!(said, "There is nobody in the file"),
+                _ => assert_eq!(said, "The file contains no users"),
             }
         }
         let lines = "email,name\r\n\r\n a@x.example ,\"two\nlines\"\r\n";
@@ -282,7 +283,7 @@ mod tests {
             told(text, Format::Json),
             "1 a@x.example - Member\n\
              2 [email] is missing\n\
-             3 [email] must be a text\n\
+             3 [email] must be a string\n\
              4 [] must be an object with email, name and role\n\
              5 [] has an unknown field \"admin\"; known are email, name, role\n\
              6 [role] must be member, help-desk or org-admin, not \"root\""
@@ -292,9 +293,9 @@ mod tests {
     #[test]
     fn what_is_no_such_file_is_refused_as_a_whole() {
         for (text, format, says) in [
-            (&b""[..], Format::Csv, "There is nobody in the file"),
-            (b"email\n", Format::Csv, "There is nobody in the file"),
-            (b"[]", Format::Json, "There is nobody in the file"),
+            (&b""[..], Format::Csv, "The file contains no users"),
+            (b"email\n", Format::Csv, "The file contains no users"),
+            (b"[]", Format::Json, "The file contains no users"),
             (
                 b"a@x.example,A\n",
                 Format::Csv,
@@ -305,7 +306,7 @@ mod tests {
                 Format::Csv,
                 "The first line names no column email",
             ),
-            (b"email,email\n", Format::Csv, "The column email is there twice"),
+            (b"email,email\n", Format::Csv, "The column email appears twice"),
             (
                 b"\xff\xfee\0m\0",
                 Format::Csv,
@@ -319,12 +320,12 @@ mod tests {
             (
                 b"[{\"email\":\"\xff\"}]",
                 Format::Json,
-                "The file is no JSON: invalid unicode code point at line 1 column 12",
+                "The file is not valid JSON: invalid unicode code point at line 1 column 12",
             ),
             (
                 b"[{",
                 Format::Json,
-                "The file is no JSON: EOF while parsing an object at line 1 column 2",
+                "The file is not valid JSON: EOF while parsing an object at line 1 column 2",
             ),
         ] {
             assert_eq!(told(text, format), says);

@@ -1,4 +1,4 @@
-//! Whoever can write the database but has no key, and how it is found.
+//! Attacks by someone who can write the database but has no signing key, and how verification finds them.
 
 mod by_sql;
 
@@ -19,7 +19,7 @@ fn successor() -> LogSigner {
     LogSigner::new("log.example/audit-log/2", &SEED)
 }
 
-/// What an auditor with the key is told.
+/// The report to an auditor who has the keys.
 fn told(trail: &Connection, keys: &LogKeys, anchors: Vec<Anchor>) -> Report {
     verify_against(trail, keys, anchors, |_| {}).expect("verify")
 }
@@ -33,7 +33,7 @@ fn forge(trail: &Connection, n: i64, event: &Event) -> u64 {
     append_entry(trail, at(n), id, event).expect("append").sequence
 }
 
-/// An entry of the appliance's own, as it would be, that records the removal of these places.
+/// A forged entry that looks like the appliance's own and records the pruning of these entries.
 fn pruning(organization_id: OrganizationId, places: &[u64], before: i64) -> Event {
     let mut removal = Removal::default();
     for place in places {
@@ -65,7 +65,8 @@ fn blank(trail: &Connection, place: u64, by: u64) {
         .expect("SQL");
 }
 
-/// An entry a day; the eldest of one organisation pruned, a part erased, policies asked once, and all signed.
+/// A signed trail with an entry a day: one organisation's oldest are pruned, a part is erased, policies were asked
+/// once.
 fn lived_in() -> Connection {
     let trail = trail();
     let asked = AskedRow {
@@ -108,7 +109,7 @@ fn lived_in() -> Connection {
     trail
 }
 
-/// What readers are told of the first `size` places, and what the next entry follows.
+/// All that readers see of the first `size` entries, and what the next entry follows.
 fn readers(trail: &Connection, size: u64) -> String {
     let records: Vec<Result<Option<Record>>> = (0..size).map(|place| find_record(trail, place)).collect();
     let lists: Vec<_> = [0, 1]
@@ -136,7 +137,7 @@ fn a_trail_with_removals_is_intact_until_a_hash_is_gone() {
     assert_eq!(verdict(&trail), Verdict::Intact);
     let edit = "UPDATE audit_entry SET details = '{\"n\":99}' WHERE sequence = 20;
         UPDATE audit_entry SET hashes = x'' WHERE sequence = 20;";
-    // Once the root was gone, nothing could be compared any more.
+    // A missing root must not end the comparison of the other entries.
     for place in [1, 3] {
         let trail = lived_in();
         trail
@@ -152,7 +153,7 @@ fn a_trail_with_removals_is_intact_until_a_hash_is_gone() {
             );
         }
     }
-    // The same without a prune that was there before.
+    // The same in a trail without a genuine pruning.
     let trail = signed_trail();
     let by = forge(&trail, 41, &pruning(organization(0), &[0], 1));
     blank(&trail, 0, by);
@@ -195,7 +196,7 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
             matches!(kind, Tampering::CutOff | Tampering::Rewritten),
             "{kind:?}"
         );
-        // Done on purpose, it is signed under the next name; without its key that says nothing.
+        // A deliberate rollback is signed under the next log name; without its key that proves nothing.
         let note = {
             let size = size(&trail).expect("size");
             checkpoints::begin_log(&trail, &successor().log_key(), 25, at(26)).expect("begin");
@@ -220,7 +221,7 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
         }
         assert_eq!(report.findings, []);
         assert_eq!(report.verdict(&[], None), Verdict::Intact);
-        // One history file remembers thousands of them.
+        // A history file may hold thousands of anchors.
         let many = (41..2041).map(|size| Anchor {
             checkpoint: keys()
                 .open(&LogSigner::new("log.example/audit-log", &SEED).checkpoint(size, [7; 32]))
@@ -230,7 +231,7 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
         let given_up = told(&trail, &both, many.collect());
         assert_eq!((given_up.findings.len(), given_up.further_findings), (0, 0));
         assert!(given_up.voided.len() < 10, "{}", given_up.voided.len());
-        // Whoever gave the checkpoint is told that it does not count.
+        // The verdict says that the given checkpoint does not count.
         assert_eq!(report.verdict(&["mine".to_owned()], None), Verdict::Superseded);
     }
 }
@@ -255,7 +256,7 @@ fn what_nobody_vouches_for_is_not_called_intact() {
     assert_eq!(report.verdict(&[], None), Verdict::Unsigned);
     assert_eq!(report.verdict(&[], Some(39)), Verdict::Unsigned);
     assert_eq!(report.verdict(&[], Some(40)), Verdict::Intact);
-    // What a server leaves is fine; what has stood unsigned for longer is not.
+    // A few unsigned entries at the end, as a stopped server leaves them, are accepted unless they are too old.
     let trail = signed_trail();
     append(&trail, 100);
     append(&trail, 399);
@@ -281,6 +282,13 @@ fn what_stands_in_removed_columns_is_found_and_not_read() {
     assert_eq!(readers(&trail, 24), before);
     let (tail, _) = entries_after(&trail, Some(organization(1)), 0, 100).expect("tail");
     let (all, _) = every_entry_after(&trail, 0, 100).expect("tail");
+    let all: Vec<_> = all
+        .into_iter()
+        .map(|standing| match standing {
+            Standing::Entry(entry) => *entry,
+            Standing::Unreadable(row) => panic!("{row:?}"),
+        })
+        .collect();
     assert!(
         size > 24
             && tail
@@ -336,11 +344,11 @@ fn the_table_of_newest_entries_must_agree_both_ways() {
 fn what_is_not_as_old_as_an_entry_says_was_not_pruned_by_us() {
     for (organization_id, place, before, plausible) in [
         (organization(1), 9, 10 * DAY, true),
-        // A day older, and it would be fine.
+        // One day older, it would be plausible.
         (organization(1), 15, 11 * DAY, false),
-        // Another organisation's.
+        // The entry belongs to another organisation.
         (organization(0), 9, 10 * DAY, false),
-        // From before a time that was not yet.
+        // The recorded limit lies in the future.
         (organization(1), 9, 99 * DAY, false),
     ] {
         let trail = lived_in();
@@ -356,7 +364,7 @@ fn what_is_not_as_old_as_an_entry_says_was_not_pruned_by_us() {
     }
 }
 
-/// A clock that was a month ahead for one entry is no forgery, for as long as somebody signed what came after.
+/// An entry written while the clock was a month ahead is not reported as a forgery if later entries are signed.
 #[test]
 fn a_clock_that_was_wrong_once_does_not_make_prunings_forgeries() {
     for signed in [true, false] {
@@ -407,7 +415,7 @@ fn what_policies_were_asked_is_covered_by_the_entry() {
             "{sql}: {found:?}"
         );
     }
-    // Both lapse, in the end.
+    // Both are deleted after their retention.
     let trail = lived_in();
     trail
         .execute_batch("DELETE FROM question; DELETE FROM decision;")

@@ -1,5 +1,5 @@
-//! What stands beside the trail and is derived from it: the newest entries, the indexes, what policies were
-//! asked. Readers and the next entry rely on it, so that a change there is as good as one in the trail.
+//! Verifies data derived from the trail: the table of newest entries, the indexes, policy questions and answers.
+//! Readers and the next entry rely on it, so changing it is as effective as changing the trail.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::super::{from_column, row};
 use crate::domain::Result;
 use crate::domain::audit::{Content, EventType, Head, Record, Tampering, Verifier};
 
-/// Entries that an index must hold.
+/// Number of entries that each index must hold.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     with_time: u64,
@@ -28,7 +28,7 @@ impl Tally {
     }
 }
 
-/// The table of newest entries decides what the next entry follows, and how many a list has.
+/// Checks the table of newest entries, which determines what the next entry follows and the totals of lists.
 pub(super) fn check_heads(connection: &Connection, verifier: &mut Verifier) -> Result<()> {
     let mut expected: HashMap<Option<Uuid>, Head> = verifier
         .heads()
@@ -71,7 +71,7 @@ pub(super) fn check_heads(connection: &Connection, verifier: &mut Verifier) -> R
     wrong.extend(expected.values().map(|head| (head.sequence, head.sequence)));
     wrong.sort_unstable();
     for (first, last) in wrong {
-        // What is wrong there already explains it.
+        // A finding about the same entries already explains it.
         if !verifier.is_suspect(first, last) {
             let text = format!("the table of newest entries (audit_head) is wrong about entry {last}");
             verifier.finding(Tampering::DerivedDataChanged, first, last, text);
@@ -79,26 +79,26 @@ pub(super) fn check_heads(connection: &Connection, verifier: &mut Verifier) -> R
     }
     if let Some(last) = beyond {
         let text = format!(
-            "the table of newest entries (audit_head) names entry {last}, the trail ends before entry {next}"
+            "the table of newest entries (audit_head) names entry {last}, but the trail ends before entry {next}"
         );
         verifier.finding(Tampering::CutOff, next, last, text);
     }
     Ok(())
 }
 
-/// What is wrong with what is kept of what policies were asked and answered at an entry, by the digest in it.
+/// Compares the stored policy questions and answers of an entry with the digest in it. Returns the finding's text.
 pub(super) fn compare_asked(connection: &Connection, record: &Record) -> Result<Option<String>> {
     let Some(digest) = asked_digest(record) else {
         return Ok(None);
     };
     let Some(decided) = find_decided(connection, record.sequence)? else {
-        // It has lapsed.
+        // They are no longer kept.
         return Ok(None);
     };
     let differs = hex::encode(decided.asked.digest(&decided.decisions)) != digest;
     Ok(differs.then(|| {
         format!(
-            "what policies were asked and answered at entry {} is not what it was then",
+            "the stored policy questions and answers of entry {} were changed",
             record.sequence
         )
     }))
@@ -116,7 +116,7 @@ fn asked_digest(record: &Record) -> Option<String> {
     details.get("askedDigest")?.as_str().map(str::to_owned)
 }
 
-/// Nothing is kept of what policies were asked where they were not.
+/// Checks that policy questions and answers are stored only for entries of types that ask policies.
 pub(super) fn check_asked(connection: &Connection, verifier: &mut Verifier) -> Result<()> {
     let decided = [
         EventType::UserMfaReset.as_str(),
@@ -135,14 +135,13 @@ pub(super) fn check_asked(connection: &Connection, verifier: &mut Verifier) -> R
         .query_map(decided, |row| row.get(0).map(from_column))?
         .collect::<rusqlite::Result<Vec<u64>>>()?;
     for sequence in strays {
-        let text =
-            format!("something is kept of what policies were asked at entry {sequence}, where they were not");
+        let text = format!("policy questions or answers are stored for entry {sequence}, which has none");
         verifier.finding(Tampering::DerivedDataChanged, sequence, sequence, text);
     }
     Ok(())
 }
 
-/// The schema, and how many entries each index holds: what an index leaves out is in no list.
+/// Checks the schema, and the number of entries in each index: entries that an index omits are missing from lists.
 pub(super) fn check_schema(connection: &Connection, tally: &Tally, verifier: &mut Verifier) -> Result<()> {
     let schema = find_schema_changes(connection)?;
     let last = verifier.next_sequence().saturating_sub(1);
@@ -168,7 +167,7 @@ pub(super) fn check_schema(connection: &Connection, tally: &Tally, verifier: &mu
         let sql = format!("SELECT count(*) FROM audit_entry INDEXED BY {index} WHERE {condition}");
         let held: i64 = connection.query_row(&sql, [], |row| row.get(0))?;
         if from_column(held) != entries {
-            let text = format!("the index {index} holds {held} entries, {entries} belong there");
+            let text = format!("the index {index} holds {held} entries instead of {entries}");
             verifier.finding(Tampering::DerivedDataChanged, 0, last, text);
         }
     }

@@ -1,6 +1,7 @@
 //! A passkey among what else there is: a reset and its restoration, step-up, demanded MFA, an authenticator app.
 
 use latchkey::domain::account::OrganizationSettings;
+use latchkey::limiter::Limits;
 use poem::http::Method;
 use serde_json::{Value, json};
 
@@ -55,6 +56,48 @@ async fn a_reset_takes_passkeys_and_restoring_gives_them_back() {
         .await
         .refused(401, "Invalid passkey");
     log_in(&app, NEW, &mut device).await.ok();
+}
+
+#[tokio::test]
+async fn an_expired_password_is_replaced_after_a_passkey() {
+    let organization = OrganizationSettings {
+        password_expiration_days: Some(1),
+        ..OrganizationSettings::default()
+    };
+    let app = App::with(Plan {
+        organization,
+        ..Plan::default()
+    })
+    .await;
+    let mut device = Authenticator::new(1);
+    with_passkey(&app, &mut device).await;
+    app.wait(24 * 3600);
+    let token = app.login(NEW).await.ok().text("passwordChangeToken");
+    let options = asked(&app, &token).await;
+    let change = async || {
+        let body = json!({ "passwordChangeToken": token, "newPassword": "another good password" });
+        app.post("/auth/change-expired-password", None, body).await
+    };
+    assert_eq!(change().await.status, 400);
+    show(&app, &token, &device.get(&options))
+        .await
+        .refused(403, "The password has expired. Replace it, then log in again");
+    change().await.ok();
+}
+
+#[tokio::test]
+async fn the_right_passkey_uses_up_no_step_ups() {
+    let app = App::with(Plan {
+        limits: Some(Limits::default()),
+        ..Plan::default()
+    })
+    .await;
+    let mut device = Authenticator::new(1);
+    let (token, _) = with_passkey(&app, &mut device).await;
+    for _ in 0..6 {
+        app.wait(60);
+        step_up(&app, &token, &mut device).await.ok();
+    }
 }
 
 #[tokio::test]

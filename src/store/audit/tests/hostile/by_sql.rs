@@ -1,4 +1,4 @@
-//! Any change by SQL: either no reader is told anything else, or the check finds it.
+//! Property: any change by SQL is either invisible to all readers or found by verification.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -8,11 +8,11 @@ use super::*;
 /// One change to the database.
 #[derive(Clone, Debug)]
 enum Attack {
-    /// Any SQL; what SQLite refuses is none.
+    /// Any SQL; statements that SQLite refuses have no effect.
     Sql(String),
-    /// An unsigned entry that says that the log was given up, and then SQL.
+    /// An unsigned entry that claims that the log was given up, followed by SQL.
     GiveUp(String),
-    /// An unsigned entry that says that this place was pruned from before that day.
+    /// An unsigned entry that claims that entry `place` was pruned as older than day `before`.
     Prune {
         place: u64,
         before: i64,
@@ -118,9 +118,9 @@ fn attack() -> impl Strategy<Value = Attack> {
     ]
 }
 
-/// Makes the change; whether it could have been the appliance.
+/// Makes the change. Returns whether the appliance itself could have made it.
 fn carry_out(trail: &Connection, attack: &Attack) -> bool {
-    // The attacker's connection keeps no foreign keys.
+    // The attacker's connection does not enforce foreign keys.
     trail
         .pragma_update(None, "foreign_keys", false)
         .expect("a pragma");
@@ -154,7 +154,7 @@ fn carry_out(trail: &Connection, attack: &Attack) -> bool {
                     )
                     .expect("SQL");
             }
-            // One of the two entries before it is whole, and at most two days older.
+            // One of the two entries before it was not pruned and is at most two days older.
             !blank_hashes && i64::try_from(*place).expect("few") - 2 < *before + 1
         }
     }
@@ -171,7 +171,7 @@ fn whatever_sql_changes_for_readers_is_found() {
     runner
         .run(&attack(), |attack| {
             let trail = lived_in();
-            // Salts are random: what is compared is one trail's.
+            // Salts are random, so compare readings of the same trail.
             let before = readers(&trail, 24);
             let could_be_ours = carry_out(&trail, &attack);
             let found = verify_against(&trail, &keys(), Vec::new(), |_| {});

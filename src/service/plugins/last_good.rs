@@ -1,4 +1,4 @@
-//! Which versions of bindings have answered for good: what a failing one falls back on.
+//! Tracks which versions of bindings have given an answer that counted: a failing version falls back on these.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use crate::service::Services;
 use crate::store::Transaction;
 use crate::store::bindings::{self, PolicyRevision};
 
-/// A version of a binding at a revision of the policies, with the configuration's digest last.
+/// A version of a binding at a policy revision: binding, plugin digest, configuration digest.
 type Version = (PolicyRevision, Uuid, Digest, Digest);
 
-/// The versions of which the store knows it already, so that not every reset tells it again.
+/// The versions already noted in the store, so that not every reset writes them again.
 #[derive(Debug, Default)]
 pub(super) struct Answered(Mutex<HashSet<Version>>);
 
@@ -24,17 +24,17 @@ impl Answered {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The policies have changed: what is known is of no use any more.
+    /// Forgets everything, since the policies have changed.
     pub(super) fn clear(&self) {
         self.known().clear();
     }
 }
 
-/// Versions whose first answers that count are among a reset's.
+/// Versions whose first counting answers are part of a reset.
 #[derive(Clone, Debug)]
 pub struct FirstAnswers(Vec<Version>);
 
-/// The versions of which these calls, judged at that revision, are the first that count.
+/// Returns the versions for which these calls, judged at that revision, are the first that count.
 pub fn first_answers(
     services: &Services,
     revision: PolicyRevision,
@@ -49,16 +49,16 @@ pub fn first_answers(
     let known = services.bindings.answered().known();
     let counted = records.iter().filter(|record| record.mode == Mode::Enforce);
     let mut first: Vec<_> = counted.map(version).filter(|of| !known.contains(of)).collect();
-    // One hook that answers makes no version good whose other hook fails.
+    // A version is not good if one of its hooks answers and the other one fails.
     first.retain(|of| !failed(of));
     FirstAnswers(first)
 }
 
 impl FirstAnswers {
-    /// Notes them in the transaction of the reset.
+    /// Records them in the transaction of the reset.
     ///
     /// # Errors
-    /// When the store can't be written.
+    /// The store can't be written.
     pub fn note(&self, tx: &Transaction<'_>) -> Result<()> {
         for (_, binding, plugin, config) in &self.0 {
             bindings::note_answered(tx, *binding, &plugin.0, &config.0)?;
@@ -66,7 +66,7 @@ impl FirstAnswers {
         Ok(())
     }
 
-    /// That transaction is committed: no further reset need note them.
+    /// Marks them as stored, once that transaction is committed, so that no further reset records them.
     pub fn noted(self, services: &Services) {
         if !self.0.is_empty() {
             services.bindings.answered().known().extend(self.0);

@@ -1,33 +1,33 @@
-//! How much room is left where the database is.
+//! Free space on the file system of the database.
 
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// Room on a file system, in bytes.
+/// Space on a file system, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// What we may still use.
+    /// Space available to this user.
     pub free: u64,
-    /// All of it.
+    /// Total size.
     pub total: u64,
 }
 
-/// The room on the file system that `path` is on.
+/// Returns the space on the file system that holds `path`.
 ///
 /// # Errors
-/// What the operating system says.
-#[expect(unsafe_code, reason = "the standard library can't ask for it")]
+/// The error of `statvfs(3)`.
+#[expect(unsafe_code, reason = "the standard library has no call for it")]
 pub fn free_space(path: &Path) -> io::Result<Space> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: `path` ends with a zero, and `found` is one `statvfs` that the call may fill.
+    // SAFETY: `path` ends with a NUL, and `found` points to one `statvfs` that the call may fill.
     let failed = unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0;
     if failed {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call succeeded; and all zeros, as it was before, is a valid `statvfs` as well.
+    // SAFETY: the call succeeded; besides, the initial zeros are a valid `statvfs` as well.
     let found = unsafe { found.assume_init() };
     let unit = found.f_frsize;
     Ok(Space {

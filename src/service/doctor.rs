@@ -1,11 +1,11 @@
-//! What could be wrong with an installation, found without changing it.
+//! Checks of an installation (`latchkey doctor`) that change nothing.
 
 mod place;
 
 use jiff::Timestamp;
 
 use super::backup::Schedule;
-use super::trail::Way;
+use super::trail::{self, Way};
 use super::{Services, plugins};
 use crate::domain::audit::{Filter, OWN_KEYS};
 use crate::domain::policy::Mode;
@@ -13,30 +13,33 @@ use crate::domain::{Error, Result};
 use crate::store::plugins::find_plugins;
 use crate::store::{accounts, audit, integrity};
 
-/// How bad it is.
+/// Number of audit entries checked between two reports of progress; fewer take only a moment.
+const TOLD_EVERY: u64 = 10_000;
+
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     /// As it should be.
     Fine,
-    /// Works, but somebody should look at it.
+    /// Works, but needs attention.
     Doubtful,
-    /// Must be mended.
+    /// Must be repaired.
     Broken,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity.
     pub grade: Grade,
-    /// What was looked at.
+    /// The subject of the check.
     pub what: &'static str,
-    /// What was found, and what to do about it.
+    /// The result, and what to do about it.
     pub text: String,
 }
 
 impl Finding {
-    /// As it should be.
+    /// Returns a finding that everything is as it should be.
     pub fn fine(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Fine,
@@ -45,7 +48,7 @@ impl Finding {
         }
     }
 
-    /// Works, but somebody should look at it.
+    /// Returns a finding that something works but needs attention.
     pub fn doubtful(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Doubtful,
@@ -54,7 +57,7 @@ impl Finding {
         }
     }
 
-    /// Must be mended.
+    /// Returns a finding that something must be repaired.
     pub fn broken(what: &'static str, text: impl Into<String>) -> Self {
         Self {
             grade: Grade::Broken,
@@ -64,37 +67,43 @@ impl Finding {
     }
 }
 
-/// Looks at the database, the disk, the trail, the clock, backups, the policies and the organisations. Takes as long
-/// as reading the whole database.
+/// Callback for the progress of [`examine`]: the name of the current check, and for the audit trail also the
+/// numbers of entries checked and in total.
+pub type Watch<'a> = &'a dyn Fn(&'static str, Option<(u64, u64)>);
+
+/// Checks the database, disk, trail and its witness, clock, backups, policies and organisations. Takes as long as
+/// reading the whole database. Reports its progress to `watch`.
 #[must_use]
-pub fn examine(services: &Services, backup: Option<&Schedule>) -> Vec<Finding> {
-    let checks: [(&'static str, fn(&Services) -> Result<Vec<Finding>>); 9] = [
-        ("database", database),
-        ("disk", place::room),
-        ("audit trail", trail),
-        ("trail's name", place::name),
-        ("forwarding", forwarding),
-        ("clock", clock),
-        ("policies", policies),
-        ("signatures", signatures),
-        ("organisations", organizations),
+pub fn examine(services: &Services, backup: Option<&Schedule>, watch: Watch<'_>) -> Vec<Finding> {
+    let trail = |services: &Services| trail(services, watch);
+    let checks: [(&'static str, &dyn Fn(&Services) -> Result<Vec<Finding>>); 10] = [
+        ("database", &database),
+        ("disk", &place::room),
+        ("audit trail", &trail),
+        ("trail's name", &place::name),
+        ("witness", &place::witness),
+        ("forwarding", &forwarding),
+        ("clock", &clock),
+        ("policies", &policies),
+        ("signatures", &signatures),
+        ("organisations", &organizations),
     ];
     let mut findings = Vec::new();
     for (what, check) in checks {
+        watch(what, None);
         findings.extend(check(services).unwrap_or_else(|error| {
             let cause = match error {
-                // The caller is the operator: here the cause may be told.
+                // The caller is the operator, who may see the internal cause.
                 Error::Internal(cause) => cause,
                 other => other.to_string(),
             };
             vec![Finding::broken(what, cause)]
         }));
     }
-    findings.extend(
-        backup
-            .into_iter()
-            .flat_map(|schedule| place::backups(services, schedule)),
-    );
+    if let Some(schedule) = backup {
+        watch("backup", None);
+        findings.extend(place::backups(services, schedule));
+    }
     findings
 }
 
@@ -110,15 +119,22 @@ fn database(services: &Services) -> Result<Vec<Finding>> {
         }
         (None, Some(table)) => {
             let text =
-                format!("{place} has rows in {table} that belong to nothing; restore it from a backup");
+                format!("{place} has rows in {table} that refer to missing rows; restore it from a backup");
             vec![Finding::broken("database", text)]
         }
         (None, None) => vec![Finding::fine("database", format!("{place} is sound"))],
     })
 }
 
-fn trail(services: &Services) -> Result<Vec<Finding>> {
-    let report = services.store.read(audit::verify)?;
+fn trail(services: &Services, watch: Watch<'_>) -> Result<Vec<Finding>> {
+    let report = services.store.read(|db| {
+        let size = audit::size(db)?;
+        audit::verify_watched(db, |done| {
+            if done > 0 && done.is_multiple_of(TOLD_EVERY) {
+                watch("audit trail", Some((done, size)));
+            }
+        })
+    })?;
     Ok(if report.findings.is_empty() {
         vec![Finding::fine(
             "audit trail",
@@ -137,7 +153,7 @@ fn trail(services: &Services) -> Result<Vec<Finding>> {
     })
 }
 
-/// Entries that a SIEM should have had: said only where something is forwarded.
+/// Reports entries not yet forwarded to a SIEM; empty unless forwarding is configured.
 fn forwarding(services: &Services) -> Result<Vec<Finding>> {
     let ways = services.settings.trail.forward_to.ways();
     let places = services.store.read(|db| {
@@ -145,6 +161,10 @@ fn forwarding(services: &Services) -> Result<Vec<Finding>> {
         let place = |way: &Way| Ok(audit::find_forwarding(db, way.as_str())?.map(|place| (size, place)));
         ways.iter().map(place).collect::<Result<Vec<_>>>()
     })?;
+    let unknown = trail::find_unknown_slugs(services)?.into_iter().map(|slug| {
+        let text = format!("audit.forward_organizations names {slug}, but no organisation has that slug");
+        Finding::doubtful("forwarding", text)
+    });
     Ok(places
         .into_iter()
         .flatten()
@@ -156,6 +176,7 @@ fn forwarding(services: &Services) -> Result<Vec<Finding>> {
                 Some(why) => Finding::doubtful("forwarding", format!("{text}; the last attempt: {why}")),
             }
         })
+        .chain(unknown)
         .collect())
 }
 
@@ -165,7 +186,7 @@ fn clock(services: &Services) -> Result<Vec<Finding>> {
     Ok(match newest {
         Some(newest) if newest > now => {
             let text = format!(
-                "it is {now} here, but the newest audit entry is of {newest}; set the host's clock, or tokens and \
+                "the clock says {now}, but the newest audit entry is from {newest}; set the host's clock, or tokens and \
                  codes are judged wrongly"
             );
             vec![Finding::broken("clock", text)]
@@ -210,14 +231,15 @@ fn policies(services: &Services) -> Result<Vec<Finding>> {
             findings.push(Finding::fine("policies", text));
         } else {
             let text =
-                format!("{text}; none of them counts for everybody: latchkey plugin mode BINDING enforce");
+                format!("{text}; none of them is enforced for all: latchkey plugin mode BINDING enforce");
             findings.push(Finding::doubtful("policies", text));
         }
     }
     Ok(findings)
 }
 
-/// Plugins that came in before keys were trusted: they go on deciding. Said only where keys are.
+/// Reports plugins installed before keys were trusted, which remain active; empty unless trusted keys are
+/// configured.
 fn signatures(services: &Services) -> Result<Vec<Finding>> {
     let settings = &services.settings.plugins;
     if settings.trusted_keys.is_empty() {
@@ -278,7 +300,7 @@ fn organizations(services: &Services) -> Result<Vec<Finding>> {
         Ok(())
     })?;
     if findings.is_empty() {
-        let text = "there is none yet; latchkey org create SLUG";
+        let text = "there is none yet; create one: latchkey org create SLUG";
         findings.push(Finding::doubtful("organisations", text));
     }
     Ok(findings)

@@ -1,4 +1,4 @@
-//! Whose standing commits may have changed, so that what was read of everybody else stays good.
+//! Tracks whose standing recent commits may have changed, so that cached reads of all other users stay valid.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,23 +6,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::account::UserId;
 
-/// Commits whose users are remembered; who has read before them reads anew.
+/// Number of commits whose users are remembered; a reader that is further behind must read again.
 const REMEMBERED: usize = 256;
 
-/// Whose standing a change may alter: their account, role, organisation and sessions.
+/// The users whose standing (account, role, organisation, sessions) a change may alter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Touched {
-    /// Anybody's, as far as is known.
+    /// Any user's.
     Everybody,
-    /// These users' and nobody else's.
+    /// Only these users'.
     Users(Vec<UserId>),
 }
 
 impl Touched {
-    /// Nobody's.
+    /// No user's.
     pub const NOBODY: Self = Self::Users(Vec::new());
 
-    /// Together with others.
+    /// Adds the users of `others`.
     pub(super) fn and(&mut self, others: &Self) {
         match (self, others) {
             (Self::Users(users), Self::Users(others)) => users.extend(others),
@@ -31,7 +31,7 @@ impl Touched {
     }
 }
 
-/// Counts commits, and remembers whom the latest touched.
+/// Counts commits, and remembers which users the latest ones touched.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
     count: AtomicU64,
@@ -43,7 +43,7 @@ impl Commits {
         self.count.load(Ordering::Acquire)
     }
 
-    /// One more. The writer notes it before it answers anybody.
+    /// Counts a commit. The writer calls it before it answers the commit's callers.
     pub(super) fn note(&self, touched: Touched) {
         let mut latest = self.latest();
         if latest.len() == REMEMBERED {
@@ -53,7 +53,7 @@ impl Commits {
         self.count.fetch_add(1, Ordering::Release);
     }
 
-    /// Whom the commits after a generation touched, and which generation it is now.
+    /// Returns the current generation and the users that the commits after `generation` touched.
     pub(super) fn since(&self, generation: u64) -> (u64, Touched) {
         let latest = self.latest();
         let now = self.generation();

@@ -1,7 +1,7 @@
 //! Calls that no reset waits for: at installation, when a configuration is saved, golden cases, replays.
 //!
-//! They never take an instance that a reset needs, and they run on the threads that step back, since
-//! nothing but their own budgets says how long they take.
+//! They never take an instance that a reset needs, and they run on the low-priority threads, since nothing but
+//! their own budgets bounds how long they take.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use super::engine::{CpuClock, Limits};
 use super::manifest::{self, ConfigError, check_config};
 use super::package::PackageError;
 use super::record::CallEnd;
-use super::v1::{self, Call, Ran, Reply};
+use super::v1::{self, Asked, Call, Ran, Reply};
 use super::{PluginHost, Prepared};
-use crate::domain::policy::{Manifest, Outcome, Question};
+use crate::domain::policy::{History, Manifest, Outcome, Question};
 
-/// A call with all that it needs: it runs on another thread than it is asked for on.
+/// A call that owns its arguments, so that it can run on another thread than the one that requested it.
 pub(super) enum Errand {
     Describe,
     CheckConfig(String),
@@ -28,14 +28,22 @@ impl Errand {
         match self {
             Self::Describe => Call::Describe,
             Self::CheckConfig(config) => Call::CheckConfig(config),
-            Self::BeforeReset(question, config) => Call::BeforeReset(question, config),
-            Self::AfterReset(question, outcome, config) => Call::AfterReset(question, outcome, config),
+            Self::BeforeReset(question, config) => Call::BeforeReset(whole(question), config),
+            Self::AfterReset(question, outcome, config) => Call::AfterReset(whole(question), outcome, config),
         }
     }
 }
 
+/// A question of which the plugin is shown all that there is.
+fn whole(question: &Question) -> Asked<'_> {
+    Asked {
+        question,
+        history_days: History::WHOLE,
+    }
+}
+
 impl PluginHost {
-    /// Asks the plugin what it is, and judges the answer.
+    /// Calls `describe` and checks the manifest.
     ///
     /// # Errors
     /// `describe` failed, or the manifest is not acceptable.
@@ -49,10 +57,10 @@ impl PluginHost {
         }
     }
 
-    /// Judges a configuration: by the plugin's schema, then by its own `check-config`.
+    /// Checks a configuration against the plugin's schema, then with its own `check-config`.
     ///
     /// # Errors
-    /// What is wrong with it, with the path inside the configuration where the schema knows it.
+    /// What is wrong with it, with the path inside the configuration where the schema reports it.
     pub async fn check_config(
         &self,
         prepared: &Arc<Prepared>,
@@ -68,17 +76,17 @@ impl PluginHost {
         }
     }
 
-    /// Puts a recorded question once more: to the module that answered it, or to one that may follow it.
-    /// Nothing is counted.
+    /// Asks a recorded question again, of the module that answered it or of one that may replace it. Not
+    /// counted in the metrics.
     pub async fn ask_again(
         &self,
         prepared: &Arc<Prepared>,
         limits: Limits,
         config: &str,
-        question: &Question,
+        question: Question,
         outcome: Option<&Outcome>,
     ) -> CallEnd {
-        let (question, config) = (Box::new(question.clone()), config.to_owned());
+        let (question, config) = (Box::new(question), config.to_owned());
         let errand = match outcome {
             None => Errand::BeforeReset(question, config),
             Some(outcome) => Errand::AfterReset(question, Box::new(outcome.clone()), config),
@@ -86,7 +94,7 @@ impl PluginHost {
         self.aside(prepared, limits, errand).await.end().0
     }
 
-    /// Runs a resolved case, in place: whoever measures it measures this thread.
+    /// Runs a resolved case on the calling thread, so that a benchmark can measure that thread.
     ///
     /// # Errors
     /// The case is not resolved.
@@ -102,12 +110,12 @@ impl PluginHost {
         case.judge(v1::run(&self.0.ticked, prepared, limits.bounded(), &clock, errand.call()).await)
     }
 
-    /// Runs the resolved cases that travel in a file, as each installation does, and says `done` after each. The
-    /// first that fails ends it and is handed back.
+    /// Runs the resolved cases embedded in a file, as each installation does, and calls `done` after each.
+    /// Stops at the first case that fails and returns it.
     ///
     /// # Errors
-    /// A case is not resolved, or together they take longer than an installation gives them: each may use up
-    /// all its time, since an author can expect just that of it.
+    /// A case is not resolved, or the cases together exceed the installation's time limit. Each single case may
+    /// use its whole budget, as an author may expect.
     pub async fn run_cases(
         &self,
         prepared: &Arc<Prepared>,
@@ -117,7 +125,8 @@ impl PluginHost {
         let limit = self.0.cases_limit;
         let (started, mut cpu) = (Instant::now(), Duration::ZERO);
         for (nth, case) in (1..).zip(cases) {
-            // As for compilation, a busy machine is no fault of theirs, but nothing goes on for ever.
+            // CPU time, as for compilation, so that a busy machine is not held against them; wall clock as a
+            // backstop.
             if cpu > limit || started.elapsed() > limit * WALL_PER_CPU {
                 return Err(CaseError::TooLong {
                     limit_secs: limit.as_secs(),
@@ -155,6 +164,6 @@ impl PluginHost {
     }
 }
 
-/// Calls at a time that no reset waits for.
+/// Maximum concurrent calls that no reset waits for.
 pub(super) const ASIDE: u32 = 4;
 const WALL_PER_CPU: u32 = 10;

@@ -1,25 +1,25 @@
-//! What a candidate answers, compared with what is recorded.
+//! Compares a candidate's answers with the recorded ones.
 
 use serde_json::Value;
 
-use super::again::nothing_said;
-use super::kept::{ended_so, shown};
-use super::replayed::{Answered, Difference, ReplayReport};
+use super::recheck::nothing_said;
+use super::recorded_calls::{ended_so, shown};
+use super::replay_report::{Answered, Difference, ReplayReport};
 use crate::domain::Result;
 use crate::domain::policy::{Hook, Question};
 use crate::plugin_host::{CallEnd, DecisionRecord, FailureCause};
 use crate::store::decisions::DecidedRow;
 
-/// Differences that a report shows.
+/// Maximum differences that a report shows.
 const DIFFERENCES_SHOWN: usize = 100;
 
-/// Whether a call that failed so fails so each time: the host and how busy it is have no part in it.
+/// Returns whether a call that failed for this cause fails every time, independently of the host and its load.
 pub(super) fn comes_again(cause: FailureCause) -> bool {
     matches!(cause, FailureCause::Trap | FailureCause::HookError)
 }
 
-/// Compares texts, not values: what is recorded must come again byte for byte. Of a failure the cause must: what is
-/// said of it is for people.
+/// Compares texts, not values: a recorded answer must be repeated byte for byte. Of a failure only the cause is
+/// compared, since its description is for people.
 pub(super) fn note(
     report: &mut ReplayReport,
     decided: &DecidedRow,

@@ -1,5 +1,5 @@
-//! What policies were asked at one reset and what they answered, for whoever may read the trail: authors find the log
-//! of a call that failed, admins the configuration that decided.
+//! The questions and answers of policies at one reset, for readers of the trail: authors find the log of a failed
+//! call, admins the configuration that decided.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,42 +16,42 @@ use crate::service::trail;
 use crate::store::decisions::{self, DecisionRow};
 use crate::store::{Connection, audit, bindings};
 
-/// All that is kept with the entry of a reset.
+/// Everything kept with the audit entry of a reset.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Decisions {
-    /// The entry.
+    /// Id of the entry.
     pub entry_id: Uuid,
-    /// When it was made.
+    /// When the entry was made.
     pub at: Timestamp,
-    /// What every policy was asked.
+    /// The question that every policy was asked.
     pub question: Value,
-    /// How the reset was to end, as `after-reset` was shown it first, where that hook was asked.
+    /// The outcome as the first `after-reset` call was shown it; absent if that hook was not asked.
     pub outcome: Option<Value>,
-    /// Each call, in order.
+    /// All calls, in order.
     pub calls: Vec<DecidedCall>,
 }
 
 /// One call.
 #[derive(Clone, Debug, Serialize)]
 pub struct DecidedCall {
-    /// What is kept of it.
+    /// The recorded call.
     #[serde(flatten)]
     pub record: DecisionRecord,
     /// The configuration that it was made with, as it was bound.
     pub config: Value,
 }
 
-/// What is kept with an entry of the organisation's trail.
+/// Returns what is kept with an entry of the organisation's trail.
 ///
 /// # Errors
-/// [`Error::NotFound`], also where the entry tells of no reset or what was kept has lapsed.
+/// [`Error::NotFound`], also if the entry does not record a reset or its decisions are past their retention.
 pub async fn find_decisions(services: &Services, reading: Reading<'_>, entry: Uuid) -> Result<Decisions> {
     let entry = trail::find_entry(services, reading, entry)?;
     decisions_at(services, &entry).await
 }
 
-/// The same, whosever entry it is: for the operator.
+/// Like [`find_decisions`], for an entry of any organisation: for the operator.
 ///
 /// # Errors
 /// As [`find_decisions`].
@@ -60,7 +60,7 @@ pub(super) async fn find_decisions_anywhere(services: &Services, id: Uuid) -> Re
     decisions_at(services, &entry.ok_or_else(|| not_found("Audit entry", id))?).await
 }
 
-/// Apart from other reads: what policies said may be long.
+/// Reads separately from other reads, since policies' answers may be long.
 async fn decisions_at(services: &Services, entry: &Entry) -> Result<Decisions> {
     let (sequence, id) = (entry.sequence, entry.id);
     services

@@ -1,11 +1,11 @@
-//! Keys and database belong together: with others' keys no enrolled factor could be read, every login
-//! would fail at its second step, and what is enrolled meanwhile would be lost with them.
+//! Checks that keys and database belong together: with the wrong keys no enrolled factor could be read, every
+//! login would fail at its second step, and factors enrolled in the meantime would be lost with those keys.
 
 use super::Services;
 use crate::domain::Result;
 use crate::store::installation;
 
-/// The keys beside the database are of another one.
+/// The keys beside the database belong to another one.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the keys belong to another database: their fingerprint is {found}, and this one was made with {expected}. \
@@ -13,19 +13,19 @@ use crate::store::installation;
      from the same backup"
 )]
 pub struct KeysOfAnother {
-    /// Of the keys that are there.
+    /// Fingerprint of the keys that are present.
     pub found: String,
-    /// Of the keys that the database was made with.
+    /// Fingerprint of the keys that the database was created with.
     pub expected: String,
 }
 
-/// Compares the keys with what the database remembers; a new database remembers them from now on.
+/// Compares the keys with the fingerprint in the database; a new database stores the fingerprint.
 ///
 /// # Errors
-/// [`KeysOfAnother`] inside of the `Ok`, so that a failing store is told apart.
+/// [`KeysOfAnother`] inside the `Ok`, to distinguish it from a failure of the store.
 ///
 /// # Panics
-/// Where the thread that writes panics.
+/// If the writer thread panics.
 pub fn check_keys(services: &Services) -> Result<Result<(), KeysOfAnother>> {
     let found = services.keys.fingerprint().to_owned();
     match services.store.read(installation::find_key_fingerprint)? {
@@ -37,7 +37,7 @@ pub fn check_keys(services: &Services) -> Result<Result<(), KeysOfAnother>> {
                     .store
                     .write_blocking(move |tx| installation::insert_key_fingerprint(tx, &found))
             };
-            // On a thread of its own: the caller may be an async one, which must not wait like this.
+            // On a separate thread: the caller may be async, and must not block on the writer.
             std::thread::scope(|scope| scope.spawn(write).join().expect("it does not panic"))?;
             Ok(Ok(()))
         }

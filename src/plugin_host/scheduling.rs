@@ -1,8 +1,9 @@
-//! Where calls run: at once and in place, as nearly all do, or apart, on threads that step back.
+//! Where calls run: in place on the executor, as nearly all do, or apart, on low-priority threads.
 //!
-//! A call that is still running after a few ticks, or that kept its thread for several at a stretch, is moved to
-//! those threads, and a version of a binding that did so, or overran its time, begins there until it has done better
-//! for long. So a runaway takes the processor time that nobody else wants, and a short policy never waits behind it.
+//! A call that is still running after a few ticks, or that kept its thread for several without yielding, is
+//! moved to those threads. A version of a binding that kept its thread that long, or overran its time, starts
+//! there until a hundred calls have been quick. So a runaway uses only CPU time that nothing else wants, and a
+//! short policy never waits behind it.
 
 use std::pin::Pin;
 use std::sync::OnceLock;
@@ -15,22 +16,23 @@ use tokio::task::JoinHandle;
 use super::engine::CpuClock;
 use super::v1::Ran;
 
-/// Ticks that a call may run in place: a policy in Python takes two or three.
+/// Ticks that a call may run in place; a policy in Python takes two or three.
 const TICKS_IN_PLACE: u32 = 4;
-/// A guest lets go of its thread at every tick, unless the host copies or fills memory for it: a stretch of some
-/// ticks of processor time is a bulk operation of megabytes, which nothing interrupts.
+/// Longest CPU time that a call may keep its thread without yielding. A guest yields at every tick unless the
+/// host copies or fills memory for it, so a longer stretch is a bulk operation of megabytes, which nothing
+/// interrupts.
 pub(super) const STRETCH_MAX: Duration = Duration::from_millis(8);
-/// By so much the threads apart step back: they still get a tenth of a processor that others keep busy.
+/// Niceness of the threads apart: they still get a tenth of a processor that others keep busy.
 const NICE: i32 = 10;
 
-/// The threads apart; there are none until a call needs them.
+/// The threads apart; none is started until a call needs one.
 #[derive(Default)]
 pub(super) struct Lanes {
     apart: OnceLock<Option<Runtime>>,
 }
 
 impl Lanes {
-    /// Runs a call, which its clock measures, to its end. The future may yield for no other reason than a tick.
+    /// Runs a call, which `clock` measures, to its end. The future must yield only at ticks.
     pub(super) async fn run(
         &self,
         starts_apart: bool,
@@ -47,7 +49,7 @@ impl Lanes {
         let mut apart = Apart(apart.spawn(call));
         match (&mut apart.0).await {
             Ok(ran) => ran,
-            // A panic is one wherever the call ran.
+            // A panic propagates to the caller, whichever thread the call ran on.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
@@ -55,14 +57,14 @@ impl Lanes {
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        // Waiting for threads is not allowed where the last handle may be dropped.
+        // Blocking on the threads is not allowed where the last handle may be dropped.
         if let Some(Some(apart)) = self.apart.take() {
             apart.shutdown_background();
         }
     }
 }
 
-/// The end of a call, or nothing if it has run for longer than calls do, in all or at a stretch.
+/// Polls the call in place. Returns `None` once it has run for too many ticks, or too long without yielding.
 async fn in_place(mut call: Pin<&mut impl Future<Output = Ran>>, clock: &CpuClock) -> Option<Ran> {
     let mut ticks = 0;
     std::future::poll_fn(move |context| match call.as_mut().poll(context) {
@@ -76,7 +78,7 @@ async fn in_place(mut call: Pin<&mut impl Future<Output = Ran>>, clock: &CpuCloc
     .await
 }
 
-/// A call under way apart; it ends when nobody waits for it any more.
+/// A call running apart; aborted when its caller no longer waits for it.
 struct Apart(JoinHandle<Ran>);
 
 impl Drop for Apart {
@@ -95,11 +97,11 @@ fn start() -> Option<Runtime> {
         .ok()
 }
 
-/// Lets others go first, from now on and for this thread alone. There is no way back.
+/// Lowers the priority of the calling thread only, for good: it can't be raised again.
 #[expect(unsafe_code, reason = "the standard library can't set a priority")]
 pub(super) fn step_back(by: i32) {
-    // SAFETY: `nice` takes a number and touches no memory of ours. On Linux it is about the calling thread.
-    // What it returns can't be told from a failure; a thread that keeps its priority is no harm.
+    // SAFETY: `nice` takes a number and touches no memory of ours. On Linux it affects the calling thread only.
+    // A failure can't be told from some return values; keeping the old priority does no harm.
     let _ = unsafe { libc::nice(by) };
 }
 
@@ -115,7 +117,7 @@ mod tests {
     use super::super::record::Usage;
     use super::*;
 
-    /// Yields so often; says on which threads it ran.
+    /// Yields `yields` times and records the threads that it ran on.
     async fn call(yields: u32, ran_on: Arc<std::sync::Mutex<Vec<String>>>) -> Ran {
         let note = || {
             let name = std::thread::current().name().unwrap_or_default().to_owned();

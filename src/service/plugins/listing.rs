@@ -1,11 +1,12 @@
-//! What is installed and what is bound, as its managers see it.
+//! The installed plugins and the bindings, as their managers see them.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Manager, from_json};
+use super::{Manager, from_json, is_unsigned};
+use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Manifest, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, PluginCounters};
@@ -14,10 +15,11 @@ use crate::store::Connection;
 use crate::store::bindings::{self, BindingRow, Of, VersionRow};
 use crate::store::plugins::{self, ModuleRow, PluginRow};
 
-/// Lists what a manager can bind: an admin their organisation's plugins and the node's, the operator all.
+/// Lists the plugins that a manager can bind: for an admin, their organisation's and the node's; for the
+/// operator, all.
 ///
 /// # Errors
-/// When the store can't be read.
+/// The store can't be read.
 pub async fn list_plugins(services: &Services, manager: &Manager) -> Result<Vec<PluginRow>> {
     let organization = manager.organization();
     services
@@ -26,10 +28,10 @@ pub async fn list_plugins(services: &Services, manager: &Manager) -> Result<Vec<
         .await
 }
 
-/// Finds an installed plugin: of the manager's organisation, else of the node.
+/// Finds an installed plugin: the manager's organisation's, otherwise the node's.
 ///
 /// # Errors
-/// [`Error::NotFound`]; a plugin that another organisation installed is no plugin.
+/// [`Error::NotFound`], also for a plugin that only another organisation installed.
 pub fn find_plugin(services: &Services, manager: &Manager, digest: &str) -> Result<PluginRow> {
     let digest = parse_digest(digest)?;
     services
@@ -37,11 +39,11 @@ pub fn find_plugin(services: &Services, manager: &Manager, digest: &str) -> Resu
         .read(|db| usable_plugin(db, digest, manager.organization()))
 }
 
-/// A plugin that `owner` can bind.
+/// Finds a plugin that `owner` can bind.
 pub(super) fn usable_plugin(
     db: &Connection,
     digest: Digest,
-    owner: Option<crate::domain::account::OrganizationId>,
+    owner: Option<OrganizationId>,
 ) -> Result<PluginRow> {
     let own = match owner {
         Some(_) => plugins::find_plugin(db, &digest.0, owner)?,
@@ -60,7 +62,7 @@ pub(super) fn unknown_plugin(digest: impl ToString) -> Error {
     }
 }
 
-/// A digest as callers write it: 64 hex digits, with or without `sha256:`.
+/// Parses a digest as callers write it: 64 hex digits, with or without `sha256:`.
 ///
 /// # Errors
 /// [`Error::Malformed`].
@@ -72,12 +74,12 @@ pub fn parse_digest(text: &str) -> Result<Digest> {
         .map_err(|_| malformed())
 }
 
-/// A plugin in a certain version with its configuration.
+/// A version of a plugin with its configuration.
 #[derive(Clone, Debug)]
 pub struct VersionView {
     /// SHA-256 of the file.
     pub digest: Digest,
-    /// What the plugin says of itself.
+    /// The plugin's manifest.
     pub manifest: Manifest,
     /// The configuration.
     pub config: Value,
@@ -88,48 +90,59 @@ pub struct VersionView {
 /// A binding as its managers see it.
 #[derive(Clone, Debug)]
 pub struct BindingView {
-    /// As it is kept.
+    /// The stored row.
     pub row: BindingRow,
-    /// What is asked.
+    /// The bound version.
     pub version: VersionView,
-    /// What was asked before the last switch.
+    /// The version before the last switch, kept for rollback and fallback.
     pub previous: Option<VersionView>,
-    /// What a failure means.
+    /// What a failure means for the reset.
     pub on_failure: OnFailure,
-    /// What a call may use up.
+    /// Limits of one call.
     pub limits: Limits,
-    /// Whether the operator has the plugin switched off for everybody.
+    /// Whether the operator has switched the plugin off for everybody.
     pub plugin_disabled: bool,
-    /// What it did since the start of the process.
+    /// Whether none of the keys that this node trusts has signed the plugin.
+    pub unsigned: bool,
+    /// Counters since the start of the process.
     pub counters: PluginCounters,
 }
 
 impl BindingView {
-    /// What its manager should know: of a canary without a version before the other users' resets are not
-    /// judged, only recorded.
+    /// Returns a warning for the manager: that a canary without a previous version only records, and does not
+    /// judge, the resets of users outside its share, or that the plugin could not be installed today.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        match (self.row.mode, &self.row.previous) {
+        let alone = match (self.row.mode, &self.row.previous) {
             (Mode::Canary(percent), None) => Some(format!(
                 "There is no version before, so this policy judges {percent} in a hundred users; for the others \
                  its answers are only recorded"
             )),
             _ => None,
-        }
+        };
+        let warnings: Vec<_> = alone
+            .into_iter()
+            .chain(self.unsigned.then(|| UNSIGNED.to_owned()))
+            .collect();
+        (!warnings.is_empty()).then(|| warnings.join(". "))
     }
 }
 
-/// Lists the policies that a manager's resets are judged by, in the order in which they are asked: the
-/// node's first. The operator sees every organisation's.
+const UNSIGNED: &str = "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed \
+                        before they were trusted. Install it again with its signature";
+
+/// Lists the policies that judge the resets of a manager's organisation, in the order in which they are asked:
+/// the node's first. The operator sees every organisation's.
 ///
 /// # Errors
-/// When the store can't be read.
+/// The store can't be read.
 pub async fn list_bindings(services: &Services, manager: &Manager) -> Result<Vec<BindingView>> {
-    let of = manager.organization().map_or(Of::All, Of::Organization);
+    let organization = manager.organization();
+    let of = organization.map_or(Of::All, Of::Organization);
     let rows = services
         .store
-        .read_long(manager.organization(), move |db| {
-            Snapshot::read(db, bindings::find_bindings(db, of)?, of)
+        .read_long(organization, move |db| {
+            Snapshot::read(db, bindings::find_bindings(db, of)?, organization)
         })
         .await?;
     rows.views(services)
@@ -138,7 +151,7 @@ pub async fn list_bindings(services: &Services, manager: &Manager) -> Result<Vec
 /// Finds a binding.
 ///
 /// # Errors
-/// [`Error::NotFound`]; another organisation's binding is none.
+/// [`Error::NotFound`], also for another organisation's binding.
 pub fn find_binding(services: &Services, manager: &Manager, id: Uuid) -> Result<BindingView> {
     let row = services.store.read(|db| bindings::find_binding(db, id))?;
     let row = row
@@ -155,8 +168,10 @@ pub(super) fn unknown_binding(id: Uuid) -> Error {
 }
 
 pub(super) fn view(services: &Services, row: BindingRow) -> Result<BindingView> {
-    let of = row.organization_id.map_or(Of::All, Of::Organization);
-    let snapshot = services.store.read(|db| Snapshot::read(db, vec![row], of))?;
+    let organization = row.organization_id;
+    let snapshot = services
+        .store
+        .read(|db| Snapshot::read(db, vec![row], organization))?;
     let mut views = snapshot.views(services)?;
     views
         .pop()
@@ -167,12 +182,16 @@ struct Snapshot {
     rows: Vec<BindingRow>,
     modules: HashMap<[u8; 32], ModuleRow>,
     configurations: HashMap<[u8; 32], String>,
+    plugins: Vec<PluginRow>,
 }
 
 impl Snapshot {
-    fn read(db: &Connection, rows: Vec<BindingRow>, of: Of) -> Result<Self> {
+    /// `organization`: whose bindings they are; absent: those of several, or of the node.
+    fn read(db: &Connection, rows: Vec<BindingRow>, organization: Option<OrganizationId>) -> Result<Self> {
+        let of = organization.map_or(Of::All, Of::Organization);
         Ok(Self {
             rows,
+            plugins: plugins::find_plugins(db, organization)?,
             modules: plugins::find_bound_modules(db, of)?
                 .into_iter()
                 .map(|module| (module.digest, module))
@@ -191,6 +210,9 @@ impl Snapshot {
                 on_failure: from_json(&row.on_failure)?,
                 limits: from_json(&row.limits)?,
                 plugin_disabled,
+                unsigned: self
+                    .plugin(row)
+                    .is_some_and(|plugin| is_unsigned(&services.settings.plugins, plugin)),
                 counters: services.plugin_host.counters(row.id).unwrap_or_default(),
                 row: row.clone(),
             })
@@ -198,8 +220,19 @@ impl Snapshot {
         self.rows.iter().map(view).collect()
     }
 
+    /// The installed plugin that a binding uses: its owner's, otherwise the node's.
+    fn plugin(&self, row: &BindingRow) -> Option<&PluginRow> {
+        let of = |owner: Option<OrganizationId>| {
+            let named = |plugin: &&PluginRow| {
+                plugin.digest == row.version.plugin_digest && plugin.organization_id == owner
+            };
+            self.plugins.iter().find(named)
+        };
+        of(row.organization_id).or_else(|| of(None))
+    }
+
     fn version(&self, row: &VersionRow) -> Result<(VersionView, bool)> {
-        let gone = || Error::Stale; // changed between two reads
+        let gone = || Error::Stale; // changed between two reads of the store
         let module = self.modules.get(&row.plugin_digest).ok_or_else(gone)?;
         let config = self.configurations.get(&row.config_digest).ok_or_else(gone)?;
         let view = VersionView {

@@ -1,4 +1,4 @@
-//! Turns at replaying: one organisation that replays without end keeps no other from it.
+//! Turns for replays, so that an organisation that replays without end does not keep others from replaying.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,20 +7,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::account::OrganizationId;
 
-/// One turn for each organisation, and one for the operator (absent).
+/// One turn for each organisation, and one for the operator (`None`).
 #[derive(Debug, Default)]
 pub(super) struct Turns(Mutex<HashMap<Option<OrganizationId>, Arc<Semaphore>>>);
 
-/// It ends when dropped.
+/// A turn; it ends when dropped.
 pub(super) type Turn = OwnedSemaphorePermit;
 
 impl Turns {
-    /// The turn, unless it is taken.
+    /// Takes the turn, unless it is taken.
     pub(super) fn take_now(&self, whose: Option<OrganizationId>) -> Option<Turn> {
         self.of(whose).try_acquire_owned().ok()
     }
 
-    /// The turn, once it is free.
+    /// Takes the turn once it is free.
     pub(super) async fn take(&self, whose: Option<OrganizationId>) -> Turn {
         let turn = self.of(whose).acquire_owned().await;
         turn.expect("the semaphore is never closed")
@@ -28,7 +28,7 @@ impl Turns {
 
     fn of(&self, whose: Option<OrganizationId>) -> Arc<Semaphore> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever has one or waits for it holds it, too.
+        // A holder of a turn, and a task waiting for one, also hold a reference.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(whose).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }

@@ -1,8 +1,9 @@
-//! What is kept of a call for replay, and what is shown of one where the whole is too long.
+//! What is kept of a call for replay, and what is shown of one that is too long to show in full.
 //!
-//! A plugin may say far more than can ever count: megabytes at each call, of each of an organisation's bindings. What
-//! is kept of one reset is bounded, and a replay stays exact all the same: of an answer that there is no room for its
-//! digest is kept. To call it a failure instead would let one policy's answer depend on how much others said before.
+//! A plugin may return far more than can ever count: megabytes at each call, for each of an organisation's
+//! bindings. What is kept of one reset is bounded, and a replay stays exact all the same: of an answer that does
+//! not fit, the digest is kept. To treat it as a failure instead would let one policy's answer depend on how much
+//! others had returned before.
 
 use super::to_json;
 use crate::domain::Result;
@@ -10,19 +11,19 @@ use crate::domain::policy::{Answer, Approval, Attribute, Denial, Effect, Notice,
 use crate::domain::printable::clip;
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest};
 
-/// Bytes of JSON that are kept word for word of all calls of one reset.
+/// Maximum bytes of JSON that are kept word for word of all calls of one reset together.
 const KEPT_BYTES: usize = 1 << 20;
-/// Bytes of JSON up to which an answer is shown word for word.
+/// Maximum bytes of JSON of an answer that is shown word for word.
 const SHOWN_BYTES: usize = 16 << 10;
-/// Effects and facts that are left of a longer list.
+/// Maximum effects and facts kept of a longer list.
 const ITEMS_MAX: usize = 16;
-/// Characters that are left of a longer text.
+/// Maximum characters kept of a longer text.
 const TEXT_CHARS: usize = 200;
 
-/// The calls of one reset as they are kept: each as JSON, in order.
+/// Returns the calls of one reset as they are kept: each as JSON, in order.
 ///
 /// # Errors
-/// [`Error::Internal`](crate::domain::Error::Internal) where JSON can't be made of a record.
+/// [`Error::Internal`](crate::domain::Error::Internal) if a record can't be serialised.
 pub fn keep_calls(records: &[DecisionRecord]) -> Result<Vec<String>> {
     let mut room = KEPT_BYTES;
     let mut kept = Vec::with_capacity(records.len());
@@ -37,7 +38,7 @@ pub fn keep_calls(records: &[DecisionRecord]) -> Result<Vec<String>> {
     Ok(kept)
 }
 
-/// Whether a call ends as it is recorded, byte for byte.
+/// Returns whether a call ended as recorded, byte for byte.
 pub(super) fn ended_so(record: &DecisionRecord, end: &CallEnd) -> Result<bool> {
     let end = to_json(end)?;
     Ok(match record.end_digest {
@@ -46,7 +47,7 @@ pub(super) fn ended_so(record: &DecisionRecord, end: &CallEnd) -> Result<bool> {
     })
 }
 
-/// An end as a report shows it.
+/// Returns an end as a report shows it: shortened if it is too long.
 pub(super) fn shown(end: &CallEnd) -> Result<CallEnd> {
     Ok(if to_json(end)?.len() > SHOWN_BYTES {
         brief_end(end)
@@ -55,7 +56,7 @@ pub(super) fn shown(end: &CallEnd) -> Result<CallEnd> {
     })
 }
 
-/// The record word for word. Of a refused effect the beginning is enough: the answer has it.
+/// Serialises the record word for word. Refused effects are shortened: the answer has them in full.
 fn keep(record: &DecisionRecord) -> Result<String> {
     if record.refused.is_empty() {
         return to_json(record);
@@ -80,7 +81,7 @@ fn without_the_bulk(record: &DecisionRecord) -> Result<DecisionRecord> {
 
 fn brief_end(end: &CallEnd) -> CallEnd {
     let CallEnd::Answer(answer) = end else {
-        return end.clone(); // the host bounds what it says of a failure
+        return end.clone(); // the host bounds the description of a failure
     };
     CallEnd::Answer(match answer {
         Answer::Allow(effects) => Answer::Allow(brief_effects(effects)),

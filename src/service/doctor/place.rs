@@ -1,4 +1,4 @@
-//! What an installation stands on and what surrounds it: room on the disk, backups, its name.
+//! Checks of an installation's surroundings: disk space, backups, the trail's name.
 
 use super::Finding;
 use crate::domain::audit::checkpoint::origin_of;
@@ -8,9 +8,9 @@ use crate::service::backup::{Schedule, find_newest, try_schedule};
 use crate::store::audit::checkpoints::known_logs;
 use crate::store::free_space;
 
-/// Less room than this is little, whatever the disk's size.
+/// Free space below this counts as low, whatever the disk's size.
 const LITTLE_BYTES: u64 = 100 << 20;
-/// And less than this much of it.
+/// Percentage of the disk below which free space also counts as low.
 const LITTLE_PERCENT: u64 = 5;
 
 pub(super) fn room(services: &Services) -> Result<Vec<Finding>> {
@@ -19,21 +19,20 @@ pub(super) fn room(services: &Services) -> Result<Vec<Finding>> {
     let percent = u64::try_from(u128::from(space.free) * 100 / u128::from(space.total.max(1))).unwrap_or(100);
     let text = format!("{} MiB are free, {percent} %", space.free >> 20);
     Ok(vec![if space.free < LITTLE_BYTES || percent < LITTLE_PERCENT {
-        let text =
-            format!("{text}: where nothing can be written nothing can be changed; make room on the disk");
+        let text = format!("{text}: on a full disk nothing can be changed; make room");
         Finding::doubtful("disk", text)
     } else {
         Finding::fine("disk", text)
     }])
 }
 
-/// The trail's name is chosen once; a server that moved keeps it.
+/// The trail's name is chosen once; a server that moves keeps it.
 pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
     let Some(log) = services.store.read(known_logs)?.pop() else {
         return Ok(Vec::new());
     };
     let (origin, url) = (log.key.origin(), &services.settings.public_url);
-    let expected = origin_of(url, &[0; 32]); // of which only the host is compared
+    let expected = origin_of(url, &[0; 32]); // only the host is compared
     let host = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
     Ok(vec![if host(origin) == host(&expected) {
         Finding::fine("trail's name", origin)
@@ -46,7 +45,26 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
     }])
 }
 
-/// Whether scheduled backups can be made, and are.
+/// Checks whether the witness directory can be read, if one is configured.
+pub(super) fn witness(services: &Services) -> Result<Vec<Finding>> {
+    let Some(directory) = &services.settings.trail.witness_dir else {
+        return Ok(Vec::new());
+    };
+    let place = directory.display();
+    Ok(vec![match services.witness.is_there(directory) {
+        Some(true) => Finding::fine("witness", format!("{place} is available")),
+        Some(false) => {
+            let text = format!("{place} does not exist, so nothing was compared with it; is it mounted?");
+            Finding::doubtful("witness", text)
+        }
+        None => {
+            let text = format!("{place} does not respond, so nothing was compared with it");
+            Finding::doubtful("witness", text)
+        }
+    }])
+}
+
+/// Checks whether scheduled backups can be made and are being made.
 pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> {
     let now = services.clock.now();
     let place = schedule.directory.display();
@@ -56,14 +74,14 @@ pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> 
     vec![
         match find_newest(&schedule.directory, services.keys.fingerprint()) {
             Err(problem) => Finding::broken("backup", problem.to_string()),
-            Ok(None) => Finding::doubtful("backup", format!("{place} has none of this appliance yet")),
+            Ok(None) => Finding::doubtful("backup", format!("{place} has no backup of this appliance yet")),
             Ok(Some(newest)) if now.duration_since(newest) > schedule.every * 2 => {
                 let text = format!(
-                    "the newest in {place} is of {newest}, more than twice backup.every ago; the server's log says why"
+                    "the newest in {place} is from {newest}, more than twice backup.every ago; the server's log says why"
                 );
                 Finding::doubtful("backup", text)
             }
-            Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is of {newest}")),
+            Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is from {newest}")),
         },
     ]
 }

@@ -1,12 +1,13 @@
-//! Whose signature a plugin's file needs here, and whether it has one.
+//! Checks which signature a plugin file needs here, and whether it has one.
 
 use super::{PluginSettings, refusal};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{SignatureError, Signed, SignerKey, verify_signature};
 use crate::store::plugins::PluginRow;
 
-/// Whether the file may be installed here, and who signed it. A key that is named for this file is asked for beside
-/// those that are trusted, not instead of them. Without either a signature says nothing; it has to be one all the same.
+/// Returns who signed the file, if it may be installed here. A key that is named for this file is required in
+/// addition to a trusted one, not instead. With neither, a signature proves nothing, but it must still be
+/// well-formed.
 pub(super) fn trusted(
     bytes: &[u8],
     signature: Option<&str>,
@@ -22,14 +23,14 @@ pub(super) fn trusted(
             ([], None) => Ok(None),
             ([], Some(key)) => Err(refusal(
                 &format!(
-                    "it is to be signed with the key {}, and no signature came with it",
+                    "it must be signed with the key {}, but no signature came with it",
                     key.id()
                 ),
                 "signature-missing",
             )),
             _ => Err(refusal(
                 &format!(
-                    "this appliance takes only signed plugins, and no signature came with this one; trusted keys: {}",
+                    "this appliance accepts only signed plugins, but no signature came with this one; trusted keys: {}",
                     listed(keys)
                 ),
                 "signature-missing",
@@ -64,7 +65,7 @@ fn listed(keys: &[SignerKey]) -> String {
     keys.iter().map(SignerKey::id).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether a plugin would not be installed today: this node trusts keys, and none of them signed it.
+/// Returns whether a plugin could not be installed today: this node trusts keys, and none of them signed it.
 #[must_use]
 pub fn is_unsigned(settings: &PluginSettings, plugin: &PluginRow) -> bool {
     let keys = &settings.trusted_keys;

@@ -1,4 +1,4 @@
-//! Places in the writer's queue, shared so that no organisation fills it for all.
+//! Slots in the writer's queue, shared so that no organisation can fill it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::turns::Party;
 use crate::domain::account::OrganizationId;
 
-/// So many places. An organisation has at most as many as it leaves free: alone it gets half of them, two a third
-/// each, and whoever comes next always finds some. The node itself may take all.
+/// A limited number of slots. An organisation may hold at most as many as are left free: alone it gets half of
+/// them, two get a third each, and a newcomer always finds some. The node itself may take all.
 #[derive(Debug)]
 pub(super) struct Places {
     limit: usize,
@@ -28,7 +28,7 @@ impl Places {
         }
     }
 
-    /// Takes a place, if there is one for that party.
+    /// Takes a slot; returns false if there is none for that party.
     pub(super) fn take(&self, party: Party) -> bool {
         let mut taken = self.taken();
         let free = self.limit - taken.all;
@@ -43,7 +43,7 @@ impl Places {
         true
     }
 
-    /// Gives places back.
+    /// Releases one slot for each of `parties`.
     pub(super) fn give_back(&self, parties: impl Iterator<Item = Party>) {
         let mut taken = self.taken();
         for party in parties {
@@ -57,7 +57,7 @@ impl Places {
         }
     }
 
-    /// How many are taken.
+    /// Number of slots taken.
     pub(super) fn taken_count(&self) -> usize {
         self.taken().all
     }

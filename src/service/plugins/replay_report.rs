@@ -1,4 +1,4 @@
-//! What a replay is asked for, and what it found.
+//! The request for a replay, and its report.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -9,58 +9,58 @@ use crate::domain::policy::{Hook, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::Digest;
 
-/// What to replay.
+/// A replay to run.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// The candidate, installed.
+    /// SHA-256 of the candidate's file, which is installed.
     pub plugin_digest: Digest,
-    /// Whose resets; for the operator, absent: everybody's.
+    /// Organisation whose resets are replayed; for the operator, absent: everybody's.
     pub organization: Option<OrganizationId>,
-    /// From when on.
+    /// Start of the period.
     pub since: Timestamp,
-    /// Whose decisions the candidate is compared with.
+    /// The decisions that the candidate is compared with.
     pub follow: Follow,
     /// The candidate's configuration; absent: the one that each decision was made with.
     pub config: Option<Value>,
 }
 
-/// Whose decisions a candidate is compared with.
+/// The decisions that a candidate is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Follow {
     /// Those of every plugin with the candidate's name.
     Name,
     /// Those of one binding.
     Binding(Uuid),
-    /// Those that counted, of these bindings, by versions of the candidate.
+    /// Those that counted, of these bindings, by versions of the candidate's plugin.
     Counted(Vec<Uuid>),
 }
 
-/// A decision that would have been another.
+/// A decision that would differ.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// When it was made.
+    /// When the recorded decision was made.
     pub at: Timestamp,
-    /// Id of the entry that records it.
+    /// Id of the audit entry that records it.
     pub entry_id: Uuid,
-    /// Whose reset.
+    /// The user whose reset it was.
     pub target: String,
-    /// At which hook.
+    /// Hook that was called.
     pub hook: Hook,
-    /// Whose answer is recorded; absent where nobody was asked.
+    /// The version whose answer is recorded; absent if no version was asked.
     #[serde(flatten)]
     pub answered: Option<Answered>,
-    /// The answer as it is recorded; null where nobody was asked.
+    /// The recorded answer; null if no version was asked.
     pub recorded: Value,
-    /// What the candidate answers.
+    /// The candidate's answer.
     pub replayed: Value,
 }
 
-/// Whose answer a difference is to.
+/// The version that gave a recorded answer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answered {
-    /// The binding, which may be gone.
+    /// Id of the binding, which may be removed.
     #[serde(rename = "bindingId")]
     pub binding: Uuid,
     /// Whether the answer counted.
@@ -73,7 +73,7 @@ pub struct Answered {
     pub digest: Digest,
 }
 
-/// What a replay found.
+/// The result of a replay.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayReport {
@@ -83,50 +83,50 @@ pub struct ReplayReport {
     pub version: String,
     /// SHA-256 of its file.
     pub digest: Digest,
-    /// From when on.
+    /// Start of the period.
     pub since: Timestamp,
-    /// Whether a plugin of this name was ever asked in that time. If not, the candidate is compared with
-    /// "allow": how it would have been to have it.
+    /// Whether a plugin of this name was asked in the period. If not, the candidate is compared with "allow", as
+    /// if it had been bound.
     pub asked_before: bool,
-    /// Resets looked at.
+    /// Resets examined.
     pub resets: u64,
     /// Answers compared.
     pub compared: u64,
-    /// Of these, the same byte for byte.
+    /// Of these, identical byte for byte.
     pub same: u64,
-    /// Of these, others.
+    /// Of these, different.
     pub differing: u64,
     /// Of the differing, those where the candidate failed.
     pub failed: u64,
     /// Of the differing, those where the recorded call had failed and the candidate answers.
     pub mended: u64,
-    /// Calls that failed when they were recorded for a cause that another time may not have, a deadline for
-    /// example: there is nothing to compare with.
+    /// Recorded calls that failed for a cause that need not recur, for example a deadline, so that they can't be
+    /// compared.
     pub not_comparable: u64,
-    /// Answers that did not count and were left out, since others did.
+    /// Answers that did not count and were left out, because others did.
     pub watched: u64,
-    /// Whether all there is was looked at, not only the newest.
+    /// Whether all recorded resets were examined, not only the newest.
     pub complete: bool,
-    /// The first of the differences.
+    /// The first differences.
     pub differences: Vec<Difference>,
 }
 
-/// What a replay comes to.
+/// The overall verdict of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReplayVerdict {
-    /// Everything could be compared, and nothing would have been decided otherwise.
+    /// Everything could be compared, and no decision would differ.
     Clean,
-    /// Something would have been.
+    /// At least one decision would differ.
     Differs,
-    /// Nothing would have been, as far as could be looked and compared.
+    /// No decision would differ, but not everything could be examined and compared.
     Incomplete,
-    /// There was no answer to compare with: nobody was asked in that time, or every call had failed.
+    /// There was no answer to compare with: no version was asked in the period, or every call had failed.
     NothingCompared,
 }
 
 impl ReplayReport {
-    /// What it comes to.
+    /// Returns the overall verdict.
     #[must_use]
     pub fn verdict(&self) -> ReplayVerdict {
         if self.differing > 0 {
@@ -142,20 +142,20 @@ impl ReplayReport {
         }
     }
 
-    /// Whether there was something to compare with, all of it could be compared, and nothing would have been
-    /// decided otherwise.
+    /// Returns whether there was something to compare with, everything could be compared, and no decision would
+    /// differ.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.verdict() == ReplayVerdict::Clean
     }
 }
 
-/// How far back: `30d`, `12h`, or an RFC 3339 time.
+/// Parses the start of a period: `30d`, `12h`, or an RFC 3339 time.
 ///
 /// # Errors
 /// [`Error::Validation`] for the field `since`.
 pub fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp> {
-    let bad = || Error::field("since", "must be such as 30d, 12h, or an RFC 3339 time");
+    let bad = || Error::field("since", "must be a span such as 30d or 12h, or an RFC 3339 time");
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }

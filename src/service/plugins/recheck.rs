@@ -1,16 +1,16 @@
-//! What was recorded, put once more: the parts that replays and re-checks share, and the re-check.
+//! Asking recorded questions again: the parts that replays and re-checks share, and the re-check itself.
 
-use crate::domain::policy::{Answer, Hook, Outcome, Question};
+use crate::domain::policy::{Answer, History, Hook, Outcome, Question};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest, Limits};
 use crate::service::Services;
 use crate::store::decisions::{self, AskedRow};
-use crate::store::{Store, bindings};
+use crate::store::{Store, bindings, plugins};
 
-use super::kept::{ended_so, shown};
+use super::recorded_calls::{ended_so, shown};
 use super::{blocking, from_json, off_the_path};
 
-/// As much as any binding can grant.
+/// Returns the widest limits that a binding can grant.
 pub(super) fn widest() -> Limits {
     Limits {
         deadline_ms: u32::MAX,
@@ -30,7 +30,7 @@ pub(super) fn configuration(store: &Store, digest: [u8; 32]) -> Result<String> {
         .ok_or_else(|| Error::Internal(format!("configuration {} is missing", hex::encode(digest))))
 }
 
-/// The outcome as this call was shown it.
+/// Returns the outcome as this call was shown it.
 pub(super) fn outcome_shown(asked: &AskedRow, record: &DecisionRecord) -> Result<Option<Outcome>> {
     if record.hook == Hook::BeforeReset {
         return Ok(None);
@@ -51,13 +51,13 @@ pub(super) fn nothing_said(hook: Hook) -> Answer {
     }
 }
 
-/// A recorded call whose module, asked again, answered something else.
+/// A recorded call whose module gave another answer when asked again.
 pub(super) struct Deviation {
     pub(super) record: DecisionRecord,
     pub(super) replayed: CallEnd,
 }
 
-/// Puts every answered question of one reset once more to the very version that answered it.
+/// Asks every answered question of one reset again, of the very version that answered it.
 pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec<Deviation>> {
     let (store, host) = (services.store.clone(), services.plugin_host.clone());
     let decided = services.store.read(|db| decisions::find_decided(db, sequence))?;
@@ -70,7 +70,7 @@ pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec
         for row in &decided.decisions {
             let record: DecisionRecord = from_json(&row.record)?;
             if matches!(record.end, CallEnd::Failure(_)) {
-                continue; // a deadline missed once may be kept the next time
+                continue; // a deadline missed once may be met the next time
             }
             let config = configuration(&store, row.config_digest)?;
             let outcome = outcome_shown(&decided.asked, &record)?;
@@ -79,8 +79,11 @@ pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec
             let prepared = blocking(move || super::prepare_blocking(&module_host, &module_store, digest))
                 .await?
                 .map_err(super::refused)?;
+            let manifest = store.read(|db| plugins::find_manifest(db, &digest.0))?;
+            let mut question = question.clone();
+            question.limit_history(manifest.map_or(History::WHOLE, |manifest| manifest.history_days));
             let replayed = host
-                .ask_again(&prepared, widest(), &config, &question, outcome.as_ref())
+                .ask_again(&prepared, widest(), &config, question, outcome.as_ref())
                 .await;
             if !ended_so(&record, &replayed)? {
                 let replayed = shown(&replayed)?;

@@ -1,7 +1,7 @@
-//! A start: what is in the cache is asked at once, everything else as soon as it is compiled.
+//! Starts the bindings: modules in the cache are used at once, all others as soon as they are compiled.
 //!
-//! After an upgrade or a restore nothing is in the cache, and to compile what one organisation has bound can take
-//! minutes. Nobody else waits for that.
+//! After an upgrade or a restore the cache is empty, and compiling what one organisation has bound can take
+//! minutes. Other organisations do not wait for that.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,18 +15,18 @@ use crate::service::Services;
 use crate::store::bindings::Of;
 use crate::store::plugins::{self, ModuleRow};
 
-/// Bound modules that are still to be compiled. Until they are, each call of them fails, so that resets end as
-/// their bindings say.
+/// Bound modules that are still to be compiled. Until then each call of them fails, so that resets end as their
+/// bindings specify.
 #[must_use = "resets that ask these policies fail until they are compiled"]
 pub struct Missing {
     reader: Reader,
     modules: Vec<ModuleRow>,
 }
 
-/// Takes up all bindings, without compiling. Blocks for as long as it takes to read what is in the cache.
+/// Loads all bindings without compiling. Blocks for as long as it takes to read the cache.
 ///
 /// # Errors
-/// When the store can't be read.
+/// The store can't be read.
 pub fn start(services: &Services) -> Result<Missing> {
     let mut reader = Reader::of(services);
     reader.take_up_without_compiling()?;
@@ -36,19 +36,20 @@ pub fn start(services: &Services) -> Result<Missing> {
     let lacking = services.bindings.lacking().all();
     modules.retain(|module| lacking.contains_key(&Digest(module.digest)));
     drop(lacking);
-    // Many a small one is ready before the largest would be.
+    // Small ones first: many of them are ready before the largest would be.
     modules.sort_by_key(|module| module.size_bytes);
     Ok(Missing { reader, modules })
 }
 
 impl Missing {
-    /// Whether everything is ready.
+    /// Returns whether everything is ready.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.modules.is_empty()
     }
 
-    /// Compiles them one after the other, and takes each up at once. Blocks, for minutes where they are large.
+    /// Compiles the modules one after the other and puts each into use at once. Blocks, for minutes if they are
+    /// large.
     pub fn compile(self) {
         let of = self.modules.len();
         tracing::info!(
@@ -66,16 +67,16 @@ impl Missing {
                     tracing::error!(%plugin, %version, %digest, millis, nth, of, %error, "a bound plugin can't be used");
                 }
             }
-            // What is compiled is held until the bindings have it.
+            // The compiled module is held until the bindings have it.
             if let Err(error) = self.reader.no_longer_lacks(digest, compiled.as_ref().err()) {
-                tracing::error!(%plugin, %digest, ?error, "a compiled policy can't be taken up before the next change");
+                tracing::error!(%plugin, %digest, ?error, "a compiled policy can't be used before the next change");
             }
         }
     }
 }
 
-/// What stands for modules that were not in the cache at the start, until they are compiled; for good, where that
-/// failed: each further change would compile them in vain.
+/// Placeholders for modules that were not in the cache at the start, until they are compiled. A placeholder stays
+/// for good if compilation failed: otherwise each further change would compile the module in vain.
 #[derive(Debug, Default)]
 pub(super) struct Lacking(Mutex<HashMap<Digest, Arc<Prepared>>>);
 
@@ -90,7 +91,7 @@ impl Lacking {
 }
 
 impl Reader {
-    /// A module of a binding, ready to be called, or what stands for it.
+    /// Returns a module of a binding, ready to be called, or its placeholder.
     pub(super) fn ready(&self, module: &ModuleRow) -> Arc<Prepared> {
         let digest = Digest(module.digest);
         if let Some(prepared) = self.host.find(digest) {
@@ -112,7 +113,7 @@ impl Reader {
         })
     }
 
-    /// Takes up a module that is ready now, or that turned out to be beyond use.
+    /// Puts a module into use that is ready now, or that turned out to be unusable.
     fn no_longer_lacks(&self, digest: Digest, fault: Option<&PackageError>) -> Result<()> {
         let unusable = fault.map(|fault| self.host.unusable(digest, fault));
         let mut lacking = self.bindings.lacking().all();

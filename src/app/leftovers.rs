@@ -1,32 +1,27 @@
-//! What a process that was killed has left half written.
+//! Removes files that a killed process left half written.
 
 use std::fs;
 use std::path::Path;
 
+use crate::durable;
 use crate::keys::KEY_DIRECTORY;
 use crate::service::trail::CHECKPOINT_DIRECTORY;
 
-/// Removes unfinished files of the keys and checkpoints: some hold secrets. Only for whoever has the data directory for
-/// itself, or another process might be about to put one in its place.
+/// Removes unfinished files of the keys and checkpoints, some of which hold secrets. Call it only while
+/// holding the data directory exclusively: another process might be about to rename such a file into place.
 pub(super) fn remove(data_dir: &Path) {
     for directory in [KEY_DIRECTORY, CHECKPOINT_DIRECTORY] {
         let Ok(entries) = fs::read_dir(data_dir.join(directory)) else {
             continue; // not made yet
         };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if is_unfinished(&path)
+            if durable::is_unfinished(&path)
                 && let Err(error) = fs::remove_file(&path)
             {
-                tracing::warn!(%error, file = %path.display(), "what a killed process left can't be removed: remove it");
+                tracing::warn!(%error, file = %path.display(), "could not remove an unfinished file of a killed process; remove it");
             }
         }
     }
-}
-
-/// Files are written as `NAME.new-RANDOM`, then renamed.
-fn is_unfinished(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension.as_encoded_bytes().starts_with(b"new-"))
 }
 
 #[cfg(test)]
