@@ -184,7 +184,7 @@ fn a_backup_made_after_the_trails_key_was_replaced_restores_twice_under_names_of
     assert_ne!(keys[0], keys[1], "one name never signs two histories");
 }
 
-/// Whoever once had a backup, or a key from before it was replaced, signs nothing for the appliance that was restored.
+/// Somebody who once had a backup, or a key that was replaced, can sign nothing for the restored appliance.
 #[test]
 fn a_restore_signs_with_a_key_that_was_in_no_backup() {
     let place = Place::with_users(1);
@@ -212,7 +212,7 @@ fn a_restore_signs_with_a_key_that_was_in_no_backup() {
         assert_eq!(
             place.ok(name, &["audit", "key"]).lines().last(),
             Some(key),
-            "it is in use"
+            "the restored key is in use"
         );
         place.ok(name, &["audit", "checkpoint"]);
         place.ok(name, &["audit", "verify", place.path(name).to_str().unwrap()]);

@@ -147,7 +147,7 @@ impl KeyRing {
         };
         let old = public_half(&seeds.current);
         let mut retired = seeds.retired.clone();
-        // One that came back was in use until now.
+        // If the key had been retired before and came back, it was in use until now: it is the newest retired key.
         retired.retain(|key| *key != old);
         retired.push(old);
         if let Some(directory) = &self.directory {

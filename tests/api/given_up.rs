@@ -1,4 +1,4 @@
-//! A log is given up by whoever has the key of the one that follows, and by nobody else; and that key is a new one.
+//! A log can be given up only with the key of the log that follows, and that key is a new one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,13 +14,13 @@ use latchkey::store::{Transaction, audit};
 
 use crate::rollback::{organization, put_back, refusal, rolled_back};
 
-/// The name under which the trail is signed.
+/// Returns the log name under which the trail is signed.
 async fn origin(app: &App) -> String {
     let keys = trail::log_keys(&app.services).await.unwrap();
     keys.iter().last().unwrap().origin().to_owned()
 }
 
-/// Appends an entry that says that a log was given up.
+/// Appends an entry that records that a log was given up.
 async fn give_up(
     app: &App,
     logs: impl Fn(u64) -> Option<LogsGivenUp> + Send + Sync + 'static,
@@ -42,7 +42,7 @@ async fn give_up(
     written.await.unwrap();
 }
 
-/// Whoever can write the database appends the entry, and the server signs over it like over any.
+/// Anybody who can write the database can append the entry, and the server signs over it as over any other.
 #[tokio::test]
 async fn an_entry_that_the_server_signed_over_does_not_give_up_the_log_in_use() {
     for by_a_retired_key in [None, Some(false), Some(true)] {
@@ -82,7 +82,7 @@ async fn an_entry_that_the_server_signed_over_does_not_give_up_the_log_in_use() 
     }
 }
 
-/// The name under which the server signs stands in the database, too.
+/// The database also holds the log name under which the server signs.
 #[tokio::test]
 async fn a_server_that_was_made_to_sign_under_another_name_gives_nothing_up() {
     let dir = tempfile::tempdir().unwrap();
@@ -96,7 +96,7 @@ async fn a_server_that_was_made_to_sign_under_another_name_gives_nothing_up() {
     let seed = app.services.keys.audit_signing_key();
     let key = LogSigner::new(&format!("{origin}/2"), &seed).log_key();
     let name = key.origin().to_owned();
-    // The server's database while it runs: what was done is undone, and another log begins.
+    // The database is edited while the server runs: the latest entries are removed, and another log begins.
     let undo = move |tx: &Transaction<'_>| {
         tx.execute_batch(
             "DELETE FROM audit_entry WHERE sequence >= 1; DELETE FROM audit_head;
@@ -125,7 +125,7 @@ async fn a_server_that_was_made_to_sign_under_another_name_gives_nothing_up() {
     );
 }
 
-/// Public halves of keys, without the names.
+/// Returns the public halves of keys, without the log names.
 fn public_halves(keys: &LogKeys) -> Vec<String> {
     let half = |key: &str| key.rsplit_once('+').unwrap().1.to_owned();
     keys.iter().map(|key| half(&key.to_string())).collect()
@@ -147,9 +147,9 @@ async fn what_follows_signs_with_a_key_of_its_own_whatever_crashes() {
     assert!(!before.contains(&half), "{half}");
     for file in fs::read_dir(dir.path().join("keys")).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();
-        assert!(!text.contains(old.trim()), "it signs nothing any more");
+        assert!(!text.contains(old.trim()), "the old private key is deleted");
     }
-    // The database names the new key, whose file is not in its place.
+    // As after a crash: the database names the new key, but the key's file is not in its place yet.
     for (name, text) in [("audit.key", &old), ("audit.next.key", &new)] {
         fs::write(key_file(name), text).unwrap();
         fs::set_permissions(key_file(name), PermissionsExt::from_mode(0o600)).unwrap();
@@ -168,7 +168,7 @@ async fn what_follows_signs_with_a_key_of_its_own_whatever_crashes() {
     assert!(refusal(&config).is_none());
 }
 
-/// A snapshot of the whole machine takes the keys back, too.
+/// Restoring a snapshot of the whole machine rolls the keys back, too.
 #[tokio::test]
 async fn a_witness_tells_of_a_log_that_followed_even_where_its_key_went_back() {
     let (dir, witness) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -193,7 +193,7 @@ async fn a_witness_tells_of_a_log_that_followed_even_where_its_key_went_back() {
     assert!(refusal(&config(&newer)).is_none());
     let refused = refusal(&config(&older)).expect("it is refused");
     assert!(matches!(refused, RolledBack::Unreadable { .. }), "{refused}");
-    // On purpose, it starts: of the log that it has no key of nothing counts any more.
+    // Once accepted, it starts: no checkpoint of the log whose key it lacks counts any more.
     let app = App::open_unchecked(config(&older)).unwrap();
     trail::accept_rollback(&app.services, None).await.unwrap();
     drop(app);
@@ -201,7 +201,7 @@ async fn a_witness_tells_of_a_log_that_followed_even_where_its_key_went_back() {
     assert!(refusal(&config(&newer)).is_some());
 }
 
-/// A database whose entries were others once can be taken as it is, as the refusal says.
+/// A database with different entries than were signed can be accepted as it is, as the refusal says.
 #[tokio::test]
 async fn another_history_of_the_same_length_starts_once_it_was_accepted() {
     let dir = tempfile::tempdir().unwrap();

@@ -286,7 +286,7 @@ async fn what_a_retired_key_signs_later_is_found() {
     }
 }
 
-/// Without the newest entry, for which its hash stands, and with an end of the thief's.
+/// The export lacks the newest entry, whose hash replaces it, and the thief of the old key signed its end.
 #[tokio::test]
 async fn a_retired_key_does_not_end_an_export_either() {
     let dir = tempfile::tempdir().unwrap();
@@ -321,7 +321,7 @@ async fn a_retired_key_does_not_end_an_export_either() {
         });
         format!("{text}{}", serde_json::to_string(&end).unwrap())
     };
-    // It is only the end that tells.
+    // Only the end shows the difference.
     let in_use = app.services.keys.audit_signing_key();
     assert_eq!(check_file(&ended(in_use), &[&changed.from]).findings, []);
     for given in [vec![], vec![&*changed.from], vec![&*changed.from, &*changed.to]] {

@@ -1,4 +1,4 @@
-//! An export of a part, where somebody who can write the database made entries look as if they did not belong in it.
+//! Exports of a part, after somebody who can write the database made entries look as if they did not belong in it.
 
 use jiff::{SignedDuration, Timestamp};
 use latchkey::app::App;
@@ -10,12 +10,12 @@ use latchkey::store::audit;
 
 use crate::rollback::organization;
 
-/// Entries of two organisations by turns, a minute apart, and then many of the other one: the hashes over those stand
-/// for the newest of the first.
+/// A trail with alternating entries of two organisations, a minute apart, and then many of the second one. In an
+/// export of the first one, hashes would cover a hidden newest entry together with those.
 struct Kept {
     dir: tempfile::TempDir,
     acme: OrganizationId,
-    /// The newest entry of acme's.
+    /// Sequence of acme's newest entry.
     newest: u64,
     newest_at: Timestamp,
 }
@@ -89,7 +89,7 @@ impl Kept {
         }
     }
 
-    /// It is refused, and says why.
+    /// Asserts that the export is refused because of a changed entry, and that the error contains `told`.
     async fn assert_changed(&self, selection: Selection, told: &str) {
         match self.export(selection).await {
             Err(changed @ ExportError::Changed(_)) => {
@@ -104,7 +104,7 @@ impl Kept {
     }
 }
 
-/// What `audit_head` says of acme, without its newest entry.
+/// Sets acme's row of `audit_head` back to what it was before the newest entry.
 const HEAD_BACK: &str = "UPDATE audit_head SET entries = entries - 1, sequence = previous,
     previous = (SELECT organization_previous FROM audit_entry e WHERE e.sequence = audit_head.previous)
   WHERE organization_id = OF_ACME;";
@@ -113,21 +113,21 @@ const HEAD_BACK: &str = "UPDATE audit_head SET entries = entries - 1, sequence =
 async fn an_entry_that_was_given_to_nobody_is_missed_in_its_organisations_export() {
     let untouched = Kept::new().await;
     let of_acme = untouched.export(untouched.of_acme()).await.unwrap();
-    assert_eq!(of_acme, 9, "eight, and that it was made");
+    assert_eq!(of_acme, 9, "eight, and the creation of the organisation");
     for to in ["NULL", "zeroblob(16)"] {
         let hide = format!("UPDATE audit_entry SET organization_id = {to} WHERE sequence = NEWEST;");
         let kept = Kept::after(&format!("{HEAD_BACK} {hide}")).await;
         let edited = format!("entry {} was edited", kept.newest);
         kept.assert_changed(kept.of_acme(), &edited).await;
-        // All of it is exported as it is: whoever checks the file finds the entry.
+        // The whole trail is exported as it is: a check of the file finds the entry.
         assert!(kept.export(Selection::default()).await.is_ok());
     }
-    // With its hash made anew: what is above does not fit.
+    // With its hashes overwritten: the hashes above do not match.
     let hide = "UPDATE audit_entry SET organization_id = NULL, hashes = zeroblob(length(hashes)) WHERE sequence = NEWEST;";
     let kept = Kept::after(&format!("{HEAD_BACK} {hide}")).await;
     kept.assert_changed(kept.of_acme(), &format!("entry {}", kept.newest))
         .await;
-    // As if it had been pruned, with another organisation's.
+    // As if it had been pruned, together with another organisation's entries.
     let hide = "UPDATE audit_entry SET organization_id = zeroblob(16), organization_index = 0,
           organization_previous = NULL, at = NULL, id = NULL, event_type = NULL, result = NULL, actor_type = NULL,
           actor_id = NULL, actor_seal = NULL, subject_seal = NULL, details = NULL, pruned_by = NEWEST + 1
@@ -144,13 +144,13 @@ async fn an_entry_whose_time_was_moved_is_missed_in_an_export_by_times() {
         assert!(exported.unwrap() >= 9);
     }
     for of_acme in [true, false] {
-        // Behind the time up to which is asked for.
+        // To after the end of the requested period.
         let hide = "UPDATE audit_entry SET at = at + 60000 WHERE sequence = NEWEST;";
         let kept = Kept::after(hide).await;
         let selection = kept.until_newest(of_acme.then_some(kept.acme));
         let edited = format!("entry {} was edited", kept.newest);
         kept.assert_changed(selection, &edited).await;
-        // Before the time from which on is asked for.
+        // To before the start of the requested period.
         let hide = "UPDATE audit_entry SET at = at - 1000000 WHERE sequence = NEWEST;";
         let kept = Kept::after(hide).await;
         let selection = Selection {
@@ -162,7 +162,7 @@ async fn an_entry_whose_time_was_moved_is_missed_in_an_export_by_times() {
     }
 }
 
-/// Of what was pruned behind its newest entry the whole trail tells who pruned it.
+/// For entries pruned after its newest entry, the whole trail shows which entry records the pruning.
 #[tokio::test]
 async fn what_was_pruned_of_another_organisation_does_not_keep_an_export_from_its_end() {
     let kept = Kept::new().await;
@@ -185,13 +185,13 @@ async fn what_was_pruned_of_another_organisation_does_not_keep_an_export_from_it
     assert_eq!(kept.export(kept.of_acme()).await.unwrap(), 9);
 }
 
-/// What an index leaves out the table has.
+/// An entry that is missing in an index is still in the table.
 #[tokio::test]
 async fn an_entry_that_an_index_lost_is_missed_too() {
     let kept = Kept::new().await;
     let file = kept.dir.path().join("latchkey.db");
     let connection = rusqlite::Connection::open(&file).unwrap();
-    // The entry's row in the index is not there; the schema says that it is as it was.
+    // The entry is missing in the index, while the schema still shows the original index.
     let (at, sequence) = (kept.newest_at.as_millisecond(), kept.newest);
     connection
         .execute_batch(&format!(

@@ -1,4 +1,5 @@
-//! What `latchkey audit verify` says where there is nothing to compare, something that wants to be obeyed, or nothing.
+//! `latchkey audit verify` if a checkpoint can't be compared, if the file holds escape sequences, or if there is no
+//! database.
 
 use std::fs;
 
@@ -34,7 +35,7 @@ fn a_checkpoint_that_nothing_was_compared_with_does_not_end_well() {
             && plainly.contains("Check the whole export or the data directory"),
         "{plainly}"
     );
-    // One that is compared, and where all is there to compare with.
+    // No checkpoint, one that can be compared, and the whole trail to compare with.
     for given in [
         &["part", "--key", "key"][..],
         &["part", "--key", "key", "--checkpoint", "later"],
@@ -89,7 +90,7 @@ fn where_there_is_no_database_nothing_was_tampered_with() {
             assert!(said(&checked).contains(told), "{}", said(&checked));
         }
     }
-    // A file that is no export is one that the operator named by mistake.
+    // A file that is not an export was named by mistake: it is refused.
     fs::write(desk.path("file"), "{}\n").unwrap();
     let checked = desk.run(&["audit", "verify", "file"]);
     assert_eq!(checked.status.code(), Some(5), "{}", said(&checked));

@@ -52,7 +52,7 @@ pub(super) fn verify(order: &Order<'_>) -> Result<()> {
     if target != Path::new("-") && matches!(target.try_exists(), Ok(false)) {
         let place = target.display();
         bail!(NoDataDirectory(format!(
-            "there is no {place}: is the volume mounted? Name an export or a data directory"
+            "{place} does not exist; is the volume mounted? Name an export or a data directory"
         )));
     }
     let report = if target.is_dir() {
@@ -130,7 +130,7 @@ fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Repor
     Ok(verifier.finish().map_err(refused)?)
 }
 
-/// What a file made the check say may be anybody's words: a terminal obeys none of it.
+/// Prints the report. Its text may quote the file, so characters that a terminal would act on are replaced.
 fn tell(report: &Report, verdict: Verdict, given: &[String]) -> Result<()> {
     if let Some(scope) = &report.scope {
         output::line(part(scope))?;
@@ -144,7 +144,7 @@ fn tell(report: &Report, verdict: Verdict, given: &[String]) -> Result<()> {
     let not_compared = report.not_compared.iter();
     for one in not_compared.filter(|one| given.contains(&one.source)) {
         output::quoted(format_args!(
-            "not compared: your checkpoint in {} is over {} entries, and the file has only hashes around the last of them",
+            "not compared: your checkpoint in {} is over {} entries, and where it ends the file has only hashes",
             one.source, one.size
         ))?;
     }
@@ -204,8 +204,9 @@ fn conclude(report: &Report, verdict: Verdict) -> Result<()> {
         }
         Verdict::NotCompared => {
             bail!(
-                "nothing wrong was found, but a checkpoint that you gave was compared with nothing: this is a part of the \
-                 trail, and what the checkpoint is over is not in it. Check the whole export or the data directory"
+                "nothing wrong was found, but a checkpoint that you gave could not be compared: this is a part of \
+                 the trail, and the entries where the checkpoint ends are not in it. Check the whole export or \
+                 the data directory"
             )
         }
         Verdict::Unsigned if report.vouched_size == 0 => bail!(

@@ -10,8 +10,8 @@
 //! | `end` | the number of lines and their hash, signed by the log |
 //!
 //! Leaves and hashes lead to the root that the checkpoint signs, in one pass and without the entries left out. The
-//! `end` line detects what that can't: a file truncated or thinned out afterwards. It is signed only once the exporter
-//! has checked that a part lacks nothing that was asked for (`service/trail/export/left_out.rs`).
+//! `end` line detects what that can't: a file truncated or thinned out afterwards. It is signed only once it was
+//! checked that a part lacks nothing that was asked for (`service/trail/export/left_out.rs`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

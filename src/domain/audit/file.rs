@@ -294,11 +294,11 @@ impl FileVerifier {
             return;
         }
         let problem = match verifier.keys().check_export_end(&end.signed, lines, digest) {
-            // An export has one key from its begin to its end, so that none has both its change and an end by the one
-            // before.
+            // The key does not change while an export is written, so an honest export never holds both a change
+            // of keys and an end by the old key.
             Ok(key) => verifier
                 .retired_before(key, next)
-                .map(|by| format!("entry {by} retired the key that has signed it")),
+                .map(|by| format!("entry {by} retired the key that signed it")),
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = problem {

@@ -1,30 +1,30 @@
-//! Logs whose checkpoints no longer count, since an older database was put in place on purpose.
+//! Logs whose checkpoints no longer count, because an older database was put in place on purpose.
 //!
-//! As with a change of keys, an entry alone would not do: whoever can write the database can append one, and the log
-//! would sign over it like over any other. So the entry carries a statement for this place and these names, signed with
-//! the key of the log that follows, which nobody has had before.
+//! As with a change of keys, an entry alone would not suffice: anybody who can write the database can append one,
+//! and the log would sign over it as over any other. So the entry carries a statement for this position and these
+//! names, signed with the key of the log that follows, which nobody had before.
 
 use serde_json::{Map, Value};
 
 use super::Event;
 use super::checkpoint::{CheckpointError, LogKey, LogKeys, LogSigner};
 
-/// The first line of a statement. Can't be taken for a checkpoint: there, the second line is a number.
+/// The first line of a statement. It can't be mistaken for a checkpoint, whose second line is a number.
 const STATEMENT: &str = "latchkey-audit-given-up/1";
 
-/// What an entry says of logs that were given up.
+/// Logs that were given up, as an entry records them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogsGivenUp {
-    /// Their names; that of which the newest checkpoint was goes first.
+    /// Names of the logs; the one with the newest checkpoint comes first.
     pub origins: Vec<String>,
-    /// The key of the log that follows.
+    /// Key of the log that follows.
     pub by: LogKey,
-    /// What that one says of it, a signed note.
+    /// Statement of the log that follows, a signed note.
     statement: String,
 }
 
 impl LogsGivenUp {
-    /// By the entry at `place`, which the log that follows vouches for.
+    /// Creates the statement for the entry at `place`, signed by the log that follows.
     #[must_use]
     pub fn by(follows: &LogSigner, origins: Vec<String>, place: u64) -> Self {
         let statement = follows.sign(&statement(follows.origin(), &origins, place));
@@ -35,7 +35,7 @@ impl LogsGivenUp {
         }
     }
 
-    /// Says so in an entry.
+    /// Returns the audit event with the logs and the statement added.
     #[must_use]
     pub fn record(&self, event: Event) -> Event {
         let (first, also) = self.origins.split_first().unzip();
@@ -49,7 +49,7 @@ impl LogsGivenUp {
         }
     }
 
-    /// What the details of an entry say; `None` where no log says that it follows.
+    /// Parses the details of an entry; `None` if they have no statement of a log that follows.
     #[must_use]
     pub fn read(details: &Map<String, Value>) -> Option<Self> {
         let text = |name: &str| details.get(name).and_then(Value::as_str);
@@ -63,10 +63,11 @@ impl LogsGivenUp {
         })
     }
 
-    /// Whether the log that follows says so, for the entry at `place`. Whether its key counts is for the reader to say.
+    /// Checks that the log that follows signed the statement, for the entry at `place`. Whether the key of that
+    /// log is trusted is for the caller to decide.
     ///
     /// # Errors
-    /// [`CheckpointError`] when what it says is forged, or about something else.
+    /// [`CheckpointError`] if the statement is forged or about something else.
     pub fn check(&self, place: u64) -> Result<(), CheckpointError> {
         let expected = statement(self.by.origin(), &self.origins, place);
         let follows = LogKeys::new(vec![self.by.clone()]);
@@ -103,7 +104,7 @@ mod tests {
             assert_eq!(read.check(7), Ok(()));
             assert_eq!(read.check(8), Err(CheckpointError::Forged));
         }
-        // One name more, another key, and no statement.
+        // One more name, another key, a checkpoint instead of a statement, and no statement.
         let honest = details(&LogsGivenUp::by(&follows, vec!["h/audit-log".to_owned()], 7));
         let changed = |name: &str, value: Value| {
             let mut details = honest.clone();

@@ -72,7 +72,7 @@ pub enum Verdict {
     Unsigned,
     /// Nothing is wrong, but a given checkpoint belongs to a history that was given up on purpose.
     Superseded,
-    /// Nothing is wrong, but a checkpoint that was given could not be compared with what is here.
+    /// Nothing is wrong, but a given checkpoint could not be compared: the entries where it ends are not here.
     NotCompared,
 }
 
@@ -145,8 +145,8 @@ pub struct Report {
     pub newest_at: Option<Timestamp>,
     /// Checkpoints of logs that were given up.
     pub voided: Vec<Voided>,
-    /// Checkpoints that end where the entries are missing here, so that there is nothing to compare them with; one
-    /// for each source.
+    /// Checkpoints that could not be compared, because the entries where they end are not here; one for each
+    /// source.
     pub not_compared: Vec<NotCompared>,
     /// Problems found, by position.
     pub findings: Vec<Finding>,

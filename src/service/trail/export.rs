@@ -56,10 +56,10 @@ pub enum ExportError {
     /// The file could not be written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Entries are not what they were: it can't be told which of them belong in a part.
+    /// Entries were changed, so it is uncertain which of them belong in an export of a part.
     #[error(
-        "the trail was changed, and what this export leaves out can't be told from what belongs in it: {0}. See latchkey \
-         audit verify DATA-DIR; the whole trail can be exported as it is"
+        "the trail was changed, so this export may leave out entries that belong in it: {0}. Run latchkey audit \
+         verify DATA-DIR; the whole trail can be exported as it is"
     )]
     Changed(String),
 }

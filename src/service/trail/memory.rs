@@ -116,8 +116,8 @@ impl Known {
     }
 
     /// Makes a checkpoint binding if its log's name differs from the current one's at most in its number: it is a
-    /// predecessor or successor of the current log. If its key is not one of this node's, the keys were rolled back
-    /// together with the database; it does not belong to another appliance.
+    /// predecessor or successor of the current log, not another appliance's. If its key is not one of this node's,
+    /// the keys were rolled back together with the database.
     pub(super) fn bind(&self, services: &Services, mut memory: Memory) -> Memory {
         let ours = self.origin(services);
         memory.is_binding |= memory

@@ -197,12 +197,12 @@ pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<Giv
 
 impl GivenUp {
     /// Returns the signer of the log that follows, with the key of `seed`. The key must be a new one, since the
-    /// previous one may be known to whoever rolled the database back or had the backup.
+    /// previous one may be known to somebody who rolled the database back or had the backup.
     pub(super) fn signer(&self, seed: &[u8; 32]) -> LogSigner {
         LogSigner::new(&self.successor, seed)
     }
 
-    /// Returns the statement, for the entry at `place`, that the logs are given up, signed by the log that follows.
+    /// Returns the names of the logs and the statement of the log that follows, for the entry at `place`.
     pub(super) fn logs(&self, signer: &LogSigner, place: u64) -> LogsGivenUp {
         LogsGivenUp::by(signer, self.origins.clone(), place)
     }
@@ -214,7 +214,7 @@ fn compare(services: &Services, known: &Known, memory: &Memory) -> Result<(), Ro
     let checkpoint = match memory.open(services, known) {
         Ok(Some(checkpoint)) if !gave_up(&checkpoint) => checkpoint,
         Ok(_) => return Ok(()),
-        // Whatever it is: of that log nothing counts any more.
+        // The log was abandoned, so none of its checkpoints counts any more, not even an invalid one.
         Err(_) if memory.told.as_ref().is_some_and(gave_up) => return Ok(()),
         Err(error) => {
             return Err(RolledBack::Unreadable {

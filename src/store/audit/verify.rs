@@ -52,7 +52,7 @@ pub fn verify_against(
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The file does not exist.
-    #[error("there is no database {path}: is the volume mounted? Name an export or a data directory")]
+    #[error("{path} does not exist; is the volume mounted? Name an export or a data directory")]
     Missing {
         /// The file.
         path: PathBuf,

@@ -64,7 +64,7 @@ impl Verifier {
         let rest = &self.anchors[self.next_anchor..];
         let passed = rest.partition_point(|anchor| anchor.checkpoint.size < size);
         for Anchor { checkpoint, source } in &rest[..passed] {
-            // A file may have one a line, and nowhere else are there many that do not count.
+            // One per source, since a file may have a checkpoint on every line; all other sources have few.
             let known = &mut self.report.not_compared;
             if known.iter().all(|other| other.source != *source) {
                 known.push(NotCompared {
@@ -194,7 +194,7 @@ impl Verifier {
     /// Reports every mismatch as wrong, except checkpoints of a log whose giving up another trusted log has
     /// signed.
     pub(super) fn judge_contradictions(&mut self) {
-        // The newest first: whoever trusts the log in use is led back to those before it.
+        // The newest first: trust in the current log extends to the statements of the logs that it replaced.
         for abandonment in std::mem::take(&mut self.abandoned).into_iter().rev() {
             if abandonment.vouched && self.followed(&abandonment) {
                 self.note(abandonment.text.clone());
@@ -204,13 +204,13 @@ impl Verifier {
             let Abandonment { origin, sequence, .. } = &abandonment;
             self.note(match &abandonment.by {
                 Some(by) => format!(
-                    "entry {sequence} says that the log {origin} was given up there, and no checkpoint by a trusted \
-                     key of the log that followed vouches for it: it does not count. If it was done on purpose, ask for \
-                     the new key, {by}"
+                    "entry {sequence} says that the log {origin} was given up there, and no checkpoint by a \
+                     trusted key of the log that followed vouches for it: it does not count. If it was done on \
+                     purpose, ask for the new key, {by}"
                 ),
                 None => format!(
-                    "entry {sequence} says that the log {origin} was given up there, and no log that followed has \
-                     signed that: it does not count"
+                    "entry {sequence} says that the log {origin} was given up there, and has no valid statement \
+                     of a log that followed: it does not count"
                 ),
             });
         }

@@ -136,11 +136,11 @@ impl Verifier {
 
     /// Returns the entry that retired the key of a checkpoint, if the checkpoint covers more than that entry.
     pub(super) fn retired_by(&self, checkpoint: &Checkpoint) -> Option<u64> {
-        // Its last word is over the entry itself.
+        // The key's last checkpoint covers the entry itself.
         self.retired_before(checkpoint.key.as_ref()?, checkpoint.size.saturating_sub(1))
     }
 
-    /// The entry before `place` by which a key was retired.
+    /// Returns the entry before `place` that retired the key.
     pub(in super::super) fn retired_before(&self, key: &LogKey, place: u64) -> Option<u64> {
         let retired = |change: &&Changed| change.vouched && change.from == *key && change.sequence < place;
         self.changed.iter().find(retired).map(|change| change.sequence)

@@ -1,9 +1,9 @@
-//! What a part of the trail leaves out, checked before its end is signed.
+//! Checks the entries that an export of a part leaves out, before the export's end is signed.
 //!
-//! In the file only hashes stand for it, which fit whatever the rows say by now. Whoever can write the database could
-//! give an organisation's newest entry to another one, or move its time out of what is asked for, and the log would
-//! sign a file that lacks it: no entry in the file follows it, so no chain is open. So the rows are read that could be
-//! such ones, and each has to be what its hash was made of.
+//! The file holds only hashes for them, and these are correct whatever the rows say by now. Somebody who can write
+//! the database could assign an organisation's newest entry to another one, or move its time out of the requested
+//! period, and the log would sign a file that lacks the entry: no entry in the file follows it, so no chain shows
+//! the gap. So every row that could be such an entry is read, and must match its hash.
 
 use super::{ExportError, Selection};
 use crate::domain::audit::checkpoint::unchecked;
@@ -11,27 +11,28 @@ use crate::domain::audit::{Anchor, Content, Record, Tampering, Verifier};
 use crate::store::Connection;
 use crate::store::audit::{self, Range};
 
-/// A check of what a part leaves out.
+/// A check of the entries that an export of a part leaves out.
 ///
-/// Costs as much an entry as [`verify`](crate::store::audit::verify): 5 to 10 µs. Of an organisation, what follows its
-/// newest entry is read, a moment where the organisation is in use; by times, or where something was pruned behind its
-/// newest entry, the whole trail, a minute or two for ten million entries.
+/// It costs as much per entry as [`verify`](crate::store::audit::verify): 5 to 10 µs. For an organisation, only
+/// the entries after its newest one are read, which takes a moment if the organisation is in use. For a period, or
+/// if an entry after the newest one was pruned, the whole trail is read: a minute or two for ten million entries.
 pub(super) struct LeftOut<'a> {
     pub db: &'a Connection,
     pub selection: Selection,
-    /// Where the selected entries were found.
+    /// Range in which the selected entries were found.
     pub range: Range,
-    /// Entries in the snapshot.
+    /// Number of entries in the snapshot.
     pub size: u64,
-    /// What the file leads to, a signed note.
+    /// Checkpoint that the file leads to, a signed note.
     pub checkpoint: &'a str,
 }
 
 impl LeftOut<'_> {
-    /// `next` is the place after the newest entry in the file.
+    /// Checks that no entry that belongs in the file was left out. `next` is the sequence after the newest entry
+    /// in the file.
     ///
     /// # Errors
-    /// [`ExportError::Changed`] when it can't be told what belongs in the file.
+    /// [`ExportError::Changed`] when entries were changed, so that it is uncertain what belongs in the file.
     pub(super) fn check(&self, next: u64) -> Result<(), ExportError> {
         let Selection {
             organization_id,
@@ -40,18 +41,19 @@ impl LeftOut<'_> {
         } = self.selection;
         let is_by_time = from.is_some() || to.is_some();
         if organization_id.is_none() && !is_by_time {
-            // Everything is in the file, and checked with it.
+            // The file holds all entries, and they are checked with it.
             return Ok(());
         }
-        // The chain of an organisation begins with its first entry, so that each that another follows is missed.
+        // An organisation's chain begins with its first entry, so the file itself shows if an entry that another
+        // one follows is missing.
         if !is_by_time && next > 0 && self.check_from(next)? {
             return Ok(());
         }
         self.check_from(0).map(drop)
     }
 
-    /// Whether that was enough: of what was pruned the hash alone is left, and only those who have the whole trail see
-    /// who pruned it.
+    /// Checks the entries from `first` on. Returns whether that sufficed: only the hash of a pruned entry is left,
+    /// and only the whole trail shows which entry records the pruning.
     fn check_from(&self, first: u64) -> Result<bool, ExportError> {
         let signed = unchecked(self.checkpoint).map(|checkpoint| Anchor {
             checkpoint,
@@ -68,7 +70,7 @@ impl LeftOut<'_> {
         let mut was_pruned = false;
         audit::for_each_record(self.db, read, |record: Record| -> Result<(), ExportError> {
             if !self.range.holds(&record) && self.selection.asks_for(&record) {
-                let text = format!("entry {} belongs in it and was not found there", record.sequence);
+                let text = format!("entry {} belongs in it but was not found", record.sequence);
                 return Err(ExportError::Changed(text));
             }
             was_pruned |= matches!(record.content, Content::Pruned { .. });
@@ -79,7 +81,7 @@ impl LeftOut<'_> {
             return Ok(false);
         }
         let report = verifier.finish();
-        // That an entry claims something about keys changes nothing of what belongs where.
+        // False claims about keys do not affect which entries belong in the file.
         let mut found = report
             .findings
             .into_iter()
@@ -96,7 +98,7 @@ impl LeftOut<'_> {
 }
 
 impl Selection {
-    /// Whether it is an entry of this organisation and time, by what the entry says.
+    /// Returns whether the entry is of this organisation and period, according to the entry itself.
     fn asks_for(&self, record: &Record) -> bool {
         let Content::Whole(body) = &record.content else {
             return false;

@@ -215,7 +215,7 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
         };
         let report = told(&trail, &both, vec![anchor]);
         if !is_signed {
-            // The server signs over what stands there, under the name that stands there.
+            // The server signs over whatever the database holds, under whatever log name it holds.
             assert_eq!(report.verdict(&[], None), Verdict::Tampered);
             continue;
         }
