@@ -109,7 +109,8 @@ enum Command {
     /// Verifies the backup (the hash of every file, who made the manifest, the database, the audit trail),
     /// copies it into the data directory, which must be new or empty, ends every session in it, and records
     /// the restore. Reports which factors, sessions and API keys are back. The audit trail continues under a
-    /// new name and key, which must be given to everyone who verifies it.
+    /// new name and with a new key that was in no backup, which must be given to everyone who verifies it. The
+    /// key of access tokens stays the same: if others may have had the backup, run latchkey keys rotate.
     Restore(restore::Restore),
     /// Print the OpenAPI document of the API.
     ///

@@ -184,6 +184,46 @@ fn a_backup_made_after_the_trails_key_was_replaced_restores_twice_under_names_of
     assert_ne!(keys[0], keys[1], "one name never signs two histories");
 }
 
+/// Somebody who once had a backup, or a key that was replaced, can sign nothing for the restored appliance.
+#[test]
+fn a_restore_signs_with_a_key_that_was_in_no_backup() {
+    let place = Place::with_users(1);
+    place.ok("data", &["audit", "checkpoint"]);
+    place.ok("data", &["backup", "before"]);
+    place.ok("data", &["audit", "rotate-key"]);
+    place.ok("data", &["backup", "made"]);
+    let key_files = |of: &str| {
+        let read = |name: &&str| fs::read_to_string(place.path(of).join(name)).ok();
+        let names = ["keys/audit.key", "keys/audit.next.key"];
+        names.iter().filter_map(read).collect::<Vec<_>>()
+    };
+    let public = |key: &str| key.rsplit_once('+').unwrap().1.to_owned();
+    let known = place.ok("data", &["audit", "key"]);
+    let mut known: Vec<_> = known.lines().map(public).collect();
+    for (name, backup) in [("once", "before"), ("twice", "made"), ("again", "made")] {
+        let said = place.ok(name, &["restore", backup, "--json"]);
+        let restored: Value = serde_json::from_str(&said).unwrap();
+        let key = restored["key"].as_str().unwrap();
+        assert!(!known.contains(&public(key)), "{key}");
+        known.push(public(key));
+        for old in [key_files("before"), key_files("made"), key_files("data")].concat() {
+            assert!(!key_files(name).contains(&old), "{name}");
+        }
+        assert_eq!(
+            place.ok(name, &["audit", "key"]).lines().last(),
+            Some(key),
+            "the restored key is in use"
+        );
+        place.ok(name, &["audit", "checkpoint"]);
+        place.ok(name, &["audit", "verify", place.path(name).to_str().unwrap()]);
+    }
+    let said = place.ok("told", &["restore", "made"]);
+    assert!(
+        said.contains("a new one") && said.contains("latchkey keys rotate"),
+        "{said}"
+    );
+}
+
 /// What the witness has of the log that was given up, and of a restore that this one knows nothing of, does not keep
 /// it from starting.
 #[test]

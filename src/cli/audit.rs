@@ -51,7 +51,9 @@ pub enum AuditCommand {
     ///
     /// Needs only the file and the key. A data directory may be in use at the same time. Exits with 0 if the
     /// trail is intact, and with 1 if anything was found, if no checkpoint by a trusted key vouches for the
-    /// trail (`unsigned`), or if a given checkpoint belongs to a history that was given up (`superseded`).
+    /// trail (`unsigned`), if a given checkpoint belongs to a history that was given up (`superseded`), or if
+    /// an export of a part has nothing to compare a given checkpoint with (`not-compared`). Exits with 4 if there
+    /// is no database that can be read.
     /// The newest entries may be unsigned for as long as a server leaves them so: 10,000 entries, 5 minutes.
     #[command(
         after_help = "Examples:\n  latchkey audit verify trail.ndjson --key mfa.example.org/audit-log+1a2b3c4d+AT…\n  \
@@ -100,9 +102,9 @@ pub enum AuditCommand {
     /// Accept a database that is older than the last signed state, after a backup was put in place on
     /// purpose.
     ///
-    /// Ends every session, records the rollback, and continues signing under a new name and key, which must
-    /// be given to everyone who verifies the trail: the missing entries stay evident to anyone who kept a
-    /// checkpoint.
+    /// Ends every session, records the rollback, and continues signing under a new name and with a new key,
+    /// which must be given to everyone who verifies the trail: the missing entries stay evident to anyone who
+    /// kept a checkpoint.
     #[command(after_help = "Example:\n  latchkey audit accept-rollback --replaced latchkey.db.broken --yes")]
     AcceptRollback {
         /// The newer database, if it still exists: makes the report of revived sessions and factors exact.
@@ -258,11 +260,11 @@ fn check(file: &Path, keys: &[String], as_json: bool) -> Result<()> {
             "size": size,
         }));
     }
-    output::line(format_args!(
+    output::quoted(format_args!(
         "proven: entry {} is among the first {size} of {}",
         checked.record.sequence, checked.checkpoint.origin
     ))?;
-    output::line(serde_json::to_string_pretty(&shown(&checked.record, &entry))?)
+    output::json(&shown(&checked.record, &entry))
 }
 
 /// Returns the parts of an entry that are shown to people.

@@ -8,6 +8,7 @@ use crate::service::backup::BackupError;
 use crate::service::key_match::KeysOfAnother;
 use crate::service::trail::RolledBack;
 use crate::store::OpenError;
+use crate::store::audit::VerifyError;
 
 /// The end of `latchkey --help`.
 pub(super) const HELP: &str = "\
@@ -74,7 +75,8 @@ impl Exit {
                 || cause.is::<RolledBack>()
                 || cause.is::<NoDataDirectory>()
                 || cause.is::<KeysOfAnother>()
-                || cause.is::<KeyError>();
+                || cause.is::<KeyError>()
+                || cause.is::<VerifyError>();
             if data_directory {
                 return Self::DataDirectory;
             }

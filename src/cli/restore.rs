@@ -128,9 +128,18 @@ impl Restore {
         if self.check {
             return output::line("nothing was changed");
         }
-        output::line(format_args!("the trail's key from now on: {}", restored.key))
+        output::line(format_args!("the trail's key from now on: {}", restored.key))?;
+        output::line(NEW_KEY)?;
+        output::line(
+            "the key of access tokens is still the one in the backup: if others may have had the backup, run \
+             latchkey keys rotate",
+        )
     }
 }
+
+/// The notice about the trail's key after a restore, or after an older database was accepted.
+pub(super) const NEW_KEY: &str = "it is a new one that was never in a backup: what the previous key signs from \
+                                  now on does not count. If you keep keys apart from backups, store them again";
 
 /// Returns something that the restore brought back, as JSON: sessions are ended, factors and API keys are
 /// not.

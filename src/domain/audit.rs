@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod export;
 mod file;
 mod frontier;
+mod given_up;
 mod key_change;
 mod leaf;
 mod mention;
@@ -23,6 +24,7 @@ pub use asked::asked_digest;
 pub use canonical::object_text;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogKeys, LogSigner};
 pub use file::{CSV_COLUMNS, FileError, FileVerifier, csv_cells};
+pub use given_up::LogsGivenUp;
 pub use key_change::KeyChange;
 pub use leaf::{
     Chain, Hash32, LEAF_FORMAT, Leaf, SALT_BYTES, Salt, actor_part, seal, subject_part, write_time,
@@ -32,8 +34,8 @@ pub use receipt::{CheckedReceipt, ReceiptError, check_receipt, write_receipt};
 pub use record::{ActorData, Body, Content, Part, Record, SubjectData};
 pub use removals::{Removal, RemovedPart};
 pub use report::{
-    Anchor, FINDINGS_LISTED, Finding, OWN_KEYS, Report, Scope, Tampering, UNSIGNED_ENTRIES, UNSIGNED_SPAN,
-    Verdict, Voided,
+    Anchor, FINDINGS_LISTED, Finding, NotCompared, OWN_KEYS, Report, Scope, Tampering, UNSIGNED_ENTRIES,
+    UNSIGNED_SPAN, Verdict, Voided,
 };
 pub use verify::{Head, Verifier};
 

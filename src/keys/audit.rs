@@ -18,6 +18,7 @@ use super::files::{
     replace, sync_directory,
 };
 use crate::domain::Result;
+use crate::domain::audit::LogKey;
 use crate::domain::audit::checkpoint::public_half;
 use crate::entropy::Entropy;
 
@@ -100,6 +101,19 @@ impl KeyRing {
         })
     }
 
+    /// Returns how many of this ring's keys of the trail came before `key`; `None` if `key` is not one of them.
+    #[must_use]
+    pub fn audit_key_age(&self, key: &LogKey) -> Option<usize> {
+        let by_age: Vec<_> = self.audit.with(|seeds| {
+            let ours = [Some(&seeds.current), seeds.next.as_ref()];
+            let ours = ours.into_iter().flatten().map(|seed| public_half(seed));
+            seeds.retired.iter().copied().chain(ours).collect()
+        });
+        by_age
+            .iter()
+            .rposition(|public| LogKey::of(key.origin(), public).as_ref() == Some(key))
+    }
+
     /// Begins a key change; returns `None` while another one is in progress.
     #[must_use]
     pub fn begin_audit_change(&self) -> Option<Changing<'_>> {
@@ -133,9 +147,9 @@ impl KeyRing {
         };
         let old = public_half(&seeds.current);
         let mut retired = seeds.retired.clone();
-        if !retired.contains(&old) {
-            retired.push(old);
-        }
+        // If the key had been retired before and came back, it was in use until now: it is the newest retired key.
+        retired.retain(|key| *key != old);
+        retired.push(old);
         if let Some(directory) = &self.directory {
             let lines: Vec<_> = retired.iter().map(|key| hex::encode(key) + "\n").collect();
             replace(&directory.join(AUDIT_RETIRED_FILE), &lines.concat())?;
@@ -178,6 +192,10 @@ mod tests {
         let open = || KeyRing::open(dir.path(), &entropy).expect("keys");
         let keys = open();
         let old = keys.audit_signing_key();
+        let age = |keys: &KeyRing, seed| {
+            let key = LogKey::of("h/audit-log", &public_half(&seed)).expect("a key");
+            keys.audit_key_age(&key)
+        };
         let changing = keys.begin_audit_change().expect("the first");
         assert!(keys.begin_audit_change().is_none(), "one at a time");
         keys.stage_audit_key(&changing, &entropy).expect("staged");
@@ -189,6 +207,8 @@ mod tests {
                 (keys.audit_signing_key(), keys.next_audit_key()),
                 (old, Some(new))
             );
+            let ages = [old, new, [7; 32]].map(|seed| age(&keys, seed));
+            assert_eq!(ages, [Some(0), Some(1), None]);
         }
         let keys = open();
         keys.promote_audit_key().expect("promoted");
@@ -196,6 +216,7 @@ mod tests {
         for keys in [keys, open()] {
             assert_eq!((keys.audit_signing_key(), keys.next_audit_key()), (new, None));
             assert_eq!(keys.audit_public_keys(), [public_half(&new), public_half(&old)]);
+            assert_eq!([old, new].map(|seed| age(&keys, seed)), [Some(0), Some(1)]);
         }
         let folder = dir.path().join(KEY_DIRECTORY);
         let left = std::fs::read_dir(&folder).expect("keys");

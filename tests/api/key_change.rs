@@ -6,12 +6,14 @@ use std::path::Path;
 
 use latchkey::app::App;
 use latchkey::config::Config;
+use latchkey::domain::audit::export::{EndLine, GapLine, Line};
 use latchkey::domain::audit::{
     ActorRef, Anchor, Event, EventType, FileVerifier, KeyChange, LogKey, LogKeys, LogSigner, Report,
     Tampering, Verdict, check_receipt,
 };
 use latchkey::service::trail::{self, Format, KeyChanged, Selection};
 use latchkey::store::audit;
+use sha2::{Digest as _, Sha256};
 
 async fn append(app: &App) -> u64 {
     append_event(app, Event::new(EventType::UserLogin, None, ActorRef::operator())).await
@@ -280,6 +282,51 @@ async fn what_a_retired_key_signs_later_is_found() {
             [Tampering::ForgedCheckpoint],
             "{given:?}: {report:?}"
         );
+        assert!(report.findings[0].text.contains("retired the key"), "{report:?}");
+    }
+}
+
+/// The export lacks the newest entry, whose hash replaces it, and the thief of the old key signed its end.
+#[tokio::test]
+async fn a_retired_key_does_not_end_an_export_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = begun(dir.path()).await;
+    let (leaked, from) = (app.services.keys.audit_signing_key(), app.services.clock.now());
+    let changed = rotated(&app).await;
+    append(&app).await;
+    append(&app).await;
+    let selection = Selection {
+        from: Some(from),
+        ..Selection::default()
+    };
+    let part = export(&app, &selection).await;
+    assert_eq!(check_file(&part, &[&changed.from]).findings, []);
+    let mut lines: Vec<&str> = part.lines().collect();
+    assert!(lines.pop().unwrap().contains("\"kind\":\"end\""));
+    let newest = lines.pop().unwrap();
+    let entry: serde_json::Value = serde_json::from_str(newest).unwrap();
+    let place = entry["leaf"]["sequence"].as_u64().unwrap();
+    let hash = app.services.store.read(|db| audit::cover(db, place, place + 1));
+    let gap = Line::Gap(GapLine::new(place, place + 1, &hash.unwrap()));
+    let gap = serde_json::to_string(&gap).unwrap();
+    lines.push(&gap);
+    let text = lines.join("\n") + "\n";
+    let ended = |seed| {
+        let signer = LogSigner::new(LogKey::parse(&changed.from).unwrap().origin(), &seed);
+        let sha256 = Sha256::digest(text.as_bytes());
+        let end = Line::End(EndLine {
+            lines: lines.len() as u64,
+            sha256: hex::encode(sha256),
+            signed: signer.export_end(lines.len() as u64, sha256.into()),
+        });
+        format!("{text}{}", serde_json::to_string(&end).unwrap())
+    };
+    // Only the end shows the difference.
+    let in_use = app.services.keys.audit_signing_key();
+    assert_eq!(check_file(&ended(in_use), &[&changed.from]).findings, []);
+    for given in [vec![], vec![&*changed.from], vec![&*changed.from, &*changed.to]] {
+        let report = check_file(&ended(leaked), &given);
+        assert_eq!(kinds(&report), [Tampering::ForgedCheckpoint], "{report:?}");
         assert!(report.findings[0].text.contains("retired the key"), "{report:?}");
     }
 }

@@ -13,10 +13,12 @@ mod described;
 mod document;
 mod forwarding;
 mod full_disk;
+mod given_up;
 #[path = "../guests/mod.rs"]
 mod guests;
 mod keeping;
 mod key_change;
+mod left_out;
 mod metrics;
 mod people;
 mod plugin_files;

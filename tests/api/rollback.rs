@@ -16,7 +16,7 @@ use latchkey::store::audit;
 
 use crate::support::enrol;
 
-async fn organization(app: &App, slug: &str) -> OrganizationId {
+pub async fn organization(app: &App, slug: &str) -> OrganizationId {
     let new = NewOrganization {
         id: None,
         slug: slug.into(),
@@ -45,7 +45,7 @@ async fn user(app: &App, organization: OrganizationId, email: &str) -> UserId {
 }
 
 /// A data directory with two entries, signed, in which the database of one entry was put back.
-async fn rolled_back(dir: &Path) -> Config {
+pub async fn rolled_back(dir: &Path) -> Config {
     let config = Config::for_data_dir(dir);
     let database = dir.join("latchkey.db");
     let app = App::open(config.clone()).unwrap();
@@ -65,7 +65,7 @@ async fn rolled_back(dir: &Path) -> Config {
     config
 }
 
-fn refusal(config: &Config) -> Option<RolledBack> {
+pub fn refusal(config: &Config) -> Option<RolledBack> {
     App::open(config.clone())
         .err()
         .map(|error| error.downcast::<RolledBack>().unwrap())
@@ -197,7 +197,7 @@ async fn a_witness_directory_remembers_what_the_machine_forgot() {
 }
 
 /// Puts an earlier database back, with all that SQLite keeps beside it.
-fn put_back(dir: &Path, copy: &str) {
+pub fn put_back(dir: &Path, copy: &str) {
     for besides in ["latchkey.db-wal", "latchkey.db-shm"] {
         let _ = fs::remove_file(dir.join(besides));
     }

@@ -160,7 +160,7 @@ async fn an_organisations_export_holds_nothing_of_others_and_misses_nothing() {
     };
     let file = export(&app, selection, Format::Ndjson).await;
     assert!(!file.contains(&app.globex.to_string()));
-    // Even the log itself can't leave an entry out: the organisation's chain would not close.
+    // Even the log itself can't leave out an entry that others follow: the organisation's chain would not close.
     let lines: Vec<&str> = file.lines().collect();
     let left_out = lines
         .iter()

@@ -3,6 +3,7 @@
 mod beside;
 mod rotation;
 mod schedule;
+mod verdicts;
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};

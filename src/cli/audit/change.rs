@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::super::exit::Refusal;
-use super::super::restore::revived_in_json;
+use super::super::restore::{NEW_KEY, revived_in_json};
 use super::super::{Global, Progress, orders, output, wait_for};
 use crate::domain::account::UserId;
 use crate::domain::audit::ActorRef;
@@ -62,7 +62,8 @@ pub(super) fn accept_rollback(
             if revived.kind == "session" { ", ended" } else { "" }
         ))?;
     }
-    output::line(format_args!("the trail's key from now on: {}", accepted.key))
+    output::line(format_args!("the trail's key from now on: {}", accepted.key))?;
+    output::line(NEW_KEY)
 }
 
 pub(super) fn erase(global: &Global, org: &str, user: UserId, yes: bool, as_json: bool) -> Result<()> {

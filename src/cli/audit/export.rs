@@ -115,6 +115,7 @@ fn plain(error: ExportError) -> anyhow::Error {
         ExportError::Trail(error) => error.into(),
         ExportError::Database(error) => error.into(),
         ExportError::Io(error) => error.into(),
+        changed @ ExportError::Changed(_) => changed.into(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::super::exit::Refusal;
+use super::super::exit::{NoDataDirectory, Refusal};
 use super::super::{Progress, output};
 use super::{MAX_LINE, open, read_keys};
 use crate::domain::audit::{
@@ -48,6 +48,12 @@ pub(super) fn verify(order: &Order<'_>) -> Result<()> {
             checkpoint,
             source: path.display().to_string(),
         });
+    }
+    if target != Path::new("-") && matches!(target.try_exists(), Ok(false)) {
+        let place = target.display();
+        bail!(NoDataDirectory(format!(
+            "{place} does not exist; is the volume mounted? Name an export or a data directory"
+        )));
     }
     let report = if target.is_dir() {
         let mut bar = None;
@@ -124,18 +130,26 @@ fn verify_file(path: &Path, keys: LogKeys, anchors: Vec<Anchor>) -> Result<Repor
     Ok(verifier.finish().map_err(refused)?)
 }
 
+/// Prints the report. Its text may quote the file, so characters that a terminal would act on are replaced.
 fn tell(report: &Report, verdict: Verdict, given: &[String]) -> Result<()> {
     if let Some(scope) = &report.scope {
         output::line(part(scope))?;
     }
     for note in &report.notes {
-        output::line(format_args!("note: {note}"))?;
+        output::quoted(format_args!("note: {note}"))?;
     }
     for finding in &report.findings {
-        output::line(format_args!("{}: {}", name(finding.kind), finding.text))?;
+        output::quoted(format_args!("{}: {}", name(finding.kind), finding.text))?;
+    }
+    let not_compared = report.not_compared.iter();
+    for one in not_compared.filter(|one| given.contains(&one.source)) {
+        output::quoted(format_args!(
+            "not compared: your checkpoint in {} is over {} entries, and where it ends the file has only hashes",
+            one.source, one.size
+        ))?;
     }
     for voided in report.voided.iter().filter(|one| given.contains(&one.source)) {
-        output::line(format_args!(
+        output::quoted(format_args!(
             "superseded: your checkpoint in {} over {} entries is of a history that was given up: entry {} records \
              that an older database was put in place, and what came after its first {} entries is not here",
             voided.source, voided.size, voided.given_up_by, voided.given_up_by
@@ -186,6 +200,13 @@ fn conclude(report: &Report, verdict: Verdict) -> Result<()> {
         Verdict::Superseded => {
             bail!(
                 "a checkpoint that you gave is of a history that was given up, and can't vouch for this one"
+            )
+        }
+        Verdict::NotCompared => {
+            bail!(
+                "nothing wrong was found, but a checkpoint that you gave could not be compared: this is a part of \
+                 the trail, and the entries where the checkpoint ends are not in it. Check the whole export or \
+                 the data directory"
             )
         }
         Verdict::Unsigned if report.vouched_size == 0 => bail!(

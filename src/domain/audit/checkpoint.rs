@@ -230,18 +230,23 @@ impl LogKeys {
         Ok(checkpoint)
     }
 
-    /// Checks that a trusted key signed this statement about the lines of an export.
+    /// Checks that a trusted key signed this statement about the lines of an export, and returns that key.
     ///
     /// # Errors
     /// [`CheckpointError`]; [`CheckpointError::Forged`] also for a statement about other lines.
-    pub fn check_export_end(&self, note: &str, lines: u64, sha256: Hash32) -> Result<(), CheckpointError> {
-        let ((origin, text), _) = self.open_note(note, |text| {
+    pub fn check_export_end(
+        &self,
+        note: &str,
+        lines: u64,
+        sha256: Hash32,
+    ) -> Result<&LogKey, CheckpointError> {
+        let ((origin, text), key) = self.open_note(note, |text| {
             let text = std::str::from_utf8(text).ok()?;
             let origin = text.lines().nth(1)?.to_owned();
             Some((origin.clone(), (origin, text.to_owned())))
         })?;
         if text == export_text(&origin, lines, sha256) {
-            Ok(())
+            Ok(key)
         } else {
             Err(CheckpointError::Forged)
         }

@@ -9,8 +9,9 @@
 //! | `checkpoint` | an intermediate checkpoint: it narrows down where a rewritten trail diverges |
 //! | `end` | the number of lines and their hash, signed by the log |
 //!
-//! Leaves and hashes lead to the root that the checkpoint signs, in one pass and without the entries that were
-//! left out. The `end` line detects what that can't: a file that was truncated or thinned out afterwards.
+//! Leaves and hashes lead to the root that the checkpoint signs, in one pass and without the entries left out. The
+//! `end` line detects what that can't: a file truncated or thinned out afterwards. It is signed only once it was
+//! checked that a part lacks nothing that was asked for (`service/trail/export/left_out.rs`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

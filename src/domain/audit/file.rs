@@ -291,8 +291,18 @@ impl FileVerifier {
                 // Earlier findings already say where.
                 verifier.note(text);
             }
-        } else if let Err(error) = verifier.keys().check_export_end(&end.signed, lines, digest) {
-            let text = format!("the end of the file does not count: {error}");
+            return;
+        }
+        let problem = match verifier.keys().check_export_end(&end.signed, lines, digest) {
+            // The key does not change while an export is written, so an honest export never holds both a change
+            // of keys and an end by the old key.
+            Ok(key) => verifier
+                .retired_before(key, next)
+                .map(|by| format!("entry {by} retired the key that signed it")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = problem {
+            let text = format!("the end of the file does not count: {problem}");
             verifier.finding(Tampering::ForgedCheckpoint, next, next, text);
         }
     }

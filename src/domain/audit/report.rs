@@ -72,6 +72,8 @@ pub enum Verdict {
     Unsigned,
     /// Nothing is wrong, but a given checkpoint belongs to a history that was given up on purpose.
     Superseded,
+    /// Nothing is wrong, but a given checkpoint could not be compared: the entries where it ends are not here.
+    NotCompared,
 }
 
 /// The part of the trail that an export holds, if it does not hold all of it.
@@ -104,6 +106,16 @@ pub struct Voided {
     pub given_up_by: u64,
 }
 
+/// A checkpoint that could not be compared with anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotCompared {
+    /// Where it was found.
+    pub source: String,
+    /// Number of entries it covers; the smallest number if several were found there.
+    pub size: u64,
+}
+
 /// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -133,6 +145,9 @@ pub struct Report {
     pub newest_at: Option<Timestamp>,
     /// Checkpoints of logs that were given up.
     pub voided: Vec<Voided>,
+    /// Checkpoints that could not be compared, because the entries where they end are not here; one for each
+    /// source.
+    pub not_compared: Vec<NotCompared>,
     /// Problems found, by position.
     pub findings: Vec<Finding>,
     /// Number of findings beyond those listed.
@@ -171,6 +186,8 @@ impl Report {
             Verdict::Tampered
         } else if self.voided.iter().any(|voided| given.contains(&voided.source)) {
             Verdict::Superseded
+        } else if self.not_compared.iter().any(|one| given.contains(&one.source)) {
+            Verdict::NotCompared
         } else if may_be_unsigned {
             Verdict::Intact
         } else {

@@ -2,6 +2,7 @@
 //! signing key, written from one snapshot, ended with a signature. The writing process need not have the key:
 //! beside a running server, the command line asks it through the operator's socket (`orders.rs`).
 
+mod left_out;
 mod lines;
 
 use std::io::{self, Write};
@@ -17,6 +18,7 @@ use crate::domain::audit::{ActorRef, Event, EventType, Record, Resource};
 use crate::domain::{Error, Result};
 use crate::store::audit::{self, Beside, Range, VerifyError, checkpoints as kept};
 use crate::store::{DATABASE_FILE, accounts};
+use left_out::LeftOut;
 use lines::Lines;
 pub use lines::{Claim, Written};
 
@@ -54,6 +56,12 @@ pub enum ExportError {
     /// The file could not be written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Entries were changed, so it is uncertain which of them belong in an export of a part.
+    #[error(
+        "the trail was changed, so this export may leave out entries that belong in it: {0}. Run latchkey audit \
+         verify DATA-DIR; the whole trail can be exported as it is"
+    )]
+    Changed(String),
 }
 
 /// A snapshot of the trail, to export from.
@@ -258,7 +266,8 @@ impl Export {
         &self.announcement
     }
 
-    /// Writes the whole export except its end.
+    /// Writes the whole export except its end. For an export of a part, the entries left out are read and checked
+    /// as well.
     ///
     /// # Errors
     /// [`ExportError`].
@@ -308,6 +317,18 @@ impl Export {
             progress(next, size);
             lines.write_record(&record)
         })?;
+        let left_out = LeftOut {
+            db,
+            selection: Selection {
+                organization_id,
+                from,
+                to,
+            },
+            range: self.range,
+            size,
+            checkpoint: &begun.checkpoint,
+        };
+        left_out.check(next)?;
         if next < size {
             let hashes = audit::cover(db, next, size)?;
             lines.write(&Line::Gap(GapLine::new(next, size, &hashes)))?;

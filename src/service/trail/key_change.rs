@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::checkpoints::{self, Signed, key_changed, signer};
 use crate::domain::audit::{ActorRef, KeyChange, LogSigner};
 use crate::domain::{Error, Result};
-use crate::keys::KeyError;
+use crate::keys::{Changing, KeyError};
 use crate::service::Services;
 use crate::store::audit::{self, checkpoints as kept};
 
@@ -37,15 +37,9 @@ pub struct KeyChanged {
 /// [`Error::Conflict`] while another change is in progress; [`Error::Internal`] when a file or the database can't
 /// be written: then the old key continues to sign.
 pub async fn rotate_key(services: &Services, actor: ActorRef) -> Result<KeyChanged> {
-    let keys = &services.keys;
-    let Some(changing) = keys.begin_audit_change() else {
-        return Err(key_changed());
-    };
-    finish_key_change(services)?;
+    let changing = begin_key_change(services)?;
     let old = signer(services).await?;
-    let seed = keys
-        .stage_audit_key(&changing, &services.entropy)
-        .map_err(|error| internal(&error))?;
+    let seed = stage_key(services, &changing)?;
     let new = LogSigner::new(old.origin(), &seed);
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
@@ -73,11 +67,7 @@ pub async fn rotate_key(services: &Services, actor: ActorRef) -> Result<KeyChang
             Ok([last_word, first])
         })
         .await?;
-    if let Err(error) = keys.promote_audit_key() {
-        // The new key is on disk beside the old one, and signs from there.
-        tracing::warn!(%error, "could not replace the file of the trail's old key by the new one; trying again at the next start");
-    }
-    drop(changing);
+    promote_key(services, changing);
     for signed in [&last_word, &first] {
         checkpoints::keep_beside(services, signed, from.origin(), at).await?;
     }
@@ -88,6 +78,37 @@ pub async fn rotate_key(services: &Services, actor: ActorRef) -> Result<KeyChang
         last_word: last_word.note,
         checkpoint: first.note,
     })
+}
+
+/// Begins a key change, after completing one that a crash interrupted.
+///
+/// # Errors
+/// [`Error::Conflict`] while another change is in progress; [`Error::Internal`] as for [`finish_key_change`].
+pub(super) fn begin_key_change(services: &Services) -> Result<Changing<'_>> {
+    let Some(changing) = services.keys.begin_audit_change() else {
+        return Err(key_changed());
+    };
+    finish_key_change(services)?;
+    Ok(changing)
+}
+
+/// Generates a new key, stores it beside the current one, and returns its seed. It is not used before the database
+/// names it.
+///
+/// # Errors
+/// [`Error::Internal`] when its file can't be written.
+pub(super) fn stage_key(services: &Services, changing: &Changing<'_>) -> Result<[u8; 32]> {
+    let staged = services.keys.stage_audit_key(changing, &services.entropy);
+    staged.map_err(|error| internal(&error))
+}
+
+/// Replaces the old key with the new one, which the database names by now, and ends the change.
+pub(super) fn promote_key(services: &Services, changing: Changing<'_>) {
+    if let Err(error) = services.keys.promote_audit_key() {
+        // The new key is on disk beside the old one, and signs from there.
+        tracing::warn!(%error, "could not replace the file of the trail's old key by the new one; trying again at the next start");
+    }
+    drop(changing);
 }
 
 /// Completes a key change that a crash interrupted: moves the key that the database names into its place.

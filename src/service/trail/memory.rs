@@ -13,8 +13,9 @@ use super::witness::witness_directory;
 use crate::domain::Result;
 use crate::domain::audit::checkpoint::{CheckpointError, unchecked};
 use crate::domain::audit::{
-    Checkpoint, Content, LogKey, LogKeys, LogSigner, Record, check_receipt, write_receipt,
+    Checkpoint, Content, LogKey, LogKeys, LogsGivenUp, Record, check_receipt, write_receipt,
 };
+use crate::keys::KeyRing;
 use crate::service::Services;
 use crate::store::audit::{self, checkpoints as kept};
 
@@ -26,7 +27,8 @@ pub(super) struct Memory {
     /// Its content, with the signature not verified; `None` if it can't be parsed.
     pub told: Option<Checkpoint>,
     /// Whether it is an error if the note is invalid: true for `latest`, and for the witness's checkpoints of the
-    /// current log. Others count only if signed by this node's key, since they may belong to another appliance.
+    /// current log and of its predecessors and successors. Others count only if signed by this node's key, since
+    /// they may belong to another appliance.
     pub is_binding: bool,
 }
 
@@ -37,8 +39,14 @@ pub(super) struct Known {
     pub size: u64,
     /// Whether it holds any checkpoint.
     pub was_signed: bool,
-    /// Logs that were abandoned on purpose, each with the sequence of the entry that records it.
-    abandoned: Vec<(String, u64)>,
+    abandoned: Vec<Abandoned>,
+}
+
+/// A log that was abandoned on purpose.
+struct Abandoned {
+    origin: String,
+    /// Number of this node's keys that came before the key of the log that followed.
+    key_age: usize,
 }
 
 impl Memory {
@@ -88,13 +96,12 @@ impl Memory {
 
 impl Known {
     pub(super) fn read(services: &Services) -> Result<Self> {
-        let seed = services.keys.audit_signing_key();
         services.store.read(|db| {
             let logs = kept::known_logs(db)?;
             Ok(Self {
                 size: audit::size(db)?,
                 was_signed: kept::is_any_kept(db)?,
-                abandoned: find_abandoned(db, &logs, &seed)?,
+                abandoned: find_abandoned(db, &logs, &services.keys)?,
                 logs,
             })
         })
@@ -108,25 +115,43 @@ impl Known {
         )
     }
 
-    /// Returns whether a checkpoint no longer counts, because its log was abandoned at a smaller size.
-    pub(super) fn gave_up(&self, checkpoint: &Checkpoint) -> bool {
+    /// Makes a checkpoint binding if its log's name differs from the current one's at most in its number: it is a
+    /// predecessor or successor of the current log, not another appliance's. If its key is not one of this node's,
+    /// the keys were rolled back together with the database.
+    pub(super) fn bind(&self, services: &Services, mut memory: Memory) -> Memory {
+        let ours = self.origin(services);
+        memory.is_binding |= memory
+            .origin()
+            .is_some_and(|origin| split(origin).0 == split(&ours).0);
+        memory
+    }
+
+    /// Returns whether a checkpoint no longer counts, because its log was abandoned with a key that is newer than
+    /// the one that signed the checkpoint. So nothing can abandon what the current key has signed, not even a
+    /// leaked key that was in use before. The log that followed has signed over the abandoned log's entries that
+    /// are still in the database.
+    pub(super) fn gave_up(&self, services: &Services, checkpoint: &Checkpoint) -> bool {
+        let key = checkpoint.key.as_ref();
+        let age = key.and_then(|key| services.keys.audit_key_age(key));
         self.abandoned
             .iter()
-            .any(|(origin, at)| *origin == checkpoint.origin && checkpoint.size > *at)
+            .any(|one| one.origin == checkpoint.origin && age < Some(one.key_age))
     }
 }
 
-/// Finds the abandoned logs. Counts only entries covered by a checkpoint of the current log: anyone who can write
-/// the database can add a log and an entry to it, but not sign with the key, which is stored beside the database.
+/// Finds the abandoned logs. Anyone who can write the database can add a log and an entry to it, and the server
+/// will sign over both. So an entry counts only with the statement of the log that followed, signed with a key of
+/// this node, which they can't make.
 fn find_abandoned(
     db: &crate::store::Connection,
     logs: &[kept::KnownLog],
-    seed: &[u8; 32],
-) -> Result<Vec<(String, u64)>> {
+    keys: &KeyRing,
+) -> Result<Vec<Abandoned>> {
     let Some((current, newest)) = logs.last().zip(kept::find_newest_checkpoint(db)?) else {
         return Ok(Vec::new());
     };
-    let ours = LogKeys::new(vec![LogSigner::new(current.key.origin(), seed).log_key()]);
+    let signer = checkpoints::signer_of(keys, current.key.origin(), Some(&current.key));
+    let ours = LogKeys::new(vec![signer.log_key()]);
     let Ok(signed) = ours.open(&newest.2) else {
         return Ok(Vec::new());
     };
@@ -137,27 +162,31 @@ fn find_abandoned(
         };
         let proof = audit::inclusion_proof(db, sequence, signed.size)?;
         let receipt = write_receipt(&record, &proof, &newest.2);
-        if let Ok(checked) = check_receipt(&receipt, &ours) {
-            let origins = abandoned_origins(&checked.record);
-            abandoned.extend(origins.into_iter().map(|origin| (origin, sequence)));
-        }
+        let checked = check_receipt(&receipt, &ours).ok();
+        let given_up = checked.and_then(|checked| given_up_by(&checked.record));
+        let Some((given_up, key_age)) =
+            given_up.and_then(|given_up| keys.audit_key_age(&given_up.by).map(|age| (given_up, age)))
+        else {
+            continue;
+        };
+        abandoned.extend(
+            given_up
+                .origins
+                .into_iter()
+                .map(|origin| Abandoned { origin, key_age }),
+        );
     }
     Ok(abandoned)
 }
 
-/// Reads the names that [`GivenUp::record`](super::rollback::GivenUp::record) added to an entry.
-fn abandoned_origins(record: &Record) -> Vec<String> {
+/// Returns the logs that an entry records as given up, if the statement of the log that followed is valid.
+fn given_up_by(record: &Record) -> Option<LogsGivenUp> {
     let Content::Whole(body) = &record.content else {
-        return Vec::new();
+        return None;
     };
-    let details = body.subject.data().and_then(|data| data.details.as_deref());
-    let details: Value = details
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let also = details["alsoAbandoned"].as_array().into_iter().flatten();
-    also.chain([&details["abandonedOrigin"]])
-        .filter_map(|origin| origin.as_str().map(str::to_owned))
-        .collect()
+    let details = body.subject.data()?.details.as_deref()?;
+    let given_up = LogsGivenUp::read(&serde_json::from_str(details).ok()?)?;
+    given_up.check(record.sequence).is_ok().then_some(given_up)
 }
 
 /// Returns the remembered checkpoints: the newest of each log and place.
@@ -169,7 +198,9 @@ pub(super) fn memories(services: &Services, known: &Known) -> Vec<Memory> {
         let current = witness_directory(witness, &known.origin(services));
         let read = move |witness: &Path| memories_at(witness, Some(&current));
         match services.witness.read(witness, read) {
-            Some(Some(there)) => found.extend(there),
+            Some(Some(there)) => {
+                found.extend(there.into_iter().map(|memory| known.bind(services, memory)));
+            }
             Some(None) if known.was_signed => {
                 tracing::warn!(directory = %witness.display(), "the witness directory does not exist: nothing was compared with it");
             }

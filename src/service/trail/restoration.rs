@@ -1,10 +1,12 @@
-//! Restoring a backup: ends all sessions, records the restore, and continues the trail under a new name.
+//! Restoring a backup: ends all sessions, records the restore, and continues the trail under a new name and with a
+//! new key.
 
 use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::checkpoints::{self, Signed};
+use super::key_change::{begin_key_change, promote_key, stage_key};
 use super::memory::{memories_at, memories_beside};
 use super::rollback::{give_up, unreadable};
 use super::witness::{self, Testimony};
@@ -18,8 +20,8 @@ use crate::store::audit;
 use crate::store::backup;
 
 /// Ends all sessions, pending logins and enrolments, appends the entry of the restore, and begins a new log after
-/// the one in the backup. `made_at` is the backup's time. The `witness` directory is only read; call
-/// [`give_to_witness`] once the restored directory is in its place.
+/// the one in the backup, with a key that is in no backup. `made_at` is the backup's time. The `witness` directory
+/// is only read; call [`give_to_witness`] once the restored directory is in its place.
 ///
 /// # Errors
 /// [`crate::domain::Error`], with nothing changed.
@@ -38,32 +40,32 @@ pub async fn begin_after_restore(
     let at_witness = witness.and_then(|witness| services.witness.read(witness, |at| memories_at(at, None)));
     elsewhere.extend(at_witness.flatten().unwrap_or_default());
     let given_up = give_up(services, elsewhere)?;
-    let signer = given_up.signer(services);
+    let changing = begin_key_change(services)?;
+    let signer = given_up.signer(&stage_key(services, &changing)?);
     let key = signer.log_key();
     let url = services.settings.trail.witness_url.clone();
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
     let count = |kind: &str| revived.iter().filter(|one| one.kind == kind).count();
     let sessions = count("session");
-    let event = given_up.record(
-        Event::new(EventType::BackupRestore, None, ActorRef::operator())
-            .with("backupOf", made_at.to_string())
-            .with("revived", revived.len())
-            .with("revivedSessions", sessions)
-            .with("revivedApiKeys", count("API key"))
-            .with("exact", replaced.is_some())
-            .with("newKey", key.to_string()),
-    );
+    let event = Event::new(EventType::BackupRestore, None, ActorRef::operator())
+        .with("backupOf", made_at.to_string())
+        .with("revived", revived.len())
+        .with("revivedSessions", sessions)
+        .with("revivedApiKeys", count("API key"))
+        .with("exact", replaced.is_some());
     let (sessions_ended, begun) = services
         .store
         .write(move |tx| {
             let ended = audit::clear_every_session(tx, at)?;
-            let event = event.clone().with("sessionsEnded", ended);
             let size = audit::size(tx)?;
+            let event = event.clone().with("sessionsEnded", ended);
+            let event = given_up.logs(&signer, size).record(event);
             audit::append_entry(tx, at, entry_id, &event)?;
             Ok((ended, checkpoints::begin(tx, &signer, size, url.as_deref(), at)?))
         })
         .await?;
+    promote_key(services, changing);
     checkpoints::keep_beside(services, &begun, key.origin(), at).await?;
     Ok(Restored {
         sessions_ended,

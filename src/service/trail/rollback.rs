@@ -1,12 +1,14 @@
 //! Rollback detection: an older database in place of a newer one is detected at start-up and accepted only on
 //! request.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::Services;
 use super::checkpoints::{self, LATEST, directory};
+use super::key_change::{begin_key_change, promote_key, stage_key};
 use super::memory::{Known, Memory, memories, successor};
-use crate::domain::audit::{ActorRef, Event, EventType, LogSigner};
+use crate::domain::audit::{ActorRef, Checkpoint, Event, EventType, LogSigner, LogsGivenUp};
 use crate::domain::{Error, Result};
 use crate::store::audit::{self, Revived, VerifyError};
 
@@ -100,8 +102,9 @@ pub fn check_rollback(services: &Services) -> Result<(), RolledBack> {
 }
 
 /// Accepts the database as it is: ends all sessions, pending logins and enrolments, records it, and continues
-/// under a new name, since a log must never sign two histories (C2SP tlog-checkpoint). `replaced` is the newer
-/// database, if it still exists, to find exactly what has reappeared.
+/// under a new name, since a log must never sign two histories (C2SP tlog-checkpoint), and with a new key, put in
+/// place as by [`rotate_key`](super::rotate_key). `replaced` is the newer database, if it still exists, to find
+/// exactly what has reappeared.
 ///
 /// # Errors
 /// [`Error::Refused`] when there is nothing to accept; [`Error::Internal`] when it could not be recorded.
@@ -115,18 +118,16 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
         .store
         .read(|db| audit::find_revived(db, replaced).map_err(unreadable))?;
     let given_up = give_up(services, Vec::new())?;
-    let signer = given_up.signer(services);
+    let changing = begin_key_change(services)?;
+    let signer = given_up.signer(&stage_key(services, &changing)?);
     let (key, signed) = (signer.log_key(), given_up.signed);
     let url = services.settings.trail.witness_url.clone();
     let at = services.clock.now();
     let entry_id = services.entropy.uuid(at);
-    let event = given_up.record(
-        Event::new(EventType::AuditRollbackAccept, None, ActorRef::operator())
-            .with("why", rolled_back.to_string())
-            .with("checkpointSize", signed)
-            .with("revived", revived.len())
-            .with("newKey", key.to_string()),
-    );
+    let event = Event::new(EventType::AuditRollbackAccept, None, ActorRef::operator())
+        .with("why", rolled_back.to_string())
+        .with("checkpointSize", signed)
+        .with("revived", revived.len());
     let (found, sessions_ended, begun) = services
         .store
         .write(move |tx| {
@@ -136,6 +137,7 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
                 .clone()
                 .with("databaseSize", found)
                 .with("sessionsEnded", ended);
+            let event = given_up.logs(&signer, found).record(event);
             audit::append_entry(tx, at, entry_id, &event)?;
             Ok((
                 found,
@@ -144,6 +146,7 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
             ))
         })
         .await?;
+    promote_key(services, changing);
     checkpoints::keep_beside(services, &begun, key.origin(), at).await?;
     Ok(Accepted {
         found,
@@ -156,10 +159,9 @@ pub async fn accept_rollback(services: &Services, replaced: Option<&Path>) -> Re
 
 /// The logs whose checkpoints no longer count once the database is accepted as it is.
 pub(super) struct GivenUp {
-    /// Name of the newest log whose checkpoints do not match the database.
-    origin: String,
-    /// Names of the others, including the current log.
-    also: Vec<String>,
+    /// Names of the logs: first the newest whose checkpoints do not match the database, then the others, including
+    /// the current log.
+    origins: Vec<String>,
     /// Number of entries that were signed.
     signed: u64,
     /// Name of the log that follows.
@@ -170,7 +172,7 @@ pub(super) struct GivenUp {
 pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<GivenUp> {
     let known = Known::read(services)?;
     let mut found = memories(services, &known);
-    found.extend(elsewhere);
+    found.extend(elsewhere.into_iter().map(|memory| known.bind(services, memory)));
     let current = known.origin(services);
     let mut seen: Vec<String> = known.logs.iter().map(|log| log.key.origin().to_owned()).collect();
     seen.extend(found.iter().filter_map(Memory::origin).map(str::to_owned));
@@ -183,40 +185,37 @@ pub(super) fn give_up(services: &Services, elsewhere: Vec<Memory>) -> Result<Giv
     let signed = unfit.last().map_or(0, |(size, _)| *size);
     let mut names: Vec<String> = unfit.into_iter().rev().map(|(_, origin)| origin).collect();
     names.push(current.clone());
-    let origin = names.remove(0);
-    names.retain(|name| *name != origin);
-    names.sort();
-    names.dedup();
+    names[1..].sort();
+    let mut told = HashSet::new();
+    names.retain(|name| told.insert(name.clone()));
     Ok(GivenUp {
-        origin,
-        also: names,
+        origins: names,
         signed,
         successor: successor(&current, &seen, services.entropy.bytes()),
     })
 }
 
 impl GivenUp {
-    /// Returns the signer of the log that follows.
-    pub(super) fn signer(&self, services: &Services) -> LogSigner {
-        LogSigner::new(&self.successor, &services.keys.audit_signing_key())
+    /// Returns the signer of the log that follows, with the key of `seed`. The key must be a new one, since the
+    /// previous one may be known to somebody who rolled the database back or had the backup.
+    pub(super) fn signer(&self, seed: &[u8; 32]) -> LogSigner {
+        LogSigner::new(&self.successor, seed)
     }
 
-    /// Adds the names of the abandoned logs to an entry.
-    pub(super) fn record(&self, event: Event) -> Event {
-        let event = event.with("abandonedOrigin", self.origin.clone());
-        if self.also.is_empty() {
-            event
-        } else {
-            event.with("alsoAbandoned", self.also.clone())
-        }
+    /// Returns the names of the logs and the statement of the log that follows, for the entry at `place`.
+    pub(super) fn logs(&self, signer: &LogSigner, place: u64) -> LogsGivenUp {
+        LogsGivenUp::by(signer, self.origins.clone(), place)
     }
 }
 
 fn compare(services: &Services, known: &Known, memory: &Memory) -> Result<(), RolledBack> {
     let file = memory.file.clone();
+    let gave_up = |checkpoint: &Checkpoint| known.gave_up(services, checkpoint);
     let checkpoint = match memory.open(services, known) {
-        Ok(Some(checkpoint)) if !known.gave_up(&checkpoint) => checkpoint,
+        Ok(Some(checkpoint)) if !gave_up(&checkpoint) => checkpoint,
         Ok(_) => return Ok(()),
+        // The log was abandoned, so none of its checkpoints counts any more, not even an invalid one.
+        Err(_) if memory.told.as_ref().is_some_and(gave_up) => return Ok(()),
         Err(error) => {
             return Err(RolledBack::Unreadable {
                 file,

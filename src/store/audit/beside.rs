@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::verify::{VerifyError, harmless};
+use super::verify::{VerifyError, harmless, refuse_missing};
 use crate::store::migrations;
 
 /// A snapshot, held as long as this value lives. The WAL grows meanwhile, but no writer waits.
@@ -21,6 +21,7 @@ impl Beside {
     /// [`VerifyError`] when the file is not a database or has another schema version: a database that a running
     /// server may be using is never migrated.
     pub fn open(path: &Path) -> Result<Self, VerifyError> {
+        refuse_missing(path)?;
         let open = || {
             let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             harmless(&connection)?;

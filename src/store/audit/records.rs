@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::super::row::{column, millis};
 use super::{from_column, row, to_column};
 use crate::domain::Result;
+use crate::domain::audit::Record;
 
 /// A range of the trail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,16 @@ pub struct Range {
     pub first: u64,
     /// Last sequence, exclusive.
     pub end: u64,
+}
+
+impl Range {
+    /// Returns whether the range includes the record.
+    #[must_use]
+    pub fn holds(&self, record: &Record) -> bool {
+        let of_organization =
+            self.organization_id.is_none() || self.organization_id == record.organization_id;
+        of_organization && (self.first..self.end).contains(&record.sequence)
+    }
 }
 
 /// Finds the smallest range that holds all entries between two times (inclusive), of one organisation or of all,
@@ -107,11 +118,12 @@ pub fn count_records(connection: &Connection, range: Range) -> Result<u64> {
 /// Calls `with` with each record of a range, in order.
 ///
 /// # Errors
-/// The error of `with`; [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+/// The error of `with`; [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails or a record can't be
+/// read.
 pub fn for_each_record<E: From<crate::domain::Error>>(
     connection: &Connection,
     range: Range,
-    mut with: impl FnMut(crate::domain::audit::Record) -> Result<(), E>,
+    mut with: impl FnMut(Record) -> Result<(), E>,
 ) -> Result<(), E> {
     let internal = |error: rusqlite::Error| E::from(error.into());
     let of_organization = if range.organization_id.is_some() {
@@ -134,7 +146,11 @@ pub fn for_each_record<E: From<crate::domain::Error>>(
         ])
         .map_err(internal)?;
     while let Some(row) = rows.next().map_err(internal)? {
-        with(row::record(row).map_err(internal)?)?;
+        let record = row::record(row).map_err(|error| {
+            let place: i64 = row.get(0).unwrap_or(-1);
+            crate::domain::Error::Internal(format!("audit entry {place} can't be read: {error}"))
+        })?;
+        with(record)?;
     }
     Ok(())
 }

@@ -51,6 +51,12 @@ pub fn verify_against(
 /// Why a database can't be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
+    /// The file does not exist.
+    #[error("{path} does not exist; is the volume mounted? Name an export or a data directory")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file can't be opened as a database.
     #[error("{path} can't be read as a database: {problem}")]
     Database {
@@ -81,6 +87,7 @@ pub fn verify_database(
         problem,
     };
     let trail = |error: crate::domain::Error| VerifyError::Trail(format!("{error:?}"));
+    refuse_missing(path)?;
     let connection = open_to_read(path).map_err(database)?;
     // Read one snapshot, however long it takes.
     let snapshot = connection.unchecked_transaction().map_err(database)?;
@@ -93,6 +100,16 @@ pub fn verify_database(
     }
     prepare(&mut verifier);
     run(&snapshot, verifier, |sequence| progress(sequence, size)).map_err(trail)
+}
+
+/// Returns an error if the file does not exist: SQLite would only say that it can't be opened.
+pub(super) fn refuse_missing(path: &Path) -> Result<(), VerifyError> {
+    if matches!(path.try_exists(), Ok(false)) {
+        return Err(VerifyError::Missing {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Opens a database read-only: through the WAL if a server is using it; as immutable if that fails, for a copy on

@@ -1,8 +1,9 @@
 //! The signed checkpoints: what they vouch for, what they contradict, and which of them no longer count because
 //! their log was given up.
 
+use super::super::checkpoint::LogKey;
 use super::super::frontier::Fit;
-use super::super::report::{Anchor, Tampering, Voided};
+use super::super::report::{Anchor, FINDINGS_LISTED, NotCompared, Tampering, Voided};
 use super::Verifier;
 use super::keys::retired;
 use super::places::hash_was_wrong;
@@ -14,6 +15,9 @@ pub(super) struct Abandonment {
     pub origin: String,
     /// Sequence of the entry; checkpoints of the log that cover more entries than precede it no longer count.
     pub sequence: u64,
+    /// Key of the log that followed, which signed the statement that this one was given up; `None` if no valid
+    /// statement was found.
+    pub by: Option<LogKey>,
     /// Whether another trusted log has signed that entry. Until then anybody may have written it.
     pub vouched: bool,
     /// What happened, in one sentence.
@@ -59,13 +63,21 @@ impl Verifier {
     pub(super) fn pass_anchors(&mut self, size: u64) {
         let rest = &self.anchors[self.next_anchor..];
         let passed = rest.partition_point(|anchor| anchor.checkpoint.size < size);
-        for at in self.next_anchor..self.next_anchor + passed {
-            let Anchor { checkpoint, source } = &self.anchors[at];
-            let text = format!(
-                "the checkpoint in {source} over {} entries could not be compared: what is around it is not here",
-                checkpoint.size
-            );
-            self.note(text);
+        for Anchor { checkpoint, source } in &rest[..passed] {
+            // One per source, since a file may have a checkpoint on every line; all other sources have few.
+            let known = &mut self.report.not_compared;
+            if known.iter().all(|other| other.source != *source) {
+                known.push(NotCompared {
+                    source: source.clone(),
+                    size: checkpoint.size,
+                });
+            }
+            if self.report.notes.len() < FINDINGS_LISTED {
+                self.report.notes.push(format!(
+                    "the checkpoint in {source} over {} entries could not be compared: what is around it is not here",
+                    checkpoint.size
+                ));
+            }
         }
         self.next_anchor += passed;
     }
@@ -148,6 +160,16 @@ impl Verifier {
         self.abandoned.iter().any(|abandonment| abandonment.voids(anchor))
     }
 
+    /// Returns whether the log that followed has made a valid statement and is trusted, or was given up in turn by
+    /// one that is. A checkpoint over the entry is not enough: the server signs over any entry, and under any log
+    /// name that the database holds.
+    fn followed(&self, abandonment: &Abandonment) -> bool {
+        let given_up = |origin: &str| self.abandoned.iter().any(|later| later.origin == origin);
+        let retired = |key: &LogKey| self.retired_before(key, abandonment.sequence).is_some();
+        let by = abandonment.by.as_ref();
+        by.is_some_and(|by| (self.keys.contains(by) || given_up(by.origin())) && !retired(by))
+    }
+
     /// Records a mismatch. Called in ascending order of size: where one checkpoint need not match, the larger
     /// ones of its log need not either.
     fn contradict(&mut self, anchor: Anchor, kind: Tampering, from: u64) {
@@ -172,18 +194,27 @@ impl Verifier {
     /// Reports every mismatch as wrong, except checkpoints of a log whose giving up another trusted log has
     /// signed.
     pub(super) fn judge_contradictions(&mut self) {
-        for abandonment in std::mem::take(&mut self.abandoned) {
-            if abandonment.vouched {
+        // The newest first: trust in the current log extends to the statements of the logs that it replaced.
+        for abandonment in std::mem::take(&mut self.abandoned).into_iter().rev() {
+            if abandonment.vouched && self.followed(&abandonment) {
                 self.note(abandonment.text.clone());
                 self.abandoned.push(abandonment);
-            } else {
-                self.note(format!(
-                    "entry {} says that the log {} was given up there, and no checkpoint by a trusted key of the log \
-                     that followed vouches for it: it does not count. If it was done on purpose, ask for the new key",
-                    abandonment.sequence, abandonment.origin
-                ));
+                continue;
             }
+            let Abandonment { origin, sequence, .. } = &abandonment;
+            self.note(match &abandonment.by {
+                Some(by) => format!(
+                    "entry {sequence} says that the log {origin} was given up there, and no checkpoint by a \
+                     trusted key of the log that followed vouches for it: it does not count. If it was done on \
+                     purpose, ask for the new key, {by}"
+                ),
+                None => format!(
+                    "entry {sequence} says that the log {origin} was given up there, and has no valid statement \
+                     of a log that followed: it does not count"
+                ),
+            });
         }
+        self.abandoned.reverse();
         let here = self.frontier.size();
         let mut told = [self.anchor_failed, false];
         for contradiction in std::mem::take(&mut self.contradicted) {

@@ -136,11 +136,14 @@ impl Verifier {
 
     /// Returns the entry that retired the key of a checkpoint, if the checkpoint covers more than that entry.
     pub(super) fn retired_by(&self, checkpoint: &Checkpoint) -> Option<u64> {
-        let key = checkpoint.key.as_ref()?;
-        self.changed
-            .iter()
-            .find(|change| change.vouched && change.from == *key && checkpoint.size > change.sequence + 1)
-            .map(|change| change.sequence)
+        // The key's last checkpoint covers the entry itself.
+        self.retired_before(checkpoint.key.as_ref()?, checkpoint.size.saturating_sub(1))
+    }
+
+    /// Returns the entry before `place` that retired the key.
+    pub(in super::super) fn retired_before(&self, key: &LogKey, place: u64) -> Option<u64> {
+        let retired = |change: &&Changed| change.vouched && change.from == *key && change.sequence < place;
+        self.changed.iter().find(retired).map(|change| change.sequence)
     }
 
     /// Settles the checkpoints still waiting at the end: one by the predecessor of a trusted key is in order if

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::super::EventType;
+use super::super::given_up::LogsGivenUp;
 use super::super::key_change::KeyChange;
 use super::super::record::{Body, Content, Record};
 use super::super::removals::{Pending, RemovedPart};
@@ -146,24 +147,29 @@ impl Verifier {
             || "any newer".to_owned(),
             |size| format!("{} newer", size.saturating_sub(sequence)),
         );
-        // Logs unknown to the database, found beside it or at the witness.
-        let also = details.get("alsoAbandoned").and_then(Value::as_array);
-        let origins = also.into_iter().flatten().filter_map(Value::as_str);
-        for origin in std::iter::once(origin).chain(origins) {
+        // Without a valid statement of the log that followed, anybody may have written the entry.
+        let given_up = LogsGivenUp::read(&details).filter(|given_up| given_up.check(sequence).is_ok());
+        let (origins, by) = match given_up {
+            Some(given_up) => (given_up.origins, Some(given_up.by)),
+            None => (vec![origin.to_owned()], None),
+        };
+        // Includes logs unknown to the database, found beside it or at the witness.
+        for origin in origins {
             if self.abandoned.len() == FINDINGS_LISTED {
                 let text = "more logs were given up than can be checked".to_owned();
                 self.findings.add(Tampering::Unreadable, sequence, sequence, text);
                 return;
             }
             self.abandoned.push(Abandonment {
-                origin: origin.to_owned(),
-                sequence,
-                vouched: false,
                 text: format!(
                     "entry {sequence} of {} records that an older database was put in place on purpose: {lost} \
                      entries were given up, and checkpoints of {origin} over more than {sequence} entries no longer count",
                     body.at
                 ),
+                origin,
+                sequence,
+                by: by.clone(),
+                vouched: false,
             });
         }
     }

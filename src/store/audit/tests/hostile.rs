@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::*;
 use crate::domain::account::UserId;
-use crate::domain::audit::{Anchor, LogKeys, Record, Removal, RemovedPart, Report, Verdict};
+use crate::domain::audit::{Anchor, LogKeys, LogsGivenUp, Record, Removal, RemovedPart, Report, Verdict};
 use crate::store::decisions::{AskedRow, DecisionRow, find_decided, insert_decisions};
 
 const DAY: i64 = 86_400;
@@ -165,7 +165,7 @@ fn a_trail_with_removals_is_intact_until_a_hash_is_gone() {
 
 #[test]
 fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
-    let given_up = |trail: &Connection| {
+    let given_up = |trail: &Connection, is_signed: bool| {
         trail
             .execute_batch(
                 "DELETE FROM audit_entry WHERE sequence >= 25; DELETE FROM audit_head;
@@ -177,12 +177,15 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
             .expect("SQL");
         let accept = Event::new(EventType::AuditRollbackAccept, None, ActorRef::operator())
             .with("checkpointSize", 40)
-            .with("abandonedOrigin", "log.example/audit-log");
+            .with("abandonedOrigin", "log.example/audit-log")
+            .with("newKey", successor().log_key().to_string());
+        let logs = LogsGivenUp::by(&successor(), vec!["log.example/audit-log".to_owned()], 25);
+        let accept = if is_signed { logs.record(accept) } else { accept };
         forge(trail, 26, &accept)
     };
-    for until in [26, 45] {
+    for (until, is_signed) in [(26, true), (45, true), (26, false), (45, false)] {
         let trail = signed_trail();
-        assert_eq!(given_up(&trail), 25);
+        assert_eq!(given_up(&trail, is_signed), 25);
         for n in 26..until {
             append(&trail, n);
         }
@@ -211,6 +214,11 @@ fn only_the_log_that_followed_can_say_that_a_log_was_given_up() {
             source: "mine".to_owned(),
         };
         let report = told(&trail, &both, vec![anchor]);
+        if !is_signed {
+            // The server signs over whatever the database holds, under whatever log name it holds.
+            assert_eq!(report.verdict(&[], None), Verdict::Tampered);
+            continue;
+        }
         assert_eq!(report.findings, []);
         assert_eq!(report.verdict(&[], None), Verdict::Intact);
         // A history file may hold thousands of anchors.
