@@ -46,6 +46,10 @@ pub(super) fn name(services: &Services) -> Result<Vec<Finding>> {
 }
 
 /// Checks whether the witness directory can be read, if one is configured.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "one of the checks, and the others may fail"
+)]
 pub(super) fn witness(services: &Services) -> Result<Vec<Finding>> {
     let Some(directory) = &services.settings.trail.witness_dir else {
         return Ok(Vec::new());

@@ -95,7 +95,6 @@ async fn the_right_passkey_uses_up_no_step_ups() {
     let mut device = Authenticator::new(1);
     let (token, _) = with_passkey(&app, &mut device).await;
     for _ in 0..6 {
-        app.wait(60);
         step_up(&app, &token, &mut device).await.ok();
     }
 }
