@@ -19,13 +19,23 @@ pub fn replace(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
     name.push(".");
     name.push(UNFINISHED);
-    let mut beside = tempfile::Builder::new().prefix(&name).tempfile_in(directory)?;
+    let mut beside = tempfile::Builder::new().prefix(&name).tempfile_in(directory).map_err(without_path)?;
     for part in parts {
         beside.write_all(part)?;
     }
     beside.as_file().sync_all()?;
     beside.persist(path).map_err(|refused| refused.error)?;
     sync_directory(directory)
+}
+
+/// The system's own error: the callers name the file, and not by the name that it has for a moment.
+fn without_path(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|named| named.source());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
+    }
 }
 
 /// Whether a killed process left this file behind, half written by [`replace`].
@@ -84,6 +94,13 @@ mod tests {
         fs::create_dir(&path).unwrap();
         replace(&path, &[b"secrets"]).unwrap_err();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_error_is_the_systems_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = replace(&dir.path().join("gone/tokens.json"), &[b"secrets"]).unwrap_err();
+        assert_eq!(error.to_string(), "No such file or directory (os error 2)");
     }
 
     #[test]

@@ -265,8 +265,8 @@ fn a_fault_at_the_first_start_ends_it_with_what_is_wrong_and_the_next_one_succee
     let control = folder.path().join("fault");
     for (letter, said) in [
         ("f", "make room on the disk"),
-        ("e", "see the system's log"),
-        ("r", "see the system's log"),
+        ("e", "check the system's log"),
+        ("r", "check the system's log"),
     ] {
         let data = folder.path().join(letter);
         let start = || {

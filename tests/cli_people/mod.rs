@@ -97,7 +97,7 @@ fn a_file_that_cannot_be_imported_is_refused_as_a_whole() {
     fs::write(desk.path("large.csv"), vec![b'x'; 32 * 1024 * 1024 + 1]).unwrap();
     fs::write(desk.path("object.json"), "{}").unwrap();
     for (file, says) in [
-        ("people.txt", "say --format csv or --format json"),
+        ("people.txt", "give --format csv or --format json"),
         ("large.csv", "the file is larger than 32 MiB; split it"),
         ("object.json", "must be an array of objects"),
         ("nowhere.csv", "nowhere.csv can't be read"),
