@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// What the extension of an unfinished file begins with: `NAME.new-RANDOM`.
@@ -19,23 +19,25 @@ pub fn replace(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
     name.push(".");
     name.push(UNFINISHED);
-    let mut beside = tempfile::Builder::new().prefix(&name).tempfile_in(directory).map_err(without_path)?;
+    let mut refused = None;
+    let beside = tempfile::Builder::new()
+        .prefix(&name)
+        .make_in(directory, |unfinished| {
+            let opened = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(unfinished);
+            opened.inspect_err(|error| refused = error.raw_os_error())
+        });
+    // The system's own error: the caller names the file, and not by the name that it has for a moment.
+    let mut beside = beside.map_err(|error| refused.map_or(error, io::Error::from_raw_os_error))?;
     for part in parts {
-        beside.write_all(part)?;
+        beside.as_file_mut().write_all(part)?;
     }
     beside.as_file().sync_all()?;
     beside.persist(path).map_err(|refused| refused.error)?;
     sync_directory(directory)
-}
-
-/// The system's own error: the callers name the file, and not by the name that it has for a moment.
-fn without_path(error: io::Error) -> io::Error {
-    let cause = error.get_ref().and_then(|named| named.source());
-    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
-    match cause.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error,
-    }
 }
 
 /// Whether a killed process left this file behind, half written by [`replace`].

@@ -131,7 +131,9 @@ fn the_only_admin_is_reset_by_the_operator_and_sets_mfa_up_again() {
         &["reset-mfa", ADA, "--org", "acme", "--reason", "Lost phone"],
     );
     assert_eq!(code, Some(0), "{err}");
-    let told = format!("MFA of {ADA} reset; all sessions of the account were ended\nThe next login only allows setting up MFA");
+    let told = format!(
+        "MFA of {ADA} reset; all sessions of the account were ended\nThe next login only allows setting up MFA"
+    );
     assert!(out.starts_with(&told), "{out}");
     assert!(users().starts_with("HTTP/1.1 401"), "sessions end: {}", users());
 
