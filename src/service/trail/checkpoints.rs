@@ -29,6 +29,8 @@ pub const CHECKPOINT_DIRECTORY: &str = "checkpoints";
 pub const CHECKPOINT_CALL: &str = "audit.checkpoint";
 pub(super) const LATEST: &str = "latest";
 pub(super) const HISTORY: &str = "history";
+/// How often the signer is looked for while somebody changes the key.
+const SIGNER_TRIES: usize = 5;
 /// Maximum length of a line of the history, in bytes.
 const LONGEST_LINE: u64 = 16 << 10;
 
@@ -187,6 +189,16 @@ pub async fn log_keys(services: &Services) -> Result<LogKeys> {
 
 /// Returns the signer of the current log. Begins a log if there is none or the key was changed.
 pub(super) async fn signer(services: &Services) -> Result<LogSigner> {
+    for _ in 1..SIGNER_TRIES {
+        match signer_as_read(services).await {
+            Err(Error::Conflict(_)) => {} // the key was changed twice between the two readings
+            ended => return ended,
+        }
+    }
+    signer_as_read(services).await
+}
+
+async fn signer_as_read(services: &Services) -> Result<LogSigner> {
     // Read before the key ring, so that the ring has the key named here even if it is being changed meanwhile.
     let in_use = services
         .store
