@@ -179,7 +179,7 @@ async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
 }
 
 /// An admin's verbs have a high limit: what is refused to one caller again and again is counted. A reset is an
-/// entry each (contract A).
+/// entry each.
 #[tokio::test]
 async fn the_same_refusal_again_and_again_is_counted_after_the_first_times_but_for_the_reset() {
     let app = TestApp::new().await;

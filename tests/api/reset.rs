@@ -1,4 +1,4 @@
-//! One test per row of contract A, and what a reset means.
+//! One test per documented answer of the reset, and what a reset means.
 
 use jiff::SignedDuration;
 use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role};

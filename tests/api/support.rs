@@ -489,7 +489,7 @@ impl Answer {
         self
     }
 
-    /// The envelope of contract A.
+    /// The error body that every path has.
     #[track_caller]
     pub fn assert_envelope(&self) -> &Self {
         let body = self

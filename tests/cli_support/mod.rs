@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// The documented answer of a reset (contract A).
+/// The documented answer of a reset.
 pub const RESET_DONE: &str = r#"{"message":"MFA reset successfully"}"#;
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,4 +1,4 @@
-//! What a reset means for the user (contract A, 1 to 4; invariant 6).
+//! What a reset means for the user who lost the device (invariant 6).
 
 use latchkey::domain::account::OrganizationSettings;
 use poem::http::Method;

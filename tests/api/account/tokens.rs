@@ -1,4 +1,4 @@
-//! Access tokens at the door: which class of fault each bad one is (contract A, 401).
+//! Access tokens: the kind of fault that each bad one is answered with (401).
 
 use jiff::SignedDuration;
 use latchkey::domain::account::Role;
