@@ -34,6 +34,15 @@ impl Place {
         self.folder.path().join(name)
     }
 
+    /// Makes a witness directory, and `witnessed.toml`, the configuration that names it.
+    fn witnessed(&self) -> std::path::PathBuf {
+        let witness = self.path("witness");
+        fs::create_dir(&witness).unwrap();
+        let settings = format!("[audit]\nwitness_dir = {:?}\n", witness.to_str().unwrap());
+        fs::write(self.path("witnessed.toml"), settings).unwrap();
+        witness
+    }
+
     fn run(&self, data_dir: &str, args: &[&str]) -> Output {
         latchkey()
             .args(args)
@@ -229,13 +238,7 @@ fn a_restore_signs_with_a_key_that_was_in_no_backup() {
 #[test]
 fn a_restore_starts_under_a_witness_that_has_seen_more() {
     let place = Place::with_users(5);
-    let witness = place.path("witness");
-    fs::create_dir(&witness).unwrap();
-    fs::write(
-        place.path("witnessed.toml"),
-        format!("[audit]\nwitness_dir = {:?}\n", witness.to_str().unwrap()),
-    )
-    .unwrap();
+    let witness = place.witnessed();
     let with = |args: &[&'static str]| [args, &["--config-file", "witnessed.toml"]].concat();
     place.ok("data", &with(&["audit", "checkpoint"]));
     place.ok("data", &with(&["backup", "made"]));
@@ -261,10 +264,7 @@ fn a_restore_starts_under_a_witness_that_has_seen_more() {
 #[test]
 fn a_restore_waits_for_no_witness() {
     let place = Place::with_users(1);
-    let witness = place.path("witness");
-    fs::create_dir(&witness).unwrap();
-    let settings = format!("[audit]\nwitness_dir = {:?}\n", witness.to_str().unwrap());
-    fs::write(place.path("witnessed.toml"), settings).unwrap();
+    let witness = place.witnessed();
     let with = |args: &[&'static str]| [args, &["--config-file", "witnessed.toml"]].concat();
     place.ok("data", &with(&["audit", "checkpoint"]));
     place.ok("data", &with(&["backup", "made"]));

@@ -83,10 +83,12 @@ impl PluginHost {
         prepared: &Arc<Prepared>,
         limits: Limits,
         config: &str,
-        question: Question,
+        question: &Question,
+        history_days: u16,
         outcome: Option<&Outcome>,
     ) -> CallEnd {
-        let (question, config) = (Box::new(question), config.to_owned());
+        let (mut question, config) = (Box::new(question.clone()), config.to_owned());
+        question.limit_history(history_days);
         let errand = match outcome {
             None => Errand::BeforeReset(question, config),
             Some(outcome) => Errand::AfterReset(question, Box::new(outcome.clone()), config),

@@ -64,10 +64,7 @@ fn a_restore_whose_last_step_fails_changes_nothing() {
     let Some(shim) = shim(place.folder.path()) else {
         return;
     };
-    let witness = place.path("witness");
-    fs::create_dir(&witness).unwrap();
-    let settings = format!("[audit]\nwitness_dir = {:?}\n", witness.to_str().unwrap());
-    fs::write(place.path("witnessed.toml"), settings).unwrap();
+    let witness = place.witnessed();
     let with = |args: &[&'static str]| [args, &["--config-file", "witnessed.toml"]].concat();
     place.ok("data", &with(&["audit", "checkpoint"]));
     place.ok("data", &with(&["backup", "made"]));

@@ -80,10 +80,9 @@ pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec
                 .await?
                 .map_err(super::refused)?;
             let manifest = store.read(|db| plugins::find_manifest(db, &digest.0))?;
-            let mut question = question.clone();
-            question.limit_history(manifest.map_or(History::WHOLE, |manifest| manifest.history_days));
+            let days = manifest.map_or(History::WHOLE, |manifest| manifest.history_days);
             let replayed = host
-                .ask_again(&prepared, widest(), &config, question, outcome.as_ref())
+                .ask_again(&prepared, widest(), &config, &question, days, outcome.as_ref())
                 .await;
             if !ended_so(&record, &replayed)? {
                 let replayed = shown(&replayed)?;

@@ -375,13 +375,12 @@ impl Run {
         question: &Question,
         outcome: Option<&Outcome>,
     ) -> CallEnd {
-        let mut question = question.clone();
-        question.limit_history(self.manifest.history_days);
+        let days = self.manifest.history_days;
         let mut tries = 1;
         loop {
             let end = self
                 .host
-                .ask_again(&self.candidate, limits, config, question.clone(), outcome)
+                .ask_again(&self.candidate, limits, config, question, days, outcome)
                 .await;
             let late = matches!(&end, CallEnd::Failure(failure) if failure.cause == FailureCause::Deadline);
             if !late || tries == TRIES {

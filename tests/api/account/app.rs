@@ -85,6 +85,19 @@ impl App {
         Self::with(Plan::default()).await
     }
 
+    /// Where mails are owed to whoever they concern.
+    pub async fn with_mail() -> Self {
+        let settings = Settings {
+            mail: true,
+            ..Settings::default()
+        };
+        Self::with(Plan {
+            settings,
+            ..Plan::default()
+        })
+        .await
+    }
+
     pub async fn with(plan: Plan) -> Self {
         let app = TestApp::with(Setup {
             limits: plan.limits.unwrap_or_else(Limits::off),

@@ -320,15 +320,7 @@ async fn a_stolen_session_gets_no_new_recovery_codes() {
 
 #[tokio::test]
 async fn a_recovery_code_that_logs_somebody_in_is_told_to_its_owner() {
-    let settings = Settings {
-        mail: true,
-        ..Settings::default()
-    };
-    let app = App::with(Plan {
-        settings,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with_mail().await;
     let token = app.token("new@acme.example").await;
     let (_, codes) = enrol(&app, &token).await;
     let owed = || app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%A recovery code was used%'");
@@ -343,15 +335,7 @@ async fn a_recovery_code_that_logs_somebody_in_is_told_to_its_owner() {
 
 #[tokio::test]
 async fn a_recovery_code_that_steps_a_session_up_is_told_to_its_owner() {
-    let settings = Settings {
-        mail: true,
-        ..Settings::default()
-    };
-    let app = App::with(Plan {
-        settings,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with_mail().await;
     let token = app.token("new@acme.example").await;
     let (_, codes) = enrol(&app, &token).await;
     let step_up = async |code: &str| {

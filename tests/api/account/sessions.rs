@@ -346,15 +346,7 @@ async fn a_session_that_ends_meanwhile_ends_no_other() {
 
 #[tokio::test]
 async fn the_user_is_told_of_a_refresh_token_that_is_shown_twice() {
-    let settings = Settings {
-        mail: true,
-        ..Settings::default()
-    };
-    let app = App::with(Plan {
-        settings,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with_mail().await;
     let owed =
         || app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%A session of yours was ended%'");
     let stolen = app.login("new@acme.example").await.ok().text("refreshToken");
