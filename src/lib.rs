@@ -93,8 +93,9 @@
 //!    `whatever_is_malformed_about_a_reset_is_an_entry_and_counts` in `tests/api/reset.rs`;
 //!    `any_edit_drop_swap_repetition_cut_or_forgery_is_found_and_the_entry_named` in
 //!    `tests/api/trail_file.rs`)
-//! 10. **One error body.** Every error has the same envelope, and the OpenAPI document describes every status
-//!     that the server can answer. (`tests/api/described.rs`, which checks every response of every API test;
+//! 10. **One error body.** Every error has the same envelope, and the OpenAPI document describes every response
+//!     that the API tests get. An error with a status that it does not describe ends a debug build, and is logged
+//!     by a release build. (`tests/api/described.rs`, which checks every response of every API test;
 //!     `every_error_has_its_status_its_message_and_its_headers` in `src/http/error/tests.rs`)
 //!
 //! # How a reset travels
