@@ -90,7 +90,8 @@ impl Bench {
                     context: RequestContext::cli(&services),
                     target: id.to_string(),
                     body: Ok(ResetBody::default()),
-                    idempotency_key: None,
+                    idempotency_keys: Vec::new(),
+                    receipt: Ok(false),
                 };
                 let answer = reset_mfa(&services, &principal, request).await;
                 black_box(answer.expect("the policies allow it"));

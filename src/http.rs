@@ -19,6 +19,7 @@ pub mod invitations;
 pub mod jwks;
 pub mod mfa;
 pub mod not_me;
+pub mod parameter;
 pub mod passkeys;
 pub mod password;
 pub mod payload;

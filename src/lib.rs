@@ -87,12 +87,15 @@
 //! 8. **Organisations are isolated.** A user of another organisation is indistinguishable from a user who
 //!    does not exist. (`another_organisations_user_is_no_user_for_any_verb` in `tests/api/people/users.rs`)
 //! 9. **Everything is recorded.** Every outcome of an authenticated reset call, refusals included, is one
-//!    audit entry; 429s are one entry per caller and window. Entries can't be edited, cut off or reordered
-//!    unnoticed. (the `Drop` of `TestApp` in `tests/api/support.rs`, so every API test;
+//!    audit entry; 429s and 503s are one entry per caller and window, and a repeat is told the first outcome.
+//!    Entries can't be edited, cut off or reordered unnoticed. (`assert_recorded` and the `Drop` of `TestApp` in
+//!    `tests/api/support.rs`, which check every reset of every API test;
+//!    `whatever_is_malformed_about_a_reset_is_an_entry_and_counts` in `tests/api/reset.rs`;
 //!    `any_edit_drop_swap_repetition_cut_or_forgery_is_found_and_the_entry_named` in
 //!    `tests/api/trail_file.rs`)
-//! 10. **One error body.** Every error has the same envelope, and the OpenAPI document describes every status
-//!     that the server can answer. (`tests/api/described.rs`, which checks every response of every API test;
+//! 10. **One error body.** Every error has the same envelope, and the OpenAPI document describes every response
+//!     that the API tests get. An error with a status that it does not describe ends a debug build, and is logged
+//!     by a release build. (`tests/api/described.rs`, which checks every response of every API test;
 //!     `every_error_has_its_status_its_message_and_its_headers` in `src/http/error/tests.rs`)
 //!
 //! # How a reset travels
@@ -114,8 +117,8 @@
 //! 4. [`Limiter::check`](limiter::Limiter::check) counts the call for the caller, before anything else is
 //!    read (429). The role and a due step-up are checked (403, 401), and the call is counted for the target
 //!    (429).
-//! 5. [`Order::from_request`](service::reset::Order::from_request) validates id, body and `Idempotency-Key`
-//!    (400) and makes an [`Order`](service::reset::Order). [`InFlight`](service::reset::InFlight) registers
+//! 5. [`Order::from_request`](service::reset::Order::from_request) validates id, body, parameters and headers
+//!    (400, 415) and makes an [`Order`](service::reset::Order). [`InFlight`](service::reset::InFlight) registers
 //!    it, so that the counts in a policy's question are upper bounds and a budget can't be overrun by
 //!    concurrent requests.
 //! 6. A repeat with the same `Idempotency-Key` gets the remembered answer. Otherwise `facts::gather` reads

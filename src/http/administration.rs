@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{BODY, S400, S404, S429, SECURED};
+use super::error::answers::{BODY, S400, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::Context;
@@ -204,7 +204,7 @@ impl AdministrationApi {
         services: Data<&Arc<Services>>,
         context: Context,
         patch: J<SettingsPatchBody>,
-    ) -> Result<J<SettingsBody>, ApiErr<{ SECURED | S400 | S404 | S429 | BODY }>> {
+    ) -> Result<J<SettingsBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>> {
         let settings =
             administration::update_settings(&services, &caller.0, &context.0, patch.0.into()).await?;
         Ok(J(settings.into()))

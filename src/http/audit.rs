@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
-use super::error::answers::{S400, S404, S429, SECURED};
+use super::error::answers::{S400, S404, S409, S429, SECURED};
 use super::payload::J;
 use super::plugins::DecisionsBody;
 use super::principal::Reader;
@@ -226,7 +226,7 @@ impl AuditApi {
         services: Data<&Arc<Services>>,
         /// Id of the audit entry.
         id: Path<Uuid>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | S429 }>> {
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::find_receipt(&services, reading, id.0).await?))
     }
@@ -245,7 +245,7 @@ impl AuditApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 }>> {
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S409 | S429 }>> {
         reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::checkpoint(&services).await?.note))
     }
@@ -260,7 +260,7 @@ impl AuditApi {
         &self,
         reader: Reader,
         services: Data<&Arc<Services>>,
-    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S429 }>> {
+    ) -> Result<PlainText<String>, ApiErr<{ SECURED | S409 | S429 }>> {
         reader.who.admit(&services, Scope::AuditRead)?;
         Ok(PlainText(trail::log_keys(&services).await?.to_string()))
     }

@@ -190,10 +190,12 @@ pub struct ApiErr<const S: u32>(pub poem::Error);
 
 impl<const S: u32> From<Error> for ApiErr<S> {
     fn from(error: Error) -> Self {
-        debug_assert!(
-            documented::<S>(status(&error)),
-            "{error:?} is not among the operation's statuses"
-        );
+        let status = status(&error);
+        let known = documented::<S>(status);
+        if !known {
+            tracing::error!(%status, %error, "answering a status that the OpenAPI document does not describe here");
+        }
+        debug_assert!(known, "{error:?} is not among the operation's statuses");
         Self(Problem(error).into())
     }
 }
@@ -211,11 +213,41 @@ impl<const S: u32> From<ApiErr<S>> for poem::Error {
 }
 
 fn documented<const S: u32>(status: StatusCode) -> bool {
-    responses::<S>().iter().any(|r| r.status == Some(status.as_u16()))
+    described::<S>().any(|(of, _)| of == status.as_u16())
 }
 
-fn responses<const S: u32>() -> Vec<MetaResponse> {
+/// Returns the statuses of an operation, each with its description.
+fn described<const S: u32>() -> impl Iterator<Item = (u16, &'static str)> {
+    let covered = STATUSES.iter().filter(|(bit, ..)| S & bit != 0 || *bit == ANY);
+    covered.map(|&(_, status, description)| (status, description))
+}
+
+/// Bits of [`answers`], or [`ANY`], and the statuses for which they stand.
+const STATUSES: [(u32, u16, &str); 11] = {
     use answers::{BODY, S400, S401, S403, S404, S409, S422, S429};
+    [
+        (S400, 400, "The request is malformed or breaks a rule"),
+        (S401, 401, "Authentication is missing or invalid"),
+        (
+            S403,
+            403,
+            "The caller is not allowed to do this, or a policy denies it",
+        ),
+        (S404, 404, "Not found in the caller's organisation"),
+        (S409, 409, "The current state does not allow it"),
+        (BODY, 413, "The body is too large"),
+        (BODY, 415, "The operation does not accept this content type"),
+        (S422, 422, "The Idempotency-Key was used with a different request"),
+        (S429, 429, "Too many requests"),
+        (ANY, 500, "Unexpected error; nothing has been changed"),
+        (ANY, 503, "The server is busy; nothing has been changed"),
+    ]
+};
+
+/// Of every operation.
+const ANY: u32 = u32::MAX;
+
+fn responses<const S: u32>() -> Vec<MetaResponse> {
     let challenge = || {
         vec![header(
             "WWW-Authenticate",
@@ -242,48 +274,8 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
             ),
         ]
     };
-    let table = [
-        (S400, 400, "The request is malformed or breaks a rule", vec![]),
-        (S401, 401, "Authentication is missing or invalid", challenge()),
-        (
-            S403,
-            403,
-            "The caller is not allowed to do this, or a policy denies it",
-            vec![],
-        ),
-        (S404, 404, "Not found in the caller's organisation", vec![]),
-        (S409, 409, "The current state does not allow it", vec![]),
-        (BODY, 413, "The body is too large", vec![]),
-        (
-            BODY,
-            415,
-            "The operation does not accept this content type",
-            vec![],
-        ),
-        (
-            S422,
-            422,
-            "The Idempotency-Key was used with a different request",
-            vec![],
-        ),
-        (S429, 429, "Too many requests", limits()),
-        (
-            u32::MAX,
-            500,
-            "Unexpected error; nothing has been changed",
-            vec![],
-        ),
-        (
-            u32::MAX,
-            503,
-            "The server is busy; nothing has been changed",
-            vec![retry()],
-        ),
-    ];
-    table
-        .into_iter()
-        .filter(|(bit, ..)| *bit == u32::MAX || S & bit != 0)
-        .map(|(_, status, description, headers)| MetaResponse {
+    described::<S>()
+        .map(|(status, description)| MetaResponse {
             description,
             status: Some(status),
             status_range: None,
@@ -291,7 +283,12 @@ fn responses<const S: u32>() -> Vec<MetaResponse> {
                 content_type: "application/json",
                 schema: ErrorBody::schema_ref(),
             }],
-            headers,
+            headers: match status {
+                401 => challenge(),
+                429 => limits(),
+                503 => vec![retry()],
+                _ => Vec::new(),
+            },
         })
         .collect()
 }

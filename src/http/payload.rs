@@ -109,7 +109,7 @@ pub fn ok<T: Type>(description: &'static str) -> MetaResponse {
 }
 
 /// An optional JSON body whose errors are left to the service, because operations such as `resetMfa` judge the
-/// caller before the body.
+/// caller before the body. That includes a wrong media type and a body that breaks off.
 #[derive(Clone, Debug)]
 pub struct Deferred<T>(pub Result<Option<T>>);
 
@@ -133,12 +133,16 @@ impl<T: ParseFromJSON + DeserializeOwned> ParsePayload for Deferred<T> {
     const IS_REQUIRED: bool = false;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
+        let Ok(bytes) = <Vec<u8> as FromRequest>::from_request(request, body).await else {
+            return Ok(Self(Err(Error::Malformed(
+                "The request could not be read".into(),
+            ))));
+        };
         if bytes.is_empty() {
             return Ok(Self(Ok(None)));
         }
-        require_json(request)?;
-        Ok(Self(parse(&bytes).map(Some)))
+        let is_json = require_json(request).map_err(|_| Error::WrongContentType(JSON));
+        Ok(Self(is_json.and_then(|()| parse(&bytes)).map(Some)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use poem::http::StatusCode;
 use poem::web::Data;
 use poem::{IntoResponse, Response};
-use poem_openapi::param::{Header, Path, Query};
+use poem_openapi::param::Path;
 use poem_openapi::registry::{MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::{Example, Type as _};
 use poem_openapi::{ApiResponse, Object, OpenApi};
@@ -14,9 +14,11 @@ use serde::Deserialize;
 use super::Tag;
 use super::error::ApiErr;
 use super::error::answers::{BODY, S400, S404, S409, S422, S429, SECURED};
+use super::parameter::{DeferredFlag, WrittenHeader};
 use super::payload::{Deferred, J, ok};
 use super::principal::AnySession;
 use super::schema::{Context, WrittenId};
+use crate::domain::{Error, Result as Checked};
 use crate::service::Services;
 use crate::service::reset::{self, ResetAnswer, ResetBody, ResetRequest};
 use crate::service::trail;
@@ -86,6 +88,8 @@ impl Example for ResetResponseBody {
     }
 }
 
+/// Maximum length of the `Prefer` header, in bytes; the document says the same.
+const PREFER_LIMIT: usize = 1000;
 const DONE: &str = "MFA reset successfully";
 const AWAITS_APPROVAL: &str = "MFA reset awaits approval";
 
@@ -97,8 +101,9 @@ impl ResetApi {
     ///
     /// Removes every second factor of a user of the caller's organisation, ends their sessions and records it,
     /// in one transaction. The organisation's policies are called before and after. Requires the role
-    /// `ORG_ADMIN`. Errors are checked in this order: 401, 429 (caller), 403 (role, own account), 429 (user), 400
-    /// (malformed id), 404, 403 (who may act on whom), 400 (malformed header or body, no MFA), 403 (policy).
+    /// `ORG_ADMIN`. Errors are checked in this order: 413, 401, 429 (caller), 403 (role, own account), 429
+    /// (user), 400 (malformed id), 404, 403 (who may act on whom), 400 or 415 (malformed parameter, header or
+    /// body), 400 (no MFA), 403 (policy).
     #[oai(path = "/users/:id/reset-mfa", method = "post", operation_id = "resetMfa")]
     async fn reset_mfa(
         &self,
@@ -110,29 +115,45 @@ impl ResetApi {
         /// A key for safe retries, 1 to 255 visible ASCII characters. A repeat with the same key and request
         /// within 24 hours returns the first outcome and changes nothing.
         #[oai(name = "Idempotency-Key")]
-        idempotency_key: Header<Option<String>>,
+        idempotency_key: WrittenHeader,
         /// Whether to include a receipt in the response.
         #[oai(default)]
-        receipt: Query<bool>,
+        receipt: DeferredFlag,
         /// The preference `receipt` (RFC 7240) requests a receipt, too.
         #[oai(name = "Prefer", validator(max_length = 1000))]
-        prefer: Header<Option<String>>,
+        prefer: WrittenHeader,
         body: Deferred<ResetRequestBody>,
     ) -> Result<ResetReply, Errors> {
         let request = ResetRequest {
             context: context.0,
             target: id.0.0,
             body: body.0.map(|body| body.map(ResetBody::from).unwrap_or_default()),
-            idempotency_key: idempotency_key.0,
+            idempotency_keys: idempotency_key.0,
+            receipt: wants_receipt(receipt.0, &prefer.0),
         };
+        let wants_receipt = request.receipt == Ok(true);
         let answer = reset::reset_mfa(&services, &caller.0, request).await?;
-        let receipt = if receipt.0 || prefer.0.as_deref().is_some_and(prefers_receipt) {
+        let receipt = if wants_receipt {
             trail::receipt_of(&services, &caller.0, answer.audit_id).await
         } else {
             None
         };
         Ok(ResetReply { answer, receipt })
     }
+}
+
+/// Returns whether a receipt is requested: by the parameter, or by a `Prefer` header among all that were sent.
+///
+/// # Errors
+/// [`Error::Malformed`].
+fn wants_receipt(parameter: Checked<bool>, prefer: &[Vec<u8>]) -> Checked<bool> {
+    if prefer.iter().map(Vec::len).sum::<usize>() > PREFER_LIMIT {
+        return Err(Error::Malformed(format!(
+            "The Prefer header must have at most {PREFER_LIMIT} characters"
+        )));
+    }
+    let mut readable = prefer.iter().filter_map(|value| str::from_utf8(value).ok());
+    Ok(parameter? || readable.any(prefers_receipt))
 }
 
 /// Returns whether `receipt` is among the preferences (RFC 7240 §2); all others are ignored.

@@ -143,6 +143,35 @@ async fn settings_out_of_range_are_refused_by_field_and_nothing_changes() {
         .assert_error(403, "Role ORG_ADMIN is required");
 }
 
+/// What is weakened differs from what the admins would be told of, however often it is looked at.
+#[tokio::test]
+async fn settings_that_are_changed_meanwhile_again_and_again_are_409() {
+    let acme = OrganizationSettings {
+        mfa_required: true,
+        ..Default::default()
+    };
+    let app = TestApp::with(Setup {
+        acme,
+        ..Default::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    // Only the writer's connection has the view: it sees other settings than every reader before it.
+    app.execute(
+        "CREATE TEMP VIEW organization AS SELECT id, slug, name, revision, \
+         json_set(settings, '$.mfaRequired', json('false')) AS settings FROM main.organization",
+    )
+    .await;
+    let path = "/api/v1/organization/settings";
+    let patch = json!({ "mfaRequired": false, "passwordMinLength": 13 });
+    let refused = admin.patch(path, patch.clone()).await;
+    refused.assert_error(409, "The settings were changed at the same time. Try again");
+    assert_eq!(app.last_entry()["result"], "DENIED");
+    assert_eq!(admin.get(path).await.assert_ok()["passwordMinLength"], 12);
+    app.execute("DROP VIEW temp.organization").await;
+    admin.patch(path, patch).await.assert_ok();
+}
+
 /// Whoever took over an admin's account loosens first. The contact that there was is told, not only the new one.
 #[tokio::test]
 async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use latchkey::domain::audit::{ActorRef, Event, EventType, LogKeys, ReceiptError, check_receipt};
+use latchkey::domain::audit::{ActorRef, Event, EventType, LogKeys, LogSigner, ReceiptError, check_receipt};
 use latchkey::service::trail;
 use latchkey::store::audit;
 use poem::http::Method;
@@ -214,6 +214,35 @@ async fn the_checkpoint_is_over_everything_so_far() {
     assert_eq!((checkpoint.size, checkpoint.root), (size, root));
     let listed = admin.get(&format!("{LOGS}/keys")).await;
     assert_eq!(listed.text, keys.to_string());
+}
+
+#[tokio::test]
+async fn where_the_key_is_changed_again_and_again_what_it_signs_is_409() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    let page = admin.get(LOGS).await;
+    let entry = page.assert_ok()["content"][0]["id"].as_str().unwrap().to_owned();
+    // Only the writer's connection has the table: it sees another key in use than every reader before it.
+    let other = LogSigner::new("other/audit-log", &[7; 32]).log_key();
+    let begun = format!(
+        "CREATE TEMP TABLE audit_log AS SELECT 1 AS number, '{other}' AS verifier_key, 0 AS first_size"
+    );
+    let begin = move |tx: &latchkey::store::Transaction<'_>| Ok(tx.execute_batch(&begun)?);
+    app.services.store.write(begin).await.unwrap();
+    let paths = [
+        format!("{LOGS}/checkpoint"),
+        format!("{LOGS}/keys"),
+        format!("{LOGS}/{entry}/proof"),
+    ];
+    for path in &paths {
+        let refused = admin.get(path).await;
+        refused.assert_error(409, "The trail's key was changed meanwhile; run it again");
+    }
+    app.execute("DROP TABLE temp.audit_log").await;
+    for path in &paths {
+        assert_eq!(admin.get(path).await.status.as_u16(), 200, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -501,6 +501,87 @@ async fn whose_body_or_key_is_malformed_is_told_so_after_404_and_403() {
         .assert_error(403, "Role ORG_ADMIN is required");
 }
 
+/// The caller is judged before the request, and so is the user; what remains is an entry, and counts.
+#[tokio::test]
+async fn whatever_is_malformed_about_a_reset_is_an_entry_and_counts() {
+    const ROLE: &str = "Role ORG_ADMIN is required";
+    const TYPE: &str = "The content type must be application/json";
+    let long = "x".repeat(1001);
+    let text: &[(&str, &str)] = &[("Content-Type", "text/plain")];
+    let cut_short: &[(&str, &str)] = &[("Content-Type", "application/json"), ("Content-Length", "20")];
+    let preferences: &[(&str, &str)] = &[("Prefer", &long)];
+    let keys: &[(&str, &str)] = &[("Idempotency-Key", "one"), ("Idempotency-Key", "two")];
+    let json: &[(&str, &str)] = &[("Content-Type", "application/json")];
+    let cases = [
+        ("?receipt=yes", json, 400, "The parameter 'receipt' is malformed"),
+        (
+            "",
+            preferences,
+            400,
+            "The Prefer header must have at most 1000 characters",
+        ),
+        ("", keys, 400, "Send one Idempotency-Key"),
+        ("", text, 415, TYPE),
+        ("", cut_short, 400, "The request could not be read"),
+    ];
+    let limits = Limits {
+        reset_by_caller: Limit {
+            requests: u32::try_from(cases.len() * 2).unwrap(),
+            window_secs: 60,
+        },
+        ..Limits::off()
+    };
+    let app = TestApp::with(Setup {
+        limits,
+        ..Default::default()
+    })
+    .await;
+    let (admin, member) = (app.admin().await, app.member().await);
+    let unknown = Uuid::max();
+    let no_user = format!("User not found with id: {unknown}");
+    for (query, headers, status, message) in cases {
+        for (caller, user, status, message) in [
+            (&member, DEVELOPER.to_owned(), 403, ROLE),
+            (&admin, unknown.to_string(), 404, &no_user),
+            (&admin, DEVELOPER.to_owned(), status, message),
+        ] {
+            let path = reset_path(user) + query;
+            let answer = match headers {
+                _ if headers == cut_short => caller.upload(&path, cut_off(), headers).await,
+                _ if headers == text => caller.upload(&path, "a reason", headers).await,
+                _ => caller.send(Method::POST, &path, None, headers).await,
+            };
+            answer.assert_error(status, message);
+            let entry = app.last_entry();
+            assert_eq!(entry["requestId"], answer.header("x-request-id"));
+            assert_eq!(entry["eventType"], "USER_MFA_RESET");
+            assert_eq!(entry["result"], "DENIED");
+            assert_eq!(entry["errorMessage"], message);
+        }
+    }
+    assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
+    assert_eq!(app.count("SELECT count(*) FROM reset_call"), 0);
+}
+
+/// A body that breaks off.
+fn cut_off() -> poem::Body {
+    let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    poem::Body::from_bytes_stream(futures_util::stream::iter([
+        Ok(Vec::from(&b"{\"reason\":"[..])),
+        Err(broken),
+    ]))
+}
+
+#[tokio::test]
+#[should_panic(expected = "0 entries for an authenticated reset call")]
+async fn a_reset_without_an_entry_is_found() {
+    let app = TestApp::new().await;
+    let mut refused = app.admin().await.reset(app.member.id).await;
+    let other = Uuid::max().to_string().parse().unwrap();
+    refused.headers.insert("x-request-id", other);
+    app.assert_recorded(&refused, false);
+}
+
 /// A reset is judged by the organisation as it is when it is committed, the step-up included.
 #[tokio::test]
 async fn a_step_up_that_is_demanded_meanwhile_is_demanded() {

@@ -1,7 +1,8 @@
 //! The whole app over real SQLite in a temporary folder, with a clock that tests set.
 //!
 //! Callers are values: `app.admin()`, `app.member()`, `app.admin_of_other_org()`, `app.anonymous()`.
-//! When a [`TestApp`] is dropped, the trail must verify, and resets and entries must match one to one.
+//! Each answer to a reset must have its entry. When a [`TestApp`] is dropped, the trail must verify, and resets and
+//! entries must match one to one.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -330,6 +331,31 @@ impl TestApp {
         user
     }
 
+    /// Invariant 9: each outcome of an authenticated reset call is one entry. `repeated`: it may have been the
+    /// repeat of an earlier one.
+    #[track_caller]
+    pub fn assert_recorded(&self, answer: &Answer, repeated: bool) {
+        let request = answer.header("x-request-id").replace('-', "");
+        let entries = self.count(&format!(
+            "SELECT count(*) FROM audit_entry WHERE request_id = x'{request}'
+             AND event_type IN ('USER_MFA_RESET', 'APPROVAL_REQUEST')"
+        ));
+        let expected = match answer.status.as_u16() {
+            // Answered before anybody is authenticated; counted, and recorded once per caller and window.
+            405 | 413 | 429 | 503 => 0..=0,
+            // By authentication, unless the session ended only meanwhile.
+            401 if answer.body["message"] != "A more recent authentication is required" => 0..=1,
+            // What can't be recorded is one.
+            500 if answer.body["message"] != "A policy could not be evaluated" => 0..=1,
+            200 | 202 if repeated => 0..=1,
+            _ => 1..=1,
+        };
+        assert!(
+            expected.contains(&entries),
+            "{entries} entries for an authenticated reset call (invariant 9): {answer:?}"
+        );
+    }
+
     /// Changes what HTTP can't.
     pub async fn execute(&self, sql: &'static str) -> usize {
         let change = move |tx: &latchkey::store::Transaction<'_>| Ok(tx.execute(sql, [])?);
@@ -388,11 +414,13 @@ impl Caller<'_> {
         if let Some(body) = body {
             request = request.content_type("application/json").body(body.to_string());
         }
-        Answer::of(&method, path, request.send().await.0).await
+        let answer = Answer::of(&method, path, request.send().await.0).await;
+        self.check_reset(path, headers, &answer);
+        answer
     }
 
-    /// Uploads a file.
-    pub async fn upload(&self, path: &str, bytes: Vec<u8>, headers: &[(&str, &str)]) -> Answer {
+    /// Sends something else than JSON: WebAssembly, unless the headers say otherwise.
+    pub async fn upload(&self, path: &str, body: impl Into<poem::Body>, headers: &[(&str, &str)]) -> Answer {
         let mut request = self.app.client.post(path);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -406,7 +434,20 @@ impl Caller<'_> {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Answer::of(&Method::POST, path, request.body(bytes).send().await.0).await
+        let answer = Answer::of(&Method::POST, path, request.body(body).send().await.0).await;
+        self.check_reset(path, headers, &answer);
+        answer
+    }
+
+    /// Of a reset: that it left the entry that it should.
+    fn check_reset(&self, path: &str, headers: &[(&str, &str)], answer: &Answer) {
+        let path = path.split('?').next().unwrap_or_default();
+        if self.token.is_some() && path.ends_with("/reset-mfa") {
+            let repeated = headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case("idempotency-key"));
+            self.app.assert_recorded(answer, repeated);
+        }
     }
 
     pub async fn delete(&self, path: &str) -> Answer {

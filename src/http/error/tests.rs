@@ -274,3 +274,12 @@ fn every_error_has_its_status_its_message_and_its_headers() {
     let missing: Vec<_> = (0..VARIANTS).filter(|variant| !seen.contains(variant)).collect();
     assert!(missing.is_empty(), "no row for the variants number {missing:?}");
 }
+
+#[test]
+fn an_operation_answers_what_its_bits_say_and_what_every_operation_can() {
+    use answers::{BODY, SECURED};
+    let statuses = described::<{ SECURED | BODY }>().map(|(status, _)| status);
+    assert_eq!(statuses.collect::<Vec<_>>(), [401, 403, 413, 415, 500, 503]);
+    assert!(documented::<0>(StatusCode::SERVICE_UNAVAILABLE));
+    assert!(!documented::<SECURED>(StatusCode::CONFLICT));
+}

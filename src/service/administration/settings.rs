@@ -102,7 +102,8 @@ pub fn find_webhook_secret(
 ///
 /// # Errors
 /// [`Error::NotOrgAdmin`], [`Error::StepUpRequired`], [`Error::Validation`], [`Error::MayNotAct`] for what only
-/// the operator may loosen, [`Error::RateLimited`]; nothing is changed then, and each is recorded in the trail.
+/// the operator may loosen, [`Error::Conflict`] if others change them at the same time, again and again,
+/// [`Error::RateLimited`]; nothing is changed then, and each is recorded in the trail.
 pub async fn update_settings(
     services: &Services,
     principal: &Principal,
@@ -192,7 +193,9 @@ async fn change_settings(
             ended => return ended,
         }
     }
-    Err(Error::Stale)
+    Err(Error::Conflict(
+        "The settings were changed at the same time. Try again".into(),
+    ))
 }
 
 /// Changes an organisation's settings as the operator, who is not bound by the organisation's own rules.

@@ -25,8 +25,10 @@ pub struct ResetRequest {
     pub target: String,
     /// The optional body, or what is wrong with it.
     pub body: Result<ResetBody>,
-    /// The `Idempotency-Key` header as sent.
-    pub idempotency_key: Option<String>,
+    /// The values of the `Idempotency-Key` header as sent.
+    pub idempotency_keys: Vec<Vec<u8>>,
+    /// Whether a receipt is requested, or what is wrong with the parameter or header that says so.
+    pub receipt: Result<bool>,
 }
 
 /// The optional body of a reset call.
@@ -71,14 +73,17 @@ impl Order {
     /// Parses a request.
     ///
     /// # Errors
-    /// [`Error::Malformed`] or [`Error::Validation`].
+    /// [`Error::Malformed`], [`Error::Validation`] or [`Error::WrongContentType`].
     pub fn from_request(principal: &Principal, request: &ResetRequest) -> Result<Self> {
         let UserId(target) = read_user_id(&request.target)?;
         let body = request.body.clone()?;
-        let idempotency = match &request.idempotency_key {
-            Some(key) => Some(Idempotency::new(key, target, &body)?),
-            None => None,
+        let idempotency = match &request.idempotency_keys[..] {
+            [] => None,
+            [key] => Some(Idempotency::new(key, target, &body)?),
+            // Which of them the caller will repeat is unknown, and ignoring them would repeat the reset.
+            _ => return Err(Error::Malformed("Send one Idempotency-Key".into())),
         };
+        request.receipt.clone()?;
         Ok(Self {
             context: request.context.clone(),
             target: UserId(target),
@@ -169,8 +174,8 @@ pub fn read_user_id(written: &str) -> Result<UserId> {
 }
 
 impl Idempotency {
-    fn new(key: &str, target: Uuid, body: &ResetBody) -> Result<Self> {
-        let visible = key.bytes().all(|b| (0x20..0x7f).contains(&b));
+    fn new(key: &[u8], target: Uuid, body: &ResetBody) -> Result<Self> {
+        let visible = key.iter().all(u8::is_ascii_graphic);
         if key.is_empty() || key.len() > KEY_LIMIT || !visible {
             return Err(Error::Malformed(format!(
                 "The Idempotency-Key must have 1 to {KEY_LIMIT} visible ASCII characters"

@@ -50,6 +50,43 @@ async fn the_request_is_told_by_target_and_body_and_the_key_by_its_caller() {
     assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
 }
 
+/// Ignored, it would let a repeat take away what the user set up since.
+#[tokio::test]
+async fn a_key_that_cannot_be_read_is_refused_and_not_ignored() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let visible = "The Idempotency-Key must have 1 to 255 visible ASCII characters";
+    let cases: [(&[&str], &str); 6] = [
+        (&["Störung-4711"], visible),
+        (&["lost phone"], visible),
+        (&["tab\there"], visible),
+        (&[""], visible),
+        (&["Störung-4711", KEY], "Send one Idempotency-Key"),
+        (&[KEY, KEY], "Send one Idempotency-Key"),
+    ];
+    for (keys, message) in cases {
+        let headers: Vec<_> = keys.iter().map(|key| ("Idempotency-Key", *key)).collect();
+        let path = reset_path(DEVELOPER);
+        let refused = admin.send(Method::POST, &path, None, &headers).await;
+        refused.assert_error(400, message);
+        let entry = app.last_entry();
+        assert_eq!(
+            (&entry["result"], &entry["errorMessage"]),
+            (&json!("DENIED"), &json!(message))
+        );
+    }
+    assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 0);
+    let every_visible: String = ('!'..='~').collect();
+    let headers = [("Idempotency-Key", every_visible.as_str())];
+    for _ in 0..2 {
+        let done = admin
+            .send(Method::POST, &reset_path(DEVELOPER), None, &headers)
+            .await;
+        done.assert_ok();
+    }
+    assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
+}
+
 #[tokio::test]
 async fn an_outcome_is_remembered_for_a_day_and_a_refusal_is_not() {
     let app = TestApp::new().await;

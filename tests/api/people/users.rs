@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use latchkey::domain::account::{OrganizationSettings, Role};
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::refusals::record_floods;
+use poem::http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -269,17 +270,51 @@ async fn another_organisations_user_is_no_user_for_any_verb() {
         app.other_developer.id.to_string(),
         Uuid::from_u128(0xdead).to_string(),
     ] {
-        let path = format!("/api/v1/users/{user}");
-        let message = format!("User not found with id: {user}");
-        let patch = json!({ "isActive": false });
-        admin.patch(&path, patch).await.assert_error(404, &message);
-        admin.delete(&path).await.assert_error(404, &message);
-        let reset = admin.call(&format!("{path}/reset-password")).await;
-        reset.assert_error(404, &message);
-        let sessions = admin.delete(&format!("{path}/sessions")).await;
-        sessions.assert_error(404, &message);
+        for (method, verb, event_type) in VERBS {
+            let path = format!("/api/v1/users/{user}{verb}");
+            let body = (method == Method::PATCH).then(|| json!({ "isActive": false }));
+            let entries = app.trail().len();
+            let answer = admin.send(method.clone(), &path, body, &[]).await;
+            answer.assert_error(404, &format!("User not found with id: {user}"));
+            let Some(event_type) = event_type else {
+                assert_eq!(app.trail().len(), entries, "{method} {path} is a read");
+                continue;
+            };
+            assert_eq!(app.trail().len(), entries + 1, "{method} {path}");
+            let entry = app.last_entry();
+            assert_eq!(entry["eventType"], event_type, "{method} {path}");
+            assert_eq!(entry["result"], "DENIED");
+            assert_eq!(entry["errorMessage"], answer.body["message"]);
+            let named = json!({ "type": "USER", "id": user, "name": null });
+            assert_eq!(entry["resource"], named, "nothing but what the caller wrote");
+            assert_eq!(entry["organizationId"], app.acme.to_string());
+            assert!(
+                entry["details"].as_object().is_none_or(serde_json::Map::is_empty),
+                "{entry}"
+            );
+        }
     }
+    let document = latchkey::http::document();
+    let paths = document["paths"].as_object().unwrap().iter();
+    let there: usize = paths
+        .filter(|(path, _)| path.starts_with("/api/v1/users/{id}"))
+        .map(|(_, item)| item.as_object().unwrap().len())
+        .sum();
+    assert_eq!(there, VERBS.len() - 1, "a verb on users is missing here: add it");
 }
+
+/// Every verb on a user, and the type of its entry; `erase` is one of `DELETE`.
+const VERBS: [(Method, &str, Option<&str>); 9] = [
+    (Method::GET, "", None),
+    (Method::PATCH, "", Some("USER_UPDATE")),
+    (Method::DELETE, "", Some("USER_DELETE")),
+    (Method::DELETE, "?erase=true", Some("USER_DELETE")),
+    (Method::DELETE, "/sessions", Some("USER_SESSIONS_END")),
+    (Method::POST, "/reset-password", Some("USER_PASSWORD_RESET")),
+    (Method::POST, "/reset-mfa", Some("USER_MFA_RESET")),
+    (Method::POST, "/restore-factors", Some("USER_FACTORS_RESTORE")),
+    (Method::GET, "/suspended-factors", None),
+];
 
 #[tokio::test]
 async fn sessions_of_a_user_are_ended_by_an_admin() {
