@@ -203,6 +203,13 @@ pub fn find_manifest(db: &Connection, digest: &[u8; 32]) -> Result<Option<Manife
 
 /// A plugin file's metadata, without its bytes.
 #[derive(Clone, Debug)]
+/// Finds a file's metadata, whoever installed it.
+pub fn find_module_row(db: &Connection, digest: &[u8; 32]) -> Result<Option<ModuleRow>> {
+    let mut statement =
+        db.prepare_cached("SELECT digest, manifest, size_bytes, disabled_at FROM module WHERE digest = ?1")?;
+    Ok(statement.query_row([digest], module_from_row).optional()?)
+}
+
 pub struct ModuleRow {
     /// SHA-256 of the file.
     pub digest: [u8; 32],
@@ -222,19 +229,21 @@ pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<Modul
          (SELECT plugin_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2 \
           UNION SELECT previous_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2)",
     )?;
-    let rows = statement.query_map(params![all, organization], |row| {
-        Ok(ModuleRow {
-            digest: row.get(0)?,
-            manifest: json(row, 1)?,
-            size_bytes: row.get(2)?,
-            disabled_at: optional(row, 3)?,
-        })
-    })?;
+    let rows = statement.query_map(params![all, organization], module_from_row)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Switches a file off for all organisations (`Some`) or on again (`None`). Returns whether that changed anything.
 pub fn update_module_disabled(tx: &Connection, digest: &[u8; 32], since: Option<Timestamp>) -> Result<bool> {
+fn module_from_row(row: &Row<'_>) -> rusqlite::Result<ModuleRow> {
+    Ok(ModuleRow {
+        digest: row.get(0)?,
+        manifest: json(row, 1)?,
+        size_bytes: row.get(2)?,
+        disabled_at: optional(row, 3)?,
+    })
+}
+
     let changed = tx
         .prepare_cached(
             "UPDATE module SET disabled_at = ?2 WHERE digest = ?1 AND (disabled_at IS NULL) <> (?2 IS NULL)",

@@ -94,7 +94,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
         &hooks,
         new.mode,
         &new.grants,
-        new.limits,
+        Some(new.limits),
     )?;
     let config = to_json(&new.config)?;
     let ready = check_config(services, new.plugin_digest, &plugin.manifest, &config).await?;
