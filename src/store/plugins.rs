@@ -170,14 +170,16 @@ pub fn clear_removed_plugins(tx: &Connection, before: Timestamp) -> Result<usize
     Ok(cleared)
 }
 
-/// Deletes the files without an installation. The row of one that the operator switched off stays, so that it is
-/// still off when it is installed again.
+/// Deletes the files without an installation, unless a binding still holds one. The row of one that the operator
+/// switched off stays, so that it is still off when it is installed again.
 fn clear_modules(tx: &Connection) -> Result<()> {
-    tx.prepare_cached("DELETE FROM module_file WHERE digest NOT IN (SELECT digest FROM plugin)")?
+    let unused = "digest NOT IN (SELECT digest FROM plugin UNION SELECT plugin_digest FROM binding \
+                  UNION SELECT previous_digest FROM binding WHERE previous_digest IS NOT NULL)";
+    tx.prepare_cached(&format!("DELETE FROM module_file WHERE {unused}"))?
         .execute([])?;
-    tx.prepare_cached(
-        "DELETE FROM module WHERE disabled_at IS NULL AND digest NOT IN (SELECT digest FROM plugin)",
-    )?
+    tx.prepare_cached(&format!(
+        "DELETE FROM module WHERE disabled_at IS NULL AND {unused}"
+    ))?
     .execute([])?;
     Ok(())
 }
@@ -201,8 +203,6 @@ pub fn find_manifest(db: &Connection, digest: &[u8; 32]) -> Result<Option<Manife
     Ok(statement.query_row([digest], |row| json(row, 0)).optional()?)
 }
 
-/// A plugin file's metadata, without its bytes.
-#[derive(Clone, Debug)]
 /// Finds a file's metadata, whoever installed it.
 pub fn find_module_row(db: &Connection, digest: &[u8; 32]) -> Result<Option<ModuleRow>> {
     let mut statement =
@@ -210,6 +210,8 @@ pub fn find_module_row(db: &Connection, digest: &[u8; 32]) -> Result<Option<Modu
     Ok(statement.query_row([digest], module_from_row).optional()?)
 }
 
+/// A plugin file's metadata, without its bytes.
+#[derive(Clone, Debug)]
 pub struct ModuleRow {
     /// SHA-256 of the file.
     pub digest: [u8; 32],
@@ -233,8 +235,6 @@ pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<Modul
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Switches a file off for all organisations (`Some`) or on again (`None`). Returns whether that changed anything.
-pub fn update_module_disabled(tx: &Connection, digest: &[u8; 32], since: Option<Timestamp>) -> Result<bool> {
 fn module_from_row(row: &Row<'_>) -> rusqlite::Result<ModuleRow> {
     Ok(ModuleRow {
         digest: row.get(0)?,
@@ -244,6 +244,8 @@ fn module_from_row(row: &Row<'_>) -> rusqlite::Result<ModuleRow> {
     })
 }
 
+/// Switches a file off for all organisations (`Some`) or on again (`None`). Returns whether that changed anything.
+pub fn update_module_disabled(tx: &Connection, digest: &[u8; 32], since: Option<Timestamp>) -> Result<bool> {
     let changed = tx
         .prepare_cached(
             "UPDATE module SET disabled_at = ?2 WHERE digest = ?1 AND (disabled_at IS NULL) <> (?2 IS NULL)",
