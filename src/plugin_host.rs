@@ -331,6 +331,12 @@ impl PluginHost {
         self.0.ticked.meter_fuel
     }
 
+    /// Returns whether all of these limits take effect: one of fuel does only where it is counted.
+    #[must_use]
+    pub fn applies(&self, limits: Limits) -> bool {
+        limits.fuel == 0 || self.counts_fuel()
+    }
+
     /// Forgets the counters of a removed binding.
     pub fn forget(&self, binding_id: Uuid) {
         self.0.metrics.forget(binding_id);

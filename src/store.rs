@@ -12,6 +12,7 @@ pub mod backup;
 pub mod bindings;
 pub mod challenges;
 mod checkpointer;
+pub mod configurations;
 pub mod decisions;
 pub mod deliveries;
 pub mod expiry;

@@ -43,7 +43,10 @@ impl PluginHost {
         outcome: Option<Outcome>,
         fell_back: &[Uuid],
     ) -> Evaluation {
-        let mut outcome = outcome.map(Arc::new);
+        let mut shown = Shown {
+            outcome: outcome.map(Arc::new),
+            added: vec![],
+        };
         let mut evaluation = Evaluation {
             decision: Decision::Allow,
             effects: vec![],
@@ -89,26 +92,21 @@ impl PluginHost {
             return evaluation;
         };
 
-        let shown_first = outcome.as_ref().map(|outcome| outcome.effects.clone());
         for turn in turns {
-            let shown = (shown_first.as_deref(), outcome.as_ref());
             let (turn, vetted) = self
-                .take_turn(turn, hook, question, shown, &mut evaluation.records)
+                .take_turn(turn, hook, question, &mut shown, &mut evaluation.records)
                 .await;
             if turn.asked == Asked::Fallback {
                 evaluation.fell_back.push(turn.plugin.binding_id);
             }
             match vetted {
                 Ok(Some(mut vetted)) => {
-                    let so_far = outcome.as_ref().map_or(&evaluation.effects, |o| &o.effects);
+                    let so_far = shown.outcome.as_ref().map_or(&evaluation.effects, |o| &o.effects);
                     let surplus = refuse_surplus(so_far, &mut vetted.effects);
                     if let Some(record) = evaluation.records.last_mut() {
                         record.refused.extend(surplus);
                     }
-                    if let Some(outcome) = &mut outcome {
-                        // The next plugin sees the effects that this one added.
-                        merge_effects(&mut Arc::make_mut(outcome).effects, vetted.effects.clone());
-                    }
+                    shown.add(&vetted.effects);
                     merge_effects(&mut evaluation.effects, vetted.effects);
                     evaluation.decision = evaluation.decision.and(vetted.decision);
                     if matches!(evaluation.decision, Decision::Deny(_)) {
@@ -132,7 +130,7 @@ impl PluginHost {
         turn: Turn<'a>,
         hook: Hook,
         question: &Arc<Question>,
-        shown: (Option<&[Effect]>, Option<&Arc<Outcome>>),
+        shown: &mut Shown,
         records: &mut Vec<DecisionRecord>,
     ) -> (Turn<'a>, Result<Option<Vetted>, Failure>) {
         let first = self.ask(turn, hook, question, shown, records).await;
@@ -160,7 +158,7 @@ impl PluginHost {
         turn: Turn<'_>,
         hook: Hook,
         question: &Arc<Question>,
-        (shown_first, outcome): (Option<&[Effect]>, Option<&Arc<Outcome>>),
+        shown: &mut Shown,
         records: &mut Vec<DecisionRecord>,
     ) -> Result<Vetted, Failure> {
         let plugin = turn.plugin;
@@ -171,7 +169,7 @@ impl PluginHost {
             clock: Arc::default(),
             question: Arc::clone(question),
             history_days: turn.history_days,
-            outcome: outcome.cloned(),
+            outcome: shown.outcome.clone(),
             config: Arc::clone(turn.config),
         };
         let digest = turn.prepared.digest;
@@ -204,9 +202,7 @@ impl PluginHost {
         };
         let counted = vetted.as_ref().ok();
         records.push(DecisionRecord {
-            effects_so_far: outcome
-                .filter(|outcome| shown_first != Some(&outcome.effects))
-                .map(|outcome| outcome.effects.clone()),
+            effects_added: std::mem::take(&mut shown.added),
             refused: counted.map_or_else(Vec::new, |v| v.refused.clone()),
             repaired: counted.map_or_else(Vec::new, |v| v.repaired.clone()),
             log,
@@ -216,6 +212,26 @@ impl PluginHost {
             ..turn.record(hook, end)
         });
         vetted
+    }
+}
+
+/// What an `after-reset` plugin is shown: each sees the effects that those before it added.
+struct Shown {
+    /// Absent before the reset.
+    outcome: Option<Arc<Outcome>>,
+    /// The effects added since the last call that was recorded.
+    added: Vec<Effect>,
+}
+
+impl Shown {
+    fn add(&mut self, effects: &[Effect]) {
+        let Some(outcome) = &mut self.outcome else { return };
+        for effect in effects {
+            if !outcome.effects.contains(effect) {
+                merge_effects(&mut Arc::make_mut(outcome).effects, vec![effect.clone()]);
+                self.added.push(effect.clone());
+            }
+        }
     }
 }
 
@@ -326,6 +342,7 @@ impl<'a> Turn<'a> {
                 Mode::Enforce | Mode::Monitor => None,
             },
             effects_so_far: None,
+            effects_added: vec![],
             end,
             end_digest: None,
             refused: vec![],

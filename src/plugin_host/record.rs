@@ -322,10 +322,13 @@ pub struct DecisionRecord {
     /// The canary's share in percent, if the binding is a canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<u8>,
-    /// For `after-reset`: the effects collected so far that it was shown, if they are more than the first
-    /// plugin was shown.
+    /// For `after-reset`, in records of earlier versions of this program: all effects collected so far that it was
+    /// shown, if they are more than the first plugin was shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effects_so_far: Option<Vec<Effect>>,
+    /// For `after-reset`: the effects that it was shown beyond those that the call recorded before it was shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects_added: Vec<Effect>,
     /// How the call ended.
     pub end: CallEnd,
     /// SHA-256 of `end` as JSON, if `end` was too long to keep: then `end` has only its beginning.

@@ -2,6 +2,8 @@
 
 mod place;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::backup::Schedule;
@@ -10,6 +12,7 @@ use super::{Services, plugins};
 use crate::domain::audit::{Filter, OWN_KEYS};
 use crate::domain::policy::Mode;
 use crate::domain::{Error, Result};
+use crate::plugin_host::BoundPlugin;
 use crate::store::plugins::find_plugins;
 use crate::store::{accounts, audit, integrity};
 
@@ -227,6 +230,15 @@ fn policies(services: &Services) -> Result<Vec<Finding>> {
             Mode::Canary(percent) => format!("{} (canary, {percent} %)", plugin.name),
         });
         let text = format!("{}: {}", organization.slug, named.collect::<Vec<_>>().join(", "));
+        let uncounted = |plugin: &&Arc<BoundPlugin>| !services.plugin_host.applies(plugin.limits);
+        if let Some(plugin) = bound.plugins.iter().find(uncounted) {
+            let text = format!(
+                "{}: the limit of fuel of {} limits nothing: switch plugins.count_fuel on, or latchkey plugin change \
+                 {} --limit fuel=0",
+                organization.slug, plugin.name, plugin.binding_id
+            );
+            findings.push(Finding::doubtful("policies", text));
+        }
         if bound.plugins.iter().any(|plugin| plugin.mode == Mode::Enforce) {
             findings.push(Finding::fine("policies", text));
         } else {

@@ -25,11 +25,13 @@ const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 /// How long ended approvals are kept, in hours.
 const APPROVAL_HOURS: i64 = 90 * 24;
 
-/// How far the tables were searched for expired rows, and how evenly the clock has run in the meantime.
+/// How far the tables were searched for expired rows, how evenly the clock has run in the meantime, and how many
+/// configurations of policies were left.
 #[derive(Debug, Default)]
 pub struct Sweep {
     reached: Mutex<Option<UserId>>,
     clock: EvenClock,
+    unbound: plugins::LeftUnbound,
 }
 
 /// Drops the limiter's stale counts and the machine code of removed plugins; records refusals of past windows;
@@ -75,6 +77,10 @@ async fn destroy_lapsed(services: &Services) {
     note(
         "decisions past their retention",
         plugins::forget_lapsed_decisions(services).await,
+    );
+    note(
+        "configurations that decided nothing",
+        plugins::forget_unused_configurations(services, &services.sweep.unbound).await,
     );
     note("deliveries", deliveries::forget_ended(services).await);
 }

@@ -23,6 +23,7 @@ mod replay_report;
 mod replay_turns;
 mod signatures;
 mod terms;
+mod unused;
 mod warm_up;
 mod watching;
 
@@ -49,6 +50,7 @@ pub use recorded_calls::keep_calls;
 pub use replay::replay_plugin;
 pub use replay_report::{Difference, Follow, Replay, ReplayReport, ReplayVerdict, parse_since};
 pub use signatures::is_unsigned;
+pub use unused::{LeftUnbound, forget_unused_configurations};
 pub use warm_up::{Missing, start};
 pub use watching::{
     Alarm, alarm_count, forget_lapsed_decisions, raise_alarms, recheck_forever, recheck_waiting,

@@ -170,14 +170,16 @@ pub fn clear_removed_plugins(tx: &Connection, before: Timestamp) -> Result<usize
     Ok(cleared)
 }
 
-/// Deletes the files without an installation. The row of one that the operator switched off stays, so that it is
-/// still off when it is installed again.
+/// Deletes the files without an installation, unless a binding still holds one. The row of one that the operator
+/// switched off stays, so that it is still off when it is installed again.
 fn clear_modules(tx: &Connection) -> Result<()> {
-    tx.prepare_cached("DELETE FROM module_file WHERE digest NOT IN (SELECT digest FROM plugin)")?
+    let unused = "digest NOT IN (SELECT digest FROM plugin UNION SELECT plugin_digest FROM binding \
+                  UNION SELECT previous_digest FROM binding WHERE previous_digest IS NOT NULL)";
+    tx.prepare_cached(&format!("DELETE FROM module_file WHERE {unused}"))?
         .execute([])?;
-    tx.prepare_cached(
-        "DELETE FROM module WHERE disabled_at IS NULL AND digest NOT IN (SELECT digest FROM plugin)",
-    )?
+    tx.prepare_cached(&format!(
+        "DELETE FROM module WHERE disabled_at IS NULL AND {unused}"
+    ))?
     .execute([])?;
     Ok(())
 }
@@ -201,6 +203,13 @@ pub fn find_manifest(db: &Connection, digest: &[u8; 32]) -> Result<Option<Manife
     Ok(statement.query_row([digest], |row| json(row, 0)).optional()?)
 }
 
+/// Finds a file's metadata, whoever installed it.
+pub fn find_module_row(db: &Connection, digest: &[u8; 32]) -> Result<Option<ModuleRow>> {
+    let mut statement =
+        db.prepare_cached("SELECT digest, manifest, size_bytes, disabled_at FROM module WHERE digest = ?1")?;
+    Ok(statement.query_row([digest], module_from_row).optional()?)
+}
+
 /// A plugin file's metadata, without its bytes.
 #[derive(Clone, Debug)]
 pub struct ModuleRow {
@@ -222,15 +231,17 @@ pub fn find_bound_modules(db: &Connection, of: bindings::Of) -> Result<Vec<Modul
          (SELECT plugin_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2 \
           UNION SELECT previous_digest FROM binding WHERE ?1 OR organization_id IS NULL OR organization_id = ?2)",
     )?;
-    let rows = statement.query_map(params![all, organization], |row| {
-        Ok(ModuleRow {
-            digest: row.get(0)?,
-            manifest: json(row, 1)?,
-            size_bytes: row.get(2)?,
-            disabled_at: optional(row, 3)?,
-        })
-    })?;
+    let rows = statement.query_map(params![all, organization], module_from_row)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn module_from_row(row: &Row<'_>) -> rusqlite::Result<ModuleRow> {
+    Ok(ModuleRow {
+        digest: row.get(0)?,
+        manifest: json(row, 1)?,
+        size_bytes: row.get(2)?,
+        disabled_at: optional(row, 3)?,
+    })
 }
 
 /// Switches a file off for all organisations (`Some`) or on again (`None`). Returns whether that changed anything.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +13,7 @@ use latchkey::service::plugins::PluginSettings;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, before, denying};
-use crate::support::{Answer, Caller, DEVELOPER, Setup, TestApp};
+use crate::support::{Answer, Caller, DEVELOPER, Setup, SlowDisk, TestApp};
 
 pub const PLUGINS: &str = "/api/v1/plugins";
 pub const BINDINGS: &str = "/api/v1/policy-bindings";
@@ -488,4 +489,94 @@ async fn versions_are_switched_under_load_without_a_gap() {
         codes.iter().any(|code| code == "one") && codes.iter().any(|code| code == "two"),
         "{codes:?}"
     );
+}
+
+/// What is removed while its binding is judged is not bound: nobody could change that binding or clear the file away.
+#[tokio::test]
+async fn a_plugin_that_is_removed_meanwhile_is_not_bound() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let first = install(&admin, denying("1.0.0", "one")).await;
+    let binding = path(&bind(&admin, &first, json!({})).await);
+    for switches in [false, true] {
+        let second = install(&admin, denying("2.0.0", "two")).await;
+        let plugin = format!("{PLUGINS}/{second}");
+        // Its file is kept when it is removed, since it was bound once.
+        let once = path(&bind(&admin, &second, json!({})).await);
+        assert_eq!(admin.delete(&once).await.status.as_u16(), 204);
+        let bound = async {
+            tokio::time::sleep(Duration::from_millis(100)).await; // the removal waits for the disk
+            if switches {
+                admin.patch(&binding, json!({ "pluginDigest": second })).await
+            } else {
+                bind(&admin, &second, json!({})).await
+            }
+        };
+        let disk = SlowDisk::new(&app).await;
+        let (removed, bound, ()) = tokio::join!(admin.delete(&plugin), bound, disk.go_on_soon());
+        assert_eq!(removed.status.as_u16(), 204, "{switches}: {}", removed.text);
+        bound.assert_error(404, &format!("Plugin not found with id: {second}"));
+    }
+    assert_eq!(app.count("SELECT count(*) FROM binding"), 1);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+}
+
+/// A binding whose plugin is gone all the same can be switched off, and clearing up passes over its file.
+#[tokio::test]
+async fn a_binding_without_its_plugin_is_switched_off_and_keeps_its_file() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, denying("1.0.0", "one")).await;
+    let binding = path(&bind(&admin, &digest, json!({})).await);
+    app.execute("DELETE FROM plugin").await;
+    let other = install(&admin, denying("2.0.0", "two")).await;
+    let removed = admin.delete(&format!("{PLUGINS}/{other}")).await;
+    assert_eq!(removed.status.as_u16(), 204, "{}", removed.text);
+    assert_eq!(app.count("SELECT count(*) FROM module_file"), 1);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+    admin
+        .patch(&binding, json!({ "disabled": true }))
+        .await
+        .assert_ok();
+    admin.reset(DEVELOPER).await.assert_ok();
+}
+
+/// Compiling a file may take minutes: what ends meanwhile ends at once.
+#[tokio::test]
+async fn whoever_is_signed_out_meanwhile_installs_and_removes_nothing() {
+    let app = TestApp::new().await;
+    let installed = install(&app.admin().await, denying("1.0.0", "one")).await;
+    let kept = app.count("SELECT count(*) FROM plugin WHERE removed_at IS NULL");
+    for removes in [false, true] {
+        let admin = app.admin().await;
+        let disk = SlowDisk::writing(&app, "DELETE FROM session").await;
+        let change = async {
+            if removes {
+                admin.delete(&format!("{PLUGINS}/{installed}")).await
+            } else {
+                admin.upload(PLUGINS, denying("2.0.0", "two"), &[]).await
+            }
+        };
+        let (answer, ()) = tokio::join!(change, disk.go_on_soon());
+        answer.assert_error(401, "The access token has been revoked");
+        let now = app.count("SELECT count(*) FROM plugin WHERE removed_at IS NULL");
+        assert_eq!(now, kept, "removes: {removes}");
+    }
+    assert_eq!(app.count("SELECT count(*) FROM module_file"), 1);
+}
+
+#[tokio::test]
+async fn what_was_installed_meanwhile_counts_towards_the_limit() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let full = "WITH RECURSIVE nth (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM nth WHERE n < 64) \
+                INSERT INTO module (digest, manifest, size_bytes) \
+                SELECT CAST(printf('%032d', n) AS BLOB), '{}', 1 FROM nth; \
+                INSERT INTO plugin (digest, organization_id, installed_at) \
+                SELECT m.digest, o.id, 0 FROM module m, organization o WHERE o.slug = 'acme';";
+    let disk = SlowDisk::writing(&app, full).await;
+    let uploading = admin.upload(PLUGINS, denying("1.0.0", "one"), &[]);
+    let (answer, ()) = tokio::join!(uploading, disk.go_on_soon());
+    assert_eq!(answer.status.as_u16(), 409, "{}", answer.text);
+    assert!(answer.text.contains("at most 64 plugins"), "{}", answer.text);
 }

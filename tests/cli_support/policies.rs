@@ -129,6 +129,47 @@ fn a_policy_is_switched_off_while_the_server_runs_and_holds_from_the_next_reset_
     );
 }
 
+/// A limit that was accepted once and is not applied any more holds up no emergency, and is told of.
+#[test]
+fn a_binding_whose_fuel_is_no_longer_counted_is_switched_off_and_told_of() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let count_fuel = |on: bool| {
+        fs::write(
+            desk.path("latchkey.toml"),
+            format!("[plugins]\ncount_fuel = {on}\n"),
+        )
+        .unwrap();
+    };
+    count_fuel(true);
+    let run = |args: &[&str]| desk.ok(&[&["plugin"], args].concat());
+    run(&["install", &fixture("force-reenrollment")]);
+    let config = r#"{"hours":8}"#;
+    let bind = ["bind", "force-reenrollment", "--org", "acme", "--config", config];
+    let bound = desk.json(&[&["plugin"], &bind[..], &["--limit", "fuel=500000000", "--json"]].concat());
+    let id = bound["binding"].as_str().unwrap();
+    let listed = || desk.json(&["plugin", "list", "--json"])["bindings"][0].clone();
+    let doctor = || String::from_utf8(desk.run(&["doctor"]).stdout).unwrap();
+    assert_eq!(listed()["warning"], Value::Null);
+    assert!(!doctor().contains("plugins.count_fuel"));
+
+    count_fuel(false);
+    let warning = listed()["warning"].to_string();
+    assert!(warning.contains("plugins.count_fuel"), "{warning}");
+    assert!(doctor().contains(id), "{}", doctor());
+    let log = desk.serve(&["serve", "--listen", "127.0.0.1:0"]).stop();
+    assert_eq!(log.matches("limits nothing").count(), 1, "{log}");
+    run(&["disable", id]);
+    assert_eq!(listed()["disabled"], true);
+    run(&["enable", id]);
+    run(&["mode", id, "monitor"]);
+    run(&["change", id, "--position", "5"]);
+    let more = desk.run(&["plugin", "change", id, "--limit", "fuel=7"]);
+    assert_ne!(more.status.code(), Some(0));
+    run(&["change", id, "--limit", "fuel=0"]);
+    assert_eq!(listed()["warning"], Value::Null);
+}
+
 /// Nothing has to be stopped for a policy to come in: what the server installs and binds holds from the next
 /// reset on, and what is refused leaves nothing behind.
 #[test]

@@ -205,18 +205,23 @@ pub fn merge_effects(effects: &mut Vec<Effect>, more: Vec<Effect>) {
     }
 }
 
-/// Removes from `more` the notices and annotations that exceed the limit of one reset: all of them become part of
-/// its entry and of what every later policy is shown.
+/// Removes from an answer's effects, `more`, the notices and annotations that exceed the limit of one reset: all of
+/// them become part of its entry and of what every later policy is shown. The first of each answer always have room:
+/// otherwise one policy could silence the notices of all later ones.
 pub fn refuse_surplus(so_far: &[Effect], more: &mut Vec<Effect>) -> Vec<RefusedEffect> {
     let has_text = |effect: &Effect| matches!(effect, Effect::Notify(_) | Effect::Annotate(_));
-    let mut texts = so_far.iter().filter(|effect| has_text(effect)).count();
+    let used = so_far.iter().filter(|effect| has_text(effect)).count();
+    let room = TEXTS_MAX.saturating_sub(used).max(TEXTS_GUARANTEED);
+    let mut texts = 0;
     let surplus = more.extract_if(.., |effect| {
         texts += usize::from(has_text(effect));
-        has_text(effect) && texts > TEXTS_MAX
+        has_text(effect) && texts > room
     });
     let refused = |effect| RefusedEffect {
         effect,
-        why: format!("more than {TEXTS_MAX} notices and annotations at one reset"),
+        why: format!(
+            "more than {TEXTS_MAX} notices and annotations at one reset, and more than {TEXTS_GUARANTEED} in this answer"
+        ),
     };
     surplus.map(refused).collect()
 }
@@ -363,7 +368,11 @@ const SUBJECT_CHARS: usize = 150;
 const BODY_CHARS: usize = 4_000;
 const FACTS_MAX: usize = 16;
 const EFFECTS_MAX: usize = 16;
+/// Notices and annotations of one reset; beyond them, only the guaranteed ones of each answer.
 const TEXTS_MAX: usize = 32;
+/// Notices and annotations for which each answer has room. With 20 policies of the node and 20 of the organisation,
+/// asked twice, a reset has at most 32 + 80 × 2.
+const TEXTS_GUARANTEED: usize = 2;
 /// Control characters allowed in bodies: line ends, and the marks that a mail in Arabic or Hebrew may need.
 const IN_BODIES: [char; 5] = ['\n', '\t', '\u{061c}', '\u{200e}', '\u{200f}'];
 const REFUSALS_KEPT: usize = 32;

@@ -243,12 +243,32 @@ fn one_reset_carries_so_many_texts_and_whatever_else_is_wanted() {
             value: "v".into(),
         })
     };
-    let so_far: Vec<_> = (0..TEXTS_MAX - 1).map(note).collect();
-    let mut more = vec![note(40), Effect::RevokeSessions, note(41), Effect::LockAccount];
-    let refused = refuse_surplus(&so_far, &mut more);
-    assert_eq!(more, [note(40), Effect::RevokeSessions, Effect::LockAccount]);
-    assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].effect, note(41));
+    let asked = || {
+        let texts = (40..44).map(note);
+        [Effect::RevokeSessions]
+            .into_iter()
+            .chain(texts)
+            .chain([Effect::LockAccount])
+    };
+    let given = |so_far: usize| {
+        let so_far: Vec<_> = (0..so_far).map(note).collect();
+        let mut more: Vec<_> = asked().collect();
+        let refused = refuse_surplus(&so_far, &mut more);
+        assert_eq!(more.len() + refused.len(), 6);
+        assert_eq!(more.first(), Some(&Effect::RevokeSessions));
+        assert_eq!(more.last(), Some(&Effect::LockAccount));
+        assert!(
+            refused
+                .iter()
+                .all(|refused| matches!(refused.effect, Effect::Annotate(_)))
+        );
+        more.len() - 2
+    };
+    assert_eq!(given(TEXTS_MAX - 4), 4);
+    assert_eq!(given(TEXTS_MAX - 3), 3);
+    for full in [TEXTS_MAX, TEXTS_MAX + TEXTS_GUARANTEED, 3 * TEXTS_MAX] {
+        assert_eq!(given(full), TEXTS_GUARANTEED, "nobody else can use these up");
+    }
 }
 
 #[test]

@@ -265,7 +265,9 @@ pub struct BindingBody {
     #[oai(nullable)]
     pub canary_percent: Option<u8>,
     /// What the administrator should know; null if there is nothing: that without a previous version a canary's
-    /// answers are only recorded for the other users, or that no key which the node trusts has signed the plugin.
+    /// answers are only recorded for the other users, that they count for all users since the operator switched the
+    /// previous version off, that the node does not count fuel, or that no key which the node trusts has signed the
+    /// plugin.
     #[oai(nullable)]
     pub warning: Option<String>,
     /// Effects that the plugin may request.

@@ -210,6 +210,13 @@ impl Reader {
             micros,
             "policies are ready"
         );
+        if ready.uncounted > 0 {
+            tracing::warn!(
+                bindings = ready.uncounted,
+                "limits.fuel of these bindings limits nothing: switch plugins.count_fuel on, or set it to 0 (latchkey \
+                 plugin change BINDING --limit fuel=0)"
+            );
+        }
         Ok(())
     }
 
@@ -229,10 +236,16 @@ impl Reader {
             .read(|db| Ok((bindings::find_policy_revisions(db)?, Rows::read(db, Of::All)?)))?;
         let (bindings, modules) = (rows.bindings.len(), rows.modules.len());
         let mut own = self.sets(rows)?;
+        let uncounted = |plugin: &&Arc<BoundPlugin>| !self.host.applies(plugin.limits);
         let ready = Ready {
             bindings,
             modules,
             organizations: own.keys().flatten().count(),
+            uncounted: own
+                .values()
+                .flat_map(|set| &set.plugins)
+                .filter(uncounted)
+                .count(),
         };
         let mut node = own.remove(&None).unwrap_or_default();
         node.revision = node_revision;
@@ -297,6 +310,8 @@ struct Ready {
     bindings: usize,
     modules: usize,
     organizations: usize,
+    /// Bindings with a limit of fuel, which this node does not count.
+    uncounted: usize,
 }
 
 /// The rows of the store that describe bindings.
@@ -341,16 +356,21 @@ impl Maker<'_> {
         };
         let on_failure: OnFailure = from_json(&binding.on_failure)?;
         let mut history_days = manifest.history_days;
-        let before = match &binding.previous {
-            Some(previous) if needs_version_before(binding.mode, &on_failure) => {
-                let before = self.version(previous, &binding.grants)?;
-                before.map(|(manifest, version)| {
-                    history_days = history_days.max(manifest.history_days);
-                    version
-                })
-            }
-            _ => None,
+        let needed = |previous: &&VersionRow| needs_version_before(binding.mode, &on_failure, previous);
+        let previous = binding.previous.as_ref().filter(needed);
+        let before = match previous {
+            Some(previous) => self.version(previous, &binding.grants)?,
+            None => None,
         };
+        // Whoever was judged by a version that is switched off now must still be judged: by the one in use.
+        let mode = match binding.mode {
+            Mode::Canary(_) if previous.is_some() && before.is_none() => Mode::Enforce,
+            mode => mode,
+        };
+        let before = before.map(|(manifest, version)| {
+            history_days = history_days.max(manifest.history_days);
+            version
+        });
         let bound = BoundPlugin {
             binding_id: binding.id,
             name: manifest.name,
@@ -361,7 +381,7 @@ impl Maker<'_> {
             hooks: current.hooks,
             history_days: current.history_days,
             grants: current.grants,
-            mode: binding.mode,
+            mode,
             on_failure,
             limits: from_json(&binding.limits)?,
             before,
@@ -396,10 +416,11 @@ impl Maker<'_> {
     }
 }
 
-/// Returns whether a binding may have to ask the previous version; otherwise its module need not be in memory.
-fn needs_version_before(mode: Mode, on_failure: &OnFailure) -> bool {
+/// Returns whether a binding may have to ask its previous version; otherwise that module need not be in memory. One
+/// that was only watched, or never asked, is no good version to fall back on.
+fn needs_version_before(mode: Mode, on_failure: &OnFailure, previous: &VersionRow) -> bool {
     let falls_back = |cause: &FailureCause| on_failure.action(*cause) == FailureAction::LastGoodVersion;
-    matches!(mode, Mode::Canary(_)) || FailureCause::ALL.iter().any(falls_back)
+    matches!(mode, Mode::Canary(_)) || previous.answered && FailureCause::ALL.iter().any(falls_back)
 }
 
 fn missing(what: &str, digest: &[u8; 32]) -> crate::domain::Error {

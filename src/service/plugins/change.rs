@@ -94,7 +94,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
         &hooks,
         new.mode,
         &new.grants,
-        new.limits,
+        Some(new.limits),
     )?;
     let config = to_json(&new.config)?;
     let ready = check_config(services, new.plugin_digest, &plugin.manifest, &config).await?;
@@ -135,6 +135,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
             gate.still_open(tx)?;
             binder.still_may(tx)?;
             governance::may_bind(tx, &binder)?;
+            usable_plugin(tx, new.plugin_digest, new.owner)?; // it may have been removed meanwhile
             if bindings::count_bindings(tx, row.organization_id)? >= BINDINGS_PER_OWNER {
                 return Err(Error::Conflict(format!(
                     "At most {BINDINGS_PER_OWNER} policies can be bound: each is asked at every reset"
@@ -330,11 +331,16 @@ async fn commit(
         .with("changes", changes);
     let (entry_id, agreed_id) = (services.entropy.uuid(at), services.entropy.uuid(at));
     let changer = manager.clone();
+    let digest = Digest(row.version.plugin_digest);
+    let switched = digest.0 != now.version.plugin_digest;
     let kept = services
         .store
         .write(move |tx| {
             gate.still_open(tx)?;
             governance::settle(tx, &changer, agreed_id, row.id)?;
+            if switched {
+                usable_plugin(tx, digest, row.organization_id)?; // it may have been removed meanwhile
+            }
             if let Some(config) = &config {
                 bindings::insert_configuration(tx, &row.version.config_digest, config, at)?;
             }

@@ -15,7 +15,7 @@ use crate::domain::{Error, Result};
 use crate::plugin_host::{CaseError, Digest, PluginHost, Prepared, Signed, embedded_cases};
 use crate::service::Services;
 use crate::store::plugins::{self, PluginRow};
-use crate::store::{accounts, audit, bindings};
+use crate::store::{Connection, accounts, audit, bindings};
 
 /// Maximum plugins that an organisation may have installed.
 const PLUGINS_PER_ORGANIZATION: u64 = 64;
@@ -116,7 +116,10 @@ async fn judge(
     watch: Watch,
 ) -> Result<(Arc<Prepared>, Manifest, Option<Signed>)> {
     if let Some(organization) = new.owner {
-        within_quota(services, organization, digest, new.bytes.len())?;
+        let size = new.bytes.len();
+        services
+            .store
+            .read(|db| within_quota(db, organization, digest, size))?;
     }
     let (file, keys) = (new.clone(), services.settings.plugins.trusted_keys.clone());
     let signed = blocking(move || {
@@ -140,25 +143,15 @@ async fn judge(
     Ok((prepared, manifest, signed))
 }
 
-fn within_quota(
-    services: &Services,
-    organization: OrganizationId,
-    digest: Digest,
-    size: usize,
-) -> Result<()> {
-    let (known, organization_known, (count, bytes)) = services.store.read(|db| {
-        Ok((
-            plugins::find_plugin(db, &digest.0, Some(organization))?.is_some(),
-            accounts::find_organization(db, organization)?.is_some(),
-            plugins::count_plugins(db, organization)?,
-        ))
-    })?;
-    if !organization_known {
+fn within_quota(db: &Connection, organization: OrganizationId, digest: Digest, size: usize) -> Result<()> {
+    if accounts::find_organization(db, organization)?.is_none() {
         return Err(Error::NotFound {
             what: "Organization",
             id: organization.to_string(),
         });
     }
+    let known = plugins::find_plugin(db, &digest.0, Some(organization))?.is_some();
+    let (count, bytes) = plugins::count_plugins(db, organization)?;
     if known || (count < PLUGINS_PER_ORGANIZATION && bytes + size as u64 <= BYTES_PER_ORGANIZATION) {
         return Ok(());
     }
@@ -229,9 +222,15 @@ async fn keep(
             .with("trustedComment", signed.comment.as_str());
     }
     let entry_id = services.entropy.uuid(at);
+    let installer = manager.clone();
     services
         .store
         .write(move |tx| {
+            // Compiling may take minutes, in which the caller may have been signed out or the quota used up.
+            installer.still_may(tx)?;
+            if let Some(organization) = row.organization_id {
+                within_quota(tx, organization, digest, new.bytes.len())?;
+            }
             let before = plugins::find_plugin(tx, &row.digest, row.organization_id)?;
             let inserted = plugins::insert_plugin(tx, &row, &new.bytes)?;
             if inserted {
@@ -311,9 +310,11 @@ pub(super) async fn uninstall_plugin(
         .on(resource(digest, &plugin.manifest))
         .with("version", plugin.manifest.version.as_str());
     let entry_id = services.entropy.uuid(at);
+    let remover = manager.clone();
     services
         .store
         .write(move |tx| {
+            remover.still_may(tx)?;
             if !plugins::remove_plugin(tx, &digest.0, owner, at)? {
                 return Err(unknown_plugin(digest));
             }

@@ -102,6 +102,10 @@ pub struct BindingView {
     pub limits: Limits,
     /// Whether the operator has switched the plugin off for everybody.
     pub plugin_disabled: bool,
+    /// Whether the operator has switched the previous version off for everybody.
+    pub previous_disabled: bool,
+    /// Whether the limits name fuel, which this node does not count.
+    pub fuel_uncounted: bool,
     /// Whether none of the keys that this node trusts has signed the plugin.
     pub unsigned: bool,
     /// Counters since the start of the process.
@@ -110,7 +114,8 @@ pub struct BindingView {
 
 impl BindingView {
     /// Returns a warning for the manager: that a canary without a previous version only records, and does not
-    /// judge, the resets of users outside its share, or that the plugin could not be installed today.
+    /// judge, the resets of users outside its share, or judges them too since that version is switched off; that a
+    /// limit is not applied; or that the plugin could not be installed today.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         let alone = match (self.row.mode, &self.row.previous) {
@@ -118,16 +123,21 @@ impl BindingView {
                 "There is no version before, so this policy judges {percent} in a hundred users; for the others \
                  its answers are only recorded"
             )),
+            (Mode::Canary(_), Some(_)) if self.previous_disabled => Some(PREVIOUS_OFF.to_owned()),
             _ => None,
         };
         let warnings: Vec<_> = alone
             .into_iter()
+            .chain(self.fuel_uncounted.then(|| FUEL_UNCOUNTED.to_owned()))
             .chain(self.unsigned.then(|| UNSIGNED.to_owned()))
             .collect();
         (!warnings.is_empty()).then(|| warnings.join(". "))
     }
 }
 
+const PREVIOUS_OFF: &str = "The version before is switched off on this node, so the canary's version judges all \
+                            users, not its share alone";
+const FUEL_UNCOUNTED: &str = "limits.fuel limits nothing: this node does not count fuel (plugins.count_fuel)";
 const UNSIGNED: &str = "No key that this node trusts (plugins.trusted_keys) has signed this plugin: it was installed \
                         before they were trusted. Install it again with its signature";
 
@@ -204,11 +214,14 @@ impl Snapshot {
         let view = |row: &BindingRow| {
             let (version, plugin_disabled) = self.version(&row.version)?;
             let previous = row.previous.as_ref().map(|v| self.version(v)).transpose()?;
+            let limits: Limits = from_json(&row.limits)?;
             Ok(BindingView {
                 version,
+                previous_disabled: previous.as_ref().is_some_and(|(_, disabled)| *disabled),
                 previous: previous.map(|(version, _)| version),
                 on_failure: from_json(&row.on_failure)?,
-                limits: from_json(&row.limits)?,
+                fuel_uncounted: !services.plugin_host.applies(limits),
+                limits,
                 plugin_disabled,
                 unsigned: self
                     .plugin(row)

@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::listing::usable_plugin;
 use super::terms::{check_config, check_terms};
-use super::{from_json, to_json};
+use super::to_json;
 use crate::domain::policy::{Grants, Hook, Manifest, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, Prepared};
 use crate::service::Services;
 use crate::store::bindings::{self, BindingRow, VersionRow};
-use crate::store::plugins;
+use crate::store::plugins::{self, ModuleRow};
 
 /// Changes to a binding; absent fields stay unchanged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -53,17 +53,20 @@ pub(super) struct Changed {
 pub(super) async fn patched(services: &Services, now: BindingRow, patch: &BindingPatch) -> Result<Changed> {
     let digest = patch.plugin_digest.unwrap_or(Digest(now.version.plugin_digest));
     let switched = digest.0 != now.version.plugin_digest;
-    let (plugin, old, kept_config) = services.store.read(|db| {
-        Ok((
-            usable_plugin(db, digest, now.organization_id)?,
-            plugins::find_manifest(db, &now.version.plugin_digest)?.ok_or(Error::Stale)?,
-            bindings::find_configuration(db, &now.version.config_digest)?.ok_or(Error::Stale)?,
-        ))
+    let (manifest, old, kept_config) = services.store.read(|db| {
+        let old = plugins::find_manifest(db, &now.version.plugin_digest)?.ok_or(Error::Stale)?;
+        // What is bound can be switched off and changed even if its installation is gone.
+        let manifest = match switched {
+            true => usable_plugin(db, digest, now.organization_id)?.manifest,
+            false => old.clone(),
+        };
+        let config = bindings::find_configuration(db, &now.version.config_digest)?.ok_or(Error::Stale)?;
+        Ok((manifest, old, config))
     })?;
-    if plugin.manifest.name != old.name {
+    if manifest.name != old.name {
         let problem = format!(
             "is a version of {}, this binding is of {}: bind it anew",
-            plugin.manifest.name, old.name
+            manifest.name, old.name
         );
         return Err(Error::field("pluginDigest", problem));
     }
@@ -78,7 +81,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         config_digest: Digest::of(config.as_bytes()).0,
         hooks: match &patch.hooks {
             Some(hooks) => hooks.clone(),
-            None if switched => hooks_kept(&now.version.hooks, &old.hooks, &plugin.manifest.hooks),
+            None if switched => hooks_kept(&now.version.hooks, &old.hooks, &manifest.hooks),
             None => now.version.hooks.clone(),
         },
         answered: false,
@@ -90,7 +93,6 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     row.remember(&now);
     row.position = patch.position.unwrap_or(row.position);
     row.mode = patch.mode.unwrap_or(row.mode);
-    keeps_judging(&now, &row)?;
     if let Some(grants) = &patch.grants {
         row.grants = grants.clone();
     }
@@ -112,39 +114,49 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
     let before = match &row.previous {
         Some(previous) => services
             .store
-            .read(|db| plugins::find_manifest(db, &previous.plugin_digest))?,
+            .read(|db| plugins::find_module_row(db, &previous.plugin_digest))?,
         None => None,
     };
+    keeps_judging(now.mode, row.mode, before.as_ref())?;
     check_terms(
         &services.plugin_host,
-        &plugin.manifest,
-        before.as_ref(),
+        &manifest,
+        before.as_ref().map(|before| &before.manifest),
         &row.version.hooks,
         row.mode,
         &asked_for,
-        from_json(&row.limits)?,
+        // Limits that are kept were accepted before; refusing them now would refuse to switch the policy off.
+        patch.limits,
     )?;
     // A change that only loosens or switches off must not depend on a module that may be unusable.
     let ready = if !switched && config_kept && patch.disabled != Some(false) {
         None
     } else {
-        Some(check_config(services, digest, &plugin.manifest, &config).await?)
+        Some(check_config(services, digest, &manifest, &config).await?)
     };
     Ok(Changed {
         row,
-        manifest: plugin.manifest,
+        manifest,
         config: Some(config),
         ready,
     })
 }
 
-/// Refuses to turn an enforced binding into a canary if no previous version is left to judge the other users.
-fn keeps_judging(now: &BindingRow, then: &BindingRow) -> Result<()> {
-    match (now.mode, then.mode, &then.previous) {
-        (Mode::Enforce, Mode::Canary(percent), None) => Err(Error::Conflict(format!(
-            "There is no version before: the other {} in a hundred users would no longer be judged by this \
-             policy. Leave it enforced, or set it to monitor first",
-            100_u8.saturating_sub(percent)
+/// Refuses to begin a canary without a version before that judges the other users: one of an enforced binding must
+/// have one, and none may rest on one that is switched off.
+fn keeps_judging(now: Mode, then: Mode, before: Option<&ModuleRow>) -> Result<()> {
+    let (Mode::Enforce | Mode::Monitor, Mode::Canary(percent)) = (now, then) else {
+        return Ok(());
+    };
+    let others = 100_u8.saturating_sub(percent);
+    match before {
+        None if now == Mode::Enforce => Err(Error::Conflict(format!(
+            "There is no version before: the other {others} in a hundred users would no longer be judged by this \
+             policy. Leave it enforced, or set it to monitor first"
+        ))),
+        Some(before) if before.disabled_at.is_some() => Err(Error::Conflict(format!(
+            "The version before is switched off on this node, so it can't judge the other {others} in a hundred \
+             users. Enforce or monitor this one, or have the operator switch that one on"
         ))),
         _ => Ok(()),
     }

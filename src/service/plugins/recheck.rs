@@ -1,6 +1,6 @@
 //! Asking recorded questions again: the parts that replays and re-checks share, and the re-check itself.
 
-use crate::domain::policy::{Answer, History, Hook, Outcome, Question};
+use crate::domain::policy::{Answer, History, Hook, Outcome, Question, merge_effects};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest, Limits};
 use crate::service::Services;
@@ -30,18 +30,29 @@ pub(super) fn configuration(store: &Store, digest: [u8; 32]) -> Result<String> {
         .ok_or_else(|| Error::Internal(format!("configuration {} is missing", hex::encode(digest))))
 }
 
-/// Returns the outcome as this call was shown it.
-pub(super) fn outcome_shown(asked: &AskedRow, record: &DecisionRecord) -> Result<Option<Outcome>> {
-    if record.hook == Hook::BeforeReset {
-        return Ok(None);
+/// The outcome of one reset as its `after-reset` calls were shown it, followed from call to call.
+pub(super) struct OutcomeShown(Option<Outcome>);
+
+impl OutcomeShown {
+    /// Begins with what the first of these calls was shown.
+    pub(super) fn first(asked: &AskedRow) -> Result<Self> {
+        Ok(Self(asked.outcome.as_deref().map(from_json).transpose()?))
     }
-    let outcome = asked.outcome.as_deref();
-    let outcome = outcome.ok_or_else(|| Error::Internal("a decision's outcome is missing".into()))?;
-    let mut outcome: Outcome = from_json(outcome)?;
-    if let Some(effects) = &record.effects_so_far {
-        outcome.effects.clone_from(effects);
+
+    /// Returns what the next recorded call was shown; absent for a call before the reset. Must be given every call of
+    /// the reset, in order.
+    pub(super) fn next(&mut self, record: &DecisionRecord) -> Result<Option<Outcome>> {
+        if record.hook == Hook::BeforeReset {
+            return Ok(None);
+        }
+        let outcome = self.0.as_mut();
+        let outcome = outcome.ok_or_else(|| Error::Internal("a decision's outcome is missing".into()))?;
+        if let Some(effects) = &record.effects_so_far {
+            outcome.effects.clone_from(effects);
+        }
+        merge_effects(&mut outcome.effects, record.effects_added.clone());
+        Ok(Some(outcome.clone()))
     }
-    Ok(Some(outcome))
 }
 
 pub(super) fn nothing_said(hook: Hook) -> Answer {
@@ -67,13 +78,14 @@ pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec
     off_the_path(move || async move {
         let question: Question = from_json(&decided.asked.question)?;
         let mut found = Vec::new();
+        let mut shown_next = OutcomeShown::first(&decided.asked)?;
         for row in &decided.decisions {
             let record: DecisionRecord = from_json(&row.record)?;
+            let outcome = shown_next.next(&record)?;
             if matches!(record.end, CallEnd::Failure(_)) {
                 continue; // a deadline missed once may be met the next time
             }
             let config = configuration(&store, row.config_digest)?;
-            let outcome = outcome_shown(&decided.asked, &record)?;
             let (module_host, module_store) = (host.clone(), store.clone());
             let digest = Digest(row.plugin_digest);
             let prepared = blocking(move || super::prepare_blocking(&module_host, &module_store, digest))
@@ -94,4 +106,66 @@ pub(super) async fn deviations(services: &Services, sequence: u64) -> Result<Vec
         Ok(found)
     })
     .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The notes that each of these calls was shown.
+    fn shown(calls: &[Value]) -> Vec<Vec<String>> {
+        let outcome = json!({ "kind": "done", "removed": [], "effects": [note("a")] });
+        let asked = AskedRow {
+            question: String::new(),
+            outcome: Some(outcome.to_string()),
+        };
+        let mut shown = OutcomeShown::first(&asked).expect("an outcome");
+        let calls = calls.iter().map(|more| {
+            let mut record = json!({
+                "bindingId": uuid::Uuid::nil(), "plugin": "p", "version": "1.0.0", "digest": "0".repeat(64),
+                "configDigest": "0".repeat(64), "hook": "after-reset", "mode": "enforce",
+                "end": { "answer": { "effects": [] } }, "usage": { "elapsedMicros": 1, "peakMemoryBytes": 1 },
+            });
+            let fields = record.as_object_mut().expect("an object");
+            fields.extend(more.as_object().expect("an object").clone());
+            let record = from_json(&record.to_string()).expect("a record");
+            let outcome = shown.next(&record).expect("shown");
+            let effects = outcome.map(|outcome| json!(outcome.effects)).unwrap_or_default();
+            let effects = effects.as_array().cloned().unwrap_or_default();
+            let values = effects
+                .iter()
+                .map(|effect| effect["annotate"]["value"].to_string());
+            values.collect()
+        });
+        calls.collect()
+    }
+
+    fn note(value: &str) -> Value {
+        json!({ "annotate": { "name": "note", "value": value } })
+    }
+
+    #[test]
+    fn each_call_is_asked_again_with_what_it_was_shown() {
+        let before = json!({ "hook": "before-reset", "end": { "answer": { "allow": [] } } });
+        let now = [
+            before.clone(),
+            json!({}),
+            json!({ "effectsAdded": [note("b")] }),
+            json!({}),
+            json!({ "effectsAdded": [note("c"), note("d")] }),
+        ];
+        // As they were recorded before only additions were kept.
+        let then = [
+            before,
+            json!({}),
+            json!({ "effectsSoFar": [note("a"), note("b")] }),
+            json!({ "effectsSoFar": [note("a"), note("b")] }),
+            json!({ "effectsSoFar": [note("a"), note("b"), note("c"), note("d")] }),
+        ];
+        assert_eq!(shown(&now), shown(&then));
+        let counts: Vec<_> = shown(&now).iter().map(Vec::len).collect();
+        assert_eq!(counts, [0, 1, 2, 2, 4]);
+    }
 }

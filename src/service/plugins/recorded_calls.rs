@@ -160,6 +160,7 @@ mod tests {
             asked: Asked::Current,
             canary: None,
             effects_so_far: None,
+            effects_added: Vec::new(),
             end,
             end_digest: None,
             refused,

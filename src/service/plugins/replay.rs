@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::comparison::{comes_again, note};
 use super::listing::usable_plugin;
-use super::recheck::{configuration, nothing_said, outcome_shown, widest};
+use super::recheck::{OutcomeShown, configuration, nothing_said, widest};
 use super::replay_report::{Follow, Replay, ReplayReport};
 use super::replay_turns::Turn;
 use super::terms::{check_config, config_problem};
@@ -290,7 +290,9 @@ impl Run {
         let calls: Vec<(_, DecisionRecord)> = calls
             .map(|row| Ok((row.config_digest, from_json(&row.record)?)))
             .collect::<Result<_>>()?;
+        let mut shown = OutcomeShown::first(&decided.asked)?;
         for (config_digest, record) in &calls {
+            let outcome = shown.next(record)?;
             if !self.follows(record) {
                 continue;
             }
@@ -313,7 +315,6 @@ impl Run {
             }
             let config = self.config(record.binding_id, *config_digest)?;
             let replayed = if self.manifest.hooks.contains(&record.hook) {
-                let outcome = outcome_shown(&decided.asked, record)?;
                 let limits = self.limits(record, &config)?;
                 self.ask(limits, &config, &question, outcome.as_ref()).await
             } else {

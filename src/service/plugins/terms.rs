@@ -15,7 +15,7 @@ use crate::service::Services;
 use crate::store::bindings::BindingRow;
 
 /// Checks everything about a binding but its configuration. Each granted effect must be wanted by its version or
-/// by the previous one, which may be asked too.
+/// by the previous one, which may be asked too. `limits` are absent if they stay as they are.
 pub(super) fn check_terms(
     host: &PluginHost,
     manifest: &Manifest,
@@ -23,7 +23,7 @@ pub(super) fn check_terms(
     hooks: &[Hook],
     mode: Mode,
     grants: &Grants,
-    limits: Limits,
+    limits: Option<Limits>,
 ) -> Result<()> {
     let mut problems = BTreeMap::new();
     let mut must = |holds: bool, field: &str, problem: &dyn Fn() -> String| {
@@ -63,12 +63,16 @@ pub(super) fn check_terms(
             )
         });
     }
-    must(limits.fuel == 0 || host.counts_fuel(), "limits.fuel", &|| {
-        "is not counted on this node, so it would limit nothing: 0, unless its operator switches \
+    must(
+        limits.is_none_or(|limits| host.applies(limits)),
+        "limits.fuel",
+        &|| {
+            "is not counted on this node, so it would limit nothing: 0, unless its operator switches \
          plugins.count_fuel on"
-            .into()
-    });
-    if let Some((field, problem)) = out_of_bounds(limits) {
+                .into()
+        },
+    );
+    if let Some((field, problem)) = limits.and_then(out_of_bounds) {
         must(false, &format!("limits.{field}"), &|| problem.clone());
     }
     if problems.is_empty() {

@@ -1,9 +1,11 @@
 //! However much a plugin says: an entry stays small, what is kept of a reset is bounded, and a replay is exact.
 
+use latchkey::service::housekeeping;
 use serde_json::{Value, json};
 
-use crate::guests::Guest;
-use crate::plugins::{PLUGINS, bind, install};
+use crate::guests::{Guest, Manifest};
+use crate::keeping::tidy_by_a_settled_clock;
+use crate::plugins::{PLUGINS, bind, install, path};
 use crate::support::{DEVELOPER, TestApp};
 
 /// A guest whose `before-reset` wants a note of 200,000 control characters kept.
@@ -65,6 +67,107 @@ async fn an_answer_that_is_too_long_is_outlined_in_the_entry_and_kept_within_bou
         .await;
     assert_eq!(replay.assert_ok()["differing"], 3, "{}", replay.text);
     assert!(replay.text.len() < 64 << 10, "{} bytes", replay.text.len());
+}
+
+/// A guest whose `after-reset` wants sixteen notices, each of 4,000 characters of four bytes. Their subjects are the
+/// characters from `first` on; without one, it wants nothing.
+fn wordy(first: Option<u8>) -> Vec<u8> {
+    // notify({ to: target, subject, body }) sixteen times at 8400, the subjects from 9000 on, the bodies at 1310720
+    let notice = |n: u8| {
+        let subject = format!(r"\{:02x}\23\00\00\01\00\00\00", 0x28 + n);
+        format!(r"\04\00\00\00\00\00\00\00{subject}\00\00\14\00\80\3e\00\00")
+    };
+    let subjects = |first| (0..16).map(move |n| format!(r"\{:02x}", first + n));
+    let items = first.map(|first| {
+        format!(
+            r#"(data (i32.const 516) "\d0\20\00\00\10\00\00\00")
+               (data (i32.const 8400) "{}") (data (i32.const 9000) "{}")"#,
+            (0..16).map(notice).collect::<String>(),
+            subjects(first).collect::<String>(),
+        )
+    });
+    // U+1F511, four bytes
+    let fill = "(loop (i32.store (i32.add (i32.const 1310720) (global.get $i)) (i32.const 0x91949ff0))
+                      (global.set $i (i32.add (global.get $i) (i32.const 4)))
+                      (br_if 0 (i32.lt_u (global.get $i) (i32.const 16000))))";
+    Guest {
+        memory: "32".into(),
+        items: format!(
+            "(global $i (mut i32) (i32.const 0)) {}",
+            items.unwrap_or_default()
+        ),
+        after: format!("{fill} (i32.const 512)"),
+        manifest: Manifest {
+            hooks: &[1],
+            wants: &["notify"],
+            ..Guest::default().manifest
+        },
+        ..Guest::default()
+    }
+    .wasm()
+}
+
+/// What one policy is shown of the others' effects is kept once, however many are shown it.
+#[tokio::test]
+async fn what_is_kept_of_a_reset_does_not_grow_with_the_square_of_its_policies() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let terms = json!({ "grants": ["notify"], "limits": { "deadlineMs": 1000, "answerBytes": 1 << 20 } });
+    let quiet = install(&admin, wordy(None)).await;
+    let fillers = [
+        install(&admin, wordy(Some(b'A'))).await,
+        install(&admin, wordy(Some(b'a'))).await,
+    ];
+    for digest in fillers.iter().chain(std::iter::repeat_n(&quiet, 8)) {
+        let bound = bind(&admin, digest, terms.clone()).await;
+        assert_eq!(bound.status.as_u16(), 201, "{}", bound.text);
+    }
+    admin.reset(DEVELOPER).await.assert_ok();
+    let effects = &app.last_entry()["details"]["effects"];
+    assert_eq!(effects.as_array().map(Vec::len), Some(32), "all of them");
+    let bytes = app.count("SELECT sum(length(CAST(record AS BLOB))) FROM decision");
+    assert!((1 << 19..3 << 19).contains(&bytes), "{bytes}");
+    for digest in [&quiet, &fillers[1]] {
+        let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
+        let report = replay.assert_ok();
+        assert_eq!(report["compared"], 10, "{report}");
+        assert!(report["same"].as_u64() >= Some(1), "{report}");
+    }
+}
+
+/// A configuration is kept as long as the decisions that were made with it; one that was never asked is not.
+#[tokio::test]
+async fn configurations_that_decided_nothing_do_not_pile_up() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, Guest::default().wasm()).await;
+    let binding = path(&bind(&admin, &digest, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    for n in 0..270 {
+        let changed = admin.patch(&binding, json!({ "config": { "n": n } })).await;
+        changed.assert_ok();
+        let user = [(50, DEVELOPER.to_owned()), (100, app.second_admin.id.to_string())];
+        if let Some((_, user)) = user.iter().find(|(at, _)| *at == n) {
+            admin.reset(user).await.assert_ok();
+        }
+    }
+    let kept = || app.count("SELECT count(*) FROM plugin_configuration");
+    assert_eq!(kept(), 271);
+    housekeeping::tidy(&app.services).await;
+    assert_eq!(kept(), 271, "some may be in use again soon");
+    tidy_by_a_settled_clock(&app).await;
+    let asked = app.count("SELECT count(*) FROM plugin_configuration WHERE config = '{\"n\":50}'");
+    assert_eq!((kept(), asked), (3, 1), "two that decided, and the one in use");
+
+    let admin = app.admin().await;
+    let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
+    assert_eq!(replay.assert_ok()["same"], 4, "{}", replay.text);
+    // A few are not worth a search.
+    for n in 0..3 {
+        let changed = admin.patch(&binding, json!({ "config": { "m": n } })).await;
+        changed.assert_ok();
+    }
+    tidy_by_a_settled_clock(&app).await;
+    assert_eq!(kept(), 6);
 }
 
 #[tokio::test]

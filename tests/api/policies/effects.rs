@@ -30,6 +30,33 @@ fn notifying(hook: u8) -> Vec<u8> {
     .wasm()
 }
 
+/// A guest that wants sixteen notes kept, whose values are the characters from `first` on.
+fn noting(first: u8) -> Vec<u8> {
+    // annotate({ name: "note", value }) sixteen times at 8400, the name at 9000, the values from 9100 on
+    let notes = (0..16).map(|n| {
+        format!(
+            r"\05\00\00\00\28\23\00\00\04\00\00\00\{:02x}\23\00\00\01\00\00\00\00\00\00\00",
+            0x8c + n
+        )
+    });
+    let values = (0..16).map(|n| format!(r"\{:02x}", first + n));
+    Guest {
+        items: format!(
+            r#"(data (i32.const 528) "\d0\20\00\00\10\00\00\00")
+               (data (i32.const 8400) "{}") (data (i32.const 9000) "note") (data (i32.const 9100) "{}")"#,
+            notes.collect::<String>(),
+            values.collect::<String>(),
+        ),
+        manifest: Manifest {
+            name: "noter",
+            wants: &["annotate"],
+            ..Guest::default().manifest
+        },
+        ..Guest::default()
+    }
+    .wasm()
+}
+
 /// A guest that traps after the reset.
 fn trapping_after() -> Vec<u8> {
     Guest {
@@ -112,4 +139,32 @@ async fn nothing_that_a_policy_wants_happens_while_the_reset_waits() {
     app.caller(&third).await.call(&approve).await.assert_ok();
     assert_eq!(notices(&app), 1);
     assert!(app.last_entry()["details"]["effects"].is_array());
+}
+
+/// To bind a further policy takes no second admin, since it can only make a reset harder: it must not use up the room
+/// of one that its admin may not change.
+#[tokio::test]
+async fn annotations_of_further_policies_displace_no_notice_of_the_node() {
+    let app = app_with_mail().await;
+    let admin = app.admin().await;
+    app.bind_for_node(notifying(1)).await;
+    for first in [b'A', b'a'] {
+        bind_granted(&admin, noting(first), json!(["annotate"])).await;
+    }
+    admin.reset(DEVELOPER).await.assert_ok();
+    let details = app.last_entry()["details"].clone();
+    assert_eq!(notices(&app), 1, "{details}");
+    assert_eq!(details["effects"].as_array().unwrap().len(), 33, "{details}");
+
+    // Of a third there is room for two.
+    bind_granted(&admin, noting(b'Q'), json!(["annotate"])).await;
+    admin.reset(app.second_admin.id).await.assert_ok();
+    let details = app.last_entry()["details"].clone();
+    assert_eq!(notices(&app), 2, "{details}");
+    assert_eq!(details["effects"].as_array().unwrap().len(), 35, "{details}");
+    let refused = details["policies"][2]["refused"].to_string();
+    assert!(
+        refused.contains("more than 32 notices and annotations at one reset"),
+        "{details}"
+    );
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use latchkey::plugin_host::base_question;
+use latchkey::service::plugins::{Manager, switch_plugin};
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest, before, denying};
@@ -166,6 +167,60 @@ async fn a_canary_of_what_is_enforced_needs_a_version_before() {
     assert_eq!(tried.body["previous"]["config"], json!({}), "{}", tried.text);
 }
 
+/// What the operator switches off judges nobody: neither may a canary rest on it, nor those be judged by nobody whom
+/// it judged.
+#[tokio::test]
+async fn a_canary_judges_everybody_where_the_version_before_is_switched_off() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let binding = switched(&admin, denying("2.0.0", "two"), json!({})).await;
+    let first = admin.get(&binding).await.body["previous"]["digest"].clone();
+    let switch_first = async |off: bool| {
+        let operator = Manager::operator(&app.services);
+        let first = first.as_str().unwrap();
+        assert!(switch_plugin(&app.services, &operator, first, off).await.unwrap());
+    };
+    let canary = json!({ "mode": "canary", "canaryPercent": 1 });
+    switch_first(true).await;
+    for mode in ["enforce", "monitor"] {
+        admin.patch(&binding, json!({ "mode": mode })).await.assert_ok();
+        let refused = admin.patch(&binding, canary.clone()).await;
+        assert_eq!(refused.status.as_u16(), 409, "{mode}: {}", refused.text);
+        let why = "The version before is switched off";
+        assert!(refused.text.contains(why), "{mode}: {}", refused.text);
+    }
+    switch_first(false).await;
+    admin
+        .patch(&binding, json!({ "mode": "enforce" }))
+        .await
+        .assert_ok();
+    let tried = admin.patch(&binding, canary).await;
+    assert_eq!(tried.assert_ok()["warning"], Value::Null, "{}", tried.text);
+
+    let mut users = Vec::new();
+    for n in 0..10 {
+        users.push(app.employee(&format!("n{n}")).await.id);
+    }
+    let judged_by_first = async || {
+        let mut by_first = 0;
+        for user in &users {
+            let denied = admin.reset(*user).await;
+            assert_eq!(denied.status.as_u16(), 403, "{}", denied.text);
+            by_first += u32::from(denied.body["denial"]["code"] == "one");
+        }
+        by_first
+    };
+    assert!(judged_by_first().await >= 5, "one in a hundred is tried");
+    switch_first(true).await;
+    assert_eq!(judged_by_first().await, 0);
+    let listed = admin.get(&binding).await;
+    let warning = listed.assert_ok()["warning"].as_str().unwrap_or_default();
+    assert!(warning.contains("judges all users"), "{}", listed.text);
+    switch_first(false).await;
+    assert!(judged_by_first().await >= 5);
+    assert_eq!(admin.get(&binding).await.body["warning"], Value::Null);
+}
+
 #[tokio::test]
 async fn a_canary_that_fails_or_overspends_falls_back_to_the_version_before() {
     let runaway = "(loop (br 0)) (unreachable)";
@@ -239,6 +294,7 @@ async fn what_a_failure_means_is_said_for_each_cause() {
         .patch(&binding, json!({ "pluginDigest": first }))
         .await
         .assert_ok();
+    assert_denied(&admin.reset(app.second_admin.id).await, "one");
     let slow = install(&admin, version("4.0.0", "(loop (br 0)) (unreachable)")).await;
     admin
         .patch(&binding, json!({ "pluginDigest": slow }))

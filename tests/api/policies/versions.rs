@@ -186,6 +186,7 @@ async fn a_fallback_is_asked_at_the_hooks_of_the_version_before() {
         terms["onFailure"] = json!({ "otherwise": "last-good-version" });
         let bound = bind(&admin, &first, terms).await;
         let binding = path(&bound);
+        admin.reset(app.second_admin.id).await.assert_ok(); // one that never answered is no good version
         switch(&admin, &binding, guest("2.0.0", TRAP, BEFORE), json!({})).await;
         admin.reset(DEVELOPER).await.assert_ok();
         let mut expected = vec![call("before", "2.0.0", false), call("after", "1.0.0", true)];
@@ -241,6 +242,28 @@ async fn an_answer_that_did_not_count_makes_no_version_good() {
     let broken = json!({ "mode": "enforce" });
     let broken = switch(&admin, &binding, guest("3.0.0", TRAP, BEFORE), broken).await;
     assert_eq!(broken.body["previous"]["version"], "1.0.0", "{}", broken.text);
+    assert_denied(&admin.reset(app.second_admin.id).await, "one");
+}
+
+/// Where nothing better is known, it stays at hand for rollback; but it never decided anything and does not begin to
+/// by another's failure.
+#[tokio::test]
+async fn a_version_that_was_only_watched_is_nothing_to_fall_back_on() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let watched = install(&admin, denying("1.0.0", "one")).await;
+    let mut terms = patient();
+    terms["onFailure"] = json!({ "otherwise": "last-good-version" });
+    terms["mode"] = json!("monitor");
+    let binding = path(&bind(&admin, &watched, terms).await);
+    admin.reset(DEVELOPER).await.assert_ok();
+    let enforced = json!({ "mode": "enforce" });
+    let broken = switch(&admin, &binding, guest("2.0.0", TRAP, BEFORE), enforced).await;
+    assert_eq!(broken.body["previous"]["version"], "1.0.0", "{}", broken.text);
+    let failed = admin.reset(app.second_admin.id).await;
+    failed.assert_error(500, "A policy could not be evaluated");
+    assert_eq!(asked(&app), [call("before", "2.0.0", false)]);
+    roll_back(&admin, &binding).await.assert_ok();
     assert_denied(&admin.reset(app.second_admin.id).await, "one");
 }
 
