@@ -80,8 +80,8 @@ pub fn unwatched() -> Watch {
 }
 
 /// Checks, compiles, tries and stores a plugin. Installing the same file again is no error and changes nothing,
-/// except that the signer is recorded if it is known only now. Only the caller, whom [`Manager::admit`] has let
-/// in, waits: compilation has a thread of its own.
+/// except that the signer is recorded if it is known only now. Only the caller waits: compilation has a thread of
+/// its own.
 ///
 /// # Errors
 /// [`Error::PluginRefused`] with what is wrong with the file or its signature, before anything is stored;

@@ -30,8 +30,7 @@ struct Admin {
 
 impl Manager {
     /// Creates the manager for an admin of an organisation.
-    #[must_use]
-    pub fn admin(admin: OrgAdmin<'_>, context: &RequestContext) -> Self {
+    pub(super) fn admin(admin: OrgAdmin<'_>, context: &RequestContext) -> Self {
         Self {
             admin: Some(Admin {
                 user: admin.user.clone(),
@@ -102,7 +101,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::RateLimited`].
-    pub fn admit(&self, services: &Services) -> Result<()> {
+    pub(super) fn admit(&self, services: &Services) -> Result<()> {
         match self.mandate() {
             // An approver was already admitted as such.
             Some(mandate) if mandate.agreement.is_none() => services
