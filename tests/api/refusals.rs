@@ -7,7 +7,7 @@ use latchkey::service::refusals::record_floods;
 use serde_json::{Value, json};
 
 use crate::guests::{before, denying};
-use crate::plugins::{BINDINGS, PLUGINS, bind, install};
+use crate::plugins::{BINDINGS, PLUGINS, bind, install, path};
 use crate::support::{Answer, Caller, DEVELOPER, Setup, SlowDisk, TestApp};
 
 /// Anybody may ask: however many do, the writer's queue is there for others.
@@ -56,6 +56,31 @@ async fn a_crowd_of_one_organisation_leaves_places_to_another() {
     let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
     let disk = SlowDisk::new(&app).await;
     let crowd = futures_util::future::join_all((0..6).map(|_| admin.reset(DEVELOPER)));
+    let late = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::join!(other.reset(app.other_developer.id), disk.go_on_soon()).0
+    };
+    let (crowd, others) = tokio::join!(crowd, late);
+    others.assert_ok();
+    let busy = crowd.iter().filter(|answer| answer.status == 503).count();
+    assert_eq!(busy, 4, "half of the queue is theirs");
+}
+
+#[tokio::test]
+async fn a_crowd_of_changes_of_policies_of_one_organisation_leaves_places_to_another() {
+    let app = TestApp::with(Setup {
+        queue_length: 4,
+        ..Default::default()
+    })
+    .await;
+    let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
+    let mut bindings = Vec::new();
+    let digest = install(&admin, before("(i32.const 512)")).await;
+    for _ in 0..6 {
+        bindings.push(path(&bind(&admin, &digest, json!({})).await));
+    }
+    let disk = SlowDisk::new(&app).await;
+    let crowd = futures_util::future::join_all(bindings.iter().map(|binding| admin.delete(binding)));
     let late = async {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         tokio::join!(other.reset(app.other_developer.id), disk.go_on_soon()).0

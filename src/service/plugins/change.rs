@@ -131,7 +131,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
     let binder = manager.clone();
     let kept = services
         .store
-        .write(move |tx| {
+        .write_by(manager.write_terms(), move |tx| {
             gate.still_open(tx)?;
             binder.still_may(tx)?;
             governance::may_bind(tx, &binder)?;
@@ -252,7 +252,7 @@ pub async fn unbind_plugin(services: &Services, manager: &Manager, id: Uuid) -> 
         let remover = manager.clone();
         let removed = services
             .store
-            .write(move |tx| {
+            .write_by(manager.write_terms(), move |tx| {
                 gate.still_open(tx)?;
                 governance::settle(tx, &remover, agreed_id, id)?;
                 bindings::delete_binding(tx, &now, at)?;
@@ -332,7 +332,7 @@ async fn commit(
     let changer = manager.clone();
     let kept = services
         .store
-        .write(move |tx| {
+        .write_by(manager.write_terms(), move |tx| {
             gate.still_open(tx)?;
             governance::settle(tx, &changer, agreed_id, row.id)?;
             if let Some(config) = &config {

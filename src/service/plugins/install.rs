@@ -231,7 +231,7 @@ async fn keep(
     let entry_id = services.entropy.uuid(at);
     services
         .store
-        .write(move |tx| {
+        .write_by(manager.write_terms(), move |tx| {
             let before = plugins::find_plugin(tx, &row.digest, row.organization_id)?;
             let inserted = plugins::insert_plugin(tx, &row, &new.bytes)?;
             if inserted {
@@ -278,7 +278,9 @@ async fn append(services: &Services, manager: &Manager, event: Event) -> Result<
     let (at, entry_id) = (manager.at(), services.entropy.uuid(manager.at()));
     services
         .store
-        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
+        .write_by(manager.write_terms(), move |tx| {
+            audit::append_entry(tx, at, entry_id, &event).map(|_| ())
+        })
         .await
 }
 
@@ -313,7 +315,7 @@ pub(super) async fn uninstall_plugin(
     let entry_id = services.entropy.uuid(at);
     services
         .store
-        .write(move |tx| {
+        .write_by(manager.write_terms(), move |tx| {
             if !plugins::remove_plugin(tx, &digest.0, owner, at)? {
                 return Err(unknown_plugin(digest));
             }
