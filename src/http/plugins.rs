@@ -21,10 +21,10 @@ use super::payload::J;
 use super::principal::Caller;
 use super::schema::Context;
 use super::users::AwaitsApprovalBody;
-use crate::domain::account::Principal;
 use crate::domain::{Error, Result};
-use crate::service::plugins::{self, BindingView, Ended, Manager, NewPlugin};
-use crate::service::{RequestContext, Services};
+use crate::service::Services;
+use crate::service::plugins::by_admin::{self, ChangedBinding};
+use crate::service::plugins::{Ended, NewPlugin};
 use bodies::{BindingBody, BindingPatchBody, BindingRequest, PluginBody};
 pub use decisions::DecisionsBody;
 use replay::{ReplayReportBody, ReplayRequest};
@@ -83,7 +83,7 @@ enum Unbound {
     Awaits(J<AwaitsApprovalBody>),
 }
 
-type ReadErrors = ApiErr<{ SECURED | S400 | S404 }>;
+type ReadErrors = ApiErr<{ SECURED | S400 | S404 | S429 }>;
 type Errors = ApiErr<{ SECURED | S400 | S404 | S409 | S429 | BODY }>;
 
 #[OpenApi(prefix_path = "/api/v1", tag = "Tag::Policies")]
@@ -106,10 +106,9 @@ impl PluginApi {
         signature: Header<Option<String>>,
         upload: Upload,
     ) -> Result<InstallReply, Errors> {
-        let manager = change(&caller.0, &context.0)?;
-        let signature = signature.0.as_deref().map(signature_text).transpose()?;
         // Check the caller before reading the file or taking an upload slot.
-        manager.admit(&services)?;
+        by_admin::admit_upload(&services, &caller.0, &context.0).await?;
+        let signature = signature.0.as_deref().map(signature_text).transpose()?;
         let turn = self.uploads.take(caller.0.organization.id)?;
         let new = NewPlugin {
             owner: Some(caller.0.organization.id),
@@ -122,7 +121,7 @@ impl PluginApi {
         let services = Arc::clone(&services);
         let install = async move {
             let _turn = turn;
-            plugins::install_plugin(&services, &manager, new, plugins::unwatched()).await
+            by_admin::install_plugin(&services, &caller.0, &context.0, new).await
         };
         let installed = tokio::spawn(install)
             .await
@@ -147,9 +146,8 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<Vec<PluginBody>>, ApiErr<{ SECURED }>> {
-        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
-        let found = plugins::list_plugins(&services, &manager).await?;
+    ) -> Result<J<Vec<PluginBody>>, ApiErr<{ SECURED | S429 }>> {
+        let found = by_admin::list_plugins(&services, &caller.0, &context.0).await?;
         Ok(J(found.into_iter().map(PluginBody::from).collect()))
     }
 
@@ -166,8 +164,8 @@ impl PluginApi {
         /// SHA-256 digest of the plugin file, in hexadecimal.
         digest: Path<String>,
     ) -> Result<J<PluginBody>, ReadErrors> {
-        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
-        Ok(J(plugins::find_plugin(&services, &manager, &digest.0)?.into()))
+        let found = by_admin::find_plugin(&services, &caller.0, &context.0, &digest.0)?;
+        Ok(J(found.into()))
     }
 
     /// Remove one of the organisation's plugins.
@@ -182,8 +180,7 @@ impl PluginApi {
         /// SHA-256 digest of the plugin file, in hexadecimal.
         digest: Path<String>,
     ) -> Result<Gone, Errors> {
-        let manager = change(&caller.0, &context.0)?;
-        plugins::remove_plugin(&services, &manager, &digest.0).await?;
+        by_admin::remove_plugin(&services, &caller.0, &context.0, &digest.0).await?;
         Ok(Gone::Done)
     }
 
@@ -206,12 +203,9 @@ impl PluginApi {
         digest: Path<String>,
         replay: J<ReplayRequest>,
     ) -> Result<J<ReplayReportBody>, Errors> {
-        let admin = caller.0.org_admin()?;
-        let manager = Manager::admin(admin, &context.0);
-        let replay = replay
-            .0
-            .into_replay(&digest.0, admin.organization.id, context.0.at)?;
-        let report = plugins::replay_plugin(&services, &manager, replay, plugins::unwatched()).await?;
+        let whose = caller.0.organization.id;
+        let replay = replay.0.into_replay(&digest.0, whose, context.0.at);
+        let report = by_admin::replay_plugin(&services, &caller.0, &context.0, replay).await?;
         Ok(J(report.into()))
     }
 
@@ -229,9 +223,8 @@ impl PluginApi {
         caller: Caller,
         services: Data<&Arc<Services>>,
         context: Context,
-    ) -> Result<J<Vec<BindingBody>>, ApiErr<{ SECURED | S409 }>> {
-        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
-        let found = plugins::list_bindings(&services, &manager).await?;
+    ) -> Result<J<Vec<BindingBody>>, ApiErr<{ SECURED | S409 | S429 }>> {
+        let found = by_admin::list_bindings(&services, &caller.0, &context.0).await?;
         Ok(J(found.into_iter().map(BindingBody::from).collect()))
     }
 
@@ -251,9 +244,9 @@ impl PluginApi {
         context: Context,
         /// Id of the binding.
         id: Path<Uuid>,
-    ) -> Result<J<BindingBody>, ApiErr<{ SECURED | S400 | S404 | S409 }>> {
-        let manager = Manager::admin(caller.0.org_admin()?, &context.0);
-        Ok(J(plugins::find_binding(&services, &manager, id.0)?.into()))
+    ) -> Result<J<BindingBody>, ApiErr<{ SECURED | S400 | S404 | S409 | S429 }>> {
+        let found = by_admin::find_binding(&services, &caller.0, &context.0, id.0)?;
+        Ok(J(found.into()))
     }
 
     /// Bind a plugin.
@@ -269,9 +262,8 @@ impl PluginApi {
         context: Context,
         binding: J<BindingRequest>,
     ) -> Result<BoundReply, Errors> {
-        let manager = change(&caller.0, &context.0)?;
-        let new = binding.0.into_new(caller.0.organization.id)?;
-        let bound = plugins::bind_plugin(&services, &manager, new).await?;
+        let new = binding.0.into_new(caller.0.organization.id);
+        let bound = by_admin::bind_plugin(&services, &caller.0, &context.0, new).await?;
         Ok(BoundReply::Bound(J(bound.into())))
     }
 
@@ -296,10 +288,9 @@ impl PluginApi {
         id: Path<Uuid>,
         patch: J<BindingPatchBody>,
     ) -> Result<Changed, Errors> {
-        let manager = change(&caller.0, &context.0)?;
-        let patch = patch.0.into_patch()?;
-        let ended = plugins::update_binding(&services, &manager, id.0, patch).await?;
-        Changed::of(&services, &manager, id.0, ended)
+        let patch = patch.0.into_patch();
+        let changed = by_admin::update_binding(&services, &caller.0, &context.0, id.0, patch).await?;
+        Ok(changed.into())
     }
 
     /// Remove a policy binding.
@@ -318,8 +309,8 @@ impl PluginApi {
         /// Id of the binding.
         id: Path<Uuid>,
     ) -> Result<Unbound, Errors> {
-        let manager = change(&caller.0, &context.0)?;
-        Ok(match plugins::unbind_plugin(&services, &manager, id.0).await? {
+        let ended = by_admin::unbind_plugin(&services, &caller.0, &context.0, id.0).await?;
+        Ok(match ended {
             Ended::Done(()) => Unbound::Done,
             Ended::Awaits(id) => Unbound::Awaits(J(AwaitsApprovalBody {
                 message: "Removal of the policy awaits approval".into(),
@@ -347,34 +338,18 @@ impl PluginApi {
         /// Id of the binding.
         id: Path<Uuid>,
     ) -> Result<Changed, Errors> {
-        let manager = change(&caller.0, &context.0)?;
-        let ended = plugins::roll_back_binding(&services, &manager, id.0).await?;
-        Changed::of(&services, &manager, id.0, ended)
+        let changed = by_admin::roll_back_binding(&services, &caller.0, &context.0, id.0).await?;
+        Ok(changed.into())
     }
 }
 
-impl Changed {
-    fn of(
-        services: &Services,
-        manager: &Manager,
-        id: Uuid,
-        ended: Ended<BindingView>,
-    ) -> Result<Self, Errors> {
-        Ok(match ended {
-            Ended::Done(changed) => Self::Done(J(changed.into())),
-            Ended::Awaits(approval) => {
-                let mut body = BindingBody::from(plugins::find_binding(services, manager, id)?);
-                body.approval_id = Some(approval.to_string());
-                Self::Awaits(J(body))
-            }
-        })
+impl From<ChangedBinding> for Changed {
+    fn from(changed: ChangedBinding) -> Self {
+        let mut body = BindingBody::from(changed.binding);
+        body.approval_id = changed.approval_id.map(|id| id.to_string());
+        match changed.approval_id {
+            None => Self::Done(J(body)),
+            Some(_) => Self::Awaits(J(body)),
+        }
     }
-}
-
-/// Admits an administrator who is about to change policies. Changing a policy can open the way to a reset, so
-/// it requires the same recent second factor.
-fn change(principal: &Principal, context: &RequestContext) -> Result<Manager> {
-    let admin = principal.org_admin()?;
-    principal.stepped_up(context.at)?;
-    Ok(Manager::admin(admin, context))
 }

@@ -26,7 +26,7 @@ use crate::service::session;
 )]
 pub struct AnySession(pub Principal);
 
-/// A caller with a valid token, in a full session.
+/// A caller with a valid token, in a full session. An enrolment session is refused here, without an entry.
 #[derive(SecurityScheme)]
 #[oai(
     rename = "bearerAuth",

@@ -4,6 +4,7 @@
 //! themselves out.
 
 mod bindings;
+pub mod by_admin;
 mod change;
 mod comparison;
 mod decisions;

@@ -1,5 +1,9 @@
-//! The record of refusals: every refused operation is one entry, written in one place. Refusals by the limiter
-//! or a full queue are one entry per caller, operation and window, and so are repeated refusals of one caller.
+//! The record of refusals, written in one place: every refused reset, and every other refused change of users,
+//! approvals, settings, API keys and policies, is one entry. Refusals by the limiter or a full queue are one entry
+//! per caller, operation and window, and so are repeated refusals of one caller.
+//!
+//! Not recorded: refused reads, since reads are not recorded either; a body that can't be read; and, except for the
+//! reset, what an enrolment session asks for, which authentication refuses before any operation is reached.
 
 mod counted;
 mod floods;

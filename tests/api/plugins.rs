@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::SignedDuration;
+use latchkey::limiter::{Limit, Limits};
 use latchkey::plugin_host::{Case, SignerKey, embed_cases};
 use latchkey::service::Settings;
 use latchkey::service::plugins::PluginSettings;
@@ -166,13 +168,17 @@ async fn a_configuration_is_refused_with_path_and_reason_and_nothing_is_stored()
             refused.text
         );
     }
-    let unknown = bind(&admin, &"0".repeat(64), json!({})).await;
-    unknown.assert_error(404, &format!("Plugin not found with id: {}", "0".repeat(64)));
     let no_digest = bind(&admin, "nonsense", json!({})).await;
     no_digest.assert_error(400, "A plugin's digest is 64 hexadecimal digits");
     assert_eq!(app.count("SELECT count(*) FROM binding"), 0);
     assert_eq!(app.count("SELECT count(*) FROM plugin_configuration"), 0);
     assert_eq!(app.trail().len(), before);
+    // A plugin that is not there is not written wrongly: that is on the record.
+    let unknown = bind(&admin, &"0".repeat(64), json!({})).await;
+    unknown.assert_error(404, &format!("Plugin not found with id: {}", "0".repeat(64)));
+    assert_eq!(app.count("SELECT count(*) FROM binding"), 0);
+    assert_eq!(app.trail().len(), before + 1);
+    assert_eq!(app.last_entry()["result"], "DENIED");
 }
 
 #[tokio::test]
@@ -451,6 +457,59 @@ async fn a_change_that_changes_nothing_leaves_no_entry_and_one_that_does_says_wh
         "{}",
         wrong.text
     );
+}
+
+/// Each rollback undoes the one before, so that each is a change, and an entry that stays.
+#[tokio::test]
+async fn rolling_back_again_and_again_is_limited() {
+    let limits = Limits {
+        admin_by_caller: Limit {
+            requests: 8,
+            window_secs: 60,
+        },
+        ..Limits::off()
+    };
+    let app = TestApp::with(Setup {
+        limits,
+        ..Default::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let first = install(&admin, denying("1.0.0", "one")).await;
+    let second = install(&admin, denying("2.0.0", "two")).await;
+    let binding = path(&bind(&admin, &first, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    assert_denied(&admin.reset(DEVELOPER).await, "one");
+    let switched = admin.patch(&binding, json!({ "pluginDigest": second })).await;
+    switched.assert_ok();
+    assert_denied(&admin.reset(DEVELOPER).await, "two");
+    let back = format!("{binding}/rollback");
+    for version in ["1.0.0", "2.0.0", "1.0.0", "2.0.0"] {
+        let rolled_back = admin.post(&back, json!({})).await;
+        assert_eq!(rolled_back.assert_ok()["current"]["version"], version);
+    }
+    let entries = app.trail().len();
+    let plugin = format!("{PLUGINS}/{first}");
+    let replay = format!("{plugin}/replay");
+    for limited in [
+        admin.post(&back, json!({})).await,
+        admin.delete(&binding).await,
+        admin.delete(&plugin).await,
+        admin.get(PLUGINS).await,
+        admin.get(&plugin).await,
+        admin.get(BINDINGS).await,
+        admin.get(&binding).await,
+        admin.post(&replay, json!({})).await,
+    ] {
+        assert_eq!(limited.status.as_u16(), 429, "{}", limited.text);
+        assert!(!limited.header("retry-after").is_empty());
+        assert!(limited.header("ratelimit-policy").contains("\"admin-by-caller\""));
+    }
+    assert_eq!(app.trail().len(), entries);
+    // Others have their own, and everybody has it again in time.
+    let second_admin = app.caller(&app.second_admin).await;
+    second_admin.get(&binding).await.assert_ok();
+    app.advance(SignedDuration::from_secs(61));
+    admin.post(&back, json!({})).await.assert_ok();
 }
 
 /// While versions are switched under load, each reset is decided by one of the two, none is turned

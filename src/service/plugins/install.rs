@@ -80,8 +80,8 @@ pub fn unwatched() -> Watch {
 }
 
 /// Checks, compiles, tries and stores a plugin. Installing the same file again is no error and changes nothing,
-/// except that the signer is recorded if it is known only now. Only the caller, whom [`Manager::admit`] has let
-/// in, waits: compilation has a thread of its own.
+/// except that the signer is recorded if it is known only now. Only the caller waits: compilation has a thread of
+/// its own.
 ///
 /// # Errors
 /// [`Error::PluginRefused`] with what is wrong with the file or its signature, before anything is stored;
@@ -225,7 +225,7 @@ async fn keep(
     let installer = manager.clone();
     services
         .store
-        .write(move |tx| {
+        .write_by(manager.write_terms(), move |tx| {
             // Compiling may take minutes, in which the caller may have been signed out or the quota used up.
             installer.still_may(tx)?;
             if let Some(organization) = row.organization_id {
@@ -277,7 +277,9 @@ async fn append(services: &Services, manager: &Manager, event: Event) -> Result<
     let (at, entry_id) = (manager.at(), services.entropy.uuid(manager.at()));
     services
         .store
-        .write(move |tx| audit::append_entry(tx, at, entry_id, &event).map(|_| ()))
+        .write_by(manager.write_terms(), move |tx| {
+            audit::append_entry(tx, at, entry_id, &event).map(|_| ())
+        })
         .await
 }
 
@@ -313,7 +315,7 @@ pub(super) async fn uninstall_plugin(
     let remover = manager.clone();
     services
         .store
-        .write(move |tx| {
+        .write_by(manager.write_terms(), move |tx| {
             remover.still_may(tx)?;
             if !plugins::remove_plugin(tx, &digest.0, owner, at)? {
                 return Err(unknown_plugin(digest));

@@ -9,7 +9,7 @@ use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::mandate::{Agreement, Mandate};
 use crate::service::{RequestContext, Services, approvals};
-use crate::store::{Transaction, accounts};
+use crate::store::{Terms, Touched, Transaction, accounts};
 
 /// A manager of policies, with the context of the request.
 #[derive(Clone, Debug)]
@@ -30,8 +30,7 @@ struct Admin {
 
 impl Manager {
     /// Creates the manager for an admin of an organisation.
-    #[must_use]
-    pub fn admin(admin: OrgAdmin<'_>, context: &RequestContext) -> Self {
+    pub(super) fn admin(admin: OrgAdmin<'_>, context: &RequestContext) -> Self {
         Self {
             admin: Some(Admin {
                 user: admin.user.clone(),
@@ -77,6 +76,14 @@ impl Manager {
         self.mandate().map(|mandate| mandate.organization)
     }
 
+    /// Returns the terms of the manager's writes: an admin's use the organisation's share of the queue.
+    pub(super) fn write_terms(&self) -> Terms {
+        Terms {
+            party: self.organization(),
+            touched: Touched::Everybody,
+        }
+    }
+
     /// Returns whether the manager may know of plugins and bindings of this owner.
     pub(super) fn sees(&self, owner: Option<OrganizationId>) -> bool {
         match (self.organization(), owner) {
@@ -102,7 +109,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::RateLimited`].
-    pub fn admit(&self, services: &Services) -> Result<()> {
+    pub(super) fn admit(&self, services: &Services) -> Result<()> {
         match self.mandate() {
             // An approver was already admitted as such.
             Some(mandate) if mandate.agreement.is_none() => services

@@ -213,7 +213,17 @@ async fn where_a_clean_replay_is_required_a_version_that_decides_otherwise_is_no
 
     let refused = admin.patch(&binding, json!({ "pluginDigest": loose })).await;
     refused.assert_error(409, NOT_CLEAN);
-    assert_eq!(app.trail().len(), entries);
+    // Nothing is changed, and that somebody tried is on the record.
+    assert_eq!(app.trail().len(), entries + 1);
+    let entry = app.last_entry();
+    assert_eq!(
+        (&entry["eventType"], &entry["result"], &entry["errorMessage"]),
+        (
+            &json!("POLICY_PLUGIN_UPDATE"),
+            &json!("DENIED"),
+            &json!(NOT_CLEAN)
+        )
+    );
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     let switched = admin.patch(&binding, json!({ "pluginDigest": same })).await;
     assert_eq!(switched.assert_ok()["current"]["version"], "1.0.1");
