@@ -2,6 +2,7 @@
 
 mod client_address;
 pub mod control;
+pub mod descriptors;
 mod leftovers;
 mod listener;
 mod metrics;

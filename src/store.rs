@@ -258,11 +258,7 @@ impl Store {
     /// # Errors
     /// [`Error::Internal`] when it does not.
     pub async fn probe(&self) -> Result<()> {
-        self.write(|tx| {
-            let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            Ok(tx.pragma_update(None, "user_version", version)?)
-        })
-        .await?;
+        self.write(|tx| Ok(writer::rewrite_page(tx)?)).await?;
         self.inner.writer.recovered();
         Ok(())
     }

@@ -97,8 +97,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("syslog_fmt", &["courier"]),
     ("wit_component", &["plugin_host"]),
     ("webauthn_rs", &["passkeys"]),
-    // A thread's priority; the room that is left on a disk.
-    ("libc", &["plugin_host", "store"]),
+    // A thread's priority; the room that is left on a disk; how many files may be open.
+    ("libc", &["app", "plugin_host", "store"]),
     ("governor", &["limiter"]),
     ("figment", &["config"]),
     ("clap", &["cli", "config"]),

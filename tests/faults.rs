@@ -112,6 +112,58 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
     );
 }
 
+/// The frames of a commit are in the WAL before the call fails that puts them on disk, and the next start would find
+/// them there.
+#[test]
+fn what_was_refused_for_a_failed_fsync_is_not_done_after_a_kill() {
+    let Some(disk) = Disk::new(4) else { return };
+    let (admin, other) = (&disk.seeded.admins[0], &disk.seeded.admins[1]);
+    let [before, during, meanwhile, _] = disk.seeded.users[..] else {
+        panic!("four were seeded")
+    };
+    let mut acknowledged = HashSet::new();
+    // A reset is recorded as failed by a second change; a logout is not.
+    for (done, line) in [
+        (before, format!("POST {}", path(during))),
+        (meanwhile, "POST /api/v1/auth/logout HTTP/1.1".to_owned()),
+    ] {
+        let mut server = disk.serve(&[]);
+        assert_eq!(
+            reset(&server.address, admin, done),
+            Some(200),
+            "the WAL has begun"
+        );
+        acknowledged.insert(done);
+        let recorded = entries(&server.address, admin);
+        disk.says("s");
+        let refused = exchange(&server.address, &line, other).unwrap();
+        server.kill(); // before anything else is written
+        disk.says("-");
+        assert!(refused.starts_with("HTTP/1.1 500"), "{line}: {refused}");
+        let resets = check(&disk.data, &acknowledged, &line);
+        assert_eq!(usize::try_from(resets).unwrap(), acknowledged.len(), "{line}");
+        let server = disk.serve(&[]);
+        assert_eq!(
+            entries(&server.address, admin),
+            recorded,
+            "{line}: no entry either"
+        );
+        assert_eq!(
+            get(&server.address, "/api/v1/users", other),
+            200,
+            "{line}: still logged in"
+        );
+    }
+}
+
+/// How many entries the trail of an admin's organisation has.
+fn entries(address: &str, admin: &str) -> u64 {
+    let answer = exchange(address, "GET /api/v1/audit-logs?size=1 HTTP/1.1", admin).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    body["totalElements"].as_u64().unwrap()
+}
+
 #[test]
 fn on_a_full_disk_nobody_is_told_the_same_every_second() {
     let Some(disk) = Disk::new(5) else { return };

@@ -16,7 +16,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use load_support::{Server, check, exchange, reset, seed};
+use load_support::{Server, check, exchange, latchkey_within, reset, seed};
 use rusqlite::Connection;
 
 const PLACES: usize = 64;
@@ -203,6 +203,69 @@ fn slow_and_idle_clients_take_neither_the_places_nor_the_memory() {
     let after = memory_kib(&server);
     println!("memory at most: {before} KiB before, {after} KiB after");
     assert!(after < before + 64 * 1024, "memory is bounded");
+}
+
+/// Opens so many connections, 32 from each address. Not all of them need be let in.
+fn hold(address: SocketAddr, many: usize) -> Vec<TcpStream> {
+    let from = |n: usize| Ipv4Addr::new(127, 0, 1, 1 + u8::try_from(n / 32).unwrap());
+    (0..many).map(|n| connect(address, from(n))).collect()
+}
+
+#[test]
+fn a_soft_limit_of_open_files_is_raised_for_the_connections_that_were_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let seeded = seed::seed(folder.path(), 1);
+    let server = Server::spawn(
+        latchkey_within("-Sn 128"),
+        folder.path(),
+        &[("LATCHKEY_HTTP__MAX_CONNECTIONS", "256")],
+    );
+    let idle = hold(server.address.parse().unwrap(), 200);
+    let answer = beyond(server.address.parse().unwrap(), "/health/ready");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    assert_eq!(
+        reset(&server.address, &seeded.admins[0], seeded.users[0]),
+        Some(200)
+    );
+    drop(idle);
+}
+
+#[test]
+fn where_few_files_may_be_open_places_end_before_descriptors_do() {
+    let folder = tempfile::tempdir().unwrap();
+    seed::seed(folder.path(), 1);
+    // `src/app/descriptors.rs`: the places that are left are as many as are worth a start.
+    let places = 64;
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let files = places + 64 + 256 + 9 * cores;
+    let asked = [("LATCHKEY_HTTP__MAX_CONNECTIONS", "1024")];
+    let server = Server::spawn(latchkey_within(&format!("-n {files}")), folder.path(), &asked);
+    let address: SocketAddr = server.address.parse().unwrap();
+    let idle = hold(address, places);
+    let refused = beyond(address, "/api/v1/users");
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused:?}");
+    assert!(refused.to_ascii_lowercase().contains("\r\nretry-after: "));
+    // More than there are descriptors: those beyond the standing places are closed at once, and those within them
+    // after two seconds.
+    let more = hold(address, files);
+    std::thread::sleep(Duration::from_secs(3));
+    let health = beyond(address, "/health/ready");
+    assert!(health.starts_with("HTTP/1.1 200"), "{health:?}");
+    drop((idle, more, server));
+
+    let small = latchkey_within("-n 128")
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.path())
+        .env("LATCHKEY_HTTP__MAX_CONNECTIONS", "256")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&small.stderr);
+    assert_eq!(small.status.code(), Some(3), "{said}");
+    let needed = format!("raise it to {}", 256 + 64 + 256 + 9 * cores);
+    assert!(
+        said.contains("the limit of open files is 128") && said.contains(&needed),
+        "{said}"
+    );
 }
 
 #[test]

@@ -35,7 +35,7 @@ use crate::limiter::address_key;
 
 /// Connections beyond the limit, each for one request that gets 503 or asks for health. Beyond these,
 /// connections are closed at once.
-const STANDING_PLACES: usize = 64;
+pub(super) const STANDING_PLACES: usize = 64;
 /// How long one of these connections may take in total.
 const STANDING_TIME: Duration = Duration::from_secs(2);
 /// How long a head may take, and a connection may be idle, once less than a quarter of the places is free.

@@ -9,7 +9,6 @@ use jiff::SignedDuration;
 
 use super::exit::Refusal;
 use super::{Global, Progress, output, process, serve, user};
-use crate::app::App;
 use crate::domain::account::{Role, User};
 use crate::domain::{self, Error};
 use crate::logging;
@@ -70,7 +69,7 @@ impl Demo {
         }
         process::refuse_strangers(&config.data_dir)?;
         logging::start(&config.log)?;
-        let app = App::open(config)?;
+        let app = serve::open(config)?;
         let folder = self.sample.as_deref().and_then(Path::parent).map(Path::to_owned);
         load_once(&app.services, &sample, folder.as_deref())?;
         let story = Story::of(&app.services, &sample)?;

@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::net::TcpListener;
 
+use super::exit::BadConfig;
 use super::{Global, process, signals};
-use crate::app::App;
+use crate::app::{App, descriptors};
 use crate::config::Config;
 use crate::logging;
 use crate::service::Services;
@@ -34,10 +35,16 @@ impl Serve {
         logging::start(&config.log)?;
         // This is also true if the volume that holds the database is not mounted.
         let is_new = !config.data_dir.join(DATABASE_FILE).exists();
-        let app = App::open(config)?;
+        let app = open(config)?;
         warn(&app.config, &app.services, is_new)?;
         run(app, |_| Ok(()))
     }
+}
+
+/// Opens the appliance to serve it, with no more connections than the limit of open files is enough for.
+pub(super) fn open(mut config: Config) -> Result<App> {
+    descriptors::fit(&mut config.http).map_err(|few| BadConfig(few.to_string()))?;
+    App::open(config)
 }
 
 /// Warns about what an operator should know before the server is used.

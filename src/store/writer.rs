@@ -5,18 +5,19 @@
 //! writing has nothing to undo and costs the others nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::sync::oneshot;
 
 use super::invalidation::{Commits, Touched};
 use super::queue_quota::Places;
 use super::turns::Party;
-use super::{begin, checkpointer};
+use super::{begin, checkpointer, open_connection};
 use crate::domain::{Error, Result};
 
 /// Default maximum number of waiting changes; one more fails with [`Error::Busy`].
@@ -263,18 +264,47 @@ impl GroupCommit {
     }
 
     fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
-        let tx = begin(&mut self.connection)?;
-        if run_together(&tx, group) {
-            return self.gate.commit(tx);
-        }
-        drop(tx); // rolls back, unless SQLite already has
-        self.shared.counters.redone.fetch_add(1, Ordering::Relaxed);
         let mut tx = begin(&mut self.connection)?;
-        for job in group.iter_mut() {
-            run_alone(&mut tx, job.as_mut())?;
+        if !run_together(&tx, group) {
+            drop(tx); // rolls back, unless SQLite already has
+            self.shared.counters.redone.fetch_add(1, Ordering::Relaxed);
+            tx = begin(&mut self.connection)?;
+            for job in group.iter_mut() {
+                run_alone(&mut tx, job.as_mut())?;
+            }
         }
-        self.gate.commit(tx)
+        let committed = self.gate.commit(tx);
+        if committed.is_err()
+            && let Err(error) = self.overwrite_refused()
+        {
+            // Most likely, the commit could not be written to its end either.
+            tracing::debug!(%error, "could not overwrite what a failed commit may have left in the WAL");
+        }
+        Ok(committed?)
     }
+
+    /// Overwrites what a failed commit may have left in the WAL. If its frames were written and only the sync failed,
+    /// SQLite forgets the change but leaves them in the file. The next start would find them complete and take them
+    /// for committed, although the callers are told that nothing has been changed.
+    ///
+    /// The next commit, whatever it holds, takes the place of the first of them and so breaks the chain of checksums
+    /// (SQLite's file format, §4.2), or begins the WAL anew with another salt. It is made here, since nobody knows
+    /// when the next caller comes, and without syncs, which fail now and may come before the frame is written; nobody
+    /// relies on what it changes. This serves a process that ends; what a disk that failed keeps when the machine
+    /// goes down, nobody knows.
+    fn overwrite_refused(&self) -> rusqlite::Result<()> {
+        let path = Path::new(self.connection.path().unwrap_or_default());
+        // A connection of its own: that of the writer must never be without syncs (invariant 2).
+        let unsynced = open_connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        unsynced.pragma_update(None, "synchronous", "OFF")?;
+        rewrite_page(&unsynced)
+    }
+}
+
+/// Rewrites a page with its old content, for which SQLite writes a frame all the same.
+pub(super) fn rewrite_page(connection: &Connection) -> rusqlite::Result<()> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    connection.pragma_update(None, "user_version", version)
 }
 
 /// Returns the users whose standing a group may have changed; everybody after an error, since it is unknown what
@@ -303,11 +333,11 @@ impl Gate {
         Ok(gate)
     }
 
-    fn commit(&self, tx: Transaction<'_>) -> Result<()> {
+    fn commit(&self, tx: Transaction<'_>) -> rusqlite::Result<()> {
         self.0.store(true, Ordering::Relaxed);
         let committed = tx.commit();
         self.0.store(false, Ordering::Relaxed);
-        Ok(committed?)
+        committed
     }
 }
 

@@ -34,6 +34,19 @@ pub fn latchkey() -> Command {
     command
 }
 
+/// The same after the `ulimit` of a shell with these arguments.
+pub fn latchkey_within(ulimit: &str) -> Command {
+    let plain = latchkey();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("ulimit {ulimit} && exec \"$0\" \"$@\"")])
+        .arg(plain.get_program());
+    for (name, _) in plain.get_envs() {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// A server that is killed when the test lets go of it.
 pub struct Server {
     child: Child,
@@ -43,7 +56,12 @@ pub struct Server {
 impl Server {
     /// Starts over a seeded data directory, with further variables.
     pub fn start(dir: &Path, variables: &[(&str, &str)]) -> Self {
-        let mut child = latchkey()
+        Self::spawn(latchkey(), dir, variables)
+    }
+
+    /// The same by another command, which runs what follows it.
+    pub fn spawn(mut command: Command, dir: &Path, variables: &[(&str, &str)]) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--config-file"])
             .arg(dir.join("latchkey.toml"))
             .arg("--data-dir")
