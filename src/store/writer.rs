@@ -14,7 +14,7 @@ use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
 
 use super::invalidation::{Commits, Touched};
-use super::queue_quota::Places;
+use super::places::Places;
 use super::turns::Party;
 use super::{begin, checkpointer};
 use crate::domain::{Error, Result};
