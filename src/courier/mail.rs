@@ -10,12 +10,14 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Undelivered, told};
 
-/// Timeout of one step of the SMTP conversation, in seconds.
-const TIMEOUT_SECS: u64 = 30;
+/// Timeout of the connection to one address of the mail server, in seconds. lettre gives the rest of the
+/// conversation no time limit: [`MailConfig::timeout`] does.
+const CONNECT_TIMEOUT_SECS: u64 = 30;
 
 /// A mail to be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,9 +71,15 @@ pub struct MailConfig {
     pub from: Mailbox,
     /// Certificates trusted in addition to the system's, as PEM.
     pub ca: Option<Vec<u8>>,
+    /// Timeout of an attempt, from the connection to the answer to QUIT.
+    pub timeout: Duration,
 }
 
 impl MailConfig {
+    /// Timeout of an attempt unless a test needs a shorter one. Shorter than RFC 5321 §4.5.3.2 advises for each
+    /// command, because other mail waits meanwhile; longer than the pauses that servers make to slow down spam.
+    pub const TIMEOUT: Duration = Duration::from_secs(120);
+
     /// Parses a sender.
     ///
     /// # Errors
@@ -96,6 +104,7 @@ impl fmt::Debug for MailConfig {
 pub(super) struct Mailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
+    timeout: Duration,
 }
 
 prints_no_secret!(Mailer);
@@ -118,25 +127,34 @@ impl Mailer {
         let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&config.host)
             .port(config.port)
             .tls(tls)
-            .timeout(Some(Duration::from_secs(TIMEOUT_SECS)));
+            .timeout(Some(Duration::from_secs(CONNECT_TIMEOUT_SECS)));
         if let Some((user, password)) = &config.credentials {
             transport = transport.credentials(Credentials::new(user.clone(), password.to_string()));
         }
         Ok(Self {
             transport: transport.build(),
             from: config.from.clone(),
+            timeout: config.timeout,
         })
     }
 
     pub(super) async fn send(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<(), Undelivered> {
         let message = self.message(name, mail, at).map_err(Undelivered::Never)?;
-        match self.transport.send(message).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() && !about_us(&error) => {
-                Err(Undelivered::Never(without_addresses(&told(&error))))
-            }
-            Err(error) => Err(Undelivered::Later(without_addresses(&told(&error)))),
-        }
+        let Ok(sent) = timeout(self.timeout, self.transport.send(message)).await else {
+            return Err(Undelivered::Unanswered(format!(
+                "the mail server did not end the conversation within {:?}",
+                self.timeout
+            )));
+        };
+        let Err(error) = sent else { return Ok(()) };
+        let why = without_addresses(&told(&error));
+        Err(if error.is_timeout() {
+            Undelivered::Unanswered(why)
+        } else if error.is_permanent() && !about_us(&error) {
+            Undelivered::Never(why)
+        } else {
+            Undelivered::Later(why)
+        })
     }
 
     fn message(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<Message, String> {
@@ -222,6 +240,7 @@ mod tests {
             credentials: None,
             from: MailConfig::parse_from("Latchkey <mfa@acme.example>").unwrap(),
             ca: None,
+            timeout: MailConfig::TIMEOUT,
         };
         let mailer = Mailer::new(&config).unwrap();
         let mail = Mail {

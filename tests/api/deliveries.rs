@@ -6,6 +6,7 @@ mod passkeys;
 #[expect(dead_code, reason = "the tests of the command line need more of it")]
 pub mod receivers;
 
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,13 +25,18 @@ use crate::support::{Setup, TestApp};
 use receivers::{MAIL_PASSWORD, MailServer, Receiver};
 
 pub fn mail_to(server: &MailServer) -> CourierConfig {
+    mail_at(server.address)
+}
+
+fn mail_at(address: SocketAddr) -> CourierConfig {
     let mail = MailConfig {
         host: "127.0.0.1".into(),
-        port: server.address.port(),
+        port: address.port(),
         tls: MailTls::None,
         credentials: None,
         from: MailConfig::parse_from("Latchkey <mfa@appliance.example>").unwrap(),
         ca: None,
+        timeout: MailConfig::TIMEOUT,
     };
     CourierConfig {
         mail: Some(mail),
@@ -40,6 +46,11 @@ pub fn mail_to(server: &MailServer) -> CourierConfig {
 
 /// An app that sends mail to that server.
 async fn app_with_mail(server: &MailServer) -> TestApp {
+    app_that_sends(mail_to(server)).await
+}
+
+/// An app with these couriers that sends mail.
+async fn app_that_sends(courier: CourierConfig) -> TestApp {
     let settings = Settings {
         mail: true,
         public_url: "https://mfa.appliance.example".into(),
@@ -47,10 +58,18 @@ async fn app_with_mail(server: &MailServer) -> TestApp {
     };
     TestApp::with(Setup {
         settings,
-        courier: mail_to(server),
+        courier,
         ..Setup::default()
     })
     .await
+}
+
+/// Owes somebody a mail.
+async fn owe_mail(app: &TestApp, to: &str) {
+    let find = |db: &_| latchkey::store::accounts::find_organization(db, app.acme);
+    let organization = app.services.store.read(find).unwrap().unwrap();
+    let mail = notices::mail(&app.services, &organization, to, "Hello", "Text\n");
+    owe(app, mail.unwrap()).await;
 }
 
 async fn app_with_webhooks(hosts: &[&str], networks: &[&str]) -> TestApp {
@@ -183,20 +202,7 @@ async fn after_the_last_wait_it_is_given_up_with_an_entry_and_can_be_tried_again
 async fn a_mailbox_that_is_not_there_is_given_up_at_once() {
     let server = MailServer::start();
     let app = app_with_mail(&server).await;
-    let organization = app
-        .services
-        .store
-        .read(|db| latchkey::store::accounts::find_organization(db, app.acme))
-        .unwrap()
-        .unwrap();
-    let mail = notices::mail(
-        &app.services,
-        &organization,
-        "nobody@acme.example",
-        "Hello",
-        "Text\n",
-    );
-    owe(&app, mail.unwrap()).await;
+    owe_mail(&app, "nobody@acme.example").await;
     round(&app, Channel::Mail).await;
     let (dead, attempts, why) = state(&app);
     assert_eq!((dead, attempts), (DeliveryState::Dead, 1));
