@@ -1,5 +1,6 @@
 //! Sends mail by SMTP (RFC 5321).
 
+use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
@@ -150,7 +151,7 @@ impl Mailer {
         let why = without_addresses(&told(&error));
         Err(if error.is_timeout() {
             Undelivered::Unanswered(why)
-        } else if error.is_permanent() && !about_us(&error) {
+        } else if error.is_permanent() && !is_about_us(&error) {
             Undelivered::Never(why)
         } else {
             Undelivered::Later(why)
@@ -187,12 +188,33 @@ impl Mailer {
     }
 }
 
-/// Returns whether a refusal is about our right to send (RFC 4954 §6) rather than about this mail; the
-/// operator can then fix it.
-fn about_us(error: &lettre::transport::smtp::Error) -> bool {
+/// Returns whether a refusal is about our right to send rather than about this mail; the operator can then fix
+/// it.
+fn is_about_us(error: &lettre::transport::smtp::Error) -> bool {
+    let answer = error.source().map(ToString::to_string).unwrap_or_default();
     error
         .status()
-        .is_some_and(|code| matches!(u16::from(code), 500..=504 | 521 | 530 | 534 | 535 | 538))
+        .is_some_and(|code| concerns_sender(u16::from(code), &answer))
+}
+
+/// Returns whether a permanent answer is about the sender's right to send, by its reply code (RFC 4954 §6) and
+/// the enhanced code with which its text may begin (RFC 3463 §3). Servers give the codes of a policy (X.7) and
+/// 554 to a relay that they do not know, and to spam, too: trying that again for three days does no harm, while
+/// giving up every notice at once because of a server's changed configuration does.
+fn concerns_sender(code: u16, answer: &str) -> bool {
+    let first = answer.split_whitespace().next().unwrap_or_default();
+    let parts: Vec<Option<u16>> = first
+        .trim_matches(|c: char| !c.is_ascii_digit()) // some servers write #5.7.1
+        .split('.')
+        .map(|part| part.parse().ok())
+        .collect();
+    match parts[..] {
+        // Policy; the sender's address or its domain.
+        [Some(5), Some(7), Some(_)] | [Some(5), Some(1), Some(7 | 8)] => true,
+        // Any other address, or the recipient's mailbox.
+        [Some(5), Some(1 | 2), Some(_)] if code == 554 => false,
+        _ => matches!(code, 500..=504 | 521 | 530 | 534 | 535 | 538 | 554),
+    }
 }
 
 /// Removes the addresses that a server's answer quotes: the answer is stored, and must not keep a recipient
@@ -228,6 +250,32 @@ mod tests {
             ("421 try again", "421 try again"),
         ] {
             assert_eq!(without_addresses(answer), kept);
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_sender_is_told_from_one_of_the_mail() {
+        for (code, answer, is_about_us) in [
+            (554, "5.7.1 <dev@acme.example>: Relay access denied", true),
+            (554, "not now", true),
+            (554, "", true),
+            (550, "5.7.1 Unable to relay", true),
+            (550, "#5.7.1 Unable to relay", true),
+            (550, "5.7.23 SPF validation failed", true),
+            (553, "5.1.8 Domain of sender address does not exist", true),
+            (550, "5.1.7 Sender rejected", true),
+            (530, "5.7.0 Authentication required", true),
+            (535, "wrong", true),
+            (550, "5.1.1 User unknown", false),
+            (550, "5.1.10 Null MX", false),
+            (554, "5.1.2 Bad destination system", false),
+            (554, "5.2.1 Mailbox disabled", false),
+            (552, "5.2.2 Mailbox full", false),
+            (552, "5.3.4 Message too big", false),
+            (550, "Mailbox unavailable", false),
+            (550, "5.7 is no enhanced code", false),
+        ] {
+            assert_eq!(concerns_sender(code, answer), is_about_us, "{code} {answer}");
         }
     }
 

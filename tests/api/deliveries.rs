@@ -209,6 +209,33 @@ async fn a_mailbox_that_is_not_there_is_given_up_at_once() {
     assert!(why.unwrap().contains("Mailbox unavailable"));
 }
 
+/// A server that forgets the appliance's address, or does not know the sender's domain, says so in words that are
+/// permanent for the protocol; its operator can mend it.
+#[tokio::test]
+async fn a_server_that_relays_nothing_for_the_appliance_costs_no_notice() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    for answer in [
+        "554 5.7.1 Relay access denied",
+        "550 5.7.1 Unable to relay",
+        "553 5.1.8 Sender domain does not exist",
+        "554 not now",
+    ] {
+        owe_mail(&app, "dev@acme.example").await;
+        server.say_next([answer]);
+        round(&app, Channel::Mail).await;
+        let (owed, attempts, why) = state(&app);
+        assert_eq!((owed, attempts), (DeliveryState::Owed, 1), "{answer}: {why:?}");
+        app.advance(SignedDuration::from_secs(WAITS_SECS[0]));
+        assert_eq!(round(&app, Channel::Mail).await, 1);
+        assert_eq!(state(&app), (DeliveryState::Sent, 2, None));
+    }
+    owe_mail(&app, "dev@acme.example").await;
+    server.say_next(["554 5.1.1 User unknown"]);
+    round(&app, Channel::Mail).await;
+    assert_eq!(state(&app).0, DeliveryState::Dead, "this is about the recipient");
+}
+
 #[tokio::test]
 async fn mail_goes_over_tls_with_a_password_to_a_server_with_a_certificate_of_ones_own() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
