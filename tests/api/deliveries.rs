@@ -3,7 +3,6 @@
 mod not_me;
 mod outages;
 mod passkeys;
-#[expect(dead_code, reason = "the tests of the command line need more of it")]
 pub mod receivers;
 
 use std::net::SocketAddr;

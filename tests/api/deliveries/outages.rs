@@ -157,3 +157,30 @@ async fn a_mail_server_that_says_nothing_is_given_up_and_tried_again() {
     assert_eq!(round().await, 20, "and comes up again");
     assert_eq!(silent.connections.load(Ordering::SeqCst), 16);
 }
+
+/// A delivery's number is free once it is deleted, and the next one gets it.
+#[tokio::test]
+async fn an_attempt_that_fails_after_its_delivery_was_erased_is_noted_on_no_other() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    owe_mail(&app, "erased@acme.example").await;
+    server.be_mute(true);
+    let services = Arc::clone(&app.services);
+    let sending = tokio::spawn(async move { send_due(&services, Channel::Mail).await });
+    let began = Instant::now();
+    while server.received().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is being sent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    app.execute("DELETE FROM delivery").await;
+    app.advance(SignedDuration::from_secs(1));
+    owe_mail(&app, "dev@acme.example").await;
+    let entries = app.trail().len();
+    server.say_next(["550 5.1.1 User unknown"]);
+    server.be_mute(false);
+    assert_eq!(sending.await.unwrap().unwrap(), 1);
+    assert_eq!(state(&app), (DeliveryState::Owed, 0, None));
+    assert_eq!(app.trail().len(), entries, "nothing that is owed was given up");
+    assert_eq!(round(&app, Channel::Mail).await, 1);
+    assert_eq!(state(&app), (DeliveryState::Sent, 1, None));
+}
