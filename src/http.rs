@@ -124,7 +124,7 @@ fn operations() -> OpenApiService<impl poem_openapi::OpenApi, ()> {
         api_keys::ApiKeyApi,
         administration::AdministrationApi,
         plugins::PluginApi::default(),
-        audit::AuditApi::default(),
+        audit::AuditApi,
         health::HealthApi,
     );
     OpenApiService::new(apis, "Latchkey", env!("CARGO_PKG_VERSION"))

@@ -112,6 +112,7 @@ fn check_mail(raw: RawMail, problems: &mut Vec<String>) -> Option<MailConfig> {
         credentials,
         from,
         ca,
+        timeout: MailConfig::TIMEOUT,
     };
     if problems.len() > before {
         return None;

@@ -1,5 +1,6 @@
 //! Sends mail by SMTP (RFC 5321).
 
+use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Undelivered, told};
 
-/// Timeout of one step of the SMTP conversation, in seconds.
-const TIMEOUT_SECS: u64 = 30;
+/// Timeout of the connection to one address of the mail server, in seconds. lettre gives the rest of the
+/// conversation no time limit: [`MailConfig::timeout`] does.
+const CONNECT_TIMEOUT_SECS: u64 = 30;
 
 /// A mail to be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,9 +72,15 @@ pub struct MailConfig {
     pub from: Mailbox,
     /// Certificates trusted in addition to the system's, as PEM.
     pub ca: Option<Vec<u8>>,
+    /// Timeout of an attempt, from the connection to the answer to QUIT.
+    pub timeout: Duration,
 }
 
 impl MailConfig {
+    /// Timeout of an attempt unless a test needs a shorter one. Shorter than RFC 5321 §4.5.3.2 advises for each
+    /// command, because other mail waits meanwhile; longer than the pauses that servers make to slow down spam.
+    pub const TIMEOUT: Duration = Duration::from_secs(120);
+
     /// Parses a sender.
     ///
     /// # Errors
@@ -96,6 +105,7 @@ impl fmt::Debug for MailConfig {
 pub(super) struct Mailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
+    timeout: Duration,
 }
 
 prints_no_secret!(Mailer);
@@ -118,25 +128,34 @@ impl Mailer {
         let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&config.host)
             .port(config.port)
             .tls(tls)
-            .timeout(Some(Duration::from_secs(TIMEOUT_SECS)));
+            .timeout(Some(Duration::from_secs(CONNECT_TIMEOUT_SECS)));
         if let Some((user, password)) = &config.credentials {
             transport = transport.credentials(Credentials::new(user.clone(), password.to_string()));
         }
         Ok(Self {
             transport: transport.build(),
             from: config.from.clone(),
+            timeout: config.timeout,
         })
     }
 
     pub(super) async fn send(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<(), Undelivered> {
         let message = self.message(name, mail, at).map_err(Undelivered::Never)?;
-        match self.transport.send(message).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() && !about_us(&error) => {
-                Err(Undelivered::Never(without_addresses(&told(&error))))
-            }
-            Err(error) => Err(Undelivered::Later(without_addresses(&told(&error)))),
-        }
+        let Ok(sent) = timeout(self.timeout, self.transport.send(message)).await else {
+            return Err(Undelivered::Unanswered(format!(
+                "the mail server did not end the conversation within {:?}",
+                self.timeout
+            )));
+        };
+        let Err(error) = sent else { return Ok(()) };
+        let why = without_addresses(&told(&error));
+        Err(if error.is_timeout() {
+            Undelivered::Unanswered(why)
+        } else if error.is_permanent() && !is_about_us(&error) {
+            Undelivered::Never(why)
+        } else {
+            Undelivered::Later(why)
+        })
     }
 
     fn message(&self, name: &str, mail: &Mail, at: Timestamp) -> Result<Message, String> {
@@ -169,12 +188,33 @@ impl Mailer {
     }
 }
 
-/// Returns whether a refusal is about our right to send (RFC 4954 §6) rather than about this mail; the
-/// operator can then fix it.
-fn about_us(error: &lettre::transport::smtp::Error) -> bool {
+/// Returns whether a refusal is about our right to send rather than about this mail; the operator can then fix
+/// it.
+fn is_about_us(error: &lettre::transport::smtp::Error) -> bool {
+    let answer = error.source().map(ToString::to_string).unwrap_or_default();
     error
         .status()
-        .is_some_and(|code| matches!(u16::from(code), 500..=504 | 521 | 530 | 534 | 535 | 538))
+        .is_some_and(|code| concerns_sender(u16::from(code), &answer))
+}
+
+/// Returns whether a permanent answer is about the sender's right to send, by its reply code (RFC 4954 §6) and
+/// the enhanced code with which its text may begin (RFC 3463 §3). Servers give the codes of a policy (X.7) and
+/// 554 to a relay that they do not know, and to spam, too: trying that again for three days does no harm, while
+/// giving up every notice at once because of a server's changed configuration does.
+fn concerns_sender(code: u16, answer: &str) -> bool {
+    let first = answer.split_whitespace().next().unwrap_or_default();
+    let parts: Vec<Option<u16>> = first
+        .trim_matches(|c: char| !c.is_ascii_digit()) // some servers write #5.7.1
+        .split('.')
+        .map(|part| part.parse().ok())
+        .collect();
+    match parts[..] {
+        // Policy; the sender's address or its domain.
+        [Some(5), Some(7), Some(_)] | [Some(5), Some(1), Some(7 | 8)] => true,
+        // Any other address, or the recipient's mailbox.
+        [Some(5), Some(1 | 2), Some(_)] if code == 554 => false,
+        _ => matches!(code, 500..=504 | 521 | 530 | 534 | 535 | 538 | 554),
+    }
 }
 
 /// Removes the addresses that a server's answer quotes: the answer is stored, and must not keep a recipient
@@ -214,6 +254,32 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_of_the_sender_is_told_from_one_of_the_mail() {
+        for (code, answer, is_about_us) in [
+            (554, "5.7.1 <dev@acme.example>: Relay access denied", true),
+            (554, "not now", true),
+            (554, "", true),
+            (550, "5.7.1 Unable to relay", true),
+            (550, "#5.7.1 Unable to relay", true),
+            (550, "5.7.23 SPF validation failed", true),
+            (553, "5.1.8 Domain of sender address does not exist", true),
+            (550, "5.1.7 Sender rejected", true),
+            (530, "5.7.0 Authentication required", true),
+            (535, "wrong", true),
+            (550, "5.1.1 User unknown", false),
+            (550, "5.1.10 Null MX", false),
+            (554, "5.1.2 Bad destination system", false),
+            (554, "5.2.1 Mailbox disabled", false),
+            (552, "5.2.2 Mailbox full", false),
+            (552, "5.3.4 Message too big", false),
+            (550, "Mailbox unavailable", false),
+            (550, "5.7 is no enhanced code", false),
+        ] {
+            assert_eq!(concerns_sender(code, answer), is_about_us, "{code} {answer}");
+        }
+    }
+
+    #[test]
     fn a_subject_begins_no_header_and_the_message_has_its_name() {
         let config = MailConfig {
             host: "localhost".into(),
@@ -222,6 +288,7 @@ mod tests {
             credentials: None,
             from: MailConfig::parse_from("Latchkey <mfa@acme.example>").unwrap(),
             ca: None,
+            timeout: MailConfig::TIMEOUT,
         };
         let mailer = Mailer::new(&config).unwrap();
         let mail = Mail {

@@ -11,7 +11,6 @@ use poem_openapi::payload::{EventStream, PlainText};
 use poem_openapi::types::{Any, Example};
 use poem_openapi::{Object, OpenApi};
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::Tag;
@@ -30,19 +29,7 @@ use crate::service::trail::{self, Place, Query as TrailQuery};
 use tail::{Tail, Told};
 
 /// Handlers of `/audit-logs`.
-pub struct AuditApi {
-    tails: Arc<Semaphore>,
-}
-
-/// Maximum number of concurrent tails on the whole node.
-const TAILS: usize = 64;
-impl Default for AuditApi {
-    fn default() -> Self {
-        Self {
-            tails: Arc::new(Semaphore::new(TAILS)),
-        }
-    }
-}
+pub struct AuditApi;
 
 /// An entry of the audit trail.
 #[derive(Clone, Debug, Object)]
@@ -284,9 +271,7 @@ impl AuditApi {
     ) -> Result<EventStream<BoxStream<'static, Told>>, ApiErr<{ SECURED | S400 | S429 }>> {
         let reading = reader.who.admit(&services, Scope::AuditRead)?;
         let organization_name = reading.organization().name.clone();
-        let permit = Arc::clone(&self.tails)
-            .try_acquire_owned()
-            .map_err(|_| Error::Busy { retry_after_secs: 10 })?;
+        let place = services.tails.take(reading.organization().id)?;
         let (next, known) = match last_event_id.0 {
             Some(last) => after(last).map(|next| (next, next))?,
             None => (trail::size(&services)?, 0),
@@ -297,7 +282,7 @@ impl AuditApi {
             organization_name,
             next,
             known,
-            _permit: permit,
+            _place: place,
         }))
     }
 }

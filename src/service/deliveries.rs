@@ -247,7 +247,7 @@ async fn attempt(services: &Services, row: DeliveryRow, silent: &SilentHosts) ->
         let next = at + SignedDuration::from_secs(secs);
         let noted = services
             .store
-            .write(move |tx| deliveries::update_failed(tx, id, &why, next))
+            .write(move |tx| deliveries::update_failed(tx, id, created_at, &why, next))
             .await;
         return noted.map(|()| failed);
     }
@@ -256,8 +256,10 @@ async fn attempt(services: &Services, row: DeliveryRow, silent: &SilentHosts) ->
     let noted = services
         .store
         .write(move |tx| {
-            deliveries::update_dead(tx, id, &why, at)?;
-            audit::append_entry(tx, at, entry_id, &event).map(drop)
+            if deliveries::update_dead(tx, id, created_at, &why, at)? {
+                audit::append_entry(tx, at, entry_id, &event)?;
+            }
+            Ok(())
         })
         .await;
     noted.map(|()| failed)

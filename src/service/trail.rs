@@ -43,7 +43,7 @@ pub use key_change::{KeyChanged, finish_key_change, rotate_key};
 pub use orders::{TrailOrder, carry_out_order};
 pub use restoration::{begin_after_restore, give_to_witness};
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};
-pub use tails::Tails;
+pub use tails::{TailPlace, Tails};
 pub use thinning::thin_checkpoints;
 pub use verification::verify_data_dir;
 pub use witness::Witness;

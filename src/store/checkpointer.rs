@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -42,8 +42,13 @@ const LAST_PATIENCE: Duration = Duration::from_millis(50);
 pub(super) const WRITER_PATIENCE: Duration = Duration::from_secs(10);
 /// WAL size in bytes above which a warning is logged.
 const WAL_ALARM_BYTES: u64 = 1024 * 1024 * 1024;
+/// Minimum time between two warnings of checkpoints that fail: the disk that is full may be that of the log.
+const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Size of a frame in bytes: a page and its header (SQLite's file format, §4.1).
 const FRAME_BYTES: u64 = 4096 + 24;
+
+/// Mode of a checkpoint that moves nothing and tells how long the WAL is.
+const LOOK: &str = "NOOP";
 
 /// Who checkpoints the WAL into the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +123,9 @@ impl Signal {
         };
         let failed = |error| tracing::warn!(%error, "could not set how long the writer waits for locks");
         writer.busy_handler(Some(await_readers)).unwrap_or_else(failed);
-        checkpoint(writer, mode);
+        if let Err(error) = checkpoint(writer, mode) {
+            tracing::warn!(error, mode, "checkpoint failed");
+        }
         writer.busy_timeout(WRITER_PATIENCE).unwrap_or_else(failed);
     }
 }
@@ -167,6 +174,75 @@ impl Alarm {
             self.told = bytes;
         }
         is_due
+    }
+}
+
+/// Decides when to log that checkpoints fail, and that they work again. There may be a failure every few
+/// milliseconds.
+#[derive(Default)]
+struct Failures {
+    told_at: Option<Instant>,
+    /// Whether the last thing told is that they fail.
+    is_told: bool,
+}
+
+impl Failures {
+    /// Returns whether to log a failure: the first, and then one in every [`FAILURES_TOLD_EVERY`].
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self
+            .told_at
+            .is_none_or(|told| now.duration_since(told) >= FAILURES_TOLD_EVERY);
+        if is_due {
+            (self.told_at, self.is_told) = (Some(now), true);
+        }
+        is_due
+    }
+
+    /// Returns whether to log that checkpoints work again.
+    fn are_over(&mut self) -> bool {
+        std::mem::take(&mut self.is_told)
+    }
+}
+
+/// The checkpointer's connection, and what it has told of it.
+struct Mover<'a> {
+    connection: &'a Connection,
+    failures: Failures,
+}
+
+impl Mover<'_> {
+    /// Runs a checkpoint in the given mode. Returns `None` if it failed: the WAL still holds all commits, and the
+    /// next look tries again.
+    fn checkpoint(&mut self, mode: &str) -> Option<Wal> {
+        let wal = checkpoint(self.connection, mode);
+        match &wal {
+            // A look that moves nothing does not show that frames can be moved again.
+            Ok(_) if mode != LOOK && self.failures.are_over() => tracing::info!("checkpoints work again"),
+            Ok(_) => {}
+            Err(error) if self.failures.is_due(Instant::now()) => {
+                tracing::warn!(
+                    error,
+                    mode,
+                    "checkpoint failed, and is tried again: check the disk"
+                );
+            }
+            Err(_) => {}
+        }
+        wal.ok()
+    }
+
+    /// Moves frames until at most [`FRAMES_LEFT`] are left for the writer. Returns false if there are still more.
+    fn catch_up(&mut self, mut wal: Wal) -> bool {
+        for _ in 0..ROUNDS {
+            if wal.frames - wal.moved <= FRAMES_LEFT {
+                return true;
+            }
+            let Some(now) = self.checkpoint("PASSIVE") else {
+                return false;
+            };
+            wal = now;
+        }
+        wal.frames - wal.moved <= FRAMES_LEFT
     }
 }
 
@@ -239,6 +315,10 @@ fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()
     if let Err(error) = connection.busy_timeout(LAST_PATIENCE) {
         tracing::warn!(%error, "could not set how long the last checkpoint waits for readers");
     }
+    let mut mover = Mover {
+        connection,
+        failures: Failures::default(),
+    };
     let mut dirty = false;
     // A reader may keep the WAL from starting over; do not try again before another `FRAMES_LONG` frames.
     let mut long = FRAMES_LONG;
@@ -246,7 +326,7 @@ fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()
         match committed.recv_timeout(IDLE) {
             Ok(()) => {
                 dirty = true;
-                if let Some(mut wal) = checkpoint(connection, "NOOP") {
+                if let Some(mut wal) = mover.checkpoint(LOOK) {
                     let bytes = wal.frames.unsigned_abs() * FRAME_BYTES;
                     if alarm.is_due(bytes) {
                         tracing::warn!(
@@ -259,9 +339,9 @@ fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()
                         long = FRAMES_LONG; // it has started over
                     }
                     if wal.frames - wal.moved >= FRAMES_SOFT {
-                        wal = checkpoint(connection, "PASSIVE").unwrap_or(wal);
+                        wal = mover.checkpoint("PASSIVE").unwrap_or(wal);
                     }
-                    if wal.frames >= long && catch_up(connection, wal) {
+                    if wal.frames >= long && mover.catch_up(wal) {
                         long = wal.frames + FRAMES_LONG;
                         start_over.store(true, Ordering::Release);
                     }
@@ -269,30 +349,16 @@ fn run(connection: &Connection, start_over: &AtomicBool, committed: &Receiver<()
                 std::thread::sleep(PAUSE);
             }
             Err(RecvTimeoutError::Timeout) if dirty => {
-                checkpoint(connection, "PASSIVE");
+                mover.checkpoint("PASSIVE");
                 dirty = false;
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                checkpoint(connection, "TRUNCATE");
+                mover.checkpoint("TRUNCATE");
                 return;
             }
         }
     }
-}
-
-/// Moves frames until at most [`FRAMES_LEFT`] are left for the writer. Returns false if there are still more.
-fn catch_up(connection: &Connection, mut wal: Wal) -> bool {
-    for _ in 0..ROUNDS {
-        if wal.frames - wal.moved <= FRAMES_LEFT {
-            return true;
-        }
-        let Some(now) = checkpoint(connection, "PASSIVE") else {
-            return false;
-        };
-        wal = now;
-    }
-    wal.frames - wal.moved <= FRAMES_LEFT
 }
 
 /// The result of a checkpoint: frames in the WAL, and how many of them have been moved.
@@ -302,11 +368,10 @@ struct Wal {
     moved: i64,
 }
 
-/// Runs a checkpoint in the given mode. Returns `None` if it failed: the WAL still holds all commits, and the next
-/// look tries again.
-fn checkpoint(connection: &Connection, mode: &str) -> Option<Wal> {
+/// Runs a checkpoint in the given mode.
+fn checkpoint(connection: &Connection, mode: &str) -> Result<Wal, String> {
     let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"));
-    let wal = statement
+    statement
         .as_mut()
         .map_err(|e| e.to_string())
         .and_then(|statement| {
@@ -317,15 +382,11 @@ fn checkpoint(connection: &Connection, mode: &str) -> Option<Wal> {
                 })
             });
             wal.map_err(|e| e.to_string())
-        });
-    wal.inspect_err(|error| tracing::warn!(error, mode, "checkpoint failed"))
-        .ok()
+        })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     /// Writes until the WAL is at least twice `bytes` long.
@@ -367,6 +428,52 @@ mod tests {
         let told =
             [LOW, LOW + 1, LOW + 2, 2 * LOW + 3, 4 * LOW, LOW, LOW + 1].map(|bytes| alarm.is_due(bytes));
         assert_eq!(told, [false, true, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn checkpoints_that_fail_are_told_of_once_a_minute_and_when_they_work_again() {
+        let begin = Instant::now();
+        let mut failures = Failures::default();
+        assert!(!failures.are_over(), "nothing failed yet");
+        // A look every five milliseconds, for two minutes and a bit.
+        let told: Vec<_> = (0..125_000)
+            .step_by(5)
+            .filter(|look| failures.is_due(begin + Duration::from_millis(*look)))
+            .take(4)
+            .collect();
+        assert_eq!(told, [0, 60_000, 120_000]);
+        assert_eq!([failures.are_over(), failures.are_over()], [true, false], "once");
+        // A disk on which every second one works.
+        let after = |secs| begin + Duration::from_secs(secs);
+        assert!(!failures.is_due(after(126)), "told of 6 s before");
+        assert!(!failures.are_over(), "what was not told of is not over");
+        assert!(failures.is_due(after(180)));
+        assert!(failures.are_over());
+    }
+
+    /// A look that works between two checkpoints that fail is not told of as their end.
+    #[test]
+    fn checkpoints_work_again_only_once_one_that_moves_frames_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let database = Connection::open(&path).unwrap();
+        database
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
+            .unwrap();
+        write_past(&database, &path, 1 << 20);
+        let mut mover = Mover {
+            connection: &database,
+            failures: Failures::default(),
+        };
+        database.execute_batch("BEGIN").unwrap();
+        database.execute("INSERT INTO kept VALUES (x'00')", []).unwrap();
+        assert!(mover.checkpoint("PASSIVE").is_none(), "not within a transaction");
+        assert!(mover.failures.is_told);
+        database.execute_batch("COMMIT").unwrap();
+        assert!(mover.checkpoint(LOOK).is_some());
+        assert!(mover.failures.is_told, "nothing was moved");
+        assert!(mover.checkpoint("PASSIVE").is_some());
+        assert!(!mover.failures.is_told);
     }
 
     #[test]

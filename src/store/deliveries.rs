@@ -244,23 +244,38 @@ pub fn update_sent(tx: &Connection, id: i64, created_at: Timestamp, at: Timestam
     Ok(())
 }
 
-/// Records a failed attempt and when to try again.
-pub fn update_failed(tx: &Connection, id: i64, why: &str, next: Timestamp) -> Result<()> {
+/// Records a failed attempt and when to try again. Not if the delivery was deleted, replaced or ended while it was
+/// being sent: the number of a deleted one may be another's by now, which its `created_at` tells.
+pub fn update_failed(
+    tx: &Connection,
+    id: i64,
+    created_at: Timestamp,
+    why: &str,
+    next: Timestamp,
+) -> Result<()> {
     tx.prepare_cached(
-        "UPDATE delivery SET attempts = attempts + 1, last_error = ?2, next_attempt_at = ?3 WHERE id = ?1",
+        "UPDATE delivery SET attempts = attempts + 1, last_error = ?3, next_attempt_at = ?4 \
+         WHERE id = ?1 AND created_at = ?2 AND state = 'owed'",
     )?
-    .execute(params![id, why, millis(next)])?;
+    .execute(params![id, millis(created_at), why, millis(next)])?;
     Ok(())
 }
 
-/// Marks a delivery as undeliverable.
-pub fn update_dead(tx: &Connection, id: i64, why: &str, at: Timestamp) -> Result<()> {
-    tx.prepare_cached(
-        "UPDATE delivery SET state = 'dead', attempts = attempts + 1, last_error = ?2, ended_at = ?3 \
-         WHERE id = ?1",
-    )?
-    .execute(params![id, why, millis(at)])?;
-    Ok(())
+/// Marks a delivery as undeliverable. Returns false, having changed nothing, in the cases of [`update_failed`].
+pub fn update_dead(
+    tx: &Connection,
+    id: i64,
+    created_at: Timestamp,
+    why: &str,
+    at: Timestamp,
+) -> Result<bool> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE delivery SET state = 'dead', attempts = attempts + 1, last_error = ?3, ended_at = ?4 \
+             WHERE id = ?1 AND created_at = ?2 AND state = 'owed'",
+        )?
+        .execute(params![id, millis(created_at), why, millis(at)])?;
+    Ok(changed == 1)
 }
 
 /// Makes a delivery due again that was given up or waits for its next attempt. Returns false if there is no such
@@ -452,11 +467,30 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_is_noted_on_no_other_delivery_that_has_its_number_now() {
+        let db = testing::database();
+        owe(&db, ONE, 1);
+        let sent = find_due(&db, &due(1)).unwrap().remove(0);
+        delete_deliveries(&db, &[sent.id]).unwrap();
+        owe(&db, OTHER, 2);
+        update_failed(&db, sent.id, sent.created_at, "no", at(9)).unwrap();
+        assert!(!update_dead(&db, sent.id, sent.created_at, "no", at(9)).unwrap());
+        let other = find_due(&db, &due(2)).unwrap().remove(0);
+        assert_eq!((other.id, other.organization_id), (sent.id, OTHER));
+        assert_eq!((other.attempts, other.last_error), (0, None));
+        update_sent(&db, other.id, at(2), at(3)).unwrap();
+        assert!(
+            !update_dead(&db, other.id, at(2), "no", at(9)).unwrap(),
+            "another sender has sent it"
+        );
+    }
+
+    #[test]
     fn what_ended_is_forgotten_some_at_a_time() {
         let db = testing::database();
         for n in 0..25 {
             owe(&db, None, 0);
-            update_dead(&db, n + 1, "no", at(n)).unwrap();
+            assert!(update_dead(&db, n + 1, at(0), "no", at(n)).unwrap());
         }
         let forget = || delete_ended(&db, DeliveryState::Dead, at(24), 10).unwrap();
         assert_eq!([forget(), forget(), forget(), forget()], [10, 10, 4, 0]);

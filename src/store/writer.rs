@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::sync::oneshot;
 
 use super::invalidation::{Commits, Touched};
-use super::queue_quota::Places;
+use super::places::Places;
 use super::turns::Party;
 use super::{begin, checkpointer, open_connection};
 use crate::domain::{Error, Result};

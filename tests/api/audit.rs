@@ -373,6 +373,33 @@ async fn a_tail_ends_with_the_right_to_read() {
 }
 
 #[tokio::test]
+async fn an_organisation_that_opens_tail_after_tail_leaves_others_theirs() {
+    let app = TestApp::new().await;
+    let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
+    let path = format!("{LOGS}/tail");
+    let mut open = Vec::new();
+    loop {
+        let tail = admin.open(&path, &[]).await;
+        if tail.status() != 200 {
+            break;
+        }
+        open.push(tail);
+    }
+    let refused = admin.get(&path).await;
+    refused.assert_error(503, "The server is busy. Try again in 10 s");
+    assert_eq!(refused.header("retry-after"), "10");
+    assert_eq!(open.len(), 32, "half of them");
+    let said = other.stream(&path, &[], Duration::from_secs(1)).await;
+    assert!(said.starts_with("id: "), "{said}");
+    open.pop();
+    assert_eq!(
+        admin.open(&path, &[]).await.status(),
+        200,
+        "its place is free again"
+    );
+}
+
+#[tokio::test]
 async fn receipts_rest_on_a_signature_that_is_there_and_old_ones_are_thinned() {
     let app = TestApp::new().await;
     let admin = app.admin().await;

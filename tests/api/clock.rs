@@ -2,7 +2,9 @@
 //! reset, and a trail that verifies.
 
 use jiff::SignedDuration;
+use latchkey::limiter::{Limit, Limits};
 use latchkey::service::deliveries::{Channel, send_due};
+use latchkey::service::refusals::record_floods;
 use latchkey::service::trail::{self, ForwardTo, Way, forward_due};
 use latchkey::service::{Settings, housekeeping};
 use poem::http::Method;
@@ -148,4 +150,30 @@ async fn a_siem_is_told_at_once_after_a_clock_that_was_ahead() {
     let before = receiver.calls().len();
     forward().await;
     assert!(receiver.calls().len() > before);
+}
+
+#[tokio::test]
+async fn a_flood_that_began_while_the_clock_was_ahead_is_recorded_at_once() {
+    let ahead = SignedDuration::from_hours(24 * 400);
+    let limits = Limits {
+        reset_by_caller: Limit {
+            requests: 1,
+            window_secs: 60,
+        },
+        ..Limits::off()
+    };
+    let app = TestApp::with(Setup {
+        limits,
+        ..Setup::default()
+    })
+    .await;
+    app.advance(ahead);
+    let admin = app.admin().await;
+    admin.reset(DEVELOPER).await.assert_ok();
+    for _ in 0..3 {
+        assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
+    }
+    app.advance(-ahead);
+    assert_eq!(record_floods(&app.services, false).await.unwrap(), 1);
+    assert_eq!(app.last_entry()["details"]["refused"], 3);
 }

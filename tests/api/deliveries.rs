@@ -3,9 +3,9 @@
 mod not_me;
 mod outages;
 mod passkeys;
-#[expect(dead_code, reason = "the tests of the command line need more of it")]
 pub mod receivers;
 
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,13 +24,18 @@ use crate::support::{Setup, TestApp};
 use receivers::{MAIL_PASSWORD, MailServer, Receiver};
 
 pub fn mail_to(server: &MailServer) -> CourierConfig {
+    mail_at(server.address)
+}
+
+fn mail_at(address: SocketAddr) -> CourierConfig {
     let mail = MailConfig {
         host: "127.0.0.1".into(),
-        port: server.address.port(),
+        port: address.port(),
         tls: MailTls::None,
         credentials: None,
         from: MailConfig::parse_from("Latchkey <mfa@appliance.example>").unwrap(),
         ca: None,
+        timeout: MailConfig::TIMEOUT,
     };
     CourierConfig {
         mail: Some(mail),
@@ -40,6 +45,11 @@ pub fn mail_to(server: &MailServer) -> CourierConfig {
 
 /// An app that sends mail to that server.
 async fn app_with_mail(server: &MailServer) -> TestApp {
+    app_that_sends(mail_to(server)).await
+}
+
+/// An app with these couriers that sends mail.
+async fn app_that_sends(courier: CourierConfig) -> TestApp {
     let settings = Settings {
         mail: true,
         public_url: "https://mfa.appliance.example".into(),
@@ -47,10 +57,18 @@ async fn app_with_mail(server: &MailServer) -> TestApp {
     };
     TestApp::with(Setup {
         settings,
-        courier: mail_to(server),
+        courier,
         ..Setup::default()
     })
     .await
+}
+
+/// Owes somebody a mail.
+async fn owe_mail(app: &TestApp, to: &str) {
+    let find = |db: &_| latchkey::store::accounts::find_organization(db, app.acme);
+    let organization = app.services.store.read(find).unwrap().unwrap();
+    let mail = notices::mail(&app.services, &organization, to, "Hello", "Text\n");
+    owe(app, mail.unwrap()).await;
 }
 
 async fn app_with_webhooks(hosts: &[&str], networks: &[&str]) -> TestApp {
@@ -183,24 +201,38 @@ async fn after_the_last_wait_it_is_given_up_with_an_entry_and_can_be_tried_again
 async fn a_mailbox_that_is_not_there_is_given_up_at_once() {
     let server = MailServer::start();
     let app = app_with_mail(&server).await;
-    let organization = app
-        .services
-        .store
-        .read(|db| latchkey::store::accounts::find_organization(db, app.acme))
-        .unwrap()
-        .unwrap();
-    let mail = notices::mail(
-        &app.services,
-        &organization,
-        "nobody@acme.example",
-        "Hello",
-        "Text\n",
-    );
-    owe(&app, mail.unwrap()).await;
+    owe_mail(&app, "nobody@acme.example").await;
     round(&app, Channel::Mail).await;
     let (dead, attempts, why) = state(&app);
     assert_eq!((dead, attempts), (DeliveryState::Dead, 1));
     assert!(why.unwrap().contains("Mailbox unavailable"));
+}
+
+/// A server that forgets the appliance's address, or does not know the sender's domain, says so in words that are
+/// permanent for the protocol; its operator can mend it.
+#[tokio::test]
+async fn a_server_that_relays_nothing_for_the_appliance_costs_no_notice() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    for answer in [
+        "554 5.7.1 Relay access denied",
+        "550 5.7.1 Unable to relay",
+        "553 5.1.8 Sender domain does not exist",
+        "554 not now",
+    ] {
+        owe_mail(&app, "dev@acme.example").await;
+        server.say_next([answer]);
+        round(&app, Channel::Mail).await;
+        let (owed, attempts, why) = state(&app);
+        assert_eq!((owed, attempts), (DeliveryState::Owed, 1), "{answer}: {why:?}");
+        app.advance(SignedDuration::from_secs(WAITS_SECS[0]));
+        assert_eq!(round(&app, Channel::Mail).await, 1);
+        assert_eq!(state(&app), (DeliveryState::Sent, 2, None));
+    }
+    owe_mail(&app, "dev@acme.example").await;
+    server.say_next(["554 5.1.1 User unknown"]);
+    round(&app, Channel::Mail).await;
+    assert_eq!(state(&app).0, DeliveryState::Dead, "this is about the recipient");
 }
 
 #[tokio::test]

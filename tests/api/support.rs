@@ -454,9 +454,8 @@ impl Caller<'_> {
         self.send(Method::DELETE, path, None, &[]).await
     }
 
-    /// What a stream says within that time.
-    pub async fn stream(&self, path: &str, headers: &[(&str, &str)], within: std::time::Duration) -> String {
-        use tokio::io::AsyncReadExt as _;
+    /// An answer whose body nobody has read yet.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> poem::Response {
         let mut request = self.app.client.request(Method::GET, path);
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -464,7 +463,13 @@ impl Caller<'_> {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = request.send().await.0;
+        request.send().await.0
+    }
+
+    /// What a stream says within that time.
+    pub async fn stream(&self, path: &str, headers: &[(&str, &str)], within: std::time::Duration) -> String {
+        use tokio::io::AsyncReadExt as _;
+        let response = self.open(path, headers).await;
         assert_eq!(response.status(), StatusCode::OK);
         described::check(&Method::GET, path, response.status(), response.headers(), None);
         let mut reader = response.into_body().into_async_read();

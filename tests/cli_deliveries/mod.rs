@@ -82,7 +82,7 @@ fn a_mail_that_was_taken_but_not_confirmed_when_the_server_was_killed_is_sent_ag
 #[test]
 fn what_could_not_be_sent_is_listed_and_tried_again_from_the_command_line() {
     let server = MailServer::start();
-    server.answer_next([554]);
+    server.answer_next([550]);
     let desk = Desk::new();
     configure(&desk, server.address.port());
     let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
@@ -110,7 +110,7 @@ fn what_could_not_be_sent_is_listed_and_tried_again_from_the_command_line() {
     );
     let unknown = desk.run(&["deliveries", "retry", "msg_00"]);
     assert_eq!(unknown.status.code(), Some(5));
-    server.answer_next([554]);
+    server.answer_next([550]);
     let failed = desk.run(&["deliveries", "retry", "--send"]);
     assert_eq!(failed.status.code(), Some(1));
     let said = String::from_utf8(failed.stderr).unwrap();

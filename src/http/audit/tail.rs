@@ -12,12 +12,12 @@ use poem_openapi::payload::EventStream;
 use poem_openapi::registry::{MetaSchemaRef, Registry};
 use poem_openapi::types::{ToJSON, Type};
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::AuditLogBody;
 use crate::domain::account::Scope;
 use crate::domain::audit::Entry;
 use crate::service::api_keys::{self, Credential};
+use crate::service::trail::TailPlace;
 use crate::service::{Services, trail};
 
 /// Interval at which a tail polls for new entries.
@@ -35,7 +35,7 @@ pub(super) struct Tail {
     pub next: u64,
     /// The position from which the client would resume with the last id that it was sent.
     pub known: u64,
-    pub _permit: OwnedSemaphorePermit,
+    pub _place: TailPlace,
 }
 
 /// An event of a tail.

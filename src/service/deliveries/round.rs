@@ -3,7 +3,7 @@
 //! A round is claimed in the database before it is sent: on a disk that can't be written, the sending could not
 //! be recorded either, and people would receive the same message once a second. No organisation's receiver
 //! delays the others': each organisation has its share of a round, and a host that does not answer is skipped
-//! for the rest of it.
+//! for the rest of it. The same holds for the mail server, so that mail is tried again after minutes, not hours.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -65,23 +65,32 @@ pub(super) async fn claim_due(services: &Services, channel: Channel) -> Result<V
         .await
 }
 
-/// Webhook hosts that did not answer in this round. Their other deliveries stay claimed and come up again once
-/// the claim has expired.
+/// Hosts that did not answer in this round. Their other deliveries stay claimed and come up again once the claim
+/// has expired.
 #[derive(Default)]
 pub(super) struct SilentHosts(Mutex<HashSet<String>>);
 
 impl SilentHosts {
     /// True if the delivery goes to one of these hosts.
     pub(super) fn receives(&self, row: &DeliveryRow) -> bool {
-        listing::webhook_host(row).is_some_and(|host| self.known().contains(&host))
+        host(row).is_some_and(|host| self.known().contains(&host))
     }
 
     /// Records that the delivery's host did not answer.
     pub(super) fn note(&self, row: &DeliveryRow) {
-        self.known().extend(listing::webhook_host(row));
+        self.known().extend(host(row));
     }
 
     fn known(&self) -> MutexGuard<'_, HashSet<String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the host that a delivery goes to; all mail goes to one server. `None`: it never waits for an answer.
+fn host(row: &DeliveryRow) -> Option<String> {
+    match row.channel {
+        Channel::Mail => Some("the mail server".to_owned()),
+        Channel::Webhook => listing::webhook_host(row),
+        Channel::Syslog => None,
     }
 }

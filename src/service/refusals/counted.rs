@@ -96,9 +96,12 @@ impl<K: Eq + Hash> Counts<K> {
         written
     }
 
+    /// Takes what is due. A window that begins in the future was opened by a clock that has been set back since: it
+    /// is over, or the events would be counted and not recorded until the clock is there again. Less than a window
+    /// ahead it ends by itself soon enough.
     fn take_due(&self, at: Timestamp, all: bool) -> Vec<(K, Count)> {
         let mut counts = self.counts();
-        let due = counts.extract_if(|_, count| all || at.duration_since(count.since) >= WINDOW);
+        let due = counts.extract_if(|_, count| all || at.duration_since(count.since).abs() >= WINDOW);
         due.filter(|(_, count)| count.counted > 0).collect()
     }
 
@@ -165,6 +168,20 @@ mod tests {
         assert!(
             counts.take_due(at(200), false).is_empty(),
             "nothing that is not recorded"
+        );
+    }
+
+    #[test]
+    fn a_window_that_was_opened_by_a_clock_that_was_ahead_is_over() {
+        let counts = Counts::default();
+        add(&counts, 5, at(86_400));
+        let due = counts.take_due(at(0), false);
+        let [(_, count)] = &due[..] else { panic!("{due:?}") };
+        assert_eq!((count.counted, count.since), (3, at(86_400)));
+        assert_eq!(add(&counts, 3, at(1)), FIRST, "a window of its own");
+        assert!(
+            counts.take_due(at(0), false).is_empty(),
+            "a clock that is set back by a second ends no window"
         );
     }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use latchkey::domain::account::OrganizationId;
-use latchkey::service::deliveries::{self, Channel, OwedDelivery, send_due};
+use latchkey::service::deliveries::{self, Channel, DeliveryState, OwedDelivery, WAITS_SECS, send_due};
 use serde_json::json;
 
 use super::receivers::{MailServer, Receiver};
-use super::{app_with_mail, app_with_webhooks, owe, round};
+use super::{app_that_sends, app_with_mail, app_with_webhooks, mail_at, owe, owe_mail, round, state};
 use crate::support::TestApp;
 
 const CLAIMED: SignedDuration = SignedDuration::from_secs(10);
@@ -128,4 +128,59 @@ async fn a_host_that_does_not_answer_is_left_alone_for_the_rest_of_the_round() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     sending.abort();
+}
+
+#[tokio::test]
+async fn a_mail_server_that_says_nothing_is_given_up_and_tried_again() {
+    let silent = Silent::start();
+    let mut courier = mail_at(silent.address);
+    courier.mail.as_mut().unwrap().timeout = Duration::from_millis(500);
+    let app = app_that_sends(courier).await;
+    for n in 0..20 {
+        owe_mail(&app, &format!("n{n}@acme.example")).await;
+    }
+    let round = async || {
+        let round = round(&app, Channel::Mail);
+        let ended = tokio::time::timeout(Duration::from_secs(30), round).await;
+        ended.expect("the round ends")
+    };
+    assert_eq!(round().await, 20);
+    assert_eq!(
+        silent.connections.load(Ordering::SeqCst),
+        8,
+        "those under way at once: the others are left for the next round"
+    );
+    let tried = "SELECT count(*) FROM delivery WHERE attempts = 1 AND state = 'owed' AND last_error LIKE '%the mail \
+                 server did not end the conversation%'";
+    assert_eq!(app.count(tried), 8, "what was not tried does not count");
+    app.advance(CLAIMED.max(SignedDuration::from_secs(WAITS_SECS[0])));
+    assert_eq!(round().await, 20, "and comes up again");
+    assert_eq!(silent.connections.load(Ordering::SeqCst), 16);
+}
+
+/// A delivery's number is free once it is deleted, and the next one gets it.
+#[tokio::test]
+async fn an_attempt_that_fails_after_its_delivery_was_erased_is_noted_on_no_other() {
+    let server = MailServer::start();
+    let app = app_with_mail(&server).await;
+    owe_mail(&app, "erased@acme.example").await;
+    server.be_mute(true);
+    let services = Arc::clone(&app.services);
+    let sending = tokio::spawn(async move { send_due(&services, Channel::Mail).await });
+    let began = Instant::now();
+    while server.received().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is being sent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    app.execute("DELETE FROM delivery").await;
+    app.advance(SignedDuration::from_secs(1));
+    owe_mail(&app, "dev@acme.example").await;
+    let entries = app.trail().len();
+    server.say_next(["550 5.1.1 User unknown"]);
+    server.be_mute(false);
+    assert_eq!(sending.await.unwrap().unwrap(), 1);
+    assert_eq!(state(&app), (DeliveryState::Owed, 0, None));
+    assert_eq!(app.trail().len(), entries, "nothing that is owed was given up");
+    assert_eq!(round(&app, Channel::Mail).await, 1);
+    assert_eq!(state(&app), (DeliveryState::Sent, 1, None));
 }

@@ -46,7 +46,7 @@ struct Shared {
     received: Mutex<Vec<Received>>,
     arrived: Condvar,
     /// What the next mails are answered with, before it is OK again.
-    answers: Mutex<VecDeque<u16>>,
+    answers: Mutex<VecDeque<String>>,
     /// Whoever has no password may send nothing then.
     tls: Option<Arc<rustls::ServerConfig>>,
     /// Mails are taken and never answered.
@@ -103,7 +103,13 @@ impl MailServer {
 
     /// Answers the next mails with these codes.
     pub fn answer_next(&self, codes: impl IntoIterator<Item = u16>) {
-        self.shared.answers.lock().expect("answers").extend(codes);
+        self.say_next(codes.into_iter().map(|code| format!("{code} not now")));
+    }
+
+    /// Answers the next mails with these lines.
+    pub fn say_next(&self, lines: impl IntoIterator<Item = impl Into<String>>) {
+        let lines = lines.into_iter().map(Into::into);
+        self.shared.answers.lock().expect("answers").extend(lines);
     }
 
     /// Takes mails and never says so, as a server does that is killed at that moment.
@@ -189,12 +195,8 @@ impl Conversation {
                 }
                 "DATA" => {
                     self.say("354 go on")?;
-                    let code = self.take()?;
-                    self.say(&if code == 250 {
-                        "250 OK".into()
-                    } else {
-                        format!("{code} not now")
-                    })?;
+                    let answer = self.take()?;
+                    self.say(&answer)?;
                 }
                 "QUIT" => return self.say("221 bye"),
                 _ => self.say("250 OK")?,
@@ -202,8 +204,8 @@ impl Conversation {
         }
     }
 
-    /// Takes a mail and gives the code to answer it with.
-    fn take(&mut self) -> std::io::Result<u16> {
+    /// Takes a mail and gives the line to answer it with.
+    fn take(&mut self) -> std::io::Result<String> {
         let mut lines = Vec::new();
         loop {
             let line = self.hear()?;
@@ -239,7 +241,7 @@ impl Conversation {
             .lock()
             .expect("answers")
             .pop_front()
-            .unwrap_or(250))
+            .unwrap_or_else(|| "250 OK".to_owned()))
     }
 
     fn say(&mut self, line: &str) -> std::io::Result<()> {

@@ -1,4 +1,5 @@
-//! Slots in the writer's queue, shared so that no organisation can fill it.
+//! A fair quota: places in the writer's queue, or of readers who follow the trail, shared so that no organisation
+//! can take them all.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::turns::Party;
 use crate::domain::account::OrganizationId;
 
-/// A limited number of slots. An organisation may hold at most as many as are left free: alone it gets half of
+/// A limited number of places. An organisation may hold at most as many as are left free: alone it gets half of
 /// them, two get a third each, and a newcomer always finds some. The node itself may take all.
 #[derive(Debug)]
-pub(super) struct Places {
+pub struct Places {
     limit: usize,
     taken: Mutex<Taken>,
 }
@@ -21,15 +22,17 @@ struct Taken {
 }
 
 impl Places {
-    pub(super) fn new(limit: usize) -> Self {
+    /// Returns so many places, all free.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
         Self {
             limit,
             taken: Mutex::default(),
         }
     }
 
-    /// Takes a slot; returns false if there is none for that party.
-    pub(super) fn take(&self, party: Party) -> bool {
+    /// Takes a place; returns false if there is none for that party.
+    pub fn take(&self, party: Party) -> bool {
         let mut taken = self.taken();
         let free = self.limit - taken.all;
         let theirs = party.and_then(|organization| taken.of.get(&organization).copied());
@@ -43,8 +46,8 @@ impl Places {
         true
     }
 
-    /// Releases one slot for each of `parties`.
-    pub(super) fn give_back(&self, parties: impl Iterator<Item = Party>) {
+    /// Gives back one place for each of `parties`.
+    pub fn give_back(&self, parties: impl Iterator<Item = Party>) {
         let mut taken = self.taken();
         for party in parties {
             taken.all -= 1;
@@ -57,8 +60,9 @@ impl Places {
         }
     }
 
-    /// Number of slots taken.
-    pub(super) fn taken_count(&self) -> usize {
+    /// Number of places taken.
+    #[must_use]
+    pub fn taken_count(&self) -> usize {
         self.taken().all
     }
 
