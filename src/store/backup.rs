@@ -122,9 +122,8 @@ pub fn read_copy<T>(path: &Path, read: impl FnOnce(&Connection) -> Result<T>) ->
         path: path.to_owned(),
         problem,
     };
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(&database)?;
-    connection.busy_timeout(PATIENCE).map_err(&database)?;
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
+    connection.busy_timeout(PATIENCE).map_err(database)?;
     read(&connection).map_err(|error| CopyError::Read(error.for_operator()))
 }
 
