@@ -26,7 +26,7 @@ use crate::courier::Courier;
 use crate::durable;
 use crate::entropy::Entropy;
 use crate::http::{self, HttpOptions};
-use crate::keys::KeyRing;
+use crate::keys::{KEY_DIRECTORY, KeyRing, read_key_texts};
 use crate::limiter::Limiter;
 use crate::plugin_host::{HostOptions, PluginHost};
 use crate::service::hashing::Hashing;
@@ -86,10 +86,32 @@ impl App {
     pub fn open_unchecked(config: Config) -> Result<Self> {
         backup::refuse_backup(&config.data_dir)?;
         make_data_dir(&config.data_dir)?;
-        let clock = Clock::system();
-        let entropy = Entropy::system();
         let store = Store::open_with(&config.data_dir, config.database)?;
         leftovers::remove(&config.data_dir);
+        let app = Self::over(config, store)?;
+        key_match::check_keys(&app.services)??;
+        trail::finish_key_change(&app.services).context("the trail's new key")?;
+        Ok(app)
+    }
+
+    /// Opens an existing data directory and leaves it as it is: makes no keys, does not migrate the database, and
+    /// neither removes nor completes what a killed process left unfinished.
+    ///
+    /// # Errors
+    /// As [`App::open`], and [`crate::store::OpenError::Older`] for a database that would be migrated.
+    pub fn open_to_examine(config: Config) -> Result<Self> {
+        backup::refuse_backup(&config.data_dir)?;
+        let store = Store::open_unmigrated(&config.data_dir, config.database)?;
+        read_key_texts(&config.data_dir.join(KEY_DIRECTORY))?; // missing ones would be made
+        let app = Self::over(config, store)?;
+        key_match::compare_keys(&app.services)??;
+        trail::check_rollback(&app.services)?;
+        Ok(app)
+    }
+
+    /// Builds every part over an open store.
+    fn over(config: Config, store: Store) -> Result<Self> {
+        let (clock, entropy) = (Clock::system(), Entropy::system());
         let keys = KeyRing::open(&config.data_dir, &entropy)?;
         let external = config.external_issuer.clone();
         let external_issuer = external
@@ -132,8 +154,6 @@ impl App {
             tails: trail::Tails::default(),
             witness: trail::Witness::default(),
         };
-        key_match::check_keys(&services)??;
-        trail::finish_key_change(&services).context("the trail's new key")?;
         Ok(Self {
             config,
             services: Arc::new(services),

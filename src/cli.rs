@@ -120,8 +120,10 @@ enum Command {
     /// Check whether this installation is in order.
     ///
     /// Examines the configuration, the data directory and the free space on its disk, the keys, the database,
-    /// the audit trail and its witness directory, the clock, backups, the policies and the organisations.
-    /// Changes nothing. Stop the server first. Exits with 1 if anything is broken.
+    /// the audit trail and its witness directory, the clock, backups, the policies and the organisations. Leaves
+    /// the data directory as it is, except that policies that are not compiled yet are compiled into the plugin
+    /// cache: an older database is reported and not migrated. Stop the server first. Exits with 1 if anything is
+    /// broken.
     Doctor(doctor::Doctor),
     /// Check the configuration, or print an annotated example.
     #[command(subcommand)]
@@ -242,6 +244,16 @@ impl Global {
         refuse_missing(&config)?;
         logging::start(&config.log)?;
         App::open_unchecked(config)
+    }
+
+    /// Opens the appliance as [`Global::open`] does, but leaves the data directory as it is.
+    ///
+    /// # Errors
+    /// As [`Global::load`] and [`App::open_to_examine`].
+    pub fn open_to_examine(&self) -> Result<App> {
+        let config = self.load_quietly()?;
+        refuse_missing(&config)?;
+        App::open_to_examine(config)
     }
 
     fn quietly(&self, mut config: Config) -> Result<App> {

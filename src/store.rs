@@ -4,6 +4,7 @@
 //! `store/checkpointer.rs` keeps the WAL short without blocking the writer. The functions that read
 //! and change rows live in the files named after their tables, and take the connection first.
 
+mod access;
 pub mod accounts;
 pub mod api_keys;
 pub mod approvals;
@@ -36,7 +37,7 @@ mod testing;
 pub mod turns;
 mod writer;
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -56,7 +57,6 @@ pub use writer::{QUEUE_LENGTH, Terms, WriterStats};
 
 /// The database's file name in the data directory.
 pub const DATABASE_FILE: &str = "latchkey.db";
-const LOCK_FILE: &str = "latchkey.lock";
 
 /// Handle to the store. Cheap to clone; dropping the last clone stops the writer once its queue is empty.
 #[derive(Clone, Debug)]
@@ -110,8 +110,24 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_with(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
+        Self::open_as(data_dir, options, migrations::run)
+    }
+
+    /// Opens an existing database like [`Store::open_with`], but leaves its schema as it is.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and [`OpenError::Older`] for a database that would be migrated.
+    pub fn open_unmigrated(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
+        Self::open_as(data_dir, options, |connection| migrations::check(connection))
+    }
+
+    fn open_as(
+        data_dir: &Path,
+        options: Options,
+        migrate: impl FnOnce(&mut Connection) -> Result<(), OpenError>,
+    ) -> Result<Self, OpenError> {
         let checkpoints = options.checkpoints;
-        let lock = lock(data_dir)?;
+        let lock = access::lock(data_dir)?;
         let path = data_dir.join(DATABASE_FILE);
         let database = |problem| OpenError::Database {
             path: path.clone(),
@@ -122,9 +138,9 @@ impl Store {
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
         )
         .map_err(database)?;
-        restrict_to_owner(&path)?;
+        access::restrict_to_owner(&path)?;
         checkpointer::prepare(&connection, checkpoints).map_err(database)?;
-        migrations::run(&mut connection)?;
+        migrate(&mut connection)?;
         integrity::refuse_foreign_code(&connection, &path)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let readers = |count| {
@@ -374,33 +390,6 @@ impl Drop for Snapshot<'_> {
             self.0.execute_batch("ROLLBACK").ok();
         }
     }
-}
-
-fn lock(data_dir: &Path) -> Result<File, OpenError> {
-    let path = data_dir.join(LOCK_FILE);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|problem| OpenError::Io {
-            path: path.clone(),
-            problem,
-        })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(problem)) => Err(OpenError::Io { path, problem }),
-    }
-}
-
-/// Makes the file readable by its owner only: it holds password hashes and encrypted secrets.
-fn restrict_to_owner(path: &Path) -> Result<(), OpenError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(|problem| OpenError::Io {
-        path: path.to_owned(),
-        problem,
-    })
 }
 
 fn open_connection(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

@@ -429,6 +429,113 @@ fn keys_under_a_passphrase_or_kept_elsewhere_come_back_and_others_do_not() {
     );
 }
 
+/// Somebody stored the keys, the trail's key was rotated since, and the machine with the newest one is gone.
+#[test]
+fn a_stored_copy_of_the_keys_serves_while_it_vouches_for_the_trails_key() {
+    let place = Place::with_users(5);
+    let witness = place.witnessed();
+    let with = |args: &[&'static str]| [args, &["--config-file", "witnessed.toml"]].concat();
+    place.ok("data", &with(&["audit", "checkpoint"]));
+    place.copy("data/keys", "stored");
+    let rotated = place.run("data", &with(&["audit", "rotate-key"]));
+    let said = String::from_utf8(rotated.stderr).unwrap();
+    assert!(said.contains("store them again"), "{said}");
+    place.ok("data", &with(&["audit", "rotate-key"]));
+    place.ok(
+        "data",
+        &["token", "mint", "--org", "load", "--email", "admin0@load.example"],
+    );
+    place.ok("data", &["backup", "without", "--keys", "none"]);
+    let newest = place.ok("data", &["audit", "key"]);
+    let newest = newest.lines().last().unwrap().to_owned();
+    // A replicator keeps the database alone.
+    for (name, from) in [("whole", "without"), ("standby", "without/latchkey.db")] {
+        let restored = place.run(name, &with(&["restore", from, "--keys-from", "stored"]));
+        let said = String::from_utf8(restored.stderr).unwrap();
+        assert!(restored.status.success(), "{said}");
+        assert!(
+            said.contains("older than the last change of the trail's key"),
+            "{said}"
+        );
+        place.ok(name, &with(&["audit", "checkpoint"]));
+        let users = place.ok(name, &["user", "list", "--org", "load"]);
+        assert!(users.lines().count() > 60, "{users}");
+        let data = place.path(name);
+        let keys = place.ok(name, &["audit", "key"]);
+        let ours = keys.lines().last().unwrap();
+        assert!(keys.contains(&newest) && ours != newest, "{keys}");
+        for key in [ours, newest.as_str()] {
+            let args = ["audit", "verify", data.to_str().unwrap(), "--key", key];
+            let output = place.run(name, &args);
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(!said.contains("tampered"), "{key}: {said}");
+            assert!(output.status.success() || key != ours, "{key}: {said}");
+        }
+    }
+    assert!(fs::read_dir(&witness).unwrap().count() >= 3, "a log each");
+
+    // A restore gives the trail a key that nobody vouches for: the copy from before it is of no use.
+    place.ok("whole", &["backup", "after", "--keys", "none"]);
+    for from in ["after", "after/latchkey.db"] {
+        let (code, said) = place.refused(&["restore", from, "--keys-from", "stored"]);
+        assert_eq!(code, Some(5), "{said}");
+        assert!(said.contains("name a copy that was made after it"), "{said}");
+    }
+    place.ok("again", &["restore", "after", "--keys-from", "whole/keys"]);
+}
+
+/// What somebody makes of the database who can write it, and has none of its keys.
+#[test]
+fn a_database_names_no_key_that_the_stored_ones_do_not_lead_to() {
+    let place = Place::with_users(2);
+    place.ok("data", &["audit", "checkpoint"]);
+    place.copy("data/keys", "stored");
+    place.ok("data", &["audit", "rotate-key"]);
+    place.ok("data", &["backup", "without", "--keys", "none"]);
+    fs::create_dir(place.path("other")).unwrap();
+    place.ok("other", &["org", "create", "other"]);
+    let strange = place.ok("other", &["audit", "key"]).trim_end().to_owned();
+    let is_refused = |sql: &str, expected: Option<i32>, says: &str| {
+        fs::copy(place.path("without/latchkey.db"), place.path("changed.db")).unwrap();
+        let changed = rusqlite::Connection::open(place.path("changed.db")).unwrap();
+        changed.execute_batch(sql).unwrap();
+        drop(changed);
+        let (code, said) = place.refused(&["restore", "changed.db", "--keys-from", "stored"]);
+        assert!(code == expected && said.contains(says), "{sql}: {said}");
+    };
+    let newest = "(SELECT max(number) FROM audit_log)";
+    let leads_nowhere = "do not vouch for the new one";
+    is_refused(
+        &format!(
+            "INSERT INTO audit_log (origin, verifier_key, first_size, started_at)
+             SELECT origin, '{strange}', first_size, started_at FROM audit_log WHERE number = {newest}"
+        ),
+        Some(5),
+        leads_nowhere,
+    );
+    is_refused(
+        &format!("DELETE FROM audit_checkpoint WHERE log = {newest}"),
+        Some(5),
+        leads_nowhere,
+    );
+    is_refused(
+        "UPDATE audit_entry SET details = replace(details, 'vouchedFor', 'vouched')
+         WHERE event_type = 'AUDIT_KEY_CHANGE'",
+        Some(5),
+        leads_nowhere,
+    );
+    is_refused(
+        "UPDATE audit_entry SET event_type = 'USER_LOGIN' WHERE sequence = 0",
+        Some(1),
+        "tampered",
+    );
+    is_refused(
+        "UPDATE installation SET key_fingerprint = '00'; DELETE FROM audit_checkpoint",
+        Some(5),
+        "belong to another appliance",
+    );
+}
+
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .unwrap()

@@ -396,6 +396,61 @@ fn a_file_system_that_is_full_is_survived() {
     check(&data, &acknowledged, "full");
 }
 
+/// The users are there when their links are to be written, and nothing shows these links a second time.
+#[test]
+fn an_import_whose_links_can_not_be_written_says_who_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, small) = (folder.path().join("data"), folder.path().join("small"));
+    fs::create_dir(&data).unwrap();
+    fs::create_dir(&small).unwrap();
+    let Some(_mounted) = Mounted::new(&small, "64k") else {
+        return;
+    };
+    let filler = format!("of={}", small.join("filler").display());
+    let _ = Command::new("dd")
+        .args(["if=/dev/zero", "bs=4096", &filler])
+        .output();
+    let run = |args: &[&str]| {
+        let output = latchkey()
+            .args(args)
+            .arg("--data-dir")
+            .arg(&data)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    run(&["org", "create", "acme"]);
+    let (people, links) = (folder.path().join("people.csv"), small.join("links.csv"));
+    let [people_path, links_path] = [&people, &links].map(|path| path.to_str().unwrap());
+    let import = [
+        "user",
+        "import",
+        people_path,
+        "--org",
+        "acme",
+        "--links",
+        links_path,
+    ];
+    for (name, more) in [("ann", &[][..]), ("bo", &["--json"])] {
+        fs::write(&people, format!("email\n{name}@acme.example\n")).unwrap();
+        let (code, out, said) = run(&[&import[..], more].concat());
+        assert_eq!(code, Some(1), "{said}");
+        let told = if more.is_empty() {
+            "1 user imported into acme"
+        } else {
+            "bo@acme.example"
+        };
+        assert!(out.contains(told), "{out}");
+        assert!(!out.contains("Links to set"), "{out}");
+        assert!(
+            said.contains("1 user was imported") && said.contains("an admin resets each one's password"),
+            "{said}"
+        );
+        fs::remove_file(&links).unwrap();
+    }
+}
+
 #[test]
 fn a_second_process_is_refused_with_what_to_do_and_the_first_goes_on() {
     let folder = tempfile::tempdir().unwrap();

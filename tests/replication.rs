@@ -58,6 +58,19 @@ fn a_standby_starts_from_the_replica_and_the_loss_is_bounded() {
     let mut server = Server::start(&data, &external);
     let mut replicator = Litestream(replicate(&program, &config));
     wait_for(&replica);
+    // The keys were stored before the trail's key was rotated, and the newest one dies with the machine.
+    let stored = folder.path().join("stored");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(data.join("keys"))
+        .arg(&stored)
+        .status();
+    assert!(copied.unwrap().success());
+    let rotated = latchkey()
+        .args(["audit", "rotate-key", "--data-dir"])
+        .arg(&data)
+        .output();
+    assert!(rotated.unwrap().status.success());
     let address = server.address.clone();
     let mut died = Instant::now();
     let mut wal = 0;
@@ -95,7 +108,7 @@ fn a_standby_starts_from_the_replica_and_the_loss_is_bounded() {
         .arg("restore")
         .arg(&database)
         .arg("--keys-from")
-        .arg(data.join("keys"))
+        .arg(&stored)
         .arg("--data-dir")
         .arg(&standby)
         .output()

@@ -25,16 +25,23 @@ impl Doctor {
         let config = global.load(None)?;
         let mut findings = exposure(&config);
         findings.extend(data_directory(&config));
-        let app = match global.open() {
+        let app = match global.open_to_examine() {
             Ok(app) => app,
             Err(error) => {
                 // With `--json` the findings so far are printed even if the database is in use by a server;
                 // the exit code is the same either way.
                 let unopened = format!("not examined: {error:#}");
-                findings.push(match error.downcast_ref() {
-                    Some(OpenError::InUse(_)) => Finding::doubtful("database", unopened),
+                let known = error.downcast_ref();
+                findings.push(match known {
+                    Some(OpenError::InUse(_) | OpenError::Older { .. }) => {
+                        Finding::doubtful("database", unopened)
+                    }
                     _ => Finding::broken("database", unopened),
                 });
+                // As it should be before the first start of a new version.
+                if matches!(known, Some(OpenError::Older { .. })) {
+                    return self.print(&findings);
+                }
                 if self.json {
                     print_json(&findings)?;
                 }
@@ -53,8 +60,13 @@ impl Doctor {
         let examined = doctor::examine(&app.services, app.config.backup.as_ref(), &watch);
         progress.finish(); // before the findings are printed
         findings.extend(examined);
+        self.print(&findings)
+    }
+
+    /// Prints the findings; fails if anything is broken.
+    fn print(&self, findings: &[Finding]) -> Result<()> {
         if self.json {
-            print_json(&findings)?;
+            print_json(findings)?;
         } else {
             let rows: Vec<_> = findings
                 .iter()

@@ -16,6 +16,7 @@
 
 mod files;
 mod manifest;
+mod owner;
 mod restore;
 mod schedule;
 
@@ -27,8 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::trail;
 use crate::clock::Clock;
-use crate::domain::audit::checkpoint::{origin_of, public_half};
-use crate::domain::audit::{Anchor, LogKey, LogKeys};
+use crate::domain::audit::{Anchor, LogKey, LogKeys, Report};
 use crate::entropy::Entropy;
 use crate::keys::{KEY_DIRECTORY, KeyError, KeyRing, read_key_texts, seal_keys, write_key_texts};
 use crate::store::audit::{self, checkpoints as kept};
@@ -36,9 +36,11 @@ use crate::store::{DATABASE_FILE, backup as copying, free_space, integrity};
 
 pub use files::Unfinished;
 pub use manifest::Manifest;
+pub use owner::Owner;
 pub use restore::{Restored, Source, conclude_restore, try_replaced, unpack, unpack_database};
 pub use schedule::{
-    Schedule, back_up_when_due, clear_unfinished, find_newest, name_of, try_schedule, wait_after_failures,
+    Newest, Schedule, back_up_when_due, clear_unfinished, find_newest, name_of, try_schedule,
+    wait_after_failures,
 };
 
 /// Its presence makes a directory a backup.
@@ -141,9 +143,10 @@ pub fn create(
     let key_directory = order.data_dir.join(KEY_DIRECTORY);
     let key_texts = read_key_texts(&key_directory)?;
     let keys = KeyRing::open(&order.data_dir, entropy)?;
+    let owner = copying::read_copy(&source, |db| Owner::in_database(db, &keys, &order.public_url))?;
     let drawn = hex::encode(entropy.bytes::<4>());
     // The name shows which appliance it belongs to, in case it is left behind.
-    let unfinished = Unfinished::of(&order.destination, &format!("{}-{drawn}", keys.fingerprint()))?;
+    let unfinished = Unfinished::of(&order.destination, &format!("{}-{drawn}", owner.mark()))?;
     let folder = unfinished.path();
 
     let copy = folder.join(DATABASE_FILE);
@@ -219,10 +222,7 @@ fn read_and_copy(
     let read = |db: &crate::store::Connection| {
         let logs = kept::known_logs(db)?;
         let mut trusted = LogKeys::new(logs.iter().map(|log| log.key.clone()).collect());
-        let origin = logs.last().map_or_else(
-            || origin_of(public_url, &public_half(&keys.audit_signing_key())),
-            |log| log.key.origin().to_owned(),
-        );
+        let origin = owner::origin(logs.last(), keys, public_url);
         let signer = trail::signer_of(keys, &origin, logs.last().map(|log| &log.key));
         let ours = keys.audit_public_keys();
         let is_ours = logs.last().is_none_or(|log| {
@@ -261,6 +261,25 @@ fn read_and_copy(
 
 /// Checks that the copy is sound, its trail intact and as long as the manifest's checkpoint states.
 fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>) -> Result<(), BackupError> {
+    let (size, report) = check_from(folder, &manifest.trail.checkpoint, trusted, watch)?;
+    if report.size != size {
+        return Err(BackupError::Damaged(format!(
+            "{}: the trail has {} entries, the manifest's checkpoint is over {size}",
+            folder.display(),
+            report.size
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that the copy is sound and its trail intact, compared with a checkpoint, after which it may go on.
+/// Returns the number of entries that the checkpoint covers, and what was found.
+fn check_from(
+    folder: &Path,
+    checkpoint: &str,
+    trusted: &LogKeys,
+    watch: Watch<'_>,
+) -> Result<(u64, Report), BackupError> {
     let place = folder.display();
     let damage = integrity::check_file(&folder.join(DATABASE_FILE))
         .map_err(|error| BackupError::Damaged(format!("{place}: the database can't be read: {error}")))?;
@@ -270,7 +289,7 @@ fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>
         )));
     }
     let checkpoint = trusted
-        .open(&manifest.trail.checkpoint)
+        .open(checkpoint)
         .map_err(|error| BackupError::Damaged(format!("{place}: the manifest's checkpoint: {error}")))?;
     let size = checkpoint.size;
     let anchor = Anchor {
@@ -293,13 +312,7 @@ fn check(folder: &Path, manifest: &Manifest, trusted: &LogKeys, watch: Watch<'_>
             finding.text
         )));
     }
-    if report.size != size {
-        return Err(BackupError::Damaged(format!(
-            "{place}: the trail has {} entries, the manifest's checkpoint is over {size}",
-            report.size
-        )));
-    }
-    Ok(())
+    Ok((size, report))
 }
 
 /// Refuses before anything is written if there is not enough room. Otherwise the attempt would fill the disk

@@ -1,4 +1,5 @@
-//! Checks of an installation (`latchkey doctor`) that change nothing.
+//! Checks of an installation (`latchkey doctor`) that change nothing but the plugin cache, which gets the policies that
+//! were not compiled yet.
 
 mod place;
 

@@ -19,6 +19,19 @@ pub struct KeysOfAnother {
     pub expected: String,
 }
 
+/// Compares the keys with the fingerprint in the database, and changes nothing. Returns whether there is one: a new
+/// database has none.
+///
+/// # Errors
+/// As [`check_keys`].
+pub fn compare_keys(services: &Services) -> Result<Result<bool, KeysOfAnother>> {
+    let found = services.keys.fingerprint().to_owned();
+    Ok(match services.store.read(installation::find_key_fingerprint)? {
+        Some(expected) if expected != found => Err(KeysOfAnother { found, expected }),
+        expected => Ok(expected.is_some()),
+    })
+}
+
 /// Compares the keys with the fingerprint in the database; a new database stores the fingerprint.
 ///
 /// # Errors
@@ -27,19 +40,19 @@ pub struct KeysOfAnother {
 /// # Panics
 /// If the writer thread panics.
 pub fn check_keys(services: &Services) -> Result<Result<(), KeysOfAnother>> {
-    let found = services.keys.fingerprint().to_owned();
-    match services.store.read(installation::find_key_fingerprint)? {
-        Some(expected) if expected == found => Ok(Ok(())),
-        Some(expected) => Ok(Err(KeysOfAnother { found, expected })),
-        None => {
-            let write = || {
-                services
-                    .store
-                    .write_blocking(move |tx| installation::insert_key_fingerprint(tx, &found))
-            };
-            // On a separate thread: the caller may be async, and must not block on the writer.
-            std::thread::scope(|scope| scope.spawn(write).join().expect("it does not panic"))?;
-            Ok(Ok(()))
-        }
+    let is_new = match compare_keys(services)? {
+        Ok(has_fingerprint) => !has_fingerprint,
+        Err(of_another) => return Ok(Err(of_another)),
+    };
+    if is_new {
+        let found = services.keys.fingerprint().to_owned();
+        let write = || {
+            services
+                .store
+                .write_blocking(move |tx| installation::insert_key_fingerprint(tx, &found))
+        };
+        // On a separate thread: the caller may be async, and must not block on the writer.
+        std::thread::scope(|scope| scope.spawn(write).join().expect("it does not panic"))?;
     }
+    Ok(Ok(()))
 }

@@ -39,7 +39,7 @@ pub use export::{
 };
 pub use forwarding::{ForwardTo, Way, find_unknown_slugs, forward_due, forward_while};
 pub use keeping::{RETENTION_GRACE_DAYS, carry_on_erasures, erase_user, prune_expired};
-pub use key_change::{KeyChanged, finish_key_change, rotate_key};
+pub use key_change::{KeyChanged, find_vouched_keys, finish_key_change, rotate_key};
 pub use orders::{TrailOrder, carry_out_order};
 pub use restoration::{begin_after_restore, give_to_witness};
 pub use rollback::{Accepted, RolledBack, accept_rollback, check_rollback};

@@ -30,7 +30,9 @@ pub use personal::{
 pub use proofs::{consistency_proof, cover, find_record, inclusion_proof, root, size};
 pub use records::{Range, count_records, find_newest_time, find_range, for_each_record};
 pub use removal::{erase_parts, find_retention_changes, prune_entries};
-pub use rollback::{Revived, clear_every_session, find_abandonments, find_revived, try_replaced};
+pub use rollback::{
+    Revived, clear_every_session, find_abandonments, find_key_changes, find_revived, try_replaced,
+};
 pub use verify::{VerifyError, verify, verify_against, verify_database, verify_watched};
 pub use watched::{entry_exists, find_event_type, find_first_by};
 

@@ -113,7 +113,7 @@ fn copy_pages(
     }
 }
 
-/// Reads a database that no other process writes.
+/// Reads a database without changing it; other processes may write it meanwhile.
 ///
 /// # Errors
 /// [`CopyError`].
@@ -123,6 +123,7 @@ pub fn read_copy<T>(path: &Path, read: impl FnOnce(&Connection) -> Result<T>) ->
         problem,
     };
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(database)?;
+    connection.busy_timeout(PATIENCE).map_err(database)?;
     read(&connection).map_err(|error| CopyError::Read(error.for_operator()))
 }
 

@@ -29,6 +29,22 @@ pub fn run(connection: &mut Connection) -> Result<(), OpenError> {
     }
 }
 
+/// Checks that the schema is the newest version, without changing it.
+///
+/// # Errors
+/// [`OpenError::Older`] or [`OpenError::Newer`] if it is not, [`OpenError::Migration`] if it can't be read.
+pub fn check(connection: &Connection) -> Result<(), OpenError> {
+    let found = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|error| OpenError::Migration(error.to_string()))?;
+    let known = MIGRATIONS.len();
+    match found {
+        _ if found < known => Err(OpenError::Older { found, known }),
+        _ if found > known => Err(OpenError::Newer { found, known }),
+        _ => Ok(()),
+    }
+}
+
 /// The schema version that this program reads and writes.
 pub fn newest() -> usize {
     MIGRATIONS.len()

@@ -21,6 +21,17 @@ pub enum OpenError {
         /// Newest schema version this binary knows.
         known: usize,
     },
+    /// The database was written by an older version, and was to be left as it is.
+    #[error(
+        "the database has schema version {found}; this latchkey migrates it to {known} at its start, after which an \
+         older latchkey can't use it: back it up before"
+    )]
+    Older {
+        /// Schema version of the file.
+        found: usize,
+        /// Schema version that this binary migrates to.
+        known: usize,
+    },
     /// The file is not a SQLite database or is damaged, or the disk refuses it.
     #[error("{path} can't be used as a database: {problem}; {}", remedy(.problem))]
     Database {

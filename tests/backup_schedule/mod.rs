@@ -15,7 +15,7 @@ use latchkey::clock::Clock;
 use latchkey::config::Config;
 use latchkey::domain::audit::ActorRef;
 use latchkey::entropy::Entropy;
-use latchkey::service::backup::{self, BackupError, KeyChoice, Order, Schedule};
+use latchkey::service::backup::{self, BackupError, KeyChoice, Order, Owner, Schedule};
 use latchkey::service::trail;
 
 use super::load_support::{Mounted, Server, check, latchkey, reset, shim};
@@ -99,17 +99,95 @@ fn scheduled_backups_come_when_due_and_the_oldest_go() {
         ],
         "the two newest, and what is not ours"
     );
-    // A clock that goes back neither stops backups nor makes one a minute.
+    // A clock that goes back neither stops backups nor makes one a minute. Those from what is the future now are kept
+    // beside as many others: the clock may be wrong now, or have been wrong then, and either may be the real ones.
     app.services.clock.advance(-SignedDuration::from_hours(48));
     assert!(due().is_some() && due().is_none());
+    for _ in 0..2 {
+        app.services.clock.advance(SignedDuration::from_hours(6));
+        assert!(due().is_some());
+    }
     assert_eq!(
         names(&directory),
         [
-            "latchkey-20260217T050000Z",
+            "latchkey-20260217T110000Z",
+            "latchkey-20260217T170000Z",
+            "latchkey-20260218T230000Z",
             "latchkey-20260219T050000Z",
             "latchkey-notes"
         ]
     );
+    // Once their time has come they count as the others do.
+    app.services.clock.advance(SignedDuration::from_hours(48));
+    assert!(due().is_some());
+    assert_eq!(
+        names(&directory),
+        [
+            "latchkey-20260219T050000Z",
+            "latchkey-20260219T170000Z",
+            "latchkey-notes"
+        ]
+    );
+}
+
+/// The remains of a removal that was interrupted have the keys, so they must not be lost sight of.
+#[test]
+fn an_old_backup_that_can_not_be_removed_wholly_is_no_backup_and_goes_later() {
+    let place = Place::with_users(1);
+    let app = app_at_noon(&place.path("data"));
+    let directory = place.path("backups");
+    fs::create_dir(&directory).unwrap();
+    let schedule = every_six_hours(&directory, 1);
+    let due = || backup::back_up_when_due(&app.services, &schedule, &|| false).unwrap();
+    let old = due().unwrap();
+    let Some(mounted) = Mounted::new(&old.join("checkpoints"), "1m") else {
+        return;
+    };
+    app.services.clock.advance(SignedDuration::from_hours(6));
+    let new = due().expect("it was made, whatever becomes of the old one");
+    let there = names(&directory);
+    assert!(
+        there.len() == 2 && there[0].starts_with(".latchkey-20260218T120000Z"),
+        "{there:?}"
+    );
+    assert!(!old.exists() && new.exists());
+    let moved = directory.join(&there[0]).join("checkpoints");
+    assert!(
+        Command::new("umount")
+            .arg("-l")
+            .arg(moved)
+            .status()
+            .unwrap()
+            .success()
+    );
+    std::mem::forget(mounted); // it is elsewhere by now
+    app.services.clock.advance(SignedDuration::from_hours(6));
+    assert!(due().is_some());
+    assert_eq!(names(&directory), ["latchkey-20260219T000000Z"]);
+}
+
+#[test]
+fn what_a_killed_backup_or_restore_left_beside_its_place_is_told() {
+    let place = Place::with_users(1);
+    for (to, args) in [("made", ["backup", "made"]), ("new", ["restore", "made"])] {
+        let left = place.path(&format!(".{to}.unfinished-0a0b0c0d"));
+        fs::create_dir(&left).unwrap();
+        let another = place.path(&format!(".{to}2.unfinished-0a0b0c0d"));
+        fs::create_dir(&another).unwrap();
+        let data_dir = if to == "new" { "new" } else { "data" };
+        let output = place.run(data_dir, &args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        assert!(
+            said.contains(left.file_name().unwrap().to_str().unwrap()) && said.contains("may have the keys"),
+            "{said}"
+        );
+        assert!(
+            !said.contains(another.file_name().unwrap().to_str().unwrap()),
+            "{said}"
+        );
+        assert!(left.exists(), "another process may be filling it");
+    }
 }
 
 #[test]
@@ -158,10 +236,8 @@ fn an_appliance_counts_and_removes_its_own_backups_alone() {
         .unwrap();
     assert!(due(&one).is_none());
     let unfinished = |app: &App, begun: &str| {
-        let name = format!(
-            ".latchkey-{begun}.unfinished-{}-0a0b0c0d",
-            app.services.keys.fingerprint()
-        );
+        let mark = Owner::of(&app.services).unwrap().mark();
+        let name = format!(".latchkey-{begun}.unfinished-{mark}-0a0b0c0d");
         fs::create_dir(directory.join(&name)).unwrap();
         name
     };
@@ -178,6 +254,50 @@ fn an_appliance_counts_and_removes_its_own_backups_alone() {
             "latchkey-20260218T180000Z"
         ],
         "its own is replaced, and the other may go on with its"
+    );
+}
+
+/// A trial restore finds the same configuration, so the same directory, and has the same root key.
+#[test]
+fn a_restored_copy_takes_none_of_the_originals_backups_for_its_own() {
+    let place = Place::with_users(1);
+    let directory = place.path("backups");
+    fs::create_dir(&directory).unwrap();
+    let schedule = every_six_hours(&directory, 1);
+    let due = |app: &App| backup::back_up_when_due(&app.services, &schedule, &|| false).unwrap();
+    let original = app_at_noon(&place.path("data"));
+    let made = due(&original).unwrap();
+    place.ok("trial", &["restore", made.to_str().unwrap()]);
+    let trial = app_at_noon(&place.path("trial"));
+    let newest = |app: &App| {
+        let owner = Owner::of(&app.services).unwrap();
+        let newest = backup::find_newest(&directory, &owner, app.services.clock.now()).unwrap();
+        newest.at.map(|at| at.to_string())
+    };
+    assert_eq!(newest(&trial), None);
+    trial.services.clock.advance(SignedDuration::from_mins(1));
+    assert!(due(&trial).is_some(), "the original's is not its own");
+    assert_eq!(newest(&original).as_deref(), Some("2026-02-18T12:00:00Z"));
+    assert!(due(&original).is_none() && due(&trial).is_none());
+    let mark = Owner::of(&original.services).unwrap().mark();
+    let under_way = format!(".latchkey-20260218T180000Z.unfinished-{mark}-0a0b0c0d");
+    fs::create_dir(directory.join(&under_way)).unwrap();
+    trial.services.clock.advance(SignedDuration::from_hours(6));
+    assert!(due(&trial).is_some());
+    assert_eq!(
+        names(&directory),
+        [
+            under_way.as_str(),
+            "latchkey-20260218T120000Z",
+            "latchkey-20260218T180100Z"
+        ],
+        "the copy removes its own alone"
+    );
+    original.services.clock.advance(SignedDuration::from_hours(6));
+    assert!(due(&original).is_some());
+    assert_eq!(
+        names(&directory),
+        ["latchkey-20260218T180000Z", "latchkey-20260218T180100Z"]
     );
 }
 

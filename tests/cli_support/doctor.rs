@@ -80,25 +80,38 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
     );
 
     let backup = desk.json(&["backup", "sample", "--json"]);
-    let ours = backup["manifest"]["keyFingerprint"].as_str().unwrap();
-    let made_by = |keys: &str, at: jiff::Timestamp| {
+    let manifest = &backup["manifest"];
+    let (ours, key) = (&manifest["keyFingerprint"], &manifest["trail"]["key"]);
+    let made_by = |keys: &Value, key: &Value, at: jiff::Timestamp| {
         let name = at.strftime("latchkey-%Y%m%dT%H%M%SZ").to_string();
         fs::create_dir(directory.join(&name)).unwrap();
         fs::write(
             directory.join(name).join("manifest.json"),
-            json!({ "keyFingerprint": keys }).to_string(),
+            json!({ "keyFingerprint": keys, "trail": { "key": key } }).to_string(),
         )
         .unwrap();
     };
-    let made = |at| made_by(ours, at);
+    let made = |at| made_by(ours, key, at);
     let now = jiff::Timestamp::now();
-    made_by("another's", now);
+    made_by(&"another's".into(), key, now);
     let (_, text) = one(&desk, "backup");
     assert!(text.ends_with("has no backup of this appliance yet"), "{text}");
     made(now - jiff::SignedDuration::from_mins(125));
     let (grade, text) = one(&desk, "backup");
     assert_eq!(grade, "doubtful", "{text}");
     assert!(text.contains("more than twice backup.every"), "{text}");
+    // One from the future says nothing about today.
+    let ahead = now + jiff::SignedDuration::from_hours(9000);
+    made(ahead);
+    let found = findings(&desk.run(&["doctor", "--json"]).stdout, "backup");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].1.contains("more than twice backup.every"), "{found:?}");
+    assert_eq!(found[1].0, "doubtful");
+    assert!(
+        found[1].1.starts_with("1 in ") && found[1].1.contains("dated in the future"),
+        "{found:?}"
+    );
+    fs::remove_dir_all(directory.join(ahead.strftime("latchkey-%Y%m%dT%H%M%SZ").to_string())).unwrap();
     made(now - jiff::SignedDuration::from_mins(100));
     assert_eq!(one(&desk, "backup").0, "ok");
 
@@ -181,6 +194,59 @@ fn beside_a_running_server_json_is_json_and_says_why_not() {
         "what needs no database is told"
     );
     server.stop();
+}
+
+/// It is run with a new binary before the first start, after which an older one can't go back.
+#[test]
+fn an_older_database_is_told_and_left_as_it_is() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let database = desk.path("latchkey-data/latchkey.db");
+    let version = |set: Option<i64>| {
+        let connection = rusqlite::Connection::open(&database).unwrap();
+        if let Some(version) = set {
+            connection.pragma_update(None, "user_version", version).unwrap();
+        }
+        connection
+            .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    let newest = version(None);
+    version(Some(newest - 1));
+    let output = desk.run(&["doctor", "--json"]);
+    let (grade, text) = findings(&output.stdout, "database").remove(0);
+    assert_eq!(
+        (grade.as_str(), output.status.code()),
+        ("doubtful", Some(0)),
+        "{text}"
+    );
+    let says = format!(
+        "schema version {}; this latchkey migrates it to {newest}",
+        newest - 1
+    );
+    assert!(text.contains(&says), "{text}");
+    assert!(desk.ok(&["doctor"]).contains(&says));
+    assert_eq!(version(None), newest - 1, "nothing was migrated");
+}
+
+#[test]
+fn the_doctor_makes_completes_and_removes_nothing() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    let keys = desk.path("latchkey-data/keys");
+    let left = keys.join("tokens.new-00ff");
+    fs::write(&left, "half").unwrap();
+    desk.ok(&["doctor"]);
+    assert!(left.exists(), "a start removes it");
+    fs::rename(&keys, desk.path("aside")).unwrap();
+    let output = desk.run(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(4));
+    let (grade, text) = findings(&output.stdout, "database").remove(0);
+    assert!(grade == "BROKEN" && text.contains("latchkey-data/keys"), "{text}");
+    assert!(!keys.exists(), "no keys are made that belong to no database");
+    fs::rename(desk.path("aside"), &keys).unwrap();
+    desk.ok(&["org", "list"]);
+    assert!(!left.exists());
 }
 
 /// Checking a large database takes long, so the progress is reported.

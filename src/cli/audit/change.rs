@@ -101,7 +101,7 @@ pub(super) fn rotate_key(global: &Global, as_json: bool) -> Result<()> {
     output::line(rotated["to"].as_str().unwrap_or_default())?;
     eprintln!(
         "This key signs from entry {} on, where the old one vouches for it: {}\nGive the new one to whoever checks the \
-         trail, and keep checkpoints of it elsewhere.",
+         trail, and keep checkpoints of it elsewhere. If you keep keys apart from backups, store them again.",
         rotated["sequence"],
         rotated["from"].as_str().unwrap_or_default()
     );

@@ -76,16 +76,20 @@ impl Import {
         };
         let ended = wait_for(import_users(&app.services, &self.org, &bytes, options, watch));
         progress.finish();
-        match (links, &ended) {
+        let kept = match (links, &ended) {
             (Some((path, file)), Ok(imported)) if !imported.links.is_empty() => {
-                write_links(file, &imported.links)
-                    .with_context(|| format!("the links can't be written to {}", path.display()))?;
+                let written = write_links(file, &imported.links);
+                written.map_err(|error| lost_links(path, imported.links.len(), &error))
             }
             // No links were made: remove the empty file.
-            (Some((path, _)), _) => std::fs::remove_file(path)?,
-            (None, _) => {}
-        }
-        self.report(&ended?, app.services.settings.mail)
+            (Some((path, _)), _) => std::fs::remove_file(path)
+                .with_context(|| format!("{} is empty and can't be removed", path.display())),
+            (None, _) => Ok(()),
+        };
+        let imported = ended?;
+        // The users exist by now, whatever became of their links.
+        let reported = self.report(&imported, app.services.settings.mail, kept.is_ok());
+        kept.and(reported)
     }
 
     fn format(&self) -> Result<Format> {
@@ -100,12 +104,12 @@ impl Import {
         }
     }
 
-    fn report(&self, imported: &Imported, mail: bool) -> Result<()> {
+    fn report(&self, imported: &Imported, mail: bool, links_kept: bool) -> Result<()> {
         let refused = imported.refused.len();
         if self.json {
             output::json(&in_json(imported, self.dry_run))?;
         } else {
-            self.lines(imported, mail)?;
+            self.lines(imported, mail, links_kept)?;
         }
         if refused > 0 {
             let text = format!(
@@ -117,7 +121,7 @@ impl Import {
         Ok(())
     }
 
-    fn lines(&self, imported: &Imported, mail: bool) -> Result<()> {
+    fn lines(&self, imported: &Imported, mail: bool, links_kept: bool) -> Result<()> {
         if !imported.refused.is_empty() {
             let rows: Vec<_> = imported
                 .refused
@@ -152,6 +156,7 @@ impl Import {
                 imported.mailed,
                 plural(imported.mailed, "link", "links")
             )),
+            (Some(_), false) if !links_kept => Ok(()),
             (Some(path), false) => output::line(format_args!(
                 "Links to set a password, valid for 7 days: {}",
                 path.display()
@@ -219,6 +224,17 @@ fn new_file(path: &Path) -> Result<File> {
         .mode(0o600)
         .open(path)
         .map_err(|error| Refusal(format!("{} can't be made: {error}", path.display())).into())
+}
+
+/// Returns what to do about links that could not be written, which nothing shows a second time.
+fn lost_links(path: &Path, links: usize, error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{links} {} imported, but the links to set a password can't be written to {}, and those that are not in it are \
+         lost: {error:#}. Don't import the file again: an admin resets each one's password to get a new link to hand \
+         over",
+        plural(links, "user was", "users were"),
+        path.display()
+    )
 }
 
 fn write_links(file: File, links: &[(String, Shown)]) -> Result<()> {

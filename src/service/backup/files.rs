@@ -43,7 +43,9 @@ impl Unfinished {
             })?;
             let mut unfinished = std::ffi::OsString::from(".");
             unfinished.push(name);
-            unfinished.push(format!("{UNFINISHED}{mark}"));
+            unfinished.push(UNFINISHED);
+            warn_of_left(destination, &unfinished);
+            unfinished.push(mark);
             destination.with_file_name(unfinished)
         };
         let made = DirBuilder::new().mode(0o700).create(&path);
@@ -114,6 +116,21 @@ impl Drop for Unfinished {
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, path = %self.path.display(), "an unfinished directory could not be removed");
+        }
+    }
+}
+
+/// Warns of what a killed process left beside `destination`, in directories whose names begin with `unfinished`.
+/// They are not removed, since another process may be filling one.
+fn warn_of_left(destination: &Path, unfinished: &OsStr) {
+    for entry in fs::read_dir(parent(destination)).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(unfinished.as_encoded_bytes()) {
+            tracing::warn!(
+                path = %entry.path().display(),
+                "a backup or a restore to the same place ended early and left this, which may have the keys; if none is \
+                 running, remove it"
+            );
         }
     }
 }

@@ -1,13 +1,11 @@
 //! The manifest of a backup.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{KeyChoice, MANIFEST_FILE};
+use super::KeyChoice;
 
 /// The format version written. Later versions are refused.
 pub(super) const FORMAT: u32 = 2;
@@ -39,19 +37,6 @@ pub struct Manifest {
     pub trail: Trail,
     /// Every other file in the backup, by name.
     pub files: BTreeMap<String, FileFacts>,
-}
-
-/// Returns the fingerprint of the keys that the database in a backup belongs to, whatever the backup's format.
-/// It is that of the root key, which no change of other keys affects.
-pub(super) fn fingerprint_in(backup: &Path) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Owner {
-        key_fingerprint: String,
-    }
-    let text = fs::read(backup.join(MANIFEST_FILE)).ok()?;
-    let owner: Owner = serde_json::from_slice(&text).ok()?;
-    Some(owner.key_fingerprint)
 }
 
 /// State of the trail in a backup.

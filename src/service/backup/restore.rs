@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::files::{self, Unfinished, io_error};
 use super::{
     BackupError, CHECKPOINT_FILE, KeyChoice, MAC_FILE, MANIFEST_FILE, Manifest, SEALED_KEYS_FILE, Watch,
-    check, read_and_copy,
+    check, check_from, read_and_copy,
 };
 use crate::clock::Clock;
 use crate::domain::audit::{LogKey, LogKeys};
@@ -22,7 +22,7 @@ use crate::keys::{
 };
 use crate::service::{Services, trail};
 use crate::store::audit::{self, Revived, checkpoints as kept};
-use crate::store::{DATABASE_FILE, backup as copying};
+use crate::store::{DATABASE_FILE, backup as copying, installation};
 
 /// A backup, and how to obtain its keys.
 #[derive(Clone)]
@@ -92,13 +92,13 @@ pub fn unpack(
     let note = fs::read_to_string(source.backup.join(CHECKPOINT_FILE))
         .map_err(|error| io_error(&source.backup.join(CHECKPOINT_FILE), error))?;
     files::write_private(&folder.join(CHECKPOINT_FILE), &note)?;
-    let trusted = trusted(&manifest, &keys, &folder.join(DATABASE_FILE))?;
+    let trusted = trusted(&manifest, &keys, &folder.join(DATABASE_FILE), source)?;
     check(folder, &manifest, &trusted, watch)?;
     Ok((manifest, unfinished))
 }
 
 /// As [`unpack`], from a database alone, such as a replicator keeps: only its trail vouches for it, which must
-/// have been signed with these keys.
+/// have been signed with these keys, or with one that they vouch for.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -118,7 +118,7 @@ pub fn unpack_database(
     let keys = KeyRing::open(folder, entropy)?;
     let copy = folder.join(DATABASE_FILE);
     files::new_private_file(&copy)?;
-    let copied = read_and_copy(
+    let mut copied = read_and_copy(
         database,
         &copy,
         &keys,
@@ -126,15 +126,87 @@ pub fn unpack_database(
         clock.now(),
         watch,
     )?;
-    if !copied.is_ours {
-        return Err(BackupError::Refused(format!(
-            "{} was not signed with these keys: they belong to another appliance",
-            database.display()
+    let write_checkpoint = |note: &str| files::write_private(&folder.join(CHECKPOINT_FILE), note);
+    if copied.is_ours {
+        write_checkpoint(&copied.manifest.trail.checkpoint)?;
+        check(folder, &copied.manifest, &copied.trusted, watch)?;
+    } else if let Some(signed) = signed_with_newer_key(&copy, &keys)? {
+        tracing::warn!(keys = %keys_from.display(), "{OLD_KEYS_SERVE}");
+        write_checkpoint(&signed.note)?;
+        check_signed(folder, &signed, watch)?;
+        copied.manifest.trail.key = signed.key.to_string();
+        copied.manifest.trail.checkpoint = signed.note;
+    } else {
+        return Err(refuse_keys(database, &copy, keys_from, &keys)?);
+    }
+    Ok((copied.manifest, unfinished))
+}
+
+/// Logged when a copy of the keys is used that was made before the trail's key was changed.
+const OLD_KEYS_SERVE: &str = "this copy of the keys is older than the last change of the trail's key, and the old key \
+                              vouches for the new one; store the keys of the restored appliance again";
+
+/// What a key that is not at hand has signed, and the keys that lead to it.
+struct SignedWithNewerKey {
+    key: LogKey,
+    /// The key's newest checkpoint.
+    note: String,
+    trusted: LogKeys,
+}
+
+/// Finds what a database's newest key has signed, if one of `keys` vouches for it. The old key must not sign such a
+/// trail, since its last checkpoint was over the entry that retired it; and the database's own word for its keys is
+/// not enough, so that only the holder of the newest key can have signed what is found.
+fn signed_with_newer_key(database: &Path, keys: &KeyRing) -> Result<Option<SignedWithNewerKey>, BackupError> {
+    let found = copying::read_copy(database, |db| {
+        let newest = kept::known_logs(db)?.pop().map(|log| log.key);
+        let note = kept::find_newest_checkpoint(db)?.map(|(_, _, note)| note);
+        Ok((newest.zip(note), trail::find_vouched_keys(db, keys)?))
+    })?;
+    let (Some((key, note)), trusted) = found else {
+        return Ok(None);
+    };
+    let is_signed = LogKeys::new(vec![key.clone()]).open(&note).is_ok();
+    let counts = is_signed && trusted.contains(&key);
+    Ok(counts.then_some(SignedWithNewerKey { key, note, trusted }))
+}
+
+/// Checks that the copy is sound, and that its trail leads to what the newest key has signed.
+fn check_signed(folder: &Path, signed: &SignedWithNewerKey, watch: Watch<'_>) -> Result<(), BackupError> {
+    let (size, report) = check_from(folder, &signed.note, &signed.trusted, watch)?;
+    if report.vouched_size < size {
+        return Err(BackupError::Damaged(format!(
+            "{}: the trail does not agree with its newest checkpoint",
+            folder.display()
         )));
     }
-    files::write_private(&folder.join(CHECKPOINT_FILE), &copied.manifest.trail.checkpoint)?;
-    check(folder, &copied.manifest, &copied.trusted, watch)?;
-    Ok((copied.manifest, unfinished))
+    Ok(())
+}
+
+/// Returns why the keys can't be used for a database that neither they nor a key that they vouch for has signed.
+fn refuse_keys(
+    database: &Path,
+    copy: &Path,
+    keys_from: &Path,
+    keys: &KeyRing,
+) -> Result<BackupError, BackupError> {
+    let belongs_to = copying::read_copy(copy, installation::find_key_fingerprint)?;
+    Ok(if belongs_to.as_deref() == Some(keys.fingerprint()) {
+        refuse_old_keys(keys_from)
+    } else {
+        let database = database.display();
+        BackupError::Refused(format!(
+            "{database} was not signed with these keys: they belong to another appliance"
+        ))
+    })
+}
+
+fn refuse_old_keys(keys_from: &Path) -> BackupError {
+    BackupError::Refused(format!(
+        "the keys in {} are of this appliance, but older than the last change of the trail's key (latchkey audit \
+         rotate-key, a restore), and do not vouch for the new one; name a copy that was made after it",
+        keys_from.display()
+    ))
 }
 
 /// Checks that the replaced, newer database can be compared with, before the work of a restore begins.
@@ -246,19 +318,34 @@ fn compare_keys(backup: &Path, manifest: &Manifest, text: &str, keys: &KeyRing) 
     }
 }
 
-/// Returns the key that the manifest names, which must be ours, and the keys that signed before it, as the
-/// database lists them: the maker of the manifest had our keys, and the manifest names the database by its
-/// hash.
-fn trusted(manifest: &Manifest, keys: &KeyRing, database: &Path) -> Result<LogKeys, BackupError> {
+/// Returns the key that the manifest names, which must be ours or one that ours vouch for, and the keys that signed
+/// before it, as the database lists them: the maker of the manifest had our keys, and the manifest names the
+/// database by its hash.
+fn trusted(
+    manifest: &Manifest,
+    keys: &KeyRing,
+    database: &Path,
+    source: &Source,
+) -> Result<LogKeys, BackupError> {
     let told = LogKey::parse(&manifest.trail.key)
         .map_err(|error| BackupError::Damaged(format!("the manifest: {error}")))?;
     // Keys given separately may have been changed since the backup.
     let ours = keys.audit_public_keys();
     let mut ours = ours.iter().filter_map(|key| LogKey::of(told.origin(), key));
     if !ours.any(|ours| ours == told) {
-        return Err(BackupError::Damaged(
-            "the trail's key in the manifest is not the backup's".to_owned(),
-        ));
+        let vouched = copying::read_copy(database, |db| trail::find_vouched_keys(db, keys))
+            .map_err(|error| BackupError::Damaged(error.to_string()))?;
+        match &source.keys_from {
+            Some(keys_from) if vouched.contains(&told) => {
+                tracing::warn!(keys = %keys_from.display(), "{OLD_KEYS_SERVE}");
+            }
+            Some(keys_from) => return Err(refuse_old_keys(keys_from)),
+            None => {
+                return Err(BackupError::Damaged(
+                    "the trail's key in the manifest is not the backup's".to_owned(),
+                ));
+            }
+        }
     }
     let mut trusted = copying::read_copy(database, kept::known_keys)
         .map_err(|error| BackupError::Damaged(error.to_string()))?;

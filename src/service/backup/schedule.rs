@@ -1,5 +1,6 @@
 //! Scheduled backups while the server runs, and the removal of old ones.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
@@ -11,8 +12,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use zeroize::Zeroizing;
 
 use super::files::{UNFINISHED, io_error};
-use super::manifest::fingerprint_in;
-use super::{BackupError, KeyChoice, MANIFEST_FILE, Order, create};
+use super::{BackupError, KeyChoice, MANIFEST_FILE, Order, Owner, create};
 use crate::service::Services;
 
 const PREFIX: &str = "latchkey-";
@@ -41,12 +41,11 @@ pub struct Schedule {
 }
 
 /// Makes a backup if the newest one of this appliance is due for renewal, then removes its oldest ones beyond
-/// the number to keep. Other appliances may use the same directory; their key fingerprints tell them apart.
-/// Returns the path of the new backup.
+/// the number to keep; a failure to remove one is logged. Other appliances may use the same directory, also one
+/// that was restored from a backup of this one: [`Owner`] tells them apart. Returns the path of the new backup.
 ///
 /// # Errors
-/// [`BackupError`]; [`BackupError::Stopped`] soon after `is_stopped` returns true. No old backup was removed then,
-/// unless the removal is what failed.
+/// [`BackupError`]; [`BackupError::Stopped`] soon after `is_stopped` returns true. No old backup was removed then.
 pub fn back_up_when_due(
     services: &Services,
     schedule: &Schedule,
@@ -54,7 +53,8 @@ pub fn back_up_when_due(
 ) -> Result<Option<PathBuf>, BackupError> {
     let now = services.clock.now();
     let there = find_backups(&schedule.directory)?;
-    let is_ours = |path: &Path| fingerprint_in(path).is_some_and(|of| of == services.keys.fingerprint());
+    let owner = Owner::of(services)?;
+    let is_ours = |path: &Path| Owner::of_backup(path).as_ref() == Some(&owner);
     // After the clock was set back, a backup dated in the future does not count as recent.
     let newest = there.iter().rev().find(|(at, path)| *at <= now && is_ours(path));
     let newest = newest.map(|(at, _)| *at);
@@ -64,7 +64,7 @@ pub fn back_up_when_due(
     if newest.is_some_and(|at| now.duration_since(at) < schedule.every) {
         return Ok(None);
     }
-    clear_unfinished(services, schedule);
+    clear_unfinished_of(&owner, now, schedule);
     let destination = schedule.directory.join(name_of(now));
     let order = Order {
         data_dir: services
@@ -91,26 +91,50 @@ pub fn back_up_when_due(
     };
     create(&order, &services.clock, &services.entropy, watch)?;
     services.counts.backed_up(now);
-    let others: Vec<_> = there.into_iter().filter(|(_, path)| is_ours(path)).collect();
-    let surplus = (others.len() + 1).saturating_sub(schedule.keep.max(1));
-    for (_, old) in others.into_iter().take(surplus) {
-        fs::remove_dir_all(&old).map_err(|source| io_error(&old, source))?;
-        tracing::info!(path = %old.display(), "an old backup was removed");
+    let others = there.into_iter().filter(|(_, path)| is_ours(path));
+    // Counted apart: those that a clock ahead of time left must not take the place of real ones, and may be the only
+    // ones if the clock is behind now.
+    let (past, future): (Vec<_>, Vec<_>) = others.partition(|(at, _)| *at <= now);
+    let keep = schedule.keep.max(1);
+    for (_, old) in surplus(past, keep - 1).chain(surplus(future, keep)) {
+        match remove_old(&old, &owner) {
+            Ok(()) => tracing::info!(path = %old.display(), "an old backup was removed"),
+            Err(error) => {
+                tracing::warn!(%error, path = %old.display(), "an old backup could not be removed; trying again after the next one");
+            }
+        }
     }
     Ok(Some(destination))
 }
 
-/// Returns when the newest finished backup of the appliance with these keys was made, if the directory has one.
+/// Returns the oldest beyond the number to keep; `backups` are the oldest first.
+fn surplus<T>(backups: Vec<T>, keep: usize) -> impl Iterator<Item = T> {
+    let surplus = backups.len().saturating_sub(keep);
+    backups.into_iter().take(surplus)
+}
+
+/// The finished backups of an appliance, by their dates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// When the newest was made, except for those dated in the future.
+    pub at: Option<Timestamp>,
+    /// Number of those dated in the future, made while the clock was ahead.
+    pub future: usize,
+}
+
+/// Finds the newest finished backup of an appliance in a directory.
 ///
 /// # Errors
-/// [`BackupError`] if it can't be read.
-pub fn find_newest(directory: &Path, fingerprint: &str) -> Result<Option<Timestamp>, BackupError> {
+/// [`BackupError`] if the directory can't be read.
+pub fn find_newest(directory: &Path, owner: &Owner, now: Timestamp) -> Result<Newest, BackupError> {
     let there = find_backups(directory)?;
-    let newest = there
-        .into_iter()
-        .rev()
-        .find(|(_, path)| fingerprint_in(path).as_deref() == Some(fingerprint));
-    Ok(newest.map(|(at, _)| at))
+    let ours = |path: &Path| Owner::of_backup(path).as_ref() == Some(owner);
+    let (past, future): (Vec<_>, Vec<_>) = there.into_iter().partition(|(at, _)| *at <= now);
+    let newest = past.into_iter().rev().find(|(_, path)| ours(path));
+    Ok(Newest {
+        at: newest.map(|(at, _)| at),
+        future: future.iter().filter(|(_, path)| ours(path)).count(),
+    })
 }
 
 /// Returns how long to wait after this many failures in a row.
@@ -177,7 +201,14 @@ fn find_backups(directory: &Path) -> Result<Vec<(Timestamp, PathBuf)>, BackupErr
 /// those of others that are too old to be in progress. A failure to remove one is logged and does not delay
 /// anything.
 pub fn clear_unfinished(services: &Services, schedule: &Schedule) {
-    let now = services.clock.now();
+    match Owner::of(services) {
+        Ok(owner) => clear_unfinished_of(&owner, services.clock.now(), schedule),
+        Err(error) => tracing::warn!(%error, "unfinished backups could not be removed"),
+    }
+}
+
+fn clear_unfinished_of(owner: &Owner, now: Timestamp, schedule: &Schedule) {
+    let ours = owner.mark();
     for entry in fs::read_dir(&schedule.directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let parts = name
@@ -186,7 +217,7 @@ pub fn clear_unfinished(services: &Services, schedule: &Schedule) {
         let Some((begun, mark)) = parts.and_then(|(name, mark)| Some((time_of(name)?, mark))) else {
             continue;
         };
-        let is_ours = mark.starts_with(services.keys.fingerprint());
+        let is_ours = mark.starts_with(&ours);
         if (is_ours || now.duration_since(begun) >= UNFINISHED_LASTS)
             && let Err(error) = remove_unfinished(&entry.path())
         {
@@ -202,8 +233,20 @@ fn remove_unfinished(path: &Path) -> io::Result<()> {
     if !name.as_encoded_bytes().ends_with(REMOVED.as_bytes()) {
         name.push(REMOVED);
     }
-    let removed = path.with_file_name(name);
-    fs::rename(path, &removed)?;
+    remove_as(path, &path.with_file_name(name))
+}
+
+/// Renamed first, to the name of an unfinished one: if the removal is interrupted, what is left, which may have the
+/// keys, is no backup, and [`clear_unfinished`] removes it.
+fn remove_old(path: &Path, owner: &Owner) -> io::Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!("{UNFINISHED}{}{REMOVED}", owner.mark()));
+    remove_as(path, &path.with_file_name(name))
+}
+
+fn remove_as(path: &Path, removed: &Path) -> io::Result<()> {
+    fs::rename(path, removed)?;
     fs::remove_dir_all(removed)
 }
 

@@ -4,7 +4,7 @@ use super::Finding;
 use crate::domain::audit::checkpoint::origin_of;
 use crate::domain::{Error, Result};
 use crate::service::Services;
-use crate::service::backup::{Schedule, find_newest, try_schedule};
+use crate::service::backup::{Newest, Owner, Schedule, find_newest, try_schedule};
 use crate::store::audit::checkpoints::known_logs;
 use crate::store::free_space;
 
@@ -75,17 +75,27 @@ pub(super) fn backups(services: &Services, schedule: &Schedule) -> Vec<Finding> 
     if let Err(problem) = try_schedule(schedule) {
         return vec![Finding::broken("backup", problem.to_string())];
     }
-    vec![
-        match find_newest(&schedule.directory, services.keys.fingerprint()) {
-            Err(problem) => Finding::broken("backup", problem.to_string()),
-            Ok(None) => Finding::doubtful("backup", format!("{place} has no backup of this appliance yet")),
-            Ok(Some(newest)) if now.duration_since(newest) > schedule.every * 2 => {
-                let text = format!(
-                    "the newest in {place} is from {newest}, more than twice backup.every ago; the server's log says why"
-                );
-                Finding::doubtful("backup", text)
-            }
-            Ok(Some(newest)) => Finding::fine("backup", format!("the newest in {place} is from {newest}")),
-        },
-    ]
+    let newest = Owner::of(services).and_then(|owner| find_newest(&schedule.directory, &owner, now));
+    let Newest { at, future } = match newest {
+        Ok(newest) => newest,
+        Err(problem) => return vec![Finding::broken("backup", problem.to_string())],
+    };
+    let mut findings = vec![match at {
+        None => Finding::doubtful("backup", format!("{place} has no backup of this appliance yet")),
+        Some(newest) if now.duration_since(newest) > schedule.every * 2 => {
+            let text = format!(
+                "the newest in {place} is from {newest}, more than twice backup.every ago; the server's log says why"
+            );
+            Finding::doubtful("backup", text)
+        }
+        Some(newest) => Finding::fine("backup", format!("the newest in {place} is from {newest}")),
+    }];
+    if future > 0 {
+        let text = format!(
+            "{future} in {place} are dated in the future, and not counted: check the clock; if it was ahead when they \
+             were made, remove them once there are newer ones"
+        );
+        findings.push(Finding::doubtful("backup", text));
+    }
+    findings
 }

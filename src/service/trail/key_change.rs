@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use super::checkpoints::{self, Signed, key_changed, signer};
-use crate::domain::audit::{ActorRef, KeyChange, LogSigner};
+use crate::domain::audit::{ActorRef, Content, KeyChange, LogKeys, LogSigner, Record};
 use crate::domain::{Error, Result};
-use crate::keys::{Changing, KeyError};
+use crate::keys::{Changing, KeyError, KeyRing};
 use crate::service::Services;
+use crate::store::Connection;
 use crate::store::audit::{self, checkpoints as kept};
 
 /// The result of a key rotation.
@@ -127,6 +128,37 @@ pub fn finish_key_change(services: &Services) -> Result<()> {
     }
     // The staged key was never used; the next change replaces it.
     Ok(())
+}
+
+/// Returns the keys of the trail that are in `keys`, and those that one of them vouches for in an entry: each for one
+/// other, and for none after that. The entries are not verified, only the statements in them.
+///
+/// # Errors
+/// [`Error::Internal`] when the database can't be read.
+pub fn find_vouched_keys(db: &Connection, keys: &KeyRing) -> Result<LogKeys> {
+    let logs = kept::known_logs(db)?.into_iter().map(|log| log.key);
+    let ours = logs.filter(|key| keys.audit_key_age(key).is_some());
+    let (mut vouched, mut retired) = (LogKeys::new(ours.collect()), LogKeys::default());
+    for sequence in audit::find_key_changes(db)? {
+        let record = audit::find_record(db, sequence)?;
+        let Some(change) = record.as_ref().and_then(change_in) else {
+            continue;
+        };
+        let counts = vouched.contains(&change.from) && !retired.contains(&change.from);
+        if counts && change.is_vouched_for(sequence) == Some(Ok(())) {
+            retired.add(change.from);
+            vouched.add(change.to);
+        }
+    }
+    Ok(vouched)
+}
+
+fn change_in(record: &Record) -> Option<KeyChange> {
+    let Content::Whole(body) = &record.content else {
+        return None;
+    };
+    let details = body.subject.data()?.details.as_deref()?;
+    KeyChange::read(&serde_json::from_str(details).ok()?)
 }
 
 fn internal(error: &KeyError) -> Error {

@@ -69,13 +69,27 @@ pub fn clear_every_session(tx: &Connection, at: Timestamp) -> Result<usize> {
 /// # Errors
 /// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
 pub fn find_abandonments(connection: &Connection) -> Result<Vec<u64>> {
-    let kinds = [EventType::AuditRollbackAccept, EventType::BackupRestore].map(EventType::as_str);
+    find_of(
+        connection,
+        [EventType::AuditRollbackAccept, EventType::BackupRestore],
+    )
+}
+
+/// Finds the sequences of the entries that record a change of the trail's key, oldest first.
+///
+/// # Errors
+/// [`Error::Internal`](crate::domain::Error::Internal) when SQLite fails.
+pub fn find_key_changes(connection: &Connection) -> Result<Vec<u64>> {
+    find_of(connection, [EventType::AuditKeyChange; 2])
+}
+
+fn find_of(connection: &Connection, kinds: [EventType; 2]) -> Result<Vec<u64>> {
     Ok(connection
         .prepare_cached(
             "SELECT sequence FROM audit_entry WHERE organization_id IS NULL AND event_type IN (?1, ?2)
                AND at IS NOT NULL ORDER BY sequence",
         )?
-        .query_map(kinds, |row| row.get(0).map(from_column))?
+        .query_map(kinds.map(EventType::as_str), |row| row.get(0).map(from_column))?
         .collect::<rusqlite::Result<_>>()?)
 }
 
