@@ -286,6 +286,37 @@ async fn what_a_retired_key_signs_later_is_found() {
     }
 }
 
+/// Whoever has the retired key and writes the database leads nobody to a key of their own.
+#[tokio::test]
+async fn a_retired_key_vouches_for_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = begun(dir.path()).await;
+    let leaked = app.services.keys.audit_signing_key();
+    let changed = rotated(&app).await;
+    append(&app).await;
+    let old = LogKey::parse(&changed.from).unwrap();
+    let thief = LogSigner::new(old.origin(), &leaked);
+    let evil = stranger(&changed.from).log_key();
+    let place = app.services.store.read(|db| audit::size(db)).unwrap();
+    let event = KeyChange::by(&thief, evil.clone(), place).event(ActorRef::operator());
+    assert_eq!(append_event(&app, event).await, place);
+    append(&app).await;
+    for given in [vec![&*changed.from], vec![&*changed.to]] {
+        trail::checkpoint(&app.services).await.unwrap();
+        let report = check_with(dir.path(), &keys(&given), Vec::new());
+        assert_eq!(
+            kinds(&report),
+            [Tampering::ForgedCheckpoint],
+            "{given:?}: {report:?}"
+        );
+        assert!(report.findings[0].text.contains("retired the key"), "{report:?}");
+        let led = report.notes.iter().any(|note| note.contains(&evil.to_string()));
+        assert!(!led, "{:?}", report.notes);
+        let file = export(&app, &Selection::default()).await;
+        assert_eq!(kinds(&check_file(&file, &given)), [Tampering::ForgedCheckpoint]);
+    }
+}
+
 /// The export lacks the newest entry, whose hash replaces it, and the thief of the old key signed its end.
 #[tokio::test]
 async fn a_retired_key_does_not_end_an_export_either() {

@@ -93,7 +93,18 @@ impl Verifier {
             return;
         }
         let vouched = match change.is_vouched_for(sequence) {
-            Some(Ok(())) => true,
+            Some(Ok(())) => {
+                let by = self.retired_before(&change.from, sequence);
+                if let Some(by) = by {
+                    let text = format!(
+                        "entry {sequence} says that a key vouches for another one, and it does not count: entry {by} \
+                         retired the key"
+                    );
+                    self.findings
+                        .add(Tampering::ForgedCheckpoint, sequence, sequence, text);
+                }
+                by.is_none()
+            }
             Some(Err(error)) => {
                 let text = format!(
                     "entry {sequence} says that the key before vouches for another one, and what it shows does not \
