@@ -189,6 +189,7 @@ impl PluginHost {
             version: turn.version,
             digest,
             config_digest: turn.config_digest,
+            hook,
             asked: turn.asked,
         };
         let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);

@@ -345,8 +345,8 @@ pub struct DecisionRecord {
     pub log_dropped: u32,
     /// Resources that the call used.
     pub usage: Usage,
-    /// Consecutive failures of this version of the binding, this one included; 0 after an answer, and where it
-    /// got no slot.
+    /// Consecutive failures of this version of the binding at this hook, this one included; 0 after an answer, and
+    /// where it got no slot.
     #[serde(default)]
     pub failures_in_a_row: u32,
 }
