@@ -14,8 +14,8 @@ use latchkey::domain::policy::{
     OrganizationFacts, Outcome, Question, RequestFacts, ResultKind, Role, Target,
 };
 use latchkey::plugin_host::{
-    BoundPlugin, CallEnd, Case, DecisionRecord, Digest, Evaluation, FailureAction, FailureCause, HostOptions,
-    Limits, OnFailure, PackageError, PluginHost, Prepared,
+    BoundPlugin, CallEnd, Case, CompilerProgram, DecisionRecord, Digest, Evaluation, FailureAction,
+    FailureCause, HostOptions, Limits, OnFailure, PackageError, PluginHost, Prepared,
 };
 use uuid::Uuid;
 
@@ -845,6 +845,70 @@ async fn a_function_of_the_wrong_type_is_refused_at_installation() {
             .contains("the types of its exports are not those of the contract"),
         "{error}"
     );
+}
+
+/// A host whose compilations have a process of their own, as an appliance's have.
+fn compiling_apart(compile_limit: Duration, meter_fuel: bool) -> PluginHost {
+    let mut arguments = vec!["plugin".to_owned(), "compile-stdin".to_owned()];
+    arguments.extend(meter_fuel.then(|| "--count-fuel".to_owned()));
+    let options = HostOptions {
+        compiler: Some(CompilerProgram {
+            path: env!("CARGO_BIN_EXE_latchkey").into(),
+            arguments,
+        }),
+        compile_limit,
+        meter_fuel,
+        ..HostOptions::default()
+    };
+    PluginHost::new(options).expect("a host")
+}
+
+#[tokio::test]
+async fn what_a_process_of_its_own_compiled_runs_here() {
+    for meter_fuel in [false, true] {
+        let host = compiling_apart(Duration::from_mins(2), meter_fuel);
+        let plain = load(&host, &Guest::default().wasm());
+        assert!(ask(&host, plain).await.failure.is_none());
+        let broken = wat::parse_str(
+            r#"(component (core module (func (result i32)))
+                (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#,
+        );
+        let refused = host
+            .prepare(&broken.expect("a text"))
+            .expect_err("it has no result");
+        assert_eq!(refused.code(), "invalid-component", "{refused}");
+        assert!(refused.to_string().contains("type mismatch"), "{refused}");
+    }
+}
+
+/// It is within every bound that is judged beforehand, and takes minutes.
+#[tokio::test]
+async fn a_compilation_that_takes_too_long_is_ended_and_the_next_one_begins() {
+    let (locals, loops) = (300, 250);
+    let steps: String = (0..locals)
+        .map(|n| format!("local.get {n} i32.const 1 i32.add local.set {n} "))
+        .collect();
+    let tangled = format!(
+        "(func (local{}) {} {steps} {})",
+        " i32".repeat(locals),
+        "loop ".repeat(loops),
+        "i32.const 1 br_if 0 end ".repeat(loops)
+    );
+    let slow = Guest {
+        items: tangled.repeat(20),
+        ..Guest::default()
+    };
+    let host = compiling_apart(Duration::from_secs(1), false);
+    let slow = slow.wasm();
+    let refused = host.prepare(&slow).expect_err("a second is not enough");
+    assert_eq!(refused.code(), "compile-time-exceeded", "{refused}");
+    // The only compiler is free again.
+    let plain = load(&host, &Guest::default().wasm());
+    assert!(ask(&host, plain).await.failure.is_none());
+    let again = Instant::now();
+    let refused = host.prepare(&slow).expect_err("it is remembered");
+    assert_eq!(refused.code(), "compile-time-exceeded", "{refused}");
+    assert!(again.elapsed() < Duration::from_secs(1));
 }
 
 #[test]

@@ -144,6 +144,11 @@ impl TickedEngine {
     }
 }
 
+/// Returns an engine that only compiles, for [`TickedEngine`]s: it reserves no address space.
+pub(super) fn compiling(meter_fuel: bool) -> anyhow::Result<Engine> {
+    Engine::new(&code_config(meter_fuel)).map_err(|e| anyhow::anyhow!("{e:#}"))
+}
+
 fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(concurrent_calls)
@@ -174,9 +179,15 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
             .linear_memory_keep_resident(MEMORY_BYTES_KEPT);
     }
 
+    let mut config = code_config(meter_fuel);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// Returns the settings on which machine code depends.
+fn code_config(meter_fuel: bool) -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
         .consume_fuel(meter_fuel)
         .max_wasm_stack(WASM_STACK_BYTES)
