@@ -656,7 +656,8 @@ fn large(host: &PluginHost, then: &str) -> BoundPlugin {
 #[tokio::test]
 async fn all_calls_together_have_a_bound_on_memory_that_is_whole_again_after_them() {
     let options = HostOptions {
-        memory_total_bytes: 300 << 20,
+        // Half of it is for resets.
+        memory_total_bytes: 800 << 20,
         total_concurrency: 2,
         ..HostOptions::default()
     };
@@ -679,7 +680,7 @@ async fn all_calls_together_have_a_bound_on_memory_that_is_whole_again_after_the
         while held.load(Ordering::Relaxed) {
             let evaluation = host.before(std::slice::from_ref(&takes), &question).await;
             if let Some(failed) = evaluation.failure {
-                assert_eq!(failed.failure.cause, FailureCause::Memory);
+                assert_eq!(failed.failure.cause, FailureCause::Busy, "never skipped");
                 let detail = failed.failure.detail;
                 assert!(
                     detail.contains("all policies together (plugins.memory_total_mib)"),
@@ -697,9 +698,74 @@ async fn all_calls_together_have_a_bound_on_memory_that_is_whole_again_after_the
         refused
     };
     let ((), refused) = tokio::join!(holding, others);
-    assert!(refused > 0, "two of 200 MiB are more than 300");
+    assert!(refused > 0, "two of 200 MiB are all of those 400");
     let again = ask(&host, takes).await;
     assert!(again.failure.is_none(), "{again:?}");
+}
+
+/// One organisation's files describe themselves, and its resets ask its policies, with all the memory that a call may
+/// have. What another one's policy needs is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_organisation_takes_the_memory_that_anothers_policies_need() {
+    let host = host();
+    let spin = "(drop (memory.grow (i32.const 4000))) (loop $l (br $l)) (unreachable)";
+    let mut greedy = load(&host, &before(spin));
+    greedy.limits.memory_bytes = 256 << 20;
+    greedy.limits.deadline_ms = 1_000;
+    let describing = Guest {
+        describe: spin.into(),
+        ..Guest::default()
+    };
+    let describing = host.prepare(&describing.wasm()).expect("a module");
+    let mut modest = load(
+        &host,
+        &before("(drop (memory.grow (i32.const 960))) (i32.const 512)"),
+    );
+    modest.binding_id = Uuid::from_u128(8);
+    modest.limits.deadline_ms = 1_000;
+    modest.on_failure = OnFailure::always(FailureAction::Skip);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut theirs = tokio::task::JoinSet::new();
+    for nth in 0..6 {
+        let (host, stop) = (host.clone(), Arc::clone(&stop));
+        let (describing, greedy) = (Arc::clone(&describing), greedy.clone());
+        theirs.spawn(async move {
+            let mut spun = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let cause = if nth < 4 {
+                    match host.describe(&describing).await {
+                        Err(PackageError::Describe(failure)) => failure.cause,
+                        other => panic!("{other:?}"),
+                    }
+                } else {
+                    cause(
+                        &host
+                            .before(std::slice::from_ref(&greedy), &question_of("a"))
+                            .await,
+                    )
+                };
+                spun += u32::from(cause == FailureCause::Deadline);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            spun
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for _ in 0..100 {
+        let evaluation = host
+            .before(std::slice::from_ref(&modest), &question_of("b"))
+            .await;
+        let end = &evaluation.records[0].end;
+        assert!(matches!(end, CallEnd::Answer(_)), "{end:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let spun: u32 = theirs.join_all().await.iter().sum();
+    assert!(
+        spun >= 2,
+        "a file and a reset had all that a call may have: {spun}"
+    );
 }
 
 #[tokio::test]

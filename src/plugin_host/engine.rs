@@ -20,7 +20,7 @@ use wasmtime::{
 };
 
 pub(super) use call::{CallState, CpuClock, metered};
-pub(super) use memory::MemoryBudget;
+pub(super) use memory::{MemoryBudget, Party};
 
 /// Limits of one call of a plugin. Every field has a safe default and is clamped to its bounds by
 /// [`Limits::bounded`].
@@ -115,9 +115,14 @@ impl TickedEngine {
     }
 
     /// Creates a store for one call and starts its deadline.
-    pub(super) fn store(&self, limits: Limits, clock: &Arc<CpuClock>) -> (Store<CallState>, InFlight<'_>) {
+    pub(super) fn store(
+        &self,
+        party: Party<'_>,
+        limits: Limits,
+        clock: &Arc<CpuClock>,
+    ) -> (Store<CallState>, InFlight<'_>) {
         let in_flight = self.ticker.begin();
-        let state = CallState::new(limits, Arc::clone(clock), Arc::clone(&self.memory));
+        let state = CallState::new(limits, Arc::clone(clock), Arc::clone(&self.memory), party);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.answer_bytes as usize);
