@@ -95,16 +95,13 @@ impl Module {
         for group in body.get_locals_reader()? {
             locals += u64::from(group?.0);
         }
-        let (mut branches, mut block_width) = (1_u64, 1);
+        let (mut branches, mut block_width) = (1_u64, 0);
         let mut operators = body.get_operators_reader()?;
         while !operators.eof() {
             match operators.read()? {
                 Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
                     branches += 1;
-                    if let BlockType::FuncType(index) = blockty {
-                        let ty = self.signature(index);
-                        block_width = block_width.max(ty.parameters).max(ty.results);
-                    }
+                    block_width = block_width.max(self.block_width(blockty));
                 }
                 Operator::Br { .. } | Operator::BrIf { .. } | Operator::Else => branches += 1,
                 Operator::BrTable { targets } => branches += u64::from(targets.len()) + 1,
@@ -112,6 +109,17 @@ impl Module {
             }
         }
         Ok((locals + block_width).saturating_mul(branches))
+    }
+
+    fn block_width(&self, ty: BlockType) -> u64 {
+        match ty {
+            BlockType::Empty => 0,
+            BlockType::Type(_) => 1,
+            BlockType::FuncType(index) => {
+                let ty = self.signature(index);
+                ty.parameters.max(ty.results)
+            }
+        }
     }
 
     /// Returns the signature of a type; the widest there can be for one that is not there, which the compiler
