@@ -127,6 +127,7 @@ impl App {
             slot_wait: config.plugins.slot_wait,
             memory_total_bytes: config.plugins.memory_total_bytes,
             meter_fuel: config.plugins.count_fuel,
+            compiler: config.plugins.compiler.clone(),
             ..HostOptions::default()
         })?;
         let courier =

@@ -199,7 +199,10 @@ impl Global {
     /// # Errors
     /// One text that lists every problem; exit code 3.
     pub fn load(&self, listen: Option<String>) -> Result<Config> {
-        Config::load(&self.sources(listen)).map_err(|error| exit::BadConfig(format!("{error:#}")).into())
+        let mut config =
+            Config::load(&self.sources(listen)).map_err(|error| exit::BadConfig(format!("{error:#}")))?;
+        config.plugins.compiler = Some(plugin::compiler(config.plugins.count_fuel));
+        Ok(config)
     }
 
     fn sources(&self, listen: Option<String>) -> Sources {

@@ -22,7 +22,7 @@ use jiff::SignedDuration;
 use crate::courier::CourierConfig;
 use crate::limiter::Limits;
 use crate::passkeys::{RelyingParty, Written};
-use crate::plugin_host::SignerKey;
+use crate::plugin_host::{CompilerProgram, SignerKey};
 use crate::service::backup::{KeyChoice, Schedule};
 use crate::service::plugins::PluginSettings;
 use crate::service::{Settings, StoreOptions};
@@ -120,6 +120,8 @@ pub struct PluginConfig {
     pub count_fuel: bool,
     /// Directory of compiled plugins, which are compiled again if it is lost.
     pub cache_dir: PathBuf,
+    /// The program that compiles plugins; not configured, but named by the command line.
+    pub compiler: Option<CompilerProgram>,
 }
 
 impl Config {
@@ -305,6 +307,7 @@ fn plugin_config(plugins: RawPlugins, data_dir: &Path) -> PluginConfig {
         memory_total_bytes: plugins.memory_total_mib << 20,
         count_fuel: plugins.count_fuel,
         cache_dir: plugins.cache_dir.unwrap_or_else(|| data_dir.join("plugin-cache")),
+        compiler: None,
     }
 }
 

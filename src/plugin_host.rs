@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-pub use artefact::Origin;
+pub use artefact::{CompilerProgram, Origin, compile_stdin};
 pub use cases::{
     BASE_QUESTION, Case, CaseError, CaseHook, CaseReport, base_question, embed as embed_cases,
     embedded as embedded_cases, merge_patch,
@@ -90,12 +90,16 @@ pub struct HostOptions {
     pub total_concurrency: u32,
     /// How long an evaluation waits for a slot before it fails as [`FailureCause::Busy`].
     pub slot_wait: Duration,
-    /// Maximum linear memory of all running calls together, in bytes.
+    /// Maximum linear memory of all running calls together, in bytes: a quarter divided evenly among them, a quarter
+    /// for those that no reset waits for, half for those of resets, of which an organisation may hold as much as it
+    /// leaves free.
     pub memory_total_bytes: u64,
     /// Whether to count fuel: the count is reproducible, but guests run slower.
     pub meter_fuel: bool,
     /// Maximum CPU time for compiling one module.
     pub compile_limit: Duration,
+    /// The program that compiles. `None`: a thread of this process, where nothing ends a compilation.
+    pub compiler: Option<CompilerProgram>,
     /// Maximum CPU time for the golden cases of one file at installation.
     pub cases_limit: Duration,
 }
@@ -112,6 +116,7 @@ impl Default for HostOptions {
             memory_total_bytes: 1 << 30,
             meter_fuel: false,
             compile_limit: Duration::from_mins(2),
+            compiler: None,
             cases_limit: Duration::from_secs(10),
         }
     }
@@ -177,6 +182,7 @@ impl PluginHost {
             options.cache_dir,
             options.cache_key,
             options.compile_limit,
+            options.compiler,
         )?;
         Ok(Self(Arc::new(Inner {
             linker: v1::linker(&engine).map_err(|e| anyhow::anyhow!("{e:#}"))?,
@@ -195,7 +201,7 @@ impl PluginHost {
         })))
     }
 
-    /// Checks a plugin file and loads its module, from the cache or by compiling it on the compiler thread. The
+    /// Checks a plugin file and loads its module, from the cache or by compiling it in the background. The
     /// compiled code is written to the cache only by [`Self::keep_artefact`], so that a refused file leaves
     /// nothing behind. Blocks (seconds for a JavaScript or Python plugin): call it from a blocking thread.
     ///
@@ -319,7 +325,7 @@ impl PluginHost {
         self.0.metrics.versions()
     }
 
-    /// Returns the number of evaluations since the start that got no slot.
+    /// Returns the number of evaluations since the start that got no slot, and of calls that got too little memory.
     #[must_use]
     pub fn busy_count(&self) -> u64 {
         self.0.metrics.busy()

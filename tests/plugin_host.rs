@@ -14,8 +14,8 @@ use latchkey::domain::policy::{
     OrganizationFacts, Outcome, Question, RequestFacts, ResultKind, Role, Target,
 };
 use latchkey::plugin_host::{
-    BoundPlugin, CallEnd, Case, DecisionRecord, Digest, Evaluation, FailureAction, FailureCause, HostOptions,
-    Limits, OnFailure, PackageError, PluginHost, Prepared,
+    BoundPlugin, CallEnd, Case, CompilerProgram, DecisionRecord, Digest, Evaluation, FailureAction,
+    FailureCause, HostOptions, Limits, OnFailure, PackageError, PluginHost, Prepared,
 };
 use uuid::Uuid;
 
@@ -656,7 +656,8 @@ fn large(host: &PluginHost, then: &str) -> BoundPlugin {
 #[tokio::test]
 async fn all_calls_together_have_a_bound_on_memory_that_is_whole_again_after_them() {
     let options = HostOptions {
-        memory_total_bytes: 300 << 20,
+        // Half of it is for resets.
+        memory_total_bytes: 800 << 20,
         total_concurrency: 2,
         ..HostOptions::default()
     };
@@ -679,7 +680,7 @@ async fn all_calls_together_have_a_bound_on_memory_that_is_whole_again_after_the
         while held.load(Ordering::Relaxed) {
             let evaluation = host.before(std::slice::from_ref(&takes), &question).await;
             if let Some(failed) = evaluation.failure {
-                assert_eq!(failed.failure.cause, FailureCause::Memory);
+                assert_eq!(failed.failure.cause, FailureCause::Busy, "never skipped");
                 let detail = failed.failure.detail;
                 assert!(
                     detail.contains("all policies together (plugins.memory_total_mib)"),
@@ -697,9 +698,74 @@ async fn all_calls_together_have_a_bound_on_memory_that_is_whole_again_after_the
         refused
     };
     let ((), refused) = tokio::join!(holding, others);
-    assert!(refused > 0, "two of 200 MiB are more than 300");
+    assert!(refused > 0, "two of 200 MiB are all of those 400");
     let again = ask(&host, takes).await;
     assert!(again.failure.is_none(), "{again:?}");
+}
+
+/// One organisation's files describe themselves, and its resets ask its policies, with all the memory that a call may
+/// have. What another one's policy needs is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_organisation_takes_the_memory_that_anothers_policies_need() {
+    let host = host();
+    let spin = "(drop (memory.grow (i32.const 4000))) (loop $l (br $l)) (unreachable)";
+    let mut greedy = load(&host, &before(spin));
+    greedy.limits.memory_bytes = 256 << 20;
+    greedy.limits.deadline_ms = 1_000;
+    let describing = Guest {
+        describe: spin.into(),
+        ..Guest::default()
+    };
+    let describing = host.prepare(&describing.wasm()).expect("a module");
+    let mut modest = load(
+        &host,
+        &before("(drop (memory.grow (i32.const 960))) (i32.const 512)"),
+    );
+    modest.binding_id = Uuid::from_u128(8);
+    modest.limits.deadline_ms = 1_000;
+    modest.on_failure = OnFailure::always(FailureAction::Skip);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut theirs = tokio::task::JoinSet::new();
+    for nth in 0..6 {
+        let (host, stop) = (host.clone(), Arc::clone(&stop));
+        let (describing, greedy) = (Arc::clone(&describing), greedy.clone());
+        theirs.spawn(async move {
+            let mut spun = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let cause = if nth < 4 {
+                    match host.describe(&describing).await {
+                        Err(PackageError::Describe(failure)) => failure.cause,
+                        other => panic!("{other:?}"),
+                    }
+                } else {
+                    cause(
+                        &host
+                            .before(std::slice::from_ref(&greedy), &question_of("a"))
+                            .await,
+                    )
+                };
+                spun += u32::from(cause == FailureCause::Deadline);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            spun
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for _ in 0..100 {
+        let evaluation = host
+            .before(std::slice::from_ref(&modest), &question_of("b"))
+            .await;
+        let end = &evaluation.records[0].end;
+        assert!(matches!(end, CallEnd::Answer(_)), "{end:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let spun: u32 = theirs.join_all().await.iter().sum();
+    assert!(
+        spun >= 2,
+        "a file and a reset had all that a call may have: {spun}"
+    );
 }
 
 #[tokio::test]
@@ -845,6 +911,70 @@ async fn a_function_of_the_wrong_type_is_refused_at_installation() {
             .contains("the types of its exports are not those of the contract"),
         "{error}"
     );
+}
+
+/// A host whose compilations have a process of their own, as an appliance's have.
+fn compiling_apart(compile_limit: Duration, meter_fuel: bool) -> PluginHost {
+    let mut arguments = vec!["plugin".to_owned(), "compile-stdin".to_owned()];
+    arguments.extend(meter_fuel.then(|| "--count-fuel".to_owned()));
+    let options = HostOptions {
+        compiler: Some(CompilerProgram {
+            path: env!("CARGO_BIN_EXE_latchkey").into(),
+            arguments,
+        }),
+        compile_limit,
+        meter_fuel,
+        ..HostOptions::default()
+    };
+    PluginHost::new(options).expect("a host")
+}
+
+#[tokio::test]
+async fn what_a_process_of_its_own_compiled_runs_here() {
+    for meter_fuel in [false, true] {
+        let host = compiling_apart(Duration::from_mins(2), meter_fuel);
+        let plain = load(&host, &Guest::default().wasm());
+        assert!(ask(&host, plain).await.failure.is_none());
+        let broken = wat::parse_str(
+            r#"(component (core module (func (result i32)))
+                (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#,
+        );
+        let refused = host
+            .prepare(&broken.expect("a text"))
+            .expect_err("it has no result");
+        assert_eq!(refused.code(), "invalid-component", "{refused}");
+        assert!(refused.to_string().contains("type mismatch"), "{refused}");
+    }
+}
+
+/// It is within every bound that is judged beforehand, and takes minutes.
+#[tokio::test]
+async fn a_compilation_that_takes_too_long_is_ended_and_the_next_one_begins() {
+    let (locals, loops) = (300, 250);
+    let steps: String = (0..locals)
+        .map(|n| format!("local.get {n} i32.const 1 i32.add local.set {n} "))
+        .collect();
+    let tangled = format!(
+        "(func (local{}) {} {steps} {})",
+        " i32".repeat(locals),
+        "loop ".repeat(loops),
+        "i32.const 1 br_if 0 end ".repeat(loops)
+    );
+    let slow = Guest {
+        items: tangled.repeat(20),
+        ..Guest::default()
+    };
+    let host = compiling_apart(Duration::from_secs(1), false);
+    let slow = slow.wasm();
+    let refused = host.prepare(&slow).expect_err("a second is not enough");
+    assert_eq!(refused.code(), "compile-time-exceeded", "{refused}");
+    // The only compiler is free again.
+    let plain = load(&host, &Guest::default().wasm());
+    assert!(ask(&host, plain).await.failure.is_none());
+    let again = Instant::now();
+    let refused = host.prepare(&slow).expect_err("it is remembered");
+    assert_eq!(refused.code(), "compile-time-exceeded", "{refused}");
+    assert!(again.elapsed() < Duration::from_secs(1));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod compile;
 mod new;
 mod pack;
 mod run;
@@ -25,6 +26,7 @@ use super::output;
 use crate::domain::policy::Manifest;
 use crate::entropy::Entropy;
 use crate::plugin_host::{Case, CaseHook, HostOptions, PluginHost, Prepared, printable};
+pub(super) use compile::compiler;
 
 /// The plugin commands of authors.
 #[derive(Debug, Subcommand)]
@@ -61,6 +63,9 @@ pub enum PluginCommand {
     Sign(sign::Sign),
     /// Verify the signature of a plugin.
     Verify(sign::Verify),
+    /// Compile the component on standard input. The server starts this; it is of no use by hand.
+    #[command(hide = true)]
+    CompileStdin(compile::Compile),
 }
 
 impl PluginCommand {
@@ -80,6 +85,7 @@ impl PluginCommand {
             Self::Keygen(command) => command.run(),
             Self::Sign(command) => command.run(),
             Self::Verify(command) => command.run(),
+            Self::CompileStdin(command) => command.run(),
         }
     }
 }

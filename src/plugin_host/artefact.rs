@@ -1,8 +1,10 @@
-//! Compiles components on one background thread and caches the machine code on disk.
+//! Has components compiled, one at a time in the background, and caches the machine code on disk.
 //!
 //! Loading machine code means running it, so a cached artefact is loaded only if its HMAC, under a key that
 //! only this appliance has, is valid. Anything else (tampered, truncated, made by another engine or for another
 //! module) is compiled again and replaced.
+
+mod compiler;
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
@@ -13,11 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cpu_time::ThreadTime;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use wasmtime::Engine;
 use wasmtime::component::Component;
+
+use compiler::{Compiler, Fault, Job, News};
+pub use compiler::{CompilerProgram, compile_stdin};
 
 use super::package::{Package, PackageError, judge_effort};
 use super::printable::printable;
@@ -43,11 +47,17 @@ impl Artefacts {
         folder: Option<PathBuf>,
         key: [u8; 32],
         compile_limit: Duration,
+        program: Option<CompilerProgram>,
     ) -> anyhow::Result<Self> {
         let cache = folder
             .map(|folder| Cache::open(folder, key, &engine))
             .transpose()?;
-        let compiler = start_compiler(engine.clone()).context("cannot start the plugin compiler")?;
+        let compiler = Compiler {
+            engine: engine.clone(),
+            program,
+            limit: compile_limit,
+        };
+        let compiler = compiler.start().context("cannot start the plugin compiler")?;
         Ok(Self {
             engine,
             cache,
@@ -137,25 +147,29 @@ impl Artefacts {
         self.compiler
             .send(Job { component, reply })
             .map_err(|e| gone(e.to_string()))?;
-        // Time in the queue does not count against a module, only its own compilation does.
-        loop {
-            match news.recv_timeout(Duration::from_secs(1)) {
-                Ok(News::Started) => break,
-                Ok(News::Done(..)) | Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(e @ mpsc::RecvTimeoutError::Disconnected) => return Err(gone(e.to_string())),
-            }
-        }
         // The limit is CPU time, so that a busy machine is not held against the module. The wall clock only
         // catches a compiler that hardly gets to run.
-        match news.recv_timeout(self.compile_limit * WALL_PER_CPU) {
-            Ok(News::Done(result, took)) if took <= self.compile_limit => {
-                result.map_err(|reason| PackageError::Invalid(printable(&reason)))
+        let longest = self.compile_limit * WALL_PER_CPU + GRACE;
+        // Time in the queue does not count against a module, only its own compilation does.
+        match news.recv_timeout(longest * QUEUED_MAX) {
+            Ok(_) => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let queue = "it is compiling other plugins; try again later";
+                return Err(PackageError::Host(queue.to_owned()));
             }
-            Ok(_) => {
+            Err(e @ mpsc::RecvTimeoutError::Disconnected) => return Err(gone(e.to_string())),
+        }
+        match news.recv_timeout(longest) {
+            Ok(News::Done(Ok(code))) => Ok(code),
+            Ok(News::Done(Err(Fault::Invalid(reason)))) => Err(PackageError::Invalid(printable(&reason))),
+            Ok(News::Done(Err(Fault::Crashed))) => Err(PackageError::TooComplex {
+                reason: "its compiler runs out of memory, or crashes".to_owned(),
+            }),
+            Ok(News::Done(Err(Fault::Host(reason)))) => Err(PackageError::Host(reason)),
+            Ok(News::Done(Err(Fault::TooLong)) | News::Started) | Err(mpsc::RecvTimeoutError::Timeout) => {
                 self.remember_exceeded(package.digest);
                 Err(self.too_long())
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(self.too_long()),
             Err(e @ mpsc::RecvTimeoutError::Disconnected) => Err(gone(e.to_string())),
         }
     }
@@ -175,9 +189,9 @@ pub enum Origin {
     reason = "machine code of our own making: authenticated by HMAC, or compiled a moment ago"
 )]
 fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `code` is what `Engine::precompile_component` returned, here or in an earlier process of
-    // this appliance: `Cache::load` lets nothing else through. wasmtime itself checks that it was made
-    // by the same version with the same settings.
+    // SAFETY: `code` is what `Engine::precompile_component` returned, here, in a process that this one started from
+    // its own file, or in an earlier process of this appliance: `Cache::load` lets nothing else through. wasmtime
+    // itself checks that it was made by the same version with the same settings.
     unsafe { Component::deserialize(engine, code) }
 }
 
@@ -191,40 +205,6 @@ fn unloadable(error: &wasmtime::Error) -> PackageError {
         return PackageError::Invalid(reason.to_owned());
     }
     PackageError::Host(format!("{error:#}"))
-}
-
-struct Job {
-    component: Vec<u8>,
-    reply: mpsc::Sender<News>,
-}
-
-enum News {
-    Started,
-    Done(Result<Vec<u8>, String>, Duration),
-}
-
-/// Starts the compiler: one thread at low priority, so that compilation leaves the processors to requests.
-fn start_compiler(engine: Engine) -> std::io::Result<mpsc::Sender<Job>> {
-    let (sender, jobs) = mpsc::channel::<Job>();
-    std::thread::Builder::new()
-        .name("latchkey-compile".into())
-        .stack_size(COMPILER_STACK_BYTES)
-        .spawn(move || {
-            super::scheduling::step_back(COMPILER_NICE);
-            for job in jobs {
-                if job.reply.send(News::Started).is_ok() {
-                    let started = ThreadTime::now();
-                    let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        engine
-                            .precompile_component(&job.component)
-                            .map_err(|error| format!("{error:#}"))
-                    }));
-                    let code = code.unwrap_or_else(|_| Err("the compiler crashed on it".to_owned()));
-                    let _ = job.reply.send(News::Done(code, started.elapsed()));
-                }
-            }
-        })?;
-    Ok(sender)
 }
 
 /// The directory of cached artefacts.
@@ -327,10 +307,10 @@ const MAGIC: &[u8] = b"latchkey-artefact-1\n";
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 const WALL_PER_CPU: u32 = 10;
 const EXCEEDED_MAX: usize = 256;
-/// Niceness of the compiler thread: it gets a tenth of a processor that requests want, and all of an idle one.
-const COMPILER_NICE: i32 = 10;
-/// cranelift recurses on deeply nested code.
-const COMPILER_STACK_BYTES: usize = 8 << 20;
+/// Time beyond the limit for a process to be started, ended and read.
+const GRACE: Duration = Duration::from_secs(30);
+/// Compilations that one may wait for, each of which takes as long as it may.
+const QUEUED_MAX: u32 = 3;
 
 #[cfg(test)]
 #[path = "artefact_tests.rs"]

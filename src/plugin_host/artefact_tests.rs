@@ -15,7 +15,7 @@ fn wasm() -> Vec<u8> {
 
 fn artefacts(folder: &Path, key: [u8; 32]) -> Artefacts {
     let engine = Engine::default();
-    Artefacts::new(engine, Some(folder.to_owned()), key, Duration::from_mins(1))
+    Artefacts::new(engine, Some(folder.to_owned()), key, Duration::from_mins(1), None)
         .expect("a cache in a temporary folder")
 }
 
@@ -140,6 +140,7 @@ fn an_artefact_of_other_engine_settings_is_not_taken() {
         Some(folder.path().to_owned()),
         KEY,
         Duration::from_mins(1),
+        None,
     );
     assert_eq!(origin(&metered.expect("a cache")), Origin::Compiled);
     assert_eq!(origin(&artefacts(folder.path(), KEY)), Origin::Cache);
@@ -147,7 +148,8 @@ fn an_artefact_of_other_engine_settings_is_not_taken() {
 
 #[test]
 fn compilation_has_a_time_limit() {
-    let artefacts = Artefacts::new(Engine::default(), None, KEY, Duration::ZERO).expect("no cache needed");
+    let artefacts =
+        Artefacts::new(Engine::default(), None, KEY, Duration::ZERO, None).expect("no cache needed");
     let bytes = wasm();
     let package = package::read(&bytes).expect("a plugin");
     // With a limit of zero every module takes too long.
@@ -160,7 +162,7 @@ fn compilation_has_a_time_limit() {
 #[test]
 #[ignore = "takes a while; run by hand"]
 fn the_hardest_module_that_is_let_through_compiles_within_the_limits() {
-    let core = package::tests::tangled(500, 990);
+    let core = package::tests::tangled(500, 390);
     judge_effort(&core).expect("just below the bound");
     let started = Instant::now();
     let code = Engine::default().precompile_module(&core).expect("it compiles");

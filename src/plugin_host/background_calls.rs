@@ -1,13 +1,13 @@
 //! Calls that no reset waits for: at installation, when a configuration is saved, golden cases, replays.
 //!
-//! They never take an instance that a reset needs, and they run on the low-priority threads, since nothing but
+//! They never take an instance or memory that a reset needs, and they run on the low-priority threads, since nothing but
 //! their own budgets bounds how long they take.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cases::{Case, CaseError, CaseReport};
-use super::engine::{CpuClock, Limits};
+use super::engine::{CpuClock, Limits, Party};
 use super::manifest::{self, ConfigError, check_config};
 use super::package::PackageError;
 use super::record::CallEnd;
@@ -108,8 +108,17 @@ impl PluginHost {
     ) -> Result<CaseReport, CaseError> {
         let errand = case.errand()?;
         let _turn = self.turn_aside().await;
-        let clock = Arc::default();
-        case.judge(v1::run(&self.0.ticked, prepared, limits.bounded(), &clock, errand.call()).await)
+        let (limits, clock) = (limits.bounded(), Arc::default());
+        let ran = v1::run(
+            &self.0.ticked,
+            prepared,
+            Party::Aside,
+            limits,
+            &clock,
+            errand.call(),
+        )
+        .await;
+        case.judge(ran)
     }
 
     /// Runs the resolved cases embedded in a file, as each installation does, and calls `done` after each.
@@ -154,9 +163,9 @@ impl PluginHost {
             Arc::clone(prepared),
             Arc::<CpuClock>::default(),
         );
-        let own = Arc::clone(&clock);
+        let (own, limits) = (Arc::clone(&clock), limits.bounded());
         let call =
-            async move { v1::run(&host.ticked, &prepared, limits.bounded(), &own, errand.call()).await };
+            async move { v1::run(&host.ticked, &prepared, Party::Aside, limits, &own, errand.call()).await };
         self.0.lanes.run(true, &clock, call).await
     }
 

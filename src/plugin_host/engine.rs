@@ -20,7 +20,7 @@ use wasmtime::{
 };
 
 pub(super) use call::{CallState, CpuClock, metered};
-pub(super) use memory::MemoryBudget;
+pub(super) use memory::{MemoryBudget, Party};
 
 /// Limits of one call of a plugin. Every field has a safe default and is clamped to its bounds by
 /// [`Limits::bounded`].
@@ -115,9 +115,14 @@ impl TickedEngine {
     }
 
     /// Creates a store for one call and starts its deadline.
-    pub(super) fn store(&self, limits: Limits, clock: &Arc<CpuClock>) -> (Store<CallState>, InFlight<'_>) {
+    pub(super) fn store(
+        &self,
+        party: Party<'_>,
+        limits: Limits,
+        clock: &Arc<CpuClock>,
+    ) -> (Store<CallState>, InFlight<'_>) {
         let in_flight = self.ticker.begin();
-        let state = CallState::new(limits, Arc::clone(clock), Arc::clone(&self.memory));
+        let state = CallState::new(limits, Arc::clone(clock), Arc::clone(&self.memory), party);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits.answer_bytes as usize);
@@ -142,6 +147,11 @@ impl TickedEngine {
         });
         (store, in_flight)
     }
+}
+
+/// Returns an engine that only compiles, for [`TickedEngine`]s: it reserves no address space.
+pub(super) fn compiling(meter_fuel: bool) -> anyhow::Result<Engine> {
+    Engine::new(&code_config(meter_fuel)).map_err(|e| anyhow::anyhow!("{e:#}"))
 }
 
 fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
@@ -174,9 +184,15 @@ fn config(concurrent_calls: u32, meter_fuel: bool) -> Config {
             .linear_memory_keep_resident(MEMORY_BYTES_KEPT);
     }
 
+    let mut config = code_config(meter_fuel);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// Returns the settings on which machine code depends.
+fn code_config(meter_fuel: bool) -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
         .consume_fuel(meter_fuel)
         .max_wasm_stack(WASM_STACK_BYTES)

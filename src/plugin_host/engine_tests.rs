@@ -40,3 +40,19 @@ fn the_ticker_dozes_when_idle_and_wakes_for_a_call() {
     drop(in_flight);
     until(true);
 }
+
+#[test]
+fn what_an_engine_only_compiled_runs_in_one_that_calls() {
+    let hash = |engine: &Engine| {
+        use std::hash::{Hash as _, Hasher as _};
+        let mut hasher = std::hash::DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.finish()
+    };
+    for meter_fuel in [false, true] {
+        let memory = MemoryBudget::new(1 << 30, 1);
+        let ticked = TickedEngine::new(1, Duration::from_millis(1), meter_fuel, memory);
+        let calls = ticked.expect("the engine starts").engine;
+        assert_eq!(hash(&calls), hash(&compiling(meter_fuel).expect("an engine")));
+    }
+}

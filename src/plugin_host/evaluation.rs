@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::engine::{CpuClock, Limits};
+use super::engine::{CpuClock, Limits, Party};
 use super::metrics::Caller;
 use super::record::{
     Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
@@ -187,6 +187,7 @@ impl PluginHost {
             version: turn.version,
             digest,
             config_digest: turn.config_digest,
+            hook,
             asked: turn.asked,
         };
         let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);
@@ -257,7 +258,9 @@ impl OwnCall {
             None => Call::BeforeReset(asked, &self.config),
             Some(outcome) => Call::AfterReset(asked, outcome, &self.config),
         };
-        v1::run(&self.host.ticked, &self.prepared, self.limits, &self.clock, call).await
+        let party = Party::Organization(&self.question.organization.id);
+        let (ticked, prepared) = (&self.host.ticked, &self.prepared);
+        v1::run(ticked, prepared, party, self.limits, &self.clock, call).await
     }
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::record::{Asked, CallEnd, Digest, FailureCause, Usage};
 use super::scheduling::STRETCH_MAX;
-use crate::domain::policy::Answer;
+use crate::domain::policy::{Answer, Hook};
 
 /// Counters of one binding, or of one version of a plugin across all bindings, since the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,8 @@ pub struct PluginCounters {
     pub denials: u64,
     /// Calls that gave no usable answer, by cause.
     pub failures: BTreeMap<FailureCause, u64>,
-    /// Consecutive failures of the version that was asked last; always 0 in the counters of a version.
+    /// Consecutive failures of the version that was asked last, at the hook where it has more of them; always 0 in
+    /// the counters of a version.
     pub failures_in_a_row: u32,
     /// Calls of the previous version because the bound one had failed.
     pub fallbacks: u64,
@@ -76,6 +77,7 @@ pub(super) struct Caller<'a> {
     pub(super) version: &'a str,
     pub(super) digest: Digest,
     pub(super) config_digest: Digest,
+    pub(super) hook: Hook,
     pub(super) asked: Asked,
 }
 
@@ -99,9 +101,9 @@ pub(super) struct Metrics {
 struct Counted {
     bindings: HashMap<Uuid, PluginCounters>,
     versions: HashMap<Digest, VersionCounters>,
-    /// Consecutive failures by version: the answers of the previous version must not hide a canary that always
-    /// fails.
-    in_a_row: HashMap<VersionOfBinding, u32>,
+    /// Consecutive failures by version and hook: the answers of the previous version must not hide a canary that
+    /// always fails, nor those at one hook that it always fails at the other.
+    in_a_row: HashMap<(VersionOfBinding, Hook), u32>,
     /// Versions that overran their time, or kept a thread too long without yielding, with the number of quick
     /// calls since.
     slow: HashMap<VersionOfBinding, u8>,
@@ -109,21 +111,25 @@ struct Counted {
 
 impl Metrics {
     /// Counts a call, and notes whether it was slow: it overran its time, or `longest`, its longest stretch
-    /// without yielding, was too long. Returns the consecutive failures of this version of the binding.
+    /// without yielding, was too long. Returns the consecutive failures of this version of the binding at this
+    /// hook.
     pub(super) fn note(&self, caller: Caller<'_>, end: &CallEnd, usage: Usage, longest: Duration) -> u32 {
         let version = caller.version_of_binding();
         let mut counted = self.lock();
         let in_a_row = match end {
             CallEnd::Answer(_) => {
-                counted.in_a_row.remove(&version);
+                counted.in_a_row.remove(&(version, caller.hook));
                 0
             }
             CallEnd::Failure(_) => {
-                let times = counted.in_a_row.entry(version).or_default();
+                let times = counted.in_a_row.entry((version, caller.hook)).or_default();
                 *times = times.saturating_add(1);
                 *times
             }
         };
+        if matches!(end, CallEnd::Failure(failure) if failure.cause == FailureCause::Busy) {
+            self.note_busy();
+        }
         let overran = matches!(end, CallEnd::Failure(failure) if failure.cause == FailureCause::Deadline);
         if overran || longest > STRETCH_MAX {
             counted.slow.insert(version, 0);
@@ -133,9 +139,17 @@ impl Metrics {
                 counted.slow.remove(&version);
             }
         }
+        let at = |hook| {
+            counted
+                .in_a_row
+                .get(&(version, hook))
+                .copied()
+                .unwrap_or_default()
+        };
+        let most = at(Hook::BeforeReset).max(at(Hook::AfterReset));
         let counters = counted.bindings.entry(caller.binding_id).or_default();
         counters.note(caller.asked, end, usage);
-        counters.failures_in_a_row = in_a_row;
+        counters.failures_in_a_row = most;
         counted.version(caller).note(caller.asked, end, usage);
         in_a_row
     }
@@ -173,7 +187,7 @@ impl Metrics {
     pub(super) fn forget_versions(&self, binding_id: Uuid, keeps: impl Fn(Digest, Digest) -> bool) {
         let stays = |(id, digest, config): &VersionOfBinding| *id != binding_id || keeps(*digest, *config);
         let mut counted = self.lock();
-        counted.in_a_row.retain(|version, _| stays(version));
+        counted.in_a_row.retain(|(version, _), _| stays(version));
         counted.slow.retain(|version, _| stays(version));
     }
 
@@ -257,6 +271,30 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_at_one_hook_does_not_excuse_the_other() {
+        let (metrics, id) = (Metrics::default(), Uuid::from_u128(1));
+        let before = caller(id, Digest([1; 32]));
+        let after = Caller {
+            hook: Hook::AfterReset,
+            ..before
+        };
+        let failed = CallEnd::Failure(Failure {
+            cause: FailureCause::Trap,
+            detail: String::new(),
+        });
+        let answered = CallEnd::Answer(Answer::Allow(vec![]));
+        let note = |caller, end| metrics.note(caller, end, Usage::default(), Duration::ZERO);
+        for reset in 1..=3 {
+            assert_eq!(note(before, &answered), 0);
+            let shown = metrics.of(id).expect("it was called").failures_in_a_row;
+            assert_eq!(shown, reset - 1, "those at the other hook");
+            assert_eq!(note(after, &failed), reset);
+        }
+        assert_eq!(note(after, &answered), 0);
+        assert_eq!(metrics.of(id).expect("it was called").failures_in_a_row, 0);
+    }
+
+    #[test]
     fn whoever_was_slow_once_is_so_until_a_hundred_calls_were_not() {
         let (metrics, id) = (Metrics::default(), Uuid::from_u128(1));
         let answered = CallEnd::Answer(Answer::Allow(vec![]));
@@ -323,6 +361,7 @@ mod tests {
             version: "1.0.0",
             digest,
             config_digest: Digest([0; 32]),
+            hook: Hook::BeforeReset,
             asked: Asked::Current,
         }
     }

@@ -137,6 +137,9 @@ struct Surface {
 impl Surface {
     fn of(component: &[u8]) -> Result<Self, PackageError> {
         let mut surface = Self::default();
+        // Instances are what a policy exports, so they come first, the last one before the others.
+        let (mut instances, mut others) = (Vec::new(), Vec::new());
+        let mut names = 0_u64;
         // Nested modules and components are walked too (for their producers); `depth` keeps their imports and
         // exports apart from the outer ones.
         let mut depth = 0_u32;
@@ -145,6 +148,7 @@ impl Surface {
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(imports) if depth == 0 => {
+                    within_names(&mut names, imports.count())?;
                     for import in imports {
                         surface
                             .imports
@@ -152,12 +156,13 @@ impl Surface {
                     }
                 }
                 Payload::ComponentExportSection(exports) if depth == 0 => {
+                    within_names(&mut names, exports.count())?;
                     for export in exports {
                         let export = export.map_err(invalid)?;
                         let text = printable(export.name.name);
                         match export.kind {
-                            ComponentExternalKind::Instance => surface.exports.insert(0, text),
-                            _ => surface.exports.push(text),
+                            ComponentExternalKind::Instance => instances.push(text),
+                            _ => others.push(text),
                         }
                     }
                 }
@@ -165,8 +170,20 @@ impl Surface {
                 _ => {}
             }
         }
+        surface.exports = instances.into_iter().rev().chain(others).collect();
         Ok(surface)
     }
+}
+
+/// Counts the names of a section before they are read.
+fn within_names(names: &mut u64, more: u32) -> Result<(), PackageError> {
+    *names += u64::from(more);
+    if *names <= NAMES_MAX {
+        return Ok(());
+    }
+    Err(PackageError::TooComplex {
+        reason: format!("imports and exports = {names}; the limit is {NAMES_MAX}"),
+    })
 }
 
 fn note_producers(section: &wasmparser::CustomSectionReader<'_>, producers: &mut BTreeSet<String>) {
@@ -245,6 +262,8 @@ fn invalid(error: wasmparser::BinaryReaderError) -> PackageError {
 
 /// Largest plugin file, in bytes. JavaScript (in `SpiderMonkey`) and Python plugins have 12 and 18 MB.
 pub const FILE_BYTES_MAX: usize = 32 << 20;
+/// A policy exports one interface and imports two.
+const NAMES_MAX: u64 = 1_000;
 const PRODUCERS_KEPT: usize = 32;
 
 #[cfg(test)]

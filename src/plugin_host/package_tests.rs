@@ -209,20 +209,25 @@ fn a_host_speaks_its_own_contract_and_every_earlier_one_of_its_major() {
     }
 }
 
-/// Returns a core module with one function of `locals` locals and `loops` nested loops, each of which changes
-/// them all: every loop needs a value for every local.
-pub(in crate::plugin_host) fn tangled(locals: usize, loops: usize) -> Vec<u8> {
+/// Returns a core module with functions of `locals` locals and `loops` nested loops, each of which changes them all:
+/// every loop needs a value for every local.
+fn tangles(functions: usize, declared: &str, locals: usize, loops: usize) -> Vec<u8> {
     let steps = (0..locals).fold(String::new(), |text, n| {
         text + &format!("local.get {n} i32.const 1 i32.add local.set {n} ")
     });
-    let text = format!(
-        "(module (func (local{}) {} {} {}))",
+    let function = format!(
+        "(func ({declared}{}) {} {} {})",
         " i32".repeat(locals),
         "loop ".repeat(loops),
         steps,
         "i32.const 1 br_if 0 end ".repeat(loops)
     );
-    component(&text)
+    component(&format!("(module {})", function.repeat(functions)))
+}
+
+/// Returns a core module with one such function.
+pub(in crate::plugin_host) fn tangled(locals: usize, loops: usize) -> Vec<u8> {
+    tangles(1, "local", locals, loops)
 }
 
 #[test]
@@ -250,4 +255,187 @@ fn a_function_that_would_tie_up_the_compiler_is_refused_unread() {
         judge_effort(&component(&wide)).is_ok(),
         "many branches alone are no harm"
     );
+}
+
+#[test]
+fn parameters_count_as_the_locals_that_they_are() {
+    assert!(judge_effort(&tangles(1, "param", 100, 500)).is_ok());
+    let error = judge_effort(&tangles(1, "param", 1_000, 10_000)).expect_err("refused");
+    assert_eq!(error.code(), "too-complex");
+    assert!(
+        error
+            .to_string()
+            .contains("function 0 of a module has local variables × branches = "),
+        "{error}"
+    );
+    let block = format!(
+        "(module (type $wide (func (param {0}) (result {0}))) (func {1} {2} {3} {4}))",
+        " i32".repeat(1_000),
+        "i32.const 0 ".repeat(1_000),
+        "(loop (type $wide) ".repeat(2_000),
+        "(br_if 0 (i32.const 0))) ".repeat(2_000),
+        "drop ".repeat(1_000)
+    );
+    let error = judge_effort(&component(&block)).expect_err("refused");
+    assert_eq!(error.code(), "too-complex", "what a block takes is its locals");
+}
+
+#[test]
+fn the_functions_of_a_file_are_judged_together() {
+    assert!(judge_effort(&tangles(20, "local", 500, 90)).is_ok());
+    let error = judge_effort(&tangles(200, "local", 500, 300)).expect_err("refused");
+    assert_eq!(error.code(), "too-complex");
+    assert!(
+        error
+            .to_string()
+            .contains("local variables × branches of all functions = "),
+        "{error}"
+    );
+    let many = format!("(module {})", "(func)".repeat(100_001));
+    let error = judge_effort(&component(&many)).expect_err("refused");
+    assert!(
+        error.to_string().contains("functions = 100001; the limit is"),
+        "{error}"
+    );
+}
+
+/// Returns a component in which the innermost of `counts.len()` components instantiates a module `counts[0]` times,
+/// and each of the others the one before it, by the count that it has.
+fn multiplied(counts: &[usize]) -> Vec<u8> {
+    let (first, others) = counts.split_first().expect("an innermost one");
+    let mut text = format!(
+        "(component $root (component $c0 (core module $m) {})",
+        "(core instance (instantiate $m))".repeat(*first)
+    );
+    for (inner, count) in others.iter().enumerate() {
+        text += &format!(
+            "(component $c{} (alias outer $root $c{inner} (component $inner)) {})",
+            inner + 1,
+            "(instance (instantiate $inner))".repeat(*count)
+        );
+    }
+    text += &format!(
+        r#"(instance (instantiate $c{})) (instance $h) (export "latchkey:policy/hooks@1.0.0" (instance $h)))"#,
+        others.len()
+    );
+    component(&text)
+}
+
+#[test]
+fn a_component_that_multiplies_its_instances_is_refused_unread() {
+    assert!(judge_effort(&multiplied(&[5, 3, 3])).is_ok());
+    for counts in [&[1_000, 1_000, 1_000][..], &[10; 4], &[2; 40], &[1_000]] {
+        let file = multiplied(counts);
+        let package = read(&file).expect("nothing else is wrong with it");
+        let error = judge_effort(&package.component).expect_err("refused");
+        assert_eq!(error.code(), "too-complex");
+        assert!(
+            error
+                .to_string()
+                .contains("instances of all components together = "),
+            "{error}"
+        );
+    }
+}
+
+/// What such a component makes is known only where it is given another one, which may come later in the file.
+#[test]
+fn a_component_that_instantiates_one_it_is_given_is_refused() {
+    let given = r#"(component
+        (component $c (import "x" (component $x)) (instance (instantiate $x)) (instance (instantiate $x)))
+        (component $big)
+        (instance (instantiate $c (with "x" (component $big)))))"#;
+    let exported = r#"(component
+        (component $c (component $inner) (export "inner" (component $inner)))
+        (instance $i (instantiate $c))
+        (alias export $i "inner" (component $inner))
+        (instance (instantiate $inner)))"#;
+    for text in [given, exported] {
+        let error = judge_effort(&component(text)).expect_err("refused");
+        assert!(
+            error.to_string().contains("a component that it is given"),
+            "{error}"
+        );
+    }
+}
+
+/// wasmtime copies an instance wherever it is named, with all that is inside it.
+#[test]
+fn instances_that_double_with_each_other_are_refused() {
+    let doubled = |links: usize, inside: fn(usize) -> String| {
+        let links: String = (0..links).map(inside).collect();
+        component(&format!(
+            "(component $root (component $c0) (instance $i0) {links})"
+        ))
+    };
+    let named = |n: usize| {
+        format!(
+            r#"(instance $i{} (export "a" (instance $i{n})) (export "b" (instance $i{n})))"#,
+            n + 1
+        )
+    };
+    // The type that is asked of what is given is smaller than what is given.
+    let given = |n: usize| {
+        format!(
+            r#"(component $c{0} (import "x" (instance $x)) (export "a" (instance $x)) (export "b" (instance $x)))
+               (instance $i{0} (instantiate $c{0} (with "x" (instance $i{n}))))"#,
+            n + 1
+        )
+    };
+    for inside in [named as fn(usize) -> String, given] {
+        assert!(judge_effort(&doubled(4, inside)).is_ok());
+        let error = judge_effort(&doubled(30, inside)).expect_err("refused");
+        assert!(
+            error.to_string().contains("items of all instances together = "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_component_that_refers_to_ever_more_of_those_around_it_is_refused() {
+    let mut text = "(component $root (component $c0)".to_owned();
+    for n in 0..30 {
+        let alias = format!("(alias outer $root $c{n} (component))");
+        text += &format!("(component $c{} {alias} {alias})", n + 1);
+    }
+    let error = judge_effort(&component(&(text + ")"))).expect_err("refused");
+    assert!(
+        error.to_string().contains("components that one refers to = "),
+        "{error}"
+    );
+    let many = format!("(component {})", "(component)".repeat(1_000));
+    let error = judge_effort(&component(&many)).expect_err("refused");
+    assert_eq!(error.code(), "too-complex");
+    let types = format!("(component {})", "(type (tuple u8))".repeat(300_000));
+    let error = judge_effort(&component(&types)).expect_err("refused");
+    assert!(
+        error.to_string().contains("bytes of what joins its modules = "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_component_with_a_million_exports_is_refused_at_once() {
+    // One section, by hand: each export has 6 bytes, the text would have 60.
+    let mut file = component("(component (instance))");
+    let count: u32 = 1_000_000;
+    let leb = |mut n: u32| {
+        let mut bytes = Vec::new();
+        while n >= 0x80 {
+            bytes.push(u8::try_from(n & 0x7f).expect("seven bits") | 0x80);
+            n >>= 7;
+        }
+        bytes.push(u8::try_from(n).expect("seven bits"));
+        bytes
+    };
+    let export = [0, 1, b'a', 5, 0, 0];
+    let content = [leb(count), export.repeat(count as usize)].concat();
+    file.push(11);
+    file.extend(leb(u32::try_from(content.len()).expect("megabytes")));
+    file.extend(content);
+    let started = std::time::Instant::now();
+    let error = refusal(&file);
+    assert_eq!(error.code(), "too-complex", "{error}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
 }

@@ -141,7 +141,8 @@ impl OnFailure {
     #[must_use]
     pub fn action(&self, cause: FailureCause) -> FailureAction {
         if cause == FailureCause::Busy {
-            // A caller who floods an organisation's slots must not get its policies skipped.
+            // A caller who floods an organisation's slots, or others who take the node's memory, must not get its
+            // policies skipped.
             return FailureAction::Deny;
         }
         self.causes
@@ -185,7 +186,7 @@ pub enum FailureCause {
     HookError,
     /// No instance could be created.
     Instantiation,
-    /// All of the organisation's slots were taken for too long.
+    /// All of the organisation's slots were taken for too long, or other calls left too little memory.
     Busy,
 }
 
@@ -348,8 +349,8 @@ pub struct DecisionRecord {
     pub log_dropped: u32,
     /// Resources that the call used.
     pub usage: Usage,
-    /// Consecutive failures of this version of the binding, this one included; 0 after an answer, and where it
-    /// got no slot.
+    /// Consecutive failures of this version of the binding at this hook, this one included; 0 after an answer, and
+    /// where it got no slot.
     #[serde(default)]
     pub failures_in_a_row: u32,
 }

@@ -10,7 +10,7 @@ use wasmtime::component::{Component, ComponentExportIndex, HasSelf, Instance, In
 use wasmtime::{Engine, Store};
 
 use super::Prepared;
-use super::engine::{CallState, CpuClock, Limits, TickedEngine, metered};
+use super::engine::{CallState, CpuClock, Limits, Party, TickedEngine, metered};
 use super::package::PackageError;
 use super::printable::printable;
 use super::record::{CallEnd, Failure, FailureCause, LogLevel, LogLine, Usage};
@@ -136,10 +136,11 @@ impl Ran {
     }
 }
 
-/// Creates an instance, calls it, measured by `clock`, and drops it.
+/// Creates an instance, calls it on behalf of `party`, measured by `clock`, and drops it.
 pub(super) async fn run(
     ticked: &TickedEngine,
     prepared: &Prepared,
+    party: Party<'_>,
     limits: Limits,
     clock: &Arc<CpuClock>,
     call: Call<'_>,
@@ -148,7 +149,7 @@ pub(super) async fn run(
         Ok(pre) => pre,
         Err(why) => return Ran::unusable(why),
     };
-    let (mut store, _in_flight) = ticked.store(limits, clock);
+    let (mut store, _in_flight) = ticked.store(party, limits, clock);
     let work = async {
         match pre.instance.instantiate_async(&mut store).await {
             Ok(instance) => match guest_call(pre, &instance, &mut store, call).await {
@@ -259,11 +260,8 @@ fn failure(error: &wasmtime::Error, state: &CallState, otherwise: FailureCause) 
             detail,
         };
     }
-    if let Some(text) = &state.refused_growth {
-        return Failure {
-            cause: FailureCause::Memory,
-            detail: text.clone(),
-        };
+    if let Some(refused) = &state.refused_growth {
+        return refused.clone();
     }
     let Some(trap) = error.downcast_ref::<wasmtime::Trap>() else {
         return Failure {

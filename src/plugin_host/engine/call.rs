@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use cpu_time::ThreadTime;
 use wasmtime::ResourceLimiter;
 
-use super::memory::{Memory, MemoryBudget};
+use super::memory::{Memory, MemoryBudget, Party};
 use super::{CORE_INSTANCES_MAX, Limits, MEMORIES_MAX, TABLE_ELEMENTS_EACH, TABLES_MAX};
-use crate::plugin_host::record::{LogLevel, LogLine};
+use crate::plugin_host::record::{Failure, FailureCause, LogLevel, LogLine};
 
 /// The state of one call: its limits, what it has used of them, and its log.
 pub(in crate::plugin_host) struct CallState {
@@ -26,7 +26,7 @@ pub(in crate::plugin_host) struct CallState {
     /// Whether the time budget ran out.
     pub(in crate::plugin_host) out_of_time: bool,
     /// Why a memory or table was refused, if one was.
-    pub(in crate::plugin_host) refused_growth: Option<String>,
+    pub(in crate::plugin_host) refused_growth: Option<Failure>,
     pub(in crate::plugin_host) log: Vec<LogLine>,
     log_bytes: usize,
     pub(in crate::plugin_host) log_dropped: u32,
@@ -37,6 +37,7 @@ impl CallState {
         limits: Limits,
         clock: Arc<CpuClock>,
         memory: Arc<MemoryBudget>,
+        party: Party<'_>,
     ) -> Self {
         let started = Instant::now();
         let budget = Duration::from_millis(limits.deadline_ms.into());
@@ -46,7 +47,7 @@ impl CallState {
             deadline: started + budget,
             last_deadline: started + budget * 4,
             clock,
-            memory: Memory::none_of(memory),
+            memory: Memory::none_of(memory, party),
             table_elements: 0,
             out_of_time: false,
             refused_growth: None,
@@ -85,10 +86,11 @@ impl CallState {
         self.memory.bytes()
     }
 
-    fn refuse(&mut self, text: String) -> wasmtime::Result<bool> {
-        self.refused_growth = Some(text.clone());
+    fn refuse(&mut self, cause: FailureCause, detail: String) -> wasmtime::Result<bool> {
+        let error = wasmtime::Error::msg(detail.clone());
+        self.refused_growth = Some(Failure { cause, detail });
         // An error, not `false`: guests turn `false` into an `unreachable` that explains nothing.
-        Err(wasmtime::Error::msg(text))
+        Err(error)
     }
 
     /// Keeps a log line if the quota allows; otherwise only counts it.
@@ -113,15 +115,18 @@ impl ResourceLimiter for CallState {
         let after = self.memory.bytes() + (desired - current) as u64;
         if after > self.limits.memory_bytes {
             let limit = self.limits.memory_bytes;
-            return self.refuse(format!("asked for {after} bytes of memory, the limit is {limit}"));
+            let text = format!("asked for {after} bytes of memory, the limit is {limit}");
+            return self.refuse(FailureCause::Memory, text);
         }
         // Growth beyond the module's own maximum fails by itself, in the way that the guest expects.
         if maximum.is_none_or(|max| desired <= max) && !self.memory.grow(after) {
             let total = self.memory.budget().total();
-            return self.refuse(format!(
+            let text = format!(
                 "asked for {after} bytes of memory, but too little is left of the {total} that this node gives to all \
                  policies together (plugins.memory_total_mib)"
-            ));
+            );
+            // It is not the guest that took too much: a node that is short of memory is busy.
+            return self.refuse(FailureCause::Busy, text);
         }
         Ok(true)
     }
@@ -142,7 +147,7 @@ impl ResourceLimiter for CallState {
             } else {
                 format!("asked for {after} table elements, the limit is {all}")
             };
-            return self.refuse(text);
+            return self.refuse(FailureCause::Memory, text);
         }
         if maximum.is_none_or(|max| desired <= max) {
             self.table_elements = after;

@@ -1,7 +1,8 @@
 use super::*;
 
 fn state(limits: Limits) -> CallState {
-    CallState::new(limits, Arc::default(), Arc::new(MemoryBudget::new(1 << 30, 1)))
+    let memory = Arc::new(MemoryBudget::new(1 << 30, 1));
+    CallState::new(limits, Arc::default(), memory, Party::Aside)
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::recheck::{Deviation, deviations};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::policy::Hook;
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest, FailureCause};
 use crate::service::Services;
 use crate::store::bindings::VersionRow;
@@ -23,8 +24,9 @@ const WAITING_MAX: usize = 256;
 /// Resets whose decisions are deleted in one transaction.
 const FORGOTTEN_AT_ONCE: u32 = 500;
 
-/// A binding with the digests of the file and of the configuration.
-type Version = (Uuid, Digest, Digest);
+/// A binding with the digests of the file and of the configuration, and the hook at which it is asked: a version
+/// that answers at one hook may always fail at the other.
+type Version = (Uuid, Digest, Digest, Hook);
 
 /// Versions of bindings that have raised an alarm and have not answered since.
 #[derive(Debug, Default)]
@@ -57,12 +59,12 @@ pub(super) fn forget_versions(services: &Services, binding: Uuid, named: &[&Vers
     };
     services.plugin_host.forget_versions(binding, keeps);
     let mut raised = services.bindings.alarms().raised();
-    raised.retain(|(id, plugin, config)| *id != binding || keeps(*plugin, *config));
+    raised.retain(|(id, plugin, config, _)| *id != binding || keeps(*plugin, *config));
 }
 
-/// Returns the alarms that these calls raise. A version whose consecutive failures reach the operator's threshold
-/// raises one alarm, and no further one until it has answered again; it continues to be asked. The alarms are for
-/// the transaction that records the calls; if that fails, call [`withdraw_alarms`].
+/// Returns the alarms that these calls raise. A version whose consecutive failures at a hook reach the operator's
+/// threshold raises one alarm, and no further one until it has answered there again; it continues to be asked. The
+/// alarms are for the transaction that records the calls; if that fails, call [`withdraw_alarms`].
 pub fn raise_alarms(
     services: &Services,
     organization: OrganizationId,
@@ -72,7 +74,12 @@ pub fn raise_alarms(
     let mut raised = alarms.raised();
     let mut due = Vec::new();
     for record in records {
-        let of = (record.binding_id, record.digest, record.config_digest);
+        let of = (
+            record.binding_id,
+            record.digest,
+            record.config_digest,
+            record.hook,
+        );
         match &record.end {
             CallEnd::Answer(_) => {
                 if raised.remove(&of) {
@@ -220,7 +227,7 @@ async fn recheck(services: &Services, organization: OrganizationId, sequence: u6
 
 /// Returns whether a call failed for a shortage of the machine, which says nothing about the module.
 fn is_of_the_moment(end: &CallEnd) -> bool {
-    let short = [FailureCause::Deadline, FailureCause::Memory];
+    let short = [FailureCause::Deadline, FailureCause::Memory, FailureCause::Busy];
     matches!(end, CallEnd::Failure(failure) if short.contains(&failure.cause))
 }
 

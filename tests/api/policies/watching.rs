@@ -128,6 +128,39 @@ async fn a_configuration_that_always_fails_is_not_excused_by_the_one_before() {
     }
 }
 
+/// Skipped, it stops no reset; what it asks for is lost at each of them, and only the alarm says so.
+#[tokio::test]
+async fn a_policy_that_answers_before_and_always_fails_after_raises_one_alarm() {
+    let app = app_with(PluginSettings {
+        alarm_after: 3,
+        ..PluginSettings::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let digest = install(
+        &admin,
+        Guest {
+            after: "(unreachable)".into(),
+            ..Guest::default()
+        }
+        .wasm(),
+    )
+    .await;
+    let terms = json!({ "onFailure": { "otherwise": "skip" }, "limits": { "deadlineMs": 1000 } });
+    let binding = path(&bind(&admin, &digest, terms).await);
+    for (reset, raised) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
+        admin.reset(DEVELOPER).await.assert_ok();
+        assert_eq!(alarms(&app).len(), raised, "after {reset} resets");
+        let shown = admin.get(&binding).await;
+        assert_eq!(shown.body["statistics"]["failuresInARow"], reset);
+        crate::support::enrol(&app.services, app.developer.id).await;
+    }
+    let alarm = &alarms(&app)[0];
+    assert_eq!(alarm["details"]["hook"], "after-reset", "{alarm}");
+    assert_eq!(alarm["details"]["failuresInARow"], 3);
+    assert_eq!(alarm["details"]["cause"], "trap");
+}
+
 /// Only watched, it stops nothing: so the entry alone says that nobody was asked.
 #[tokio::test]
 async fn a_watched_policy_that_got_no_turn_is_in_the_entry() {
