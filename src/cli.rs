@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::app::App;
 use crate::config::{Config, Flags, LogFormat, Sources};
@@ -145,16 +145,25 @@ enum PluginCommands {
     Operator(policy::PolicyCommand),
 }
 
-/// Parses the command line, runs the command and returns its exit code. Errors are printed to standard error.
+/// Parses the command line, runs the command and returns its exit code. Errors are printed to standard error, and
+/// with `--json` to standard output as well, unless the command has printed its result before it failed.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut Cli::command()).exit(),
+    };
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let exit = Exit::of(&error);
             // A reader that closed the pipe (`latchkey … | head`) is not an error worth printing.
             if exit != Exit::BrokenPipe {
+                if wants_json(&matches) && !output::has_said() {
+                    // If standard output is closed, standard error still has it.
+                    output::json(&exit::in_json(&error)).ok();
+                }
                 // Parts of the message may come from plugins, admins and files.
                 eprintln!("latchkey: {}", output::lines(&exit::told(&error)));
                 for (field, problem) in exit::problems(&error) {
@@ -164,6 +173,14 @@ pub fn main() -> ExitCode {
             exit.into()
         }
     }
+}
+
+/// Returns whether the command has the option `--json`, and it was given.
+fn wants_json(mut given: &ArgMatches) -> bool {
+    while let Some((_, of_command)) = given.subcommand() {
+        given = of_command;
+    }
+    matches!(given.try_get_one::<bool>("json"), Ok(Some(true)))
 }
 
 impl Cli {

@@ -432,6 +432,51 @@ fn a_mistyped_data_directory_is_not_made() {
 }
 
 #[test]
+fn a_script_that_asks_for_json_gets_every_commands_error_as_json() {
+    let desk = Desk::new();
+    desk.ok(&["org", "create", "acme"]);
+    for args in [
+        &["org", "create", "acme"][..],
+        &["org", "set", "nobody", "--policy-changes", "allowed"],
+        &["user", "list", "--org", "nobody"],
+        &["user", "unlock", "nobody@acme.example", "--org", "acme"],
+        &["token", "mint", "--org", "acme", "--email", "nobody@acme.example"],
+        &["plugin", "bind", "nobody", "--org", "acme"],
+        &["plugin", "check", "nowhere.wasm"],
+        &["restore", "nowhere"],
+        &["audit", "check-receipt", "nowhere", "--key", "nowhere"],
+        &["--data-dir", "nowhere", "audit", "key"],
+        &["--data-dir", "nowhere", "backup", "made"],
+        &["--data-dir", "nowhere", "deliveries", "list"],
+        &["--data-dir", "nowhere", "keys", "list"],
+        &["--config-file", "nowhere.toml", "config", "check"],
+    ] {
+        let refused = desk.run(&[args, &["--json"]].concat());
+        assert!(!refused.status.success(), "{args:?}");
+        let said: Value = serde_json::from_slice(&refused.stdout)
+            .unwrap_or_else(|e| panic!("{args:?}: {e}: {}", String::from_utf8_lossy(&refused.stdout)));
+        let error = said["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{args:?}: {said}"));
+        let stderr = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            stderr.contains(&format!("latchkey: {error}")),
+            "{args:?}: {said}: {stderr}"
+        );
+        assert!(
+            desk.run(args).stdout.is_empty(),
+            "{args:?}: only where JSON is asked for"
+        );
+    }
+    let broken = desk.run(&["--data-dir", "nowhere", "doctor", "--json"]);
+    let findings: Value = serde_json::from_slice(&broken.stdout).unwrap();
+    assert!(
+        findings.is_array(),
+        "the result alone, where there is one: {findings}"
+    );
+}
+
+#[test]
 fn the_doctor_finds_what_is_doubtful_and_what_is_broken() {
     let desk = Desk::new();
     desk.ok(&["org", "create", "acme"]);

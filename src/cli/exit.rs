@@ -1,6 +1,9 @@
 //! Exit codes, for scripts.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+
+use serde_json::{Value, json};
 
 use crate::domain::Error;
 use crate::keys::KeyError;
@@ -122,6 +125,21 @@ pub(super) fn problems(error: &anyhow::Error) -> impl Iterator<Item = (&String, 
     })
 }
 
+/// Returns the error for `--json`: `error` as [`told`], `code` if it has a stable one, and `problems` (field →
+/// problem) if it is about fields.
+pub(super) fn in_json(error: &anyhow::Error) -> Value {
+    let mut value = json!({ "error": told(error) });
+    let coded = error.chain().find_map(|cause| cause.downcast_ref());
+    if let Some(CodedRefusal { code, .. }) = coded {
+        value["code"] = json!(code);
+    }
+    let problems: BTreeMap<_, _> = problems(error).collect();
+    if !problems.is_empty() {
+        value["problems"] = json!(problems);
+    }
+    value
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         match exit {
@@ -149,6 +167,31 @@ mod tests {
             "the sample can't be loaded: database: database or disk is full"
         );
         assert_eq!(told(&Error::NoMfa.into()), "MFA is not enabled");
+    }
+
+    #[test]
+    fn in_json_an_error_has_its_code_and_its_fields() {
+        let coded = CodedRefusal {
+            text: "x.wasm: not WebAssembly".to_owned(),
+            code: "not-wasm",
+        };
+        let fields = Error::field("slug", "is taken");
+        for (error, expected) in [
+            (
+                anyhow::Error::from(Error::NoMfa),
+                json!({ "error": "MFA is not enabled" }),
+            ),
+            (
+                anyhow::Error::from(coded).context("checking"),
+                json!({ "error": "checking: x.wasm: not WebAssembly [not-wasm]", "code": "not-wasm" }),
+            ),
+            (
+                fields.into(),
+                json!({ "error": "Validation failed", "problems": { "slug": "is taken" } }),
+            ),
+        ] {
+            assert_eq!(in_json(&error), expected);
+        }
     }
 
     #[test]

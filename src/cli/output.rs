@@ -1,6 +1,7 @@
 //! Output of commands: results, tables, and the progress of long work.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,20 @@ use serde::Serialize;
 
 use crate::domain::printable::{moves_cursor, printable};
 
+/// Whether a part of the result has been printed.
+static SAID: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether a line of the result has been printed. What follows is then not a JSON document of its own.
+pub fn has_said() -> bool {
+    SAID.load(Ordering::Relaxed)
+}
+
 /// Prints a line of the result.
 ///
 /// # Errors
 /// When standard output is closed.
 pub fn line(text: impl std::fmt::Display) -> Result<()> {
+    SAID.store(true, Ordering::Relaxed);
     Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 

@@ -70,7 +70,9 @@ pub struct ResetResponseBody {
     /// Id of the approval that the reset waits for; only with 202.
     pub approval_id: Option<String>,
     /// The code that the user must enter at enrolment, where the organisation or a policy demands one. Shown
-    /// only once. Hand it over in person or by phone, never by mail.
+    /// only once: a repeat with the same `Idempotency-Key` does not return it. Hand it over in person or by
+    /// phone, never by mail. If it was lost, an administrator gets a new one with `PATCH /users/{id}` and
+    /// `locked: false`.
     pub enrolment_code: Option<String>,
     /// The audit entry and the proof that it is in the trail (C2SP tlog-proof), for `latchkey audit
     /// check-receipt`; only if requested.
@@ -101,9 +103,10 @@ impl ResetApi {
     ///
     /// Removes every second factor of a user of the caller's organisation, ends their sessions and records it,
     /// in one transaction. The organisation's policies are called before and after. Requires the role
-    /// `ORG_ADMIN`. Errors are checked in this order: 413, 401, 429 (caller), 403 (role, own account), 429
-    /// (user), 400 (malformed id), 404, 403 (who may act on whom), 400 or 415 (malformed parameter, header or
-    /// body), 400 (no MFA), 403 (policy).
+    /// `ORG_ADMIN`, or `HELP_DESK` where the organisation uses it (`helpDeskEnabled`), which resets only members.
+    /// Errors are checked in this order: 413, 401, 429 (caller), 403 (role, own account), 429 (user), 400 (malformed
+    /// id), 404, 403 (who may act on whom), 400 or 415 (malformed parameter, header or body), 400 (no MFA), 403
+    /// (policy).
     #[oai(path = "/users/:id/reset-mfa", method = "post", operation_id = "resetMfa")]
     async fn reset_mfa(
         &self,
@@ -112,8 +115,9 @@ impl ResetApi {
         context: Context,
         /// Id of the user.
         id: Path<WrittenId>,
-        /// A key for safe retries, 1 to 255 visible ASCII characters. A repeat with the same key and request
-        /// within 24 hours returns the first outcome and changes nothing.
+        /// A key for safe retries, 1 to 255 visible ASCII characters. After a 200 or 202 a repeat with the same
+        /// key and request within 24 hours returns the same outcome, without `enrolmentCode`, and changes nothing.
+        /// No other outcome is remembered: a repeat is judged anew and may then reset.
         #[oai(name = "Idempotency-Key")]
         idempotency_key: WrittenHeader,
         /// Whether to include a receipt in the response.

@@ -76,8 +76,8 @@ impl UserApi {
     /// List users.
     ///
     /// Lists the users of the caller's organisation, ordered by e-mail address. Without `page` and `size`,
-    /// returns all of them if there are at most 10,000. `X-Total-Count` has the total number of matches.
-    /// Requires the role `ORG_ADMIN`, or an API key with scope `users:read`.
+    /// returns all matches, or 400 if there are more than 10,000. `X-Total-Count` has the total number of
+    /// matches. Requires the role `ORG_ADMIN`, or an API key with scope `users:read`.
     #[oai(path = "/users", method = "get", operation_id = "listUsers")]
     async fn list_users(
         &self,
@@ -86,9 +86,9 @@ impl UserApi {
         /// Return only users whose e-mail address or name contains this text.
         #[oai(validator(max_length = 320))]
         query: Query<Option<String>>,
-        /// Page number, from 0.
+        /// Page number, from 0; 0 if only `size` is given.
         page: Query<Option<u32>>,
-        /// Maximum number of users on the page.
+        /// Maximum number of users on the page; 50 if only `page` is given.
         #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
         size: Query<Option<u32>>,
     ) -> Result<Listed<Vec<UserBody>>, ApiErr<{ SECURED | S400 | S429 }>> {

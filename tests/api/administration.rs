@@ -172,6 +172,48 @@ async fn settings_that_are_changed_meanwhile_again_and_again_are_409() {
     admin.patch(path, patch).await.assert_ok();
 }
 
+/// A client that checks values by the document sends all that are taken, and no other.
+#[tokio::test]
+async fn the_document_has_the_ranges_that_settings_are_checked_against() {
+    let schemas = &latchkey::http::document()["components"]["schemas"];
+    let fields = &schemas["OrganizationSettingsPatch"]["properties"];
+    let mut checked = 0;
+    for (field, schema) in fields.as_object().unwrap() {
+        if schema["type"] != "integer" {
+            continue;
+        }
+        let bounds = ["minimum", "maximum"].map(|bound| schema[bound].as_i64().unwrap());
+        let answered = &schemas["OrganizationSettings"]["properties"][field];
+        for (bound, value) in ["minimum", "maximum"].into_iter().zip(bounds) {
+            assert_eq!(answered[bound], value, "{field}: {bound} of an answer");
+        }
+        let [minimum, maximum] = bounds;
+        for (value, expected) in [
+            (minimum - 1, 400),
+            (minimum, 200),
+            (maximum, 200),
+            (maximum + 1, 400),
+        ] {
+            // Each in its own, since some settings have an effect on the next call.
+            let app = TestApp::new().await;
+            let patch = json!({ field: value });
+            let answer = app
+                .admin()
+                .await
+                .patch("/api/v1/organization/settings", patch)
+                .await;
+            assert_eq!(
+                answer.status.as_u16(),
+                expected,
+                "{field}: {value}: {}",
+                answer.text
+            );
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, 6);
+}
+
 /// Whoever took over an admin's account loosens first. The contact that there was is told, not only the new one.
 #[tokio::test]
 async fn the_admins_and_the_old_contact_are_told_of_weaker_settings() {

@@ -326,6 +326,10 @@ async fn a_tail_says_at_once_where_to_come_back_to() {
     let said = admin.stream(&path, &[], Duration::from_secs(1)).await;
     assert!(said.starts_with(&format!("id: {}\n\n", size - 1)), "{said}");
     assert!(!said.contains("data:"), "{said}");
+    // Nor does the document promise more of an event.
+    let event = &latchkey::http::document()["paths"][&path]["get"]["responses"]["200"]["content"]["text/event-stream"]
+        ["schema"];
+    assert_eq!(event["required"], json!(["id"]));
     admin.reset(DEVELOPER).await.assert_ok();
     let last = (size - 1).to_string();
     let events = admin

@@ -1,5 +1,6 @@
 //! The OpenAPI document as checked in and as served, and the page that shows it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use latchkey::http;
@@ -132,6 +133,78 @@ fn every_operation_says_how_it_can_end_and_what_comes_with_it() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// Requests may leave out what answers always have: a type for both would be wrong for one of them.
+#[test]
+fn no_type_of_requests_and_answers_has_required_fields() {
+    let document = http::document();
+    let (mut sent, mut answered) = (BTreeSet::new(), BTreeSet::new());
+    for (_, operation) in operations(&document) {
+        collect_types(&document, &operation["requestBody"], &mut sent);
+        collect_types(&document, &operation["responses"], &mut answered);
+    }
+    assert!(sent.len() > 20 && answered.len() > 40, "{sent:?} {answered:?}");
+    for name in sent.intersection(&answered) {
+        let required = &document["components"]["schemas"][name]["required"];
+        assert_eq!(required, &Value::Null, "{name}");
+    }
+}
+
+/// Adds the names of the types that are used in `part` of the document, also indirectly.
+fn collect_types(document: &Value, part: &Value, into: &mut BTreeSet<String>) {
+    match part {
+        Value::Object(fields) => {
+            if let Some(reference) = part["$ref"].as_str() {
+                let name = reference.strip_prefix("#/components/schemas/");
+                if name.is_none_or(|name| into.insert(name.to_owned())) {
+                    collect_types(document, resolve(document, part), into);
+                }
+            }
+            fields
+                .values()
+                .for_each(|field| collect_types(document, field, into));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_types(document, item, into)),
+        _ => {}
+    }
+}
+
+/// Who may call, what a list has and what is remembered are not in the schemas: the texts say it.
+#[test]
+fn texts_say_what_the_schemas_cannot() {
+    let document = http::document();
+    let operations = operations(&document);
+    let text_of = |called: &str| {
+        let (_, operation) = operations.iter().find(|(name, _)| name == called).unwrap();
+        let parameters = operation["parameters"].as_array().unwrap().iter();
+        let texts = parameters.map(|parameter| parameter["description"].as_str().unwrap());
+        format!(
+            "{} {}",
+            operation["description"].as_str().unwrap(),
+            texts.collect::<Vec<_>>().join(" ")
+        )
+    };
+    for (called, words) in [
+        (
+            "post /api/v1/users/{id}/reset-mfa",
+            &[
+                "HELP_DESK",
+                "200 or 202",
+                "without `enrolmentCode`",
+                "judged anew",
+            ][..],
+        ),
+        (
+            "get /api/v1/users",
+            &["400 if there are more than 10,000", "50 if"],
+        ),
+    ] {
+        let text = text_of(called);
+        for word in words {
+            assert!(text.contains(word), "{called}: {word} is not in {text}");
         }
     }
 }

@@ -639,3 +639,39 @@ async fn what_was_installed_meanwhile_counts_towards_the_limit() {
     assert_eq!(answer.status.as_u16(), 409, "{}", answer.text);
     assert!(answer.text.contains("at most 64 plugins"), "{}", answer.text);
 }
+
+#[tokio::test]
+async fn limits_that_a_request_leaves_out_are_the_usual_ones() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let digest = install(&admin, denying("1.0.0", "one")).await;
+    let usual = bind(&admin, &digest, json!({})).await;
+    let binding = path(&usual);
+    let mut expected = usual.body["limits"].clone();
+    // As the descriptions of the request's fields say.
+    assert_eq!(
+        expected,
+        json!({
+            "deadlineMs": 50, "memoryBytes": 64 << 20, "tableElements": 100_000, "fuel": 0,
+            "answerBytes": 256 << 10, "logLines": 50, "logBytes": 8 << 10,
+        })
+    );
+    expected["deadlineMs"] = json!(20);
+    let limits = json!({ "limits": { "deadlineMs": 20 } });
+    let changed = admin.patch(&binding, limits).await;
+    assert_eq!(changed.assert_ok()["limits"], expected);
+    // As a whole: what was set before is the usual again.
+    let limits = json!({ "limits": { "logLines": 5 } });
+    let changed = admin.patch(&binding, limits).await;
+    expected["deadlineMs"] = usual.body["limits"]["deadlineMs"].clone();
+    expected["logLines"] = json!(5);
+    assert_eq!(changed.assert_ok()["limits"], expected);
+    let null = admin
+        .patch(&binding, json!({ "limits": { "logLines": null } }))
+        .await;
+    null.assert_error(400, "Validation failed");
+    assert_eq!(
+        null.body["validationErrors"]["limits.logLines"],
+        "must not be null; leave it out"
+    );
+}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from latchkey_client import AuthenticatedClient, Client
 from latchkey_client.api.authentication import login, verify_mfa
@@ -26,12 +26,12 @@ class LatchkeyError(Exception):
 
 
 def unwrap(response: Response[ApiError | T]) -> T:
-    """The answer's data, or its error as an exception."""
+    """The answer's data, or its error as an exception. The data of a success without a body is None."""
     if isinstance(response.parsed, ApiError):
         raise LatchkeyError(response.parsed, response)
-    if response.parsed is None:
-        raise RuntimeError(f"{response.status_code} is not in the document")
-    return response.parsed
+    if not 200 <= response.status_code < 300:
+        raise RuntimeError(f"{response.status_code:d} is not in the document")
+    return cast(T, response.parsed)
 
 
 def sign_in(

@@ -34,6 +34,11 @@ def main(email: str, reason: str | None = None, ticket: str | None = None) -> in
         print(f"{error} (request {error.request_id})", file=sys.stderr)
         return 1
     print(outcome.message)
+    # Shown only now: a repeat of the call does not have the code.
+    if outcome.enrolment_code:
+        print(f"Code for the user, in person or by phone: {outcome.enrolment_code}")
+    if outcome.approval_id:
+        print(f"Another administrator must approve it: approval {outcome.approval_id}")
     return 0
 
 

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Loaded, bytes, line};
-use crate::cli::exit::{CodedRefusal, told};
+use crate::cli::exit::CodedRefusal;
 use crate::cli::files::{self, refused_plugin};
 use crate::cli::output;
 use crate::domain::policy::Effect;
@@ -20,17 +20,13 @@ pub struct Check {
     /// Plugin file: a component, or a core module with the contract inside.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Print the result as JSON, also that of a refusal.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
 impl Check {
     pub(super) fn run(self) -> Result<()> {
-        refused_in_json(self.json, self.judge())
-    }
-
-    fn judge(&self) -> Result<()> {
         let loaded = Loaded::open(&self.plugin, false)?;
         let package = read_package(&loaded.bytes).map_err(|error| refused_plugin(&self.plugin, &error))?;
         let manifest = loaded.manifest(&self.plugin)?;
@@ -85,17 +81,13 @@ pub struct Inspect {
     /// Plugin file.
     #[arg(value_name = "PLUGIN.wasm")]
     plugin: PathBuf,
-    /// Print the result as JSON, also that of a refusal.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
 impl Inspect {
     pub(super) fn run(self) -> Result<()> {
-        refused_in_json(self.json, self.look())
-    }
-
-    fn look(&self) -> Result<()> {
         let bytes = files::plugin(&self.plugin)?;
         let package = read_package(&bytes).map_err(|error| refused_plugin(&self.plugin, &error))?;
         let cases = embedded_cases(&bytes).map_err(|error| bad_cases(&self.plugin, &error))?;
@@ -106,15 +98,6 @@ impl Inspect {
             print_facts(&facts)
         }
     }
-}
-
-/// With `--json` a failure is printed as JSON too, for scripts.
-fn refused_in_json(json: bool, done: Result<()>) -> Result<()> {
-    if json && let Err(error) = &done {
-        let code = error.downcast_ref::<CodedRefusal>().map(|refused| refused.code);
-        output::json(&json!({ "ok": false, "code": code, "message": told(error) }))?;
-    }
-    done
 }
 
 fn bad_cases(plugin: &Path, error: &CaseError) -> CodedRefusal {

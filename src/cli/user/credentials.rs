@@ -4,9 +4,8 @@
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::cli::exit::told;
 use crate::cli::{Global, orders, output};
 use crate::service::operator::{AccountOrder, Named};
 
@@ -57,7 +56,7 @@ impl ResetMfa {
             reason,
             ticket,
         };
-        let done = whose.carry_out(global, order)?;
+        let done = orders::carry_out(global, order)?;
         whose.say(&done, |email| {
             format!("MFA of {email} reset; all sessions of the account were ended")
         })
@@ -71,7 +70,7 @@ impl RestoreFactors {
             user: whose.named(),
             taken_before,
         };
-        let done = whose.carry_out(global, order)?;
+        let done = orders::carry_out(global, order)?;
         whose.say(&done, |email| {
             format!("Second factors of {email} restored; all sessions of the account were ended")
         })
@@ -80,22 +79,12 @@ impl RestoreFactors {
 
 impl Whose {
     pub(in crate::cli) fn unlock(self, global: &Global) -> Result<()> {
-        let done = self.carry_out(global, AccountOrder::Unlock { user: self.named() })?;
+        let done = orders::carry_out(global, AccountOrder::Unlock { user: self.named() })?;
         let changed = done["changed"] == true;
         self.say(&done, |email| match changed {
             true => format!("{email} unlocked"),
             false => format!("{email} is not locked; nothing was changed"),
         })
-    }
-
-    /// Carries out the order. With `--json` a failure is printed as JSON too: the reader may have to explain
-    /// a denial by a policy.
-    fn carry_out(&self, global: &Global, order: AccountOrder) -> Result<Value> {
-        let done = orders::carry_out(global, order);
-        if let (Err(error), true) = (&done, self.json) {
-            output::json(&json!({ "error": told(error) }))?;
-        }
-        done
     }
 
     fn named(&self) -> Named {

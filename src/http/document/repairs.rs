@@ -15,6 +15,7 @@ pub(super) fn apply(document: &mut Value) {
         // State explicitly that no authentication is required.
         operation.entry("security").or_insert(json!([]));
     }
+    bound_settings(document);
     let sent = reachable(document, "requestBody");
     let answered = reachable(document, "responses");
     for (name, schema) in schemas(document) {
@@ -167,6 +168,26 @@ fn drop_titles(value: &mut Value, names: &[String]) {
         }
         Value::Array(items) => items.iter_mut().for_each(|inner| drop_titles(inner, names)),
         _ => {}
+    }
+}
+
+/// Ranges of settings that may be null. They are not validators of the fields, because
+/// [`check_settings`](crate::service::administration::check_settings) refuses other values with a better text.
+const SETTINGS: [(&str, u16, u16); 3] = [
+    ("passwordExpirationDays", 1, 365),
+    ("stepUpMinutes", 1, 1_440),
+    ("auditRetentionDays", 30, 36_500),
+];
+
+fn bound_settings(document: &mut Value) {
+    let schemas = &mut document["components"]["schemas"];
+    for schema in ["OrganizationSettings", "OrganizationSettingsPatch"] {
+        for (field, minimum, maximum) in SETTINGS {
+            if let Some(field) = schemas[schema]["properties"][field].as_object_mut() {
+                field.insert("minimum".into(), json!(minimum));
+                field.insert("maximum".into(), json!(maximum));
+            }
+        }
     }
 }
 

@@ -32,11 +32,14 @@ fn describe_events(response: &mut Value) {
         stream["schema"] = json!({
             "type": "object",
             "description": "One event (Server-sent events, WHATWG HTML §9.2)",
-            "required": ["id", "event", "data"],
+            "required": ["id"],
             "properties": {
                 "id": { "type": "string", "description": "Id of the event, for `Last-Event-ID`" },
-                "event": { "type": "string", "description": "Kind of event" },
-                "data": { "type": "string", "description": "The entry as JSON, as in the list" },
+                "event": { "type": "string", "description": "`entry`; absent if there is no data" },
+                "data": {
+                    "type": "string",
+                    "description": "The entry as JSON, as in the list; absent if the event has only an id",
+                },
             },
         });
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::words::{HookBody, LimitsBody, ModeBody, OnFailureBody, from_hooks, hooks, mode};
+use super::words::{HookBody, LimitsBody, LimitsRequest, ModeBody, OnFailureBody, from_hooks, hooks, mode};
 use crate::domain::Result;
 use crate::domain::account::OrganizationId;
 use crate::domain::policy::{Grants, Manifest, Mode};
@@ -104,7 +104,7 @@ pub struct BindingRequest {
     /// What happens if a call fails; deny if absent.
     pub on_failure: Option<OnFailureBody>,
     /// Resource limits of a call.
-    pub limits: Option<LimitsBody>,
+    pub limits: Option<LimitsRequest>,
 }
 
 impl Example for BindingRequest {
@@ -165,7 +165,7 @@ pub struct BindingPatchBody {
     /// What happens if a call fails. Replaces the previous value as a whole.
     pub on_failure: Option<OnFailureBody>,
     /// Resource limits of a call. Replaces the previous value as a whole.
-    pub limits: Option<LimitsBody>,
+    pub limits: Option<LimitsRequest>,
     /// Whether the binding is switched off.
     pub disabled: Option<bool>,
 }

@@ -75,15 +75,30 @@ pub struct OnFailureBody {
     pub instantiation: Option<ActionBody>,
 }
 
-/// Resource limits of a call. Absent fields have their default.
-#[derive(Clone, Copy, Debug, Object, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[oai(
-    rename = "PolicyLimits",
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    default
-)]
+/// Resource limits of a call, as requested. Absent fields have their default.
+#[derive(Clone, Copy, Debug, Default, Object, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[oai(rename = "PolicyLimitsRequest", rename_all = "camelCase", deny_unknown_fields)]
+pub struct LimitsRequest {
+    /// Wall-clock time in milliseconds, 5 to 1000; 50 if absent.
+    pub deadline_ms: Option<u32>,
+    /// Linear memory in bytes, 1 MiB to 256 MiB; 64 MiB if absent.
+    pub memory_bytes: Option<u64>,
+    /// Number of table elements, at most 200,000; 100,000 if absent.
+    pub table_elements: Option<u32>,
+    /// Fuel, where the node counts it; 0 means no limit, as if absent.
+    pub fuel: Option<u64>,
+    /// Size of the strings and lists in an answer in bytes, 4 KiB to 4 MiB; 256 KiB if absent.
+    pub answer_bytes: Option<u32>,
+    /// Number of log lines kept, at most 1000; 50 if absent.
+    pub log_lines: Option<u32>,
+    /// Size of the log kept in bytes, at most 256 KiB; 8 KiB if absent.
+    pub log_bytes: Option<u32>,
+}
+
+/// Resource limits of a call.
+#[derive(Clone, Copy, Debug, Object)]
+#[oai(rename = "PolicyLimits", rename_all = "camelCase")]
 pub struct LimitsBody {
     /// Wall-clock time in milliseconds, 5 to 1000.
     pub deadline_ms: u32,
@@ -99,12 +114,6 @@ pub struct LimitsBody {
     pub log_lines: u32,
     /// Size of the log kept in bytes, at most 256 KiB.
     pub log_bytes: u32,
-}
-
-impl Default for LimitsBody {
-    fn default() -> Self {
-        Limits::default().into()
-    }
 }
 
 pub(super) fn mode(mode: Option<ModeBody>, percent: Option<u8>) -> Result<Option<Mode>> {
@@ -198,16 +207,17 @@ impl From<OnFailure> for OnFailureBody {
     }
 }
 
-impl From<LimitsBody> for Limits {
-    fn from(body: LimitsBody) -> Self {
+impl From<LimitsRequest> for Limits {
+    fn from(asked: LimitsRequest) -> Self {
+        let usual = Self::default();
         Self {
-            deadline_ms: body.deadline_ms,
-            memory_bytes: body.memory_bytes,
-            table_elements: body.table_elements,
-            fuel: body.fuel,
-            answer_bytes: body.answer_bytes,
-            log_lines: body.log_lines,
-            log_bytes: body.log_bytes,
+            deadline_ms: asked.deadline_ms.unwrap_or(usual.deadline_ms),
+            memory_bytes: asked.memory_bytes.unwrap_or(usual.memory_bytes),
+            table_elements: asked.table_elements.unwrap_or(usual.table_elements),
+            fuel: asked.fuel.unwrap_or(usual.fuel),
+            answer_bytes: asked.answer_bytes.unwrap_or(usual.answer_bytes),
+            log_lines: asked.log_lines.unwrap_or(usual.log_lines),
+            log_bytes: asked.log_bytes.unwrap_or(usual.log_bytes),
         }
     }
 }

@@ -2,9 +2,11 @@
 //! and one day.
 
 use jiff::SignedDuration;
+use latchkey::domain::account::OrganizationSettings;
 use poem::http::Method;
 use serde_json::{Value, json};
 
+use super::{app_with, user_path};
 use crate::support::{Answer, Caller, DEVELOPER, TestApp, reset_path};
 
 const KEY: &str = "0b6e4c56-9a53";
@@ -148,4 +150,45 @@ async fn two_at_once_with_one_key_are_one_reset_and_both_are_told_so() {
     let (one, two) = tokio::join!(reset(&admin, DEVELOPER, None), reset(&admin, DEVELOPER, None));
     assert_eq!(one.assert_ok(), two.assert_ok());
     assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
+}
+
+/// The code is kept only as a hash, so a repeat can't return it; an admin has a new one issued.
+#[tokio::test]
+async fn a_repeat_has_no_enrolment_code_and_unlocking_issues_a_new_one() {
+    let app = app_with(OrganizationSettings {
+        enrolment_code_required: true,
+        ..Default::default()
+    })
+    .await;
+    let admin = app.admin().await;
+    let first = reset(&admin, DEVELOPER, None).await;
+    let lost = first.assert_ok()["enrolmentCode"].as_str().unwrap().to_owned();
+    let again = reset(&admin, DEVELOPER, None).await;
+    assert_eq!(again.assert_ok(), &json!({ "message": "MFA reset successfully" }));
+    assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
+    let user = user_path(&app.developer);
+    let unlocked = admin.patch(&user, json!({ "locked": false })).await;
+    let code = unlocked.assert_ok()["enrolmentCode"].as_str().unwrap().to_owned();
+    assert_ne!(code, lost);
+    // Not even then does the repeat have one.
+    let again = reset(&admin, DEVELOPER, None).await;
+    assert_eq!(again.assert_ok(), &json!({ "message": "MFA reset successfully" }));
+}
+
+/// A policy may allow later what it denied: its refusal is not remembered, and the repeat resets.
+#[tokio::test]
+async fn a_repeat_of_what_a_policy_denied_is_judged_anew() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    app.bind("ticket-required", json!({ "prefixes": ["HD-"] })).await;
+    let denied = reset(&admin, DEVELOPER, None).await;
+    assert_eq!(denied.status.as_u16(), 403, "{}", denied.text);
+    let bindings = admin.get("/api/v1/policy-bindings").await;
+    let id = bindings.assert_ok()[0]["id"].as_str().unwrap().to_owned();
+    let binding = format!("/api/v1/policy-bindings/{id}");
+    let off = admin.patch(&binding, json!({ "disabled": true })).await;
+    off.assert_ok();
+    reset(&admin, DEVELOPER, None).await.assert_ok();
+    assert_eq!(app.entries("USER_MFA_RESET", "SUCCESS"), 1);
+    assert_eq!(app.entries("USER_MFA_RESET", "DENIED"), 1);
 }

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from http import HTTPStatus
 from uuid import UUID, uuid4
 
 import pyotp
@@ -12,11 +13,18 @@ import pytest
 
 from latchkey import LatchkeyError, retrying, sign_in, unwrap
 from latchkey_client import AuthenticatedClient
-from latchkey_client.api.mfa import confirm_mfa, set_up_mfa
+from latchkey_client.api.mfa import confirm_mfa, disable_mfa, set_up_mfa
 from latchkey_client.api.reset import reset_mfa
-from latchkey_client.api.sessions import list_sessions
+from latchkey_client.api.sessions import end_session, list_sessions
 from latchkey_client.api.users import list_users
-from latchkey_client.models import ApiError, Denial, MfaConfirmRequest, ResetMfaRequest, ResetMfaResponse
+from latchkey_client.models import (
+    ApiError,
+    Denial,
+    MfaCodeRequest,
+    MfaConfirmRequest,
+    ResetMfaRequest,
+    ResetMfaResponse,
+)
 from latchkey_client.types import UNSET, Response
 
 URL = os.environ["LATCHKEY_URL"]
@@ -106,6 +114,26 @@ def test_a_device_is_lost_reset_and_replaced() -> None:
     seconds = time.monotonic() - began
     assert 2 < seconds < 10
     print(f"story: the client waited for {seconds:.0f} s, as it was told, and succeeded")
+
+    # 204 and 200, both without a body: what was done is no error.
+    own = [session for session in unwrap(list_sessions.sync_detailed(client=dev)) if not session.current]
+    other, _ = sign_in(URL, *DEV, lambda: codes.recovery_codes[0])
+    (there,) = [
+        session
+        for session in unwrap(list_sessions.sync_detailed(client=dev))
+        if not session.current and session.id not in {each.id for each in own}
+    ]
+    unwrap(end_session.sync_detailed(there.id, client=dev))
+    assert refused(lambda: list_sessions.sync_detailed(client=other)).status == 401
+    unwrap(disable_mfa.sync_detailed(client=dev, body=MfaCodeRequest(code=codes.recovery_codes[1])))
+    sign_in(URL, *DEV, no_second_factor)
+    print("story: the developer ended the other session and switched MFA off")
+
+
+def test_an_answer_of_something_in_between_is_an_error() -> None:
+    empty: Response[ApiError | ResetMfaResponse] = Response(HTTPStatus.BAD_GATEWAY, b"", {}, None)
+    with pytest.raises(RuntimeError, match="502 is not in the document"):
+        unwrap(empty)
 
 
 def test_the_example_program_says_what_the_api_said() -> None:

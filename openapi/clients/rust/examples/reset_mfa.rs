@@ -27,5 +27,12 @@ async fn main() -> anyhow::Result<()> {
     let key = uuid::Uuid::new_v4().to_string();
     let outcome = retrying(4, async || Ok(client.reset_mfa(&user.id, None, Some(&key), None, &body).await?)).await?;
     println!("{}", outcome.message);
+    // Shown only now: a repeat of the call does not have the code.
+    if let Some(code) = &outcome.enrolment_code {
+        println!("Code for the user, in person or by phone: {code}");
+    }
+    if let Some(approval) = &outcome.approval_id {
+        println!("Another administrator must approve it: approval {approval}");
+    }
     Ok(())
 }

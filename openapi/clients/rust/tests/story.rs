@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use latchkey_client::types::{LoginRequest, MfaConfirmRequest, ResetMfaRequest, ResetMfaResponse};
+use latchkey_client::types::{LoginRequest, MfaCodeRequest, MfaConfirmRequest, ResetMfaRequest, ResetMfaResponse};
 use latchkey_client::{Client, Error, Refusal, retrying, sign_in};
 use totp_rs::{Builder, Secret};
 use uuid::Uuid;
@@ -70,9 +70,9 @@ async fn a_device_is_lost_reset_and_replaced() {
     let codes = limited.confirm_mfa(&confirmation).await.unwrap().into_inner();
     assert_eq!(codes.recovery_codes.len(), 8);
     // The code that confirmed is used up; the next one is taken half a minute early.
-    let (dev, must_set_up) = sign_in(&url, dev, || code(&secret, 30)).await.unwrap();
+    let (phone, must_set_up) = sign_in(&url, dev.clone(), || code(&secret, 30)).await.unwrap();
     assert!(!must_set_up);
-    assert!(dev.list_sessions().await.unwrap().iter().any(|session| session.current));
+    assert!(phone.list_sessions().await.unwrap().iter().any(|session| session.current));
     println!("story: the developer logged in with the password alone, set MFA up and logged in with the new code");
 
     let denied = refused(reset(&client, user.id, None).await);
@@ -106,4 +106,19 @@ async fn a_device_is_lost_reset_and_replaced() {
     let waited = began.elapsed();
     assert!(waited > Duration::from_secs(2) && waited < Duration::from_secs(10), "{waited:?}");
     println!("story: the client waited for {} s, as it was told, and succeeded", waited.as_secs());
+
+    // 204 and 200, both without a body: what was done is no error.
+    let ids = async || -> Vec<Uuid> {
+        let sessions = phone.list_sessions().await.unwrap().into_inner();
+        sessions.into_iter().map(|session| session.id).collect()
+    };
+    let before = ids().await;
+    let (other, _) = sign_in(&url, dev.clone(), || codes.recovery_codes[0].clone()).await.unwrap();
+    let there = ids().await.into_iter().find(|id| !before.contains(id)).unwrap();
+    phone.end_session(&there).await.unwrap();
+    assert_eq!(refused(other.list_sessions().await.map_err(Error::from)).status, 401);
+    let last = MfaCodeRequest { code: codes.recovery_codes[1].parse().unwrap() };
+    phone.disable_mfa(&last).await.unwrap();
+    sign_in(&url, dev, || panic!("no second factor is left")).await.unwrap();
+    println!("story: the developer ended the other session and switched MFA off");
 }

@@ -32,10 +32,13 @@ export function connect(baseUrl: string, accessToken?: string): Latchkey {
   return createClient<paths>({ baseUrl, headers });
 }
 
-/** The answer's data, or its error as an exception. */
+/** The answer's data, or its error as an exception. The data of a success without a body is undefined. */
 export function unwrap<T>(answer: { data?: T; error?: ApiError; response: Response }): T {
-  if (answer.error !== undefined) throw new LatchkeyError(answer.error, answer.response);
-  return answer.data as T;
+  const { data, error, response } = answer;
+  if (response.ok) return data as T;
+  // A proxy may answer with no body, or with one of its own.
+  if (!error?.message) throw new Error(`${response.status} is not in the document`);
+  throw new LatchkeyError(error, response);
 }
 
 export interface Credentials {

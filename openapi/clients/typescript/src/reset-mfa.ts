@@ -26,7 +26,9 @@ try {
       body: { ...(reason && { reason }), ...(ticket && { ticket }) },
     })));
   console.log(outcome.message);
+  // Shown only now: a repeat of the call does not have the code.
   if (outcome.enrolmentCode) console.log(`Code for the user, in person or by phone: ${outcome.enrolmentCode}`);
+  if (outcome.approvalId) console.log(`Another administrator must approve it: approval ${outcome.approvalId}`);
 } catch (error) {
   if (!(error instanceof LatchkeyError)) throw error;
   const until = error.body.denial?.allowedFrom;

@@ -93,6 +93,25 @@ test('a device is lost, reset and replaced', async () => {
   const seconds = (Date.now() - began) / 1000;
   assert.ok(seconds > 2 && seconds < 10, `${seconds} s`);
   tell(`the client waited for ${Math.round(seconds)} s, as it was told, and succeeded`);
+
+  // 204 and 200, both without a body: what was done is no error.
+  const ids = async () =>
+    unwrap(await again.client.GET('/api/v1/account/sessions')).map((session) => session.id);
+  const before = await ids();
+  const other = await signIn(url, dev, () => recoveryCodes[0] ?? '');
+  const id = (await ids()).find((each) => !before.includes(each)) ?? '';
+  unwrap(await again.client.DELETE('/api/v1/account/sessions/{id}', { params: { path: { id } } }));
+  assert.equal((await other.client.GET('/api/v1/account/sessions')).error?.status, 401);
+  unwrap(await again.client.POST('/api/v1/mfa/disable', { body: { code: recoveryCodes[1] ?? '' } }));
+  await signIn(url, dev, () => assert.fail('no second factor is left'));
+  tell('the developer ended the other session and switched MFA off');
+});
+
+test('an answer of something in between is an error', () => {
+  const response = new Response(null, { status: 502 });
+  for (const answer of [{ response }, { error: '<h1>Bad Gateway</h1>' as never, response }]) {
+    assert.throws(() => unwrap(answer), /^Error: 502 is not in the document$/);
+  }
 });
 
 test('the example program says what the API said', () => {

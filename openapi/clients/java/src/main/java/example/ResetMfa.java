@@ -32,6 +32,13 @@ public final class ResetMfa {
       ResetApi reset = new ResetApi(session.client());
       var outcome = Latchkey.retrying(4, () -> reset.resetMfa(user.getId(), key, null, null, body));
       System.out.println(outcome.getMessage());
+      // Shown only now: a repeat of the call does not have the code.
+      if (outcome.getEnrolmentCode() != null) {
+        System.out.println("Code for the user, in person or by phone: " + outcome.getEnrolmentCode());
+      }
+      if (outcome.getApprovalId() != null) {
+        System.out.println("Another administrator must approve it: approval " + outcome.getApprovalId());
+      }
     } catch (Latchkey.Refused refused) {
       System.err.printf("%s (request %s)%n", refused.getMessage(), refused.requestId().orElse("?"));
       System.exit(1);

@@ -6,6 +6,7 @@ import io.latchkey.client.api.ResetApi;
 import io.latchkey.client.api.SessionsApi;
 import io.latchkey.client.api.UsersApi;
 import io.latchkey.client.model.LoginRequest;
+import io.latchkey.client.model.MfaCodeRequest;
 import io.latchkey.client.model.MfaConfirmRequest;
 import io.latchkey.client.model.ResetMfaRequest;
 import io.latchkey.client.model.ResetMfaResponse;
@@ -80,6 +81,18 @@ public final class Story {
     double seconds = (System.nanoTime() - began) / 1e9;
     equal(true, seconds > 2 && seconds < 10);
     tell("the client waited for " + Math.round(seconds) + " s, as it was told, and succeeded");
+
+    // 204 and 200, both without a body: what was done is no error.
+    SessionsApi sessions = new SessionsApi(again.client());
+    var before = sessions.listSessions().stream().map(Session::getId).toList();
+    var other = Latchkey.signIn(URL, developer, () -> codes.getRecoveryCodes().get(0));
+    UUID there = sessions.listSessions().stream().map(Session::getId)
+        .filter(id -> !before.contains(id)).findFirst().orElseThrow();
+    sessions.endSession(there);
+    equal(401, refused(() -> new SessionsApi(other.client()).listSessions()).status());
+    new MfaApi(again.client()).disableMfa(new MfaCodeRequest().code(codes.getRecoveryCodes().get(1)));
+    Latchkey.signIn(URL, developer, () -> { throw new AssertionError("no second factor is left"); });
+    tell("the developer ended the other session and switched MFA off");
   }
 
   private static ResetMfaResponse reset(ApiClient client, UUID user, String key) throws Exception {
