@@ -82,6 +82,7 @@ bench *args:
     plugins/call-costs.sh
     benches/bindings.sh
 
+# `just load --server target/dist/latchkey` measures the binary that is installed.
 # Measure the release binary under load beside its floors: one line per figure, and a plot (needs wrk)
 load *args:
     cargo bench --bench load -- --svg target/load.svg {{args}}
@@ -90,6 +91,6 @@ load *args:
 doc:
     cargo doc --no-deps --open
 
-# Build the smallest and fastest binary (several minutes)
+# Build the binary to install: the smallest and fastest (a quarter of an hour on two cores)
 dist:
     cargo build --profile dist

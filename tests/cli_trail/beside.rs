@@ -212,12 +212,18 @@ fn where_nobody_takes_orders_nothing_is_exported_and_it_says_why() {
         .open(desk.path(&format!("{DATA}/latchkey.lock")))
         .unwrap();
     lock.lock().unwrap();
-    for order in [&["export", "--out", "none"][..], &["checkpoint"], &["rotate-key"]] {
-        let refused = run(&desk, order);
-        assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
-        let said = said(&refused);
-        assert!(said.contains("in use by another latchkey process"), "{said}");
-    }
+    // Each waits for a while until the other process might be done.
+    std::thread::scope(|scope| {
+        for order in [&["export", "--out", "none"][..], &["checkpoint"], &["rotate-key"]] {
+            let desk = &desk;
+            scope.spawn(move || {
+                let refused = run(desk, order);
+                assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
+                let said = said(&refused);
+                assert!(said.contains("in use by another latchkey process"), "{said}");
+            });
+        }
+    });
     assert!(!desk.path("none").exists());
     drop(lock);
     assert_eq!(

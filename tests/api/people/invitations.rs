@@ -46,9 +46,9 @@ async fn a_link_lapses_after_seven_days_and_nonsense_is_no_link() {
     let token = invited(&app, "nora@acme.example").await;
     let dead = "The invitation is invalid or has expired";
     accept(&app, "lko_nonsense", NEW).await.assert_error(401, dead);
-    accept(&app, &format!("{}A", &token[..token.len() - 1]), NEW)
-        .await
-        .assert_error(401, dead);
+    let (other, last) = (&token[..token.len() - 1], &token[token.len() - 1..]);
+    let other = format!("{other}{}", if last == "A" { "Q" } else { "A" });
+    accept(&app, &other, NEW).await.assert_error(401, dead);
     app.advance(SignedDuration::from_hours(7 * 24));
     accept(&app, &token, NEW).await.assert_error(401, dead);
 }
