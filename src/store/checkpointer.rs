@@ -218,7 +218,6 @@ impl Mover<'_> {
         match &wal {
             // A look that moves nothing does not show that frames can be moved again.
             Ok(_) if mode != LOOK && self.failures.are_over() => tracing::info!("checkpoints work again"),
-            Ok(_) => {}
             Err(error) if self.failures.is_due(Instant::now()) => {
                 tracing::warn!(
                     error,
@@ -226,7 +225,7 @@ impl Mover<'_> {
                     "checkpoint failed, and is tried again: check the disk"
                 );
             }
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         wal.ok()
     }
