@@ -46,6 +46,7 @@ use rusqlite::config::DbConfig;
 pub use rusqlite::{Connection, Transaction};
 use rusqlite::{OpenFlags, TransactionBehavior};
 
+use crate::domain::account::OrganizationId;
 use crate::domain::{Error, Result};
 
 pub use checkpointer::{Checkpoints, wal_bytes};
@@ -208,6 +209,23 @@ impl Store {
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.write_by(Terms::NODE, change).await
+    }
+
+    /// [`Store::write`] on behalf of an organisation, which uses its own share of the queue: its crowd leaves places
+    /// to the others.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn write_for<T: Send + 'static>(
+        &self,
+        organization: OrganizationId,
+        change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let terms = Terms {
+            party: Some(organization),
+            touched: Touched::Everybody,
+        };
+        self.write_by(terms, change).await
     }
 
     /// [`Store::write`] on behalf of an organisation, or for a change that affects the standing of known users

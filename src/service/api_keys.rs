@@ -142,7 +142,7 @@ async fn insert(
     let kept = key.clone();
     services
         .store
-        .write(move |tx| {
+        .write_for(admin.organization.id, move |tx| {
             still_admin(tx, &caller, at)?;
             if api_keys::count_live(tx, caller.organization.id, at)? >= KEYS_LIMIT {
                 return Err(Error::Conflict(format!(
@@ -227,7 +227,7 @@ async fn revoke(
     let owed = call(services, admin, "api-key.revoked", id, context);
     services
         .store
-        .write(move |tx| {
+        .write_for(admin.organization.id, move |tx| {
             let actor = still_admin(tx, &caller, at)?;
             let organization = &caller.organization;
             let key =
@@ -343,9 +343,9 @@ pub async fn authenticate_key(services: &Services, text: &str, at: Timestamp) ->
     let (row, holder) = find_live(services, text, at)?;
     let recent = |last: Timestamp| at.duration_since(last) < LAST_USE_PRECISION;
     if !row.last_used_at.is_some_and(recent) {
-        let noted = services
-            .store
-            .write(move |tx| api_keys::update_last_used(tx, row.id, at));
+        let noted = services.store.write_for(row.organization_id, move |tx| {
+            api_keys::update_last_used(tx, row.id, at)
+        });
         // Reading must continue to work while nothing can be written.
         if let Err(failed) = noted.await {
             tracing::warn!(%failed, key = %row.id, "could not record the use of an API key");

@@ -263,7 +263,7 @@ async fn close(
     let mandate = Mandate::agreed(approval.clone(), principal);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             mandate.session_lives(tx, at)?;
             update_state(tx, &approval, ApprovalState::Denied, &approval.approved_by, at)?;
             audit::append_entry(tx, at, entry_id, &event).map(drop)
@@ -305,7 +305,7 @@ pub async fn reject(
         let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
         services
             .store
-            .write(move |tx| {
+            .write_for(principal.organization.id, move |tx| {
                 mandate.still_holds(tx, at)?;
                 let Agreement { approval, .. } = mandate.agreement.as_ref().ok_or(Error::Stale)?;
                 update_state(tx, approval, ApprovalState::Rejected, &approval.approved_by, at)?;

@@ -78,7 +78,7 @@ pub async fn set_up_mfa(
     let expires_at = at + SignedDuration::from_secs(services.settings.enrolment_secs);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &session, at)?;
             refuse_second_set_up(tx, &current_user(tx, id)?)?;
             factors::insert_enrolment(tx, id, session.id, &sealed, at, expires_at)
@@ -166,7 +166,7 @@ async fn enrol(
     let id = user.id;
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &kept, at)?;
             let user = usable_user(tx, id)?;
             refuse_second_set_up(tx, &user)?;
@@ -226,7 +226,7 @@ pub async fn disable_mfa(
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &kept, at)?;
             let user = current_user(tx, id)?;
             let organization = accounts::find_organization(tx, user.organization_id)?;

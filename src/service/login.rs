@@ -232,7 +232,7 @@ async fn commit(
     let (judged, rehashed) = (case.clone(), proof.rehashed.clone());
     services
         .store
-        .write(move |tx| {
+        .write_for(case.user.organization_id, move |tx| {
             judged.still_holds(tx)?;
             if let Some((old, new)) = &rehashed {
                 passwords::update_password_hash(tx, judged.user.id, old, new)?;

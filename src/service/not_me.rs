@@ -82,7 +82,7 @@ pub async fn report_not_me(services: &Services, token: &str, context: &RequestCo
     let id = user.id;
     services
         .store
-        .write(move |tx| {
+        .write_for(organization.id, move |tx| {
             if !challenges::take_challenge(tx, id, &hash)? {
                 return Err(dead());
             }

@@ -161,7 +161,7 @@ async fn register(
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &kept, at)?;
             let user = enrolment::usable_user(tx, id)?;
             if find(tx)? != state {
@@ -259,7 +259,7 @@ async fn refuse<T>(
     let entry_id = services.entropy.uuid(at);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             challenges::take_challenge(tx, id, &hash)?;
             audit::append_entry(tx, at, entry_id, &event).map(drop)
         })
@@ -342,7 +342,7 @@ pub(super) async fn remember(
     let expires_at = at + SignedDuration::from_secs(services.settings.mfa_challenge_secs);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             challenges::take_challenge(tx, user, &hash)?;
             challenges::insert_challenge(tx, user, &hash, purpose, Some(&state), at, expires_at)
         })

@@ -349,7 +349,7 @@ pub async fn logout(services: &Services, principal: &Principal, context: &Reques
     let entry_id = services.entropy.uuid(at);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             // Concurrent logouts of one session are recorded once.
             if sessions::end_session(tx, &session, at)? {
                 audit::append_entry(tx, at, entry_id, &event)?;

@@ -91,6 +91,44 @@ async fn a_crowd_of_changes_of_policies_of_one_organisation_leaves_places_to_ano
     assert_eq!(busy, 4, "half of the queue is theirs");
 }
 
+/// Not resets alone: whatever an organisation's people change takes places of its own share.
+#[tokio::test]
+async fn a_crowd_of_any_changes_of_one_organisation_leaves_places_to_another() {
+    let app = TestApp::with(Setup {
+        queue_length: 4,
+        ..Default::default()
+    })
+    .await;
+    let (admin, member) = (app.admin().await, app.caller(&app.member).await);
+    let other = app.admin_of_other_org().await;
+    let settings = "/api/v1/organization/settings";
+    for round in 0..3 {
+        let one = async |n: u32| match round {
+            0 => {
+                let new = json!({ "email": format!("new-{n}@acme.example") });
+                admin.post("/api/v1/users", new).await
+            }
+            1 => {
+                admin
+                    .patch(settings, json!({ "passwordMinLength": 12 + n }))
+                    .await
+            }
+            _ => member.post("/api/v1/mfa/setup", json!({})).await,
+        };
+        let disk = SlowDisk::new(&app).await;
+        let crowd = futures_util::future::join_all((0..6).map(one));
+        let late = async {
+            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+            let new = json!({ "email": format!("late-{round}@globex.example") });
+            tokio::join!(other.post("/api/v1/users", new), disk.go_on_soon()).0
+        };
+        let (crowd, others) = tokio::join!(crowd, late);
+        others.assert_status(201);
+        let busy = crowd.iter().filter(|answer| answer.status == 503).count();
+        assert_eq!(busy, 4, "round {round}: half of the queue is theirs");
+    }
+}
+
 #[tokio::test]
 async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
     let app = TestApp::with(Setup {

@@ -188,7 +188,7 @@ async fn change_settings(
             write(tx, &organization, &settings, &warning, &event, at, entry_id)?;
             Ok(settings)
         };
-        match services.store.write(change).await {
+        match services.store.write_for(id, change).await {
             Err(Error::Stale) => {} // the settings changed since the warning was prepared
             ended => return ended,
         }

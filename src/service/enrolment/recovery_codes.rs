@@ -45,7 +45,7 @@ pub async fn regenerate_recovery_codes(
     let entry_id = services.entropy.uuid(at);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &session, at)?;
             if !current_user(tx, id)?.mfa_enabled {
                 return Err(Error::NoMfa);

@@ -59,7 +59,7 @@ pub async fn verify_mfa(
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     let ended = services
         .store
-        .write(move |tx| {
+        .write_for(user.organization_id, move |tx| {
             let (user, _) = find_login(tx, &token, &hash, at)?;
             let event = login_event(&user, &request);
             let spent = match &shown {

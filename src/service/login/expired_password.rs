@@ -62,7 +62,7 @@ pub async fn change_expired_password(
     let new = NewPassword::of(services, whose, hashed, how, event, None, context);
     services
         .store
-        .write(move |tx| {
+        .write_for(organization.id, move |tx| {
             let unchanged = passwords::find_password_hash(tx, user.id)?.as_ref() == Some(&old);
             let usable = accounts::find_user_anywhere(tx, user.id)?
                 .is_some_and(|user| user.active && user.locked.is_none());

@@ -80,7 +80,7 @@ pub async fn change_own_password(
     let (user, at) = (user.id, context.at);
     services
         .store
-        .write(move |tx| {
+        .write_for(organization.id, move |tx| {
             still_lives(tx, &session, at)?;
             if passwords::find_password_hash(tx, user)? != old {
                 return Err(Error::Stale);

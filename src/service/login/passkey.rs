@@ -49,13 +49,20 @@ pub async fn passkey_login_options(
     let id = user.id;
     services
         .store
-        .write(move |tx| {
-            match challenges::update_challenge_state(tx, id, &hash, Purpose::Mfa, Some(&ceremony.state), at)?
-            {
+        .write_for(
+            user.organization_id,
+            move |tx| match challenges::update_challenge_state(
+                tx,
+                id,
+                &hash,
+                Purpose::Mfa,
+                Some(&ceremony.state),
+                at,
+            )? {
                 true => Ok(Options(ceremony.options.clone())),
                 false => Err(DEAD),
-            }
-        })
+            },
+        )
         .await
 }
 
@@ -93,7 +100,7 @@ pub async fn verify_mfa_with_passkey(
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     let ended = services
         .store
-        .write(move |tx| {
+        .write_for(user.organization_id, move |tx| {
             let (user, now) = find_login(tx, &token, &hash, at)?;
             // Answered or requested again in the meantime.
             if now.as_ref() != Some(&state) {
@@ -164,7 +171,7 @@ pub async fn step_up_with_passkey(
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     let stepped_up = services
         .store
-        .write(move |tx| {
+        .write_for(user.organization_id, move |tx| {
             let user = accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(TokenFault::SubjectGone))?;
             if find(tx)? != state {
                 return Err(no_ceremony());

@@ -52,7 +52,7 @@ pub async fn step_up(
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     let stepped_up = services
         .store
-        .write(move |tx| {
+        .write_for(user.organization_id, move |tx| {
             let gone = || Error::Token(TokenFault::SubjectGone);
             let user = accounts::find_user_anywhere(tx, id)?.ok_or_else(gone)?;
             let mut event = login_event(&user, &request).with("sessionId", session.to_string());

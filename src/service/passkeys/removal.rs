@@ -43,7 +43,7 @@ pub async fn remove_passkey(
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &session, at)?;
             let user = enrolment::current_user(tx, id)?;
             let rows = passkeys::find_passkeys(tx, id)?;

@@ -50,7 +50,7 @@ pub async fn end_session(
     let entry_id = services.entropy.uuid(at);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &session, at)?;
             let ended = if id == session.id {
                 sessions::end_session(tx, &session, at)?
@@ -81,7 +81,7 @@ pub async fn end_other_sessions(
     let entry_id = services.entropy.uuid(at);
     services
         .store
-        .write(move |tx| {
+        .write_for(principal.organization.id, move |tx| {
             still_lives(tx, &kept, at)?;
             let ended = sessions::clear_other_sessions(tx, &kept, at)?;
             let logins = challenges::clear_challenges(tx, kept.user_id)?;

@@ -73,7 +73,11 @@ pub(super) async fn carry_out(services: &Services, act: &Act) -> Result<Outcome>
             return unchanged(services, act);
         };
         let shown = (plan.invitation(), plan.enrolment_code());
-        match services.store.write(move |tx| plan.run(tx)).await {
+        match services
+            .store
+            .write_for(act.mandate.organization, move |tx| plan.run(tx))
+            .await
+        {
             Err(Error::Stale) => {} // what was judged has changed: judge again
             Err(error) => return Err(error),
             Ok(mut outcome) => {

@@ -114,7 +114,7 @@ async fn insert(
     let (organization, caller, session) = (organization.id, admin.user.id, admin.session.clone());
     let made = services
         .store
-        .write(move |tx| {
+        .write_for(organization, move |tx| {
             if !sessions::session_lives(tx, &session, at)? {
                 return Err(Error::Token(TokenFault::Revoked));
             }

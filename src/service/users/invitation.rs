@@ -198,7 +198,7 @@ pub async fn accept_invitation(
     let new = NewPassword::of(services, whose, hashed, "set the password", event, None, context);
     services
         .store
-        .write(move |tx| {
+        .write_for(organization.id, move |tx| {
             let usable = accounts::find_user_anywhere(tx, user.id)?.is_some_and(|user| usable(&user));
             if !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(dead());
