@@ -20,7 +20,7 @@ use crate::domain::policy::FactorKind;
 use crate::limiter::Bucket;
 use crate::store::sessions;
 pub use crate::store::sessions::SessionRow;
-use crate::store::{Transaction, accounts, audit};
+use crate::store::{Connection, Transaction, accounts, audit};
 
 use external::by_external_token;
 pub use principals::Principals;
@@ -296,9 +296,13 @@ async fn rotate(
     let request = context.clone();
     let entry_id = services.entropy.uuid(at);
     let owed = reuse::told(services, &token, context)?;
+    let holder = |db: &Connection| accounts::find_user_anywhere(db, token.user);
+    let Some(holder) = services.store.read(holder)? else {
+        return Ok(None);
+    };
     services
         .store
-        .write(move |tx| {
+        .write_for(holder.organization_id, move |tx| {
             let Some(user) = accounts::find_user_anywhere(tx, token.user)? else {
                 return Ok(None);
             };
