@@ -156,6 +156,8 @@ fn a_binding_whose_fuel_is_no_longer_counted_is_switched_off_and_told_of() {
     count_fuel(false);
     let warning = listed()["warning"].to_string();
     assert!(warning.contains("plugins.count_fuel"), "{warning}");
+    let text = run(&["list"]);
+    assert!(text.contains(&format!("warning: binding {id}: ")), "{text}");
     assert!(doctor().contains(id), "{}", doctor());
     let log = desk.serve(&["serve", "--listen", "127.0.0.1:0"]).stop();
     assert_eq!(log.matches("limits nothing").count(), 1, "{log}");

@@ -74,7 +74,13 @@ pub(super) fn print(lists: &Value) -> Result<()> {
             "CONFIGURATION",
         ],
         &rows,
-    )
+    )?;
+    for binding in items(lists, "bindings") {
+        if let Some(warning) = binding["warning"].as_str() {
+            output::line(format!("warning: binding {}: {warning}", text(binding, "id")))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns a line that says which version a binding asks, and its previous version.

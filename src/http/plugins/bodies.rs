@@ -221,7 +221,7 @@ pub struct StatisticsBody {
     pub denials: u64,
     /// Number of calls that failed.
     pub failures: u64,
-    /// Number of consecutive failures since the last answer.
+    /// Number of consecutive failures at one hook since its last answer: of the hook with more of them.
     pub failures_in_a_row: u32,
     /// Number of calls of the previous version because this one had failed.
     pub fallbacks: u64,

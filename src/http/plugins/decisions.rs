@@ -76,7 +76,7 @@ pub struct PolicyCallBody {
     pub log_dropped: u32,
     /// Resources that the call used.
     pub usage: PolicyUsageBody,
-    /// Number of consecutive failures of this version, including this call; 0 after an answer.
+    /// Number of consecutive failures of this version at this hook, including this call; 0 after an answer.
     pub failures_in_a_row: u32,
 }
 
