@@ -14,6 +14,22 @@ use crate::domain::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct WrittenHeader(pub Vec<Vec<u8>>);
 
+impl WrittenHeader {
+    /// Returns the value, which may have `most` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if the value is longer or not ASCII, or if there are several.
+    pub fn text(&self, name: &str, most: usize) -> Result<Option<&str>> {
+        let text = match self.0.as_slice() {
+            [] => return Ok(None),
+            [one] if one.is_ascii() && one.len() <= most => std::str::from_utf8(one).ok(),
+            _ => None,
+        };
+        let malformed = || Error::Malformed(format!("Send one {name} of at most {most} ASCII characters"));
+        text.map(Some).ok_or_else(malformed)
+    }
+}
+
 impl<'a> ApiExtractor<'a> for WrittenHeader {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
     type ParamType = Option<String>;

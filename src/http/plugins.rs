@@ -10,13 +10,14 @@ mod words;
 use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::param::{Header, Path};
+use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, OpenApi};
 use uuid::Uuid;
 
 use super::Tag;
 use super::error::ApiErr;
 use super::error::answers::{BODY, S400, S404, S409, S429, SECURED};
+use super::parameter::WrittenHeader;
 use super::payload::J;
 use super::principal::Caller;
 use super::schema::Context;
@@ -103,12 +104,14 @@ impl PluginApi {
         /// The minisign signature of the file (the `.minisig` file) in base64. Required if the operator has
         /// configured trusted keys.
         #[oai(name = "X-Plugin-Signature", validator(max_length = 4096))]
-        signature: Header<Option<String>>,
+        signature: WrittenHeader,
         upload: Upload,
     ) -> Result<InstallReply, Errors> {
         // Check the caller before reading the file or taking an upload slot.
         by_admin::admit_upload(&services, &caller.0, &context.0).await?;
-        let signature = signature.0.as_deref().map(signature_text).transpose()?;
+        // One that can't be read is no missing one: the plugin would be installed as unsigned.
+        let signature = signature.text("X-Plugin-Signature", 4096)?;
+        let signature = signature.map(signature_text).transpose()?;
         let turn = self.uploads.take(caller.0.organization.id)?;
         let new = NewPlugin {
             owner: Some(caller.0.organization.id),

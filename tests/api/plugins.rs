@@ -250,6 +250,10 @@ async fn where_keys_are_trusted_only_their_signatures_install() {
         (vec![(header, elsewhere.as_str())], "[signature-mismatch]"),
         (vec![(header, "bm9uc2Vuc2U=")], "[signature-malformed]"),
         (vec![(header, "%%%")], "must be the .minisig file in base64"),
+        (
+            vec![(header, &good), (header, &good)],
+            "Send one X-Plugin-Signature",
+        ),
     ] {
         let refused = admin.upload(PLUGINS, module.clone(), &headers).await;
         assert_eq!(refused.status.as_u16(), 400, "{}", refused.text);
