@@ -57,7 +57,7 @@ fn each_fault_is_told_changes_nothing_and_ends_by_itself() {
         let refused = exchange(&server.address, &format!("POST {}", path(during)), admin).unwrap();
         assert!(refused.starts_with("HTTP/1.1 500"), "{name}: {refused}");
         let (_, body) = refused.split_once("\r\n\r\n").unwrap();
-        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
         assert_eq!(body["status"], 500, "{name}: the envelope");
         assert!(
             body["message"]
@@ -158,10 +158,10 @@ fn what_was_refused_for_a_failed_fsync_is_not_done_after_a_kill() {
 
 /// How many entries the trail of an admin's organisation has.
 fn entries(address: &str, admin: &str) -> u64 {
-    let answer = exchange(address, "GET /api/v1/audit-logs?size=1 HTTP/1.1", admin).unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    let body: serde_json::Value = serde_json::from_str(body).unwrap();
-    body["totalElements"].as_u64().unwrap()
+    let answer = exchange(address, "GET /api/v1/audit-logs?size=1 HTTP/1.1", admin).expect("an answer");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    body["totalElements"].as_u64().expect("a number")
 }
 
 #[test]

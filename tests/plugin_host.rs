@@ -951,9 +951,8 @@ async fn what_a_process_of_its_own_compiled_runs_here() {
 #[tokio::test]
 async fn a_compilation_that_takes_too_long_is_ended_and_the_next_one_begins() {
     let (locals, loops) = (300, 250);
-    let steps: String = (0..locals)
-        .map(|n| format!("local.get {n} i32.const 1 i32.add local.set {n} "))
-        .collect();
+    let step = |n| format!("local.get {n} i32.const 1 i32.add local.set {n}");
+    let steps = (0..locals).map(step).collect::<Vec<_>>().join(" ");
     let tangled = format!(
         "(func (local{}) {} {steps} {})",
         " i32".repeat(locals),

@@ -297,7 +297,7 @@ async fn a_retired_key_vouches_for_no_other() {
     let old = LogKey::parse(&changed.from).unwrap();
     let thief = LogSigner::new(old.origin(), &leaked);
     let evil = stranger(&changed.from).log_key();
-    let place = app.services.store.read(|db| audit::size(db)).unwrap();
+    let place = app.services.store.read(audit::size).unwrap();
     let event = KeyChange::by(&thief, evil.clone(), place).event(ActorRef::operator());
     assert_eq!(append_event(&app, event).await, place);
     append(&app).await;
