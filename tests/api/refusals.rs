@@ -46,6 +46,23 @@ async fn however_many_ask_whether_it_is_ready_they_take_one_place_of_the_queue()
     assert_eq!(app.services.store.generation(), generation + 1);
 }
 
+/// Calls all of a crowd while nothing is written, and another once they wait. Returns the other's answer, and how many
+/// of the crowd were told to come again.
+async fn beside<C: Future<Output = Answer>>(
+    app: &TestApp,
+    crowd: impl Iterator<Item = C>,
+    other: impl Future<Output = Answer>,
+) -> (Answer, usize) {
+    let disk = SlowDisk::new(app).await;
+    let late = async {
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        tokio::join!(other, disk.go_on_soon()).0
+    };
+    let (crowd, other) = tokio::join!(futures_util::future::join_all(crowd), late);
+    let busy = crowd.iter().filter(|answer| answer.status == 503).count();
+    (other, busy)
+}
+
 #[tokio::test]
 async fn a_crowd_of_one_organisation_leaves_places_to_another() {
     let app = TestApp::with(Setup {
@@ -54,15 +71,9 @@ async fn a_crowd_of_one_organisation_leaves_places_to_another() {
     })
     .await;
     let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
-    let disk = SlowDisk::new(&app).await;
-    let crowd = futures_util::future::join_all((0..6).map(|_| admin.reset(DEVELOPER)));
-    let late = async {
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        tokio::join!(other.reset(app.other_developer.id), disk.go_on_soon()).0
-    };
-    let (crowd, others) = tokio::join!(crowd, late);
+    let crowd = (0..6).map(|_| admin.reset(DEVELOPER));
+    let (others, busy) = beside(&app, crowd, other.reset(app.other_developer.id)).await;
     others.assert_ok();
-    let busy = crowd.iter().filter(|answer| answer.status == 503).count();
     assert_eq!(busy, 4, "half of the queue is theirs");
 }
 
@@ -79,15 +90,9 @@ async fn a_crowd_of_changes_of_policies_of_one_organisation_leaves_places_to_ano
     for _ in 0..6 {
         bindings.push(path(&bind(&admin, &digest, json!({})).await));
     }
-    let disk = SlowDisk::new(&app).await;
-    let crowd = futures_util::future::join_all(bindings.iter().map(|binding| admin.delete(binding)));
-    let late = async {
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        tokio::join!(other.reset(app.other_developer.id), disk.go_on_soon()).0
-    };
-    let (crowd, others) = tokio::join!(crowd, late);
+    let crowd = bindings.iter().map(|binding| admin.delete(binding));
+    let (others, busy) = beside(&app, crowd, other.reset(app.other_developer.id)).await;
     others.assert_ok();
-    let busy = crowd.iter().filter(|answer| answer.status == 503).count();
     assert_eq!(busy, 4, "half of the queue is theirs");
 }
 
@@ -115,16 +120,9 @@ async fn a_crowd_of_any_changes_of_one_organisation_leaves_places_to_another() {
             }
             _ => member.post("/api/v1/mfa/setup", json!({})).await,
         };
-        let disk = SlowDisk::new(&app).await;
-        let crowd = futures_util::future::join_all((0..6).map(one));
-        let late = async {
-            tokio::time::sleep(std::time::Duration::from_millis(400)).await;
-            let new = json!({ "email": format!("late-{round}@globex.example") });
-            tokio::join!(other.post("/api/v1/users", new), disk.go_on_soon()).0
-        };
-        let (crowd, others) = tokio::join!(crowd, late);
+        let new = json!({ "email": format!("late-{round}@globex.example") });
+        let (others, busy) = beside(&app, (0..6).map(one), other.post("/api/v1/users", new)).await;
         others.assert_status(201);
-        let busy = crowd.iter().filter(|answer| answer.status == 503).count();
         assert_eq!(busy, 4, "round {round}: half of the queue is theirs");
     }
 }

@@ -183,18 +183,7 @@ pub async fn update_binding(
         let ended = super::update_binding(services, &manager, id, patch?).await?;
         Ok((manager, ended))
     };
-    let event_type = EventType::PolicyPluginUpdate;
-    let ended = recorded(
-        services,
-        principal,
-        context,
-        event_type,
-        binding(id),
-        attempt.await,
-    )
-    .await;
-    let (manager, ended) = ended?;
-    changed(services, &manager, id, ended)
+    updated(services, principal, context, id, attempt.await).await
 }
 
 /// Rolls a binding of the organisation back to its previous version, or asks another admin to agree to it.
@@ -213,18 +202,7 @@ pub async fn roll_back_binding(
         let ended = super::roll_back_binding(services, &manager, id).await?;
         Ok((manager, ended))
     };
-    let event_type = EventType::PolicyPluginUpdate;
-    let ended = recorded(
-        services,
-        principal,
-        context,
-        event_type,
-        binding(id),
-        attempt.await,
-    )
-    .await;
-    let (manager, ended) = ended?;
-    changed(services, &manager, id, ended)
+    updated(services, principal, context, id, attempt.await).await
 }
 
 /// Removes a binding of the organisation, or asks another admin to agree to it.
@@ -280,19 +258,24 @@ async fn recorded<T>(
     }
 }
 
-fn changed(
+/// Records a refused change of a binding; otherwise returns the binding as it is after the change, or while the change
+/// awaits approval.
+async fn updated(
     services: &Services,
-    manager: &Manager,
+    principal: &Principal,
+    context: &RequestContext,
     id: Uuid,
-    ended: Ended<BindingView>,
+    ended: Result<(Manager, Ended<BindingView>)>,
 ) -> Result<ChangedBinding> {
-    Ok(match ended {
-        Ended::Done(binding) => ChangedBinding {
+    let event_type = EventType::PolicyPluginUpdate;
+    let ended = recorded(services, principal, context, event_type, binding(id), ended).await;
+    Ok(match ended? {
+        (_, Ended::Done(binding)) => ChangedBinding {
             binding,
             approval_id: None,
         },
-        Ended::Awaits(approval) => ChangedBinding {
-            binding: super::find_binding(services, manager, id)?,
+        (manager, Ended::Awaits(approval)) => ChangedBinding {
+            binding: super::find_binding(services, &manager, id)?,
             approval_id: Some(approval),
         },
     })
