@@ -46,7 +46,6 @@ use rusqlite::config::DbConfig;
 pub use rusqlite::{Connection, Transaction};
 use rusqlite::{OpenFlags, TransactionBehavior};
 
-use crate::domain::account::OrganizationId;
 use crate::domain::{Error, Result};
 
 pub use checkpointer::{Checkpoints, wal_bytes};
@@ -212,17 +211,17 @@ impl Store {
     }
 
     /// [`Store::write`] on behalf of an organisation, which uses its own share of the queue: its crowd leaves places
-    /// to the others.
+    /// to the others. `None`: the operator.
     ///
     /// # Errors
     /// As [`Store::write`].
     pub async fn write_for<T: Send + 'static>(
         &self,
-        organization: OrganizationId,
+        party: impl Into<Party>,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let terms = Terms {
-            party: Some(organization),
+            party: party.into(),
             touched: Touched::Everybody,
         };
         self.write_by(terms, change).await

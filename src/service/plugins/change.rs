@@ -131,7 +131,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
     let binder = manager.clone();
     let kept = services
         .store
-        .write_by(manager.write_terms(), move |tx| {
+        .write_for(manager.organization(), move |tx| {
             gate.still_open(tx)?;
             binder.still_may(tx)?;
             governance::may_bind(tx, &binder)?;
@@ -253,7 +253,7 @@ pub async fn unbind_plugin(services: &Services, manager: &Manager, id: Uuid) -> 
         let remover = manager.clone();
         let removed = services
             .store
-            .write_by(manager.write_terms(), move |tx| {
+            .write_for(manager.organization(), move |tx| {
                 gate.still_open(tx)?;
                 governance::settle(tx, &remover, agreed_id, id)?;
                 bindings::delete_binding(tx, &now, at)?;
@@ -335,7 +335,7 @@ async fn commit(
     let switched = digest.0 != now.version.plugin_digest;
     let kept = services
         .store
-        .write_by(manager.write_terms(), move |tx| {
+        .write_for(manager.organization(), move |tx| {
             gate.still_open(tx)?;
             governance::settle(tx, &changer, agreed_id, row.id)?;
             if switched {

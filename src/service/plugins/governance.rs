@@ -129,7 +129,7 @@ pub(super) async fn ask(
     let (manager, read) = (manager.clone(), binding.clone());
     services
         .store
-        .write_by(manager.write_terms(), move |tx| {
+        .write_for(manager.organization(), move |tx| {
             manager.still_may(tx)?;
             let now = bindings::find_binding(tx, read.id)?;
             if now.is_none_or(|now| now.revision != read.revision) {

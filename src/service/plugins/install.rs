@@ -225,7 +225,7 @@ async fn keep(
     let installer = manager.clone();
     services
         .store
-        .write_by(manager.write_terms(), move |tx| {
+        .write_for(manager.organization(), move |tx| {
             // Compiling may take minutes, in which the caller may have been signed out or the quota used up.
             installer.still_may(tx)?;
             if let Some(organization) = row.organization_id {
@@ -277,7 +277,7 @@ async fn append(services: &Services, manager: &Manager, event: Event) -> Result<
     let (at, entry_id) = (manager.at(), services.entropy.uuid(manager.at()));
     services
         .store
-        .write_by(manager.write_terms(), move |tx| {
+        .write_for(manager.organization(), move |tx| {
             audit::append_entry(tx, at, entry_id, &event).map(|_| ())
         })
         .await
@@ -315,7 +315,7 @@ pub(super) async fn uninstall_plugin(
     let remover = manager.clone();
     services
         .store
-        .write_by(manager.write_terms(), move |tx| {
+        .write_for(manager.organization(), move |tx| {
             remover.still_may(tx)?;
             if !plugins::remove_plugin(tx, &digest.0, owner, at)? {
                 return Err(unknown_plugin(digest));

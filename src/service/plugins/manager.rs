@@ -9,7 +9,7 @@ use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::mandate::{Agreement, Mandate};
 use crate::service::{RequestContext, Services, approvals};
-use crate::store::{Terms, Touched, Transaction, accounts};
+use crate::store::{Transaction, accounts};
 
 /// A manager of policies, with the context of the request.
 #[derive(Clone, Debug)]
@@ -74,14 +74,6 @@ impl Manager {
     /// Returns the organisation that this manager is limited to; absent for the operator, who sees all.
     pub(super) fn organization(&self) -> Option<OrganizationId> {
         self.mandate().map(|mandate| mandate.organization)
-    }
-
-    /// Returns the terms of the manager's writes: an admin's use the organisation's share of the queue.
-    pub(super) fn write_terms(&self) -> Terms {
-        Terms {
-            party: self.organization(),
-            touched: Touched::Everybody,
-        }
     }
 
     /// Returns whether the manager may know of plugins and bindings of this owner.
