@@ -2,10 +2,11 @@
 //! 64 at once, a reset with two Rust policies alone and 64 at once, then with three and
 //! with none. What says CPU counts the CPU time of the whole process (so that a busy machine does not blur it);
 //! the rest is the clock.
-//! `cargo bench --bench reset`.
+//! `cargo bench --bench reset`; with `BENCH_FSYNC_MS=2` on a disk whose fsyncs take so much longer.
 
 #![expect(clippy::cast_precision_loss, reason = "figures are rounded for people")]
 
+mod disk;
 #[expect(dead_code, reason = "the bench of the load uses more of it")]
 #[path = "load/seed.rs"]
 mod seed;
@@ -123,6 +124,7 @@ fn cpu(work: impl FnOnce()) -> Duration {
 }
 
 fn main() {
+    disk::slow_down_if_asked();
     let dir = tempfile::tempdir().expect("a temporary folder");
     let seeded = seed::seed(dir.path(), 10_000);
     let services = Arc::new(seed::services(dir.path()));

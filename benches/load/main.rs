@@ -4,6 +4,7 @@
 //! both hooks are on, starts the real server and drives it with wrk (Debian package `wrk`). Absolute
 //! numbers belong to the machine; the ratios and the CPU per request are what to compare.
 //! Where it runs out of users to reset, it adds some, with the server stopped meanwhile.
+//! `BENCH_FSYNC_MS=2` measures all of it on a disk whose fsyncs take so much longer.
 //! Options, after `--`: `--users N --seconds N --connections 1,8,64,256 --resets-only --svg FILE
 //! --curve USERS:ENTRIES,… --server FILE --seed-only DIR [--entries N]`.
 
@@ -14,6 +15,8 @@
     reason = "figures are rounded for people"
 )]
 
+#[path = "../disk/mod.rs"]
+mod disk;
 mod drive;
 mod floor;
 mod grow;
@@ -49,6 +52,7 @@ pub struct Options {
 }
 
 fn main() -> ExitCode {
+    disk::slow_down_if_asked();
     let options = options();
     if let Some(dir) = &options.seed_only {
         std::fs::create_dir_all(dir).expect("a folder");
