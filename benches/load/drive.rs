@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use super::grow;
 use super::seed::Seeded;
@@ -96,7 +96,7 @@ impl Server {
                 child.try_wait().expect("its state").is_none(),
                 "the server ended before it answered"
             );
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         Self {
             child,
@@ -121,8 +121,16 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// Stops it as an operator does: a binary that counts what it executes writes the counts when it ends.
     fn drop(&mut self) {
-        // The measurements are done; nothing of the data directory is kept.
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        let until = Instant::now() + Duration::from_secs(20);
+        while asked.as_ref().is_ok_and(ExitStatus::success) && Instant::now() < until {
+            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.child.kill().ok();
         self.child.wait().ok();
     }
