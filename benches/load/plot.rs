@@ -3,9 +3,39 @@
 use std::error::Error;
 use std::path::Path;
 
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use super::drive::Run;
+
+/// A chart whose vertical axis is linear.
+type Chart<'a, X> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, RangedCoordf64>>;
+
+/// Draws a line with its points, and remembers its name.
+fn draw_line<'a, X: Ranged<ValueType = f64> + 'a>(
+    chart: &mut Chart<'a, X>,
+    name: &str,
+    colour: RGBColor,
+    points: &[(f64, f64)],
+) -> Result<(), Box<dyn Error>> {
+    let line = LineSeries::new(points.iter().copied(), colour.stroke_width(2));
+    chart
+        .draw_series(line)?
+        .label(name)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
+    chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+    Ok(())
+}
+
+/// Draws the names of the lines, in a box.
+fn draw_names<'a, X: Ranged<ValueType = f64> + 'a>(chart: &mut Chart<'a, X>) -> Result<(), Box<dyn Error>> {
+    chart
+        .configure_series_labels()
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
+    Ok(())
+}
 
 /// Draws p50 and p99 over resets per second, one point for each number of connections.
 pub fn latency_against_load(path: &Path, curve: &[(usize, Run)]) -> Result<(), Box<dyn Error>> {
@@ -30,11 +60,7 @@ pub fn latency_against_load(path: &Path, curve: &[(usize, Run)]) -> Result<(), B
             .iter()
             .map(|(_, run)| (run.per_second, value(run)))
             .collect();
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
-        chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+        draw_line(&mut chart, name, colour, &points)?;
     }
     let labels = curve.iter().map(|(connections, run)| {
         Text::new(
@@ -44,11 +70,7 @@ pub fn latency_against_load(path: &Path, curve: &[(usize, Run)]) -> Result<(), B
         )
     });
     chart.draw_series(labels)?;
-    chart
-        .configure_series_labels()
-        .border_style(BLACK)
-        .background_style(WHITE)
-        .draw()?;
+    draw_names(&mut chart)?;
     root.present()?;
     Ok(())
 }
@@ -93,17 +115,9 @@ pub fn cost_against_size(path: &Path, costs: &[(usize, u64, f64)]) -> Result<(),
         ),
     ];
     for (name, colour, points) in lines {
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
-        chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+        draw_line(&mut chart, name, colour, &points)?;
     }
-    chart
-        .configure_series_labels()
-        .border_style(BLACK)
-        .background_style(WHITE)
-        .draw()?;
+    draw_names(&mut chart)?;
     root.present()?;
     Ok(())
 }
