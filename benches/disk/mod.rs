@@ -36,5 +36,9 @@ fn build(library: &Path) {
         .args(["-shared", "-fPIC", "-O1", "-o"])
         .args([library, &source])
         .status();
-    assert!(built.expect("cc runs").success(), "cc builds {}", source.display());
+    assert!(
+        built.expect("cc runs").success(),
+        "cc builds {}",
+        source.display()
+    );
 }
