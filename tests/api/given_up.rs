@@ -12,7 +12,9 @@ use latchkey::keys::KeyRing;
 use latchkey::service::trail::{self, RolledBack};
 use latchkey::store::{Transaction, audit};
 
-use crate::rollback::{organization, put_back, refusal, rolled_back};
+use crate::rollback::{
+    assert_older, assert_starts_once_accepted, organization, put_back, refusal, rolled_back,
+};
 
 /// Returns the log name under which the trail is signed.
 async fn origin(app: &App) -> String {
@@ -112,17 +114,7 @@ async fn a_server_that_was_made_to_sign_under_another_name_gives_nothing_up() {
     assert!(signed.note.starts_with(&name), "{}", signed.note);
     drop(app);
     let refused = refusal(&config).expect("it is refused");
-    assert!(
-        matches!(
-            refused,
-            RolledBack::Older {
-                signed: 3,
-                found: 2,
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert_older(&refused, 3, 2);
 }
 
 /// Returns the public halves of keys, without the log names.
@@ -194,10 +186,7 @@ async fn a_witness_tells_of_a_log_that_followed_even_where_its_key_went_back() {
     let refused = refusal(&config(&older)).expect("it is refused");
     assert!(matches!(refused, RolledBack::Unreadable { .. }), "{refused}");
     // Once accepted, it starts: no checkpoint of the log whose key it lacks counts any more.
-    let app = App::open_unchecked(config(&older)).unwrap();
-    trail::accept_rollback(&app.services, None).await.unwrap();
-    drop(app);
-    assert!(refusal(&config(&older)).is_none(), "it starts");
+    assert_starts_once_accepted(&config(&older)).await;
     assert!(refusal(&config(&newer)).is_some());
 }
 

@@ -71,22 +71,28 @@ pub fn refusal(config: &Config) -> Option<RolledBack> {
         .map(|error| error.downcast::<RolledBack>().unwrap())
 }
 
+/// So many entries were signed, and so many of them are there.
+#[track_caller]
+pub fn assert_older(refused: &RolledBack, of_signed: u64, are_found: u64) {
+    assert!(
+        matches!(refused, RolledBack::Older { signed, found, .. } if (*signed, *found) == (of_signed, are_found)),
+        "{refused}"
+    );
+}
+
+pub async fn assert_starts_once_accepted(config: &Config) {
+    let app = App::open_unchecked(config.clone()).unwrap();
+    trail::accept_rollback(&app.services, None).await.unwrap();
+    drop(app);
+    assert!(refusal(config).is_none(), "it starts");
+}
+
 #[tokio::test]
 async fn an_older_database_is_refused_with_what_is_missing_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let config = rolled_back(dir.path()).await;
     let refused = refusal(&config).expect("it is refused");
-    assert!(
-        matches!(
-            refused,
-            RolledBack::Older {
-                signed: 2,
-                found: 1,
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert_older(&refused, 2, 1);
     assert!(refused.to_string().contains("latchkey audit accept-rollback"));
     let report = trail::verify_data_dir(dir.path(), &LogKeys::default(), Vec::new(), |_, _| {}).unwrap();
     assert_eq!(report.findings[0].kind, Tampering::CutOff);
@@ -164,10 +170,7 @@ async fn a_forged_memory_is_refused_and_a_database_that_went_on_is_not() {
     let note = fs::read_to_string(&latest).unwrap();
     fs::write(&latest, note.replacen("\n1\n", "\n0\n", 1)).unwrap();
     assert!(matches!(refusal(&config), Some(RolledBack::Unreadable { .. })));
-    let app = App::open_unchecked(config.clone()).unwrap();
-    trail::accept_rollback(&app.services, None).await.unwrap();
-    drop(app);
-    assert!(refusal(&config).is_none());
+    assert_starts_once_accepted(&config).await;
 }
 
 #[tokio::test]
@@ -186,14 +189,7 @@ async fn a_witness_directory_remembers_what_the_machine_forgot() {
     drop(app);
     fs::copy(dir.path().join("backup"), dir.path().join("latchkey.db")).unwrap();
     fs::remove_dir_all(dir.path().join("checkpoints")).unwrap();
-    assert!(matches!(
-        refusal(&config),
-        Some(RolledBack::Older {
-            signed: 2,
-            found: 1,
-            ..
-        })
-    ));
+    assert_older(&refusal(&config).expect("it is refused"), 2, 1);
 }
 
 /// Puts an earlier database back, with all that SQLite keeps beside it.
@@ -212,10 +208,7 @@ async fn without_the_memory_of_what_was_signed_it_does_not_start() {
     let refused = refusal(&config).expect("it is refused");
     assert!(matches!(refused, RolledBack::Forgotten { .. }), "{refused}");
     assert!(refused.to_string().contains("latchkey audit accept-rollback"));
-    let app = App::open_unchecked(config.clone()).unwrap();
-    trail::accept_rollback(&app.services, None).await.unwrap();
-    drop(app);
-    assert!(refusal(&config).is_none(), "it starts");
+    assert_starts_once_accepted(&config).await;
 }
 
 #[tokio::test]
@@ -227,17 +220,7 @@ async fn an_older_note_in_place_of_the_newest_does_not_hide_an_older_database() 
     let latest = dir.path().join("checkpoints/latest");
     fs::write(&latest, first["note"].as_str().unwrap()).unwrap();
     let refused = refusal(&config).expect("it is refused");
-    assert!(
-        matches!(
-            refused,
-            RolledBack::Older {
-                signed: 2,
-                found: 1,
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert_older(&refused, 2, 1);
 }
 
 /// Whoever can write the database can name a successor of the log, whose key is public, and an entry that says
