@@ -7,7 +7,7 @@ use latchkey::store::audit;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, DEVELOPER, TestApp, reset_path};
+use crate::support::{Answer, DEVELOPER, TestApp, append, reset_path};
 
 const ACTIVITY: &str = "/api/v1/account/activity";
 
@@ -118,15 +118,7 @@ async fn pages_follow_each_other_and_a_cursor_of_others_is_none() {
         let event = Event::new(EventType::UserUpdate, Some(app.acme), ActorRef::user(&app.admin))
             .on(Resource::user(&app.developer))
             .with("changes", json!({ "name": "changed", format!("field{n}"): 1 }));
-        let (at, id) = (
-            app.services.clock.now(),
-            app.services.entropy.uuid(app.services.clock.now()),
-        );
-        let append = app
-            .services
-            .store
-            .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop));
-        append.await.unwrap();
+        append(&app.services, event).await.unwrap();
         app.advance(SignedDuration::from_secs(1));
     }
     let caller = app.caller(&app.developer).await;

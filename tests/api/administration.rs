@@ -150,11 +150,7 @@ async fn settings_that_are_changed_meanwhile_again_and_again_are_409() {
         mfa_required: true,
         ..Default::default()
     };
-    let app = TestApp::with(Setup {
-        acme,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(acme).await;
     let admin = app.admin().await;
     // Only the writer's connection has the view: it sees other settings than every reader before it.
     app.execute(

@@ -2,18 +2,19 @@
 //! reset, and a trail that verifies.
 
 use jiff::SignedDuration;
-use latchkey::limiter::{Limit, Limits};
+use latchkey::limiter::Limits;
 use latchkey::service::deliveries::{Channel, send_due};
+use latchkey::service::housekeeping;
 use latchkey::service::refusals::record_floods;
-use latchkey::service::trail::{self, ForwardTo, Way, forward_due};
-use latchkey::service::{Settings, housekeeping};
+use latchkey::service::trail::{self, Way, forward_due};
 use poem::http::Method;
 use serde_json::json;
 
-use crate::deliveries::mail_to;
+use crate::deliveries::app_with_mail;
 use crate::deliveries::receivers::{MailServer, Receiver};
+use crate::forwarding::app_with_webhook;
 use crate::keeping::tidy_by_a_settled_clock;
-use crate::support::{DEVELOPER, Setup, TestApp, enrol, reset_path};
+use crate::support::{DEVELOPER, TestApp, enrol, per_minute, reset_path};
 
 #[tokio::test]
 async fn a_clock_that_jumps_forwards_ends_tokens_and_back_again_revives_none_that_was_revoked() {
@@ -54,16 +55,7 @@ async fn a_clock_that_jumps_forwards_ends_tokens_and_back_again_revives_none_tha
 async fn a_clock_that_was_ahead_for_a_minute_delays_no_notice_destroys_nothing_and_blocks_no_budget() {
     let ahead = SignedDuration::from_hours(24 * 400);
     let server = MailServer::start();
-    let settings = Settings {
-        mail: true,
-        ..Settings::default()
-    };
-    let app = TestApp::with(Setup {
-        settings,
-        courier: mail_to(&server),
-        ..Setup::default()
-    })
-    .await;
+    let app = app_with_mail(&server).await;
     let send = async || send_due(&app.services, Channel::Mail).await.unwrap();
     app.bind("reset-budget", json!({ "perAdmin": { "maxPerDay": 2 } }))
         .await;
@@ -122,24 +114,7 @@ async fn the_trail_is_signed_on_after_a_clock_that_was_ahead() {
 async fn a_siem_is_told_at_once_after_a_clock_that_was_ahead() {
     let ahead = SignedDuration::from_hours(24 * 400);
     let receiver = Receiver::start();
-    let mut settings = Settings::default();
-    settings.trail.forward_to = ForwardTo {
-        webhook: Some(receiver.url()),
-        ..ForwardTo::default()
-    };
-    let courier = latchkey::courier::CourierConfig {
-        webhooks: latchkey::courier::Reach::new(
-            &["127.0.0.1".to_owned()],
-            vec!["127.0.0.0/8".parse().unwrap()],
-        ),
-        ..Default::default()
-    };
-    let app = TestApp::with(Setup {
-        settings,
-        courier,
-        ..Setup::default()
-    })
-    .await;
+    let app = app_with_webhook(&receiver, &[]).await;
     let forward = async || forward_due(&app.services, Way::Webhook).await.unwrap();
     forward().await;
     app.advance(ahead);
@@ -156,17 +131,10 @@ async fn a_siem_is_told_at_once_after_a_clock_that_was_ahead() {
 async fn a_flood_that_began_while_the_clock_was_ahead_is_recorded_at_once() {
     let ahead = SignedDuration::from_hours(24 * 400);
     let limits = Limits {
-        reset_by_caller: Limit {
-            requests: 1,
-            window_secs: 60,
-        },
+        reset_by_caller: per_minute(1),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Setup::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     app.advance(ahead);
     let admin = app.admin().await;
     admin.reset(DEVELOPER).await.assert_ok();

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::SignedDuration;
 use latchkey::courier::{Courier, CourierConfig, MailConfig, MailTls, Reach, SyslogMessage, SyslogTarget};
+use latchkey::domain::account::OrganizationSettings;
 use latchkey::domain::audit::{Content, check_receipt};
 use latchkey::service::deliveries::{
     self, Channel, DeliveryState, OwedDelivery, WAITS_SECS, list_deliveries, send_all_due, send_due,
@@ -20,8 +21,9 @@ use serde_json::json;
 use standardwebhooks::Webhook;
 use zeroize::Zeroizing;
 
+use crate::account::app::App;
 use crate::support::{Setup, TestApp};
-use receivers::{MAIL_PASSWORD, MailServer, Receiver};
+use receivers::{MAIL_PASSWORD, MailServer, Received, Receiver};
 
 pub fn mail_to(server: &MailServer) -> CourierConfig {
     mail_at(server.address)
@@ -43,20 +45,53 @@ fn mail_at(address: SocketAddr) -> CourierConfig {
     }
 }
 
+/// An app of users that sends mail to that server, to acme's security contact too.
+async fn users_app_with_mail(server: &MailServer, organization: OrganizationSettings) -> App {
+    App::with(Setup {
+        settings: sending(),
+        acme: OrganizationSettings {
+            security_contact: Some("security@acme.example".into()),
+            ..organization
+        },
+        courier: mail_to(server),
+        ..Setup::default()
+    })
+    .await
+}
+
+/// The mails that are sent now.
+async fn mails(app: &App, server: &MailServer) -> Vec<Received> {
+    let before = server.received().len();
+    send_due(&app.services, Channel::Mail).await.unwrap();
+    server.received()[before..].to_vec()
+}
+
+/// A courier that calls receivers of this machine.
+pub fn calls_here() -> CourierConfig {
+    CourierConfig {
+        webhooks: Reach::new(&["127.0.0.1".to_owned()], vec!["127.0.0.0/8".parse().unwrap()]),
+        ..CourierConfig::default()
+    }
+}
+
 /// An app that sends mail to that server.
-async fn app_with_mail(server: &MailServer) -> TestApp {
+pub async fn app_with_mail(server: &MailServer) -> TestApp {
     app_that_sends(mail_to(server)).await
+}
+
+/// Mail is sent, with links to this address.
+fn sending() -> Settings {
+    Settings {
+        mail: true,
+        public_url: "https://mfa.appliance.example".into(),
+        ..Settings::default()
+    }
 }
 
 /// An app with these couriers that sends mail.
 async fn app_that_sends(courier: CourierConfig) -> TestApp {
-    let settings = Settings {
-        mail: true,
-        public_url: "https://mfa.appliance.example".into(),
-        ..Settings::default()
-    };
     TestApp::with(Setup {
-        settings,
+        settings: sending(),
         courier,
         ..Setup::default()
     })

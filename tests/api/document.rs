@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use latchkey::http;
-use latchkey::limiter::{Limit, Limits};
+use latchkey::limiter::Limits;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Setup, TestApp};
+use crate::support::{Answer, TestApp, per_minute};
 
 /// Write the files anew: `UPDATE_OPENAPI=1 cargo test --test api -- checked_in`, or `just openapi`.
 #[test]
@@ -315,17 +315,10 @@ async fn what_a_client_has_is_not_sent_again_and_the_rest_is_compressed() {
 #[tokio::test]
 async fn pages_are_read_only_and_limited_by_address() {
     let limits = Limits {
-        document_by_address: Limit {
-            requests: 2,
-            window_secs: 60,
-        },
+        document_by_address: per_minute(2),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Setup::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let answer = app.anonymous().send(Method::POST, "/docs", None, &[]).await;
     answer.assert_error(405, "The method is not allowed for this path");
     assert_eq!(answer.header("allow"), "GET, HEAD");

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 
 use jiff::SignedDuration;
-use latchkey::courier::{CourierConfig, Reach, SyslogTarget};
+use latchkey::courier::{CourierConfig, SyslogTarget};
 use latchkey::domain::audit::{ActorRef, Event, EventType};
 use latchkey::service::Settings;
 use latchkey::service::deliveries::{Channel, send_due};
@@ -13,8 +13,9 @@ use latchkey::store::audit;
 use serde_json::Value;
 use standardwebhooks::Webhook;
 
+use crate::deliveries::calls_here;
 use crate::deliveries::receivers::Receiver;
-use crate::support::{DEVELOPER, Setup, TestApp};
+use crate::support::{DEVELOPER, Setup, TestApp, append};
 
 async fn app(courier: CourierConfig, forward_to: ForwardTo) -> TestApp {
     let mut settings = Settings::default();
@@ -27,17 +28,36 @@ async fn app(courier: CourierConfig, forward_to: ForwardTo) -> TestApp {
     .await
 }
 
-async fn app_with_webhook(receiver: &Receiver, organizations: &[&str]) -> TestApp {
-    let courier = CourierConfig {
-        webhooks: Reach::new(&["127.0.0.1".to_owned()], vec!["127.0.0.0/8".parse().unwrap()]),
-        ..CourierConfig::default()
-    };
+pub async fn app_with_webhook(receiver: &Receiver, organizations: &[&str]) -> TestApp {
     let forward_to = ForwardTo {
         webhook: Some(receiver.url()),
         organizations: organizations.iter().map(ToString::to_string).collect(),
         ..ForwardTo::default()
     };
+    app(calls_here(), forward_to).await
+}
+
+async fn app_with_syslog(target: &str) -> TestApp {
+    let courier = CourierConfig {
+        syslog: Some(SyslogTarget::parse(target).unwrap()),
+        ..CourierConfig::default()
+    };
+    let forward_to = ForwardTo {
+        syslog: true,
+        ..ForwardTo::default()
+    };
     app(courier, forward_to).await
+}
+
+async fn app_with_witness(receiver: &Receiver) -> TestApp {
+    let mut settings = Settings::default();
+    settings.trail.witness_url = Some(receiver.url());
+    TestApp::with(Setup {
+        settings,
+        courier: calls_here(),
+        ..Setup::default()
+    })
+    .await
 }
 
 /// Sends all that is due now.
@@ -235,15 +255,7 @@ fn read_one(stream: &mut TcpStream) -> String {
 async fn syslog_is_told_every_entry_in_order_as_rfc_5424_has_it() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = format!("tcp://{}", listener.local_addr().unwrap());
-    let courier = CourierConfig {
-        syslog: Some(SyslogTarget::parse(&target).unwrap()),
-        ..CourierConfig::default()
-    };
-    let forward_to = ForwardTo {
-        syslog: true,
-        ..ForwardTo::default()
-    };
-    let app = app(courier, forward_to).await;
+    let app = app_with_syslog(&target).await;
     forward(&app, Way::Syslog).await;
     let first = trail::size(&app.services).unwrap();
     let admin = app.admin().await;
@@ -275,15 +287,9 @@ async fn syslog_is_told_every_entry_in_order_as_rfc_5424_has_it() {
 
 /// Appends an entry whose details are of that many characters.
 async fn append_long(app: &TestApp, characters: usize) -> u64 {
-    let at = app.services.clock.now();
-    let (id, acme) = (app.services.entropy.uuid(at), app.acme);
-    let event = Event::new(EventType::UserUpdate, Some(acme), ActorRef::operator())
+    let event = Event::new(EventType::UserUpdate, Some(app.acme), ActorRef::operator())
         .with("note", "x".repeat(characters));
-    let append = app
-        .services
-        .store
-        .write(move |tx| audit::append_entry(tx, at, id, &event));
-    append.await.unwrap().sequence
+    append(&app.services, event).await.unwrap()
 }
 
 #[tokio::test]
@@ -300,15 +306,7 @@ async fn an_entry_too_long_for_a_datagram_is_told_shortened_and_holds_nothing_up
     unix.set_read_timeout(Some(std::time::Duration::from_secs(5)))
         .unwrap();
     for (way, target) in targets.iter().enumerate() {
-        let courier = CourierConfig {
-            syslog: Some(SyslogTarget::parse(target).unwrap()),
-            ..CourierConfig::default()
-        };
-        let forward_to = ForwardTo {
-            syslog: true,
-            ..ForwardTo::default()
-        };
-        let app = app(courier, forward_to).await;
+        let app = app_with_syslog(target).await;
         forward(&app, Way::Syslog).await;
         let long = append_long(&app, 70_000 + 500_000 * way).await;
         let short = append_long(&app, 10).await;
@@ -409,18 +407,7 @@ async fn a_row_that_cannot_be_read_is_told_as_such_and_holds_nothing_up() {
 #[tokio::test]
 async fn a_witness_is_sent_each_checkpoint_and_can_check_it() {
     let receiver = Receiver::start();
-    let mut settings = Settings::default();
-    settings.trail.witness_url = Some(receiver.url());
-    let courier = CourierConfig {
-        webhooks: Reach::new(&["127.0.0.1".to_owned()], vec!["127.0.0.0/8".parse().unwrap()]),
-        ..CourierConfig::default()
-    };
-    let app = TestApp::with(Setup {
-        settings,
-        courier,
-        ..Setup::default()
-    })
-    .await;
+    let app = app_with_witness(&receiver).await;
     let signed = trail::checkpoint(&app.services).await.unwrap();
     trail::checkpoint(&app.services).await.unwrap();
     send_due(&app.services, Channel::Webhook).await.unwrap();
@@ -440,18 +427,7 @@ async fn a_witness_is_sent_each_checkpoint_and_can_check_it() {
 #[tokio::test]
 async fn a_witness_that_does_not_answer_is_owed_the_newest_checkpoint_alone() {
     let receiver = Receiver::start();
-    let mut settings = Settings::default();
-    settings.trail.witness_url = Some(receiver.url());
-    let courier = CourierConfig {
-        webhooks: Reach::new(&["127.0.0.1".to_owned()], vec!["127.0.0.0/8".parse().unwrap()]),
-        ..CourierConfig::default()
-    };
-    let app = TestApp::with(Setup {
-        settings,
-        courier,
-        ..Setup::default()
-    })
-    .await;
+    let app = app_with_witness(&receiver).await;
     let owed = "SELECT count(*) FROM delivery WHERE state = 'owed'";
     for _ in 0..3 {
         append_long(&app, 10).await;

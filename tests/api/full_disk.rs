@@ -4,7 +4,7 @@ use latchkey::domain::audit::{ActorRef, Event, EventType};
 use latchkey::service::trail;
 use latchkey::store::audit;
 
-use crate::support::{DEVELOPER, TestApp};
+use crate::support::{self, DEVELOPER, TestApp};
 
 /// SQLite may take no further page: what it says then is what it says of a full disk (`SQLITE_FULL`).
 async fn limit_pages(app: &TestApp, further: i64) {
@@ -19,13 +19,7 @@ async fn limit_pages(app: &TestApp, further: i64) {
 async fn append(app: &TestApp, bytes: usize) -> bool {
     let event =
         Event::new(EventType::UserUpdate, Some(app.acme), ActorRef::operator()).with("n", "x".repeat(bytes));
-    let at = app.services.clock.now();
-    let id = app.services.entropy.uuid(at);
-    let append = app
-        .services
-        .store
-        .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop));
-    append.await.is_ok()
+    support::append(&app.services, event).await.is_ok()
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use serde_json::{Value, json};
 
-use crate::support::{DEVELOPER, TestApp, reset_path};
+use crate::people::app_with_mail;
+use crate::support::{DEVELOPER, TestApp, append, reset_path};
 use crate::trail_file::{check, export};
 
 const SETTINGS: &str = "/api/v1/organization/settings";
@@ -116,22 +117,10 @@ async fn entries_past_the_limit_are_pruned_and_every_proof_still_holds() {
     );
 }
 
-async fn with_mail() -> TestApp {
-    let settings = latchkey::service::Settings {
-        mail: true,
-        ..Default::default()
-    };
-    TestApp::with(crate::support::Setup {
-        settings,
-        ..Default::default()
-    })
-    .await
-}
-
 /// Who has taken over an admin must not be able to have the trail of it pruned within the minute.
 #[tokio::test]
 async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
-    let app = with_mail().await;
+    let app = app_with_mail().await;
     app.advance(SignedDuration::from_hours(500 * 24));
     keep_days(&app, json!(400)).await.assert_ok();
     let entry = app.last_entry();
@@ -172,7 +161,7 @@ async fn a_shorter_limit_takes_effect_after_a_week_that_the_entry_names() {
 
 #[tokio::test]
 async fn the_other_admins_are_told_of_a_shorter_limit() {
-    let app = with_mail().await;
+    let app = app_with_mail().await;
     let patch = json!({ "securityContact": "soc@acme.example" });
     app.admin().await.patch(SETTINGS, patch).await.assert_ok();
     let owed = "SELECT count(*) FROM delivery WHERE payload LIKE '%audit trail for 400 days%' \
@@ -327,14 +316,7 @@ async fn erasing_a_user_reaches_tickets_approvals_and_mail_that_is_owed() {
         Ok(())
     });
     insert.await.unwrap();
-    let erase = trail::erase_user(
-        &app.services,
-        app.acme,
-        app.developer.id,
-        ActorRef::operator(),
-        |_, _| {},
-    );
-    erase.await.unwrap();
+    app.erase(&app.developer).await;
     assert_eq!(
         app.count("SELECT count(*) FROM reset_call WHERE ticket IS NOT NULL"),
         0
@@ -507,15 +489,7 @@ async fn erasing_nobody_changes_nothing_and_other_organisations_are_not_touched(
     }
     assert_eq!(trail::size(&app.services).unwrap(), size);
     assert_eq!(app.count("SELECT count(*) FROM erasure"), 0);
-    trail::erase_user(
-        &app.services,
-        app.globex,
-        app.other_admin.id,
-        ActorRef::operator(),
-        |_, _| {},
-    )
-    .await
-    .unwrap();
+    app.erase(&app.other_admin).await;
     let everything = serde_json::to_string(&app.trail()).unwrap();
     assert!(!everything.contains("admin@globex.example"));
     assert!(everything.contains("admin@acme.example"));
@@ -576,13 +550,7 @@ async fn act(app: &TestApp, actor: u8, n: usize) {
         .on(Resource::user(subject))
         .from_request("request", Some("192.0.2.9"))
         .with("n", n);
-    let at = app.services.clock.now();
-    let id = app.services.entropy.uuid(at);
-    let append = app
-        .services
-        .store
-        .write(move |tx| audit::append_entry(tx, at, id, &event).map(drop));
-    append.await.unwrap();
+    append(&app.services, event).await.unwrap();
 }
 
 /// In whatever order entries are added, pruned and erased: the trail verifies, its exports too, every
@@ -653,14 +621,7 @@ async fn a_removal_that_nobody_recorded_is_found() {
     tidy_by_a_settled_clock(&app).await;
     let other = app.admin_of_other_org().await;
     other.reset(app.other_admin.id).await;
-    let erase = trail::erase_user(
-        &app.services,
-        app.globex,
-        app.other_admin.id,
-        ActorRef::operator(),
-        |_, _| {},
-    );
-    erase.await.unwrap();
+    app.erase(&app.other_admin).await;
     let copy = |name: &str| {
         let path = app.services.store.path().with_file_name(name);
         let original = rusqlite::Connection::open(app.services.store.path()).unwrap();

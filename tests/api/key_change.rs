@@ -15,18 +15,14 @@ use latchkey::service::trail::{self, Format, KeyChanged, Selection};
 use latchkey::store::audit;
 use sha2::{Digest as _, Sha256};
 
+use crate::support;
+
 async fn append(app: &App) -> u64 {
     append_event(app, Event::new(EventType::UserLogin, None, ActorRef::operator())).await
 }
 
 async fn append_event(app: &App, event: Event) -> u64 {
-    let at = app.services.clock.now();
-    let id = app.services.entropy.uuid(at);
-    let appended = app
-        .services
-        .store
-        .write(move |tx| audit::append_entry(tx, at, id, &event));
-    appended.await.unwrap().sequence
+    support::append(&app.services, event).await.unwrap()
 }
 
 /// A data directory whose trail has a few entries, signed on the way.
@@ -92,6 +88,18 @@ fn check_file(file: &str, given: &[&str]) -> Report {
 
 fn kinds(report: &Report) -> Vec<Tampering> {
     report.findings.iter().map(|finding| finding.kind).collect()
+}
+
+/// All that is wrong is what a key signed that had retired, whichever keys were given.
+#[track_caller]
+fn assert_retired(report: &Report, given: &[&str]) {
+    assert_eq!(
+        kinds(report),
+        [Tampering::ForgedCheckpoint],
+        "{given:?}: {report:?}"
+    );
+    let told = &report.findings[0].text;
+    assert!(told.contains("retired the key"), "{given:?}: {report:?}");
 }
 
 /// A key of the same name that nobody vouches for.
@@ -277,12 +285,7 @@ async fn what_a_retired_key_signs_later_is_found() {
     ] {
         trail::checkpoint(&app.services).await.unwrap();
         let report = check_with(dir.path(), &keys(&given), Vec::new());
-        assert_eq!(
-            kinds(&report),
-            [Tampering::ForgedCheckpoint],
-            "{given:?}: {report:?}"
-        );
-        assert!(report.findings[0].text.contains("retired the key"), "{report:?}");
+        assert_retired(&report, &given);
     }
 }
 
@@ -304,12 +307,7 @@ async fn a_retired_key_vouches_for_no_other() {
     for given in [vec![&*changed.from], vec![&*changed.to]] {
         trail::checkpoint(&app.services).await.unwrap();
         let report = check_with(dir.path(), &keys(&given), Vec::new());
-        assert_eq!(
-            kinds(&report),
-            [Tampering::ForgedCheckpoint],
-            "{given:?}: {report:?}"
-        );
-        assert!(report.findings[0].text.contains("retired the key"), "{report:?}");
+        assert_retired(&report, &given);
         let led = report.notes.iter().any(|note| note.contains(&evil.to_string()));
         assert!(!led, "{:?}", report.notes);
         let file = export(&app, &Selection::default()).await;
@@ -357,8 +355,7 @@ async fn a_retired_key_does_not_end_an_export_either() {
     assert_eq!(check_file(&ended(in_use), &[&changed.from]).findings, []);
     for given in [vec![], vec![&*changed.from], vec![&*changed.from, &*changed.to]] {
         let report = check_file(&ended(leaked), &given);
-        assert_eq!(kinds(&report), [Tampering::ForgedCheckpoint], "{report:?}");
-        assert!(report.findings[0].text.contains("retired the key"), "{report:?}");
+        assert_retired(&report, &given);
     }
 }
 

@@ -9,8 +9,8 @@ use latchkey::service::{metrics, trail};
 use serde_json::json;
 
 use crate::guests::{before, denying};
-use crate::plugins::{bind, fixture, install, path};
-use crate::support::{DEVELOPER, Setup, TestApp, enrol};
+use crate::plugins::{bind, fixture, install, path, patient};
+use crate::support::{DEVELOPER, TestApp, enrol};
 
 fn read(app: &TestApp) -> BTreeMap<String, u64> {
     let text = metrics::exposition(&app.services).unwrap();
@@ -80,27 +80,23 @@ async fn resets_requests_and_policies_are_counted_and_nobody_is_named() {
         },
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Setup::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let admin = app.admin().await;
     let trapping = install(&admin, before("unreachable")).await;
     let denies = install(&admin, denying("2.0.0", "no")).await;
-    let patient = json!({ "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({}));
 
     admin.reset(DEVELOPER).await.assert_ok();
     admin.reset(DEVELOPER).await; // 400: there is no MFA any more
     enrol(&app.services, app.developer.id).await;
-    let binding = path(&bind(&admin, &denies, patient.clone()).await);
+    let binding = path(&bind(&admin, &denies, terms.clone()).await);
     assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 403);
     assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
-    let binding = path(&bind(&admin, &trapping, patient.clone()).await);
+    let binding = path(&bind(&admin, &trapping, terms.clone()).await);
     assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 500);
     assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
     let second = install(&admin, fixture("second-admin")).await;
-    let terms = json!({ "config": { "privileged": true, "emails": ["dev@acme.example"] }, "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({ "config": { "privileged": true, "emails": ["dev@acme.example"] } }));
     bind(&admin, &second, terms).await;
     assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 202);
     let member = app.member().await;

@@ -20,7 +20,7 @@ use latchkey::service::notices::{Mail, read_mail};
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{self, Answer, Caller, Setup, TestApp};
+use crate::support::{self, Answer, Caller, TestApp};
 
 /// Paths of verbs on a user.
 pub fn user_path(user: &User) -> String {
@@ -29,17 +29,8 @@ pub fn user_path(user: &User) -> String {
 
 /// Acme with a rule between admins.
 pub async fn app_where(admin_on_admin: AdminOnAdmin) -> TestApp {
-    app_with(OrganizationSettings {
+    TestApp::with(OrganizationSettings {
         admin_on_admin,
-        ..Default::default()
-    })
-    .await
-}
-
-/// Acme with these settings.
-pub async fn app_with(acme: OrganizationSettings) -> TestApp {
-    TestApp::with(Setup {
-        acme,
         ..Default::default()
     })
     .await
@@ -47,11 +38,8 @@ pub async fn app_with(acme: OrganizationSettings) -> TestApp {
 
 /// An appliance that can send mail.
 pub async fn app_with_mail() -> TestApp {
-    TestApp::with(Setup {
-        settings: Settings {
-            mail: true,
-            ..Default::default()
-        },
+    TestApp::with(Settings {
+        mail: true,
         ..Default::default()
     })
     .await

@@ -8,14 +8,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
-use latchkey::limiter::{Limit, Limits};
+use latchkey::limiter::Limits;
 use latchkey::plugin_host::{Case, SignerKey, embed_cases};
 use latchkey::service::Settings;
 use latchkey::service::plugins::PluginSettings;
 use serde_json::{Value, json};
 
-use crate::guests::{Guest, before, denying};
-use crate::support::{Answer, Caller, DEVELOPER, Setup, SlowDisk, TestApp};
+use crate::guests::{Guest, Manifest, before, denying};
+use crate::support::{Answer, Caller, DEVELOPER, SlowDisk, TestApp, per_minute};
 
 pub const PLUGINS: &str = "/api/v1/plugins";
 pub const BINDINGS: &str = "/api/v1/policy-bindings";
@@ -42,6 +42,36 @@ pub async fn bind(caller: &Caller<'_>, digest: &str, more: Value) -> Answer {
         .unwrap()
         .extend(more.as_object().unwrap().clone());
     caller.post(BINDINGS, body).await
+}
+
+/// Installs a module and binds it on these terms. The path of the binding.
+pub async fn install_and_bind(caller: &Caller<'_>, module: Vec<u8>, terms: Value) -> String {
+    let digest = install(caller, module).await;
+    path(&bind(caller, &digest, terms).await)
+}
+
+/// These terms with as much time as a busy test machine may need: it must not look like a runaway.
+pub fn patient(mut terms: Value) -> Value {
+    terms["limits"] = json!({ "deadlineMs": 1000 });
+    terms
+}
+
+pub async fn roll_back(caller: &Caller<'_>, binding: &str) -> Answer {
+    caller.post(&format!("{binding}/rollback"), json!({})).await
+}
+
+pub async fn replay(caller: &Caller<'_>, digest: &str, body: Value) -> Answer {
+    caller.post(&format!("{PLUGINS}/{digest}/replay"), body).await
+}
+
+/// A guest of this version whose `before-reset` has this body.
+pub fn version(version: &'static str, before: &str) -> Vec<u8> {
+    Guest {
+        before: before.into(),
+        manifest: Manifest::of(version),
+        ..Guest::default()
+    }
+    .wasm()
 }
 
 pub fn path(binding: &Answer) -> String {
@@ -86,7 +116,7 @@ async fn installed_bound_asked_switched_rolled_back_and_removed() {
     assert_eq!(switched.body["previous"]["digest"], *first);
     assert_denied(&admin.reset(app.second_admin.id).await, "two");
 
-    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let back = roll_back(&admin, &binding).await;
     assert_eq!(back.assert_ok()["current"]["version"], "1.0.0");
     assert_eq!(app.last_entry()["details"]["verb"], "rollback");
     assert_denied(&admin.reset(app.second_admin.id).await, "one");
@@ -227,11 +257,7 @@ async fn where_keys_are_trusted_only_their_signatures_install() {
             ..Default::default()
         },
     );
-    let app = TestApp::with(Setup {
-        settings,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(settings).await;
     let admin = app.admin().await;
     let module = before("(i32.const 512)");
     let sign = |pair: &minisign::KeyPair, bytes: &[u8]| {
@@ -331,7 +357,7 @@ async fn another_organisations_plugin_is_no_plugin_and_both_can_install_the_same
         globex.get(&binding).await,
         globex.patch(&binding, json!({ "disabled": true })).await,
         globex.delete(&binding).await,
-        globex.post(&format!("{binding}/rollback"), json!({})).await,
+        roll_back(&globex, &binding).await,
     ] {
         assert_eq!(answer.status.as_u16(), 404, "{}", answer.text);
     }
@@ -365,7 +391,7 @@ async fn what_is_the_nodes_is_shown_and_cannot_be_changed() {
         admin.patch(&binding, json!({ "disabled": true })).await,
         admin.patch(&binding, json!({ "mode": "monitor" })).await,
         admin.delete(&binding).await,
-        admin.post(&format!("{binding}/rollback"), json!({})).await,
+        roll_back(&admin, &binding).await,
         admin.delete(&plugin).await,
     ] {
         answer.assert_error(403, "This belongs to the node: only its operator can change it");
@@ -404,11 +430,8 @@ async fn nobody_locks_themselves_out() {
 
 #[tokio::test]
 async fn only_admins_with_a_fresh_second_factor_where_it_is_demanded_manage_policies() {
-    let app = TestApp::with(Setup {
-        acme: latchkey::domain::account::OrganizationSettings {
-            step_up_minutes: Some(5),
-            ..Default::default()
-        },
+    let app = TestApp::with(latchkey::domain::account::OrganizationSettings {
+        step_up_minutes: Some(5),
         ..Default::default()
     })
     .await;
@@ -432,8 +455,7 @@ async fn only_admins_with_a_fresh_second_factor_where_it_is_demanded_manage_poli
 async fn a_change_that_changes_nothing_leaves_no_entry_and_one_that_does_says_what() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let digest = install(&admin, before("(i32.const 512)")).await;
-    let binding = path(&bind(&admin, &digest, json!({})).await);
+    let binding = install_and_bind(&admin, before("(i32.const 512)"), json!({})).await;
     let entries = app.trail().len();
     admin.patch(&binding, json!({})).await.assert_ok();
     admin
@@ -450,7 +472,7 @@ async fn a_change_that_changes_nothing_leaves_no_entry_and_one_that_does_says_wh
     let changes = app.last_entry()["details"]["changes"].clone();
     assert_eq!(changes["mode"], json!({ "from": "enforce", "to": "monitor" }));
     assert_eq!(changes.as_object().unwrap().len(), 2, "{changes}");
-    let none = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let none = roll_back(&admin, &binding).await;
     none.assert_error(409, "There is no version before this one to roll back to");
     let other = install(&admin, fixture("change-window")).await;
     let wrong = admin.patch(&binding, json!({ "pluginDigest": other })).await;
@@ -467,42 +489,33 @@ async fn a_change_that_changes_nothing_leaves_no_entry_and_one_that_does_says_wh
 #[tokio::test]
 async fn rolling_back_again_and_again_is_limited() {
     let limits = Limits {
-        admin_by_caller: Limit {
-            requests: 8,
-            window_secs: 60,
-        },
+        admin_by_caller: per_minute(8),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let admin = app.admin().await;
     let first = install(&admin, denying("1.0.0", "one")).await;
     let second = install(&admin, denying("2.0.0", "two")).await;
-    let binding = path(&bind(&admin, &first, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    let binding = path(&bind(&admin, &first, patient(json!({}))).await);
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     let switched = admin.patch(&binding, json!({ "pluginDigest": second })).await;
     switched.assert_ok();
     assert_denied(&admin.reset(DEVELOPER).await, "two");
-    let back = format!("{binding}/rollback");
     for version in ["1.0.0", "2.0.0", "1.0.0", "2.0.0"] {
-        let rolled_back = admin.post(&back, json!({})).await;
+        let rolled_back = roll_back(&admin, &binding).await;
         assert_eq!(rolled_back.assert_ok()["current"]["version"], version);
     }
     let entries = app.trail().len();
     let plugin = format!("{PLUGINS}/{first}");
-    let replay = format!("{plugin}/replay");
     for limited in [
-        admin.post(&back, json!({})).await,
+        roll_back(&admin, &binding).await,
         admin.delete(&binding).await,
         admin.delete(&plugin).await,
         admin.get(PLUGINS).await,
         admin.get(&plugin).await,
         admin.get(BINDINGS).await,
         admin.get(&binding).await,
-        admin.post(&replay, json!({})).await,
+        replay(&admin, &first, json!({})).await,
     ] {
         assert_eq!(limited.status.as_u16(), 429, "{}", limited.text);
         assert!(!limited.header("retry-after").is_empty());
@@ -513,7 +526,7 @@ async fn rolling_back_again_and_again_is_limited() {
     let second_admin = app.caller(&app.second_admin).await;
     second_admin.get(&binding).await.assert_ok();
     app.advance(SignedDuration::from_secs(61));
-    admin.post(&back, json!({})).await.assert_ok();
+    roll_back(&admin, &binding).await.assert_ok();
 }
 
 /// While versions are switched under load, each reset is decided by one of the two, none is turned
@@ -524,7 +537,7 @@ async fn versions_are_switched_under_load_without_a_gap() {
     let admin = app.admin().await;
     let first = install(&admin, denying("1.0.0", "one")).await;
     let second = install(&admin, denying("2.0.0", "two")).await;
-    let binding = path(&bind(&admin, &first, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    let binding = path(&bind(&admin, &first, patient(json!({}))).await);
     let done = Arc::new(AtomicBool::new(false));
     let load = async {
         let mut codes = Vec::new();
@@ -559,8 +572,7 @@ async fn versions_are_switched_under_load_without_a_gap() {
 async fn a_plugin_that_is_removed_meanwhile_is_not_bound() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let first = install(&admin, denying("1.0.0", "one")).await;
-    let binding = path(&bind(&admin, &first, json!({})).await);
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), json!({})).await;
     for switches in [false, true] {
         let second = install(&admin, denying("2.0.0", "two")).await;
         let plugin = format!("{PLUGINS}/{second}");
@@ -589,8 +601,7 @@ async fn a_plugin_that_is_removed_meanwhile_is_not_bound() {
 async fn a_binding_without_its_plugin_is_switched_off_and_keeps_its_file() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let digest = install(&admin, denying("1.0.0", "one")).await;
-    let binding = path(&bind(&admin, &digest, json!({})).await);
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), json!({})).await;
     app.execute("DELETE FROM plugin").await;
     let other = install(&admin, denying("2.0.0", "two")).await;
     let removed = admin.delete(&format!("{PLUGINS}/{other}")).await;

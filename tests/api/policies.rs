@@ -21,7 +21,7 @@ use latchkey::plugin_host::{Digest, FailureAction, OnFailure};
 use serde_json::{Value, json};
 
 use crate::guests::before;
-use crate::support::{ADMIN, DEVELOPER, PASSWORD, Setup, TestApp, enrol, reset_path};
+use crate::support::{ADMIN, DEVELOPER, PASSWORD, TestApp, enrol, reset_path};
 
 #[tokio::test]
 async fn a_budget_denies_with_the_plugins_reason_and_facts() {
@@ -164,7 +164,7 @@ async fn a_failing_policy_fails_closed_and_the_server_goes_on() {
     let bomb = before("(loop (br_if 0 (i32.ne (memory.grow (i32.const 64)) (i32.const -1)))) (unreachable)");
     for (name, module) in [("trap", trap), ("endless loop", endless), ("memory bomb", bomb)] {
         let app = TestApp::new().await;
-        app.bind_module(module, json!({}), OnFailure::default()).await;
+        app.bind_module(module).await;
         let admin = app.admin().await;
         let failed = admin.reset(DEVELOPER).await;
         failed.assert_error(500, "A policy could not be evaluated");
@@ -191,7 +191,7 @@ async fn a_failing_policy_fails_closed_and_the_server_goes_on() {
 #[tokio::test]
 async fn a_failing_policy_can_be_skipped_where_the_operator_says_so() {
     let app = TestApp::new().await;
-    app.bind_module(
+    app.bind_module_with(
         before("unreachable"),
         json!({}),
         OnFailure::always(FailureAction::Skip),
@@ -213,8 +213,7 @@ async fn a_change_of_policy_between_judging_and_committing_judges_again() {
         "UPDATE binding SET disabled_at = 1",
         "UPDATE policy_revision SET revision = revision + 1",
     ] {
-        let change = move |tx: &latchkey::store::Transaction<'_>| Ok(tx.execute(sql, [])?);
-        app.services.store.write(change).await.unwrap();
+        app.execute(sql).await;
     }
     app.admin().await.reset(DEVELOPER).await.assert_ok();
     assert_eq!(app.last_entry()["details"]["policies"], json!(null));
@@ -227,11 +226,7 @@ async fn an_enrolment_code_is_shown_once_and_only_its_hash_is_kept() {
         enrolment_code_required: true,
         ..Default::default()
     };
-    let app = TestApp::with(Setup {
-        acme,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(acme).await;
     let answer = app.admin().await.reset(DEVELOPER).await;
     let code = answer.assert_ok()["enrolmentCode"].as_str().unwrap().to_owned();
     assert!(code.len() >= 8, "{code}");

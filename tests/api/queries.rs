@@ -1,11 +1,11 @@
 //! Query parameters that nobody knows: a mistyped filter must not look like an answer about everything.
 
 use latchkey::http;
-use latchkey::limiter::{Limit, Limits};
+use latchkey::limiter::Limits;
 use poem::http::Method;
 use serde_json::json;
 
-use crate::support::{Setup, TestApp};
+use crate::support::{TestApp, per_minute};
 
 const USERS: &str = "/api/v1/users?quary=raman";
 
@@ -72,17 +72,10 @@ async fn known_parameters_and_none_are_taken_as_before() {
 #[tokio::test]
 async fn whoever_may_not_ask_is_told_that_first() {
     let limits = Limits {
-        admin_by_caller: Limit {
-            requests: 2,
-            window_secs: 60,
-        },
+        admin_by_caller: per_minute(2),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Setup::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let unknown = "/api/v1/users/770e8400-e29b-41d4-a716-446655440099?expand=all";
     let nobody = app.anonymous().get(USERS).await;
     nobody.assert_error(401, "Authentication is required");

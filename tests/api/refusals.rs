@@ -7,17 +7,22 @@ use latchkey::service::refusals::record_floods;
 use serde_json::{Value, json};
 
 use crate::guests::{before, denying};
-use crate::plugins::{BINDINGS, PLUGINS, bind, install, path};
-use crate::support::{Answer, Caller, DEVELOPER, Setup, SlowDisk, TestApp};
+use crate::plugins::{BINDINGS, PLUGINS, bind, install, path, roll_back};
+use crate::support::{Answer, Caller, DEVELOPER, Setup, SlowDisk, TestApp, per_minute};
+
+/// Where so many changes may wait for the writer.
+async fn app_with_queue_of(queue_length: usize) -> TestApp {
+    TestApp::with(Setup {
+        queue_length,
+        ..Default::default()
+    })
+    .await
+}
 
 /// Anybody may ask: however many do, the writer's queue is there for others.
 #[tokio::test]
 async fn however_many_ask_whether_it_is_ready_they_take_one_place_of_the_queue() {
-    let app = TestApp::with(Setup {
-        queue_length: 2,
-        ..Default::default()
-    })
-    .await;
+    let app = app_with_queue_of(2).await;
     let admin = app.admin().await;
     let generation = app.services.store.generation();
     let disk = SlowDisk::new(&app).await;
@@ -65,11 +70,7 @@ async fn beside<C: Future<Output = Answer>>(
 
 #[tokio::test]
 async fn a_crowd_of_one_organisation_leaves_places_to_another() {
-    let app = TestApp::with(Setup {
-        queue_length: 4,
-        ..Default::default()
-    })
-    .await;
+    let app = app_with_queue_of(4).await;
     let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
     let crowd = (0..6).map(|_| admin.reset(DEVELOPER));
     let (others, busy) = beside(&app, crowd, other.reset(app.other_developer.id)).await;
@@ -79,11 +80,7 @@ async fn a_crowd_of_one_organisation_leaves_places_to_another() {
 
 #[tokio::test]
 async fn a_crowd_of_changes_of_policies_of_one_organisation_leaves_places_to_another() {
-    let app = TestApp::with(Setup {
-        queue_length: 4,
-        ..Default::default()
-    })
-    .await;
+    let app = app_with_queue_of(4).await;
     let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
     let mut bindings = Vec::new();
     let digest = install(&admin, before("(i32.const 512)")).await;
@@ -99,11 +96,7 @@ async fn a_crowd_of_changes_of_policies_of_one_organisation_leaves_places_to_ano
 /// Not resets alone: whatever an organisation's people change takes places of its own share.
 #[tokio::test]
 async fn a_crowd_of_any_changes_of_one_organisation_leaves_places_to_another() {
-    let app = TestApp::with(Setup {
-        queue_length: 4,
-        ..Default::default()
-    })
-    .await;
+    let app = app_with_queue_of(4).await;
     let (admin, member) = (app.admin().await, app.caller(&app.member).await);
     let other = app.admin_of_other_org().await;
     let settings = "/api/v1/organization/settings";
@@ -129,11 +122,7 @@ async fn a_crowd_of_any_changes_of_one_organisation_leaves_places_to_another() {
 
 #[tokio::test]
 async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
-    let app = TestApp::with(Setup {
-        queue_length: 1,
-        ..Default::default()
-    })
-    .await;
+    let app = app_with_queue_of(1).await;
     let (admin, member) = (app.admin().await, app.caller(&app.member).await);
     let disk = SlowDisk::new(&app).await;
     let waiting = tokio::spawn({
@@ -168,17 +157,10 @@ async fn a_full_queue_is_503_and_one_entry_with_a_count_once_there_is_room() {
 #[tokio::test]
 async fn refusals_that_could_not_be_recorded_are_counted_on() {
     let limits = Limits {
-        reset_by_caller: Limit {
-            requests: 1,
-            window_secs: 60,
-        },
+        reset_by_caller: per_minute(1),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let admin = app.admin().await;
     admin.reset(DEVELOPER).await.assert_ok();
     assert_eq!(admin.reset(DEVELOPER).await.status.as_u16(), 429);
@@ -196,9 +178,6 @@ async fn refusals_that_could_not_be_recorded_are_counted_on() {
 /// What is no id is not written where it could never be erased; an id is, as ids are spelt.
 #[tokio::test]
 async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
-    use latchkey::domain::audit::ActorRef;
-    use latchkey::service::trail;
-
     let app = TestApp::new().await;
     let admin = app.admin().await;
     assert_eq!(admin.reset("dev@acme.example").await.status.as_u16(), 400);
@@ -214,14 +193,7 @@ async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
 
     admin.reset(DEVELOPER.to_uppercase()).await;
     assert_eq!(app.last_entry()["resource"]["id"], DEVELOPER);
-    let refused = admin
-        .send(
-            poem::http::Method::DELETE,
-            "/api/v1/api-keys/lk_secret",
-            None,
-            &[],
-        )
-        .await;
+    let refused = admin.delete("/api/v1/api-keys/lk_secret").await;
     assert!(refused.status.is_client_error());
     let entry = app.last_entry();
     assert_eq!(
@@ -230,14 +202,7 @@ async fn what_a_caller_writes_in_place_of_an_id_can_be_erased() {
     );
     assert!(!entry.to_string().contains("lk_secret"), "{entry}");
 
-    let erase = trail::erase_user(
-        &app.services,
-        app.acme,
-        app.developer.id,
-        ActorRef::operator(),
-        |_, _| {},
-    );
-    erase.await.unwrap();
+    app.erase(&app.developer).await;
     let everything = serde_json::to_string(&app.trail()).unwrap();
     assert!(!everything.contains("dev@acme.example"), "{everything}");
 }
@@ -317,7 +282,7 @@ async fn changes_of_policies(
         (
             "POLICY_PLUGIN_UPDATE",
             id.clone(),
-            caller.post(&format!("{binding}/rollback"), json!({})).await,
+            roll_back(caller, binding).await,
         ),
         ("POLICY_PLUGIN_UNBIND", id, caller.delete(binding).await),
     ]
@@ -342,8 +307,7 @@ fn assert_refused(entry: &Value, event_type: &str, resource: &str, message: &str
 
 /// The path of a policy of acme, and the digest of its plugin.
 async fn bound(app: &TestApp) -> (String, String) {
-    app.bind_module(denying("1.0.0", "no"), json!({}), Default::default())
-        .await;
+    app.bind_module(denying("1.0.0", "no")).await;
     let listed = app.admin().await.get(BINDINGS).await;
     let binding = &listed.assert_ok()[0];
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -353,19 +317,11 @@ async fn bound(app: &TestApp) -> (String, String) {
     )
 }
 
-async fn acme_with(acme: OrganizationSettings) -> TestApp {
-    TestApp::with(Setup {
-        acme,
-        ..Default::default()
-    })
-    .await
-}
-
 /// Whoever loosens policies opens the way to a reset: that somebody tried is on the record.
 #[tokio::test]
 async fn a_refused_change_of_a_policy_is_an_entry() {
     // Without the role.
-    let app = acme_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         help_desk_enabled: true,
         ..Default::default()
     })
@@ -395,7 +351,7 @@ async fn a_refused_change_of_a_policy_is_an_entry() {
     );
 
     // Without a recent second factor, where that is demanded.
-    let app = acme_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         step_up_minutes: Some(5),
         ..Default::default()
     })
@@ -413,7 +369,7 @@ async fn a_refused_change_of_a_policy_is_an_entry() {
     }
 
     // Where only the operator changes policies.
-    let app = acme_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         policy_changes: PolicyChanges::OperatorOnly,
         ..Default::default()
     })
@@ -463,11 +419,7 @@ async fn too_many_changes_of_policies_are_one_entry_each_kind_with_a_count() {
         plugin_by_caller: limit(1),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let (binding, digest) = bound(&app).await;
     let member = app.member().await;
     // What the role refuses does not use up what a compilation costs.

@@ -2,13 +2,13 @@
 
 use jiff::SignedDuration;
 use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role};
-use latchkey::limiter::{Limit, Limits};
+use latchkey::limiter::Limits;
 use latchkey::service::refusals::record_floods;
 use poem::http::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{ADMIN, DEVELOPER, PASSWORD, Setup, SlowDisk, TestApp, reset_path};
+use crate::support::{ADMIN, DEVELOPER, PASSWORD, Setup, SlowDisk, TestApp, per_minute, reset_path};
 
 #[tokio::test]
 async fn a_reset_answers_200_with_exactly_the_documented_body() {
@@ -213,12 +213,8 @@ async fn a_member_is_403() {
 async fn a_demoted_admin_is_403_although_the_token_says_otherwise() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let sql = "UPDATE user SET role = 'member' WHERE email = 'admin@acme.example'";
-    app.services
-        .store
-        .write(move |tx| Ok(tx.execute(sql, [])?))
-        .await
-        .unwrap();
+    app.execute("UPDATE user SET role = 'member' WHERE email = 'admin@acme.example'")
+        .await;
     admin
         .reset(DEVELOPER)
         .await
@@ -229,12 +225,8 @@ async fn a_demoted_admin_is_403_although_the_token_says_otherwise() {
 async fn a_deactivated_admin_is_401() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let sql = "UPDATE user SET active = 0 WHERE email = 'admin@acme.example'";
-    app.services
-        .store
-        .write(move |tx| Ok(tx.execute(sql, [])?))
-        .await
-        .unwrap();
+    app.execute("UPDATE user SET active = 0 WHERE email = 'admin@acme.example'")
+        .await;
     admin
         .reset(DEVELOPER)
         .await
@@ -278,11 +270,7 @@ async fn admins_on_admins_is_the_organisations_choice() {
         admin_on_admin: AdminOnAdmin::Refused,
         ..Default::default()
     };
-    let app = TestApp::with(Setup {
-        acme: refused,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(refused).await;
     let answer = app.admin().await.reset(app.second_admin.id).await;
     answer.assert_error(
         403,
@@ -293,11 +281,7 @@ async fn admins_on_admins_is_the_organisations_choice() {
         admin_on_admin: AdminOnAdmin::SecondAdmin,
         ..Default::default()
     };
-    let app = TestApp::with(Setup {
-        acme: second,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(second).await;
     let answer = app.admin().await.reset(app.second_admin.id).await;
     assert_eq!(answer.status.as_u16(), 202, "{}", answer.text);
     assert_eq!(answer.body["message"], "MFA reset awaits approval");
@@ -312,17 +296,10 @@ async fn admins_on_admins_is_the_organisations_choice() {
 #[tokio::test]
 async fn too_many_resets_are_429_with_headers_and_one_entry_with_a_count() {
     let limits = Limits {
-        reset_by_caller: Limit {
-            requests: 2,
-            window_secs: 60,
-        },
+        reset_by_caller: per_minute(2),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let admin = app.admin().await;
     admin.reset(DEVELOPER).await.assert_ok();
     admin
@@ -457,11 +434,7 @@ async fn whose_body_or_key_is_malformed_is_told_so_after_404_and_403() {
         admin_on_admin: AdminOnAdmin::Refused,
         ..Default::default()
     };
-    let app = TestApp::with(Setup {
-        acme: settings,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(settings).await;
     let admin = app.admin().await;
     let unknown = Uuid::max().to_string();
     let (other, second) = (
@@ -525,17 +498,10 @@ async fn whatever_is_malformed_about_a_reset_is_an_entry_and_counts() {
         ("", cut_short, 400, "The request could not be read"),
     ];
     let limits = Limits {
-        reset_by_caller: Limit {
-            requests: u32::try_from(cases.len() * 2).unwrap(),
-            window_secs: 60,
-        },
+        reset_by_caller: per_minute(u32::try_from(cases.len() * 2).unwrap()),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let (admin, member) = (app.admin().await, app.member().await);
     let unknown = Uuid::max();
     let no_user = format!("User not found with id: {unknown}");

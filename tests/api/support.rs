@@ -12,24 +12,24 @@ use jiff::{SignedDuration, Timestamp};
 use latchkey::clock::Clock;
 use latchkey::courier::{Courier, CourierConfig};
 use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
-use latchkey::domain::audit::{ActorRef, Filter};
+use latchkey::domain::audit::{ActorRef, Event, Filter};
 use latchkey::domain::credential::ExternalIssuer;
 use latchkey::domain::policy::{FactorKind, Grants, Mode};
 use latchkey::domain::second_factor::{self, TotpSecret};
 use latchkey::entropy::Entropy;
 use latchkey::http::{self, HttpOptions};
 use latchkey::keys::KeyRing;
-use latchkey::limiter::{Limiter, Limits};
+use latchkey::limiter::{Limit, Limiter, Limits};
 use latchkey::passkeys::{RelyingParty, Written};
 use latchkey::plugin_host::{self, Digest, HostOptions, OnFailure, PluginHost};
 use latchkey::service::administration::{self, NewOrganization, NewUser};
 use latchkey::service::plugins::{self, Manager, NewBinding, NewPlugin};
-use latchkey::service::{Services, Settings, session};
+use latchkey::service::{Services, Settings, session, trail};
 use latchkey::store::{Store, audit, factors};
 use poem::endpoint::{BoxEndpoint, EndpointExt as _};
 use poem::http::{Method, StatusCode};
 use poem::test::TestClient;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::described;
 
@@ -83,13 +83,56 @@ impl Default for Setup {
     }
 }
 
+/// An app that differs in its limits alone.
+impl From<Limits> for Setup {
+    fn from(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+}
+
+/// An app that differs in the operator's settings alone.
+impl From<Settings> for Setup {
+    fn from(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+}
+
+/// An app that differs in acme's settings alone.
+impl From<OrganizationSettings> for Setup {
+    fn from(acme: OrganizationSettings) -> Self {
+        Self {
+            acme,
+            ..Self::default()
+        }
+    }
+}
+
+/// So many requests in a minute.
+pub fn per_minute(requests: u32) -> Limit {
+    Limit {
+        requests,
+        window_secs: 60,
+    }
+}
+
 impl TestApp {
     /// Two organisations (globex requires MFA), no rate limits, no plugins.
     pub async fn new() -> Self {
         Self::with(Setup::default()).await
     }
 
-    pub async fn with(setup: Setup) -> Self {
+    /// [`TestApp::new`], but for what is said here: all of a [`Setup`], or the one thing that differs.
+    pub async fn with(setup: impl Into<Setup>) -> Self {
+        Self::build(setup.into()).await
+    }
+
+    async fn build(setup: Setup) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::set_to("2026-02-18T10:30:00Z".parse().unwrap());
         let entropy = Entropy::seeded(APPS.fetch_add(1, Ordering::Relaxed));
@@ -232,19 +275,23 @@ impl TestApp {
     /// Installs and binds a plugin of `fixtures/plugins` to acme, with every effect granted.
     pub async fn bind(&self, name: &str, config: Value) {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/plugins/{name}.wasm"));
-        self.bind_module(std::fs::read(path).unwrap(), config, OnFailure::default())
+        self.bind_module_with(std::fs::read(path).unwrap(), config, OnFailure::default())
             .await;
     }
 
     /// Installs a module for the node and binds it to acme, with every effect that it asks for granted.
-    pub async fn bind_module(&self, module: Vec<u8>, config: Value, on_failure: OnFailure) {
+    pub async fn bind_module(&self, module: Vec<u8>) {
+        self.bind_module_with(module, json!({}), OnFailure::default())
+            .await;
+    }
+
+    pub async fn bind_module_with(&self, module: Vec<u8>, config: Value, on_failure: OnFailure) {
         self.bind_for(Some(self.acme), module, config, on_failure).await;
     }
 
     /// Installs a module for the node and binds it for everybody.
     pub async fn bind_for_node(&self, module: Vec<u8>) {
-        self.bind_for(None, module, serde_json::json!({}), OnFailure::default())
-            .await;
+        self.bind_for(None, module, json!({}), OnFailure::default()).await;
     }
 
     async fn bind_for(
@@ -314,6 +361,15 @@ impl TestApp {
         self.trail().remove(0)
     }
 
+    /// The newest entry of that type.
+    #[track_caller]
+    pub fn last_entry_of(&self, event_type: &str) -> Value {
+        let mut trail = self.trail().into_iter();
+        trail
+            .find(|entry| entry["eventType"] == event_type)
+            .unwrap_or_else(|| panic!("no entry of type {event_type}"))
+    }
+
     /// A further member of acme, with MFA.
     pub async fn employee(&self, name: &str) -> User {
         let new = NewUser {
@@ -354,6 +410,14 @@ impl TestApp {
             expected.contains(&entries),
             "{entries} entries for an authenticated reset call (invariant 9): {answer:?}"
         );
+    }
+
+    /// Erases whoever it is from the trail.
+    pub async fn erase(&self, user: &User) {
+        let (organization, operator) = (user.organization_id, ActorRef::operator());
+        trail::erase_user(&self.services, organization, user.id, operator, |_, _| {})
+            .await
+            .unwrap();
     }
 
     /// Changes what HTTP can't.
@@ -657,6 +721,16 @@ pub async fn enrol(services: &Services, user: UserId) -> TotpSecret {
         .await
         .unwrap();
     secret
+}
+
+/// Appends an entry that nothing else wrote. Its number.
+pub async fn append(services: &Services, event: Event) -> latchkey::domain::Result<u64> {
+    let at = services.clock.now();
+    let id = services.entropy.uuid(at);
+    let appended = services
+        .store
+        .write(move |tx| audit::append_entry(tx, at, id, &event));
+    Ok(appended.await?.sequence)
 }
 
 /// A change that is under way, and takes until it is told to go on: what others write waits in the queue, and

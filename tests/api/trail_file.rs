@@ -5,11 +5,10 @@ use latchkey::domain::audit::{
     ActorRef, Event, EventType, FileVerifier, Finding, LogKeys, LogSigner, Report, Resource, Tampering,
 };
 use latchkey::service::trail::{self, Format, Selection};
-use latchkey::store::audit;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::TestApp;
+use crate::support::{TestApp, append};
 
 /// An app whose trail has a few dozen entries of two organisations, signed on the way.
 async fn app() -> TestApp {
@@ -27,13 +26,7 @@ async fn app() -> TestApp {
             .with("share", 0.1 + 0.2)
             // Kept as digits, and a double nevertheless.
             .with("limit", 1e17);
-        let at = app.services.clock.now();
-        let id = app.services.entropy.uuid(at);
-        app.services
-            .store
-            .write(move |tx| audit::append_entry(tx, at, id, &event))
-            .await
-            .unwrap();
+        append(&app.services, event).await.unwrap();
         app.advance(SignedDuration::from_secs(1));
         if n % 7 == 0 {
             trail::checkpoint(&app.services).await.unwrap();
@@ -444,14 +437,7 @@ async fn an_export_is_of_one_instant_whatever_is_removed_meanwhile() {
     for format in [Format::Ndjson, Format::Csv] {
         let snapshot = trail::Snapshot::take(data_dir).unwrap();
         let export = snapshot.prepare(&Selection::default(), format).unwrap();
-        let erased = trail::erase_user(
-            &app.services,
-            app.acme,
-            app.developer.id,
-            ActorRef::operator(),
-            |_, _| {},
-        );
-        erased.await.unwrap();
+        app.erase(&app.developer).await;
         let announced = export.announcement().clone();
         let begun = trail::announce_export(&app.services, ActorRef::operator(), &announced);
         let begun = begun.await.unwrap();

@@ -35,10 +35,7 @@ pub fn denier_saying(version: &'static str, code: &str, message: &str) -> Guest 
             bytes(code),
             bytes(message),
         ),
-        manifest: Manifest {
-            version,
-            ..Guest::default().manifest
-        },
+        manifest: Manifest::of(version),
         ..Guest::default()
     }
 }
@@ -75,6 +72,16 @@ pub struct Manifest {
     pub hooks: &'static [u8],
     /// Names of the effects that it may ask for.
     pub wants: &'static [&'static str],
+}
+
+impl Manifest {
+    /// The manifest of such a guest in this version.
+    pub fn of(version: &'static str) -> Self {
+        Self {
+            version,
+            ..Guest::default().manifest
+        }
+    }
 }
 
 impl Default for Guest {

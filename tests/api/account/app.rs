@@ -4,12 +4,10 @@ use std::ops::Deref;
 
 use jiff::SignedDuration;
 use latchkey::clock::Clock;
-use latchkey::courier::CourierConfig;
 use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
 use latchkey::domain::audit::ActorRef;
-use latchkey::domain::credential::ExternalIssuer;
 use latchkey::domain::second_factor::{TotpSecret, time_step};
-use latchkey::limiter::Limits;
+
 use latchkey::service::administration::{NewUser, create_user};
 use latchkey::service::{Settings, enrolment, session};
 use latchkey::store::accounts;
@@ -70,19 +68,17 @@ impl Answer {
     }
 }
 
-/// How an app differs from the usual one.
-#[derive(Default)]
-pub struct Plan {
-    pub settings: Settings,
-    pub organization: OrganizationSettings,
-    pub limits: Option<Limits>,
-    pub external_issuer: Option<ExternalIssuer>,
-    pub courier: CourierConfig,
+/// Acme where everybody needs a second factor.
+pub fn mfa_required() -> OrganizationSettings {
+    OrganizationSettings {
+        mfa_required: true,
+        ..OrganizationSettings::default()
+    }
 }
 
 impl App {
     pub async fn new() -> Self {
-        Self::with(Plan::default()).await
+        Self::with(Setup::default()).await
     }
 
     /// Where mails are owed to whoever they concern.
@@ -91,23 +87,11 @@ impl App {
             mail: true,
             ..Settings::default()
         };
-        Self::with(Plan {
-            settings,
-            ..Plan::default()
-        })
-        .await
+        Self::with(settings).await
     }
 
-    pub async fn with(plan: Plan) -> Self {
-        let app = TestApp::with(Setup {
-            limits: plan.limits.unwrap_or_else(Limits::off),
-            settings: plan.settings,
-            acme: plan.organization,
-            external_issuer: plan.external_issuer,
-            courier: plan.courier,
-            ..Setup::default()
-        })
-        .await;
+    pub async fn with(setup: impl Into<Setup>) -> Self {
+        let app = TestApp::with(setup).await;
         let clock = app.services.clock.clone();
         let app = Self { app, clock };
         app.user("boss", Role::OrgAdmin).await;
@@ -141,6 +125,11 @@ impl App {
             .await
             .expect("joined")
             .expect("minted")
+    }
+
+    /// A token of the admin `boss`, who gets in even where MFA is required.
+    pub async fn boss(&self) -> String {
+        self.minted(self.id("boss@acme.example")).await
     }
 
     pub fn find(&self, email: &str) -> User {
@@ -232,6 +221,39 @@ impl App {
         TotpSecret::from_bytes(&bytes)
             .expect("20 bytes")
             .code(time_step(self.clock.now()))
+    }
+
+    pub async fn refresh(&self, refresh_token: &str) -> Answer {
+        let body = json!({ "refreshToken": refresh_token });
+        self.post("/auth/refresh", None, body).await
+    }
+
+    /// The secret of a set-up that is begun with it.
+    pub async fn set_up(&self, token: &str) -> String {
+        let shown = self.post("/mfa/setup", Some(token), Value::Null).await;
+        shown.ok().text("secret")
+    }
+
+    /// Confirms a set-up with the code that an authenticator app with that secret shows now.
+    pub async fn confirm(&self, token: &str, secret: &str) -> Answer {
+        let body = json!({ "secret": secret, "code": self.code(secret) });
+        self.post("/mfa/setup/confirm", Some(token), body).await
+    }
+
+    /// The same where an admin's code is demanded.
+    pub async fn confirm_with(&self, token: &str, secret: &str, enrolment_code: &str) -> Answer {
+        let code = self.code(secret);
+        let body = json!({ "secret": secret, "code": code, "enrolmentCode": enrolment_code });
+        self.post("/mfa/setup/confirm", Some(token), body).await
+    }
+
+    /// Set up and confirmed: the secret and the recovery codes.
+    pub async fn enrol(&self, token: &str) -> (String, Vec<String>) {
+        let secret = self.set_up(token).await;
+        let answer = self.confirm(token, &secret).await.ok();
+        let codes = answer.body["recoveryCodes"].as_array().expect("codes").iter();
+        let codes = codes.map(|code| code.as_str().expect("text").to_owned());
+        (secret, codes.collect())
     }
 
     pub async fn reset_of(&self, admin_token: &str, email: &str) -> Answer {

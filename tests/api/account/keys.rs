@@ -13,8 +13,9 @@ use latchkey::service::{Settings, token_keys};
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::app::{App, Plan, entry};
+use super::app::{App, entry, mfa_required};
 use super::authenticator::Authenticator;
+use crate::support::Setup;
 
 async fn list(app: &App, token: &str) -> super::app::Answer {
     app.call(Method::GET, "/account/sessions", Some(token), None)
@@ -37,7 +38,7 @@ async fn jwks(app: &App) -> Value {
 #[tokio::test]
 async fn a_rotation_logs_nobody_out_and_old_tokens_end_in_time() {
     let app = App::new().await;
-    let minted = app.minted(app.id("boss@acme.example")).await;
+    let minted = app.boss().await;
     let before = app.token("new@acme.example").await;
     let done = rotate(&app, TokenAlgorithm::EdDsa).await;
     assert_eq!(app.newest(), entry("TOKEN_KEY_ROTATE", "SUCCESS", None));
@@ -96,11 +97,7 @@ async fn keys_rotate_by_configuration_and_by_age() {
         key_rotation_days: 30,
         ..Settings::default()
     };
-    let app = App::with(Plan {
-        settings,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(settings).await;
     let kids = || app.services.keys.access().kids();
     let first = kids();
     tidy(&app.services).await;
@@ -128,7 +125,7 @@ fn pair() -> SigningKey {
     SigningKey::from_bytes(&[5; 32])
 }
 
-pub fn external() -> Plan {
+pub fn external() -> Setup {
     let x = data_encoding::BASE64URL_NOPAD.encode(&pair().verifying_key().to_bytes());
     let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "x", "x": x}]});
     let rules = ExternalRules {
@@ -139,9 +136,9 @@ pub fn external() -> Plan {
         role_claim: "roles".into(),
         roles: BTreeMap::from([("it".into(), Role::OrgAdmin), ("desk".into(), Role::HelpDesk)]),
     };
-    Plan {
+    Setup {
         external_issuer: Some(ExternalIssuer::new(rules, &jwks.to_string()).expect("usable")),
-        ..Plan::default()
+        ..Setup::default()
     }
 }
 
@@ -165,7 +162,7 @@ async fn an_admin_resets_with_a_token_of_another_issuer() {
     let app = App::with(external()).await;
     let token = sign(&claims(&app, "boss@acme.example"));
     app.reset_of(&token, "phone@acme.example").await.ok();
-    let reset = app.entries().pop().unwrap();
+    let reset = app.last_entry();
     assert_eq!(
         (&reset["eventType"], &reset["actor"]["email"]),
         (&json!("USER_MFA_RESET"), &json!("boss@acme.example"))
@@ -243,8 +240,8 @@ async fn a_step_up_at_the_other_issuer_counts_and_none_can_be_had_here() {
         step_up_minutes: Some(5),
         ..Default::default()
     };
-    let app = App::with(Plan {
-        organization,
+    let app = App::with(Setup {
+        acme: organization,
         ..external()
     })
     .await;
@@ -284,8 +281,8 @@ async fn a_token_that_says_help_desk_resets_as_the_help_desk_does() {
         help_desk_enabled: true,
         ..Default::default()
     };
-    let app = App::with(Plan {
-        organization,
+    let app = App::with(Setup {
+        acme: organization,
         ..external()
     })
     .await;
@@ -310,12 +307,8 @@ const ENROL_FIRST: &str = "Set up MFA before anything else";
 
 #[tokio::test]
 async fn where_mfa_is_demanded_a_token_without_a_second_factor_opens_enrolment_and_nothing_else() {
-    let organization = OrganizationSettings {
-        mfa_required: true,
-        ..Default::default()
-    };
-    let app = App::with(Plan {
-        organization,
+    let app = App::with(Setup {
+        acme: mfa_required(),
         ..external()
     })
     .await;
@@ -345,12 +338,11 @@ async fn where_mfa_is_demanded_a_token_without_a_second_factor_opens_enrolment_a
 #[tokio::test]
 async fn after_a_reset_another_issuers_token_opens_what_a_login_would() {
     let organization = OrganizationSettings {
-        mfa_required: true,
         enrolment_window_hours: 1,
-        ..Default::default()
+        ..mfa_required()
     };
-    let app = App::with(Plan {
-        organization,
+    let app = App::with(Setup {
+        acme: organization,
         ..external()
     })
     .await;
@@ -409,8 +401,8 @@ async fn a_session_of_another_issuer_is_ended_by_logout_and_by_its_user() {
 #[tokio::test]
 async fn a_clock_that_was_ahead_for_a_minute_revives_no_session_and_ends_none_and_no_approval() {
     const AHEAD: i64 = 400 * 24 * 3600;
-    let app = App::with(Plan {
-        organization: OrganizationSettings {
+    let app = App::with(Setup {
+        acme: OrganizationSettings {
             admin_on_admin: AdminOnAdmin::SecondAdmin,
             ..Default::default()
         },
@@ -421,13 +413,13 @@ async fn a_clock_that_was_ahead_for_a_minute_revives_no_session_and_ends_none_an
     let revoked = "The access token has been revoked";
     let ended = sign(&claims(&app, "boss@acme.example"));
     app.post("/auth/logout", Some(&ended), Value::Null).await.ok();
-    let minted = app.minted(app.id("boss@acme.example")).await;
+    let minted = app.boss().await;
     let asked = app.reset_of(&minted, "second@acme.example").await;
     assert_eq!(asked.status, 202, "{}", asked.body);
 
     app.wait(AHEAD);
     app.token("boss@acme.example").await;
-    let meanwhile = app.minted(app.id("boss@acme.example")).await;
+    let meanwhile = app.boss().await;
     app.reset_of(&meanwhile, "phone@acme.example").await.ok();
     tidy(&app.services).await;
     app.wait(-AHEAD);
@@ -511,10 +503,7 @@ async fn a_change_of_factors_ends_another_issuers_sessions() {
     list(&app, &there).await.ok();
     app.wait(1);
     let here = app.token("new@acme.example").await;
-    let set_up = app.post("/mfa/setup", Some(&here), Value::Null).await.ok();
-    let secret = set_up.text("secret");
-    let body = json!({"secret": secret, "code": app.code(&secret)});
-    app.post("/mfa/setup/confirm", Some(&here), body).await.ok();
+    app.enrol(&here).await;
     list(&app, &there)
         .await
         .refused(401, "The access token has been revoked");

@@ -3,7 +3,7 @@ use latchkey::limiter::{Limit, Limits};
 use latchkey::service::housekeeping;
 use serde_json::{Value, json};
 
-use super::app::{App, PASSWORD, Plan, SECRET, entry};
+use super::app::{App, PASSWORD, SECRET, entry};
 
 #[tokio::test]
 async fn a_password_alone_logs_in_where_no_more_is_demanded() {
@@ -77,7 +77,7 @@ async fn whatever_is_wrong_the_answer_is_the_same_and_the_trail_knows_better() {
         if let Some(reason) = reason {
             assert_eq!(app.entries().len(), before + 1);
             assert_eq!(app.newest(), entry("USER_LOGIN", "DENIED", Some(reason)));
-            let newest = app.entries().pop().unwrap();
+            let newest = app.last_entry();
             assert_eq!(
                 newest["actor"]["type"], "ANONYMOUS",
                 "nobody proved to be the user"
@@ -96,7 +96,7 @@ async fn a_password_typed_as_an_address_is_not_kept() {
         app.post("/auth/login", None, body)
             .await
             .refused(401, "Invalid credentials");
-        let newest = app.entries().pop().unwrap();
+        let newest = app.last_entry();
         assert_eq!(newest["actor"]["email"], Value::Null, "{typed}");
     }
     let trail = format!("{:?}", app.entries());
@@ -201,12 +201,9 @@ async fn what_is_no_challenge_or_no_code_is_refused() {
             .refused(401, "Invalid MFA code");
     }
     // A token for something else is no challenge.
-    let expired = Plan {
-        organization: OrganizationSettings {
-            password_expiration_days: Some(1),
-            ..Default::default()
-        },
-        ..Plan::default()
+    let expired = OrganizationSettings {
+        password_expiration_days: Some(1),
+        ..Default::default()
     };
     let app = App::with(expired).await;
     app.wait(24 * 3600);
@@ -238,11 +235,7 @@ async fn an_expired_password_is_replaced_before_anything_else() {
         password_expiration_days: Some(30),
         ..Default::default()
     };
-    let app = App::with(Plan {
-        organization,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(organization).await;
     let old_session = app.token("new@acme.example").await;
     app.wait(30 * 24 * 3600 - 1);
     assert_eq!(
@@ -301,16 +294,8 @@ async fn an_expired_password_is_replaced_after_the_second_factor_alone() {
         password_expiration_days: Some(1),
         ..Default::default()
     };
-    let app = App::with(Plan {
-        organization,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(organization).await;
     let phone = "phone@acme.example";
-    let refresh = async |token: String| {
-        let body = json!({ "refreshToken": token });
-        app.post("/auth/refresh", None, body).await
-    };
     let change = async |token: &str, new: &str| {
         let body = json!({ "passwordChangeToken": token, "newPassword": new });
         app.post("/auth/change-expired-password", None, body).await
@@ -328,7 +313,7 @@ async fn an_expired_password_is_replaced_after_the_second_factor_alone() {
         .await
         .refused(401, "Invalid MFA code");
     change(&token, "another good password").await.refused(400, first);
-    let session = refresh(session).await.ok().text("refreshToken");
+    let session = app.refresh(&session).await.ok().text("refreshToken");
     assert_eq!(app.login(phone).await.ok().body["mfaRequired"], true);
 
     let sessions = app.count("SELECT count(*) FROM session");
@@ -343,7 +328,7 @@ async fn an_expired_password_is_replaced_after_the_second_factor_alone() {
     change(&token, "another good password").await.ok();
     let dead = "The password change token is invalid or has expired";
     change(&token, "yet another password").await.refused(401, dead);
-    assert_eq!(refresh(session).await.status, 401);
+    assert_eq!(app.refresh(&session).await.status, 401);
     let answer = app.login_as(phone, "another good password").await.ok();
     assert_eq!(answer.body["passwordExpired"], false);
     app.verify(&answer.text("mfaChallengeToken"), &app.code(SECRET))
@@ -395,11 +380,7 @@ async fn passwords_and_codes_are_limited_per_account_and_address() {
         code_by_account: limit,
         ..Limits::off()
     };
-    let app = App::with(Plan {
-        limits: Some(limits),
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(limits).await;
     for email in ["phone@acme.example", "nobody@acme.example"] {
         for _ in 0..3 {
             app.login_as(email, "wrong")
@@ -470,7 +451,7 @@ async fn an_unknown_address_is_kept_where_somebody_has_one_of_its_domain() {
         app.post("/auth/login", None, body)
             .await
             .refused(401, "Invalid credentials");
-        let newest = app.entries().pop().unwrap();
+        let newest = app.last_entry();
         assert_eq!(newest["details"]["reason"], "unknown-account");
         assert_eq!(newest["actor"]["email"], kept, "{typed}");
     }
@@ -499,7 +480,7 @@ async fn a_stranger_who_invents_addresses_fills_no_disk() {
     assert_eq!(app.entries().len(), before + 6, "the window is not over");
     app.wait(60);
     housekeeping::tidy(&app.services).await;
-    let counted = app.entries().pop().unwrap();
+    let counted = app.last_entry();
     assert_eq!(counted["details"]["reason"], "unknown-account");
     assert_eq!(counted["details"]["refused"], 7);
     assert_eq!(counted["details"]["windowSecs"], 60);
@@ -511,7 +492,7 @@ async fn a_stranger_who_invents_addresses_fills_no_disk() {
     }
     housekeeping::wind_up(&app.services).await;
     assert_eq!(app.entries().len(), before + 13);
-    assert_eq!(app.entries().pop().unwrap()["details"]["refused"], 1);
+    assert_eq!(app.last_entry()["details"]["refused"], 1);
 }
 
 /// An entry is written for some failures and not for others; the answer waits for the disk all the same.

@@ -1,19 +1,13 @@
 use jiff::SignedDuration;
-use latchkey::domain::account::OrganizationSettings;
 use latchkey::limiter::{Limit, Limits};
 use latchkey::service::{Settings, housekeeping};
 use latchkey::store::expiry::UserRange;
 use serde_json::{Value, json};
 
-use super::app::{App, Plan, SECRET, entry};
+use super::app::{App, SECRET, entry, mfa_required};
+use crate::support::Setup;
 
-async fn set_up(app: &App, token: &str) -> String {
-    app.post("/mfa/setup", Some(token), Value::Null)
-        .await
-        .ok()
-        .text("secret")
-}
-
+/// Confirms a set-up with this code, be it the one that an authenticator app shows or another.
 async fn confirm(app: &App, token: &str, secret: &str, code: &str) -> super::app::Answer {
     app.post(
         "/mfa/setup/confirm",
@@ -21,19 +15,6 @@ async fn confirm(app: &App, token: &str, secret: &str, code: &str) -> super::app
         json!({"secret": secret, "code": code}),
     )
     .await
-}
-
-/// Set up and confirmed; the recovery codes.
-async fn enrol(app: &App, token: &str) -> (String, Vec<String>) {
-    let secret = set_up(app, token).await;
-    let answer = confirm(app, token, &secret, &app.code(&secret)).await.ok();
-    let codes = answer.body["recoveryCodes"].as_array().expect("codes").iter();
-    (
-        secret,
-        codes
-            .map(|code| code.as_str().expect("text").to_owned())
-            .collect(),
-    )
 }
 
 #[tokio::test]
@@ -45,7 +26,7 @@ async fn a_user_sets_mfa_up_and_logs_in_with_it() {
         .decode(answer.text("qrCodeBase64").as_bytes())
         .expect("base 64");
     assert!(png.starts_with(b"\x89PNG"));
-    let (secret, codes) = enrol(&app, &token).await;
+    let (secret, codes) = app.enrol(&token).await;
     assert_eq!(codes.len(), 8);
     assert!(
         codes
@@ -64,7 +45,7 @@ async fn a_user_sets_mfa_up_and_logs_in_with_it() {
 async fn the_code_that_confirmed_is_used_up() {
     let app = App::new().await;
     let token = app.token("new@acme.example").await;
-    let (secret, _) = enrol(&app, &token).await;
+    let (secret, _) = app.enrol(&token).await;
     let challenge = app.challenge("new@acme.example").await;
     app.verify(&challenge, &app.code(&secret))
         .await
@@ -93,9 +74,9 @@ async fn only_the_newest_secret_that_was_shown_can_be_confirmed_in_time_and_with
     confirm(&app, &token, SECRET, "123456")
         .await
         .refused(400, "There is no MFA set-up to confirm. Start it again");
-    let first = set_up(&app, &token).await;
-    let second = set_up(&app, &token).await;
-    confirm(&app, &token, &first, &app.code(&first)).await.refused(
+    let first = app.set_up(&token).await;
+    let second = app.set_up(&token).await;
+    app.confirm(&token, &first).await.refused(
         400,
         "The secret is not the one that was shown. Start the set-up again",
     );
@@ -107,7 +88,7 @@ async fn only_the_newest_secret_that_was_shown_can_be_confirmed_in_time_and_with
         .refused(400, "Invalid MFA code");
     app.wait(15 * 60);
     let token = app.token("new@acme.example").await;
-    confirm(&app, &token, &second, &app.code(&second))
+    app.confirm(&token, &second)
         .await
         .refused(400, "There is no MFA set-up to confirm. Start it again");
     assert!(!app.find("new@acme.example").mfa_enabled);
@@ -117,7 +98,7 @@ async fn only_the_newest_secret_that_was_shown_can_be_confirmed_in_time_and_with
 async fn of_two_confirmations_at_the_same_time_one_enrols() {
     let app = App::new().await;
     let token = app.token("new@acme.example").await;
-    let secret = set_up(&app, &token).await;
+    let secret = app.set_up(&token).await;
     let code = app.code(&secret);
     let (a, b) = tokio::join!(
         confirm(&app, &token, &secret, &code),
@@ -133,26 +114,25 @@ async fn enrolling_ends_the_other_sessions() {
     let app = App::new().await;
     let other = app.login("new@acme.example").await.ok();
     let token = app.token("new@acme.example").await;
-    enrol(&app, &token).await;
+    app.enrol(&token).await;
     let answer = app
         .post("/mfa/setup", Some(&other.text("accessToken")), Value::Null)
         .await;
     answer.refused(401, "The access token has been revoked");
-    let refresh = json!({"refreshToken": other.text("refreshToken")});
-    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+    assert_eq!(app.refresh(&other.text("refreshToken")).await.status, 401);
 }
 
 #[tokio::test]
 async fn a_recovery_code_works_once_however_it_is_typed_and_each_use_is_an_entry() {
     let app = App::new().await;
     let token = app.token("new@acme.example").await;
-    let (_, codes) = enrol(&app, &token).await;
+    let (_, codes) = app.enrol(&token).await;
     let challenge = app.challenge("new@acme.example").await;
     app.verify(&challenge, &codes[3].to_lowercase().replace('-', " "))
         .await
         .ok();
     assert_eq!(app.newest(), entry("USER_RECOVERY_CODE_USED", "SUCCESS", None));
-    assert_eq!(app.entries().pop().unwrap()["details"]["codesLeft"], 7);
+    assert_eq!(app.last_entry()["details"]["codesLeft"], 7);
     let challenge = app.challenge("new@acme.example").await;
     app.verify(&challenge, &codes[3])
         .await
@@ -171,13 +151,9 @@ async fn codes_of_eight_characters_are_a_setting() {
         recovery_code_characters: 8,
         ..Settings::default()
     };
-    let app = App::with(Plan {
-        settings,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(settings).await;
     let token = app.token("new@acme.example").await;
-    let (_, codes) = enrol(&app, &token).await;
+    let (_, codes) = app.enrol(&token).await;
     assert!(
         codes.iter().all(|code| code.replace('-', "").len() == 8),
         "{codes:?}"
@@ -194,7 +170,7 @@ async fn new_recovery_codes_replace_the_old_ones() {
     app.post(path, Some(&token), Value::Null)
         .await
         .refused(404, "MFA is not enabled");
-    let (_, old) = enrol(&app, &token).await;
+    let (_, old) = app.enrol(&token).await;
     let answer = app.post(path, Some(&token), Value::Null).await.ok();
     assert_eq!(
         app.newest(),
@@ -240,15 +216,7 @@ async fn a_user_switches_mfa_off_with_a_code() {
 
 #[tokio::test]
 async fn mfa_stays_on_while_the_organisation_requires_it() {
-    let organization = OrganizationSettings {
-        mfa_required: true,
-        ..Default::default()
-    };
-    let app = App::with(Plan {
-        organization,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(mfa_required()).await;
     let token = app
         .log_in_with_code("phone@acme.example")
         .await
@@ -301,8 +269,7 @@ async fn a_stolen_session_gets_no_new_recovery_codes() {
             "{challenge}"
         );
     }
-    let refresh = json!({"refreshToken": login.text("refreshToken")});
-    let tokens = app.post("/auth/refresh", None, refresh).await.ok();
+    let tokens = app.refresh(&login.text("refreshToken")).await.ok();
     let refreshed = tokens.text("accessToken");
     assert_eq!(app.post(path, Some(&refreshed), Value::Null).await.status, 401);
 
@@ -312,7 +279,7 @@ async fn a_stolen_session_gets_no_new_recovery_codes() {
     app.post(path, Some(&stepped_up.text("accessToken")), Value::Null)
         .await
         .ok();
-    assert_eq!(app.entries().pop().unwrap()["details"]["sessionsEnded"], 1);
+    assert_eq!(app.last_entry()["details"]["sessionsEnded"], 1);
     app.post("/mfa/setup", Some(&minted), Value::Null)
         .await
         .refused(401, "The access token has been revoked");
@@ -322,7 +289,7 @@ async fn a_stolen_session_gets_no_new_recovery_codes() {
 async fn a_recovery_code_that_logs_somebody_in_is_told_to_its_owner() {
     let app = App::with_mail().await;
     let token = app.token("new@acme.example").await;
-    let (_, codes) = enrol(&app, &token).await;
+    let (_, codes) = app.enrol(&token).await;
     let owed = || app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%A recovery code was used%'");
     let challenge = app.challenge("new@acme.example").await;
     app.verify(&challenge, "ABCD-EFGH-JKMN-PQRS")
@@ -337,7 +304,7 @@ async fn a_recovery_code_that_logs_somebody_in_is_told_to_its_owner() {
 async fn a_recovery_code_that_steps_a_session_up_is_told_to_its_owner() {
     let app = App::with_mail().await;
     let token = app.token("new@acme.example").await;
-    let (_, codes) = enrol(&app, &token).await;
+    let (_, codes) = app.enrol(&token).await;
     let step_up = async |code: &str| {
         app.post("/auth/step-up", Some(&token), json!({ "code": code }))
             .await
@@ -361,32 +328,28 @@ async fn another_session_neither_takes_a_set_up_away_nor_uses_up_its_attempts() 
         },
         ..Limits::off()
     };
-    let organization = OrganizationSettings {
-        mfa_required: true,
-        ..Default::default()
-    };
-    let app = App::with(Plan {
-        limits: Some(limits),
-        organization,
-        ..Plan::default()
+    let app = App::with(Setup {
+        limits,
+        acme: mfa_required(),
+        ..Setup::default()
     })
     .await;
     let (user, other) = (
         app.token("new@acme.example").await,
         app.token("new@acme.example").await,
     );
-    let secret = set_up(&app, &user).await;
-    let theirs = set_up(&app, &other).await;
+    let secret = app.set_up(&user).await;
+    let theirs = app.set_up(&other).await;
     for _ in 0..2 {
-        set_up(&app, &other).await;
+        app.set_up(&other).await;
     }
     let held_up = app.post("/mfa/setup", Some(&other), Value::Null).await;
     assert_eq!(held_up.status, 429, "{}", held_up.body);
-    confirm(&app, &user, &theirs, &app.code(&theirs)).await.refused(
+    app.confirm(&user, &theirs).await.refused(
         400,
         "The secret is not the one that was shown. Start the set-up again",
     );
-    confirm(&app, &user, &secret, &app.code(&secret)).await.ok();
+    app.confirm(&user, &secret).await.ok();
     assert!(app.find("new@acme.example").mfa_enabled);
     let gone = app.post("/mfa/setup", Some(&other), Value::Null).await;
     gone.refused(401, "The access token has been revoked");
@@ -396,7 +359,7 @@ async fn another_session_neither_takes_a_set_up_away_nor_uses_up_its_attempts() 
 async fn a_wrong_first_code_is_an_entry() {
     let app = App::new().await;
     let token = app.token("new@acme.example").await;
-    let secret = set_up(&app, &token).await;
+    let secret = app.set_up(&token).await;
     confirm(&app, &token, &secret, "000000")
         .await
         .refused(400, "Invalid MFA code");
@@ -404,5 +367,5 @@ async fn a_wrong_first_code_is_an_entry() {
         app.newest(),
         entry("USER_MFA_ENABLED", "DENIED", Some("wrong-code"))
     );
-    confirm(&app, &token, &secret, &app.code(&secret)).await.ok();
+    app.confirm(&token, &secret).await.ok();
 }

@@ -6,7 +6,7 @@ use latchkey::limiter::{Limit, Limits};
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::app::{Answer, App, Plan, entry};
+use super::app::{Answer, App, entry};
 use super::authenticator::Authenticator;
 
 mod beside_others;
@@ -85,23 +85,10 @@ fn claims(token: &str) -> Value {
 
 type Lie = fn(&mut Authenticator);
 
-fn step_up_demanded() -> Plan {
-    Plan {
-        organization: OrganizationSettings {
-            step_up_minutes: Some(5),
-            ..Default::default()
-        },
-        ..Plan::default()
-    }
-}
-
-fn mfa_required() -> Plan {
-    Plan {
-        organization: OrganizationSettings {
-            mfa_required: true,
-            ..Default::default()
-        },
-        ..Plan::default()
+fn step_up_demanded() -> OrganizationSettings {
+    OrganizationSettings {
+        step_up_minutes: Some(5),
+        ..OrganizationSettings::default()
     }
 }
 
@@ -153,10 +140,7 @@ async fn a_user_registers_a_passkey_and_logs_in_with_it() {
     app.wait(60);
     let tokens = show(&app, &challenge, &device.get(&asked_for)).await.ok();
     assert_eq!(app.newest(), entry("USER_LOGIN", "SUCCESS", None));
-    assert_eq!(
-        app.entries().pop().expect("an entry")["details"]["method"],
-        "passkey"
-    );
+    assert_eq!(app.last_entry()["details"]["method"], "passkey");
     assert!(tokens.headers.contains_key("set-cookie"), "the device is known");
     let token = tokens.text("accessToken");
     assert_eq!(claims(&token)["amr"], json!(["pwd", "pop", "user", "mfa"]));
@@ -197,7 +181,7 @@ async fn a_challenge_is_answered_once_in_time_and_by_nothing_else() {
     show(&app, &challenge, &anything)
         .await
         .refused(401, "Invalid passkey");
-    let newest = app.entries().pop().expect("an entry");
+    let newest = app.last_entry();
     assert_eq!(
         (&newest["details"]["reason"], &newest["details"]["fault"]),
         (&json!("wrong-passkey"), &json!("wrong-challenge"))
@@ -258,11 +242,7 @@ async fn five_wrong_answers_end_a_login_and_guessing_is_limited() {
         },
         ..Limits::off()
     };
-    let app = App::with(Plan {
-        limits: Some(limits),
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(limits).await;
     let mut device = Authenticator::new(1);
     with_passkey(&app, &mut device).await;
     let challenge = app.challenge(NEW).await;
@@ -371,7 +351,7 @@ async fn the_passkey_of_somebody_else_is_none() {
     log_in(&app, "boss@acme.example", &mut device)
         .await
         .refused(401, "Invalid passkey");
-    let newest = app.entries().pop().expect("an entry");
+    let newest = app.last_entry();
     assert_eq!(newest["details"]["fault"], "unknown-passkey");
     // The right id with another key.
     let mut forged = Authenticator::new(3);
@@ -382,7 +362,7 @@ async fn the_passkey_of_somebody_else_is_none() {
     show(&app, &challenge, &credential)
         .await
         .refused(401, "Invalid passkey");
-    let newest = app.entries().pop().expect("an entry");
+    let newest = app.last_entry();
     assert_eq!(newest["details"]["fault"], "wrong-signature");
     // Nor do they see or remove it.
     let id = list(&app, &token).await[0]["id"]

@@ -1,12 +1,11 @@
 //! Changing one's own password (ASVS 6.2.2, 6.2.3).
 
-use latchkey::domain::account::{OrganizationSettings, Role};
+use latchkey::domain::account::Role;
 use latchkey::limiter::{Limit, Limits};
-use latchkey::service::Settings;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::app::{Answer, App, PASSWORD, Plan, SECRET, entry};
+use super::app::{Answer, App, PASSWORD, SECRET, entry, mfa_required};
 
 const NEW: &str = "another good password";
 const WRONG: &str = "is wrong";
@@ -31,14 +30,7 @@ async fn works(app: &App, token: &str) -> bool {
 
 #[tokio::test]
 async fn who_knows_their_password_changes_it_and_their_other_sessions_end() {
-    let app = App::with(Plan {
-        settings: Settings {
-            mail: true,
-            ..Settings::default()
-        },
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with_mail().await;
     let elsewhere = app.login("new@acme.example").await.ok();
     let token = app.token("new@acme.example").await;
     let mails = "SELECT count(*) FROM delivery WHERE channel = 'mail'";
@@ -49,15 +41,14 @@ async fn who_knows_their_password_changes_it_and_their_other_sessions_end() {
         app.newest(),
         entry("USER_PASSWORD_CHANGE", "SUCCESS", Some("own"))
     );
-    let newest = app.entries().pop().unwrap();
+    let newest = app.last_entry();
     assert_eq!(newest["details"]["sessionsEnded"], 1);
     assert_eq!(newest["actor"]["email"], "new@acme.example");
     assert_eq!(app.count(mails), before + 1, "the user is told");
 
     assert!(works(&app, &token).await, "who asked goes on");
     assert!(!works(&app, &elsewhere.text("accessToken")).await);
-    let refresh = json!({"refreshToken": elsewhere.text("refreshToken")});
-    let refreshed = app.post("/auth/refresh", None, refresh).await;
+    let refreshed = app.refresh(&elsewhere.text("refreshToken")).await;
     refreshed.refused(401, "The refresh token is invalid or has expired");
     app.login("new@acme.example")
         .await
@@ -133,15 +124,7 @@ async fn a_second_factor_comes_first_where_there_is_one() {
 
 #[tokio::test]
 async fn a_session_for_enrolment_changes_no_password() {
-    let organization = OrganizationSettings {
-        mfa_required: true,
-        ..OrganizationSettings::default()
-    };
-    let app = App::with(Plan {
-        organization,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(mfa_required()).await;
     let answer = app.login("new@acme.example").await.ok();
     assert_eq!(answer.body["mfaSetupRequired"], true);
     let answer = change(&app, &answer.text("accessToken"), PASSWORD, NEW).await;
@@ -159,11 +142,7 @@ async fn guesses_within_a_session_count_with_those_at_login() {
         },
         ..Limits::off()
     };
-    let app = App::with(Plan {
-        limits: Some(limits),
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(limits).await;
     let token = app.minted(app.user("guessed", Role::Member).await.id).await;
     app.login_as("guessed@acme.example", "wrong").await;
     app.login_as("guessed@acme.example", "wrong").await;

@@ -4,28 +4,12 @@ use latchkey::domain::account::OrganizationSettings;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::app::{App, Plan, SECRET, entry};
-
-fn mfa_required() -> Plan {
-    let organization = OrganizationSettings {
-        mfa_required: true,
-        ..Default::default()
-    };
-    Plan {
-        organization,
-        ..Plan::default()
-    }
-}
-
-/// An admin who gets in although MFA is required.
-async fn admin_token(app: &App) -> String {
-    app.minted(app.id("boss@acme.example")).await
-}
+use super::app::{App, SECRET, entry, mfa_required};
 
 #[tokio::test]
 async fn the_whole_story() {
     let app = App::with(mfa_required()).await;
-    let admin = admin_token(&app).await;
+    let admin = app.boss().await;
 
     // Logged in with password and code; then the device is lost. A second login is under way.
     let before = app.log_in_with_code("phone@acme.example").await;
@@ -40,8 +24,7 @@ async fn the_whole_story() {
         .post("/mfa/setup", Some(&before.text("accessToken")), Value::Null)
         .await;
     old.refused(401, "The access token has been revoked");
-    let refresh = json!({"refreshToken": before.text("refreshToken")});
-    app.post("/auth/refresh", None, refresh)
+    app.refresh(&before.text("refreshToken"))
         .await
         .refused(401, "The refresh token is invalid or has expired");
     app.verify(&old_challenge, &app.code(SECRET))
@@ -59,17 +42,11 @@ async fn the_whole_story() {
     elsewhere.refused(403, "Set up MFA before anything else");
 
     // Set up again: the same tokens open everything.
-    let secret = app
-        .post("/mfa/setup", Some(&token), Value::Null)
-        .await
-        .ok()
-        .text("secret");
+    let secret = app.set_up(&token).await;
     assert_ne!(secret, SECRET);
-    let body = json!({"secret": secret, "code": app.code(&secret)});
-    app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
+    app.confirm(&token, &secret).await.ok();
     app.call(Method::GET, path, Some(&token), None).await.ok();
-    let refresh = json!({"refreshToken": login.text("refreshToken")});
-    app.post("/auth/refresh", None, refresh).await.ok();
+    app.refresh(&login.text("refreshToken")).await.ok();
 
     // The new code logs in, the old secret's does not.
     app.wait(30);
@@ -84,20 +61,10 @@ async fn the_whole_story() {
 #[tokio::test]
 async fn old_recovery_codes_are_dead_after_a_reset() {
     let app = App::new().await;
-    let admin = admin_token(&app).await;
+    let admin = app.boss().await;
     let enrol = || async {
         let token = app.token("new@acme.example").await;
-        let secret = app
-            .post("/mfa/setup", Some(&token), Value::Null)
-            .await
-            .ok()
-            .text("secret");
-        let body = json!({"secret": secret, "code": app.code(&secret)});
-        let answer = app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
-        answer.body["recoveryCodes"][0]
-            .as_str()
-            .expect("a code")
-            .to_owned()
+        app.enrol(&token).await.1.remove(0)
     };
     let old = enrol().await;
     app.reset_of(&admin, "new@acme.example").await.ok();
@@ -113,7 +80,7 @@ async fn old_recovery_codes_are_dead_after_a_reset() {
 async fn a_set_up_under_way_ends_with_the_reset() {
     // Only who has MFA can be reset, so the half-done set-up is put there behind the app's back.
     let app = App::new().await;
-    let admin = admin_token(&app).await;
+    let admin = app.boss().await;
     let token = app.token("new@acme.example").await;
     app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
     assert_eq!(app.count("SELECT count(*) FROM enrolment"), 1);
@@ -128,7 +95,7 @@ async fn a_set_up_under_way_ends_with_the_reset() {
 #[tokio::test]
 async fn where_nothing_is_demanded_the_password_alone_logs_in_after_a_reset() {
     let app = App::new().await;
-    let admin = admin_token(&app).await;
+    let admin = app.boss().await;
     app.reset_of(&admin, "phone@acme.example").await.ok();
     let login = app.login("phone@acme.example").await.ok();
     assert_eq!(
@@ -158,25 +125,16 @@ async fn whoever_was_never_enrolled_is_led_to_set_up_where_it_is_demanded() {
 #[tokio::test]
 async fn past_the_window_the_account_is_locked_and_only_the_password_tells() {
     let app = App::with(mfa_required()).await;
-    let admin = admin_token(&app).await;
+    let admin = app.boss().await;
     app.reset_of(&admin, "phone@acme.example").await.ok();
     app.wait(24 * 3600 - 60);
     let login = app.login("phone@acme.example").await.ok();
     let token = login.text("accessToken");
-    let secret = app
-        .post("/mfa/setup", Some(&token), Value::Null)
-        .await
-        .ok()
-        .text("secret");
+    let secret = app.set_up(&token).await;
     app.wait(60);
     // The session ended with the window, and its refresh token with it.
-    let body = json!({"secret": secret, "code": app.code(&secret)});
-    assert_eq!(
-        app.post("/mfa/setup/confirm", Some(&token), body).await.status,
-        401
-    );
-    let refresh = json!({"refreshToken": login.text("refreshToken")});
-    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+    assert_eq!(app.confirm(&token, &secret).await.status, 401);
+    assert_eq!(app.refresh(&login.text("refreshToken")).await.status, 401);
 
     app.login_as("phone@acme.example", "wrong")
         .await
@@ -202,37 +160,30 @@ async fn an_enrolment_session_lives_an_hour_at_most() {
         .post("/mfa/setup", Some(&login.text("accessToken")), Value::Null)
         .await;
     expired.refused(401, "The access token has expired");
-    let refresh = json!({"refreshToken": login.text("refreshToken")});
-    let tokens = app.post("/auth/refresh", None, refresh).await.ok();
+    let tokens = app.refresh(&login.text("refreshToken")).await.ok();
     let token = tokens.text("accessToken");
     app.call(Method::GET, "/account/sessions", Some(&token), None)
         .await
         .refused(403, "Set up MFA before anything else");
     app.wait(45 * 60);
-    let refresh = json!({"refreshToken": tokens.text("refreshToken")});
-    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+    assert_eq!(app.refresh(&tokens.text("refreshToken")).await.status, 401);
 }
 
 #[tokio::test]
 async fn set_up_asks_for_the_admins_code_where_it_is_demanded() {
-    let mut plan = mfa_required();
-    plan.organization.enrolment_code_required = true;
-    let app = App::with(plan).await;
-    let admin = admin_token(&app).await;
+    let code_required = OrganizationSettings {
+        enrolment_code_required: true,
+        ..mfa_required()
+    };
+    let app = App::with(code_required).await;
+    let admin = app.boss().await;
     let answer = app.reset_of(&admin, "phone@acme.example").await.ok();
     let code = answer.text("enrolmentCode");
     let token = app.token("phone@acme.example").await;
-    let secret = app
-        .post("/mfa/setup", Some(&token), Value::Null)
-        .await
-        .ok()
-        .text("secret");
-    let confirm = |code: Option<String>| {
-        let mut body = json!({"secret": secret, "code": app.code(&secret)});
-        if let Some(code) = code {
-            body["enrolmentCode"] = json!(code);
-        }
-        app.post("/mfa/setup/confirm", Some(&token), body)
+    let secret = app.set_up(&token).await;
+    let confirm = async |code: Option<String>| match code {
+        None => app.confirm(&token, &secret).await,
+        Some(code) => app.confirm_with(&token, &secret, &code).await,
     };
     for (code, problem) in [
         (None, "is required: ask the administrator for it"),
@@ -260,21 +211,21 @@ async fn set_up_asks_for_the_admins_code_where_it_is_demanded() {
 
 #[tokio::test]
 async fn the_admins_code_is_good_as_long_as_the_organisation_says_and_once() {
-    let mut plan = mfa_required();
-    plan.organization.enrolment_code_required = true;
-    plan.organization.enrolment_code_minutes = 10;
-    let app = App::with(plan).await;
-    let admin = admin_token(&app).await;
+    let code_for_ten_minutes = OrganizationSettings {
+        enrolment_code_required: true,
+        enrolment_code_minutes: 10,
+        ..mfa_required()
+    };
+    let app = App::with(code_for_ten_minutes).await;
+    let admin = app.boss().await;
     let reset = async || {
         let answer = app.reset_of(&admin, "phone@acme.example").await.ok();
         answer.text("enrolmentCode")
     };
     let set_up = async |code: &str| {
         let token = app.token("phone@acme.example").await;
-        let shown = app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
-        let secret = shown.text("secret");
-        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
-        app.post("/mfa/setup/confirm", Some(&token), body).await
+        let secret = app.set_up(&token).await;
+        app.confirm_with(&token, &secret, code).await
     };
     let refused = |answer: &super::app::Answer| {
         answer.refused(400, "Validation failed");

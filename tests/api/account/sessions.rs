@@ -1,14 +1,11 @@
 use latchkey::domain::account::{OrganizationSettings, Role};
+use latchkey::limiter::Limits;
 use latchkey::service::Settings;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::app::{App, Plan, SECRET, entry};
-
-async fn refresh(app: &App, token: &str) -> super::app::Answer {
-    app.post("/auth/refresh", None, json!({"refreshToken": token}))
-        .await
-}
+use super::app::{App, SECRET, entry};
+use crate::support::{Setup, per_minute};
 
 const DEAD: &str = "The refresh token is invalid or has expired";
 
@@ -17,7 +14,7 @@ async fn a_refresh_token_is_exchanged_for_new_tokens() {
     let app = App::new().await;
     let login = app.login("new@acme.example").await.ok();
     app.wait(15 * 60);
-    let tokens = refresh(&app, &login.text("refreshToken")).await.ok();
+    let tokens = app.refresh(&login.text("refreshToken")).await.ok();
     assert_eq!(tokens.body.as_object().unwrap().len(), 4);
     assert_eq!(
         (&tokens.body["tokenType"], &tokens.body["expiresIn"]),
@@ -34,25 +31,23 @@ async fn a_refresh_token_shown_twice_ends_its_session_and_no_other() {
     let app = App::new().await;
     let other = app.login("new@acme.example").await.ok();
     let stolen = app.login("new@acme.example").await.ok().text("refreshToken");
-    let second = refresh(&app, &stolen).await.ok();
-    let third = refresh(&app, &second.text("refreshToken")).await.ok();
-    refresh(&app, &stolen).await.refused(401, DEAD);
+    let second = app.refresh(&stolen).await.ok();
+    let third = app.refresh(&second.text("refreshToken")).await.ok();
+    app.refresh(&stolen).await.refused(401, DEAD);
     assert_eq!(app.newest(), entry("REFRESH_TOKEN_REUSE", "DENIED", None));
-    refresh(&app, &third.text("refreshToken"))
-        .await
-        .refused(401, DEAD);
+    app.refresh(&third.text("refreshToken")).await.refused(401, DEAD);
     let answer = app
         .post("/mfa/setup", Some(&third.text("accessToken")), Value::Null)
         .await;
     answer.refused(401, "The access token has been revoked");
-    refresh(&app, &other.text("refreshToken")).await.ok();
+    app.refresh(&other.text("refreshToken")).await.ok();
 }
 
 #[tokio::test]
 async fn of_two_refreshes_at_the_same_time_one_wins_and_the_session_ends() {
     let app = App::new().await;
     let token = app.login("new@acme.example").await.ok().text("refreshToken");
-    let (a, b) = tokio::join!(refresh(&app, &token), refresh(&app, &token));
+    let (a, b) = tokio::join!(app.refresh(&token), app.refresh(&token));
     let mut statuses = [a.status, b.status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 401]);
@@ -66,14 +61,14 @@ async fn what_is_no_refresh_token_is_refused() {
     let mut forged = good.clone();
     forged.replace_range(60..61, if &good[60..61] == "A" { "B" } else { "A" });
     for nonsense in ["", "x", &forged, &login.text("accessToken")[..100]] {
-        refresh(&app, nonsense).await.refused(401, DEAD);
+        app.refresh(nonsense).await.refused(401, DEAD);
     }
     assert_eq!(
         app.newest(),
         entry("USER_LOGIN", "SUCCESS", None),
         "a forgery is no reuse"
     );
-    refresh(&app, &good).await.ok();
+    app.refresh(&good).await.ok();
 }
 
 #[tokio::test]
@@ -85,7 +80,7 @@ async fn who_may_not_log_in_may_not_refresh() {
         let app = App::new().await;
         let token = app.login("new@acme.example").await.ok().text("refreshToken");
         app.sql(sql);
-        refresh(&app, &token).await.refused(401, DEAD);
+        app.refresh(&token).await.refused(401, DEAD);
     }
 }
 
@@ -95,22 +90,18 @@ async fn a_session_ends_when_it_is_not_used_and_in_any_case_some_day() {
         session_max_secs: 10 * 24 * 3600,
         ..Settings::default()
     };
-    let app = App::with(Plan {
-        settings,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(settings).await;
     let day = 24 * 3600;
     let unused = app.login("new@acme.example").await.ok().text("refreshToken");
     let mut used = app.login("new@acme.example").await.ok().text("refreshToken");
     app.wait(6 * day);
-    used = refresh(&app, &used).await.ok().text("refreshToken");
+    used = app.refresh(&used).await.ok().text("refreshToken");
     app.wait(day);
-    refresh(&app, &unused).await.refused(401, DEAD);
+    app.refresh(&unused).await.refused(401, DEAD);
     app.wait(3 * day - 1);
-    used = refresh(&app, &used).await.ok().text("refreshToken");
+    used = app.refresh(&used).await.ok().text("refreshToken");
     app.wait(1);
-    refresh(&app, &used).await.refused(401, DEAD);
+    app.refresh(&used).await.refused(401, DEAD);
 }
 
 #[tokio::test]
@@ -123,9 +114,7 @@ async fn after_logout_both_tokens_are_dead() {
     app.post("/auth/logout", Some(&token), Value::Null)
         .await
         .refused(401, "The access token has been revoked");
-    refresh(&app, &login.text("refreshToken"))
-        .await
-        .refused(401, DEAD);
+    app.refresh(&login.text("refreshToken")).await.refused(401, DEAD);
 }
 
 #[tokio::test]
@@ -217,11 +206,7 @@ async fn a_step_up_is_asked_for_done_and_lapses() {
         step_up_minutes: Some(5),
         ..Default::default()
     };
-    let app = App::with(Plan {
-        organization,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(organization).await;
     let head = app.user("head", Role::OrgAdmin).await;
     latchkey::service::enrolment::import_totp(&app.services, &head, SECRET)
         .await
@@ -256,10 +241,10 @@ async fn right_codes_use_up_no_step_ups() {
         step_up_minutes: Some(1),
         ..Default::default()
     };
-    let app = App::with(Plan {
-        organization,
-        limits: Some(latchkey::limiter::Limits::default()),
-        ..Plan::default()
+    let app = App::with(Setup {
+        acme: organization,
+        limits: Limits::default(),
+        ..Setup::default()
     })
     .await;
     let token = app
@@ -292,15 +277,9 @@ async fn who_has_no_second_factor_cannot_step_up() {
 
 #[tokio::test]
 async fn ending_what_is_not_there_is_no_entry_and_has_a_limit() {
-    let app = App::with(Plan {
-        limits: Some(latchkey::limiter::Limits {
-            account_by_caller: latchkey::limiter::Limit {
-                requests: 5,
-                window_secs: 60,
-            },
-            ..latchkey::limiter::Limits::off()
-        }),
-        ..Default::default()
+    let app = App::with(Limits {
+        account_by_caller: per_minute(5),
+        ..Limits::off()
     })
     .await;
     let token = app.token("new@acme.example").await;
@@ -350,15 +329,15 @@ async fn the_user_is_told_of_a_refresh_token_that_is_shown_twice() {
     let owed =
         || app.count("SELECT count(*) FROM delivery WHERE payload LIKE '%A session of yours was ended%'");
     let stolen = app.login("new@acme.example").await.ok().text("refreshToken");
-    refresh(&app, &stolen).await.ok();
+    app.refresh(&stolen).await.ok();
     assert_eq!(owed(), 0);
-    refresh(&app, &stolen).await.refused(401, DEAD);
+    app.refresh(&stolen).await.refused(401, DEAD);
     assert_eq!(owed(), 1);
-    refresh(&app, &stolen).await.refused(401, DEAD);
+    app.refresh(&stolen).await.refused(401, DEAD);
     assert_eq!(owed(), 1, "once: the session is over");
     let (a, b) = {
         let token = app.login("new@acme.example").await.ok().text("refreshToken");
-        tokio::join!(refresh(&app, &token), refresh(&app, &token))
+        tokio::join!(app.refresh(&token), app.refresh(&token))
     };
     assert_eq!(a.status + b.status, 601);
     assert_eq!(owed(), 2, "at the same time, too");

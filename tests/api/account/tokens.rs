@@ -135,7 +135,7 @@ async fn a_minted_token_lives_as_long_as_it_was_asked_for_and_no_longer() {
     let mint =
         move || latchkey::service::session::mint_token(&services, admin, SignedDuration::from_hours(12));
     let token = tokio::task::spawn_blocking(mint).await.unwrap().unwrap();
-    let newest = app.entries().pop().unwrap();
+    let newest = app.last_entry();
     assert_eq!(
         (&newest["eventType"], &newest["actor"]["type"]),
         (&json!("TOKEN_MINT"), &json!("OPERATOR"))
@@ -178,14 +178,7 @@ async fn nothing_is_minted_for_who_may_not_log_in() {
 /// With `EdDSA` others check our tokens by the public key alone, and know nothing of sessions.
 #[tokio::test]
 async fn a_token_for_enrolment_says_nothing_that_others_would_believe() {
-    let app = App::with(super::app::Plan {
-        organization: latchkey::domain::account::OrganizationSettings {
-            mfa_required: true,
-            ..Default::default()
-        },
-        ..Default::default()
-    })
-    .await;
+    let app = App::with(super::app::mfa_required()).await;
     let login = app.login("boss@acme.example").await.ok();
     assert_eq!(login.body["mfaSetupRequired"], true);
     let token = login.text("accessToken");
@@ -194,12 +187,8 @@ async fn a_token_for_enrolment_says_nothing_that_others_would_believe() {
         (&claims["aud"], &claims["role"]),
         (&json!("latchkey-enrolment"), &json!("MEMBER"))
     );
-    let set_up = app.post("/mfa/setup", Some(&token), Value::Null).await.ok();
-    let secret = set_up.text("secret");
-    let body = json!({"secret": secret, "code": app.code(&secret)});
-    app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
-    let refresh = json!({"refreshToken": login.text("refreshToken")});
-    let full = app.post("/auth/refresh", None, refresh).await.ok();
+    app.enrol(&token).await;
+    let full = app.refresh(&login.text("refreshToken")).await.ok();
     let (_, claims, _) = parts(&full.text("accessToken"));
     assert_eq!(
         (&claims["aud"], &claims["role"]),

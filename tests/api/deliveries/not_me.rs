@@ -1,52 +1,23 @@
 //! Reversible: "this was not me", factors given back, the window opened again (issue 4, points 2, 3 and 9).
 
 use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings};
-use latchkey::domain::second_factor::time_step;
-use latchkey::service::deliveries::{Channel, send_due};
-use latchkey::service::{Settings, housekeeping};
+use latchkey::service::housekeeping;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::mail_to;
 use super::receivers::{MailServer, Received};
-use crate::account::app::{Answer, App, Plan, SECRET};
+use super::{mails, users_app_with_mail};
+use crate::account::app::{Answer, App, SECRET};
 
 const LOCKED: &str = "The account is locked. Ask an administrator to unlock it";
 
 /// An app that sends mail, where MFA is required.
 async fn app(server: &MailServer, organization: OrganizationSettings) -> App {
-    let mfa_required = true;
-    app_where(
-        server,
-        OrganizationSettings {
-            mfa_required,
-            ..organization
-        },
-    )
-    .await
-}
-
-async fn app_where(server: &MailServer, organization: OrganizationSettings) -> App {
-    App::with(Plan {
-        settings: Settings {
-            mail: true,
-            public_url: "https://mfa.appliance.example".into(),
-            ..Settings::default()
-        },
-        organization: OrganizationSettings {
-            security_contact: Some("security@acme.example".into()),
-            ..organization
-        },
-        courier: mail_to(server),
-        ..Plan::default()
-    })
-    .await
-}
-
-async fn mails(app: &App, server: &MailServer) -> Vec<Received> {
-    let before = server.received().len();
-    send_due(&app.services, Channel::Mail).await.unwrap();
-    server.received()[before..].to_vec()
+    let required = OrganizationSettings {
+        mfa_required: true,
+        ..organization
+    };
+    users_app_with_mail(server, required).await
 }
 
 /// The token of the link in the newest of these mails to that address.
@@ -63,19 +34,10 @@ async fn report(app: &App, token: &str) -> Answer {
     app.post("/auth/not-me", None, json!({ "token": token })).await
 }
 
-async fn enrol(app: &App, email: &str, code: Option<&str>) -> String {
+/// Sets up a device as somebody who knows the password. Returns its secret.
+async fn enrol(app: &App, email: &str) -> String {
     let token = app.token(email).await;
-    let secret = app
-        .post("/mfa/setup", Some(&token), Value::Null)
-        .await
-        .ok()
-        .text("secret");
-    let mut body = json!({"secret": secret, "code": app.code(&secret)});
-    if let Some(code) = code {
-        body["enrolmentCode"] = json!(code);
-    }
-    app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
-    secret
+    app.enrol(&token).await.0
 }
 
 async fn restore(app: &App, admin: &str, email: &str) -> Answer {
@@ -83,11 +45,17 @@ async fn restore(app: &App, admin: &str, email: &str) -> Answer {
     app.post(&path, Some(admin), Value::Null).await
 }
 
+async fn unlock(app: &App, admin: &str, email: &str) -> Answer {
+    let path = format!("/users/{}", app.id(email));
+    let body = Some(json!({ "locked": false }));
+    app.call(Method::PATCH, &path, Some(admin), body).await
+}
+
 #[tokio::test]
 async fn whatever_an_admin_does_to_an_account_its_user_can_say_not_me() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let phone = "phone@acme.example";
     let path = format!("/users/{}", app.id(phone));
     let acts = [
@@ -116,15 +84,7 @@ async fn whatever_an_admin_does_to_an_account_its_user_can_say_not_me() {
         if told == phone {
             report(&app, &token).await.ok();
             assert!(app.find(phone).locked.is_some(), "{path}");
-            let unlock = Some(json!({ "locked": false }));
-            app.call(
-                Method::PATCH,
-                &format!("/users/{}", app.id(phone)),
-                Some(&admin),
-                unlock,
-            )
-            .await
-            .ok();
+            unlock(&app, &admin, phone).await.ok();
             assert!(app.find(phone).locked.is_none(), "{path}");
             mails(&app, &server).await;
         }
@@ -135,12 +95,12 @@ async fn whatever_an_admin_does_to_an_account_its_user_can_say_not_me() {
 async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_device_works_again() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let phone = "phone@acme.example";
 
     // The attacker knows the password and talks the help desk into a reset, then sets up a device.
     app.reset_of(&admin, phone).await.ok();
-    let theirs = enrol(&app, phone, None).await;
+    let theirs = enrol(&app, phone).await;
     app.wait(30);
     let challenge = app.challenge(phone).await;
     let session = app.verify(&challenge, &app.code(&theirs)).await.ok();
@@ -183,8 +143,7 @@ async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_de
     // The user presses the button.
     report(&app, &token).await.ok();
     assert!(app.find(phone).locked.is_some());
-    let refresh = json!({"refreshToken": session.text("refreshToken")});
-    assert_eq!(app.post("/auth/refresh", None, refresh).await.status, 401);
+    assert_eq!(app.refresh(&session.text("refreshToken")).await.status, 401);
     let sessions = app
         .call(
             Method::GET,
@@ -206,11 +165,7 @@ async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_de
     ];
     assert_eq!(told, admins);
     println!("Subject: {}\n\n{}\n", alarms[0].header("Subject"), alarms[0].text);
-    let entry = app
-        .entries()
-        .into_iter()
-        .rfind(|entry| entry["eventType"] == "USER_REPORT")
-        .unwrap();
+    let entry = app.last_entry_of("USER_REPORT");
     assert_eq!(entry["result"], "SUCCESS");
     assert!(entry["details"]["about"].is_u64(), "{entry}");
     // Once; and whoever tries learns nothing of what it was.
@@ -242,11 +197,7 @@ async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_de
         .await
         .refused(401, "Invalid MFA code");
     app.verify(&challenge, &app.code(SECRET)).await.ok();
-    let entry = app
-        .entries()
-        .into_iter()
-        .rfind(|e| e["eventType"] == "USER_FACTORS_RESTORE")
-        .unwrap();
+    let entry = app.last_entry_of("USER_FACTORS_RESTORE");
     println!("{entry}");
     for list in ["restoredFactors", "destroyedFactors"] {
         assert_eq!(entry["details"][list].as_array().unwrap().len(), 2, "{entry}");
@@ -263,7 +214,7 @@ async fn an_attacker_who_had_the_factor_reset_is_thrown_out_and_the_users_own_de
 
 /// Enrols a device as somebody who knows the password, uses it, and disables MFA with it. Returns its secret.
 async fn enrol_and_disable(app: &App, email: &str) -> String {
-    let theirs = enrol(app, email, None).await;
+    let theirs = enrol(app, email).await;
     app.wait(30);
     let challenge = app.challenge(email).await;
     let session = app.verify(&challenge, &app.code(&theirs)).await.ok();
@@ -285,8 +236,8 @@ async fn opens(app: &App, email: &str, secret: &str) -> bool {
 #[tokio::test]
 async fn what_a_thief_set_up_and_had_taken_is_not_restored_where_nobody_chose_it() {
     let server = MailServer::start();
-    let app = app_where(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let app = users_app_with_mail(&server, OrganizationSettings::default()).await;
+    let admin = app.boss().await;
     let phone = "phone@acme.example";
     app.reset_of(&admin, phone).await.ok();
     let reset_at = format!("{:.3}", app.clock.now());
@@ -302,11 +253,7 @@ async fn what_a_thief_set_up_and_had_taken_is_not_restored_where_nobody_chose_it
     restore(&app, &admin, phone).await.refused(409, &refusal);
     app.login(phone).await.refused(403, LOCKED);
     assert!(!app.find(phone).mfa_enabled);
-    let entry = app
-        .entries()
-        .into_iter()
-        .rfind(|e| e["eventType"] == "USER_FACTORS_RESTORE");
-    assert_eq!(entry.expect("an entry")["result"], "DENIED");
+    assert_eq!(app.last_entry_of("USER_FACTORS_RESTORE")["result"], "DENIED");
 
     let path = format!("/users/{}/restore-factors?takenBefore={reset_at}", app.id(phone));
     app.post(&path, Some(&admin), Value::Null).await.ok();
@@ -321,8 +268,8 @@ async fn what_is_restored_by_agreement_is_what_was_there_when_it_was_asked_for()
         admin_on_admin: AdminOnAdmin::SecondAdmin,
         ..OrganizationSettings::default()
     };
-    let app = app_where(&server, rule).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let app = users_app_with_mail(&server, rule).await;
+    let admin = app.boss().await;
     let second = app.minted(app.id("second@acme.example")).await;
     let phone = "phone@acme.example";
     app.sql(&format!(
@@ -365,20 +312,14 @@ async fn what_is_restored_by_agreement_is_what_was_there_when_it_was_asked_for()
 async fn a_suspended_factor_and_its_recovery_codes_open_nothing_and_are_destroyed_after_the_window() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let new = "new@acme.example";
     let login = app.token(new).await;
-    let secret = app
-        .post("/mfa/setup", Some(&login), Value::Null)
-        .await
-        .ok()
-        .text("secret");
-    let body = json!({"secret": secret, "code": app.code(&secret)});
-    let codes = app.post("/mfa/setup/confirm", Some(&login), body).await.ok();
-    let old_code = codes.body["recoveryCodes"][0].as_str().unwrap().to_owned();
+    let (secret, codes) = app.enrol(&login).await;
+    let old_code = codes[0].clone();
     app.wait(30);
     app.reset_of(&admin, new).await.ok();
-    let theirs = enrol(&app, new, None).await;
+    let theirs = enrol(&app, new).await;
     app.wait(30);
     let challenge = app.challenge(new).await;
     for code in [app.code(&secret), old_code.clone()] {
@@ -420,7 +361,7 @@ async fn a_suspended_factor_and_its_recovery_codes_open_nothing_and_are_destroye
     // Past the window nothing is left to restore, whether it was tidied or not.
     app.reset_of(&admin, new).await.ok();
     app.wait(7 * 24 * 3600 + 1);
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     restore(&app, &admin, new)
         .await
         .refused(400, "There are no factors to restore");
@@ -436,14 +377,14 @@ async fn a_suspended_factor_and_its_recovery_codes_open_nothing_and_are_destroye
 async fn a_link_lapses_and_the_next_change_does_not_take_it_away() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let phone = "phone@acme.example";
     app.reset_of(&admin, phone).await.ok();
     let first = token(&mails(&app, &server).await, phone);
-    let theirs = enrol(&app, phone, None).await;
+    enrol(&app, phone).await;
     let second = token(&mails(&app, &server).await, phone);
     app.wait(7 * 24 * 3600 - 1);
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     report(&app, &first).await.ok();
     report(&app, &second)
         .await
@@ -456,8 +397,6 @@ async fn a_link_lapses_and_the_next_change_does_not_take_it_away() {
         .await
         .refused(401, "The link is invalid or has expired");
     assert!(app.find(phone).locked.is_none());
-    let _ = time_step(app.clock.now());
-    drop(theirs);
 }
 
 #[tokio::test]
@@ -468,7 +407,7 @@ async fn who_may_restore_is_asked_and_a_second_admin_where_the_organisation_want
         ..OrganizationSettings::default()
     };
     let app = app(&server, rule).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let second = app.minted(app.id("admin@acme.example")).await;
     let target = "second@acme.example";
     let asked = app.reset_of(&admin, target).await;
@@ -514,14 +453,8 @@ async fn the_window_opens_again_by_an_admins_word_as_often_as_it_closes() {
     };
     let app = app(&server, code).await;
     let phone = "phone@acme.example";
-    let admin = app.minted(app.id("boss@acme.example")).await;
-    let unlock = || async {
-        let admin = app.minted(app.id("boss@acme.example")).await;
-        let path = format!("/users/{}", app.id(phone));
-        app.call(Method::PATCH, &path, Some(&admin), Some(json!({"locked": false})))
-            .await
-            .ok()
-    };
+    let admin = app.boss().await;
+    let unlock = || async { unlock(&app, &app.boss().await, phone).await.ok() };
     let first = app.reset_of(&admin, phone).await.ok().text("enrolmentCode");
     // Nobody came in time, and the first to try is locked out.
     app.wait(48 * 3600);
@@ -535,17 +468,10 @@ async fn the_window_opens_again_by_an_admins_word_as_often_as_it_closes() {
     // The code lapses a day before the window: without another one nobody gets in, and no reset helps.
     app.wait(24 * 3600);
     let token = app.token(phone).await;
-    let secret = app
-        .post("/mfa/setup", Some(&token), Value::Null)
-        .await
-        .ok()
-        .text("secret");
-    let confirm = |code: &str| {
-        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
-        app.post("/mfa/setup/confirm", Some(&token), body)
-    };
+    let secret = app.set_up(&token).await;
+    let confirm = async |code: &str| app.confirm_with(&token, &secret, code).await;
     confirm(&third).await.refused(400, "Validation failed");
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     app.reset_of(&admin, phone)
         .await
         .refused(400, "MFA is not enabled for this user");
@@ -568,10 +494,10 @@ async fn the_window_opens_again_by_an_admins_word_as_often_as_it_closes() {
 async fn what_an_attacker_made_ends_when_the_factors_are_restored() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let second = "second@acme.example";
     app.reset_of(&admin, second).await.ok();
-    enrol(&app, second, None).await;
+    enrol(&app, second).await;
     let theirs = app.minted(app.id(second)).await;
     let key = app
         .post(
@@ -591,7 +517,7 @@ async fn what_an_attacker_made_ends_when_the_factors_are_restored() {
     assert_eq!(read().await, 200);
     restore(&app, &admin, second).await.ok();
     assert_eq!(read().await, 401);
-    let entry = app.entries().pop().unwrap();
+    let entry = app.last_entry();
     assert_eq!(entry["eventType"], "USER_FACTORS_RESTORE");
     assert_eq!(entry["details"]["apiKeysRevoked"], 1);
 }
@@ -600,7 +526,7 @@ async fn what_an_attacker_made_ends_when_the_factors_are_restored() {
 async fn a_report_takes_no_other_lock_away() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let phone = "phone@acme.example";
     app.reset_of(&admin, phone).await.ok();
     let link = token(&mails(&app, &server).await, phone);
@@ -610,7 +536,7 @@ async fn a_report_takes_no_other_lock_away() {
         policy.replace('\'', "''")
     ));
     report(&app, &link).await.ok();
-    let entry = app.entries().pop().unwrap();
+    let entry = app.last_entry();
     assert_eq!(
         (&entry["eventType"], &entry["details"]["wasLocked"]),
         (&json!("USER_REPORT"), &json!(true))
@@ -629,32 +555,23 @@ async fn an_admin_whose_answer_was_lost_asks_for_another_enrolment_code() {
     };
     let app = app(&server, code).await;
     let phone = "phone@acme.example";
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let lost = app.reset_of(&admin, phone).await.ok().text("enrolmentCode");
     let until = app.find(phone).enrolment_due.expect("due").until;
     mails(&app, &server).await;
     app.wait(3600);
-    let path = format!("/users/{}", app.id(phone));
-    let unlock = Some(json!({"locked": false}));
-    let answer = app.call(Method::PATCH, &path, Some(&admin), unlock).await.ok();
+    let answer = unlock(&app, &admin, phone).await.ok();
     let code = answer.text("enrolmentCode");
     assert_ne!(code, lost);
     let due = app.find(phone).enrolment_due.expect("due");
     assert_eq!(due.until, until, "the window is as long as it was");
     assert_eq!(due.code_until, Some(until));
     assert!(mails(&app, &server).await[0].text.contains("There is a new code"));
-    let entry = app.entries().pop().unwrap();
+    let entry = app.last_entry();
     assert_eq!(entry["details"]["changes"]["enrolmentCode"], "issued anew");
     let token = app.token(phone).await;
-    let secret = app
-        .post("/mfa/setup", Some(&token), Value::Null)
-        .await
-        .ok()
-        .text("secret");
-    let confirm = |code: &str| {
-        let body = json!({"secret": secret, "code": app.code(&secret), "enrolmentCode": code});
-        app.post("/mfa/setup/confirm", Some(&token), body)
-    };
+    let secret = app.set_up(&token).await;
+    let confirm = async |code: &str| app.confirm_with(&token, &secret, code).await;
     confirm(&lost).await.refused(400, "Validation failed");
     confirm(&code).await.ok();
 }
@@ -664,17 +581,17 @@ async fn an_admin_whose_answer_was_lost_asks_for_another_enrolment_code() {
 async fn an_admin_who_acts_soon_after_a_reset_raises_one_alarm() {
     let server = MailServer::start();
     let app = app(&server, OrganizationSettings::default()).await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let second = "second@acme.example";
     app.reset_of(&admin, "phone@acme.example").await.ok();
     app.reset_of(&admin, second).await.ok();
-    enrol(&app, second, None).await;
-    enrol(&app, "phone@acme.example", None).await;
+    enrol(&app, second).await;
+    enrol(&app, "phone@acme.example").await;
     app.wait(3600);
     let [own, _other] = [app.minted(app.id(second)).await, app.minted(app.id(second)).await];
     let ended = app.call(Method::DELETE, "/account/sessions", Some(&own), None);
     ended.await.ok();
-    assert_eq!(app.entries().pop().unwrap()["eventType"], "USER_SESSIONS_END");
+    assert_eq!(app.last_entry()["eventType"], "USER_SESSIONS_END");
     housekeeping::tidy(&app.services).await;
     let alarms = || app.count("SELECT count(*) FROM audit_entry WHERE event_type = 'USER_RESET_ALARM'");
     assert_eq!(alarms(), 0, "their own accounts are all that they touched");
@@ -688,11 +605,7 @@ async fn an_admin_who_acts_soon_after_a_reset_raises_one_alarm() {
         app.reset_of(&theirs, "dev@acme.example").await;
     }
     assert_eq!(alarms(), 1);
-    let entry = app
-        .entries()
-        .into_iter()
-        .find(|entry| entry["eventType"] == "USER_RESET_ALARM")
-        .unwrap();
+    let entry = app.last_entry_of("USER_RESET_ALARM");
     assert_eq!(entry["resource"]["id"], app.id(second).to_string());
     assert_eq!(entry["details"]["did"], "USER_MFA_RESET");
     let told: Vec<_> = mails(&app, &server)
@@ -709,9 +622,9 @@ async fn an_admin_who_acts_soon_after_a_reset_raises_one_alarm() {
 
     // A further reset is watched anew, for a day.
     app.wait(24 * 3600);
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     app.reset_of(&admin, second).await.ok();
-    enrol(&app, second, None).await;
+    enrol(&app, second).await;
     app.wait(24 * 3600 + 1);
     let theirs = app.minted(app.id(second)).await;
     app.reset_of(&theirs, "phone@acme.example").await.ok();

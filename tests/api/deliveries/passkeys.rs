@@ -1,41 +1,19 @@
 //! Who is told of passkeys: their user of each that comes and goes; the admins, too, of a copy.
 
 use latchkey::domain::account::OrganizationSettings;
-use latchkey::service::Settings;
-use latchkey::service::deliveries::{Channel, send_due};
 use serde_json::json;
 
-use super::mail_to;
-use super::receivers::{MailServer, Received};
-use crate::account::app::{App, Plan};
+use super::receivers::MailServer;
+use super::{mails, users_app_with_mail};
 use crate::account::authenticator::Authenticator;
 use crate::account::passkeys::{log_in, with_passkey};
 
 const NEW: &str = "new@acme.example";
 
-async fn mails(app: &App, server: &MailServer) -> Vec<Received> {
-    let before = server.received().len();
-    send_due(&app.services, Channel::Mail).await.unwrap();
-    server.received()[before..].to_vec()
-}
-
 #[tokio::test]
 async fn the_user_is_told_of_a_new_passkey_and_everybody_of_a_copy() {
     let server = MailServer::start();
-    let app = App::with(Plan {
-        settings: Settings {
-            mail: true,
-            public_url: "https://mfa.appliance.example".into(),
-            ..Settings::default()
-        },
-        organization: OrganizationSettings {
-            security_contact: Some("security@acme.example".into()),
-            ..Default::default()
-        },
-        courier: mail_to(&server),
-        ..Plan::default()
-    })
-    .await;
+    let app = users_app_with_mail(&server, OrganizationSettings::default()).await;
     let mut device = Authenticator::new(1);
     device.relying_party = "mfa.appliance.example".into();
     device.origin = "https://mfa.appliance.example".into();

@@ -5,7 +5,7 @@ use latchkey::domain::account::{OrganizationSettings, Role};
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::{app_with, user_path};
+use super::user_path;
 use crate::support::{Answer, Caller, TestApp};
 
 const KEYS: &str = "/api/v1/api-keys";
@@ -252,7 +252,7 @@ async fn a_reset_of_its_maker_ends_a_key() {
 
 #[tokio::test]
 async fn only_admins_with_a_fresh_second_factor_where_it_is_demanded_make_and_revoke_keys() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         help_desk_enabled: true,
         ..Default::default()
     })
@@ -280,7 +280,7 @@ async fn only_admins_with_a_fresh_second_factor_where_it_is_demanded_make_and_re
     theirs.assert_error(404, &format!("API key not found with id: {id}"));
     assert_eq!(stranger.get(KEYS).await.assert_ok(), &json!([]));
 
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         step_up_minutes: Some(5),
         ..Default::default()
     })

@@ -2,7 +2,6 @@
 
 use jiff::SignedDuration;
 use latchkey::domain::account::{AdminOnAdmin, OrganizationSettings, Role, User};
-use latchkey::plugin_host::OnFailure;
 use latchkey::service::approvals::expire_approvals;
 use latchkey::service::{housekeeping, not_me};
 use latchkey::store::approvals::find_approval;
@@ -10,7 +9,7 @@ use latchkey::store::challenges::{self, Purpose};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{app_where, app_with, app_with_mail, token_of, user_path};
+use super::{app_where, app_with_mail, token_of, user_path};
 use crate::guests::{Guest, before};
 use crate::support::{Answer, Caller, DEVELOPER, TestApp, enrol, reset_path};
 
@@ -36,8 +35,7 @@ fn wants_admins(n: u8) -> Vec<u8> {
 
 async fn app_that_wants_admins(n: u8) -> TestApp {
     let app = TestApp::new().await;
-    app.bind_module(wants_admins(n), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(wants_admins(n)).await;
     app
 }
 
@@ -309,13 +307,12 @@ async fn who_asked_takes_it_back_and_nobody_agrees_afterwards() {
 
 #[tokio::test]
 async fn the_help_desk_takes_back_what_it_asked_for_and_nothing_else() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         help_desk_enabled: true,
         ..Default::default()
     })
     .await;
-    app.bind_module(wants_admins(1), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(wants_admins(1)).await;
     let desk = app.further("desk", Role::HelpDesk).await;
     let caller = app.caller(&desk).await;
     let role = "Role ORG_ADMIN is required";
@@ -352,8 +349,7 @@ async fn policies_are_asked_again_when_it_is_carried_out() {
     let app = TestApp::new().await; // Wednesday, 10:30 UTC
     let window = json!({ "timeZone": "UTC", "days": ["wed"], "from": "10:00", "to": "11:00" });
     app.bind("change-window", window).await;
-    app.bind_module(wants_admins(1), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(wants_admins(1)).await;
     let id = asked(&app).await;
     app.advance(SignedDuration::from_mins(45));
     let denied = approve(&app.caller(&app.second_admin).await, &id).await;
@@ -377,8 +373,7 @@ async fn policies_are_asked_again_when_it_is_carried_out() {
 async fn a_policy_that_fails_leaves_it_open_to_be_tried_again() {
     let app = app_that_wants_admins(1).await;
     let id = asked(&app).await;
-    app.bind_module(before("unreachable"), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(before("unreachable")).await;
     let second = app.caller(&app.second_admin).await;
     approve(&second, &id)
         .await
@@ -579,8 +574,7 @@ async fn a_lone_admin_does_not_lock_themselves_into_the_rule() {
 #[tokio::test]
 async fn those_who_can_agree_are_told() {
     let app = app_with_mail().await;
-    app.bind_module(wants_admins(1), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(wants_admins(1)).await;
     asked(&app).await;
     let mail = app.owed_mail();
     let to: Vec<_> = mail.iter().map(|mail| mail.to.as_str()).collect();
@@ -631,13 +625,9 @@ async fn erasing_a_user_takes_a_second_admin_and_then_leaves_no_trace_of_who_the
     approve(&second, &id).await.assert_ok();
     second.get(&user_path(&app.developer)).await.assert_status(404);
     housekeeping::tidy(&app.services).await;
-    let trail = app.trail();
-    let after = serde_json::to_string(&trail).unwrap();
+    let after = serde_json::to_string(&app.trail()).unwrap();
     assert!(!after.contains("dev@acme.example"), "{after}");
-    let erased = trail
-        .iter()
-        .find(|entry| entry["eventType"] == "AUDIT_ERASE")
-        .unwrap();
+    let erased = app.last_entry_of("AUDIT_ERASE");
     assert_eq!(erased["actor"]["email"], "admin@acme.example", "who wanted it");
     assert_eq!(erased["resource"]["id"], DEVELOPER);
     assert_eq!(app.entries("USER_DELETE", "SUCCESS"), 1);
@@ -909,8 +899,7 @@ async fn recover(app: &TestApp, how: &str) {
 #[tokio::test]
 async fn who_has_asked_for_much_that_is_open_asks_for_no_more() {
     let app = app_with_mail().await;
-    app.bind_module(wants_admins(1), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(wants_admins(1)).await;
     let admin = app.admin().await;
     let path = format!("{}?erase=true", user_path(&app.member));
     let mut ids = Vec::new();

@@ -3,11 +3,11 @@
 use latchkey::domain::account::{OrganizationSettings, Role};
 use serde_json::json;
 
-use super::{app_with, user_path};
+use super::user_path;
 use crate::support::{TestApp, enrol};
 
 async fn with_desk() -> TestApp {
-    app_with(OrganizationSettings {
+    TestApp::with(OrganizationSettings {
         help_desk_enabled: true,
         ..Default::default()
     })

@@ -6,7 +6,7 @@ use latchkey::domain::account::OrganizationSettings;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::{app_with, user_path};
+use super::user_path;
 use crate::support::{Answer, Caller, DEVELOPER, TestApp, reset_path};
 
 const KEY: &str = "0b6e4c56-9a53";
@@ -155,7 +155,7 @@ async fn two_at_once_with_one_key_are_one_reset_and_both_are_told_so() {
 /// The code is kept only as a hash, so a repeat can't return it; an admin has a new one issued.
 #[tokio::test]
 async fn a_repeat_has_no_enrolment_code_and_unlocking_issues_a_new_one() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         enrolment_code_required: true,
         ..Default::default()
     })

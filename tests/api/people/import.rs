@@ -8,7 +8,7 @@ use latchkey::domain::account::{OrganizationSettings, Role};
 use latchkey::service::users::{Format, ImportOptions, Imported, import_users};
 use serde_json::json;
 
-use super::{app_with, app_with_mail, token_of};
+use super::{app_with_mail, token_of};
 use crate::support::TestApp;
 
 const CSV: ImportOptions = ImportOptions {
@@ -107,7 +107,7 @@ async fn one_refused_line_and_nobody_is_imported() {
 
 #[tokio::test]
 async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         help_desk_enabled: true,
         ..Default::default()
     })

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use latchkey::domain::account::OrganizationSettings;
 use serde_json::{Value, json};
 
-use super::{app_with, app_with_mail, token_of, user_path};
+use super::{app_with_mail, token_of, user_path};
 use crate::support::{Answer, PASSWORD, TestApp};
 
 const NEW: &str = "a brand new passphrase";
@@ -55,7 +55,7 @@ async fn a_link_lapses_after_seven_days_and_nonsense_is_no_link() {
 
 #[tokio::test]
 async fn the_password_keeps_the_organisations_rules() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         password_require_digit: true,
         ..Default::default()
     })
@@ -92,11 +92,7 @@ async fn a_reset_password_is_dead_at_once_and_the_second_factor_stays() {
     app.log_in("dev@acme.example", PASSWORD)
         .await
         .assert_error(401, "Invalid credentials");
-    let entries = app.trail();
-    let entry = entries
-        .iter()
-        .find(|entry| entry["eventType"] == "USER_PASSWORD_RESET")
-        .unwrap();
+    let entry = app.last_entry_of("USER_PASSWORD_RESET");
     assert_eq!(entry["details"]["invitation"], "shown to the admin");
     accept(&app, &token, NEW).await.assert_ok();
     let login = app.log_in("dev@acme.example", NEW).await;

@@ -8,7 +8,7 @@ use latchkey::service::operator::{AccountOrder, Named, Order};
 use latchkey::service::plugins::unwatched;
 use serde_json::{Value, json};
 
-use super::{app_where, app_with, app_with_mail};
+use super::{app_where, app_with_mail};
 use crate::support::{Setup, TestApp};
 
 fn named(user: &User) -> Named {
@@ -108,7 +108,7 @@ async fn the_operators_webhook_call_names_no_account_as_the_actor() {
 
 #[tokio::test]
 async fn the_code_is_in_the_operators_answer_and_unlocking_gives_a_new_one() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         enrolment_code_required: true,
         ..Default::default()
     })

@@ -351,11 +351,7 @@ async fn all_known_devices_together_have_a_ceiling_that_a_right_code_does_not_li
         },
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Setup::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let mut devices = Vec::new();
     for _ in 0..3 {
         let login = log_in(&app, Place(HOME, ""), DEV, PASSWORD).await;

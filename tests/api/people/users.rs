@@ -2,14 +2,14 @@
 
 use jiff::SignedDuration;
 use latchkey::domain::account::{OrganizationSettings, Role};
-use latchkey::limiter::{Limit, Limits};
+use latchkey::limiter::Limits;
 use latchkey::service::refusals::record_floods;
 use poem::http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{app_with, app_with_mail, user_path};
-use crate::support::{ADMIN, DEVELOPER, PASSWORD, Setup, TestApp};
+use super::{app_with_mail, user_path};
+use crate::support::{ADMIN, DEVELOPER, PASSWORD, TestApp, per_minute};
 
 #[tokio::test]
 async fn a_user_is_made_without_a_password_and_the_admin_hands_over_the_link() {
@@ -202,12 +202,8 @@ async fn the_last_admin_stays() {
     assert_eq!(app.last_entry()["result"], "DENIED");
     // An admin who can't act doesn't count.
     let further = app.further("locked", Role::OrgAdmin).await;
-    let sql = "UPDATE user SET locked_at = 1, locked_reason = 'test' WHERE email = 'locked@acme.example'";
-    app.services
-        .store
-        .write(move |tx| Ok(tx.execute(sql, [])?))
-        .await
-        .unwrap();
+    let lock = "UPDATE user SET locked_at = 1, locked_reason = 'test' WHERE email = 'locked@acme.example'";
+    app.execute(lock).await;
     let deleted = admin.delete(&own).await;
     deleted.assert_error(400, "Cannot delete the last organization admin");
     admin
@@ -336,7 +332,7 @@ async fn sessions_of_a_user_are_ended_by_an_admin() {
 
 #[tokio::test]
 async fn unlocking_opens_the_window_for_enrolment_again() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         mfa_required: true,
         enrolment_code_required: true,
         enrolment_window_hours: 24,
@@ -376,7 +372,7 @@ async fn unlocking_opens_the_window_for_enrolment_again() {
 
 #[tokio::test]
 async fn where_the_organisation_asks_for_it_every_verb_needs_a_step_up() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         step_up_minutes: Some(10),
         ..Default::default()
     })
@@ -412,17 +408,10 @@ async fn where_the_organisation_asks_for_it_every_verb_needs_a_step_up() {
 #[tokio::test]
 async fn a_flood_of_verbs_is_429_and_one_entry_per_verb() {
     let limits = Limits {
-        admin_by_caller: Limit {
-            requests: 2,
-            window_secs: 60,
-        },
+        admin_by_caller: per_minute(2),
         ..Limits::off()
     };
-    let app = TestApp::with(Setup {
-        limits,
-        ..Default::default()
-    })
-    .await;
+    let app = TestApp::with(limits).await;
     let admin = app.admin().await;
     admin.get("/api/v1/users").await.assert_ok();
     admin.get("/api/v1/approvals").await.assert_ok();
@@ -444,7 +433,7 @@ async fn a_flood_of_verbs_is_429_and_one_entry_per_verb() {
 
 #[tokio::test]
 async fn members_and_the_help_desk_change_nobody() {
-    let app = app_with(OrganizationSettings {
+    let app = TestApp::with(OrganizationSettings {
         help_desk_enabled: true,
         ..Default::default()
     })

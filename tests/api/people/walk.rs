@@ -11,7 +11,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::app_with;
 use crate::support::{Caller, TestApp};
 
 /// What holds an account: whatever changes here, changed who can get in or what they may do.
@@ -56,7 +55,7 @@ struct Walk {
 
 impl Walk {
     async fn begin(start: Role, rule: AdminOnAdmin, help_desk_enabled: bool) -> Self {
-        let app = app_with(OrganizationSettings {
+        let app = TestApp::with(OrganizationSettings {
             admin_on_admin: rule,
             help_desk_enabled,
             ..Default::default()

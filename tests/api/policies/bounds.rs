@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest};
 use crate::keeping::tidy_by_a_settled_clock;
-use crate::plugins::{PLUGINS, bind, install, path};
+use crate::plugins::{PLUGINS, bind, install, path, patient, replay};
 use crate::support::{DEVELOPER, TestApp};
 
 /// A guest whose `before-reset` wants a note of 200,000 control characters kept.
@@ -30,7 +30,7 @@ async fn an_answer_that_is_too_long_is_outlined_in_the_entry_and_kept_within_bou
     let admin = app.admin().await;
     let digest = install(&admin, loud()).await;
     for _ in 0..3 {
-        let terms = json!({ "limits": { "deadlineMs": 1000 } });
+        let terms = patient(json!({}));
         assert_eq!(bind(&admin, &digest, terms).await.status.as_u16(), 201);
     }
     admin.reset(DEVELOPER).await.assert_ok();
@@ -48,9 +48,9 @@ async fn an_answer_that_is_too_long_is_outlined_in_the_entry_and_kept_within_bou
     let bytes = app.count("SELECT sum(length(CAST(record AS BLOB))) FROM decision");
     assert!((1..3 << 19).contains(&bytes), "{bytes}");
 
-    let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
-    assert_eq!(replay.assert_ok()["clean"], true, "{}", replay.text);
-    assert_eq!(replay.body["compared"], 6, "{}", replay.text);
+    let replayed = replay(&admin, &digest, json!({})).await;
+    assert_eq!(replayed.assert_ok()["clean"], true, "{}", replayed.text);
+    assert_eq!(replayed.body["compared"], 6, "{}", replayed.text);
     // One character less is another answer, though what is shown of it is the same.
     let quieter = install(&admin, {
         let mut module = loud();
@@ -62,11 +62,9 @@ async fn an_answer_that_is_too_long_is_outlined_in_the_entry_and_kept_within_bou
         module
     })
     .await;
-    let replay = admin
-        .post(&format!("{PLUGINS}/{quieter}/replay"), json!({}))
-        .await;
-    assert_eq!(replay.assert_ok()["differing"], 3, "{}", replay.text);
-    assert!(replay.text.len() < 64 << 10, "{} bytes", replay.text.len());
+    let replayed = replay(&admin, &quieter, json!({})).await;
+    assert_eq!(replayed.assert_ok()["differing"], 3, "{}", replayed.text);
+    assert!(replayed.text.len() < 64 << 10, "{} bytes", replayed.text.len());
 }
 
 /// A guest whose `after-reset` wants sixteen notices, each of 4,000 characters of four bytes. Their subjects are the
@@ -128,8 +126,8 @@ async fn what_is_kept_of_a_reset_does_not_grow_with_the_square_of_its_policies()
     let bytes = app.count("SELECT sum(length(CAST(record AS BLOB))) FROM decision");
     assert!((1 << 19..3 << 19).contains(&bytes), "{bytes}");
     for digest in [&quiet, &fillers[1]] {
-        let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
-        let report = replay.assert_ok();
+        let replayed = replay(&admin, &digest, json!({})).await;
+        let report = replayed.assert_ok();
         assert_eq!(report["compared"], 10, "{report}");
         assert!(report["same"].as_u64() >= Some(1), "{report}");
     }
@@ -141,7 +139,7 @@ async fn configurations_that_decided_nothing_do_not_pile_up() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
     let digest = install(&admin, Guest::default().wasm()).await;
-    let binding = path(&bind(&admin, &digest, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    let binding = path(&bind(&admin, &digest, patient(json!({}))).await);
     for n in 0..270 {
         let changed = admin.patch(&binding, json!({ "config": { "n": n } })).await;
         changed.assert_ok();
@@ -159,8 +157,8 @@ async fn configurations_that_decided_nothing_do_not_pile_up() {
     assert_eq!((kept(), asked), (3, 1), "two that decided, and the one in use");
 
     let admin = app.admin().await;
-    let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
-    assert_eq!(replay.assert_ok()["same"], 4, "{}", replay.text);
+    let replayed = replay(&admin, &digest, json!({})).await;
+    assert_eq!(replayed.assert_ok()["same"], 4, "{}", replayed.text);
     // A few are not worth a search.
     for n in 0..3 {
         let changed = admin.patch(&binding, json!({ "config": { "m": n } })).await;

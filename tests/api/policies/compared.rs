@@ -4,21 +4,8 @@ use latchkey::domain::account::OrganizationSettings;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest, denying};
-use crate::plugins::{PLUGINS, bind, install, path};
-use crate::support::{Caller, DEVELOPER, Setup, TestApp};
-
-/// A guest of this version with this `before-reset`.
-fn version(version: &'static str, before: &str) -> Vec<u8> {
-    Guest {
-        before: before.into(),
-        manifest: Manifest {
-            version,
-            ..Guest::default().manifest
-        },
-        ..Guest::default()
-    }
-    .wasm()
-}
+use crate::plugins::{self, bind, install, path, patient, version};
+use crate::support::{Caller, DEVELOPER, TestApp};
 
 const ALLOWS: &str = "(i32.const 512)";
 /// err("")
@@ -26,8 +13,7 @@ const SAYS_ERROR: &str = "(i32.store8 (i32.const 512) (i32.const 1)) (i32.const 
 const LOOPS: &str = "(loop $l (br $l)) (unreachable)";
 
 async fn replay(caller: &Caller<'_>, digest: &str, body: Value) -> Value {
-    let answer = caller.post(&format!("{PLUGINS}/{digest}/replay"), body).await;
-    answer.assert_ok().clone()
+    plugins::replay(caller, digest, body).await.assert_ok().clone()
 }
 
 /// Verdict and the numbers of a report.
@@ -55,7 +41,7 @@ async fn a_failure_that_comes_again_is_compared_and_one_of_the_moment_is_counted
         let app = TestApp::new().await;
         let admin = app.admin().await;
         let failing = install(&admin, version("1.0.0", body)).await;
-        let skip = json!({ "onFailure": { "otherwise": "skip" }, "limits": { "deadlineMs": 1000 } });
+        let skip = patient(json!({ "onFailure": { "otherwise": "skip" } }));
         bind(&admin, &failing, skip).await;
         admin.reset(DEVELOPER).await.assert_ok();
         let report = replay(&admin, &failing, json!({})).await;
@@ -88,18 +74,14 @@ async fn a_failure_that_comes_again_is_compared_and_one_of_the_moment_is_counted
 
 #[tokio::test]
 async fn where_a_clean_replay_is_required_what_fails_can_be_mended() {
-    let app = TestApp::with(Setup {
-        acme: OrganizationSettings {
-            clean_replay_required: true,
-            ..Default::default()
-        },
+    let app = TestApp::with(OrganizationSettings {
+        clean_replay_required: true,
         ..Default::default()
     })
     .await;
     let admin = app.admin().await;
     let failing = install(&admin, version("1.0.0", "unreachable")).await;
-    let patient = json!({ "limits": { "deadlineMs": 1000 } });
-    let bound = bind(&admin, &failing, patient).await;
+    let bound = bind(&admin, &failing, patient(json!({}))).await;
     let failed = admin.reset(DEVELOPER).await;
     failed.assert_error(500, "A policy could not be evaluated");
     let mended = install(&admin, version("2.0.0", ALLOWS)).await;
@@ -119,11 +101,10 @@ async fn where_a_clean_replay_is_required_what_fails_can_be_mended() {
 async fn what_was_only_watched_is_left_out_where_something_counted_and_a_difference_says_whose_it_is() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let patient = |mode: &str| json!({ "mode": mode, "limits": { "deadlineMs": 1000 } });
     let counts = install(&admin, version("1.0.0", ALLOWS)).await;
-    let counting = bind(&admin, &counts, patient("enforce")).await;
+    let counting = bind(&admin, &counts, patient(json!({ "mode": "enforce" }))).await;
     let watched = install(&admin, denying("1.1.0", "no")).await;
-    let watching = bind(&admin, &watched, patient("monitor")).await;
+    let watching = bind(&admin, &watched, patient(json!({ "mode": "monitor" }))).await;
     admin.reset(DEVELOPER).await.assert_ok();
 
     let report = replay(&admin, &counts, json!({})).await;
@@ -161,7 +142,7 @@ async fn a_candidate_that_nobody_asked_is_not_tried_with_a_configuration_that_it
         ..Guest::default()
     };
     let other = install(&admin, wants_config.wasm()).await;
-    let refused = admin.post(&format!("{PLUGINS}/{other}/replay"), json!({})).await;
+    let refused = plugins::replay(&admin, &other, json!({})).await;
     refused.assert_error(400, "Validation failed");
     let problem = refused.body["validationErrors"]["config"].as_str().unwrap();
     assert!(

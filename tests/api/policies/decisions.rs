@@ -5,7 +5,7 @@ use latchkey::service::plugins::forget_lapsed_decisions;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest};
-use crate::plugins::{bind, install, path};
+use crate::plugins::{bind, install, path, patient};
 use crate::support::{Caller, DEVELOPER, TestApp};
 
 const LOGS: &str = "/api/v1/audit-logs";
@@ -15,10 +15,7 @@ fn panicking(version: &'static str) -> Vec<u8> {
     Guest {
         items: r#"(data (i32.const 9000) "panicked at lib.rs")"#.into(),
         before: "(call $log (i32.const 3) (i32.const 9000) (i32.const 18)) unreachable".into(),
-        manifest: Manifest {
-            version,
-            ..Guest::default().manifest
-        },
+        manifest: Manifest::of(version),
         ..Guest::default()
     }
     .wasm()
@@ -41,11 +38,7 @@ async fn the_author_of_a_policy_that_traps_finds_its_log_and_which_version_answe
     let admin = app.admin().await;
     let first = install(&admin, Guest::default().wasm()).await;
     let config = json!({ "from": "08:00" });
-    let terms = json!({
-        "config": config,
-        "onFailure": { "otherwise": "last-good-version" },
-        "limits": { "deadlineMs": 1000 },
-    });
+    let terms = patient(json!({ "config": config, "onFailure": { "otherwise": "last-good-version" } }));
     let binding = bind(&admin, &first, terms).await;
     admin.reset(app.second_admin.id).await.assert_ok();
     let second = install(&admin, panicking("2.0.0")).await;

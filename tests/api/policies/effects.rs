@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest};
 use crate::people::app_with_mail;
-use crate::plugins::{bind, install};
+use crate::plugins::{bind, install, patient};
 use crate::support::{Caller, DEVELOPER, TestApp};
 
 /// notify({ to: target, subject: "Subject", body: "Body" }) at 8400.
@@ -86,7 +86,7 @@ fn wants_two_admins() -> Vec<u8> {
 
 async fn bind_granted(caller: &Caller<'_>, module: Vec<u8>, grants: Value) {
     let digest = install(caller, module).await;
-    let terms = json!({ "grants": grants, "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({ "grants": grants }));
     let bound = bind(caller, &digest, terms).await;
     assert_eq!(bound.status.as_u16(), 201, "{}", bound.text);
 }

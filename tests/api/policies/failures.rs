@@ -17,9 +17,8 @@ fn failing(before: &str) -> Vec<u8> {
     Guest {
         before: before.into(),
         manifest: Manifest {
-            version: "2.0.0",
             hooks: &[0],
-            ..Guest::default().manifest
+            ..Manifest::of("2.0.0")
         },
         ..Guest::default()
     }

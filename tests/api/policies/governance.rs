@@ -5,17 +5,16 @@ use latchkey::service::plugins::{Manager, switch_plugin};
 use serde_json::{Value, json};
 
 use crate::guests::{before, denying};
-use crate::plugins::{BINDINGS, PLUGINS, assert_denied, bind, fixture, install, path};
-use crate::support::{Answer, Caller, DEVELOPER, Setup, TestApp};
+use crate::plugins::{
+    BINDINGS, PLUGINS, assert_denied, bind, fixture, install, install_and_bind, path, patient, roll_back,
+};
+use crate::support::{Answer, Caller, DEVELOPER, TestApp};
 
 const SETTINGS: &str = "/api/v1/organization/settings";
 
 async fn acme_where(policy_changes: PolicyChanges) -> TestApp {
-    TestApp::with(Setup {
-        acme: OrganizationSettings {
-            policy_changes,
-            ..Default::default()
-        },
+    TestApp::with(OrganizationSettings {
+        policy_changes,
         ..Default::default()
     })
     .await
@@ -23,9 +22,7 @@ async fn acme_where(policy_changes: PolicyChanges) -> TestApp {
 
 /// Binds the policy that lets admins be reset only with a second admin, and lets it demand one.
 async fn demanding(app: &TestApp, admin: &Caller<'_>) -> String {
-    let digest = install(admin, fixture("second-admin")).await;
-    let terms = json!({ "config": {}, "limits": { "deadlineMs": 1000 } });
-    let binding = path(&bind(admin, &digest, terms).await);
+    let binding = install_and_bind(admin, fixture("second-admin"), patient(json!({ "config": {} }))).await;
     admin.patch(&binding, json!({ "order": 7 })).await.assert_ok(); // nothing was demanded yet
     let asked = admin.reset(app.second_admin.id).await;
     assert_eq!(asked.status.as_u16(), 202, "{}", asked.text);
@@ -163,7 +160,7 @@ async fn what_was_agreed_to_is_what_is_changed() {
     let one = install(&admin, denying("1.0.0", "one")).await;
     let two = install(&admin, denying("2.0.0", "two")).await;
     // A further policy can only make resets harder: it waits for nobody.
-    let bound = bind(&admin, &one, json!({ "limits": { "deadlineMs": 1000 } })).await;
+    let bound = bind(&admin, &one, patient(json!({}))).await;
     assert_eq!(bound.status.as_u16(), 201, "{}", bound.text);
     let binding = path(&bound);
     let switch = approval(&admin.patch(&binding, json!({ "pluginDigest": two })).await);
@@ -175,14 +172,14 @@ async fn what_was_agreed_to_is_what_is_changed() {
         409,
         "The policy binding was changed since this was asked for; ask for it again",
     );
-    let back = approval(&admin.post(&format!("{binding}/rollback"), json!({})).await);
+    let back = approval(&roll_back(&admin, &binding).await);
     assert_eq!(second.get(&back).await.body["policy"]["verb"], "roll-back");
     let no = second
         .post(&format!("{back}/reject"), json!({ "reason": "no" }))
         .await;
     no.assert_ok();
     assert_denied(&admin.reset(DEVELOPER).await, "two");
-    let back = approval(&admin.post(&format!("{binding}/rollback"), json!({})).await);
+    let back = approval(&roll_back(&admin, &binding).await);
     agree(&second, &back).await.assert_ok();
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     // Who asked must still be an admin when it is carried out.
@@ -215,8 +212,7 @@ async fn a_change_that_nobody_could_agree_to_is_refused_with_the_way_out() {
 #[tokio::test]
 async fn where_the_operator_alone_changes_policies_admins_change_none() {
     let app = acme_where(PolicyChanges::OperatorOnly).await;
-    app.bind_module(denying("1.0.0", "no"), json!({}), Default::default())
-        .await;
+    app.bind_module(denying("1.0.0", "no")).await;
     let admin = app.admin().await;
     let bound = admin.get(BINDINGS).await;
     let binding = format!("{BINDINGS}/{}", bound.assert_ok()[0]["id"].as_str().unwrap());
@@ -285,7 +281,7 @@ async fn a_file_that_the_operator_switched_off_is_off_when_it_is_installed_again
     );
 
     assert_eq!(install(&admin, file).await, digest);
-    let terms = json!({ "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({}));
     bind(&admin, &digest, terms).await;
     admin.reset(DEVELOPER).await.assert_ok();
     let on = switch_plugin(&app.services, &operator, &digest, false).await;

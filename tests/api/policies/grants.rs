@@ -4,8 +4,8 @@ use latchkey::domain::account::OrganizationSettings;
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest};
-use crate::plugins::{bind, install, path};
-use crate::support::{DEVELOPER, Setup, TestApp};
+use crate::plugins::{bind, install, install_and_bind, patient};
+use crate::support::{DEVELOPER, TestApp};
 
 const ALLOW: &str = "(i32.const 512)";
 
@@ -14,10 +14,9 @@ fn guest(version: &'static str, wants: &'static [&'static str], before: &str) ->
     Guest {
         before: before.into(),
         manifest: Manifest {
-            version,
             wants,
             hooks: &[0],
-            ..Guest::default().manifest
+            ..Manifest::of(version)
         },
         ..Guest::default()
     }
@@ -38,15 +37,19 @@ fn require_enrolment(hours: u32) -> String {
 }
 
 fn granted(names: &[&str]) -> Value {
-    json!({ "grants": names, "limits": { "deadlineMs": 1000 } })
+    patient(json!({ "grants": names }))
 }
 
 #[tokio::test]
 async fn what_was_granted_to_one_version_is_not_given_to_another_that_does_not_want_it() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let first = install(&admin, guest("1.0.0", &["lock-account"], ALLOW)).await;
-    let binding = path(&bind(&admin, &first, granted(&["lock-account"])).await);
+    let binding = install_and_bind(
+        &admin,
+        guest("1.0.0", &["lock-account"], ALLOW),
+        granted(&["lock-account"]),
+    )
+    .await;
     let second = install(&admin, guest("2.0.0", &[], &allow_with(3, 0))).await;
     let switch = json!({ "pluginDigest": second });
     admin.patch(&binding, switch).await.assert_ok();
@@ -68,8 +71,7 @@ async fn a_canary_is_granted_what_it_wants_and_the_version_before_keeps_what_it_
     let app = TestApp::new().await;
     let admin = app.admin().await;
     let demands = guest("1.0.0", &["require-enrolment"], &require_enrolment(48));
-    let first = install(&admin, demands).await;
-    let binding = path(&bind(&admin, &first, granted(&["require-enrolment"])).await);
+    let binding = install_and_bind(&admin, demands, granted(&["require-enrolment"])).await;
     let second = install(&admin, guest("2.0.0", &["annotate"], ALLOW)).await;
     let canary = |grants: &[&str]| json!({ "pluginDigest": second, "mode": "canary", "canaryPercent": 10, "grants": grants });
     let refused = admin.patch(&binding, canary(&["notify"])).await;
@@ -123,11 +125,7 @@ async fn where_a_code_is_demanded_a_policy_does_not_make_the_window_longer() {
         enrolment_code_required: true,
         ..OrganizationSettings::default()
     };
-    let app = TestApp::with(Setup {
-        acme,
-        ..Setup::default()
-    })
-    .await;
+    let app = TestApp::with(acme).await;
     let admin = app.admin().await;
     let demands = guest("1.0.0", &["require-enrolment"], &require_enrolment(720));
     let digest = install(&admin, demands).await;

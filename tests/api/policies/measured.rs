@@ -10,7 +10,7 @@ use latchkey::service::plugins::{self, Manager, NewPlugin};
 use latchkey::store::bindings;
 use serde_json::json;
 
-use crate::plugins::{PLUGINS, bind, fixture, install};
+use crate::plugins::{PLUGINS, bind, fixture, install, patient};
 use crate::support::{TestApp, enrol};
 
 /// Three policies each for a thousand organisations, with configurations of their own.
@@ -82,7 +82,7 @@ async fn measured_resets_while_a_plugin_compiles() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
     let digest = install(&admin, fixture("reset-budget")).await;
-    let terms = json!({ "config": { "perAdmin": { "maxPerDay": 1000 } }, "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({ "config": { "perAdmin": { "maxPerDay": 1000 } } }));
     bind(&admin, &digest, terms).await;
     let one = async || {
         let started = Instant::now();

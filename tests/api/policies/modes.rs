@@ -9,29 +9,17 @@ use latchkey::plugin_host::base_question;
 use latchkey::service::plugins::{Manager, switch_plugin};
 use serde_json::{Value, json};
 
-use crate::guests::{Guest, Manifest, before, denying};
-use crate::plugins::{PLUGINS, assert_denied, bind, fixture, install, path};
+use crate::guests::{before, denying};
+use crate::plugins::{
+    assert_denied, bind, fixture, install, install_and_bind, path, patient, replay, roll_back, version,
+};
 use crate::support::{Caller, DEVELOPER, TestApp, enrol};
-
-/// A guest of this version whose `before-reset` has this body.
-fn version(version: &'static str, body: &str) -> Vec<u8> {
-    Guest {
-        before: body.into(),
-        manifest: Manifest {
-            version,
-            ..Guest::default().manifest
-        },
-        ..Guest::default()
-    }
-    .wasm()
-}
 
 /// Binds 1.0.0, which denies with "one", and switches to `second` with these terms.
 async fn switched(caller: &Caller<'_>, second: Vec<u8>, mut terms: Value) -> String {
     let first = install(caller, denying("1.0.0", "one")).await;
     let second = install(caller, second).await;
-    let patient = json!({ "limits": { "deadlineMs": 1000 } });
-    let binding = path(&bind(caller, &first, patient).await);
+    let binding = path(&bind(caller, &first, patient(json!({}))).await);
     terms["pluginDigest"] = json!(second);
     caller.patch(&binding, terms).await.assert_ok();
     binding
@@ -45,9 +33,8 @@ fn policies(app: &TestApp) -> Value {
 async fn monitor_records_what_it_would_have_decided_and_applies_nothing() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let digest = install(&admin, denying("1.0.0", "no")).await;
-    let terms = json!({ "mode": "monitor", "limits": { "deadlineMs": 1000 } });
-    let binding = path(&bind(&admin, &digest, terms).await);
+    let terms = patient(json!({ "mode": "monitor" }));
+    let binding = install_and_bind(&admin, denying("1.0.0", "no"), terms).await;
     let trap = install(&admin, version("2.0.0", "unreachable")).await;
     bind(&admin, &trap, json!({ "mode": "monitor" })).await;
     let forced = install(&admin, fixture("force-reenrollment")).await;
@@ -122,8 +109,7 @@ async fn a_canary_of_what_is_enforced_needs_a_version_before() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
     let digest = install(&admin, denying("1.0.0", "one")).await;
-    let patient = json!({ "limits": { "deadlineMs": 1000 } });
-    let binding = path(&bind(&admin, &digest, patient).await);
+    let binding = path(&bind(&admin, &digest, patient(json!({}))).await);
     let canary = json!({ "mode": "canary", "canaryPercent": 1 });
     for patch in [canary.clone(), json!({ "canaryPercent": 99, "order": 5 })] {
         let refused = admin.patch(&binding, patch).await;
@@ -287,7 +273,7 @@ async fn what_a_failure_means_is_said_for_each_cause() {
     );
 
     // A deadline: the version before decides. It is 1.0.0 once more.
-    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let back = roll_back(&admin, &binding).await;
     assert_eq!(back.assert_ok()["current"]["version"], "2.0.0");
     let first = install(&admin, denying("1.0.0", "one")).await;
     admin
@@ -323,9 +309,8 @@ async fn without_a_version_before_the_last_good_version_is_a_denial() {
 async fn an_effect_that_is_not_granted_is_refused_and_recorded() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let digest = install(&admin, fixture("force-reenrollment")).await;
-    let terms = json!({ "config": { "hours": 8 }, "limits": { "deadlineMs": 1000 } });
-    let binding = path(&bind(&admin, &digest, terms).await);
+    let terms = patient(json!({ "config": { "hours": 8 } }));
+    let binding = install_and_bind(&admin, fixture("force-reenrollment"), terms).await;
     admin.reset(DEVELOPER).await.assert_ok();
     let entry = app.last_entry();
     assert_eq!(entry["details"]["enrolmentDueUntil"], Value::Null, "{entry}");
@@ -359,7 +344,7 @@ async fn a_blank_ticket_is_none() {
     let digest = install(&admin, fixture("cel-rules")).await;
     let rules = |when: &str| {
         let rule = json!({ "name": "ticket-missing", "when": when, "then": "deny", "message": "No ticket." });
-        json!({ "config": { "rules": [rule] }, "limits": { "deadlineMs": 1000 } })
+        patient(json!({ "config": { "rules": [rule] } }))
     };
     let refused = bind(&admin, &digest, rules("question.request.ticket == \"\"")).await;
     assert_eq!(refused.status.as_u16(), 400, "{}", refused.text);
@@ -379,11 +364,10 @@ async fn history_reaches_as_far_back_as_each_policy_asks_whatever_others_ask() {
     let admin = app.admin().await;
     let rules = install(&admin, fixture("cel-rules")).await; // 30 days
     let seen = json!({ "name": "seen", "when": "question.history.ofTarget.size() > 0", "then": "deny", "message": "Seen." });
-    let terms = json!({ "config": { "rules": [seen] }, "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({ "config": { "rules": [seen] } }));
     assert_eq!(bind(&admin, &rules, terms).await.status.as_u16(), 201);
     let budget = install(&admin, fixture("reset-budget")).await; // 90 days
-    let terms =
-        json!({ "config": { "perUser": { "max": 9, "days": 90 } }, "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({ "config": { "perUser": { "max": 9, "days": 90 } } }));
     assert_eq!(bind(&admin, &budget, terms).await.status.as_u16(), 201);
 
     admin.reset(DEVELOPER).await.assert_ok();
@@ -397,8 +381,7 @@ async fn history_reaches_as_far_back_as_each_policy_asks_whatever_others_ask() {
         }
     }
     let admin = app.admin().await;
-    let replay = format!("{PLUGINS}/{rules}/replay");
-    let report = admin.post(&replay, json!({ "since": "80d" })).await;
+    let report = replay(&admin, &rules, json!({ "since": "80d" })).await;
     let report = report.assert_ok();
     assert_eq!(report["clean"], true, "{report}");
     assert_eq!(report["resets"], 3, "{report}");
@@ -414,7 +397,7 @@ async fn a_call_under_way_when_the_version_is_switched_ends_and_is_judged_again(
     // Each a second of work, after which it is passed over: as good as "allow".
     let slow = install(&admin, version("1.0.0", "(loop (br 0)) (unreachable)")).await;
     let next = install(&admin, denying("2.0.0", "two")).await;
-    let terms = json!({ "limits": { "deadlineMs": 1000 }, "onFailure": { "otherwise": "skip" } });
+    let terms = patient(json!({ "onFailure": { "otherwise": "skip" } }));
     let first = bind(&admin, &slow, terms.clone()).await;
     for _ in 0..4 {
         bind(&admin, &slow, terms.clone()).await;
@@ -469,8 +452,8 @@ async fn runaways_of_one_organisation_do_not_hold_up_anothers_resets() {
     let app = TestApp::new().await;
     let (acme, globex) = (app.admin().await, app.admin_of_other_org().await);
     let digest = install(&globex, denying("1.0.0", "no")).await;
-    let patient = json!({ "limits": { "deadlineMs": 1000 } });
-    bind(&globex, &digest, patient.clone()).await;
+    let terms = patient(json!({}));
+    bind(&globex, &digest, terms.clone()).await;
     let endless = install(&acme, before("(loop (br 0)) (unreachable)")).await;
     bind(&acme, &endless, json!({ "limits": { "deadlineMs": 400 } })).await;
     let measure = async |calls: u32| {

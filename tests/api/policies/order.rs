@@ -3,16 +3,15 @@
 use serde_json::json;
 
 use crate::guests::denying;
-use crate::plugins::{assert_denied, bind, install, path};
+use crate::plugins::{assert_denied, bind, install, install_and_bind, path, patient};
 use crate::support::{DEVELOPER, TestApp};
 
 #[tokio::test]
 async fn a_policy_is_asked_at_the_hooks_for_which_it_is_bound_alone() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let digest = install(&admin, denying("1.0.0", "one")).await;
-    let terms = json!({ "hooks": ["after-reset"], "limits": { "deadlineMs": 1000 } });
-    let binding = path(&bind(&admin, &digest, terms).await);
+    let terms = patient(json!({ "hooks": ["after-reset"] }));
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), terms).await;
     admin.reset(DEVELOPER).await.assert_ok(); // it would deny before, and is not asked then
     let calls = app.last_entry()["details"]["policies"].clone();
     assert_eq!(calls.as_array().map(Vec::len), Some(1), "{calls}");
@@ -30,7 +29,7 @@ async fn of_two_that_deny_the_first_in_order_names_itself_and_the_nodes_comes_be
         install(&admin, denying("1.0.0", "one")).await,
         install(&admin, denying("1.0.1", "two")).await,
     );
-    let terms = |order: i32| json!({ "order": order, "limits": { "deadlineMs": 1000 } });
+    let terms = |order: i32| patient(json!({ "order": order }));
     let first = path(&bind(&admin, &one, terms(20)).await);
     bind(&admin, &two, terms(10)).await; // bound later, asked earlier
     assert_denied(&admin.reset(DEVELOPER).await, "two");

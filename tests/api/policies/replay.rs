@@ -5,18 +5,10 @@ use latchkey::plugin_host::{HostOptions, PluginHost};
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest, before, denying};
-use crate::plugins::{BINDINGS, PLUGINS, assert_denied, bind, fixture, install, path};
-use crate::support::{Answer, Caller, DEVELOPER, Setup, TestApp, enrol, reset_path};
-
-/// A busy test machine must not look like a runaway.
-fn patient(mut more: Value) -> Value {
-    more["limits"] = json!({ "deadlineMs": 1000 });
-    more
-}
-
-async fn replay(caller: &Caller<'_>, digest: &str, body: Value) -> Answer {
-    caller.post(&format!("{PLUGINS}/{digest}/replay"), body).await
-}
+use crate::plugins::{
+    self, BINDINGS, assert_denied, bind, fixture, install, install_and_bind, path, patient, replay, roll_back,
+};
+use crate::support::{Answer, DEVELOPER, Setup, TestApp, enrol, reset_path};
 
 async fn acme_wants_clean_replays() -> TestApp {
     TestApp::with(wants_clean_replays()).await
@@ -34,14 +26,7 @@ fn wants_clean_replays() -> Setup {
 
 /// A guest of this version that allows everything.
 fn allowing(version: &'static str) -> Vec<u8> {
-    Guest {
-        manifest: Manifest {
-            version,
-            ..Guest::default().manifest
-        },
-        ..Guest::default()
-    }
-    .wasm()
+    plugins::version(version, "(i32.const 512)")
 }
 
 #[tokio::test]
@@ -227,7 +212,7 @@ async fn where_a_clean_replay_is_required_a_version_that_decides_otherwise_is_no
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     let switched = admin.patch(&binding, json!({ "pluginDigest": same })).await;
     assert_eq!(switched.assert_ok()["current"]["version"], "1.0.1");
-    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let back = roll_back(&admin, &binding).await;
     assert_eq!(back.assert_ok()["current"]["version"], "1.0.0");
 }
 
@@ -264,15 +249,12 @@ async fn a_required_replay_is_not_got_around() {
     for mode in [json!({ "mode": "enforce" }), json!({ "canaryPercent": 1 })] {
         admin.patch(&binding, mode).await.assert_error(409, NOT_CLEAN);
     }
-    admin
-        .post(&format!("{binding}/rollback"), json!({}))
-        .await
-        .assert_ok();
+    roll_back(&admin, &binding).await.assert_ok();
     admin
         .patch(&binding, json!({ "mode": "enforce" }))
         .await
         .assert_ok(); // what it was
-    let forward = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let forward = roll_back(&admin, &binding).await;
     forward.assert_error(409, NOT_CLEAN);
 
     // Unbound and bound anew.
@@ -363,8 +345,7 @@ async fn a_required_replay_is_not_got_around_by_a_configuration() {
 async fn a_required_replay_is_not_got_around_by_asking_at_fewer_hooks() {
     let app = acme_wants_clean_replays().await;
     let admin = app.admin().await;
-    let strict = install(&admin, denying("1.0.0", "one")).await;
-    let binding = path(&bind(&admin, &strict, patient(json!({}))).await);
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), patient(json!({}))).await;
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     let fewer = json!({ "hooks": ["after-reset"] });
     assert_not_clean(&admin.patch(&binding, fewer.clone()).await);
@@ -425,11 +406,11 @@ async fn going_back_needs_no_replay_however_long_ago_the_version_before_counted(
 
     let third = install(&admin, allowing("3.0.0")).await;
     assert_not_clean(&admin.patch(&binding, json!({ "pluginDigest": third })).await);
-    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let back = roll_back(&admin, &binding).await;
     assert_eq!(back.assert_ok()["current"]["version"], "1.0.0", "{}", back.text);
     admin.reset(DEVELOPER).await.assert_ok();
     // Forward again, too: that one counted as well.
-    let forward = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let forward = roll_back(&admin, &binding).await;
     assert_eq!(
         forward.assert_ok()["current"]["version"],
         "2.0.0",
@@ -490,10 +471,7 @@ async fn a_candidate_is_replayed_within_the_limits_of_the_binding_that_it_would_
         before:
             "(if (i32.eq (memory.grow (i32.const 1600)) (i32.const -1)) (then unreachable)) (i32.const 512)"
                 .into(),
-        manifest: Manifest {
-            version: "2.0.0",
-            ..Guest::default().manifest
-        },
+        manifest: Manifest::of("2.0.0"),
         ..Guest::default()
     };
     let greedy = install(&admin, greedy.wasm()).await;
@@ -544,7 +522,7 @@ async fn a_required_replay_is_not_got_around_by_a_version_that_never_decided() {
     assert_not_clean(&admin.patch(&beside, json!({ "canaryPercent": 1 })).await);
     let enforce = json!({ "mode": "enforce" });
     admin.patch(&beside, enforce).await.assert_ok();
-    let back = admin.post(&format!("{beside}/rollback"), json!({})).await;
+    let back = roll_back(&admin, &beside).await;
     assert_not_clean(&back);
     assert_denied(&admin.reset(DEVELOPER).await, "one");
 }
@@ -555,8 +533,7 @@ async fn whoever_replays_without_end_keeps_no_other_organisation_from_a_switch()
     setup.plugin_host = Some(PluginHost::new(HostOptions::default()).unwrap()); // its runaways are no other test's
     let app = TestApp::with(setup).await;
     let (admin, other) = (app.admin().await, app.admin_of_other_org().await);
-    let first = install(&admin, allowing("1.0.0")).await;
-    let binding = path(&bind(&admin, &first, patient(json!({}))).await);
+    let binding = install_and_bind(&admin, allowing("1.0.0"), patient(json!({}))).await;
     admin.reset(DEVELOPER).await.assert_ok();
     let second = install(&admin, allowing("2.0.0")).await;
     // Three seconds for one reset: it is asked three times, a second each.

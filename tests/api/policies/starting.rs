@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use latchkey::plugin_host::OnFailure;
 use latchkey::service::plugins::{reload, start};
 use serde_json::json;
 
 use crate::guests::{before, denying};
 use crate::plugin_files::app_with_cache;
-use crate::plugins::{assert_denied, bind, install};
+use crate::plugins::{assert_denied, bind, install, patient};
 use crate::support::{DEVELOPER, TestApp};
 
 /// Leaves nothing of any module in memory or in the cache, as another version of the program does.
@@ -28,8 +27,7 @@ async fn forget_machine_code(app: &TestApp, cache: &Path) {
 async fn whoever_asks_for_nothing_that_is_to_be_compiled_is_served_at_once() {
     let cache = tempfile::tempdir().unwrap();
     let app = app_with_cache(cache.path()).await;
-    app.bind_module(denying("1.0.0", "no"), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(denying("1.0.0", "no")).await;
     let admin = app.admin().await;
     assert_denied(&admin.reset(DEVELOPER).await, "no");
     forget_machine_code(&app, cache.path()).await;
@@ -51,7 +49,7 @@ async fn whoever_asks_for_nothing_that_is_to_be_compiled_is_served_at_once() {
     );
     // A change of the policies meanwhile does not wait for it, either.
     let further = install(&admin, before("(i32.const 512)")).await;
-    bind(&admin, &further, json!({ "limits": { "deadlineMs": 1000 } })).await;
+    bind(&admin, &further, patient(json!({}))).await;
     assert_eq!(
         cache.path().read_dir().unwrap().count(),
         1,
@@ -75,8 +73,7 @@ async fn whoever_asks_for_nothing_that_is_to_be_compiled_is_served_at_once() {
 async fn what_turns_out_to_be_beyond_use_fails_for_those_who_bound_it_alone() {
     let cache = tempfile::tempdir().unwrap();
     let app = app_with_cache(cache.path()).await;
-    app.bind_module(denying("1.0.0", "no"), json!({}), OnFailure::default())
-        .await;
+    app.bind_module(denying("1.0.0", "no")).await;
     forget_machine_code(&app, cache.path()).await;
     app.execute("UPDATE module_file SET bytes = x'00'").await;
 

@@ -3,24 +3,19 @@
 use serde_json::{Value, json};
 
 use crate::guests::{Guest, Manifest, denier, denying};
-use crate::plugins::{assert_denied, bind, install, path};
+use crate::plugins::{assert_denied, bind, install, install_and_bind, path, patient, roll_back};
 use crate::support::{Answer, Caller, DEVELOPER, TestApp, enrol};
 
 const BEFORE: &[u8] = &[0];
 const AFTER: &[u8] = &[1];
-
-fn patient() -> Value {
-    json!({ "limits": { "deadlineMs": 1000 } })
-}
 
 /// A guest of this version with these hooks whose `before-reset` has this body.
 fn guest(version: &'static str, before: &str, hooks: &'static [u8]) -> Vec<u8> {
     Guest {
         before: before.into(),
         manifest: Manifest {
-            version,
             hooks,
-            ..Guest::default().manifest
+            ..Manifest::of(version)
         },
         ..Guest::default()
     }
@@ -35,10 +30,6 @@ async fn switch(caller: &Caller<'_>, binding: &str, module: Vec<u8>, mut more: V
     let answer = caller.patch(binding, more).await;
     answer.assert_ok();
     answer
-}
-
-async fn roll_back(caller: &Caller<'_>, binding: &str) -> Answer {
-    caller.post(&format!("{binding}/rollback"), json!({})).await
 }
 
 /// Who was asked at the last reset: hook, version, and whether it answered.
@@ -66,8 +57,7 @@ fn call(hook: &str, version: &str, answered: bool) -> (String, String, bool) {
 async fn rolling_back_a_canary_ends_it_and_the_version_before_decides_everything() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let first = install(&admin, denying("1.0.0", "one")).await;
-    let binding = path(&bind(&admin, &first, patient()).await);
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), patient(json!({}))).await;
     let canary = json!({ "mode": "canary", "canaryPercent": 5 });
     switch(&admin, &binding, denying("2.0.0", "two"), canary).await;
     let back = roll_back(&admin, &binding).await;
@@ -90,8 +80,7 @@ async fn rolling_back_a_canary_ends_it_and_the_version_before_decides_everything
 async fn another_version_in_a_canary_replaces_the_one_that_is_tried_not_the_one_that_decides() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let first = install(&admin, denying("1.0.0", "one")).await;
-    let binding = path(&bind(&admin, &first, patient()).await);
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), patient(json!({}))).await;
     let canary = json!({ "mode": "canary", "canaryPercent": 5 });
     switch(&admin, &binding, denying("2.0.0", "two"), canary).await;
     let third = switch(&admin, &binding, denying("3.0.0", "three"), json!({})).await;
@@ -117,8 +106,7 @@ async fn another_version_in_a_canary_replaces_the_one_that_is_tried_not_the_one_
 async fn a_rollback_gives_back_the_hooks_that_the_version_had() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let both = install(&admin, guest("1.0.0", ALLOW, &[0, 1])).await;
-    let binding = path(&bind(&admin, &both, patient()).await);
+    let binding = install_and_bind(&admin, guest("1.0.0", ALLOW, &[0, 1]), patient(json!({}))).await;
     let second = switch(&admin, &binding, guest("2.0.0", ALLOW, BEFORE), json!({})).await;
     assert_eq!(second.body["hooks"], json!(["before-reset"]));
     admin.reset(DEVELOPER).await.assert_ok();
@@ -153,8 +141,7 @@ async fn a_rollback_gives_back_the_hooks_that_the_version_had() {
 async fn a_canarys_other_share_is_asked_at_the_hooks_of_the_version_before() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let both = install(&admin, guest("1.0.0", ALLOW, &[0, 1])).await;
-    let binding = path(&bind(&admin, &both, patient()).await);
+    let binding = install_and_bind(&admin, guest("1.0.0", ALLOW, &[0, 1]), patient(json!({}))).await;
     let canary = json!({ "mode": "canary", "canaryPercent": 30 });
     switch(&admin, &binding, guest("2.0.0", ALLOW, BEFORE), canary).await;
     let (mut tried, mut others) = (0, 0);
@@ -182,8 +169,7 @@ async fn a_fallback_is_asked_at_the_hooks_of_the_version_before() {
         let app = TestApp::new().await;
         let admin = app.admin().await;
         let first = install(&admin, guest("1.0.0", ALLOW, first)).await;
-        let mut terms = patient();
-        terms["onFailure"] = json!({ "otherwise": "last-good-version" });
+        let terms = patient(json!({ "onFailure": { "otherwise": "last-good-version" } }));
         let bound = bind(&admin, &first, terms).await;
         let binding = path(&bound);
         admin.reset(app.second_admin.id).await.assert_ok(); // one that never answered is no good version
@@ -201,10 +187,8 @@ async fn a_fallback_is_asked_at_the_hooks_of_the_version_before() {
 async fn what_never_answered_is_nothing_to_fall_back_on() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let good = install(&admin, denying("1.0.0", "one")).await;
-    let mut terms = patient();
-    terms["onFailure"] = json!({ "otherwise": "last-good-version" });
-    let binding = path(&bind(&admin, &good, terms).await);
+    let terms = patient(json!({ "onFailure": { "otherwise": "last-good-version" } }));
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), terms).await;
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     for version in ["2.0.0", "3.0.0", "4.0.0"] {
         let broken = switch(&admin, &binding, guest(version, TRAP, BEFORE), json!({})).await;
@@ -231,10 +215,8 @@ async fn what_never_answered_is_nothing_to_fall_back_on() {
 async fn an_answer_that_did_not_count_makes_no_version_good() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let good = install(&admin, denying("1.0.0", "one")).await;
-    let mut terms = patient();
-    terms["onFailure"] = json!({ "otherwise": "last-good-version" });
-    let binding = path(&bind(&admin, &good, terms).await);
+    let terms = patient(json!({ "onFailure": { "otherwise": "last-good-version" } }));
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), terms).await;
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     let watched = denier("2.0.0", "two").wasm();
     switch(&admin, &binding, watched, json!({ "mode": "monitor" })).await;
@@ -251,11 +233,8 @@ async fn an_answer_that_did_not_count_makes_no_version_good() {
 async fn a_version_that_was_only_watched_is_nothing_to_fall_back_on() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let watched = install(&admin, denying("1.0.0", "one")).await;
-    let mut terms = patient();
-    terms["onFailure"] = json!({ "otherwise": "last-good-version" });
-    terms["mode"] = json!("monitor");
-    let binding = path(&bind(&admin, &watched, terms).await);
+    let terms = patient(json!({ "mode": "monitor", "onFailure": { "otherwise": "last-good-version" } }));
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), terms).await;
     admin.reset(DEVELOPER).await.assert_ok();
     let enforced = json!({ "mode": "enforce" });
     let broken = switch(&admin, &binding, guest("2.0.0", TRAP, BEFORE), enforced).await;
@@ -272,8 +251,7 @@ async fn a_version_that_was_only_watched_is_nothing_to_fall_back_on() {
 async fn another_configuration_alone_is_a_version_to_go_back_from() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
-    let digest = install(&admin, denying("1.0.0", "one")).await;
-    let binding = path(&bind(&admin, &digest, patient()).await);
+    let binding = install_and_bind(&admin, denying("1.0.0", "one"), patient(json!({}))).await;
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     let same = admin.patch(&binding, json!({ "config": {}, "order": 3 })).await;
     assert_eq!(same.assert_ok()["previous"], Value::Null, "the same is no other");

@@ -10,20 +10,47 @@ use latchkey::service::{Settings, housekeeping};
 use latchkey::store::audit;
 use serde_json::{Value, json};
 
-use crate::guests::{Guest, before};
+use crate::guests::{Guest, before, denying};
 use crate::keeping::tidy_by_a_settled_clock;
-use crate::plugins::{BINDINGS, PLUGINS, bind, fixture, install, path};
+use crate::plugins::{BINDINGS, PLUGINS, bind, fixture, install, install_and_bind, path, patient, replay};
 use crate::support::{DEVELOPER, Setup, TestApp, reset_path};
 
 async fn app_with(plugins: PluginSettings) -> TestApp {
-    TestApp::with(Setup {
-        settings: Settings {
-            plugins,
-            ..Settings::default()
-        },
-        ..Setup::default()
+    TestApp::with(Settings {
+        plugins,
+        ..Settings::default()
     })
     .await
+}
+
+/// An alarm is raised after three failures in a row.
+async fn app_that_alarms() -> TestApp {
+    app_with(PluginSettings {
+        alarm_after: 3,
+        ..PluginSettings::default()
+    })
+    .await
+}
+
+/// Every live decision is checked again.
+async fn app_that_rechecks() -> TestApp {
+    app_with(PluginSettings {
+        recheck_one_in: 1,
+        ..PluginSettings::default()
+    })
+    .await
+}
+
+/// Makes all decisions of [`denying`] others than they were.
+async fn falsify(app: &TestApp) {
+    app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
+        .await;
+}
+
+/// Undoes [`falsify`].
+async fn put_right(app: &TestApp) {
+    app.execute("UPDATE decision SET record = replace(record, '\"yes\"', '\"no\"')")
+        .await;
 }
 
 fn alarms(app: &TestApp) -> Vec<Value> {
@@ -48,14 +75,10 @@ fn touchy() -> Vec<u8> {
 
 #[tokio::test]
 async fn failures_in_a_row_raise_one_alarm_and_the_policy_is_never_switched_off() {
-    let app = app_with(PluginSettings {
-        alarm_after: 3,
-        ..PluginSettings::default()
-    })
-    .await;
+    let app = app_that_alarms().await;
     let admin = app.admin().await;
     let digest = install(&admin, touchy()).await;
-    let binding = path(&bind(&admin, &digest, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    let binding = path(&bind(&admin, &digest, patient(json!({}))).await);
     let long = json!({ "reason": "x".repeat(499) });
     let fail = async || {
         let failed = admin.post(&reset_path(DEVELOPER), long.clone()).await;
@@ -97,16 +120,10 @@ async fn failures_in_a_row_raise_one_alarm_and_the_policy_is_never_switched_off(
 /// The version before is the same file, and answers whenever the configuration makes the one in use fail.
 #[tokio::test]
 async fn a_configuration_that_always_fails_is_not_excused_by_the_one_before() {
-    let app = app_with(PluginSettings {
-        alarm_after: 3,
-        ..PluginSettings::default()
-    })
-    .await;
+    let app = app_that_alarms().await;
     let admin = app.admin().await;
-    let digest = install(&admin, touchy()).await;
-    let terms =
-        json!({ "onFailure": { "otherwise": "last-good-version" }, "limits": { "deadlineMs": 1000 } });
-    let binding = path(&bind(&admin, &digest, terms).await);
+    let terms = patient(json!({ "onFailure": { "otherwise": "last-good-version" } }));
+    let binding = install_and_bind(&admin, touchy(), terms).await;
     admin.reset(DEVELOPER).await.assert_ok();
     let failing = json!({ "text": "x".repeat(499 - r#"{"text":""}"#.len()) });
     let changed = admin.patch(&binding, json!({ "config": failing })).await;
@@ -115,11 +132,7 @@ async fn a_configuration_that_always_fails_is_not_excused_by_the_one_before() {
         for _ in 0..resets {
             crate::support::enrol(&app.services, app.developer.id).await;
             admin.reset(DEVELOPER).await.assert_ok();
-            let calls = app
-                .trail()
-                .into_iter()
-                .find(|entry| entry["eventType"] == "USER_MFA_RESET");
-            let calls = calls.unwrap()["details"]["policies"].clone();
+            let calls = app.last_entry_of("USER_MFA_RESET")["details"]["policies"].clone();
             assert_eq!(calls[0]["end"]["failure"]["cause"], "trap", "{calls}");
             assert_eq!(calls[0]["config"], config, "{calls}");
             assert!(calls[1]["end"]["answer"].is_object(), "{calls}");
@@ -131,11 +144,7 @@ async fn a_configuration_that_always_fails_is_not_excused_by_the_one_before() {
 /// Skipped, it stops no reset; what it asks for is lost at each of them, and only the alarm says so.
 #[tokio::test]
 async fn a_policy_that_answers_before_and_always_fails_after_raises_one_alarm() {
-    let app = app_with(PluginSettings {
-        alarm_after: 3,
-        ..PluginSettings::default()
-    })
-    .await;
+    let app = app_that_alarms().await;
     let admin = app.admin().await;
     let digest = install(
         &admin,
@@ -146,7 +155,7 @@ async fn a_policy_that_answers_before_and_always_fails_after_raises_one_alarm() 
         .wasm(),
     )
     .await;
-    let terms = json!({ "onFailure": { "otherwise": "skip" }, "limits": { "deadlineMs": 1000 } });
+    let terms = patient(json!({ "onFailure": { "otherwise": "skip" } }));
     let binding = path(&bind(&admin, &digest, terms).await);
     for (reset, raised) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
         admin.reset(DEVELOPER).await.assert_ok();
@@ -180,7 +189,7 @@ async fn a_watched_policy_that_got_no_turn_is_in_the_entry() {
         ..Guest::default()
     };
     let digest = install(&admin, endless.wasm()).await;
-    let watched = json!({ "mode": "monitor", "hooks": ["before-reset"], "limits": { "deadlineMs": 1000 } });
+    let watched = patient(json!({ "mode": "monitor", "hooks": ["before-reset"] }));
     bind(&admin, &digest, watched).await;
     // The first keeps the only slot for a second at least.
     let (one, two) = tokio::join!(admin.reset(DEVELOPER), admin.reset(app.second_admin.id));
@@ -193,23 +202,19 @@ async fn a_watched_policy_that_got_no_turn_is_in_the_entry() {
     causes.sort_by_key(Value::to_string);
     assert_eq!(causes, ["busy", "deadline"]);
     // There is no answer to compare with, and a replay says so.
-    let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
+    let replayed = replay(&admin, &digest, json!({})).await;
     assert_eq!(
-        replay.assert_ok()["verdict"],
+        replayed.assert_ok()["verdict"],
         "nothing-compared",
         "{}",
-        replay.text
+        replayed.text
     );
-    assert_eq!(replay.body["notComparable"], 2, "{}", replay.text);
+    assert_eq!(replayed.body["notComparable"], 2, "{}", replayed.text);
 }
 
 #[tokio::test]
 async fn a_live_decision_that_is_not_what_the_module_answers_raises_an_alarm() {
-    let app = app_with(PluginSettings {
-        recheck_one_in: 1,
-        ..PluginSettings::default()
-    })
-    .await;
+    let app = app_that_rechecks().await;
     app.bind("reset-budget", json!({ "perUser": { "max": 3, "days": 30 } }))
         .await;
     app.bind("force-reenrollment", json!({ "hours": 8 })).await;
@@ -245,12 +250,12 @@ async fn a_live_decision_that_is_not_what_the_module_answers_raises_an_alarm() {
 
     // The entry of the reset committed to what was asked.
     assert_eq!(tampering(&app), [Tampering::DerivedDataChanged]);
-    let put_right = move |tx: &latchkey::store::Transaction<'_>| {
+    let as_asked = move |tx: &latchkey::store::Transaction<'_>| {
         let newest = "UPDATE question SET question = ?1 \
                       WHERE audit_sequence = (SELECT max(audit_sequence) FROM question)";
         Ok(tx.execute(newest, [&asked])?)
     };
-    app.services.store.write(put_right).await.unwrap();
+    app.services.store.write(as_asked).await.unwrap();
     assert_eq!(tampering(&app), []);
 }
 
@@ -268,23 +273,16 @@ async fn one_in_so_many_is_rechecked_and_none_where_that_is_nought() {
             ..PluginSettings::default()
         })
         .await;
-        app.bind_module(
-            crate::guests::denying("1.0.0", "no"),
-            json!({}),
-            Default::default(),
-        )
-        .await;
+        app.bind_module(denying("1.0.0", "no")).await;
         let admin = app.admin().await;
         for _ in 0..4 {
             admin.reset(DEVELOPER).await;
         }
-        app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
-            .await;
+        falsify(&app).await;
         assert_eq!(recheck_waiting(&app.services).await, waiting, "one in {one_in}");
         // The entries committed to the answers.
         assert_eq!(tampering(&app).len(), 4);
-        app.execute("UPDATE decision SET record = replace(record, '\"yes\"', '\"no\"')")
-            .await;
+        put_right(&app).await;
     }
 }
 
@@ -298,7 +296,7 @@ async fn questions_decisions_and_what_only_they_needed_are_forgotten_after_their
     let admin = app.admin().await;
     let gone = install(&admin, before("(i32.const 512)")).await;
     let kept = install(&admin, fixture("ticket-required")).await;
-    let binding = path(&bind(&admin, &gone, json!({ "limits": { "deadlineMs": 1000 } })).await);
+    let binding = path(&bind(&admin, &gone, patient(json!({}))).await);
     admin.reset(DEVELOPER).await.assert_ok();
     assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
     assert_eq!(
@@ -329,11 +327,7 @@ async fn questions_decisions_and_what_only_they_needed_are_forgotten_after_their
     let listed = admin.get(PLUGINS).await;
     assert_eq!(listed.assert_ok()[0]["digest"], *kept);
     // The trail keeps what decided.
-    let reset = app
-        .trail()
-        .into_iter()
-        .find(|entry| entry["eventType"] == "USER_MFA_RESET")
-        .unwrap();
+    let reset = app.last_entry_of("USER_MFA_RESET");
     assert_eq!(reset["details"]["policies"][0]["digest"], *gone);
     // The days are counted from the last use: what is bound anew keeps its file.
     bind(&admin, &kept, json!({ "config": { "prefixes": ["HD-"] } })).await;
@@ -353,11 +347,7 @@ async fn questions_decisions_and_what_only_they_needed_are_forgotten_after_their
 /// of the installed version is byte for byte.
 #[tokio::test]
 async fn a_large_answer_is_replayed_and_rechecked_as_it_was_given() {
-    let app = app_with(PluginSettings {
-        recheck_one_in: 1,
-        ..PluginSettings::default()
-    })
-    .await;
+    let app = app_that_rechecks().await;
     let admin = app.admin().await;
     let wordy = Guest {
         memory: "32".into(),
@@ -378,29 +368,19 @@ async fn a_large_answer_is_replayed_and_rechecked_as_it_was_given() {
         "it is recorded in full"
     );
     assert_eq!(recheck_waiting(&app.services).await, 0, "{:?}", alarms(&app));
-    let replay = admin.post(&format!("{PLUGINS}/{digest}/replay"), json!({})).await;
-    assert_eq!(replay.assert_ok()["verdict"], "clean");
+    let replayed = replay(&admin, &digest, json!({})).await;
+    assert_eq!(replayed.assert_ok()["verdict"], "clean");
 }
 
 #[tokio::test]
 async fn a_reset_that_cannot_be_rechecked_keeps_no_other_from_it() {
-    let app = app_with(PluginSettings {
-        recheck_one_in: 1,
-        ..PluginSettings::default()
-    })
-    .await;
-    app.bind_module(
-        crate::guests::denying("1.0.0", "no"),
-        json!({}),
-        Default::default(),
-    )
-    .await;
+    let app = app_that_rechecks().await;
+    app.bind_module(denying("1.0.0", "no")).await;
     let admin = app.admin().await;
     for _ in 0..3 {
         admin.reset(DEVELOPER).await;
     }
-    app.execute("UPDATE decision SET record = replace(record, '\"no\"', '\"yes\"')")
-        .await;
+    falsify(&app).await;
     let unreadable = "UPDATE question SET question = '?' || question \
                       WHERE audit_sequence = (SELECT min(audit_sequence) FROM question)";
     assert_eq!(app.execute(unreadable).await, 1);
@@ -408,8 +388,7 @@ async fn a_reset_that_cannot_be_rechecked_keeps_no_other_from_it() {
     assert_eq!(recheck_waiting(&app.services).await, 0, "none waits any more");
     // The entries committed to what was asked and answered.
     assert_eq!(tampering(&app).len(), 3);
-    app.execute("UPDATE decision SET record = replace(record, '\"yes\"', '\"no\"')")
-        .await;
+    put_right(&app).await;
     assert_eq!(tampering(&app).len(), 1);
     app.execute("UPDATE question SET question = substr(question, 2) WHERE question LIKE '?%'")
         .await;

@@ -5,24 +5,24 @@ use latchkey::limiter::Limits;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use super::super::app::{App, Plan, SECRET, entry};
+use super::super::app::{App, SECRET, entry, mfa_required};
 use super::super::authenticator::Authenticator;
 use super::{
-    DEAD, NEW, NOT_ASKED, PHONE, asked, claims, list, log_in, login_options, mfa_required, options, register,
-    remove, show, step_up, step_up_demanded, with_passkey,
+    DEAD, NEW, NOT_ASKED, PHONE, asked, claims, list, log_in, login_options, options, register, remove, show,
+    step_up, step_up_demanded, with_passkey,
 };
 
 #[tokio::test]
 async fn a_reset_takes_passkeys_and_restoring_gives_them_back() {
     let app = App::new().await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let mut device = Authenticator::new(1);
     let (token, _) = with_passkey(&app, &mut device).await;
     let under_way = app.challenge(NEW).await;
     let for_it = asked(&app, &under_way).await;
 
     app.reset_of(&admin, NEW).await.ok();
-    let newest = app.entries().pop().expect("an entry");
+    let newest = app.last_entry();
     assert!(newest["details"].to_string().contains("passkey"), "{newest}");
     assert!(!app.find(NEW).mfa_enabled);
     show(&app, &under_way, &device.get(&for_it))
@@ -64,11 +64,7 @@ async fn an_expired_password_is_replaced_after_a_passkey() {
         password_expiration_days: Some(1),
         ..OrganizationSettings::default()
     };
-    let app = App::with(Plan {
-        organization,
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(organization).await;
     let mut device = Authenticator::new(1);
     with_passkey(&app, &mut device).await;
     app.wait(24 * 3600);
@@ -87,11 +83,7 @@ async fn an_expired_password_is_replaced_after_a_passkey() {
 
 #[tokio::test]
 async fn the_right_passkey_uses_up_no_step_ups() {
-    let app = App::with(Plan {
-        limits: Some(Limits::default()),
-        ..Plan::default()
-    })
-    .await;
+    let app = App::with(Limits::default()).await;
     let mut device = Authenticator::new(1);
     let (token, _) = with_passkey(&app, &mut device).await;
     for _ in 0..6 {
@@ -151,16 +143,12 @@ async fn where_mfa_is_demanded_a_passkey_alone_is_enough() {
 
 #[tokio::test]
 async fn after_a_reset_a_passkey_asks_for_the_admins_code_where_it_is_demanded() {
-    let app = App::with(Plan {
-        organization: OrganizationSettings {
-            mfa_required: true,
-            enrolment_code_required: true,
-            ..Default::default()
-        },
-        ..Plan::default()
+    let app = App::with(OrganizationSettings {
+        enrolment_code_required: true,
+        ..mfa_required()
     })
     .await;
-    let admin = app.minted(app.id("boss@acme.example")).await;
+    let admin = app.boss().await;
     let code = app.reset_of(&admin, PHONE).await.ok().text("enrolmentCode");
     let token = app.token(PHONE).await;
     let mut device = Authenticator::new(1);
@@ -266,21 +254,11 @@ async fn an_authenticator_app_is_set_up_beside_a_passkey() {
     let stale = app.post("/mfa/setup", Some(&token), Value::Null).await;
     stale.refused(401, "A more recent authentication is required");
     step_up(&app, &token, &mut device).await.ok();
-    let secret = app
-        .post("/mfa/setup", Some(&token), Value::Null)
-        .await
-        .ok()
-        .text("secret");
-    let body = json!({ "secret": secret, "code": app.code(&secret) });
-    let answer = app.post("/mfa/setup/confirm", Some(&token), body).await.ok();
-    let new = answer.body["recoveryCodes"][0]
-        .as_str()
-        .expect("a code")
-        .to_owned();
+    let (_, new) = app.enrol(&token).await;
     let challenge = app.challenge(NEW).await;
     app.verify(&challenge, &old[0])
         .await
         .refused(401, "Invalid MFA code");
-    app.verify(&challenge, &new).await.ok();
+    app.verify(&challenge, &new[0]).await.ok();
     log_in(&app, NEW, &mut device).await.ok();
 }

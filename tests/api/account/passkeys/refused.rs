@@ -3,7 +3,7 @@
 use latchkey::service::Settings;
 use serde_json::{Value, json};
 
-use super::super::app::{App, Plan, entry};
+use super::super::app::{App, entry};
 use super::super::authenticator::Authenticator;
 use super::{Lie, NEW, NOT_ASKED, asked, list, log_in, options, register, register_as, show, with_passkey};
 
@@ -59,7 +59,7 @@ async fn a_passkey_of_another_page_is_none() {
         log_in(&app, NEW, &mut lying)
             .await
             .refused(401, "Invalid passkey");
-        assert_eq!(app.entries().pop().expect("an entry")["details"]["fault"], fault);
+        assert_eq!(app.last_entry()["details"]["fault"], fault);
     }
     log_in(&app, NEW, &mut device).await.ok();
 }
@@ -244,12 +244,9 @@ async fn a_body_that_is_no_passkey_is_refused_by_field() {
 
 #[tokio::test]
 async fn where_the_server_has_no_name_there_are_no_passkeys() {
-    let app = App::with(Plan {
-        settings: Settings {
-            public_url: "https://192.0.2.7".into(),
-            ..Settings::default()
-        },
-        ..Plan::default()
+    let app = App::with(Settings {
+        public_url: "https://192.0.2.7".into(),
+        ..Settings::default()
     })
     .await;
     let token = app.token(NEW).await;
