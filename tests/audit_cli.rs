@@ -20,10 +20,6 @@ use serde_json::Value;
 
 const DATA: &str = "latchkey-demo";
 
-fn demo(desk: &Desk) -> Server {
-    desk.serve(&["demo", "--listen", "127.0.0.1:0"])
-}
-
 /// Path and token of the call that the demo prints.
 fn printed_call(server: &Server) -> (String, String) {
     let curl = server.line("curl -sS -X POST");
@@ -52,7 +48,7 @@ fn audit(desk: &Desk, args: &[&str]) -> String {
 #[test]
 fn a_receipt_and_an_export_prove_themselves_where_nobody_saw_the_server() {
     let desk = Desk::new();
-    let server = demo(&desk);
+    let server = desk.demo();
     let (path, token) = printed_call(&server);
     let (_, answer) = server.exchange("POST", &format!("{path}?receipt=true"), Some(&token), "");
     let answer: Value = serde_json::from_str(&answer).unwrap();
@@ -106,7 +102,7 @@ fn a_receipt_and_an_export_prove_themselves_where_nobody_saw_the_server() {
 #[test]
 fn one_byte_changed_in_the_database_is_found_and_the_entry_named() {
     let desk = Desk::new();
-    let server = demo(&desk);
+    let server = desk.demo();
     let (path, token) = printed_call(&server);
     server.exchange("POST", &path, Some(&token), r#"{"ticket":"HD-4711"}"#);
     server.stop();
@@ -174,7 +170,7 @@ fn files_with(folder: &Path, text: &str) -> Vec<String> {
 #[test]
 fn an_erased_address_is_in_no_file_any_more_and_the_trail_is_intact() {
     let desk = Desk::new();
-    let server = demo(&desk);
+    let server = desk.demo();
     let (path, token) = printed_call(&server);
     server.exchange("POST", &path, Some(&token), r#"{"reason":"called by phone"}"#);
     let user = path.split('/').nth(4).unwrap().to_owned();
@@ -229,7 +225,7 @@ fn verdict(desk: &Desk, args: &[&str]) -> (Value, Option<i32>) {
 #[test]
 fn a_trail_that_nobody_signed_is_not_called_intact() {
     let desk = Desk::new();
-    demo(&desk).stop();
+    desk.demo().stop();
     fs::write(desk.path("key"), audit(&desk, &["key"])).unwrap();
     let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
     assert_eq!((&report["verdict"], code), (&"intact".into(), Some(0)));
@@ -310,7 +306,7 @@ fn a_checkpoint_of_a_history_that_was_given_up_does_not_end_well() {
 #[test]
 fn a_part_says_that_it_is_one_and_a_table_has_its_own_titles() {
     let desk = Desk::new();
-    demo(&desk).stop();
+    desk.demo().stop();
     fs::write(desk.path("key"), audit(&desk, &["key"])).unwrap();
     let part = audit(
         &desk,
@@ -422,7 +418,7 @@ fn ids(events: &str) -> Vec<&str> {
 #[test]
 fn a_siem_follows_over_a_real_connection_and_misses_nothing_between_two() {
     let desk = Desk::new();
-    let server = demo(&desk);
+    let server = desk.demo();
     let (path, token) = printed_call(&server);
     let mut first = tail(&server, &token, None);
     let head = read_until(&mut first, "\r\n\r\n");
@@ -461,7 +457,7 @@ fn a_siem_follows_over_a_real_connection_and_misses_nothing_between_two() {
 #[test]
 fn a_stop_ends_tails_at_once_and_their_readers_go_on_later() {
     let desk = Desk::new();
-    let server = demo(&desk);
+    let server = desk.demo();
     let (_, token) = printed_call(&server);
     let mut open: Vec<_> = (0..3).map(|_| tail(&server, &token, None)).collect();
     for tail in &mut open {

@@ -29,13 +29,13 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use cli_support::{Desk, RESET_DONE, Server};
+use cli_support::{Desk, RESET_DONE, Server, fixture};
 use serde_json::Value;
 
 #[test]
 fn the_demo_prints_a_curl_that_resets_and_a_second_run_keeps_the_data() {
     let desk = Desk::new();
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     let curl = demo.line("curl -sS -X POST");
     assert!(
         curl.contains("/api/v1/users/770e8400-e29b-41d4-a716-446655440004/reset-mfa"),
@@ -49,7 +49,7 @@ fn the_demo_prints_a_curl_that_resets_and_a_second_run_keeps_the_data() {
     assert!(desk.path("latchkey-demo/latchkey.db").exists());
     demo.stop();
 
-    let again = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let again = desk.demo();
     let next = again.line("curl -sS -X POST");
     assert!(next.contains("446655440005"), "the next user with MFA: {next}");
     let first = curl.replace(&demo_url(&curl), &demo_url(&next));
@@ -157,10 +157,8 @@ fn a_malformed_sample_is_refused_and_nothing_is_loaded() {
 fn the_demo_stays_off_other_peoples_data_and_off_the_network() {
     let desk = Desk::new();
     desk.ok(&["--data-dir", "mine", "org", "create", "acme"]);
-    let refused = desk.run(&["--data-dir", "mine", "demo", "--listen", "127.0.0.1:0"]);
-    assert_eq!(refused.status.code(), Some(5));
-    let refused = desk.run(&["demo", "--listen", "0.0.0.0:0"]);
-    assert_eq!(refused.status.code(), Some(5));
+    desk.told(5, &["--data-dir", "mine", "demo", "--listen", "127.0.0.1:0"]);
+    desk.told(5, &["demo", "--listen", "0.0.0.0:0"]);
     assert!(!desk.path("latchkey-demo").exists());
 }
 
@@ -216,7 +214,7 @@ fn a_first_admin_is_made_from_the_command_line_and_is_on_the_record() {
         "--json",
     ]);
 
-    let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let serving = desk.server();
     let users = serving.get("/api/v1/users", minted["accessToken"].as_str().unwrap());
     assert!(
         users.contains("ada@acme.example") && users.contains("bo@acme.example"),
@@ -234,10 +232,8 @@ fn a_first_admin_is_made_from_the_command_line_and_is_on_the_record() {
 
 #[test]
 fn an_operator_installs_binds_and_switches_off_a_policy() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/plugins/change-window.wasm");
-    let installed = desk.json(&["plugin", "install", file, "--json"]);
+    let desk = Desk::with_acme();
+    let installed = desk.json(&["plugin", "install", &fixture("change-window"), "--json"]);
     assert_eq!(installed["name"], "change-window");
     let bind = |config: &str| {
         desk.run(&[
@@ -276,24 +272,15 @@ fn an_operator_installs_binds_and_switches_off_a_policy() {
     assert!(desk.ok(&["plugin", "list"]).contains("change-window"));
     desk.ok(&["plugin", "unbind", id]);
     assert_eq!(only_binding(), Value::Null);
-    assert_eq!(desk.run(&["plugin", "unbind", id]).status.code(), Some(5));
+    desk.plugin_told(5, &["unbind", id]);
     fs::write(desk.path("nonsense.wasm"), b"\0asm nonsense").unwrap();
-    assert_eq!(
-        desk.run(&["plugin", "install", "nonsense.wasm"]).status.code(),
-        Some(5)
-    );
-    assert_eq!(
-        desk.run(&["plugin", "bind", "none", "--org", "acme"])
-            .status
-            .code(),
-        Some(5)
-    );
+    desk.plugin_told(5, &["install", "nonsense.wasm"]);
+    desk.plugin_told(5, &["bind", "none", "--org", "acme"]);
 }
 
 #[test]
 fn what_an_operator_gets_wrong_is_refused_with_its_own_exit_code() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let code = |args: &[&str]| desk.run(args).status.code();
     assert_eq!(code(&["org", "create", "acme"]), Some(5), "the slug is taken");
     assert_eq!(code(&["org", "create", "No Slug!"]), Some(5));
@@ -301,13 +288,9 @@ fn what_an_operator_gets_wrong_is_refused_with_its_own_exit_code() {
         code(&["user", "create", "--org", "none", "--email", "a@b.example"]),
         Some(5)
     );
-    let nonsense = desk.run(&["user", "create", "--org", "acme", "--email", "nonsense"]);
-    assert_eq!(nonsense.status.code(), Some(5));
-    let said = String::from_utf8(nonsense.stderr).unwrap();
+    let said = desk.told(5, &["user", "create", "--org", "acme", "--email", "nonsense"]);
     assert!(said.contains("\n  email: "), "which field, and why: {said}");
-    let named = desk.run(&["plugin", "disable", "change-window"]);
-    assert_eq!(named.status.code(), Some(2));
-    let said = String::from_utf8(named.stderr).unwrap();
+    let said = desk.told(2, &["plugin", "disable", "change-window"]);
     assert!(
         said.contains("a UUID that `latchkey plugin list` shows"),
         "{said}"
@@ -368,15 +351,13 @@ fn what_an_operator_gets_wrong_is_refused_with_its_own_exit_code() {
 #[test]
 fn a_data_directory_in_use_is_refused() {
     let desk = Desk::new();
-    let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let serving = desk.server();
     for args in [
         &["serve", "--listen", "127.0.0.1:0"][..],
         &["org", "create", "acme"],
         &["org", "list"],
     ] {
-        let refused = desk.run(args);
-        assert_eq!(refused.status.code(), Some(4), "{args:?}");
-        let said = String::from_utf8(refused.stderr).unwrap();
+        let said = desk.told(4, args);
         assert!(said.contains("is in use by another latchkey process"), "{said}");
     }
     serving.stop();
@@ -385,15 +366,12 @@ fn a_data_directory_in_use_is_refused() {
 
 #[test]
 fn a_database_of_a_newer_version_is_refused_and_left_alone() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let path = desk.path("latchkey-data/latchkey.db");
     let database = rusqlite::Connection::open(&path).unwrap();
     database.pragma_update(None, "user_version", 999).unwrap();
     drop(database);
-    let refused = desk.run(&["serve", "--listen", "127.0.0.1:0"]);
-    assert_eq!(refused.status.code(), Some(4));
-    let said = String::from_utf8(refused.stderr).unwrap();
+    let said = desk.told(4, &["serve", "--listen", "127.0.0.1:0"]);
     assert!(
         said.contains("schema version 999") && said.contains("newer latchkey"),
         "{said}"
@@ -417,14 +395,11 @@ fn a_mistyped_data_directory_is_not_made() {
         &["audit", "accept-rollback", "--json"],
         &["audit", "accept-rollback", "--yes"],
     ] {
-        let refused = desk.run(args);
-        assert_eq!(refused.status.code(), Some(4), "{args:?}");
+        desk.told(4, args);
         assert!(!desk.path("latchkey-data").exists(), "{args:?}");
         // Like a mount point while nothing is mounted there.
         fs::create_dir(desk.path("latchkey-data")).unwrap();
-        let refused = desk.run(args);
-        let said = String::from_utf8(refused.stderr).unwrap();
-        assert_eq!(refused.status.code(), Some(4), "{args:?}: {said}");
+        let said = desk.told(4, args);
         assert!(said.contains("is the volume mounted?"), "{args:?}: {said}");
         // Fails if something was created in it.
         fs::remove_dir(desk.path("latchkey-data")).unwrap();
@@ -433,8 +408,7 @@ fn a_mistyped_data_directory_is_not_made() {
 
 #[test]
 fn a_script_that_asks_for_json_gets_every_commands_error_as_json() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     for args in [
         &["org", "create", "acme"][..],
         &["org", "set", "nobody", "--policy-changes", "allowed"],
@@ -478,8 +452,7 @@ fn a_script_that_asks_for_json_gets_every_commands_error_as_json() {
 
 #[test]
 fn the_doctor_finds_what_is_doubtful_and_what_is_broken() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let grades = |said: Value| -> Vec<String> {
         let all = said.as_array().unwrap().iter();
         all.filter(|f| f["grade"] != "ok")
@@ -515,19 +488,12 @@ fn a_damaged_database_is_refused() {
         "not a database, by any means".repeat(100),
     )
     .unwrap();
-    let refused = desk.run(&["org", "list"]);
-    assert_eq!(
-        refused.status.code(),
-        Some(4),
-        "{}",
-        String::from_utf8_lossy(&refused.stderr)
-    );
+    desk.told(4, &["org", "list"]);
 }
 
 #[test]
 fn keys_and_data_are_for_their_owner_alone() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let mode = |path: &str| fs::metadata(desk.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("latchkey-data"), 0o700);
     assert_eq!(mode("latchkey-data/latchkey.db"), 0o600);
@@ -551,9 +517,7 @@ fn an_unknown_key_is_refused_by_every_command() {
     let desk = Desk::new();
     fs::write(desk.path("latchkey.toml"), "[http]\nmax_header = 5\n").unwrap();
     for args in [&["config", "check"][..], &["serve"], &["org", "list"]] {
-        let refused = desk.run(args);
-        assert_eq!(refused.status.code(), Some(3), "{args:?}");
-        let said = String::from_utf8(refused.stderr).unwrap();
+        let said = desk.told(3, args);
         let hint = "http.max_header is unknown; did you mean http.max_headers? (in latchkey.toml)";
         assert!(said.contains(hint), "{said}");
     }
@@ -582,7 +546,7 @@ fn a_closed_terminal_drains_like_sigterm() {
 
 fn drains_and_ends(signal: &str) {
     let desk = Desk::new();
-    let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let serving = desk.server();
     // A request under way: its body is still to come when the signal does. The server waits for it once it says so.
     let mut slow = serving.connect();
     slow.send(
@@ -613,7 +577,7 @@ fn drains_and_ends(signal: &str) {
 fn a_server_that_says_where_it_listens_can_be_stopped_in_good_order() {
     let desk = Desk::new();
     for _ in 0..5 {
-        desk.serve(&["serve", "--listen", "127.0.0.1:0"]).stop();
+        desk.server().stop();
     }
 }
 
@@ -659,7 +623,7 @@ fn logs_can_be_json_and_carry_the_request_id() {
 #[test]
 fn server_helper_stops_what_it_started() {
     let desk = Desk::new();
-    let serving: Server = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let serving: Server = desk.server();
     let address = serving.address();
     drop(serving);
     assert!(std::net::TcpStream::connect(address).is_err());

@@ -8,8 +8,7 @@ use crate::cli_support::Desk;
 
 #[test]
 fn an_export_is_a_new_file_for_its_owner_alone() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     desk.ok(&["audit", "export", "--out", "trail"]);
     let mode = fs::metadata(desk.path("trail")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -32,8 +31,7 @@ fn an_export_is_a_new_file_for_its_owner_alone() {
 
 #[test]
 fn an_export_that_fails_leaves_no_file_and_names_it() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     people(&desk, "many.csv", 2000);
     desk.ok(&["user", "import", "many.csv", "--org", "acme"]);
     let export = ["audit", "export", "--out", "trail"];
@@ -48,8 +46,7 @@ fn an_export_that_fails_leaves_no_file_and_names_it() {
 
 #[test]
 fn a_day_begins_at_midnight_utc() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let entries = |args: &[&str]| {
         let export = desk.ok(&[&["audit", "export"], args].concat());
         export

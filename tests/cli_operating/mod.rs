@@ -148,8 +148,7 @@ fn what_clients_export_does_not_stop_a_command() {
 
 #[test]
 fn a_rotation_that_the_next_start_would_undo_is_refused() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let keys = || desk.json(&["keys", "list", "--json"]);
     let before = keys();
     let (code, said) = ended(&desk.run(&["keys", "rotate", "--algorithm", "eddsa"]));
@@ -183,10 +182,9 @@ fn a_rotation_that_the_next_start_would_undo_is_refused() {
 
 #[test]
 fn a_rotation_by_itself_is_in_the_log() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     fs::write(desk.path("latchkey.toml"), "[tokens]\nalgorithm = \"EdDSA\"\n").unwrap();
-    let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let serving = desk.server();
     // It is done right after the start, beside what is served.
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let keys = desk.path("latchkey-data/keys/tokens.json");
@@ -208,8 +206,7 @@ fn a_rotation_by_itself_is_in_the_log() {
 
 #[test]
 fn a_full_disk_is_told_to_the_operator() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     people(&desk, "many.csv", 3000);
     let import = ["user", "import", "many.csv", "--org", "acme"];
     let (code, said) = ended(&confined(&desk, 400, &import));
@@ -221,9 +218,8 @@ fn a_full_disk_is_told_to_the_operator() {
 
 #[test]
 fn what_fails_in_a_running_server_is_told_to_the_operator() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
-    let serving = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let desk = Desk::with_acme();
+    let serving = desk.server();
     serving.exchange("GET", "/health/live", None, ""); // by then it takes orders
     fs::rename(desk.path("latchkey-data/keys"), desk.path("aside")).unwrap();
     let (code, said) = ended(&desk.run(&["audit", "rotate-key"]));
@@ -253,8 +249,7 @@ fn what_the_system_says_is_said_once() {
 
 #[test]
 fn a_file_of_links_is_refused_where_they_are_mailed() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let mail = "[mail]\nhost = \"127.0.0.1\"\nport = 9\ntls = \"none\"\nfrom = \"latchkey@acme.example\"\n";
     fs::write(desk.path("latchkey.toml"), mail).unwrap();
     people(&desk, "one.csv", 1);
@@ -274,8 +269,7 @@ fn a_file_of_links_is_refused_where_they_are_mailed() {
 
 #[test]
 fn the_trails_keys_are_told_as_json_and_the_help_has_examples() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let first = desk.ok(&["audit", "key"]).trim_end().to_owned();
     desk.ok(&["audit", "rotate-key"]);
     let plainly = desk.ok(&["audit", "key"]);

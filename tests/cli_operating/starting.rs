@@ -65,8 +65,7 @@ fn the_first_lines_say_what_is_served_and_what_is_doubtful() {
 
 #[test]
 fn plain_http_beyond_this_machine_and_a_clock_that_is_behind_are_warned_of() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let open = log(serve(&desk, "0.0.0.0:0"));
     let [plain] = warnings(&open)[..] else {
         panic!("one warning: {open:?}");

@@ -7,7 +7,7 @@ use latchkey::domain::second_factor::{TotpSecret, time_step};
 use serde_json::{Value, json};
 
 use super::run;
-use crate::cli_support::{Desk, Server};
+use crate::cli_support::{Desk, Server, fixture};
 
 const PASSWORD: &str = "a-long-enough-password";
 const ADA: &str = "ada@acme.example";
@@ -232,8 +232,7 @@ fn policies_bind_the_operator_who_is_told_which_one_said_no() {
     let desk = with_mfa();
     let plugin = |args: &[&str]| desk.json(&[&DATA[..], &["plugin"], args, &["--json"]].concat());
     let bind = |name: &str, config: &str| {
-        let file = format!("{}/fixtures/plugins/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
-        plugin(&["install", &file]);
+        plugin(&["install", &fixture(name)]);
         let bound = plugin(&["bind", name, "--org", "acme", "--config", config]);
         bound["binding"].as_str().unwrap().to_owned()
     };

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::cli_support::Desk;
+use super::cli_support::{Desk, fixture};
 
 /// Grade and text of each finding about `what`.
 fn findings(said: &[u8], what: &str) -> Vec<(String, String)> {
@@ -24,14 +24,9 @@ fn one(desk: &Desk, what: &str) -> (String, String) {
     found.remove(0)
 }
 
-fn fixture(name: &str) -> String {
-    format!("{}/fixtures/plugins/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
-}
-
 #[test]
 fn policies_that_only_watch_are_doubtful() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     desk.ok(&["plugin", "install", &fixture("ticket-required")]);
     let bind = [
         "plugin",
@@ -61,8 +56,7 @@ fn policies_that_only_watch_are_doubtful() {
 
 #[test]
 fn backups_that_can_not_be_made_or_are_not_are_told() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let directory = desk.path("backups");
     let configure = |more: &str| {
         let text = format!("[backup]\ndirectory = {directory:?}\nevery_hours = 1\n{more}");
@@ -133,8 +127,7 @@ fn backups_that_can_not_be_made_or_are_not_are_told() {
 
 #[test]
 fn a_mistyped_organisation_to_forward_is_told_by_the_doctor_and_at_the_start() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let siem = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let target = siem.local_addr().unwrap();
     let forward = |slugs: &str| {
@@ -148,7 +141,7 @@ fn a_mistyped_organisation_to_forward_is_told_by_the_doctor_and_at_the_start() {
     forward("[\"acme\", \"acmee\"]");
     let (grade, text) = one(&desk, "forwarding");
     assert_eq!((grade.as_str(), text.as_str()), ("doubtful", says));
-    let log = desk.serve(&["serve", "--listen", "127.0.0.1:0"]).stop();
+    let log = desk.server().stop();
     assert_eq!(log.matches(says).count(), 1, "{log}");
     forward("[\"acme\"]");
     let found = findings(&desk.run(&["doctor", "--json"]).stdout, "forwarding");
@@ -157,11 +150,10 @@ fn a_mistyped_organisation_to_forward_is_told_by_the_doctor_and_at_the_start() {
 
 #[test]
 fn room_and_the_trails_name_are_looked_at() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let (_, text) = one(&desk, "disk");
     assert!(text.contains("MiB are free"), "{text}");
-    let server = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let server = desk.server();
     server.stop(); // signs at its end
     assert_eq!(one(&desk, "trail's name").0, "ok");
     fs::write(
@@ -176,9 +168,8 @@ fn room_and_the_trails_name_are_looked_at() {
 
 #[test]
 fn beside_a_running_server_json_is_json_and_says_why_not() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
-    let server = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let desk = Desk::with_acme();
+    let server = desk.server();
     let beside = desk.run(&["doctor", "--json"]);
     assert_eq!(beside.status.code(), Some(4));
     let found = findings(&beside.stdout, "database");
@@ -199,8 +190,7 @@ fn beside_a_running_server_json_is_json_and_says_why_not() {
 /// It is run with a new binary before the first start, after which an older one can't go back.
 #[test]
 fn an_older_database_is_told_and_left_as_it_is() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let database = desk.path("latchkey-data/latchkey.db");
     let version = |set: Option<i64>| {
         let connection = rusqlite::Connection::open(&database).unwrap();
@@ -231,8 +221,7 @@ fn an_older_database_is_told_and_left_as_it_is() {
 
 #[test]
 fn the_doctor_makes_completes_and_removes_nothing() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let keys = desk.path("latchkey-data/keys");
     let left = keys.join("tokens.new-00ff");
     fs::write(&left, "half").unwrap();
@@ -252,8 +241,7 @@ fn the_doctor_makes_completes_and_removes_nothing() {
 /// Checking a large database takes long, so the progress is reported.
 #[test]
 fn what_is_being_looked_at_is_told_on_standard_error() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let output = desk.run(&["doctor", "--json"]);
     let said = String::from_utf8(output.stderr).unwrap();
     for what in ["database", "audit trail", "organisations"] {

@@ -14,6 +14,11 @@ use serde_json::Value;
 pub const RESET_DONE: &str = r#"{"message":"MFA reset successfully"}"#;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The path of a plugin that ships.
+pub fn fixture(name: &str) -> String {
+    format!("{}/fixtures/plugins/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// A folder without a configuration, where nobody else works.
 pub struct Desk {
     folder: tempfile::TempDir,
@@ -24,6 +29,13 @@ impl Desk {
         Self {
             folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// Where there is one organisation.
+    pub fn with_acme() -> Self {
+        let desk = Self::new();
+        desk.ok(&["org", "create", "acme"]);
+        desk
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -61,6 +73,31 @@ impl Desk {
 
     pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    /// Standard error of a command that must end with this code.
+    #[track_caller]
+    pub fn told(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        said
+    }
+
+    /// The same of a `latchkey plugin …`.
+    #[track_caller]
+    pub fn plugin_told(&self, code: i32, args: &[&str]) -> String {
+        self.told(code, &[&["plugin"], args].concat())
+    }
+
+    /// Starts the server at a free port.
+    pub fn server(&self) -> Server {
+        self.serve(&["serve", "--listen", "127.0.0.1:0"])
+    }
+
+    /// Starts the demo at a free port.
+    pub fn demo(&self) -> Server {
+        self.serve(&["demo", "--listen", "127.0.0.1:0"])
     }
 
     /// Starts a server and waits until it says where it listens.

@@ -21,19 +21,11 @@ fn bind(desk: &Desk, plugin: &str, whose: &[&str]) -> String {
     bound["binding"].as_str().unwrap().to_owned()
 }
 
-fn refused(desk: &Desk, args: &[&str]) -> String {
-    let output = desk.run(&[&["plugin"], args].concat());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(5), "{args:?}: {said}");
-    said
-}
-
 /// A tenant can call a plugin as they like. That must lead neither the emergency switch nor a new version
 /// to the tenant's file.
 #[test]
 fn a_tenants_plugin_of_the_same_name_diverts_no_order() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     desk.ok(&["org", "create", "umbra"]);
     let nodes = install(&desk, "1.0.0", None);
     let everybodys = bind(&desk, "guest", &["--every-org"]);
@@ -51,7 +43,7 @@ fn a_tenants_plugin_of_the_same_name_diverts_no_order() {
             .collect()
     };
     let check = |running: &str, next: &'static str| {
-        let said = refused(&desk, &["disable", "--plugin", "guest"]);
+        let said = desk.plugin_told(5, &["disable", "--plugin", "guest"]);
         for line in [
             format!("{nodes}  guest 1.0.0, installed by the node, asked by 2 bindings"),
             format!("{tenants}  guest 9.0.0, installed by umbra, asked by 0 bindings"),
@@ -73,16 +65,16 @@ fn a_tenants_plugin_of_the_same_name_diverts_no_order() {
             desk.ok(&["plugin", "switch", id, &nodes[..12]]);
             assert_eq!(binding(id)["version"], "1.0.0", "{running}");
         }
-        let said = refused(&desk, &["switch", &acmes, &tenants]);
+        let said = desk.plugin_told(5, &["switch", &acmes, &tenants]);
         assert!(said.contains("Plugin not found"), "{running}: {said}");
-        let said = refused(&desk, &["disable", "--plugin", "nobody"]);
+        let said = desk.plugin_told(5, &["disable", "--plugin", "nobody"]);
         assert!(
             said.contains("Plugin not found with id: nobody"),
             "{running}: {said}"
         );
     };
     check("while none runs", "2.0.0");
-    let server = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let server = desk.server();
     server.exchange("GET", "/health/live", None, ""); // by then it takes orders
     check("while a server runs", "3.0.0");
     server.stop();
@@ -91,8 +83,7 @@ fn a_tenants_plugin_of_the_same_name_diverts_no_order() {
 /// The same file may be installed by the node and by an organisation: it is one plugin all the same.
 #[test]
 fn a_file_that_two_installed_is_one_plugin() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let digest = install(&desk, "1.0.0", None);
     assert_eq!(install(&desk, "1.0.0", Some("acme")), digest);
     let id = bind(&desk, &digest[..12], &["--org", "acme"]);
@@ -119,8 +110,7 @@ fn alike() -> [(&'static str, String); 2] {
 
 #[test]
 fn a_file_is_named_by_any_beginning_of_its_digest_that_no_other_has() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let [(first, one), (second, two)] = alike();
     assert_eq!(install(&desk, first, None), one);
     bind(&desk, &one[..4], &["--every-org"]);
@@ -132,7 +122,7 @@ fn a_file_is_named_by_any_beginning_of_its_digest_that_no_other_has() {
         desk.ok(&["plugin", "disable", "--plugin", digits]);
         desk.ok(&["plugin", "enable", "--plugin", digits]);
     }
-    let said = refused(&desk, &["disable", "--plugin", &one[..3]]);
+    let said = desk.plugin_told(5, &["disable", "--plugin", &one[..3]]);
     assert!(
         said.contains("Plugin not found"),
         "three digits are too few: {said}"
@@ -142,7 +132,7 @@ fn a_file_is_named_by_any_beginning_of_its_digest_that_no_other_has() {
         &["disable", "--plugin", &one[..4]][..],
         &["bind", &one[..4], "--every-org"],
     ] {
-        let said = refused(&desk, args);
+        let said = desk.plugin_told(5, args);
         for line in [format!("{one}  guest {first}"), format!("{two}  guest {second}")] {
             assert!(said.contains(&line), "{line} in {said}");
         }
@@ -153,8 +143,7 @@ fn a_file_is_named_by_any_beginning_of_its_digest_that_no_other_has() {
 /// are called the same are told apart.
 #[test]
 fn an_earlier_configuration_is_printed_by_its_digest() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     install(&desk, "1.0.0", None);
     fs::write(desk.path("first.json"), r#"{"rule":"one"}"#).unwrap();
     let id = bind(&desk, "guest", &["--every-org", "--config", "first.json"]);
@@ -167,13 +156,13 @@ fn an_earlier_configuration_is_printed_by_its_digest() {
         for digits in [&digest[..8], &digest, &format!("sha256:{digest}")] {
             assert_eq!(desk.ok(&["plugin", "config", digits]), "{\"rule\":\"one\"}\n");
         }
-        refused(&desk, &["config", &digest[..7]]);
-        refused(&desk, &["config", "not-hex-at-all"]);
-        let said = refused(&desk, &["config", &"0".repeat(64)]);
+        desk.plugin_told(5, &["config", &digest[..7]]);
+        desk.plugin_told(5, &["config", "not-hex-at-all"]);
+        let said = desk.plugin_told(5, &["config", &"0".repeat(64)]);
         assert!(said.contains("Configuration not found"), "{said}");
     };
     check();
-    let server = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let server = desk.server();
     server.exchange("GET", "/health/live", None, "");
     check();
     server.stop();

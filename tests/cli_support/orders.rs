@@ -5,35 +5,21 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::cli_support::{Desk, Server};
+use super::cli_support::{Desk, Server, fixture};
 use super::guests::denying;
-
-fn fixture(name: &str) -> String {
-    format!("{}/fixtures/plugins/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
-}
 
 const CONFIG: &str = r#"{"prefixes":["HD-"]}"#;
 
-fn with_acme() -> Desk {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+fn with_acme_and_globex() -> Desk {
+    let desk = Desk::with_acme();
     desk.ok(&["org", "create", "globex"]);
     desk
 }
 
 fn serve(desk: &Desk) -> Server {
-    let server = desk.serve(&["serve", "--listen", "127.0.0.1:0"]);
+    let server = desk.server();
     server.exchange("GET", "/health/live", None, "");
     server
-}
-
-/// Standard error of a `latchkey plugin …` that ends with this code.
-#[track_caller]
-fn told(desk: &Desk, code: i32, args: &[&str]) -> String {
-    let output = desk.run(&[&["plugin"], args].concat());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-    said
 }
 
 fn bound(desk: &Desk, args: &[&str]) -> String {
@@ -43,7 +29,7 @@ fn bound(desk: &Desk, args: &[&str]) -> String {
 
 #[test]
 fn a_refusal_reads_the_same_whether_the_server_runs_or_not() {
-    let desk = with_acme();
+    let desk = with_acme_and_globex();
     desk.ok(&["plugin", "install", &fixture("ticket-required")]);
     desk.ok(&["plugin", "install", &fixture("second-admin")]);
     let id = bound(&desk, &["ticket-required", "--org", "acme", "--config", CONFIG]);
@@ -73,20 +59,20 @@ fn a_refusal_reads_the_same_whether_the_server_runs_or_not() {
         ),
     ];
     let stopped = orders.map(|(args, beginning)| {
-        let said = told(&desk, 5, args);
+        let said = desk.plugin_told(5, args);
         assert!(said.starts_with(beginning), "{args:?}: {said}");
         said
     });
     let server = serve(&desk);
-    let running = orders.map(|(args, _)| told(&desk, 5, args));
+    let running = orders.map(|(args, _)| desk.plugin_told(5, args));
     assert_eq!(running, stopped);
     server.stop();
 
-    let said = told(&desk, 2, &["bind", "ticket-required"]);
+    let said = desk.plugin_told(2, &["bind", "ticket-required"]);
     assert!(said.contains("--org") && said.contains("--every-org"), "{said}");
-    let said = told(&desk, 2, &["change", &id, "--position", "99999999999"]);
+    let said = desk.plugin_told(2, &["change", &id, "--position", "99999999999"]);
     assert!(said.contains("2147483647"), "{said}");
-    let said = told(&desk, 5, &["change", &id, "--config", "nosuch.json"]);
+    let said = desk.plugin_told(5, &["change", &id, "--config", "nosuch.json"]);
     assert!(said.contains("there is no file nosuch.json"), "{said}");
     fs::write(desk.path("config.json"), r#"{"prefixes":["INC-"]}"#).unwrap();
     let from_stdin = desk
@@ -113,7 +99,7 @@ fn a_refusal_reads_the_same_whether_the_server_runs_or_not() {
 
 #[test]
 fn a_plugin_is_removed_once_nothing_uses_it() {
-    let desk = with_acme();
+    let desk = with_acme_and_globex();
     let list = |more: &[&str]| desk.ok(&[&["plugin", "list"], more].concat());
     let empty = "Installed\nNone: latchkey plugin install FILE\n\nAsked at a reset, in this order\nNone: ";
     assert!(list(&[]).starts_with(empty), "{}", list(&[]));
@@ -139,7 +125,7 @@ fn a_plugin_is_removed_once_nothing_uses_it() {
             "{running}"
         );
         assert_eq!(names(&["--org", "globex"]), [Value::Null], "{running}");
-        told(&desk, 5, &["list", "--org", "nobody"]);
+        desk.plugin_told(5, &["list", "--org", "nobody"]);
         let shown = list(&[]);
         assert!(
             shown.contains("(every organisation)") && shown.contains("acme"),
@@ -147,13 +133,13 @@ fn a_plugin_is_removed_once_nothing_uses_it() {
         );
 
         let id = bound(&desk, &["guest", "--org", "globex"]);
-        let said = told(&desk, 5, &["uninstall", "guest"]);
+        let said = desk.plugin_told(5, &["uninstall", "guest"]);
         assert!(said.contains(&id), "{running}: {said}");
         assert_eq!(names(&[]).len(), 2, "{running}");
         desk.ok(&["plugin", "uninstall", "guest", "--org", "acme"]);
         desk.ok(&["plugin", "unbind", &id]);
         let newer = install("2.0.0", &[]);
-        let said = told(&desk, 5, &["uninstall", "guest"]);
+        let said = desk.plugin_told(5, &["uninstall", "guest"]);
         assert!(
             said.contains(&nodes) && said.contains(&newer),
             "{running}: {said}"

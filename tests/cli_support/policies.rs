@@ -8,7 +8,7 @@ use std::process::Output;
 use latchkey::domain::printable::moves_cursor;
 use serde_json::{Value, json};
 
-use super::cli_support::{Desk, RESET_DONE, Server};
+use super::cli_support::{Desk, RESET_DONE, Server, fixture};
 use super::guests::denier_saying;
 
 const DEMO: [&str; 2] = ["--data-dir", "latchkey-demo"];
@@ -22,13 +22,9 @@ fn ok(desk: &Desk, args: &[&str]) -> String {
     desk.ok(&[&DEMO[..], &["plugin"], args].concat())
 }
 
-fn fixture(name: &str) -> String {
-    format!("{}/fixtures/plugins/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
-}
-
 /// A demo with a policy that denies every reset of every organisation, its binding, and a curl to paste.
 fn denying_demo(desk: &Desk) -> (Server, String, String) {
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     demo.exchange("GET", "/health/live", None, "");
     demo.stop();
     ok(desk, &["install", &fixture("ticket-required")]);
@@ -47,7 +43,7 @@ fn denying_demo(desk: &Desk) -> (Server, String, String) {
     let bound: Value = serde_json::from_str(&bound).unwrap();
     let binding = bound["binding"].as_str().unwrap().to_owned();
     ok(desk, &["mode", &binding, "enforce"]);
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     let curl = demo.line("curl -sS -X POST");
     (demo, binding, curl)
 }
@@ -132,8 +128,7 @@ fn a_policy_is_switched_off_while_the_server_runs_and_holds_from_the_next_reset_
 /// A limit that was accepted once and is not applied any more holds up no emergency, and is told of.
 #[test]
 fn a_binding_whose_fuel_is_no_longer_counted_is_switched_off_and_told_of() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let count_fuel = |on: bool| {
         fs::write(
             desk.path("latchkey.toml"),
@@ -159,7 +154,7 @@ fn a_binding_whose_fuel_is_no_longer_counted_is_switched_off_and_told_of() {
     let text = run(&["list"]);
     assert!(text.contains(&format!("warning: binding {id}: ")), "{text}");
     assert!(doctor().contains(id), "{}", doctor());
-    let log = desk.serve(&["serve", "--listen", "127.0.0.1:0"]).stop();
+    let log = desk.server().stop();
     assert_eq!(log.matches("limits nothing").count(), 1, "{log}");
     run(&["disable", id]);
     assert_eq!(listed()["disabled"], true);
@@ -177,7 +172,7 @@ fn a_binding_whose_fuel_is_no_longer_counted_is_switched_off_and_told_of() {
 #[test]
 fn a_plugin_is_installed_and_bound_while_the_server_runs() {
     let desk = Desk::new();
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     let curl = demo.line("curl -sS -X POST");
     demo.exchange("GET", "/health/live", None, "");
     let refused = |args: &[&str], why: &str| {
@@ -265,7 +260,7 @@ fn a_collector_reads_metrics_at_their_own_address_and_only_there() {
         format!("[metrics]\nlisten = \"{address}\"\n"),
     )
     .unwrap();
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     assert_eq!(demo.paste(&demo.line("curl -sS -X POST")), RESET_DONE);
     let (head, _) = demo.exchange("GET", "/metrics", None, "");
     assert!(
@@ -308,13 +303,13 @@ fn a_collector_reads_metrics_at_their_own_address_and_only_there() {
 #[test]
 fn a_socket_of_a_dead_server_is_in_nobodys_way() {
     let desk = Desk::new();
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     demo.exchange("GET", "/health/live", None, "");
     demo.signal("KILL");
     demo.wait();
     assert!(desk.path("latchkey-demo/latchkey.sock").exists());
     ok(&desk, &["list"]);
-    let again = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let again = desk.demo();
     again.exchange("GET", "/health/live", None, "");
     ok(&desk, &["list"]);
     again.stop();
@@ -388,8 +383,7 @@ fn a_replay_says_which_decisions_would_have_been_others_and_fails_the_build() {
 
 #[test]
 fn an_operator_sets_the_rules_that_admins_only_make_stricter() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
+    let desk = Desk::with_acme();
     let rules = || desk.json(&["org", "list", "--json"])[0]["settings"].clone();
     desk.ok(&[
         "org",
@@ -443,7 +437,7 @@ fn an_operator_sets_the_rules_that_admins_only_make_stricter() {
 fn what_a_plugin_says_does_not_reach_the_terminal_as_it_is() {
     const HOSTILE: &str = "\u{1b}[31m\u{9b}2J\u{202e}";
     let desk = Desk::new();
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     let curl = demo.line("curl -sS -X POST");
     demo.exchange("GET", "/health/live", None, "");
     let file = desk.path("hostile.wasm");
@@ -503,7 +497,7 @@ fn what_a_plugin_says_does_not_reach_the_terminal_as_it_is() {
 #[test]
 fn what_a_candidate_says_does_not_reach_the_terminal_as_it_is() {
     let desk = Desk::new();
-    let demo = desk.serve(&["demo", "--listen", "127.0.0.1:0"]);
+    let demo = desk.demo();
     let curl = demo.line("curl -sS -X POST");
     assert_eq!(demo.paste(&curl), RESET_DONE);
     let file = desk.path("hostile.wasm");

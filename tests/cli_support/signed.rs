@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::cli_support::Desk;
+use super::cli_support::{Desk, fixture};
 
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap()
@@ -22,13 +22,8 @@ fn plugins(desk: &Desk) -> Value {
 
 /// A plugin signed by its author, and a key of somebody else's.
 fn signed() -> Desk {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/fixtures/plugins/ticket-required.wasm"
-    );
-    fs::copy(file, desk.path("policy.wasm")).unwrap();
+    let desk = Desk::with_acme();
+    fs::copy(fixture("ticket-required"), desk.path("policy.wasm")).unwrap();
     for name in ["author", "other"] {
         desk.ok(&["plugin", "keygen", name, "--no-password"]);
     }

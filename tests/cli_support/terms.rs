@@ -5,17 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::cli_support::{Desk, RESET_DONE, Server};
+use super::cli_support::{Desk, RESET_DONE, Server, fixture};
 use super::guests::{before, denying};
-
-/// Standard error of a `latchkey plugin …` that must be refused with this exit code.
-#[track_caller]
-fn refused(desk: &Desk, code: i32, args: &[&str]) -> String {
-    let output = desk.run(&[&["plugin"], args].concat());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-    said
-}
 
 fn binding(desk: &Desk, id: &str) -> Value {
     let bindings = desk.json(&["plugin", "list", "--json"])["bindings"].clone();
@@ -47,13 +38,8 @@ fn updates(trail: &str) -> Vec<Value> {
 
 #[test]
 fn terms_are_said_at_binding_and_changed_after_it() {
-    let desk = Desk::new();
-    desk.ok(&["org", "create", "acme"]);
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/fixtures/plugins/force-reenrollment.wasm"
-    );
-    desk.ok(&["plugin", "install", file]);
+    let desk = Desk::with_acme();
+    desk.ok(&["plugin", "install", &fixture("force-reenrollment")]);
     let config = r#"{"hours":24,"requireCode":true}"#;
     let check = |running: &str| {
         let terms = [
@@ -140,13 +126,13 @@ fn terms_are_said_at_binding_and_changed_after_it() {
 
         refusals(&desk, running, config, id);
         assert_eq!(binding(&desk, id), expected, "{running}: refused is not done");
-        let said = refused(&desk, 2, &["change", id]);
+        let said = desk.plugin_told(2, &["change", id]);
         assert!(
             said.contains("--on-failure"),
             "{running}: nothing to change: {said}"
         );
-        refused(&desk, 2, &["change", id, "--on-failure", "busy=skip"]);
-        refused(&desk, 2, &["change", id, "--limit", "speed=9"]);
+        desk.plugin_told(2, &["change", id, "--on-failure", "busy=skip"]);
+        desk.plugin_told(2, &["change", id, "--limit", "speed=9"]);
         desk.ok(&["plugin", "change", id, "--deadline-ms", "30"]); // as it is: leaves no entry
     };
     check("while none runs");
@@ -196,7 +182,7 @@ fn refusals(desk: &Desk, running: &str, config: &str, id: &str) {
             "",
         ),
     ] {
-        let said = refused(desk, 5, &args);
+        let said = desk.plugin_told(5, &args);
         assert!(said.contains(field) && said.contains(why), "{running}: {said}");
     }
 }
@@ -275,7 +261,7 @@ fn a_version_is_switched_and_rolled_back() {
         )
     };
 
-    let said = refused(&desk, 5, &["rollback", id]);
+    let said = desk.plugin_told(5, &["rollback", id]);
     assert!(said.contains("no version before this one"), "{said}");
     install("2.0.0", "two");
     assert_eq!(versions(), ["1.0.0", "none", "{}"], "installed is not switched");

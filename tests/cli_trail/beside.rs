@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use super::{DATA, Desk, Running, audit, demo, entries_in, entries_of, keep, run, said, size_of, verdict};
+use super::{DATA, Desk, Running, audit, entries_in, entries_of, keep, run, said, size_of, verdict};
 
 /// What the newest entry of an export says about the export before.
 fn newest_export(export: &str) -> Value {
@@ -206,7 +206,7 @@ fn an_export_that_is_cut_off_is_on_the_record() {
 #[test]
 fn where_nobody_takes_orders_nothing_is_exported_and_it_says_why() {
     let desk = Desk::new();
-    demo(&desk).stop();
+    desk.demo().stop();
     let lock = File::options()
         .write(true)
         .open(desk.path(&format!("{DATA}/latchkey.lock")))

@@ -12,7 +12,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use super::cli_support::{Connection, Desk, Server};
-use super::{DATA, audit, demo, printed_call, said, verdict};
+use super::{DATA, audit, printed_call, said, verdict};
 
 /// A demo that runs, with the path and the token of its printed call.
 struct Running {
@@ -33,7 +33,7 @@ impl Running {
         let no_limits = "[limits]\nreset_by_caller = { requests = 0, window_secs = 60 }\n\
                          reset_by_target = { requests = 0, window_secs = 60 }\n";
         fs::write(desk.path("latchkey.toml"), format!("{no_limits}{config}")).unwrap();
-        let server = demo(&desk);
+        let server = desk.demo();
         let (path, token) = printed_call(&server);
         server.exchange("GET", "/health/live", None, ""); // by then it takes orders
         Self {

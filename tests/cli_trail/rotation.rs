@@ -63,7 +63,7 @@ fn the_old_key_checks_on_and_leads_to_the_new_one_running_or_not() {
         .map(|name| fs::read_to_string(desk.path(name)).unwrap().trim().to_owned())
         .collect();
     assert_eq!(keys.lines().collect::<Vec<_>>(), names);
-    let server = super::demo(&desk);
+    let server = desk.demo();
     server.stop();
     for key in ["first", "second", "third"] {
         assert_intact(&desk, DATA, key);
@@ -82,7 +82,7 @@ fn the_old_key_checks_on_and_leads_to_the_new_one_running_or_not() {
 #[test]
 fn a_backup_from_before_a_change_is_restored_with_the_keys_from_afterwards() {
     let desk = Desk::new();
-    super::demo(&desk).stop();
+    desk.demo().stop();
     keep(&desk, "key", &["key"]);
     let on = |args: &[&str]| desk.ok(&[&["--data-dir", DATA], args].concat());
     on(&["backup", "before", "--keys", "none"]);
@@ -100,7 +100,7 @@ fn a_backup_from_before_a_change_is_restored_with_the_keys_from_afterwards() {
 #[test]
 fn without_a_key_it_says_what_the_check_rests_on() {
     let desk = Desk::new();
-    super::demo(&desk).stop();
+    desk.demo().stop();
     keep(&desk, "key", &["key"]);
     keep(&desk, "trail", &["export"]);
     let plainly =
