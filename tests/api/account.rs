@@ -2,9 +2,10 @@
 
 pub mod app;
 pub mod authenticator;
-pub mod keys;
+mod keys;
 mod login;
 mod mfa;
+pub mod other_issuer;
 pub mod passkeys;
 mod password;
 mod recovery;

@@ -14,7 +14,7 @@ use latchkey::store::{accounts, factors};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::account::keys::{ISSUER, external, sign};
+use crate::account::other_issuer::{ISSUER, external, sign};
 use crate::support::{self, Answer, PASSWORD, Setup, TestApp};
 
 /// One attempt, by chance: what, on whom, with which of the things that are there.
