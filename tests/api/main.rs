@@ -1,4 +1,4 @@
-//! Tests that speak HTTP to the whole app. `support.rs` has the app and its callers.
+//! Tests that speak HTTP to the whole app. `support` has the app and its callers.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
@@ -8,9 +8,11 @@ mod administration;
 mod audit;
 mod clock;
 mod contract;
+mod crowds;
 mod deliveries;
 mod described;
 mod document;
+mod erasing;
 mod forwarding;
 mod full_disk;
 mod given_up;
@@ -30,5 +32,6 @@ mod reset;
 mod rollback;
 mod second_opinion;
 mod support;
+mod tails;
 mod trail_file;
 mod witness;
