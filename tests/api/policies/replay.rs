@@ -8,7 +8,7 @@ use crate::guests::{Guest, Manifest, before, denying};
 use crate::plugins::{
     self, BINDINGS, assert_denied, bind, fixture, install, install_and_bind, path, patient, replay, roll_back,
 };
-use crate::support::{Answer, DEVELOPER, Setup, TestApp, enrol, reset_path};
+use crate::support::{Answer, Caller, DEVELOPER, Setup, TestApp, enrol, reset_path};
 
 async fn acme_wants_clean_replays() -> TestApp {
     TestApp::with(wants_clean_replays()).await
@@ -22,6 +22,10 @@ fn wants_clean_replays() -> Setup {
         },
         ..Default::default()
     }
+}
+
+async fn set_mode(caller: &Caller<'_>, binding: &str, mode: &str) -> Answer {
+    caller.patch(binding, json!({ "mode": mode })).await
 }
 
 /// A guest of this version that allows everything.
@@ -231,17 +235,14 @@ async fn a_required_replay_is_not_got_around() {
     for answer in [
         admin.delete(&binding).await,
         admin.patch(&binding, json!({ "disabled": true })).await,
-        admin.patch(&binding, json!({ "mode": "monitor" })).await,
+        set_mode(&admin, &binding, "monitor").await,
     ] {
         assert_eq!(answer.status.as_u16(), 409, "{}", answer.text);
     }
     assert_eq!(admin.delete(&beside).await.status.as_u16(), 204);
 
     // Switched while it is only watched, then enforced; or taken back and rolled forward.
-    admin
-        .patch(&binding, json!({ "mode": "monitor" }))
-        .await
-        .assert_ok();
+    set_mode(&admin, &binding, "monitor").await.assert_ok();
     admin
         .patch(&binding, json!({ "pluginDigest": loose }))
         .await
@@ -250,10 +251,7 @@ async fn a_required_replay_is_not_got_around() {
         admin.patch(&binding, mode).await.assert_error(409, NOT_CLEAN);
     }
     roll_back(&admin, &binding).await.assert_ok();
-    admin
-        .patch(&binding, json!({ "mode": "enforce" }))
-        .await
-        .assert_ok(); // what it was
+    set_mode(&admin, &binding, "enforce").await.assert_ok(); // what it was
     let forward = roll_back(&admin, &binding).await;
     forward.assert_error(409, NOT_CLEAN);
 
@@ -263,8 +261,7 @@ async fn a_required_replay_is_not_got_around() {
         .await
         .assert_error(409, NOT_CLEAN);
     let off = path(&bind(&admin, &loose, patient(json!({ "mode": "monitor" }))).await);
-    admin
-        .patch(&off, json!({ "mode": "enforce" }))
+    set_mode(&admin, &off, "enforce")
         .await
         .assert_error(409, NOT_CLEAN);
     let again = bind(&admin, &strict, patient(json!({}))).await;
@@ -314,20 +311,14 @@ async fn a_required_replay_is_not_got_around_by_a_configuration() {
     let same_file = json!({ "pluginDigest": digest, "config": open });
     assert_not_clean(&admin.patch(&binding, same_file).await);
     // Changed while it is only watched, then enforced.
-    admin
-        .patch(&binding, json!({ "mode": "monitor" }))
-        .await
-        .assert_ok();
+    set_mode(&admin, &binding, "monitor").await.assert_ok();
     admin.patch(&binding, opened).await.assert_ok();
-    assert_not_clean(&admin.patch(&binding, json!({ "mode": "enforce" })).await);
+    assert_not_clean(&set_mode(&admin, &binding, "enforce").await);
     admin
         .patch(&binding, json!({ "config": closed }))
         .await
         .assert_ok();
-    admin
-        .patch(&binding, json!({ "mode": "enforce" }))
-        .await
-        .assert_ok(); // what it was
+    set_mode(&admin, &binding, "enforce").await.assert_ok(); // what it was
     // Bound beside it, which only makes things stricter; then the strict one may not go.
     let beside = path(&bind(&admin, &digest, of(&open, json!({}))).await);
     assert_not_clean(&admin.delete(&binding).await);
@@ -349,12 +340,9 @@ async fn a_required_replay_is_not_got_around_by_asking_at_fewer_hooks() {
     assert_denied(&admin.reset(DEVELOPER).await, "one");
     let fewer = json!({ "hooks": ["after-reset"] });
     assert_not_clean(&admin.patch(&binding, fewer.clone()).await);
-    admin
-        .patch(&binding, json!({ "mode": "monitor" }))
-        .await
-        .assert_ok();
+    set_mode(&admin, &binding, "monitor").await.assert_ok();
     admin.patch(&binding, fewer).await.assert_ok();
-    assert_not_clean(&admin.patch(&binding, json!({ "mode": "enforce" })).await);
+    assert_not_clean(&set_mode(&admin, &binding, "enforce").await);
     let all = json!({ "hooks": ["before-reset", "after-reset"], "mode": "enforce" });
     admin.patch(&binding, all).await.assert_ok();
     assert_denied(&admin.reset(DEVELOPER).await, "one");
@@ -510,18 +498,16 @@ async fn a_required_replay_is_not_got_around_by_a_version_that_never_decided() {
 
     // Bound beside it, and taken out again before it decides anything.
     let beside = path(&bind(&admin, &loose, patient(json!({}))).await);
-    let watch = json!({ "mode": "monitor" });
-    admin.patch(&beside, watch).await.assert_ok();
+    set_mode(&admin, &beside, "monitor").await.assert_ok();
     assert_eq!(admin.delete(&binding).await.status.as_u16(), 204);
-    assert_not_clean(&admin.patch(&beside, json!({ "mode": "enforce" })).await);
+    assert_not_clean(&set_mode(&admin, &beside, "enforce").await);
     // As the version before of one that may count: rolled back to, or for a canary's other share.
     let other = json!({ "pluginDigest": also_strict });
     admin.patch(&beside, other).await.assert_ok();
     let previous = admin.get(&beside).await;
     assert_eq!(previous.assert_ok()["previous"]["version"], "2.0.0");
     assert_not_clean(&admin.patch(&beside, json!({ "canaryPercent": 1 })).await);
-    let enforce = json!({ "mode": "enforce" });
-    admin.patch(&beside, enforce).await.assert_ok();
+    set_mode(&admin, &beside, "enforce").await.assert_ok();
     let back = roll_back(&admin, &beside).await;
     assert_not_clean(&back);
     assert_denied(&admin.reset(DEVELOPER).await, "one");
