@@ -222,13 +222,24 @@ fn verdict(desk: &Desk, args: &[&str]) -> (Value, Option<i32>) {
     (report, output.status.code())
 }
 
+/// A trail, or an export of it, that is found intact. The report.
+#[track_caller]
+fn assert_intact(desk: &Desk, args: &[&str]) -> Value {
+    let (report, code) = verdict(desk, args);
+    assert_eq!(
+        (&report["verdict"], code),
+        (&"intact".into(), Some(0)),
+        "{args:?}: {report}"
+    );
+    report
+}
+
 #[test]
 fn a_trail_that_nobody_signed_is_not_called_intact() {
     let desk = Desk::new();
     desk.demo().stop();
     fs::write(desk.path("key"), audit(&desk, &["key"])).unwrap();
-    let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
-    assert_eq!((&report["verdict"], code), (&"intact".into(), Some(0)));
+    assert_intact(&desk, &[DATA, "--key", "key"]);
     let database = desk.path(&format!("{DATA}/latchkey.db"));
     let connection = rusqlite::Connection::open(&database).unwrap();
     connection.execute("DELETE FROM audit_checkpoint", []).unwrap();
@@ -243,8 +254,7 @@ fn a_trail_that_nobody_signed_is_not_called_intact() {
         "{said}"
     );
     assert!(!said.contains("intact"), "{said}");
-    let (report, code) = verdict(&desk, &[DATA, "--key", "key", "--allow-unsigned", "1000"]);
-    assert_eq!((&report["verdict"], code), (&"intact".into(), Some(0)));
+    assert_intact(&desk, &[DATA, "--key", "key", "--allow-unsigned", "1000"]);
 }
 
 #[test]
@@ -276,12 +286,7 @@ fn a_checkpoint_of_a_history_that_was_given_up_does_not_end_well() {
     let again: Value = serde_json::from_str(&run(&["audit", "accept-rollback", "--json"])).unwrap();
     assert_eq!(again["accepted"], false, "there is nothing to accept any more");
     fs::write(desk.path("key"), run(&["audit", "key"])).unwrap();
-    let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
-    assert_eq!(
-        (&report["verdict"], code),
-        (&"intact".into(), Some(0)),
-        "{report}"
-    );
+    assert_intact(&desk, &[DATA, "--key", "key"]);
     let given = [DATA, "--key", "key", "--checkpoint", "mine"];
     let (report, code) = verdict(&desk, &given);
     assert_eq!(

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use super::{DATA, Desk, Running, audit, entries_in, entries_of, keep, run, said, size_of, verdict};
+use super::{
+    DATA, Desk, Running, assert_intact, audit, entries_in, entries_of, keep, run, said, size_of, verdict,
+};
 
 /// What the newest entry of an export says about the export before.
 fn newest_export(export: &str) -> Value {
@@ -115,12 +117,7 @@ fn exports_among_writes_are_whole() {
             let name = format!("export-{n}");
             let format = if n % 2 == 0 { "ndjson" } else { "csv" };
             audit(&running.desk, &["export", "--format", format, "--out", &name]);
-            let (report, code) = verdict(&running.desk, &[&name, "--key", "key", "--allow-unsigned", "0"]);
-            assert_eq!(
-                (&report["verdict"], code),
-                (&"intact".into(), Some(0)),
-                "{report}"
-            );
+            let report = assert_intact(&running.desk, &[&name, "--key", "key", "--allow-unsigned", "0"]);
             assert_eq!(report["entries"], report["size"]);
             sizes.push(report["size"].as_u64().unwrap());
         }
@@ -129,12 +126,7 @@ fn exports_among_writes_are_whole() {
     });
     let Running { desk, server, .. } = running;
     server.stop();
-    let (report, code) = verdict(&desk, &[DATA, "--key", "key"]);
-    assert_eq!(
-        (&report["verdict"], code),
-        (&"intact".into(), Some(0)),
-        "{report}"
-    );
+    assert_intact(&desk, &[DATA, "--key", "key"]);
 }
 
 #[test]

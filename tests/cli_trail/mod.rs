@@ -12,7 +12,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use super::cli_support::{Connection, Desk, Server};
-use super::{DATA, audit, printed_call, said, verdict};
+use super::{DATA, assert_intact, audit, printed_call, said, verdict};
 
 /// A demo that runs, with the path and the token of its printed call.
 struct Running {
