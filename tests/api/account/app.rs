@@ -5,16 +5,13 @@ use std::ops::Deref;
 use jiff::SignedDuration;
 use latchkey::clock::Clock;
 use latchkey::domain::account::{OrganizationId, OrganizationSettings, Role, User, UserId};
-use latchkey::domain::audit::ActorRef;
 use latchkey::domain::second_factor::{TotpSecret, time_step};
-
-use latchkey::service::administration::{NewUser, create_user};
 use latchkey::service::{Settings, enrolment, session};
 use latchkey::store::accounts;
 use poem::http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{self, Setup, TestApp};
+use crate::support::{Setup, TestApp};
 
 pub use crate::support::PASSWORD;
 
@@ -94,27 +91,13 @@ impl App {
         let app = TestApp::with(setup).await;
         let clock = app.services.clock.clone();
         let app = Self { app, clock };
-        app.user("boss", Role::OrgAdmin).await;
-        let phone = app.user("phone", Role::Member).await;
+        app.further("boss", Role::OrgAdmin).await;
+        let phone = app.further("phone", Role::Member).await;
         enrolment::import_totp(&app.services, &phone, SECRET)
             .await
             .expect("enrolled");
-        app.user("new", Role::Member).await;
+        app.further("new", Role::Member).await;
         app
-    }
-
-    /// A further user of acme.
-    pub async fn user(&self, name: &str, role: Role) -> User {
-        let new = NewUser {
-            id: None,
-            email: format!("{name}@acme.example"),
-            name: Some(name.into()),
-            role,
-            password_hash: Some(support::password_hash()),
-        };
-        create_user(&self.services, self.acme, new, ActorRef::operator(), None)
-            .await
-            .expect("user")
     }
 
     /// A token from the command line, where a login would ask for more.

@@ -143,7 +143,7 @@ async fn guesses_within_a_session_count_with_those_at_login() {
         ..Limits::off()
     };
     let app = App::with(limits).await;
-    let token = app.minted(app.user("guessed", Role::Member).await.id).await;
+    let token = app.minted(app.further("guessed", Role::Member).await.id).await;
     app.login_as("guessed@acme.example", "wrong").await;
     app.login_as("guessed@acme.example", "wrong").await;
     for _ in 0..2 {

@@ -207,7 +207,7 @@ async fn a_step_up_is_asked_for_done_and_lapses() {
         ..Default::default()
     };
     let app = App::with(organization).await;
-    let head = app.user("head", Role::OrgAdmin).await;
+    let head = app.further("head", Role::OrgAdmin).await;
     latchkey::service::enrolment::import_totp(&app.services, &head, SECRET)
         .await
         .unwrap();

@@ -162,7 +162,7 @@ async fn a_minted_token_lives_as_long_as_it_was_asked_for_and_no_longer() {
 async fn nothing_is_minted_for_who_may_not_log_in() {
     let app = App::new().await;
     app.sql("UPDATE user SET active = 0 WHERE email = 'new@acme.example'");
-    let user = app.user("fine", Role::Member).await.id;
+    let user = app.further("fine", Role::Member).await.id;
     let inactive = app.id("new@acme.example");
     let services = app.services.clone();
     let outcome = tokio::task::spawn_blocking(move || {
