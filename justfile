@@ -82,7 +82,8 @@ bench *args:
     plugins/call-costs.sh
     benches/bindings.sh
 
-# `just load --server target/dist/latchkey` measures the binary that is installed.
+# `just load --server target/dist/latchkey` measures the binary that is installed; `BENCH_FSYNC_MS=2 just load`, and
+# `bench` alike, measures on a disk whose fsyncs take two milliseconds more than those of this machine's.
 # Measure the release binary under load beside its floors: one line per figure, and a plot (needs wrk)
 load *args:
     cargo bench --bench load -- --svg target/load.svg {{args}}
@@ -94,3 +95,7 @@ doc:
 # Build the binary to install: the smallest and fastest (a quarter of an hour on two cores)
 dist:
     cargo build --profile dist
+
+# Build the binary to install by profile: counts what a load executes first (an hour on two cores, needs wrk)
+profiled:
+    benches/profiled.sh
