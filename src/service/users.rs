@@ -62,14 +62,12 @@ pub async fn update_user(
     written_id: &str,
     patch: Result<UserPatch>,
 ) -> Result<Outcome> {
-    let change = patch.map(Change::Update);
     recorded(
         services,
         principal,
         context,
         written_id,
-        EventType::UserUpdate,
-        change,
+        patch.map(Change::Update),
     )
     .await
 }
@@ -85,15 +83,7 @@ pub async fn delete_user(
     written_id: &str,
 ) -> Result<Outcome> {
     let change = Ok(Change::Delete);
-    recorded(
-        services,
-        principal,
-        context,
-        written_id,
-        EventType::UserDelete,
-        change,
-    )
-    .await
+    recorded(services, principal, context, written_id, change).await
 }
 
 /// Deletes a user as [`delete_user`] does, and schedules the erasure of their personal data in the trail.
@@ -108,15 +98,7 @@ pub async fn erase_user(
     written_id: &str,
 ) -> Result<Outcome> {
     let change = Ok(Change::Erase);
-    recorded(
-        services,
-        principal,
-        context,
-        written_id,
-        EventType::UserDelete,
-        change,
-    )
-    .await
+    recorded(services, principal, context, written_id, change).await
 }
 
 /// Removes a user's password, ends their sessions, and sends them a link to set a new one. Second factors stay.
@@ -131,15 +113,7 @@ pub async fn reset_password(
     written_id: &str,
 ) -> Result<Outcome> {
     let change = Ok(Change::ResetPassword);
-    recorded(
-        services,
-        principal,
-        context,
-        written_id,
-        EventType::UserPasswordReset,
-        change,
-    )
-    .await
+    recorded(services, principal, context, written_id, change).await
 }
 
 /// Ends every session of a user, logins in progress included (ASVS 7.4.5). Second factors stay.
@@ -153,15 +127,8 @@ pub async fn end_user_sessions(
     written_id: &str,
 ) -> Result<u32> {
     let change = Ok(Change::EndSessions);
-    let done = recorded(
-        services,
-        principal,
-        context,
-        written_id,
-        EventType::UserSessionsEnd,
-        change,
-    );
-    Ok(done.await?.sessions_ended)
+    let done = recorded(services, principal, context, written_id, change).await?;
+    Ok(done.sessions_ended)
 }
 
 /// Restores factors that a reset removed, such as the user's own device, and destroys those set up since. Ends
@@ -178,25 +145,19 @@ pub async fn restore_factors(
     taken_before: Option<jiff::Timestamp>,
 ) -> Result<Outcome> {
     let change = Ok(Change::RestoreFactors { taken_before });
-    recorded(
-        services,
-        principal,
-        context,
-        written_id,
-        EventType::UserFactorsRestore,
-        change,
-    )
-    .await
+    recorded(services, principal, context, written_id, change).await
 }
 
+/// Carries out an operation, or records why it was refused.
 async fn recorded(
     services: &Services,
     principal: &Principal,
     context: &RequestContext,
     written_id: &str,
-    event_type: EventType,
     change: Result<Change>,
 ) -> Result<Outcome> {
+    // Only an update has a body that can be malformed.
+    let event_type = change.as_ref().map_or(EventType::UserUpdate, Change::event_type);
     let attempt = async {
         admit_admin(services, principal, context)?; // 429, 403, 401 where a step-up is due
         let act = Act {
