@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
 use poem_openapi::error::ContentTypeError;
-use poem_openapi::payload::{ParsePayload, Payload};
+use poem_openapi::payload::Payload;
 use poem_openapi::registry::{
     MetaHeader, MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry,
 };
@@ -43,15 +43,6 @@ impl<T: Type> Payload for J<T> {
     }
 }
 
-impl<T: ParseFromJSON + DeserializeOwned> ParsePayload for J<T> {
-    const IS_REQUIRED: bool = true;
-
-    async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
-        parse(&bytes).map(Self).map_err(|error| Problem(error).into())
-    }
-}
-
 impl<T: ToJSON> IntoResponse for J<T> {
     fn into_response(self) -> Response {
         let bytes = serde_json::to_vec(&self.0.to_json()).expect("a JSON value can be written");
@@ -81,7 +72,7 @@ impl<'a, T: ParseFromJSON + DeserializeOwned> ApiExtractor<'a> for J<T> {
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(request_meta::<T>(Self::IS_REQUIRED))
+        Some(request_meta::<T>(true))
     }
 
     async fn from_request(
@@ -90,7 +81,8 @@ impl<'a, T: ParseFromJSON + DeserializeOwned> ApiExtractor<'a> for J<T> {
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         require_json(request)?;
-        <Self as ParsePayload>::from_request(request, body).await
+        let bytes = <Vec<u8> as FromRequest>::from_request(request, body).await?;
+        parse(&bytes).map(Self).map_err(|error| Problem(error).into())
     }
 }
 
@@ -113,39 +105,6 @@ pub fn ok<T: Type>(description: &'static str) -> MetaResponse {
 #[derive(Clone, Debug)]
 pub struct Deferred<T>(pub Result<Option<T>>);
 
-impl<T: Type> Payload for Deferred<T> {
-    const CONTENT_TYPE: &'static str = JSON;
-
-    fn check_content_type(content_type: &str) -> bool {
-        is_json(content_type)
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        T::schema_ref()
-    }
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
-}
-
-impl<T: ParseFromJSON + DeserializeOwned> ParsePayload for Deferred<T> {
-    const IS_REQUIRED: bool = false;
-
-    async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let Ok(bytes) = <Vec<u8> as FromRequest>::from_request(request, body).await else {
-            return Ok(Self(Err(Error::Malformed(
-                "The request could not be read".into(),
-            ))));
-        };
-        if bytes.is_empty() {
-            return Ok(Self(Ok(None)));
-        }
-        let is_json = require_json(request).map_err(|_| Error::WrongContentType(JSON));
-        Ok(Self(is_json.and_then(|()| parse(&bytes)).map(Some)))
-    }
-}
-
 impl<'a, T: ParseFromJSON + DeserializeOwned> ApiExtractor<'a> for Deferred<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
     type ParamType = ();
@@ -156,7 +115,7 @@ impl<'a, T: ParseFromJSON + DeserializeOwned> ApiExtractor<'a> for Deferred<T> {
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(request_meta::<T>(Self::IS_REQUIRED))
+        Some(request_meta::<T>(false))
     }
 
     async fn from_request(
@@ -164,7 +123,16 @@ impl<'a, T: ParseFromJSON + DeserializeOwned> ApiExtractor<'a> for Deferred<T> {
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        <Self as ParsePayload>::from_request(request, body).await
+        let Ok(bytes) = <Vec<u8> as FromRequest>::from_request(request, body).await else {
+            return Ok(Self(Err(Error::Malformed(
+                "The request could not be read".into(),
+            ))));
+        };
+        if bytes.is_empty() {
+            return Ok(Self(Ok(None)));
+        }
+        let is_json = require_json(request).map_err(|_| Error::WrongContentType(JSON));
+        Ok(Self(is_json.and_then(|()| parse(&bytes)).map(Some)))
     }
 }
 
