@@ -292,63 +292,34 @@ fn is_shortened(before: &OrganizationSettings, after: &OrganizationSettings) -> 
 }
 
 fn patched(mut settings: OrganizationSettings, patch: &SettingsPatch) -> OrganizationSettings {
-    fn set<T: Clone>(field: &mut T, value: Option<&T>) {
-        if let Some(value) = value {
-            field.clone_from(value);
-        }
+    macro_rules! take {
+        ($($field:ident),* $(,)?) => {$(
+            if let Some(value) = &patch.$field {
+                settings.$field.clone_from(value);
+            }
+        )*};
     }
-    set(&mut settings.mfa_required, patch.mfa_required.as_ref());
-    set(
-        &mut settings.password_min_length,
-        patch.password_min_length.as_ref(),
+    take!(
+        mfa_required,
+        password_min_length,
+        password_require_uppercase,
+        password_require_lowercase,
+        password_require_digit,
+        password_require_special_char,
+        password_expiration_days,
+        time_zone,
+        enrolment_window_hours,
+        enrolment_code_required,
+        enrolment_code_minutes,
+        help_desk_enabled,
+        admin_on_admin,
+        step_up_minutes,
+        security_contact,
+        webhook_url,
+        audit_retention_days,
+        clean_replay_required,
+        policy_changes,
     );
-    set(
-        &mut settings.password_require_uppercase,
-        patch.password_require_uppercase.as_ref(),
-    );
-    set(
-        &mut settings.password_require_lowercase,
-        patch.password_require_lowercase.as_ref(),
-    );
-    set(
-        &mut settings.password_require_digit,
-        patch.password_require_digit.as_ref(),
-    );
-    set(
-        &mut settings.password_require_special_char,
-        patch.password_require_special_char.as_ref(),
-    );
-    set(
-        &mut settings.password_expiration_days,
-        patch.password_expiration_days.as_ref(),
-    );
-    set(&mut settings.time_zone, patch.time_zone.as_ref());
-    set(
-        &mut settings.enrolment_window_hours,
-        patch.enrolment_window_hours.as_ref(),
-    );
-    set(
-        &mut settings.enrolment_code_required,
-        patch.enrolment_code_required.as_ref(),
-    );
-    set(
-        &mut settings.enrolment_code_minutes,
-        patch.enrolment_code_minutes.as_ref(),
-    );
-    set(&mut settings.help_desk_enabled, patch.help_desk_enabled.as_ref());
-    set(&mut settings.admin_on_admin, patch.admin_on_admin.as_ref());
-    set(&mut settings.step_up_minutes, patch.step_up_minutes.as_ref());
-    set(&mut settings.security_contact, patch.security_contact.as_ref());
-    set(&mut settings.webhook_url, patch.webhook_url.as_ref());
-    set(
-        &mut settings.audit_retention_days,
-        patch.audit_retention_days.as_ref(),
-    );
-    set(
-        &mut settings.clean_replay_required,
-        patch.clean_replay_required.as_ref(),
-    );
-    set(&mut settings.policy_changes, patch.policy_changes.as_ref());
     settings
 }
 
