@@ -141,6 +141,12 @@ impl User {
     pub fn is_operator(&self) -> bool {
         self.role == Role::Operator
     }
+
+    /// Returns whether the account may be used: it is active and not locked.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.active && self.locked.is_none()
+    }
 }
 
 /// Why and since when an account is locked.

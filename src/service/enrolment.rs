@@ -319,7 +319,7 @@ pub(super) fn current_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
 /// [`Error::Token`] if they were, or no longer exist.
 pub(super) fn usable_user(tx: &Transaction<'_>, id: UserId) -> Result<User> {
     let user = current_user(tx, id)?;
-    if user.active && user.locked.is_none() {
+    if user.is_usable() {
         return Ok(user);
     }
     Err(Error::Token(TokenFault::SubjectGone))

@@ -101,7 +101,7 @@ impl Mandate {
             return Ok(User::operator(self.organization));
         }
         accounts::find_user(db, self.organization, self.actor)?
-            .filter(|actor| actor.active && actor.locked.is_none())
+            .filter(User::is_usable)
             .ok_or(Error::Token(TokenFault::SubjectGone))
     }
 
@@ -205,5 +205,5 @@ impl Agreement {
 
 /// True if the user's approval still counts.
 fn counts(user: &User) -> bool {
-    user.active && user.locked.is_none() && user.role >= Role::OrgAdmin
+    user.is_usable() && user.role >= Role::OrgAdmin
 }

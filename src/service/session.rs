@@ -309,7 +309,7 @@ async fn rotate(
             let Some(row) = sessions::find_session(tx, user.id, token.session, at)? else {
                 return Ok(None);
             };
-            if !user.active || user.locked.is_some() {
+            if !user.is_usable() {
                 return Ok(None);
             }
             if row.generation != token.generation {
@@ -376,7 +376,7 @@ pub fn mint_token(services: &Services, user: UserId, lifetime: SignedDuration) -
         operator_may(db, Verb::MintToken, &user)?;
         Ok(user)
     })?;
-    if !user.active || user.locked.is_some() {
+    if !user.is_usable() {
         return Err(Error::Conflict(format!("{} is inactive or locked", user.email)));
     }
     let session = Session {

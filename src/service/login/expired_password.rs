@@ -37,7 +37,7 @@ pub async fn change_expired_password(
             ));
         }
         let user = accounts::find_user_anywhere(db, token.user)?;
-        let user = user.filter(|user| challenge.is_some() && user.active && user.locked.is_none());
+        let user = user.filter(|user| challenge.is_some() && user.is_usable());
         let user = user.ok_or_else(dead)?;
         let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(dead)?;
         let old = passwords::find_password_hash(db, user.id)?.ok_or_else(dead)?;
@@ -64,8 +64,7 @@ pub async fn change_expired_password(
         .store
         .write_for(organization.id, move |tx| {
             let unchanged = passwords::find_password_hash(tx, user.id)?.as_ref() == Some(&old);
-            let usable = accounts::find_user_anywhere(tx, user.id)?
-                .is_some_and(|user| user.active && user.locked.is_none());
+            let usable = accounts::find_user_anywhere(tx, user.id)?.is_some_and(|user| user.is_usable());
             if !unchanged || !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(Error::DeadToken("password change token"));
             }

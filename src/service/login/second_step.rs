@@ -17,10 +17,6 @@ use crate::store::{Connection, Transaction, accounts, audit, challenges, passwor
 
 pub(super) const DEAD: Error = Error::DeadToken("MFA challenge");
 
-fn may_log_in(user: &User) -> bool {
-    user.active && user.locked.is_none()
-}
-
 /// Finds the user of a login that waits for its second step, and the state stored with it.
 ///
 /// # Errors
@@ -34,7 +30,7 @@ pub(super) fn find_login(
 ) -> Result<(User, Option<Vec<u8>>)> {
     let challenge = challenges::find_challenge(db, token.user, hash, Purpose::Mfa, at)?.ok_or(DEAD)?;
     let user = accounts::find_user_anywhere(db, token.user)?;
-    let user = user.filter(may_log_in).ok_or(DEAD)?;
+    let user = user.filter(User::is_usable).ok_or(DEAD)?;
     Ok((user, challenge.state))
 }
 

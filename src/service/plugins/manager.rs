@@ -150,7 +150,7 @@ impl Manager {
         };
         mandate.still_holds(tx, self.at())?;
         let user = accounts::find_user(tx, mandate.organization, mandate.actor)?
-            .filter(|user| user.active && user.locked.is_none())
+            .filter(User::is_usable)
             .ok_or(Error::Token(TokenFault::SubjectGone))?;
         if user.role < Role::OrgAdmin {
             return Err(Error::NotOrgAdmin);

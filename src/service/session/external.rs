@@ -22,9 +22,7 @@ pub(super) fn by_external_token(
         };
         let organization = organization.ok_or(GONE)?;
         let user = accounts::find_user_by_email(db, organization.id, &claims.email)?;
-        let mut user = user
-            .filter(|user| user.active && user.locked.is_none())
-            .ok_or(GONE)?;
+        let mut user = user.filter(User::is_usable).ok_or(GONE)?;
         let mut session = claims.session(user.id);
         if let Some(until) = enrolment_first(&user, &organization, claims, at)? {
             session.scope = SessionScope::Enrolment;

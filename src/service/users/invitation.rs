@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::domain::account::{Organization, User};
+use crate::domain::account::{Organization, User, UserId};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
@@ -30,7 +30,7 @@ pub struct Shown {
 /// A link to set a password, not yet stored.
 #[derive(Clone)]
 pub struct Invitation {
-    user: crate::domain::account::UserId,
+    user: UserId,
     hash: [u8; 32],
     at: Timestamp,
     expires_at: Timestamp,
@@ -173,7 +173,7 @@ pub async fn accept_invitation(
     let (user, organization) = services.store.read(|db| {
         let challenge = challenges::find_challenge(db, token.user, &hash, Purpose::Invitation, at)?;
         let user = accounts::find_user_anywhere(db, token.user)?;
-        let user = user.filter(|user| challenge.is_some() && usable(user));
+        let user = user.filter(|user| challenge.is_some() && user.is_usable());
         let user = user.ok_or_else(dead)?;
         let organization = accounts::find_organization(db, user.organization_id)?.ok_or_else(dead)?;
         Ok((user, organization))
@@ -199,17 +199,13 @@ pub async fn accept_invitation(
     services
         .store
         .write_for(organization.id, move |tx| {
-            let usable = accounts::find_user_anywhere(tx, user.id)?.is_some_and(|user| usable(&user));
+            let usable = accounts::find_user_anywhere(tx, user.id)?.is_some_and(|user| user.is_usable());
             if !usable || !challenges::take_challenge(tx, user.id, &hash)? {
                 return Err(dead());
             }
             new.keep(tx)
         })
         .await
-}
-
-fn usable(user: &User) -> bool {
-    user.active && user.locked.is_none()
 }
 
 prints_no_secret!(Shown, Invitation);
