@@ -13,7 +13,9 @@ use cpu_time::ThreadTime;
 use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use latchkey::domain::policy::{Grants, Hook, Mode, Outcome, Question, ResultKind};
-use latchkey::plugin_host::{BoundPlugin, Digest, HostOptions, Limits, OnFailure, PluginHost, base_question};
+use latchkey::plugin_host::{
+    BoundPlugin, Digest, HostOptions, Limits, OnFailure, PluginHost, PluginVersion, base_question,
+};
 use uuid::Uuid;
 
 fn load(host: &PluginHost, path: &Path, config: &str) -> BoundPlugin {
@@ -24,13 +26,15 @@ fn load(host: &PluginHost, path: &Path, config: &str) -> BoundPlugin {
     BoundPlugin {
         binding_id: Uuid::from_u128(u128::from(prepared.digest().0[0])),
         name: path.file_stem().expect("a file").to_string_lossy().into_owned(),
-        version: "1.0.0".into(),
-        prepared,
-        config: Arc::from(config),
-        config_digest: Digest::of(config.as_bytes()),
-        hooks: vec![Hook::BeforeReset, Hook::AfterReset],
-        history_days: 90,
-        grants: Grants::all(),
+        current: PluginVersion {
+            version: "1.0.0".into(),
+            prepared,
+            config: Arc::from(config),
+            config_digest: Digest::of(config.as_bytes()),
+            hooks: vec![Hook::BeforeReset, Hook::AfterReset],
+            history_days: 90,
+            grants: Grants::all(),
+        },
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),
         limits: Limits {

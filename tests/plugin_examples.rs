@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use latchkey::domain::policy::{Answer, Grants, Hook, Mode, Question};
 use latchkey::plugin_host::{
-    BoundPlugin, CallEnd, Case, Digest, HostOptions, Limits, OnFailure, PluginHost, base_question,
+    BoundPlugin, CallEnd, Case, Digest, HostOptions, Limits, OnFailure, PluginHost, PluginVersion,
+    base_question,
 };
 use uuid::Uuid;
 
@@ -132,13 +133,15 @@ fn bound(prepared: Arc<latchkey::plugin_host::Prepared>) -> BoundPlugin {
     BoundPlugin {
         binding_id: Uuid::from_u128(1),
         name: "guest".into(),
-        version: "1.0.0".into(),
-        prepared,
-        config: "{}".into(),
-        config_digest: Digest::of(b"{}"),
-        hooks: vec![Hook::BeforeReset],
-        history_days: 90,
-        grants: Grants::all(),
+        current: PluginVersion {
+            version: "1.0.0".into(),
+            prepared,
+            config: "{}".into(),
+            config_digest: Digest::of(b"{}"),
+            hooks: vec![Hook::BeforeReset],
+            history_days: 90,
+            grants: Grants::all(),
+        },
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),
         limits: Limits::default(),

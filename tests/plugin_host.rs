@@ -18,7 +18,7 @@ use latchkey::domain::policy::{
 };
 use latchkey::plugin_host::{
     BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, FailureAction, FailureCause, HostOptions,
-    Limits, OnFailure, PluginHost, Prepared,
+    Limits, OnFailure, PluginHost, PluginVersion, Prepared,
 };
 use uuid::Uuid;
 
@@ -30,13 +30,15 @@ fn bound(prepared: &Arc<Prepared>) -> BoundPlugin {
     BoundPlugin {
         binding_id: Uuid::from_u128(7),
         name: "guest".into(),
-        version: "1.0.0".into(),
-        prepared: Arc::clone(prepared),
-        config: "{}".into(),
-        config_digest: Digest::of(b"{}"),
-        hooks: vec![Hook::BeforeReset, Hook::AfterReset],
-        history_days: 90,
-        grants: Grants::all(),
+        current: PluginVersion {
+            version: "1.0.0".into(),
+            prepared: Arc::clone(prepared),
+            config: "{}".into(),
+            config_digest: Digest::of(b"{}"),
+            hooks: vec![Hook::BeforeReset, Hook::AfterReset],
+            history_days: 90,
+            grants: Grants::all(),
+        },
         mode: Mode::Enforce,
         on_failure: OnFailure::default(),
         limits: Limits::default(),
@@ -127,13 +129,17 @@ fn cause(evaluation: &Evaluation) -> FailureCause {
 async fn a_plain_guest_describes_itself_and_lets_the_reset_pass() {
     let host = host();
     let plugin = load(&host, &Guest::default().wasm());
-    let manifest = host.describe(&plugin.prepared).await.expect("a manifest");
+    let manifest = host.describe(&plugin.current.prepared).await.expect("a manifest");
     assert_eq!(
         (manifest.name.as_str(), manifest.version.as_str()),
         ("guest", "1.0.0")
     );
     assert_eq!(manifest.hooks, [Hook::BeforeReset, Hook::AfterReset]);
-    assert!(host.check_config(&plugin.prepared, &manifest, "{}").await.is_ok());
+    assert!(
+        host.check_config(&plugin.current.prepared, &manifest, "{}")
+            .await
+            .is_ok()
+    );
 
     let evaluation = ask(&host, plugin.clone()).await;
     assert!(evaluation.failure.is_none());
@@ -195,10 +201,8 @@ async fn effects_need_a_grant_and_monitors_change_nothing() {
     let evaluation = ask(&host, plugin.clone()).await;
     assert_eq!(evaluation.effects, [Effect::LockAccount]);
 
-    let ungranted = BoundPlugin {
-        grants: Grants::of(["notify"]),
-        ..plugin.clone()
-    };
+    let mut ungranted = plugin.clone();
+    ungranted.current.grants = Grants::of(["notify"]);
     let evaluation = ask(&host, ungranted).await;
     assert!(evaluation.effects.is_empty());
     assert_eq!(evaluation.records[0].refused[0].effect, Effect::LockAccount);

@@ -9,26 +9,20 @@ use uuid::Uuid;
 use super::engine::{CpuClock, Limits, Party};
 use super::metrics::Caller;
 use super::record::{
-    Asked, BoundPlugin, CallEnd, DecisionRecord, Digest, Evaluation, Failure, FailureAction, FailureCause,
-    PluginFailure, Usage,
+    Asked, BoundPlugin, CallEnd, DecisionRecord, Evaluation, Failure, FailureAction, FailureCause,
+    PluginFailure, PluginVersion, Usage,
 };
 use super::v1::{self, Call, Ran};
 use super::{Inner, PluginHost, Prepared};
 use crate::domain::policy::{
-    Decision, Effect, Grants, Hook, Mode, Outcome, Question, Vetted, merge_effects, refuse_surplus, vet,
+    Decision, Effect, Hook, Mode, Outcome, Question, Vetted, merge_effects, refuse_surplus, vet,
 };
 
 /// A version of a plugin that is to be asked.
 #[derive(Clone, Copy)]
 struct Turn<'a> {
     plugin: &'a BoundPlugin,
-    version: &'a str,
-    prepared: &'a Arc<Prepared>,
-    config: &'a Arc<str>,
-    config_digest: Digest,
-    hooks: &'a [Hook],
-    history_days: u16,
-    grants: &'a Grants,
+    version: &'a PluginVersion,
     asked: Asked,
     /// Whether the answer is enforced or only monitored.
     mode: Mode,
@@ -61,10 +55,10 @@ impl PluginHost {
                 let turn = Turn::of(plugin, question);
                 let fallback = turn.before(Asked::Fallback);
                 fallback
-                    .filter(|before| fell_back.contains(&plugin.binding_id) && before.hooks.contains(&hook))
+                    .filter(|before| fell_back.contains(&plugin.binding_id) && before.is_called_at(hook))
                     .unwrap_or(turn)
             })
-            .filter(|turn| turn.hooks.contains(&hook))
+            .filter(|turn| turn.is_called_at(hook))
             .collect();
         if turns.is_empty() {
             return evaluation;
@@ -83,7 +77,7 @@ impl PluginHost {
             let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
             let turn = stopped.unwrap_or(&turns[0]);
             tracing::warn!(
-                plugin = %turn.plugin.name, version = %turn.version, digest = %turn.prepared.digest,
+                plugin = %turn.plugin.name, version = %turn.version.version, digest = %turn.version.prepared.digest,
                 binding = %turn.plugin.binding_id, cause = failure.cause.as_str(), policies = turns.len(),
                 organization = %question.organization.id, enforced = stopped.is_some(),
                 "policy plugins were not asked: no evaluation slot became free"
@@ -143,7 +137,7 @@ impl PluginHost {
         let Some(before) = turn.fallback(&failure) else {
             return (turn, turn.after_failure(failure));
         };
-        if !before.hooks.contains(&hook) {
+        if !before.is_called_at(hook) {
             return (before, Ok(None)); // the version before has no say here
         }
         match self.ask(before, hook, question, shown, records).await {
@@ -161,22 +155,22 @@ impl PluginHost {
         shown: &mut Shown,
         records: &mut Vec<DecisionRecord>,
     ) -> Result<Vetted, Failure> {
-        let plugin = turn.plugin;
+        let (plugin, version) = (turn.plugin, turn.version);
         let call = OwnCall {
             host: Arc::clone(&self.0),
-            prepared: Arc::clone(turn.prepared),
+            prepared: Arc::clone(&version.prepared),
             limits: plugin.limits.bounded(),
             clock: Arc::default(),
             question: Arc::clone(question),
-            history_days: turn.history_days,
+            history_days: version.history_days,
             outcome: shown.outcome.clone(),
-            config: Arc::clone(turn.config),
+            config: Arc::clone(&version.config),
         };
-        let digest = turn.prepared.digest;
+        let digest = version.prepared.digest;
         let starts_apart = self
             .0
             .metrics
-            .slow((plugin.binding_id, digest, turn.config_digest));
+            .slow((plugin.binding_id, digest, version.config_digest));
         let clock = Arc::clone(&call.clock);
         let ran = self.0.lanes.run(starts_apart, &clock, call.run()).await;
         let (usage, log_dropped, longest) = (ran.usage, ran.log_dropped, ran.longest);
@@ -184,18 +178,18 @@ impl PluginHost {
         let caller = Caller {
             binding_id: plugin.binding_id,
             plugin: &plugin.name,
-            version: turn.version,
+            version: &version.version,
             digest,
-            config_digest: turn.config_digest,
+            config_digest: version.config_digest,
             hook,
             asked: turn.asked,
         };
         let failures_in_a_row = self.0.metrics.note(caller, &end, usage, longest);
         let vetted = match &end {
-            CallEnd::Answer(answer) => Ok(vet(answer.clone(), turn.grants, turn.mode)),
+            CallEnd::Answer(answer) => Ok(vet(answer.clone(), &version.grants, turn.mode)),
             CallEnd::Failure(failure) => {
                 tracing::warn!(
-                    plugin = %plugin.name, version = %turn.version, %digest, binding = %plugin.binding_id,
+                    plugin = %plugin.name, version = %version.version, %digest, binding = %plugin.binding_id,
                     cause = failure.cause.as_str(), failures_in_a_row, "a policy plugin failed"
                 );
                 Err(failure.clone())
@@ -269,13 +263,7 @@ impl<'a> Turn<'a> {
     fn of(plugin: &'a BoundPlugin, question: &Question) -> Self {
         let current = Self {
             plugin,
-            version: &plugin.version,
-            prepared: &plugin.prepared,
-            config: &plugin.config,
-            config_digest: plugin.config_digest,
-            hooks: &plugin.hooks,
-            history_days: plugin.history_days,
-            grants: &plugin.grants,
+            version: &plugin.current,
             asked: Asked::Current,
             mode: plugin.mode,
         };
@@ -294,17 +282,14 @@ impl<'a> Turn<'a> {
         })
     }
 
+    fn is_called_at(&self, hook: Hook) -> bool {
+        self.version.hooks.contains(&hook)
+    }
+
     fn before(&self, asked: Asked) -> Option<Self> {
-        let before = self.plugin.before.as_ref()?;
         Some(Self {
             plugin: self.plugin,
-            version: &before.version,
-            prepared: &before.prepared,
-            config: &before.config,
-            config_digest: before.config_digest,
-            hooks: &before.hooks,
-            history_days: before.history_days,
-            grants: &before.grants,
+            version: self.plugin.before.as_ref()?,
             asked,
             mode: Mode::Enforce,
         })
@@ -334,9 +319,9 @@ impl<'a> Turn<'a> {
         DecisionRecord {
             binding_id: self.plugin.binding_id,
             plugin: self.plugin.name.clone(),
-            version: self.version.to_owned(),
-            digest: self.prepared.digest,
-            config_digest: self.config_digest,
+            version: self.version.version.clone(),
+            digest: self.version.prepared.digest,
+            config_digest: self.version.config_digest,
             hook,
             mode: self.mode,
             asked: self.asked,
@@ -361,8 +346,8 @@ impl<'a> Turn<'a> {
         PluginFailure {
             binding_id: self.plugin.binding_id,
             plugin: self.plugin.name.clone(),
-            version: self.version.to_owned(),
-            digest: self.prepared.digest,
+            version: self.version.version.clone(),
+            digest: self.version.prepared.digest,
             failure,
         }
     }
@@ -373,8 +358,8 @@ impl<'a> Turn<'a> {
 fn in_share(plugin: &BoundPlugin, target: &str, percent: u8) -> bool {
     let mut hash = Sha256::new();
     hash.update(plugin.binding_id.as_bytes());
-    hash.update(plugin.prepared.digest.0);
-    hash.update(plugin.config_digest.0);
+    hash.update(plugin.current.prepared.digest.0);
+    hash.update(plugin.current.config_digest.0);
     hash.update(target.as_bytes());
     let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
     u32::from_be_bytes([a, b, c, d]) % 100 < u32::from(percent)

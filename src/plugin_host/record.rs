@@ -72,20 +72,8 @@ pub struct BoundPlugin {
     pub binding_id: Uuid,
     /// The plugin's name, from its manifest.
     pub name: String,
-    /// The plugin's version, from its manifest.
-    pub version: String,
-    /// The compiled module, which has the digest.
-    pub prepared: Arc<Prepared>,
-    /// The configuration as JSON text, exactly as the plugin receives it.
-    pub config: Arc<str>,
-    /// SHA-256 of `config`.
-    pub config_digest: Digest,
-    /// The hooks at which it is asked.
-    pub hooks: Vec<Hook>,
-    /// How far back it is shown earlier resets, in days, from its manifest.
-    pub history_days: u16,
-    /// Effects that the operator granted.
-    pub grants: Grants,
+    /// The version that is bound.
+    pub current: PluginVersion,
     /// Whether its answers count.
     pub mode: Mode,
     /// What a failure means for the reset.
