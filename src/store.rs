@@ -1,7 +1,7 @@
 //! The SQLite store: opened once, with many readers and a single writer.
 //!
-//! Only this file begins and ends transactions. `store/writer.rs` commits writes in groups;
-//! `store/checkpointer.rs` keeps the WAL short without blocking the writer. The functions that read
+//! Only the store itself begins and ends transactions. `store/writer.rs` commits writes in groups;
+//! `store/readers.rs` gives every read one snapshot; `store/checkpointer.rs` keeps the WAL short without blocking the writer. The functions that read
 //! and change rows live in the files named after their tables, and take the connection first.
 
 mod access;
@@ -28,6 +28,7 @@ pub mod passkeys;
 pub mod passwords;
 pub mod places;
 pub mod plugins;
+mod readers;
 pub mod requests;
 pub mod revisions;
 mod row;
@@ -39,7 +40,7 @@ mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
 /// The first argument of every store function; re-exported so that only the store depends on rusqlite.
@@ -52,6 +53,7 @@ pub use checkpointer::{Checkpoints, wal_bytes};
 pub use free_space::{Space, free_space};
 pub use invalidation::Touched;
 pub use open_error::OpenError;
+use readers::Readers;
 use turns::{Party, Turns};
 pub use writer::{QUEUE_LENGTH, Terms, WriterStats};
 
@@ -312,100 +314,6 @@ impl Store {
     #[must_use]
     pub fn writer_stats(&self) -> WriterStats {
         self.inner.writer.stats()
-    }
-}
-
-/// Read-only connections, handed out one caller at a time.
-#[derive(Debug)]
-struct Readers {
-    idle: Mutex<Vec<Connection>>,
-    returned: Condvar,
-}
-
-impl Readers {
-    fn new(connections: Vec<Connection>) -> Self {
-        Self {
-            idle: Mutex::new(connections),
-            returned: Condvar::new(),
-        }
-    }
-
-    /// Runs `read` on one consistent snapshot.
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.with(|connection| {
-            let snapshot = Snapshot::begin(connection)?;
-            let value = read(connection);
-            snapshot.end()?;
-            value
-        })
-    }
-
-    fn with<T>(&self, read: impl FnOnce(&Connection) -> T) -> T {
-        let lease = Lease {
-            readers: self,
-            connection: Some(self.take()),
-        };
-        read(
-            lease
-                .connection
-                .as_ref()
-                .expect("a lease holds its connection until it is dropped"),
-        )
-    }
-
-    fn take(&self) -> Connection {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match idle.pop() {
-                Some(connection) => return connection,
-                None => idle = self.returned.wait(idle).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-}
-
-/// Returns the connection to the pool, even when the read panics.
-struct Lease<'a> {
-    readers: &'a Readers,
-    connection: Option<Connection>,
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.readers
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
-            self.readers.returned.notify_one();
-        }
-    }
-}
-
-/// A read transaction. `BEGIN` and `COMMIT` come from the statement cache: parsing them each time would cost as
-/// much as a look-up.
-struct Snapshot<'a>(&'a Connection);
-
-impl<'a> Snapshot<'a> {
-    fn begin(connection: &'a Connection) -> rusqlite::Result<Self> {
-        connection.prepare_cached("BEGIN")?.execute([])?;
-        Ok(Self(connection))
-    }
-
-    /// Ends the transaction. A read has nothing to commit, but this releases the snapshot for the checkpointer.
-    fn end(self) -> rusqlite::Result<()> {
-        self.0.prepare_cached("COMMIT")?.execute([])?;
-        Ok(())
-    }
-}
-
-impl Drop for Snapshot<'_> {
-    fn drop(&mut self) {
-        // Reached only after a panic: a connection must not return to the pool with a snapshot open.
-        if !self.0.is_autocommit() {
-            self.0.execute_batch("ROLLBACK").ok();
-        }
     }
 }
 
