@@ -85,32 +85,17 @@ impl BindingRow {
 
 /// Inserts a binding.
 pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO binding (id, organization_id, plugin_digest, config_digest, hooks, answered, \
+    let at = binding.created_at;
+    execute(
+        tx,
+        "INSERT INTO binding (id, revision, organization_id, plugin_digest, config_digest, hooks, answered, \
          previous_digest, previous_config_digest, previous_hooks, previous_answered, position, mode, \
-         on_failure, grants, limits, disabled_at, created_at, updated_at, revision) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, 0)",
-    )?
-    .execute(params![
-        binding.id.as_bytes(),
-        binding.organization_id.map(|id| id.0.into_bytes()),
-        binding.version.plugin_digest,
-        binding.version.config_digest,
-        to_json(&binding.version.hooks)?,
-        binding.version.answered,
-        binding.previous.as_ref().map(|v| v.plugin_digest),
-        binding.previous.as_ref().map(|v| v.config_digest),
-        binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
-        binding.previous.as_ref().map(|v| v.answered),
-        binding.position,
-        to_json(&binding.mode)?,
-        binding.on_failure,
-        to_json(&binding.grants)?,
-        binding.limits,
-        binding.disabled_at.map(millis),
-        millis(binding.created_at),
-    ])?;
-    touch(tx, binding.id, binding.created_at)?;
+         on_failure, grants, limits, disabled_at, created_at, updated_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?18)",
+        binding,
+        at,
+    )?;
+    touch(tx, binding.id, at)?;
     bump_policy_revision(tx, binding.organization_id)
 }
 
@@ -120,37 +105,47 @@ pub fn insert_binding(tx: &Connection, binding: &BindingRow) -> Result<()> {
 /// [`Error::Stale`] when its revision differs from `binding.revision`.
 pub fn update_binding(tx: &Connection, binding: &BindingRow, at: Timestamp) -> Result<()> {
     touch(tx, binding.id, at)?;
-    let changed = tx
-        .prepare_cached(
-            "UPDATE binding SET plugin_digest = ?3, config_digest = ?4, hooks = ?5, answered = ?6, \
-             previous_digest = ?7, previous_config_digest = ?8, previous_hooks = ?9, previous_answered = ?10, \
-             position = ?11, mode = ?12, on_failure = ?13, grants = ?14, limits = ?15, disabled_at = ?16, \
-             updated_at = ?17, revision = revision + 1 WHERE id = ?1 AND revision = ?2",
-        )?
-        .execute(params![
-            binding.id.as_bytes(),
-            binding.revision,
-            binding.version.plugin_digest,
-            binding.version.config_digest,
-            to_json(&binding.version.hooks)?,
-            binding.version.answered,
-            binding.previous.as_ref().map(|v| v.plugin_digest),
-            binding.previous.as_ref().map(|v| v.config_digest),
-            binding.previous.as_ref().map(|v| to_json(&v.hooks)).transpose()?,
-            binding.previous.as_ref().map(|v| v.answered),
-            binding.position,
-            to_json(&binding.mode)?,
-            binding.on_failure,
-            to_json(&binding.grants)?,
-            binding.limits,
-            binding.disabled_at.map(millis),
-            millis(at),
-        ])?;
+    let changed = execute(
+        tx,
+        "UPDATE binding SET plugin_digest = ?4, config_digest = ?5, hooks = ?6, answered = ?7, \
+         previous_digest = ?8, previous_config_digest = ?9, previous_hooks = ?10, previous_answered = ?11, \
+         position = ?12, mode = ?13, on_failure = ?14, grants = ?15, limits = ?16, disabled_at = ?17, \
+         updated_at = ?18, revision = revision + 1 WHERE id = ?1 AND revision = ?2",
+        binding,
+        at,
+    )?;
     if changed != 1 {
         return Err(Error::Stale);
     }
     touch(tx, binding.id, at)?;
     bump_policy_revision(tx, binding.organization_id)
+}
+
+/// Executes a statement that writes a binding, with its columns as parameters in this order. Returns how many rows
+/// it wrote.
+fn execute(tx: &Connection, sql: &str, binding: &BindingRow, at: Timestamp) -> Result<usize> {
+    let previous = binding.previous.as_ref();
+    let written = tx.prepare_cached(sql)?.execute(params![
+        binding.id.as_bytes(),
+        binding.revision,
+        binding.organization_id.map(|id| id.0.into_bytes()),
+        binding.version.plugin_digest,
+        binding.version.config_digest,
+        to_json(&binding.version.hooks)?,
+        binding.version.answered,
+        previous.map(|version| version.plugin_digest),
+        previous.map(|version| version.config_digest),
+        previous.map(|version| to_json(&version.hooks)).transpose()?,
+        previous.map(|version| version.answered),
+        binding.position,
+        to_json(&binding.mode)?,
+        binding.on_failure,
+        to_json(&binding.grants)?,
+        binding.limits,
+        binding.disabled_at.map(millis),
+        millis(at),
+    ])?;
+    Ok(written)
 }
 
 /// Records that an answer of a version has counted. Leaves the binding's revision as it is.
