@@ -22,7 +22,7 @@ use crate::plugin_host::{
 use crate::service::Services;
 use crate::store::bindings::{self, BindingRow, Of, PolicyRevision, VersionRow};
 use crate::store::plugins::{self, ModuleRow};
-use crate::store::{Connection, Store};
+use crate::store::{Connection, Store, configurations};
 
 /// Longest history that a manifest can ask for, in days.
 const HISTORY_DAYS_CAP: u16 = 90;
@@ -329,7 +329,7 @@ impl Rows {
                 .into_iter()
                 .map(|module| (module.digest, module))
                 .collect(),
-            configurations: bindings::find_bound_configurations(db, of)?
+            configurations: configurations::find_bound_configurations(db, of)?
                 .into_iter()
                 .map(|(digest, config)| (digest, config.into()))
                 .collect(),

@@ -21,7 +21,7 @@ use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, Prepared};
 use crate::service::Services;
 use crate::store::bindings::{self, BindingRow, VersionRow};
-use crate::store::{accounts, audit};
+use crate::store::{accounts, audit, configurations};
 
 /// How often a change is judged again if the binding was changed in the meantime.
 const ATTEMPTS: usize = 3;
@@ -141,7 +141,7 @@ async fn bind(services: &Services, manager: &Manager, new: NewBinding) -> Result
                     "At most {BINDINGS_PER_OWNER} policies can be bound: each is asked at every reset"
                 )));
             }
-            bindings::insert_configuration(tx, &row.version.config_digest, &config, at)?;
+            configurations::insert_configuration(tx, &row.version.config_digest, &config, at)?;
             bindings::insert_binding(tx, &row)?;
             audit::append_entry(tx, at, entry_id, &event)?;
             Ok(row.clone())
@@ -342,7 +342,7 @@ async fn commit(
                 usable_plugin(tx, digest, row.organization_id)?; // it may have been removed meanwhile
             }
             if let Some(config) = &config {
-                bindings::insert_configuration(tx, &row.version.config_digest, config, at)?;
+                configurations::insert_configuration(tx, &row.version.config_digest, config, at)?;
             }
             if let Some(now) = bindings::find_binding(tx, row.id)? {
                 row.remember(&now);

@@ -14,7 +14,7 @@ use crate::plugin_host::DecisionRecord;
 use crate::service::Services;
 use crate::service::trail;
 use crate::store::decisions::{self, DecisionRow};
-use crate::store::{Connection, audit, bindings};
+use crate::store::{Connection, audit, configurations};
 
 /// Everything kept with the audit entry of a reset.
 #[derive(Clone, Debug, Serialize)]
@@ -81,7 +81,7 @@ async fn decisions_at(services: &Services, entry: &Entry) -> Result<Decisions> {
 }
 
 fn call(db: &Connection, row: &DecisionRow) -> Result<DecidedCall> {
-    let config = bindings::find_configuration(db, &row.config_digest)?;
+    let config = configurations::find_configuration(db, &row.config_digest)?;
     Ok(DecidedCall {
         record: from_json(&row.record)?,
         config: config.as_deref().map(from_json).transpose()?.unwrap_or_default(),

@@ -11,9 +11,9 @@ use crate::domain::policy::{Manifest, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, PluginCounters};
 use crate::service::Services;
-use crate::store::Connection;
 use crate::store::bindings::{self, BindingRow, Of, VersionRow};
 use crate::store::plugins::{self, ModuleRow, PluginRow};
+use crate::store::{Connection, configurations};
 
 /// Lists the plugins that a manager can bind: for an admin, their organisation's and the node's; for the
 /// operator, all.
@@ -206,7 +206,9 @@ impl Snapshot {
                 .into_iter()
                 .map(|module| (module.digest, module))
                 .collect(),
-            configurations: bindings::find_bound_configurations(db, of)?.into_iter().collect(),
+            configurations: configurations::find_bound_configurations(db, of)?
+                .into_iter()
+                .collect(),
         })
     }
 

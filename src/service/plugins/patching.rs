@@ -12,7 +12,8 @@ use crate::domain::policy::{Grants, Hook, Manifest, Mode};
 use crate::domain::{Error, Result};
 use crate::plugin_host::{Digest, Limits, OnFailure, Prepared};
 use crate::service::Services;
-use crate::store::bindings::{self, BindingRow, VersionRow};
+use crate::store::bindings::{BindingRow, VersionRow};
+use crate::store::configurations;
 use crate::store::plugins::{self, ModuleRow};
 
 /// Changes to a binding; absent fields stay unchanged.
@@ -60,7 +61,8 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
             true => usable_plugin(db, digest, now.organization_id)?.manifest,
             false => old.clone(),
         };
-        let config = bindings::find_configuration(db, &now.version.config_digest)?.ok_or(Error::Stale)?;
+        let config =
+            configurations::find_configuration(db, &now.version.config_digest)?.ok_or(Error::Stale)?;
         Ok((manifest, old, config))
     })?;
     if manifest.name != old.name {

@@ -24,7 +24,7 @@ use crate::service::Services;
 use crate::store::Connection;
 use crate::store::bindings::{self, BindingRow, Of, PolicyRevision};
 use crate::store::decisions::{self, DeciderRow};
-use crate::store::{accounts, plugins};
+use crate::store::{accounts, configurations, plugins};
 
 /// Days for which decisions must stay the same.
 const DAYS: i64 = 30;
@@ -231,7 +231,7 @@ fn find_manifest(db: &Connection, row: &BindingRow) -> Result<Manifest> {
 }
 
 fn find_config(db: &Connection, row: &BindingRow) -> Result<String> {
-    bindings::find_configuration(db, &row.version.config_digest)?.ok_or(Error::Stale)
+    configurations::find_configuration(db, &row.version.config_digest)?.ok_or(Error::Stale)
 }
 
 async fn replay(

@@ -5,7 +5,7 @@ use crate::domain::{Error, Result};
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest, Limits};
 use crate::service::Services;
 use crate::store::decisions::{self, AskedRow};
-use crate::store::{Store, bindings, plugins};
+use crate::store::{Store, configurations, plugins};
 
 use super::recorded_calls::{ended_so, shown};
 use super::{blocking, from_json, off_the_path};
@@ -26,7 +26,7 @@ pub(super) fn widest() -> Limits {
 
 pub(super) fn configuration(store: &Store, digest: [u8; 32]) -> Result<String> {
     store
-        .read(|db| bindings::find_configuration(db, &digest))?
+        .read(|db| configurations::find_configuration(db, &digest))?
         .ok_or_else(|| Error::Internal(format!("configuration {} is missing", hex::encode(digest))))
 }
 

@@ -17,7 +17,7 @@ use crate::domain::policy::Hook;
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest, FailureCause};
 use crate::service::Services;
 use crate::store::bindings::VersionRow;
-use crate::store::{audit, bindings, decisions, plugins};
+use crate::store::{audit, configurations, decisions, plugins};
 
 /// Maximum resets that wait for their re-check; further ones are not re-checked.
 const WAITING_MAX: usize = 256;
@@ -253,7 +253,7 @@ pub async fn forget_lapsed_decisions(services: &Services) -> Result<usize> {
     services
         .store
         .write(move |tx| {
-            bindings::clear_unbound_configurations(tx, before)?;
+            configurations::clear_unbound_configurations(tx, before)?;
             plugins::clear_removed_plugins(tx, before)
         })
         .await?;

@@ -18,7 +18,7 @@ use crate::service::Services;
 use crate::store::bindings::{BindingRow, VersionRow};
 use crate::store::factors::RecoverySetRow;
 use crate::store::plugins::PluginRow;
-use crate::store::{Transaction, accounts, audit, bindings, factors, plugins};
+use crate::store::{Transaction, accounts, audit, bindings, configurations, factors, plugins};
 
 /// The rows of a sample, ready to be written.
 #[derive(Clone)]
@@ -261,7 +261,7 @@ impl Load {
             plugins::insert_plugin(tx, plugin, module)?;
         }
         for (binding, config) in &self.bindings {
-            bindings::insert_configuration(tx, &binding.version.config_digest, config, at)?;
+            configurations::insert_configuration(tx, &binding.version.config_digest, config, at)?;
             bindings::insert_binding(tx, binding)?;
         }
         for (id, event) in &self.events {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use latchkey::domain::account::OrganizationId;
 use latchkey::plugin_host::Digest;
 use latchkey::service::plugins::{self, Manager, NewPlugin};
-use latchkey::store::bindings;
+use latchkey::store::{bindings, configurations};
 use serde_json::json;
 
 use crate::plugins::{PLUGINS, bind, fixture, install, patient};
@@ -48,7 +48,7 @@ async fn measured_bindings_of_a_thousand_organisations_at_start() {
                     own.id = services.entropy.uuid(at);
                     own.organization_id = Some(organization);
                     own.version.config_digest = Digest::of(config.as_bytes()).0;
-                    bindings::insert_configuration(tx, &own.version.config_digest, &config, at)?;
+                    configurations::insert_configuration(tx, &own.version.config_digest, &config, at)?;
                     bindings::insert_binding(tx, &own)?;
                 }
             }

@@ -12,7 +12,7 @@ use crate::domain::{Error, Result};
 use crate::plugin_host::Digest;
 use crate::service::plugins::{BindingView, listing::unknown_plugin, parse_digest};
 use crate::store::Connection;
-use crate::store::bindings;
+use crate::store::configurations;
 use crate::store::plugins::PluginRow;
 
 /// Minimum digits of a digest prefix.
@@ -155,7 +155,7 @@ pub(super) fn find_configuration(db: &Connection, digest: &str) -> Result<(Diges
             "{digest} is not the beginning of a digest: at least {CONFIG_DIGITS_MIN} hexadecimal digits"
         ))
     })?;
-    let mut found = bindings::find_configurations_beginning(db, &digits)?;
+    let mut found = configurations::find_configurations_beginning(db, &digits)?;
     match (found.pop(), found.is_empty()) {
         (Some((digest, config)), true) => Ok((Digest(digest), config)),
         (None, _) => Err(Error::NotFound {
