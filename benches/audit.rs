@@ -44,7 +44,10 @@ fn event(n: u64) -> Event {
             Uuid::from_u128(u128::from(user)),
             Some(format!("user{user}@example.org")),
         ))
-        .from_request("01a2b3c4-0000-7000-8000-000000000000", Some("192.0.2.17"))
+        .from_request(
+            "01a2b3c4-0000-7000-8000-000000000000",
+            Some([192, 0, 2, 17].into()),
+        )
         .with("reason", "lost phone, called from desk 17")
         .with("ticket", format!("HD-{n}"))
         .with("sessionsEnded", 2)

@@ -104,7 +104,10 @@ fn event(ours: OrganizationId, n: u64) -> Event {
     let on = |event_type, actor| {
         Event::new(event_type, Some(organization), actor)
             .on(Resource::other("USER", user_id, Some(user_email.clone())))
-            .from_request("01a2b3c4-0000-7000-8000-000000000000", Some("192.0.2.17"))
+            .from_request(
+                "01a2b3c4-0000-7000-8000-000000000000",
+                Some([192, 0, 2, 17].into()),
+            )
     };
     match n % 10 {
         0 | 3 => on(EventType::UserMfaReset, admin)

@@ -39,6 +39,8 @@ pub use report::{
 };
 pub use verify::{Head, Verifier};
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -416,9 +418,9 @@ impl Event {
         clippy::wrong_self_convention,
         reason = "a builder: the event is from that request"
     )]
-    pub fn from_request(mut self, request_id: &str, ip_address: Option<&str>) -> Self {
+    pub fn from_request(mut self, request_id: &str, ip: Option<IpAddr>) -> Self {
         self.request_id = Some(request_id.to_owned());
-        self.ip_address = ip_address.map(str::to_owned);
+        self.ip_address = ip.map(|ip| ip.to_string());
         self
     }
 

@@ -114,7 +114,7 @@ pub async fn create_user(
         .on(Resource::user(&user))
         .with("role", json!(user.role));
     if let Some(context) = context {
-        event = event.from_request(&context.request_id, context.ip_text().as_deref());
+        event = event.from_request(&context.request_id, context.ip);
     }
     let entry_id = services.entropy.uuid(at);
     services

@@ -425,6 +425,6 @@ fn still_admin(tx: &Transaction<'_>, caller: &Principal, at: Timestamp) -> Resul
 fn key_event(event_type: EventType, by: &Principal, context: &RequestContext, key: &ApiKeyRow) -> Event {
     Event::by(by, event_type)
         .on(Resource::other(RESOURCE, key.id, Some(key.name.clone())))
-        .from_request(&context.request_id, context.ip_text().as_deref())
+        .from_request(&context.request_id, context.ip)
         .with("prefix", key.prefix.clone())
 }

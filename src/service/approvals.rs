@@ -366,7 +366,7 @@ fn about(
 ) -> Event {
     Event::by(principal, event_type)
         .on(Resource::other("APPROVAL", approval.id, None))
-        .from_request(&context.request_id, context.ip_text().as_deref())
+        .from_request(&context.request_id, context.ip)
         .with("requesterId", approval.requester_id.to_string())
         .with("targetId", approval.target_id.to_string())
         .with("wanted", json!(approval.wanted))

@@ -356,7 +356,7 @@ pub(super) fn told(
 pub(super) fn event(principal: &Principal, event_type: EventType, context: &RequestContext) -> Event {
     Event::by(principal, event_type)
         .on(Resource::user(&principal.user))
-        .from_request(&context.request_id, context.ip_text().as_deref())
+        .from_request(&context.request_id, context.ip)
 }
 
 pub(super) fn kind_name(kind: FactorKind) -> &'static str {

@@ -375,7 +375,7 @@ fn login_event(user: &User, context: &RequestContext) -> Event {
         ActorRef::user(user),
     )
     .on(Resource::user(user))
-    .from_request(&context.request_id, context.ip_text().as_deref())
+    .from_request(&context.request_id, context.ip)
 }
 
 /// Marks the entry as refused. `reason` is for the trail; the caller may be told less.

@@ -66,7 +66,7 @@ pub async fn report_not_me(services: &Services, token: &str, context: &RequestCo
         ActorRef::user(&user),
     )
     .on(Resource::user(&user))
-    .from_request(&context.request_id, context.ip_text().as_deref());
+    .from_request(&context.request_id, context.ip);
     if let Some(sequence) = about
         .and_then(|bytes| bytes.try_into().ok())
         .map(u64::from_be_bytes)

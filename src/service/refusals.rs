@@ -100,7 +100,7 @@ pub async fn record_operators_refusal(
 async fn append(services: &Services, context: &RequestContext, event: Event, error: &Error) -> Result<()> {
     // The message as shown to the caller: an internal error's text is for the log only.
     let event = event
-        .from_request(&context.request_id, context.ip_text().as_deref())
+        .from_request(&context.request_id, context.ip)
         .ended(result_of(error), error.to_string());
     let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
     let terms = Terms {

@@ -348,7 +348,7 @@ pub async fn logout(services: &Services, principal: &Principal, context: &Reques
     let (session, at) = (principal.session.clone(), context.at);
     let event = Event::by(principal, EventType::UserLogout)
         .on(Resource::user(&principal.user))
-        .from_request(&context.request_id, context.ip_text().as_deref())
+        .from_request(&context.request_id, context.ip)
         .with("sessionId", session.id.to_string());
     let entry_id = services.entropy.uuid(at);
     services

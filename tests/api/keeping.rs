@@ -349,7 +349,7 @@ async fn act(app: &TestApp, actor: u8, n: usize) {
     let (actor, subject) = (users[usize::from(actor)], users[n % 3]);
     let event = Event::new(EventType::UserUpdate, Some(app.acme), ActorRef::user(actor))
         .on(Resource::user(subject))
-        .from_request("request", Some("192.0.2.9"))
+        .from_request("request", Some([192, 0, 2, 9].into()))
         .with("n", n);
     append(&app.services, event).await.unwrap();
 }

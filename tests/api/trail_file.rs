@@ -21,7 +21,7 @@ async fn app() -> TestApp {
                 format!("user {n}"),
                 Some("=SUM(A1)".into()),
             ))
-            .from_request("request", Some("192.0.2.1"))
+            .from_request("request", Some([192, 0, 2, 1].into()))
             .with("n", n)
             .with("share", 0.1 + 0.2)
             // Kept as digits, and a double nevertheless.

@@ -144,7 +144,7 @@ async fn change_settings(
             id,
             Some(admin.organization.slug.clone()),
         ))
-        .from_request(&context.request_id, context.ip_text().as_deref());
+        .from_request(&context.request_id, context.ip);
     let shorter = match patch.audit_retention_days {
         Some(Some(days)) => {
             let admins = services.store.read(|db| accounts::find_active_admins(db, id))?;

@@ -57,7 +57,7 @@ pub async fn change_own_password(
     };
     let event = Event::by(principal, EventType::UserPasswordChange)
         .on(Resource::user(user))
-        .from_request(&context.request_id, context.ip_text().as_deref());
+        .from_request(&context.request_id, context.ip);
     let hash = match services.hashing.run(Some(organization.id), work).await? {
         Judged::Wrong => return Err(refuse(services, event, old.is_some(), context).await?),
         Judged::Same => {

@@ -181,7 +181,7 @@ fn failure_of_nobody(
     })?;
     let actor = claimed(address.filter(|_| known));
     let event = Event::new(EventType::UserLogin, Some(organization.id), actor)
-        .from_request(&context.request_id, context.ip_text().as_deref());
+        .from_request(&context.request_id, context.ip);
     Ok(refused(event, "unknown-account"))
 }
 

@@ -163,14 +163,14 @@ impl Manager {
         let admin = self.admin.as_ref()?;
         let agreement = admin.mandate.agreement.as_ref()?;
         let event = approvals::agreed(agreement, &admin.user, agreement.approval.needed);
-        Some(event.from_request(&self.context.request_id, self.context.ip_text().as_deref()))
+        Some(event.from_request(&self.context.request_id, self.context.ip))
     }
 
     /// Returns an event for an action of the manager on something of this owner.
     pub(super) fn event(&self, event_type: EventType, owner: Option<OrganizationId>) -> Event {
         let event = Event::new(event_type, owner, self.actor.clone());
         match self.agreement() {
-            None => event.from_request(&self.context.request_id, self.context.ip_text().as_deref()),
+            None => event.from_request(&self.context.request_id, self.context.ip),
             // The address is the approver's, and is part of the agreement's own entry.
             Some(agreement) => event
                 .from_request(&self.context.request_id, None)

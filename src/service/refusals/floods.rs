@@ -69,7 +69,7 @@ impl Floods {
 }
 
 fn refusal(principal: &Principal, context: &RequestContext, event_type: EventType) -> Event {
-    Event::by(principal, event_type).from_request(&context.request_id, context.ip_text().as_deref())
+    Event::by(principal, event_type).from_request(&context.request_id, context.ip)
 }
 
 /// Records the refusals whose window is over, or `all` of them at shutdown. Returns the number of entries.

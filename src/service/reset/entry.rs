@@ -37,7 +37,7 @@ pub(super) fn event(
     .on(Resource::user(&case.target))
     .with("channel", json!(order.context.channel));
     event = match &order.mandate.agreement {
-        None => event.from_request(&order.context.request_id, order.context.ip_text().as_deref()),
+        None => event.from_request(&order.context.request_id, order.context.ip),
         // The client's address is the approver's, and is in the entry of the approval.
         Some(agreement) => event
             .from_request(&order.context.request_id, None)
@@ -92,7 +92,7 @@ pub(super) fn agreement_event(order: &Order, case: &Case, judgement: &Judgement)
         _ => agreement.approval.needed,
     };
     let event = approvals::agreed(agreement, &case.target, needed);
-    Some(event.from_request(&order.context.request_id, order.context.ip_text().as_deref()))
+    Some(event.from_request(&order.context.request_id, order.context.ip))
 }
 
 /// Summarises which policy version decided what, for the entry itself. The entry stays for good and goes to

@@ -103,5 +103,5 @@ fn admit(services: &Services, principal: &Principal) -> Result<()> {
 fn own_event(principal: &Principal, context: &RequestContext) -> Event {
     Event::by(principal, EventType::UserSessionsEnd)
         .on(Resource::user(&principal.user))
-        .from_request(&context.request_id, context.ip_text().as_deref())
+        .from_request(&context.request_id, context.ip)
 }

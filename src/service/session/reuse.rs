@@ -55,7 +55,7 @@ pub(super) fn event(user: &User, row: &SessionRow, context: &RequestContext) -> 
         ActorRef::user(user),
     )
     .on(Resource::user(user))
-    .from_request(&context.request_id, context.ip_text().as_deref())
+    .from_request(&context.request_id, context.ip)
     .ended(
         AuditResult::Denied,
         "A refresh token was used twice; the session was ended",

@@ -239,11 +239,11 @@ impl Plan {
             ActorRef::user(&case.actor),
         )
         .on(Resource::user(&case.target))
-        .from_request(&act.context.request_id, act.context.ip_text().as_deref());
+        .from_request(&act.context.request_id, act.context.ip);
         let mut agreed = None;
         if let Some(agreement) = &act.mandate.agreement {
             let given = approvals::agreed(agreement, &case.target, agreement.approval.needed)
-                .from_request(&act.context.request_id, act.context.ip_text().as_deref());
+                .from_request(&act.context.request_id, act.context.ip);
             agreed = Some((services.entropy.uuid(at), given));
             // The client's address is the approver's, and is in the entry of the approval.
             event.ip_address = None;

@@ -107,7 +107,7 @@ async fn insert(
         ActorRef::user(&admin.user),
     )
     .on(Resource::user(&user))
-    .from_request(&context.request_id, context.ip_text().as_deref())
+    .from_request(&context.request_id, context.ip)
     .with("role", json!(user.role));
     let event = invitation.describe(event);
     let entry_id = services.entropy.uuid(at);

@@ -192,7 +192,7 @@ pub async fn accept_invitation(
         ActorRef::user(&user),
     )
     .on(Resource::user(&user))
-    .from_request(&context.request_id, context.ip_text().as_deref())
+    .from_request(&context.request_id, context.ip)
     .with("reason", "invitation");
     let whose = (&organization, &user);
     let new = NewPassword::of(services, whose, hashed, "set the password", event, None, context);

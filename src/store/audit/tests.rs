@@ -27,7 +27,7 @@ fn event(n: i64) -> Event {
         ActorRef::operator(),
     )
     .on(Resource::other("USER", Uuid::from_u128(7), Some("Zoë".into())))
-    .from_request("not a uuid", Some("192.0.2.1"))
+    .from_request("not a uuid", Some([192, 0, 2, 1].into()))
     .with("n", n);
     if n % 5 == 0 {
         event.actor.email = Some("admin@example.org".into());
