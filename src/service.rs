@@ -37,6 +37,8 @@ use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::courier::Courier;
+use crate::domain::account::User;
+use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::credential::DeviceToken;
 pub use crate::domain::credential::{ExternalIssuer, ExternalRules, TokenAlgorithm, role_by_name};
 use crate::domain::policy::Channel;
@@ -188,4 +190,11 @@ impl RequestContext {
     pub fn ip_text(&self) -> Option<String> {
         self.ip.map(|ip| ip.to_string())
     }
+}
+
+/// Returns the event of something that a user does to their own account.
+fn own_event(event_type: EventType, user: &User, context: &RequestContext) -> Event {
+    Event::new(event_type, Some(user.organization_id), ActorRef::user(user))
+        .on(Resource::user(user))
+        .from_request(&context.request_id, context.ip)
 }

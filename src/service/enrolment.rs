@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::login::code::read_code;
 use super::operator::operator_may;
 use super::session::still_lives;
-use super::{RequestContext, Services, deliveries, notices};
+use super::{RequestContext, Services, deliveries, notices, own_event};
 use crate::domain::account::{Principal, User, UserId, Verb};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
@@ -108,7 +108,7 @@ pub async fn confirm_mfa(
     match enrol(services, principal, confirmation, context).await {
         Ok(codes) => Ok(codes),
         Err(error) => {
-            let denied = event(principal, EventType::UserMfaEnabled, context);
+            let denied = own_event(EventType::UserMfaEnabled, &principal.user, context);
             Err(record_wrong_code(services, denied, error, context.at).await)
         }
     }
@@ -153,7 +153,7 @@ async fn enrol(
     let entry_id = services.entropy.uuid(at);
     let (session, kept) = (principal.session.id, principal.session.clone());
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
-    let event = event(principal, EventType::UserMfaEnabled, context)
+    let event = own_event(EventType::UserMfaEnabled, &principal.user, context)
         .with("factors", vec!["totp", "recovery-codes"])
         .with("sessionId", session.to_string());
     let owed = told(
@@ -213,7 +213,7 @@ pub async fn disable_mfa(
         .limiter
         .check(Bucket::CodeByAccount, principal.session.id.0.as_bytes())?;
     let shown = read_code(services, user, code, context).await?;
-    let event = event(principal, EventType::UserMfaDisabled, context);
+    let event = own_event(EventType::UserMfaDisabled, &principal.user, context);
     let owed = told(
         services,
         principal,
@@ -351,12 +351,6 @@ pub(super) fn told(
         event,
     };
     notices::of_change(services, &changed, context)
-}
-
-pub(super) fn event(principal: &Principal, event_type: EventType, context: &RequestContext) -> Event {
-    Event::by(principal, event_type)
-        .on(Resource::user(&principal.user))
-        .from_request(&context.request_id, context.ip)
 }
 
 pub(super) fn kind_name(kind: FactorKind) -> &'static str {

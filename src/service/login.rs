@@ -18,9 +18,9 @@ use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
 use super::session::{self, Opening, Tokens};
-use super::{RequestContext, Services};
+use super::{RequestContext, Services, own_event};
 use crate::domain::account::{Lock, Organization, SessionScope, User, UserId};
-use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::audit::{AuditResult, Event, EventType};
 use crate::domain::credential::OneUseToken;
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
@@ -369,13 +369,7 @@ fn one_use(services: &Services, user: &User, purpose: Purpose, secs: i64, at: Ti
 
 /// Returns the entry of a login by a user who proved their identity as far as required.
 fn login_event(user: &User, context: &RequestContext) -> Event {
-    Event::new(
-        EventType::UserLogin,
-        Some(user.organization_id),
-        ActorRef::user(user),
-    )
-    .on(Resource::user(user))
-    .from_request(&context.request_id, context.ip)
+    own_event(EventType::UserLogin, user, context)
 }
 
 /// Marks the entry as refused. `reason` is for the trail; the caller may be told less.

@@ -9,9 +9,9 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::deliveries::{self, OwedLink};
-use super::{RequestContext, Services, notices};
+use super::{RequestContext, Services, notices, own_event};
 use crate::domain::account::{Lock, Organization, User};
-use crate::domain::audit::{ActorRef, Event, EventType, Resource};
+use crate::domain::audit::EventType;
 use crate::domain::credential::OneUseToken;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
@@ -60,13 +60,7 @@ pub async fn report_not_me(services: &Services, token: &str, context: &RequestCo
         let admins = accounts::find_active_admins(db, organization.id)?;
         Ok((user, organization, link.state, admins))
     })?;
-    let mut event = Event::new(
-        EventType::UserReport,
-        Some(organization.id),
-        ActorRef::user(&user),
-    )
-    .on(Resource::user(&user))
-    .from_request(&context.request_id, context.ip);
+    let mut event = own_event(EventType::UserReport, &user, context);
     if let Some(sequence) = about
         .and_then(|bytes| bytes.try_into().ok())
         .map(u64::from_be_bytes)

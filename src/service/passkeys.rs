@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::enrolment::{self, RecoveryCodes};
 use super::session::still_lives;
-use super::{RequestContext, Services, deliveries};
+use super::{RequestContext, Services, deliveries, own_event};
 use crate::domain::account::{Principal, SessionId, UserId};
 use crate::domain::audit::{AuditResult, EventType};
 use crate::domain::policy::FactorKind;
@@ -111,7 +111,7 @@ pub async fn register_passkey(
     match register(services, principal, new, context).await {
         Ok(registered) => Ok(registered),
         Err(error) => {
-            let denied = enrolment::event(principal, EventType::UserPasskeyRegistered, context);
+            let denied = own_event(EventType::UserPasskeyRegistered, &principal.user, context);
             Err(enrolment::record_wrong_code(services, denied, error, context.at).await)
         }
     }
@@ -148,11 +148,11 @@ async fn register(
         .enrolment_code
         .map(|code| services.keys.enrolment_code_hash(id, &code));
     let full_until = at + SignedDuration::from_secs(services.settings.refresh_token_secs);
-    let registered = enrolment::event(principal, EventType::UserPasskeyRegistered, context)
+    let registered = own_event(EventType::UserPasskeyRegistered, &principal.user, context)
         .with("passkeyId", row.id.to_string())
         .with("passkeyName", row.name.clone())
         .with("sessionId", session.to_string());
-    let enabled = enrolment::event(principal, EventType::UserMfaEnabled, context)
+    let enabled = own_event(EventType::UserMfaEnabled, &principal.user, context)
         .with("factors", vec!["passkey", "recovery-codes"])
         .with("sessionId", session.to_string());
     let did = format!("registered the passkey \"{}\"", row.name);
@@ -253,7 +253,7 @@ async fn refuse<T>(
     context: &RequestContext,
 ) -> Result<T> {
     let (id, at) = (principal.user.id, context.at);
-    let event = enrolment::event(principal, EventType::UserPasskeyRegistered, context)
+    let event = own_event(EventType::UserPasskeyRegistered, &principal.user, context)
         .ended(AuditResult::Denied, fault.message())
         .with("reason", fault.reason());
     let entry_id = services.entropy.uuid(at);

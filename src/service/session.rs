@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::login::attempts::remember_device;
 use super::operator::operator_may;
-use super::{RequestContext, Services, deliveries};
+use super::{RequestContext, Services, deliveries, own_event};
 use crate::domain::account::{
     Principal, Role, Session, SessionId, SessionOrigin, SessionScope, User, UserId, Verb,
 };
@@ -346,10 +346,8 @@ fn extended(session: &Session, settings: &super::Settings, at: Timestamp) -> Tim
 /// [`Error::Internal`] if the store fails.
 pub async fn logout(services: &Services, principal: &Principal, context: &RequestContext) -> Result<()> {
     let (session, at) = (principal.session.clone(), context.at);
-    let event = Event::by(principal, EventType::UserLogout)
-        .on(Resource::user(&principal.user))
-        .from_request(&context.request_id, context.ip)
-        .with("sessionId", session.id.to_string());
+    let event =
+        own_event(EventType::UserLogout, &principal.user, context).with("sessionId", session.id.to_string());
     let entry_id = services.entropy.uuid(at);
     services
         .store

@@ -2,14 +2,14 @@
 
 use zeroize::Zeroizing;
 
-use super::{current_user, event, told};
+use super::{current_user, told};
 use crate::domain::account::{Principal, User};
 use crate::domain::audit::EventType;
 use crate::domain::second_factor::{self, RECOVERY_CODES};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::session::still_lives;
-use crate::service::{RequestContext, Services, deliveries};
+use crate::service::{RequestContext, Services, deliveries, own_event};
 use crate::store::factors::{self, RecoverySetRow};
 use crate::store::{audit, challenges, sessions};
 
@@ -33,7 +33,7 @@ pub async fn regenerate_recovery_codes(
         .limiter
         .check(Bucket::EnrolmentByAccount, principal.session.id.0.as_bytes())?;
     let (codes, set, hashes) = new_recovery_codes(services, user, context).await?;
-    let event = event(principal, EventType::UserRecoveryCodesRegenerated, context);
+    let event = own_event(EventType::UserRecoveryCodesRegenerated, &principal.user, context);
     let owed = told(
         services,
         principal,

@@ -13,8 +13,8 @@ use crate::domain::second_factor::{self, Code, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::deliveries::{self, OwedDelivery};
-use crate::service::notices;
 use crate::service::session::{self, Opening, Tokens};
+use crate::service::{notices, own_event};
 use crate::store::{Transaction, accounts, audit, challenges, factors};
 
 /// Wrong codes allowed per challenge (ASVS 6.5.1: together with the limit per account, guessing is infeasible).
@@ -207,8 +207,6 @@ impl Used {
         let Self::Recovery { left } = self else {
             return None;
         };
-        let mut event = login_event(user, context).with("codesLeft", left);
-        event.event_type = EventType::UserRecoveryCodeUsed;
-        Some(event)
+        Some(own_event(EventType::UserRecoveryCodeUsed, user, context).with("codesLeft", left))
     }
 }

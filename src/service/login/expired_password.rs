@@ -2,11 +2,12 @@
 //! second factor, it must have been verified first.
 
 use super::new_password::{NewPassword, check_rules};
-use super::{Password, RequestContext, Services, login_event};
+use super::{Password, RequestContext, Services};
 use crate::domain::audit::EventType;
 use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
+use crate::service::own_event;
 use crate::store::challenges::Purpose;
 use crate::store::{accounts, challenges, passwords};
 
@@ -55,8 +56,7 @@ pub async fn change_expired_password(
             "must differ from the expired password",
         ));
     };
-    let mut event = login_event(&user, context).with("reason", "expired");
-    event.event_type = EventType::UserPasswordChange;
+    let event = own_event(EventType::UserPasswordChange, &user, context).with("reason", "expired");
     let whose = (&organization, &user);
     let how = "replaced the expired password";
     let new = NewPassword::of(services, whose, hashed, how, event, None, context);

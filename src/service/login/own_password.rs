@@ -4,9 +4,10 @@ use super::attempts::admit_own_password;
 use super::new_password::{NewPassword, check_rules};
 use super::{Password, RequestContext, Services};
 use crate::domain::account::Principal;
-use crate::domain::audit::{AuditResult, Event, EventType, Resource};
+use crate::domain::audit::{AuditResult, Event, EventType};
 use crate::domain::credential::{self, PASSWORD_MAX_CHARACTERS};
 use crate::domain::{Error, Result};
+use crate::service::own_event;
 use crate::service::session::still_lives;
 use crate::store::{audit, passwords};
 
@@ -55,9 +56,7 @@ pub async fn change_own_password(
             _ => Judged::Wrong,
         }
     };
-    let event = Event::by(principal, EventType::UserPasswordChange)
-        .on(Resource::user(user))
-        .from_request(&context.request_id, context.ip);
+    let event = own_event(EventType::UserPasswordChange, user, context);
     let hash = match services.hashing.run(Some(organization.id), work).await? {
         Judged::Wrong => return Err(refuse(services, event, old.is_some(), context).await?),
         Judged::Same => {

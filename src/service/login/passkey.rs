@@ -18,9 +18,10 @@ use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::passkeys::{Asserted, Fault};
 use crate::service::deliveries::{self, OwedDelivery};
-use crate::service::notices;
+use crate::service::enrolment::current_user;
 use crate::service::passkeys::{self, INVALID, Options, ceremony_hash, no_ceremony};
 use crate::service::session::{self, AccessToken, Opening, Tokens};
+use crate::service::{notices, own_event};
 use crate::store::challenges::Purpose;
 use crate::store::passkeys::{PasskeyRow, Taken, take_passkey, update_cloned};
 use crate::store::{Connection, Transaction, accounts, audit, challenges, factors};
@@ -172,13 +173,13 @@ pub async fn step_up_with_passkey(
     let stepped_up = services
         .store
         .write_for(user.organization_id, move |tx| {
-            let user = accounts::find_user_anywhere(tx, id)?.ok_or(Error::Token(TokenFault::SubjectGone))?;
+            let user = current_user(tx, id)?;
             if find(tx)? != state {
                 return Err(no_ceremony());
             }
             challenges::take_challenge(tx, id, &hash)?;
-            let mut event = login_event(&user, &request).with("sessionId", session.to_string());
-            event.event_type = EventType::UserStepUp;
+            let event =
+                own_event(EventType::UserStepUp, &user, &request).with("sessionId", session.to_string());
             let used = match shown.take(tx, &user, at)? {
                 Ok(used) => used,
                 Err(refusal) => {
@@ -324,11 +325,10 @@ impl Refusal {
             return Ok(());
         }
         factors::touch_user(tx, user.id, context.at)?;
-        let mut event = login_event(user, context)
+        let event = own_event(EventType::UserPasskeyAlarm, user, context)
             .ended(AuditResult::Denied, Error::InvalidPasskey)
             .with("passkeyId", row.id.to_string())
             .with("passkeyName", row.name.clone());
-        event.event_type = EventType::UserPasskeyAlarm;
         let entry = audit::append_entry(tx, context.at, entry_id, &event)?;
         deliveries::owe(tx, owed, entry.sequence, context.at)
     }

@@ -4,16 +4,16 @@ use uuid::Uuid;
 
 use super::code::{Shown, read_code, told_of_recovery_code};
 use super::second_step::{note_step_up, who_steps_up};
-use super::{RequestContext, Services, login_event};
+use super::{RequestContext, Services};
 use crate::domain::account::Principal;
 use crate::domain::audit::{AuditResult, EventType};
-use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::service::deliveries;
+use crate::service::enrolment::current_user;
 use crate::service::session::{self, AccessToken};
-use crate::store::{accounts, audit};
+use crate::service::{deliveries, own_event};
+use crate::store::audit;
 
 const WRONG_CODE: Error = Error::Refused("Invalid MFA code");
 
@@ -53,10 +53,9 @@ pub async fn step_up(
     let stepped_up = services
         .store
         .write_for(user.organization_id, move |tx| {
-            let gone = || Error::Token(TokenFault::SubjectGone);
-            let user = accounts::find_user_anywhere(tx, id)?.ok_or_else(gone)?;
-            let mut event = login_event(&user, &request).with("sessionId", session.to_string());
-            event.event_type = EventType::UserStepUp;
+            let user = current_user(tx, id)?;
+            let event =
+                own_event(EventType::UserStepUp, &user, &request).with("sessionId", session.to_string());
             let spent = match &shown {
                 Some(shown) => shown.take(tx, &user, &request)?,
                 None => None,

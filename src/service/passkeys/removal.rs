@@ -7,7 +7,7 @@ use crate::domain::account::Principal;
 use crate::domain::audit::EventType;
 use crate::domain::{Error, Result};
 use crate::service::session::still_lives;
-use crate::service::{RequestContext, Services, deliveries, enrolment};
+use crate::service::{RequestContext, Services, deliveries, enrolment, own_event};
 use crate::store::{accounts, audit, challenges, factors, passkeys, sessions};
 
 /// Removes one of the caller's passkeys. Removing the last usable second factor disables MFA and deletes the
@@ -34,10 +34,10 @@ pub async fn remove_passkey(
     let row = rows.into_iter().find(|row| row.id == wanted);
     let row = row.ok_or_else(|| not_found.clone())?;
     admit(services, principal, context)?;
-    let removed = enrolment::event(principal, EventType::UserPasskeyRemoved, context)
+    let removed = own_event(EventType::UserPasskeyRemoved, &principal.user, context)
         .with("passkeyId", row.id.to_string())
         .with("passkeyName", row.name.clone());
-    let disabled = enrolment::event(principal, EventType::UserMfaDisabled, context);
+    let disabled = own_event(EventType::UserMfaDisabled, &principal.user, context);
     let did = format!("removed the passkey \"{}\"", row.name);
     let owed = enrolment::told(services, principal, context, &did, "user.passkey.removed");
     let entry_ids: [Uuid; 2] = std::array::from_fn(|_| services.entropy.uuid(at));

@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{RequestContext, Services, still_lives};
+use super::{RequestContext, Services, own_event, still_lives};
 use crate::domain::account::{Principal, SessionId};
-use crate::domain::audit::{Event, EventType, Resource};
+use crate::domain::audit::EventType;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::store::sessions::{self, SessionRow};
@@ -46,7 +46,8 @@ pub async fn end_session(
         .map(SessionId)
         .map_err(|_| not_found.clone())?;
     let (session, at) = (principal.session.clone(), context.at);
-    let event = own_event(principal, context).with("sessionId", id.to_string());
+    let event =
+        own_event(EventType::UserSessionsEnd, &principal.user, context).with("sessionId", id.to_string());
     let entry_id = services.entropy.uuid(at);
     services
         .store
@@ -77,7 +78,7 @@ pub async fn end_other_sessions(
 ) -> Result<u32> {
     admit(services, principal)?;
     let (kept, at) = (principal.session.clone(), context.at);
-    let event = own_event(principal, context);
+    let event = own_event(EventType::UserSessionsEnd, &principal.user, context);
     let entry_id = services.entropy.uuid(at);
     services
         .store
@@ -98,10 +99,4 @@ fn admit(services: &Services, principal: &Principal) -> Result<()> {
     services
         .limiter
         .check(Bucket::AccountByCaller, principal.user.id.0.as_bytes())
-}
-
-fn own_event(principal: &Principal, context: &RequestContext) -> Event {
-    Event::by(principal, EventType::UserSessionsEnd)
-        .on(Resource::user(&principal.user))
-        .from_request(&context.request_id, context.ip)
 }

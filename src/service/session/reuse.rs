@@ -1,9 +1,9 @@
 //! Reuse of a refresh token: it must have been copied.
 
-use super::{RequestContext, Services};
+use super::{RequestContext, Services, own_event};
 use crate::domain::Result;
 use crate::domain::account::User;
-use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
+use crate::domain::audit::{AuditResult, Event, EventType};
 use crate::domain::credential::RefreshToken;
 use crate::service::deliveries::OwedDelivery;
 use crate::service::notices;
@@ -49,16 +49,8 @@ pub(super) fn told(
 
 /// Returns the audit entry of a reused refresh token.
 pub(super) fn event(user: &User, row: &SessionRow, context: &RequestContext) -> Event {
-    Event::new(
-        EventType::RefreshTokenReuse,
-        Some(user.organization_id),
-        ActorRef::user(user),
-    )
-    .on(Resource::user(user))
-    .from_request(&context.request_id, context.ip)
-    .ended(
-        AuditResult::Denied,
-        "A refresh token was used twice; the session was ended",
-    )
-    .with("sessionId", row.session.id.to_string())
+    let message = "A refresh token was used twice; the session was ended";
+    own_event(EventType::RefreshTokenReuse, user, context)
+        .ended(AuditResult::Denied, message)
+        .with("sessionId", row.session.id.to_string())
 }

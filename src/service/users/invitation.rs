@@ -4,13 +4,13 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::account::{Organization, User, UserId};
-use crate::domain::audit::{ActorRef, Event, EventType, Resource};
+use crate::domain::audit::{Event, EventType};
 use crate::domain::credential::{self, OneUseToken};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::login::Password;
 use crate::service::login::new_password::{NewPassword, check_rules};
-use crate::service::{RequestContext, Services, notices};
+use crate::service::{RequestContext, Services, notices, own_event};
 use crate::store::challenges::Purpose;
 use crate::store::deliveries::OwedDelivery;
 use crate::store::{Transaction, accounts, challenges};
@@ -186,14 +186,7 @@ pub async fn accept_invitation(
             credential::hash_password(&new.0, salt)
         })
         .await?;
-    let event = Event::new(
-        EventType::UserPasswordChange,
-        Some(user.organization_id),
-        ActorRef::user(&user),
-    )
-    .on(Resource::user(&user))
-    .from_request(&context.request_id, context.ip)
-    .with("reason", "invitation");
+    let event = own_event(EventType::UserPasswordChange, &user, context).with("reason", "invitation");
     let whose = (&organization, &user);
     let new = NewPassword::of(services, whose, hashed, "set the password", event, None, context);
     services
