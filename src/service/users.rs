@@ -62,14 +62,8 @@ pub async fn update_user(
     written_id: &str,
     patch: Result<UserPatch>,
 ) -> Result<Outcome> {
-    recorded(
-        services,
-        principal,
-        context,
-        written_id,
-        patch.map(Change::Update),
-    )
-    .await
+    let change = patch.map(Change::Update);
+    recorded(services, principal, context, written_id, change).await
 }
 
 /// Deletes a user and all data that belongs to them, except the trail.
