@@ -17,7 +17,7 @@ pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset}
 
 use super::mandate::{Agreement, Mandate};
 use super::refusals::{admit_admin, admit_reader, record_refusal, written_resource};
-use super::reset::{self, Order, Refusal};
+use super::reset::{self, Refusal, ResetOrder};
 use super::users::{self, Act, Change, Shown};
 use super::{RequestContext, Services, plugins};
 use crate::domain::account::{Principal, User, UserId};
@@ -192,7 +192,7 @@ async fn carry_out(
     let wanted = approval.wanted.clone();
     let change = match &wanted {
         Wanted::ResetMfa => {
-            let order = Order::agreed(approval, approver, context);
+            let order = ResetOrder::agreed(approval, approver, context);
             let answer = reset::carry_out(services, order).await?;
             return Ok(Agreed {
                 wanted,

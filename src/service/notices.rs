@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::reset::{Case, Order};
+use super::reset::{ResetCase, ResetOrder};
 use super::{RequestContext, Services, deliveries, not_me};
 pub use crate::courier::Mail;
 use crate::courier::webhook::check_url;
@@ -21,7 +21,12 @@ use crate::store::deliveries::{Channel, OwedDelivery};
 /// Returns a reset's deliveries: the notice to the user that ASVS 6.3.7 requires, and those requested by
 /// policies.
 #[must_use]
-pub fn of_reset(services: &Services, case: &Case, order: &Order, effects: &[Effect]) -> Vec<OwedDelivery> {
+pub fn of_reset(
+    services: &Services,
+    case: &ResetCase,
+    order: &ResetOrder,
+    effects: &[Effect],
+) -> Vec<OwedDelivery> {
     let what = format!("reset the second factor of your account {}", case.target.email);
     let mut owed = of_effects(services, case, effects);
     let told = of_change(
@@ -208,7 +213,7 @@ const RECEIPT: &str = "receipt";
 
 /// Returns the notices requested by policies.
 #[must_use]
-pub fn of_effects(services: &Services, case: &Case, effects: &[Effect]) -> Vec<OwedDelivery> {
+pub fn of_effects(services: &Services, case: &ResetCase, effects: &[Effect]) -> Vec<OwedDelivery> {
     effects
         .iter()
         .filter_map(|effect| match effect {
@@ -380,7 +385,7 @@ pub fn called(user: &User) -> String {
     }
 }
 
-fn mails(services: &Services, case: &Case, notice: &Notice) -> Vec<OwedDelivery> {
+fn mails(services: &Services, case: &ResetCase, notice: &Notice) -> Vec<OwedDelivery> {
     let to = match notice.to {
         Audience::Target => vec![case.target.email.clone()],
         // The operator has no address.

@@ -6,9 +6,9 @@ mod facts;
 mod in_flight;
 mod order;
 
-pub use facts::Case;
+pub use facts::ResetCase;
 pub use in_flight::InFlight;
-pub use order::{Order, ResetBody, ResetRequest, read_user_id};
+pub use order::{ResetBody, ResetOrder, ResetRequest, read_user_id};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -74,7 +74,7 @@ async fn attempt(
     admit_caller(services, principal)?; // 429, before anything is read
     may_call(principal, &request.context)?; // 403; 401 where a step-up is due
     admit_target(services, principal, request)?; // 403 for the caller's own account, 429
-    match Order::from_request(principal, request) {
+    match ResetOrder::from_request(principal, request) {
         Ok(order) => carry_out(services, order).await,
         Err(flaw) => Err(facts::before_flaw(services, principal, request, flaw).into()), // 404, 403, 400
     }
@@ -92,7 +92,7 @@ pub(super) async fn reset_as_operator(
     context: &RequestContext,
 ) -> Result<ResetAnswer, Refusal> {
     let attempt = async {
-        let order = Order::of_operator(user, body, context)?;
+        let order = ResetOrder::of_operator(user, body, context)?;
         // While no server runs, the policies are not loaded yet.
         plugins::catch_up(services, Some(user.organization_id)).await?;
         carry_out(services, order).await
@@ -108,7 +108,7 @@ pub(super) async fn reset_as_operator(
 ///
 /// # Errors
 /// As [`reset_mfa`]; [`Refusal`] tells whether it is already recorded.
-pub(super) async fn carry_out(services: &Services, mut order: Order) -> Result<ResetAnswer, Refusal> {
+pub(super) async fn carry_out(services: &Services, mut order: ResetOrder) -> Result<ResetAnswer, Refusal> {
     let _under_way = services.in_flight.enter(&order.mandate, order.target);
     for _ in 0..ATTEMPTS {
         if let Some(answer) = order.remembered(services)? {
@@ -199,7 +199,7 @@ enum Ending {
 
 /// Runs the before hooks, then the after hooks. Hooks work like database triggers: pure functions inside the
 /// change. So the effects of `after` commit with the reset, and there is no instant between them.
-async fn judge(services: &Services, case: &Case) -> Judgement {
+async fn judge(services: &Services, case: &ResetCase) -> Judgement {
     let before = services
         .plugin_host
         .before(&case.policies.plugins, &case.question)
@@ -256,7 +256,7 @@ fn failed(failure: &PluginFailure) -> Ending {
     Ending::Failed(format!("{failure}; binding {}", failure.binding_id))
 }
 
-fn decide(case: &Case, before: &Evaluation) -> (Ending, Vec<Effect>) {
+fn decide(case: &ResetCase, before: &Evaluation) -> (Ending, Vec<Effect>) {
     if let Some(failure) = &before.failure {
         return (failed(failure), Vec::new());
     }

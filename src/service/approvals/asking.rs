@@ -8,7 +8,7 @@ use crate::domain::approval::{Approval, ApprovalState, PolicyChange, Wanted};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::policy;
 use crate::service::mandate::{Agreement, Mandate};
-use crate::service::reset::Order;
+use crate::service::reset::ResetOrder;
 use crate::service::users::{Act, Change};
 use crate::service::{Services, notices};
 use crate::store::deliveries::OwedDelivery;
@@ -18,7 +18,7 @@ const RULE_HOURS: i64 = 24;
 
 /// Creates the approval that a policy, or the rule between admins, requires before a reset.
 #[must_use]
-pub fn of_reset(services: &Services, order: &Order, wanted: &policy::Approval) -> Approval {
+pub fn of_reset(services: &Services, order: &ResetOrder, wanted: &policy::Approval) -> Approval {
     let at = order.context.at;
     Approval {
         reason: order.body.reason.clone(),

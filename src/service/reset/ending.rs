@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::entry::{agreement_event, asked_rows, committed_to, demanding, event};
-use super::facts::Case;
+use super::facts::ResetCase;
 use super::order::Idempotency;
-use super::{Ending, Judgement, Order, Refusal, ResetAnswer};
+use super::{Ending, Judgement, Refusal, ResetAnswer, ResetOrder};
 use crate::domain::account::{Lock, OrganizationId, UserId};
 use crate::domain::approval::{Approval, ApprovalState};
 use crate::domain::audit::{AuditResult, Event};
@@ -34,8 +34,8 @@ use crate::store::{Terms, Touched, Transaction, audit, challenges, factors, sess
 /// [`Error::PolicyFailed`] (recorded) if that is the outcome.
 pub(super) async fn commit(
     services: &Services,
-    order: &Order,
-    case: Case,
+    order: &ResetOrder,
+    case: ResetCase,
     judgement: Judgement,
 ) -> Result<ResetAnswer, Refusal> {
     let refusal = match &judgement.ending {
@@ -116,7 +116,12 @@ enum What {
 }
 
 impl Change {
-    fn prepare(services: &Services, order: &Order, case: Case, judgement: Judgement) -> Result<Self> {
+    fn prepare(
+        services: &Services,
+        order: &ResetOrder,
+        case: ResetCase,
+        judgement: Judgement,
+    ) -> Result<Self> {
         let at = order.context.at;
         let agreed =
             agreement_event(order, &case, &judgement).map(|event| (services.entropy.uuid(at), event));
@@ -327,7 +332,7 @@ impl Judged {
 /// enrolment, for a bounded time (invariant 6).
 fn after_reset(
     services: &Services,
-    case: &Case,
+    case: &ResetCase,
     effects: &[Effect],
     at: Timestamp,
 ) -> (AfterReset, Option<String>) {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::ending::to_json;
-use super::facts::Case;
-use super::{Ending, Judgement, Order};
+use super::facts::ResetCase;
+use super::{Ending, Judgement, ResetOrder};
 use crate::domain::Result;
 use crate::domain::approval::Wanted;
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
@@ -17,8 +17,8 @@ use crate::store::accounts::AfterReset;
 use crate::store::decisions::{AskedRow, DecisionRow};
 
 pub(super) fn event(
-    order: &Order,
-    case: &Case,
+    order: &ResetOrder,
+    case: &ResetCase,
     judgement: &Judgement,
     after: &AfterReset,
     result: AuditResult,
@@ -82,7 +82,7 @@ pub(super) fn event(
 }
 
 /// Returns the entry of the approval given by this call, unless a failing policy prevents it from counting.
-pub(super) fn agreement_event(order: &Order, case: &Case, judgement: &Judgement) -> Option<Event> {
+pub(super) fn agreement_event(order: &ResetOrder, case: &ResetCase, judgement: &Judgement) -> Option<Event> {
     let agreement = order.mandate.agreement.as_ref()?;
     if matches!(judgement.ending, Ending::Failed(_)) {
         return None;
@@ -167,7 +167,7 @@ fn refused_summary(refused: &[RefusedEffect]) -> Vec<Value> {
 }
 
 /// Returns the rows stored beside the entry for replay.
-pub(super) fn asked_rows(case: &Case, judgement: &Judgement) -> Result<(AskedRow, Vec<DecisionRow>)> {
+pub(super) fn asked_rows(case: &ResetCase, judgement: &Judgement) -> Result<(AskedRow, Vec<DecisionRow>)> {
     let asked = AskedRow {
         question: to_json(&*case.question)?,
         outcome: judgement.outcome.as_ref().map(to_json).transpose()?,

@@ -8,12 +8,12 @@ use crate::domain::{Error, Result};
 use crate::service::Services;
 use crate::service::administration::utc_offset_minutes;
 use crate::service::plugins::BoundSet;
-use crate::service::reset::{Order, ResetRequest, read_user_id};
+use crate::service::reset::{ResetOrder, ResetRequest, read_user_id};
 use crate::store::{accounts, factors, requests, sessions};
 
 /// A reset with everything known when it was decided.
 #[derive(Debug)]
-pub struct Case {
+pub struct ResetCase {
     /// The organisation's current state.
     pub organization: Organization,
     /// The caller's current state.
@@ -39,9 +39,9 @@ pub struct Case {
 /// database's current state), [`Error::MfaNotEnabled`].
 pub(super) fn gather(
     services: &Services,
-    order: &Order,
+    order: &ResetOrder,
     read: Option<Box<(User, Organization)>>,
-) -> Result<Case> {
+) -> Result<ResetCase> {
     let at = order.context.at;
     let mandate = &order.mandate;
     let policies = services.bindings.of(mandate.organization);
@@ -123,7 +123,7 @@ pub(super) fn gather(
             history,
             attributes: Vec::new(),
         };
-        Ok(Case {
+        Ok(ResetCase {
             organization,
             actor,
             target,
@@ -169,7 +169,7 @@ pub(super) fn second_admin() -> Approval {
     }
 }
 
-fn seconds_since(order: &Order) -> u32 {
+fn seconds_since(order: &ResetOrder) -> u32 {
     let elapsed = order.context.at.duration_since(order.mandate.authenticated_at);
     u32::try_from(elapsed.as_secs().max(0)).unwrap_or(u32::MAX)
 }

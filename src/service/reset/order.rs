@@ -42,7 +42,7 @@ pub struct ResetBody {
 
 /// A well-formed reset.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct ResetOrder {
     /// Metadata of the request.
     pub context: RequestContext,
     /// The user to reset.
@@ -69,7 +69,7 @@ pub struct Idempotency {
     pub fingerprint: [u8; 32],
 }
 
-impl Order {
+impl ResetOrder {
     /// Parses a request.
     ///
     /// # Errors
