@@ -55,7 +55,7 @@ pub use invalidation::Touched;
 pub use open_error::OpenError;
 use readers::Readers;
 use turns::{Party, Turns};
-pub use writer::{QUEUE_LENGTH, Terms, WriterStats};
+pub use writer::{QUEUE_LENGTH, WriteTerms, WriterStats};
 
 /// The database's file name in the data directory.
 pub const DATABASE_FILE: &str = "latchkey.db";
@@ -209,7 +209,7 @@ impl Store {
         &self,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.write_by(Terms::NODE, change).await
+        self.write_by(WriteTerms::NODE, change).await
     }
 
     /// [`Store::write`] on behalf of an organisation, which uses its own share of the queue: its crowd leaves places
@@ -222,7 +222,7 @@ impl Store {
         party: impl Into<Party>,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let terms = Terms {
+        let terms = WriteTerms {
             party: party.into(),
             touched: Touched::Everybody,
         };
@@ -236,7 +236,7 @@ impl Store {
     /// As [`Store::write`].
     pub async fn write_by<T: Send + 'static>(
         &self,
-        terms: Terms,
+        terms: WriteTerms,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.inner
@@ -256,7 +256,7 @@ impl Store {
     ) -> Result<T> {
         self.inner
             .writer
-            .submit(Terms::NODE, change)?
+            .submit(WriteTerms::NODE, change)?
             .blocking_recv()
             .map_err(|_| Error::Internal("the writer ended".into()))?
     }

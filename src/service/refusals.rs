@@ -18,7 +18,7 @@ use crate::domain::account::{OrgAdmin, Principal};
 use crate::domain::audit::{AuditResult, Event, EventType, Resource};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::store::{Terms, Touched, audit};
+use crate::store::{Touched, WriteTerms, audit};
 
 /// Admits an admin's operation: checks the limiter first, then the role, then how recently they authenticated.
 ///
@@ -103,7 +103,7 @@ async fn append(services: &Services, context: &RequestContext, event: Event, err
         .from_request(&context.request_id, context.ip)
         .ended(result_of(error), error.to_string());
     let (at, entry_id) = (context.at, services.entropy.uuid(context.at));
-    let terms = Terms {
+    let terms = WriteTerms {
         party: event.organization_id,
         touched: Touched::NOBODY,
     };

@@ -48,14 +48,14 @@ struct Counters {
 
 /// On whose behalf a change runs, and whose standing it may alter.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct WriteTerms {
     /// The party whose share of the queue it uses.
     pub party: Party,
     /// The users whose standing it may alter.
     pub touched: Touched,
 }
 
-impl Terms {
+impl WriteTerms {
     /// Terms of the node's own changes, which may alter anyone's standing.
     pub(super) const NODE: Self = Self {
         party: None,
@@ -109,7 +109,7 @@ impl Writer {
 
     pub(super) fn submit<T: Send + 'static>(
         &self,
-        terms: Terms,
+        terms: WriteTerms,
         change: impl FnMut(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T>>> {
         let (reply, answer) = oneshot::channel();
@@ -186,7 +186,7 @@ impl Drop for Writer {
 
 /// A queued change, with its result type erased; only the waiting caller knows it.
 trait Job: Send {
-    fn terms(&self) -> &Terms;
+    fn terms(&self) -> &WriteTerms;
     /// Runs the change and stores its result. Returns whether it succeeded.
     fn run(&mut self, tx: &Transaction<'_>) -> bool;
     /// Sends the caller the stored result if the commit succeeded, the commit's error otherwise.
@@ -194,14 +194,14 @@ trait Job: Send {
 }
 
 struct Change<T, F> {
-    terms: Terms,
+    terms: WriteTerms,
     change: F,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
 
 impl<T: Send, F: FnMut(&Transaction<'_>) -> Result<T> + Send> Job for Change<T, F> {
-    fn terms(&self) -> &Terms {
+    fn terms(&self) -> &WriteTerms {
         &self.terms
     }
 
@@ -381,7 +381,7 @@ mod tests {
     fn job(change: impl FnMut(&Transaction<'_>) -> Result<i64> + Send + 'static) -> (Box<dyn Job>, Answer) {
         let (reply, answer) = oneshot::channel();
         let job = Change {
-            terms: Terms::NODE,
+            terms: WriteTerms::NODE,
             change,
             result: None,
             reply,

@@ -25,7 +25,7 @@ use crate::store::decisions::{AskedRow, DecisionRow, insert_decisions};
 use crate::store::deliveries::OwedDelivery;
 use crate::store::requests::{self, ResetCall};
 use crate::store::revisions::{Revisions, find_revisions};
-use crate::store::{Terms, Touched, Transaction, audit, challenges, factors, sessions};
+use crate::store::{Touched, Transaction, WriteTerms, audit, challenges, factors, sessions};
 
 /// Commits a decided reset, whatever its outcome.
 ///
@@ -53,7 +53,7 @@ pub(super) async fn commit(
     let mut change = Change::prepare(services, order, case, judgement)?;
     let (enrolment_code, alarms) = (change.enrolment_code.clone(), change.alarms.clone());
     let answered = change.answered.clone();
-    let terms = Terms {
+    let terms = WriteTerms {
         party: Some(organization),
         touched: Touched::Users(vec![change.target]),
     };
