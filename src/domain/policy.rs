@@ -351,7 +351,7 @@ pub struct Denial {
 /// A demand that further admins agree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Approval {
+pub struct ApprovalDemand {
     /// Reason, shown to all admins involved.
     pub reason: String,
     /// Number of further admins.
@@ -369,7 +369,7 @@ pub enum Verdict {
     /// Deny the reset.
     Deny(Denial),
     /// Allow the reset once further admins agree.
-    RequireApproval(Approval),
+    RequireApproval(ApprovalDemand),
 }
 
 /// How the reset ends, exactly as it will be committed.

@@ -20,7 +20,7 @@ use crate::domain::account::{Principal, Role, User, Verb, may_act};
 use crate::domain::audit::EventType;
 use crate::domain::error::PolicyDenial;
 use crate::domain::policy::{
-    Answer, Approval, Decision, Denial, Effect, Mode, Outcome, ResultKind, merge_effects,
+    Answer, ApprovalDemand, Decision, Denial, Effect, Mode, Outcome, ResultKind, merge_effects,
 };
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
@@ -192,7 +192,7 @@ struct Judgement {
 enum Ending {
     Done,
     Denied(Box<PolicyDenial>),
-    AwaitsApproval(Approval),
+    AwaitsApproval(ApprovalDemand),
     /// A plugin failed and its binding fails closed.
     Failed(String),
 }
@@ -286,7 +286,7 @@ fn decide(case: &ResetCase, before: &Evaluation) -> (Ending, Vec<Effect>) {
 /// as its requester's, and the operator has no account to evaluate. If an admin is available to approve, they
 /// can request the reset themselves; if none is, waiting would be in vain, and the remedy is to disable the
 /// policy, which is recorded.
-fn unasked(records: &[DecisionRecord], wanted: &Approval) -> PolicyDenial {
+fn unasked(records: &[DecisionRecord], wanted: &ApprovalDemand) -> PolicyDenial {
     let demanded = |record: &&DecisionRecord| {
         record.mode != Mode::Monitor && matches!(record.end, CallEnd::Answer(Answer::RequireApproval(_)))
     };

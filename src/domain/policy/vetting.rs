@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Approval, Attribute, Denial, Effect, Verdict};
+use super::{ApprovalDemand, Attribute, Denial, Effect, Verdict};
 use crate::domain::printable::{clip, moves_cursor};
 
 /// A plugin's answer, in the form in which it is recorded, replayed and compared.
@@ -20,7 +20,7 @@ pub enum Answer {
     /// `before-reset`: deny.
     Deny(Denial),
     /// `before-reset`: allow once further admins agree.
-    RequireApproval(Approval),
+    RequireApproval(ApprovalDemand),
     /// `after-reset`: add these effects.
     Effects(Vec<Effect>),
 }
@@ -109,7 +109,7 @@ pub enum Decision {
     /// The reset is denied.
     Deny(Denial),
     /// The reset may happen once further admins agree.
-    RequireApproval(Approval),
+    RequireApproval(ApprovalDemand),
 }
 
 impl Decision {
@@ -126,7 +126,7 @@ impl Decision {
                 } else {
                     clip(&format!("{} · {}", one.reason, two.reason), REASON_CHARS)
                 };
-                Self::RequireApproval(Approval {
+                Self::RequireApproval(ApprovalDemand {
                     reason,
                     approvals: one.approvals.max(two.approvals),
                     expires_secs: one.expires_secs.min(two.expires_secs),
@@ -309,7 +309,7 @@ fn repair_denial(mut denial: Denial, repaired: &mut Vec<String>) -> Denial {
     denial
 }
 
-fn repair_approval(mut approval: Approval, repaired: &mut Vec<String>) -> Approval {
+fn repair_approval(mut approval: ApprovalDemand, repaired: &mut Vec<String>) -> ApprovalDemand {
     repair_text(
         "reason",
         &mut approval.reason,

@@ -128,7 +128,7 @@ fn effects_are_counted_and_windows_bounded() {
 
 #[test]
 fn an_approval_is_held_to_its_bounds() {
-    let wild = Approval {
+    let wild = ApprovalDemand {
         reason: String::new(),
         approvals: 0,
         expires_secs: u32::MAX,
@@ -144,7 +144,7 @@ fn an_approval_is_held_to_its_bounds() {
 #[test]
 fn decisions_combine_towards_the_stricter() {
     let ask = |approvals, expires_secs, reason: &str| {
-        Decision::RequireApproval(Approval {
+        Decision::RequireApproval(ApprovalDemand {
             reason: reason.into(),
             approvals,
             expires_secs,

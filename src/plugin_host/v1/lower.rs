@@ -256,7 +256,7 @@ impl From<wit::Verdict> for domain::Verdict {
                 allowed_from: denial.allowed_from.and_then(timestamp),
                 because: denial.because.into_iter().map(Into::into).collect(),
             }),
-            wit::Verdict::RequireApproval(approval) => Self::RequireApproval(domain::Approval {
+            wit::Verdict::RequireApproval(approval) => Self::RequireApproval(domain::ApprovalDemand {
                 reason: approval.reason,
                 approvals: approval.approvals,
                 expires_secs: approval.expires_secs,

@@ -18,7 +18,7 @@ const RULE_HOURS: i64 = 24;
 
 /// Creates the approval that a policy, or the rule between admins, requires before a reset.
 #[must_use]
-pub fn of_reset(services: &Services, order: &ResetOrder, wanted: &policy::Approval) -> Approval {
+pub fn of_reset(services: &Services, order: &ResetOrder, wanted: &policy::ApprovalDemand) -> Approval {
     let at = order.context.at;
     Approval {
         reason: order.body.reason.clone(),

@@ -7,7 +7,7 @@
 
 use super::to_json;
 use crate::domain::Result;
-use crate::domain::policy::{Answer, Approval, Attribute, Denial, Effect, Notice, RefusedEffect};
+use crate::domain::policy::{Answer, ApprovalDemand, Attribute, Denial, Effect, Notice, RefusedEffect};
 use crate::domain::printable::clip;
 use crate::plugin_host::{CallEnd, DecisionRecord, Digest};
 
@@ -97,7 +97,7 @@ fn brief_end(end: &CallEnd) -> CallEnd {
                 .map(brief_attribute)
                 .collect(),
         }),
-        Answer::RequireApproval(approval) => Answer::RequireApproval(Approval {
+        Answer::RequireApproval(approval) => Answer::RequireApproval(ApprovalDemand {
             reason: brief(&approval.reason),
             ..approval.clone()
         }),

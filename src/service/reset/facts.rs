@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::account::{May, Organization, Principal, User, Verb, may_act};
-use crate::domain::policy::{Actor, Approval, OrganizationFacts, Question, RequestFacts, Target};
+use crate::domain::policy::{Actor, ApprovalDemand, OrganizationFacts, Question, RequestFacts, Target};
 use crate::domain::{Error, Result};
 use crate::service::Services;
 use crate::service::administration::utc_offset_minutes;
@@ -161,8 +161,8 @@ pub(super) fn before_flaw(
 }
 
 /// Returns the approval required by the rule that admins reset admins only with a second admin.
-pub(super) fn second_admin() -> Approval {
-    Approval {
+pub(super) fn second_admin() -> ApprovalDemand {
+    ApprovalDemand {
         reason: "This organisation lets administrators reset administrators only with a second one".into(),
         approvals: 1,
         expires_secs: 24 * 3600,
