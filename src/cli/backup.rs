@@ -12,7 +12,7 @@ use super::user::password_from;
 use super::{Global, Progress, output};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::service::backup::{self, KeyChoice, Order};
+use crate::service::backup::{self, BackupOrder, KeyChoice};
 
 /// Arguments of `latchkey backup`.
 #[derive(Debug, Args)]
@@ -65,7 +65,7 @@ impl Backup {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let config = global.load_quietly()?;
         let passphrase = self.passphrase_file.as_deref().map(password_from).transpose()?;
-        let order = Order {
+        let order = BackupOrder {
             data_dir: config.data_dir,
             destination: self.destination,
             keys: self.keys.into(),

@@ -67,7 +67,7 @@ pub enum KeyChoice {
 
 /// What to back up, and how.
 #[derive(Clone)]
-pub struct Order {
+pub struct BackupOrder {
     /// The data directory, in use or not.
     pub data_dir: PathBuf,
     /// The new directory to create.
@@ -128,7 +128,7 @@ impl From<copying::CopyError> for BackupError {
 /// # Errors
 /// [`BackupError`]; no new directory is left then.
 pub fn create(
-    order: &Order,
+    order: &BackupOrder,
     clock: &Clock,
     entropy: &Entropy,
     watch: Watch<'_>,
@@ -341,4 +341,4 @@ fn refuse_without_room(destination: &Path, database: &Path) -> Result<(), Backup
     Ok(())
 }
 
-prints_no_secret!(Order);
+prints_no_secret!(BackupOrder);

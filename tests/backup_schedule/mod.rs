@@ -15,7 +15,7 @@ use latchkey::clock::Clock;
 use latchkey::config::Config;
 use latchkey::domain::audit::ActorRef;
 use latchkey::entropy::Entropy;
-use latchkey::service::backup::{self, BackupError, KeyChoice, Order, Owner, Schedule};
+use latchkey::service::backup::{self, BackupError, BackupOrder, KeyChoice, Owner, Schedule};
 use latchkey::service::trail;
 
 use super::load_support::{Mounted, Server, check, latchkey, reset, shim};
@@ -307,7 +307,7 @@ fn a_backup_that_is_stopped_leaves_nothing() {
     let directory = place.path("backups");
     fs::create_dir(&directory).unwrap();
     for stopped_at in ["copy", "verify", "hash"] {
-        let order = Order {
+        let order = BackupOrder {
             data_dir: place.path("data"),
             destination: directory.join("made"),
             keys: KeyChoice::Plain,

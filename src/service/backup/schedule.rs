@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use zeroize::Zeroizing;
 
 use super::files::{UNFINISHED, io_error};
-use super::{BackupError, KeyChoice, MANIFEST_FILE, Order, Owner, create};
+use super::{BackupError, BackupOrder, KeyChoice, MANIFEST_FILE, Owner, create};
 use crate::service::Services;
 
 const PREFIX: &str = "latchkey-";
@@ -66,7 +66,7 @@ pub fn back_up_when_due(
     }
     clear_unfinished_of(&owner, now, schedule);
     let destination = schedule.directory.join(name_of(now));
-    let order = Order {
+    let order = BackupOrder {
         data_dir: services
             .store
             .path()
