@@ -117,15 +117,15 @@
 //! 4. [`Limiter::check`](limiter::Limiter::check) counts the call for the caller, before anything else is
 //!    read (429). The role and a due step-up are checked (403, 401), and the call is counted for the target
 //!    (429).
-//! 5. [`ResetOrder::from_request`](service::reset::ResetOrder::from_request) validates id, body, parameters and headers
-//!    (400, 415) and makes an [`ResetOrder`](service::reset::ResetOrder). [`InFlight`](service::reset::InFlight) registers
-//!    it, so that the counts in a policy's question are upper bounds and a budget can't be overrun by
-//!    concurrent requests.
+//! 5. [`ResetOrder::from_request`](service::reset::ResetOrder::from_request) validates id, body, parameters and
+//!    headers (400, 415) and makes a [`ResetOrder`](service::reset::ResetOrder).
+//!    [`InFlight`](service::reset::InFlight) registers it, so that the counts in a policy's question are upper
+//!    bounds and a budget can't be overrun by concurrent requests.
 //! 6. A repeat with the same `Idempotency-Key` gets the remembered answer. Otherwise `facts::gather` reads
 //!    one consistent snapshot with [`Store::read`](store::Store::read): the caller as of now, the target
 //!    (404), whether the one [may act](fn@domain::account::may_act) on the other (403), whether MFA is on (400).
-//!    From these it builds a [`ResetCase`](service::reset::ResetCase): the [`Question`](domain::policy::Question) for
-//!    the policies, and the revisions that it rests on.
+//!    From these it builds a [`ResetCase`](service::reset::ResetCase): the
+//!    [`Question`](domain::policy::Question) for the policies, and the revisions that it rests on.
 //! 7. [`PluginHost::before`](plugin_host::PluginHost::before) asks the bound policies in order. Every answer
 //!    passes [`vet`](domain::policy::vet), which refuses effects that were not granted. The result is to
 //!    allow the reset, to deny it (403), or to require a second admin (202).
