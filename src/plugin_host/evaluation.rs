@@ -67,22 +67,7 @@ impl PluginHost {
         // One slot for the whole evaluation: its plugins run one after the other anyway.
         let Some(_slot) = self.0.slots.take(&question.organization.id).await else {
             self.0.metrics.note_busy();
-            let failure = Failure {
-                cause: FailureCause::Busy,
-                detail: "all evaluation slots of the organisation are in use".to_owned(),
-            };
-            let unasked = |turn: &Turn<'_>| turn.record(hook, CallEnd::Failure(failure.clone()));
-            evaluation.records = turns.iter().map(unasked).collect();
-            // Monitored policies stop nothing, not even when no slot is free.
-            let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
-            let turn = stopped.unwrap_or(&turns[0]);
-            tracing::warn!(
-                plugin = %turn.plugin.name, version = %turn.version.version, digest = %turn.version.prepared.digest,
-                binding = %turn.plugin.binding_id, cause = failure.cause.as_str(), policies = turns.len(),
-                organization = %question.organization.id, enforced = stopped.is_some(),
-                "policy plugins were not asked: no evaluation slot became free"
-            );
-            evaluation.failure = stopped.map(|turn| turn.failed(failure));
+            (evaluation.records, evaluation.failure) = not_asked(&turns, hook, &question.organization.id);
             return evaluation;
         };
 
@@ -208,6 +193,30 @@ impl PluginHost {
         });
         vetted
     }
+}
+
+/// Returns the records of turns for which no slot became free, and the failure that ends the reset, if there is one.
+fn not_asked(
+    turns: &[Turn<'_>],
+    hook: Hook,
+    organization: &str,
+) -> (Vec<DecisionRecord>, Option<PluginFailure>) {
+    let failure = Failure {
+        cause: FailureCause::Busy,
+        detail: "all evaluation slots of the organisation are in use".to_owned(),
+    };
+    let unasked = |turn: &Turn<'_>| turn.record(hook, CallEnd::Failure(failure.clone()));
+    let records = turns.iter().map(unasked).collect();
+    // Monitored policies stop nothing, not even when no slot is free.
+    let stopped = turns.iter().find(|turn| turn.mode == Mode::Enforce);
+    let turn = stopped.unwrap_or(&turns[0]);
+    tracing::warn!(
+        plugin = %turn.plugin.name, version = %turn.version.version, digest = %turn.version.prepared.digest,
+        binding = %turn.plugin.binding_id, cause = failure.cause.as_str(), policies = turns.len(),
+        organization = %organization, enforced = stopped.is_some(),
+        "policy plugins were not asked: no evaluation slot became free"
+    );
+    (records, stopped.map(|turn| turn.failed(failure)))
 }
 
 /// What an `after-reset` plugin is shown: each sees the effects that those before it added.
