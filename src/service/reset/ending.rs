@@ -115,6 +115,50 @@ enum What {
     },
 }
 
+impl What {
+    fn of(services: &Services, order: &ResetOrder, judgement: &Judgement, after: &AfterReset) -> Self {
+        match &judgement.ending {
+            Ending::Done => Self::Reset(after.clone()),
+            Ending::Denied(_) => Self::Refuse {
+                end_sessions: judgement.effects.contains(&Effect::RevokeSessions),
+                lock_reason: after.lock_reason.clone(),
+            },
+            Ending::Failed(_) => Self::Refuse {
+                end_sessions: false,
+                lock_reason: None,
+            },
+            Ending::AwaitsApproval(wanted) => match &order.mandate.agreement {
+                None => Self::AskSecondAdmin(Box::new(approvals::of_reset(services, order, wanted))),
+                Some(agreement) => Self::AskFurtherAdmin {
+                    needed: wanted.approvals.max(agreement.approval.needed),
+                },
+            },
+        }
+    }
+}
+
+fn deliveries_of(
+    services: &Services,
+    order: &ResetOrder,
+    case: &ResetCase,
+    judgement: &Judgement,
+    what: &What,
+) -> Vec<OwedDelivery> {
+    match (&judgement.ending, what) {
+        (Ending::Done, _) => notices::of_reset(services, case, order, &judgement.effects),
+        (_, What::AskSecondAdmin(approval)) => approvals::asked_notices(
+            services,
+            &case.organization,
+            &case.actor,
+            &case.target,
+            &case.admin_emails,
+            approval,
+        ),
+        (Ending::Denied(_), _) => notices::of_effects(services, case, &judgement.effects),
+        (Ending::AwaitsApproval(_) | Ending::Failed(_), _) => Vec::new(),
+    }
+}
+
 impl Change {
     fn prepare(
         services: &Services,
@@ -132,36 +176,8 @@ impl Change {
             Ending::Denied(_) => (AuditResult::Denied, ResultKind::Denied),
             Ending::Failed(_) => (AuditResult::Failure, ResultKind::Failed),
         };
-        let what = match &judgement.ending {
-            Ending::Done => What::Reset(after.clone()),
-            Ending::Denied(_) => What::Refuse {
-                end_sessions: judgement.effects.contains(&Effect::RevokeSessions),
-                lock_reason: after.lock_reason.clone(),
-            },
-            Ending::Failed(_) => What::Refuse {
-                end_sessions: false,
-                lock_reason: None,
-            },
-            Ending::AwaitsApproval(wanted) => match &order.mandate.agreement {
-                None => What::AskSecondAdmin(Box::new(approvals::of_reset(services, order, wanted))),
-                Some(agreement) => What::AskFurtherAdmin {
-                    needed: wanted.approvals.max(agreement.approval.needed),
-                },
-            },
-        };
-        let deliveries = match (&judgement.ending, &what) {
-            (Ending::Done, _) => notices::of_reset(services, &case, order, &judgement.effects),
-            (_, What::AskSecondAdmin(approval)) => approvals::asked_notices(
-                services,
-                &case.organization,
-                &case.actor,
-                &case.target,
-                &case.admin_emails,
-                approval,
-            ),
-            (Ending::Denied(_), _) => notices::of_effects(services, &case, &judgement.effects),
-            (Ending::AwaitsApproval(_) | Ending::Failed(_), _) => Vec::new(),
-        };
+        let what = What::of(services, order, &judgement, &after);
+        let deliveries = deliveries_of(services, order, &case, &judgement, &what);
         let (asked, decisions) = asked_rows(&case, &judgement)?;
         let digest = asked.digest(&decisions);
         let event = committed_to(&digest, event(order, &case, &judgement, &after, result));
@@ -218,45 +234,7 @@ impl Change {
     /// Runs the transaction. A failure anywhere rolls back everything.
     fn run(&mut self, tx: &Transaction<'_>) -> Result<(ResetAnswer, u64)> {
         self.judged.still_hold(tx, self.target, self.at)?;
-        let mut approval_id = None;
-        match &self.what {
-            What::Reset(after) => {
-                accounts::update_user_after_reset(tx, self.target, self.target_revision, after, self.at)?;
-                let removed = factors::clear_factors(tx, self.target, self.at)?;
-                factors::clear_enrolment(tx, self.target)?;
-                challenges::clear_challenges(tx, self.target)?;
-                let ended = sessions::delete_sessions(tx, self.target)?;
-                end_keys_of(tx, self.target, self.at, &mut self.event)?;
-                let removed: Vec<_> = removed.iter().map(|f| json!(f.kind)).collect();
-                self.note("removedFactors", removed);
-                self.note("sessionsEnded", ended);
-            }
-            What::Refuse {
-                end_sessions,
-                lock_reason,
-            } => {
-                if let Some(reason) = lock_reason {
-                    let lock = Lock {
-                        at: self.at,
-                        reason: reason.clone(),
-                    };
-                    accounts::update_lock(tx, self.target, Some(&lock), self.at)?;
-                }
-                if *end_sessions {
-                    let ended = sessions::clear_sessions(tx, self.target, self.at)?;
-                    self.note("sessionsEnded", ended);
-                }
-            }
-            What::AskSecondAdmin(approval) => {
-                insert_approval(tx, approval)?;
-                let id = approval.id;
-                approval_id = Some(id);
-                self.note("approvalId", id.to_string());
-            }
-            What::AskFurtherAdmin { .. } => {
-                approval_id = self.judged.mandate.agreement.as_ref().map(|a| a.approval.id);
-            }
-        }
+        let approval_id = self.carry_out(tx)?;
         self.end_approval(tx)?;
         let entry = match (&self.what, &self.agreed) {
             (What::AskFurtherAdmin { .. }, Some((id, agreed))) => audit::append(tx, self.at, *id, agreed)?,
@@ -295,6 +273,49 @@ impl Change {
             requests::insert_remembered(tx, *actor, key_hash, fingerprint, &to_json(&answer)?, self.at)?;
         }
         Ok((answer, entry.sequence))
+    }
+
+    /// Changes the user, or asks for an approval. Returns the approval that the reset awaits then.
+    fn carry_out(&mut self, tx: &Transaction<'_>) -> Result<Option<Uuid>> {
+        match &self.what {
+            What::Reset(after) => {
+                accounts::update_user_after_reset(tx, self.target, self.target_revision, after, self.at)?;
+                let removed = factors::clear_factors(tx, self.target, self.at)?;
+                factors::clear_enrolment(tx, self.target)?;
+                challenges::clear_challenges(tx, self.target)?;
+                let ended = sessions::delete_sessions(tx, self.target)?;
+                end_keys_of(tx, self.target, self.at, &mut self.event)?;
+                let removed: Vec<_> = removed.iter().map(|f| json!(f.kind)).collect();
+                self.note("removedFactors", removed);
+                self.note("sessionsEnded", ended);
+            }
+            What::Refuse {
+                end_sessions,
+                lock_reason,
+            } => {
+                if let Some(reason) = lock_reason {
+                    let lock = Lock {
+                        at: self.at,
+                        reason: reason.clone(),
+                    };
+                    accounts::update_lock(tx, self.target, Some(&lock), self.at)?;
+                }
+                if *end_sessions {
+                    let ended = sessions::clear_sessions(tx, self.target, self.at)?;
+                    self.note("sessionsEnded", ended);
+                }
+            }
+            What::AskSecondAdmin(approval) => {
+                insert_approval(tx, approval)?;
+                let id = approval.id;
+                self.note("approvalId", id.to_string());
+                return Ok(Some(id));
+            }
+            What::AskFurtherAdmin { .. } => {
+                return Ok(self.judged.mandate.agreement.as_ref().map(|a| a.approval.id));
+            }
+        }
+        Ok(None)
     }
 
     /// Adds to the entry what only the transaction knows. Idempotent, in case the transaction runs twice.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::domain::account::{May, Organization, Principal, User, Verb, may_act};
-use crate::domain::policy::{Actor, ApprovalDemand, OrganizationFacts, Question, RequestFacts, Target};
+use crate::domain::policy::{
+    Actor, ApprovalDemand, FactorFacts, OrganizationFacts, Question, RequestFacts, Target,
+};
 use crate::domain::{Error, Result};
 use crate::service::Services;
 use crate::service::administration::utc_offset_minutes;
@@ -84,42 +86,10 @@ pub(super) fn gather(
         };
         let active_sessions = sessions::count_sessions(db, target.id, at)?;
         let question = Question {
-            organization: OrganizationFacts {
-                id: organization.id.to_string(),
-                slug: organization.slug.clone(),
-                name: organization.name.clone(),
-                mfa_required: organization.settings.mfa_required,
-            },
-            actor: Actor {
-                id: actor.id.to_string(),
-                email: actor.email.clone(),
-                name: actor.name.clone(),
-                role: actor.role,
-                second_factor_used: mandate.second_factor_used,
-                authenticated_secs_ago: seconds_since(order),
-            },
-            target: Target {
-                id: target.id.to_string(),
-                email: target.email.clone(),
-                name: target.name.clone(),
-                role: target.role,
-                active: target.active,
-                factors: enrolled,
-                active_sessions,
-                created_at: target.created_at,
-                last_login_at: target.last_login_at,
-            },
-            request: RequestFacts {
-                id: order.context.request_id.clone(),
-                at,
-                utc_offset_minutes: utc_offset_minutes(&organization.settings, at),
-                channel: order.context.channel,
-                ip: order.context.ip_text(),
-                user_agent: said(order.context.user_agent.as_deref()),
-                reason: said(order.body.reason.as_deref()),
-                ticket: said(order.body.ticket.as_deref()),
-                dry_run: false,
-            },
+            organization: about_organization(&organization),
+            actor: about_actor(&actor, order),
+            target: about_target(&target, enrolled, active_sessions),
+            request: about_request(order, &organization),
             history,
             attributes: Vec::new(),
         };
@@ -134,6 +104,55 @@ pub(super) fn gather(
             admin_emails,
         })
     })
+}
+
+fn about_organization(organization: &Organization) -> OrganizationFacts {
+    OrganizationFacts {
+        id: organization.id.to_string(),
+        slug: organization.slug.clone(),
+        name: organization.name.clone(),
+        mfa_required: organization.settings.mfa_required,
+    }
+}
+
+fn about_actor(actor: &User, order: &ResetOrder) -> Actor {
+    Actor {
+        id: actor.id.to_string(),
+        email: actor.email.clone(),
+        name: actor.name.clone(),
+        role: actor.role,
+        second_factor_used: order.mandate.second_factor_used,
+        authenticated_secs_ago: seconds_since(order),
+    }
+}
+
+fn about_target(target: &User, enrolled: Vec<FactorFacts>, active_sessions: u32) -> Target {
+    Target {
+        id: target.id.to_string(),
+        email: target.email.clone(),
+        name: target.name.clone(),
+        role: target.role,
+        active: target.active,
+        factors: enrolled,
+        active_sessions,
+        created_at: target.created_at,
+        last_login_at: target.last_login_at,
+    }
+}
+
+fn about_request(order: &ResetOrder, organization: &Organization) -> RequestFacts {
+    let (context, body) = (&order.context, &order.body);
+    RequestFacts {
+        id: context.request_id.clone(),
+        at: context.at,
+        utc_offset_minutes: utc_offset_minutes(&organization.settings, context.at),
+        channel: context.channel,
+        ip: context.ip_text(),
+        user_agent: said(context.user_agent.as_deref()),
+        reason: said(body.reason.as_deref()),
+        ticket: said(body.ticket.as_deref()),
+        dry_run: false,
+    }
 }
 
 /// Returns the text unless it is blank: a policy that requires a ticket must not accept a blank one.
