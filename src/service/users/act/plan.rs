@@ -47,7 +47,6 @@ impl Plan {
     /// Prepares the transaction; `None` if there is nothing to change.
     pub(super) fn of(services: &Services, act: &Act, case: Case) -> Result<Option<Self>> {
         let at = act.context.at;
-        let mut deliveries = Vec::new();
         let erases = act.change == Change::Erase;
         let asks = (erases || case.may == May::WithSecondAdmin) && act.mandate.agreement.is_none();
         if erases && asks && !case.somebody_else_can_agree() {
@@ -55,39 +54,8 @@ impl Plan {
                 "Erasing needs a second administrator, and there is none; the operator can do it",
             ));
         }
-        let what = match &act.change {
-            Change::Update(patch) => {
-                let Some(effects) = Effects::of(services, &case, patch, at)? else {
-                    return Ok(None);
-                };
-                deliveries = effects.notices(services, &case, &act.context);
-                What::Update(effects)
-            }
-            Change::Delete | Change::Erase => What::Delete { erases },
-            Change::ResetPassword => {
-                let invitation = Invitation::new(services, &case.target, at);
-                deliveries.extend(invitation.reset_mail(
-                    services,
-                    &case.organization,
-                    &case.actor,
-                    &case.target,
-                    &act.context,
-                ));
-                let data = notices::who_to_whom(&case.actor, &case.target, &act.context);
-                deliveries.extend(notices::call(
-                    services,
-                    &case.organization,
-                    "user.password.reset",
-                    at,
-                    data,
-                ));
-                What::ResetPassword(invitation)
-            }
-            Change::EndSessions => What::EndSessions,
-            Change::RestoreFactors { .. } => {
-                deliveries = restore::notices(services, &case, &act.context);
-                What::RestoreFactors(case.restoring.ok_or(Error::Stale)?)
-            }
+        let Some((what, mut deliveries)) = What::of(services, act, &case)? else {
+            return Ok(None);
         };
         let mut event = Event::new(
             act.change.event_type(),
@@ -156,9 +124,35 @@ impl Plan {
     pub(super) fn run(&self, tx: &Transaction<'_>) -> Result<Outcome> {
         self.still_holds(tx)?;
         let (target, at) = (&self.case.target, self.at);
+        let (event, sessions_ended) = self.carry_out(tx)?;
+        if let (Some(agreement), Some((id, agreed))) = (&self.mandate.agreement, &self.agreed) {
+            // Deleting the target deleted the approval with it.
+            if !matches!(self.what, What::Delete { .. }) {
+                update_state(tx, &agreement.approval, ApprovalState::Done, &agreement.all(), at)?;
+            }
+            audit::append_entry(tx, at, *id, agreed)?;
+        }
+        let entry = audit::append_entry(tx, at, self.entry_id, &event)?;
+        deliveries::owe(tx, &self.deliveries, entry.sequence, at)?;
+        let now = accounts::find_user(tx, self.case.organization.id, target.id)?;
+        Ok(Outcome {
+            user: now.unwrap_or_else(|| target.clone()),
+            approval_id: match &self.what {
+                What::AskSecondAdmin(approval) => Some(approval.id),
+                _ => None,
+            },
+            invitation: None,
+            enrolment_code: None,
+            sessions_ended,
+        })
+    }
+
+    /// Makes the change, or asks for the approval. Returns the event with what only the transaction knows, and how many
+    /// sessions ended.
+    fn carry_out(&self, tx: &Transaction<'_>) -> Result<(Event, u32)> {
+        let (target, at) = (&self.case.target, self.at);
         let mut event = self.event.clone();
         let mut sessions_ended = 0;
-        let mut approval_id = None;
         match &self.what {
             What::Update(effects) => {
                 effects.guard_last_admin(tx, &self.case)?;
@@ -202,26 +196,9 @@ impl Plan {
             }
             What::AskSecondAdmin(approval) => {
                 insert_approval(tx, approval)?;
-                approval_id = Some(approval.id);
             }
         }
-        if let (Some(agreement), Some((id, agreed))) = (&self.mandate.agreement, &self.agreed) {
-            // Deleting the target deleted the approval with it.
-            if !matches!(self.what, What::Delete { .. }) {
-                update_state(tx, &agreement.approval, ApprovalState::Done, &agreement.all(), at)?;
-            }
-            audit::append_entry(tx, at, *id, agreed)?;
-        }
-        let entry = audit::append_entry(tx, at, self.entry_id, &event)?;
-        deliveries::owe(tx, &self.deliveries, entry.sequence, at)?;
-        let now = accounts::find_user(tx, self.case.organization.id, target.id)?;
-        Ok(Outcome {
-            user: now.unwrap_or_else(|| target.clone()),
-            approval_id,
-            invitation: None,
-            enrolment_code: None,
-            sessions_ended,
-        })
+        Ok((event, sessions_ended))
     }
 
     /// Returns the erasure to schedule, with the data known before the user is deleted; housekeeping does the
@@ -254,6 +231,38 @@ impl Plan {
 }
 
 impl What {
+    /// Returns the change, and the deliveries about it; `None` if there is nothing to change.
+    fn of(services: &Services, act: &Act, case: &Case) -> Result<Option<(Self, Vec<OwedDelivery>)>> {
+        let (at, context) = (act.context.at, &act.context);
+        Ok(Some(match &act.change {
+            Change::Update(patch) => {
+                let Some(effects) = Effects::of(services, case, patch, at)? else {
+                    return Ok(None);
+                };
+                let notices = effects.notices(services, case, context);
+                (Self::Update(effects), notices)
+            }
+            Change::Delete => (Self::Delete { erases: false }, Vec::new()),
+            Change::Erase => (Self::Delete { erases: true }, Vec::new()),
+            Change::ResetPassword => {
+                let (organization, actor, target) = (&case.organization, &case.actor, &case.target);
+                let invitation = Invitation::new(services, target, at);
+                let mail = invitation.reset_mail(services, organization, actor, target, context);
+                let data = notices::who_to_whom(actor, target, context);
+                let call = notices::call(services, organization, "user.password.reset", at, data);
+                (
+                    Self::ResetPassword(invitation),
+                    mail.into_iter().chain(call).collect(),
+                )
+            }
+            Change::EndSessions => (Self::EndSessions, Vec::new()),
+            Change::RestoreFactors { .. } => {
+                let notices = restore::notices(services, case, context);
+                (Self::RestoreFactors(case.restoring.ok_or(Error::Stale)?), notices)
+            }
+        }))
+    }
+
     fn describe(&self, event: Event) -> Event {
         match self {
             Self::Update(effects) => event.with("changes", effects.changes.clone()),
