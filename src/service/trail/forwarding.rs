@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::Services;
 use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
 use crate::domain::Result;
-use crate::domain::account::OrganizationId;
+use crate::domain::account::Organization;
 use crate::domain::audit::{ActorRef, AuditResult, Entry, Event, EventType, Resource};
 use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
 use crate::store::accounts;
@@ -122,38 +122,10 @@ pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch:
 /// are sent again.
 pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
     let now = services.clock.now();
-    let (known, size, slugs) = services.store.read(|db| {
-        Ok((
-            audit::find_forwarding(db, way.as_str())?,
-            audit::size(db)?,
-            accounts::find_organizations(db)?,
-        ))
-    })?;
-    let is_new = known.is_none();
-    let mut place = known.unwrap_or_else(|| Forwarding {
-        channel: way.as_str().to_owned(),
-        next: size,
-        attempts: 0,
-        next_attempt_at: now,
-        last_error: None,
-    });
-    // The position may be beyond the end of an older or foreign database.
-    place.next = place.next.min(size);
-    // A longer wait was set while the clock was ahead.
-    let longest = now + SignedDuration::from_secs(LONGEST_WAIT_SECS);
-    if place.next_attempt_at > now && place.next_attempt_at <= longest {
+    let Some(claimed) = claim(services, way, now).await? else {
         return Ok(false);
-    }
-    if place.next >= size && !is_new {
-        return Ok(false);
-    }
-    // Claim before sending anything: if the claim can't be stored, neither could the new position.
-    place.next_attempt_at = now + SignedDuration::from_secs(CLAIMED_SECS);
-    let claimed = place.clone();
-    services
-        .store
-        .write(move |tx| audit::update_forwarding(tx, &claimed))
-        .await?;
+    };
+    let (mut place, size) = (claimed.place, claimed.size);
     let from = place.next;
     let read = services
         .store
@@ -171,27 +143,7 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
             return Err(error);
         }
     };
-    let wanted = &services.settings.trail.forward_to.organizations;
-    let slug_of =
-        |id: Option<OrganizationId>| slugs.iter().find(|o| Some(o.id) == id).map(|o| o.slug.as_str());
-    let mut failed = None;
-    for entry in &entries {
-        if let Standing::Unreadable(row) = entry {
-            let (sequence, problem) = (row.sequence, row.problem.as_str());
-            tracing::error!(
-                sequence,
-                problem,
-                "could not read an entry, so only its sequence and leaf hash are forwarded: run latchkey audit verify"
-            );
-        }
-        let slug = slug_of(entry.organization_id());
-        let is_wanted = wanted.is_empty() || slug.is_some_and(|slug| wanted.iter().any(|w| w == slug));
-        if is_wanted && let Err(failure) = send(services, way, entry, slug).await {
-            failed = Some((entry, failure));
-            break;
-        }
-    }
-    let more = match failed {
+    let more = match send_in_order(services, way, &entries, &claimed.organizations).await {
         None => {
             (place.next, place.attempts, place.last_error) = (next, 0, None);
             place.next_attempt_at = now;
@@ -224,6 +176,82 @@ pub async fn forward_due(services: &Services, way: Way) -> Result<bool> {
         .write(move |tx| audit::update_forwarding(tx, &place))
         .await?;
     Ok(more)
+}
+
+/// Entries that are due to be sent by one channel, claimed.
+struct Claimed {
+    place: Forwarding,
+    /// Size of the trail.
+    size: u64,
+    organizations: Vec<Organization>,
+}
+
+/// Claims the next entries, if there are any and they are due.
+async fn claim(services: &Services, way: Way, now: Timestamp) -> Result<Option<Claimed>> {
+    let (known, size, organizations) = services.store.read(|db| {
+        Ok((
+            audit::find_forwarding(db, way.as_str())?,
+            audit::size(db)?,
+            accounts::find_organizations(db)?,
+        ))
+    })?;
+    let is_new = known.is_none();
+    let mut place = known.unwrap_or_else(|| Forwarding {
+        channel: way.as_str().to_owned(),
+        next: size,
+        attempts: 0,
+        next_attempt_at: now,
+        last_error: None,
+    });
+    // The position may be beyond the end of an older or foreign database.
+    place.next = place.next.min(size);
+    // A longer wait was set while the clock was ahead.
+    let longest = now + SignedDuration::from_secs(LONGEST_WAIT_SECS);
+    if place.next_attempt_at > now && place.next_attempt_at <= longest {
+        return Ok(None);
+    }
+    if place.next >= size && !is_new {
+        return Ok(None);
+    }
+    // Claim before sending anything: if the claim can't be stored, neither could the new position.
+    place.next_attempt_at = now + SignedDuration::from_secs(CLAIMED_SECS);
+    let claimed = place.clone();
+    services
+        .store
+        .write(move |tx| audit::update_forwarding(tx, &claimed))
+        .await?;
+    Ok(Some(Claimed {
+        place,
+        size,
+        organizations,
+    }))
+}
+
+/// Sends those of the entries that are wanted, one after the other, up to the first that fails: returns that one.
+async fn send_in_order<'a>(
+    services: &Services,
+    way: Way,
+    entries: &'a [Standing],
+    organizations: &[Organization],
+) -> Option<(&'a Standing, Undelivered)> {
+    let wanted = &services.settings.trail.forward_to.organizations;
+    for entry in entries {
+        if let Standing::Unreadable(row) = entry {
+            let (sequence, problem) = (row.sequence, row.problem.as_str());
+            tracing::error!(
+                sequence,
+                problem,
+                "could not read an entry, so only its sequence and leaf hash are forwarded: run latchkey audit verify"
+            );
+        }
+        let of_entry = |organization: &&Organization| Some(organization.id) == entry.organization_id();
+        let slug = organizations.iter().find(of_entry).map(|o| o.slug.as_str());
+        let is_wanted = wanted.is_empty() || slug.is_some_and(|slug| wanted.iter().any(|w| w == slug));
+        if is_wanted && let Err(failure) = send(services, way, entry, slug).await {
+            return Some((entry, failure));
+        }
+    }
+    None
 }
 
 /// Postpones the entry at `next`; the wait grows with the number of attempts.
