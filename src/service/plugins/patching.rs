@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -38,6 +39,31 @@ pub struct BindingPatch {
     pub limits: Option<Limits>,
     /// Whether it is switched off.
     pub disabled: Option<bool>,
+}
+
+impl BindingPatch {
+    /// Changes everything but the version.
+    fn apply_terms(&self, row: &mut BindingRow, at: Timestamp) -> Result<()> {
+        row.position = self.position.unwrap_or(row.position);
+        row.mode = self.mode.unwrap_or(row.mode);
+        if let Some(grants) = &self.grants {
+            row.grants = grants.clone();
+        }
+        if let Some(on_failure) = &self.on_failure {
+            row.on_failure = to_json(on_failure)?;
+        }
+        if let Some(limits) = self.limits {
+            row.limits = to_json(&limits)?;
+        }
+        if let Some(disabled) = self.disabled {
+            row.disabled_at = if disabled {
+                row.disabled_at.or(Some(at))
+            } else {
+                None
+            };
+        }
+        Ok(())
+    }
 }
 
 /// A binding after a change, checked.
@@ -93,24 +119,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         row.previous = to_go_back_to(&now, &row.version);
     }
     row.remember(&now);
-    row.position = patch.position.unwrap_or(row.position);
-    row.mode = patch.mode.unwrap_or(row.mode);
-    if let Some(grants) = &patch.grants {
-        row.grants = grants.clone();
-    }
-    if let Some(on_failure) = &patch.on_failure {
-        row.on_failure = to_json(on_failure)?;
-    }
-    if let Some(limits) = patch.limits {
-        row.limits = to_json(&limits)?;
-    }
-    if let Some(disabled) = patch.disabled {
-        row.disabled_at = if disabled {
-            row.disabled_at.or(Some(services.clock.now()))
-        } else {
-            None
-        };
-    }
+    patch.apply_terms(&mut row, services.clock.now())?;
     // Effects that were granted to the previous version need not be wanted again.
     let asked_for = patch.grants.clone().unwrap_or_default();
     let before = match &row.previous {
