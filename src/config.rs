@@ -160,11 +160,7 @@ impl Config {
         } = read;
         problems.extend(out_of_range(&raw));
         problems.extend(level_problems(&raw.log.level));
-        let mut must = |holds: bool, problem: String| {
-            if !holds {
-                problems.push(problem);
-            }
-        };
+        problems.extend(unfit(&raw));
         let RawConfig {
             data_dir,
             listen,
@@ -186,42 +182,7 @@ impl Config {
             backup,
             metrics,
         } = raw;
-        let listen_to = listen.parse::<SocketAddr>();
-        must(
-            listen_to.is_ok(),
-            format!("listen: {listen:?} is not an address and port such as 127.0.0.1:8080"),
-        );
-        must(
-            is_base_url(&public_url),
-            format!("public_url: {public_url:?} is not a URL such as https://mfa.example.org"),
-        );
-        must(!data_dir.as_os_str().is_empty(), "data_dir: is empty".to_owned());
-        must(
-            tokens.access_secs <= tokens.refresh_secs,
-            "tokens.access_secs: is longer than tokens.refresh_secs".to_owned(),
-        );
-        must(
-            !factors.issuer.trim().is_empty() && !factors.issuer.contains(':'),
-            "factors.issuer: must be a name without a colon, which authenticator apps don't allow".to_owned(),
-        );
-        let trusted_proxies: Vec<_> = proxies.trusted.iter().filter_map(|n| parse_network(n)).collect();
-        for network in proxies
-            .trusted
-            .iter()
-            .filter(|network| parse_network(network).is_none())
-        {
-            must(
-                false,
-                format!(
-                    "proxies.trusted: {network:?} is neither an address nor a network such as 10.0.0.0/8"
-                ),
-            );
-        }
-
-        must(
-            backup.keys != KeyChoice::Sealed || backup.passphrase_file.is_some(),
-            "backup.passphrase_file: is needed for backup.keys = \"sealed\"".to_owned(),
-        );
+        let trusted_proxies = proxies.trusted.iter().filter_map(|n| parse_network(n)).collect();
         let passkeys = RelyingParty::read(&Written {
             id: &passkeys.relying_party_id,
             origins: &passkeys.origins,
@@ -237,7 +198,7 @@ impl Config {
         let trail = trail::check(audit, &courier, &mut problems);
         let external_issuer = ExternalConfig::check(external_issuer, &mut problems);
         let metrics = metrics::check(&metrics, &mut problems);
-        let (Ok(listen), true) = (listen_to, problems.is_empty()) else {
+        let (Ok(listen), true) = (listen.parse(), problems.is_empty()) else {
             return Err(refusal(file.as_deref(), &problems));
         };
         Ok(Self {
@@ -284,6 +245,55 @@ impl Config {
             data_dir,
         })
     }
+}
+
+/// Returns what is wrong with values that no other part checks, beyond their ranges.
+fn unfit(raw: &RawConfig) -> Vec<String> {
+    let RawConfig {
+        listen,
+        public_url,
+        tokens,
+        factors,
+        backup,
+        ..
+    } = raw;
+    let mut problems = Vec::new();
+    let mut must = |holds: bool, problem: String| {
+        if !holds {
+            problems.push(problem);
+        }
+    };
+    must(
+        listen.parse::<SocketAddr>().is_ok(),
+        format!("listen: {listen:?} is not an address and port such as 127.0.0.1:8080"),
+    );
+    must(
+        is_base_url(public_url),
+        format!("public_url: {public_url:?} is not a URL such as https://mfa.example.org"),
+    );
+    must(
+        !raw.data_dir.as_os_str().is_empty(),
+        "data_dir: is empty".to_owned(),
+    );
+    must(
+        tokens.access_secs <= tokens.refresh_secs,
+        "tokens.access_secs: is longer than tokens.refresh_secs".to_owned(),
+    );
+    must(
+        !factors.issuer.trim().is_empty() && !factors.issuer.contains(':'),
+        "factors.issuer: must be a name without a colon, which authenticator apps don't allow".to_owned(),
+    );
+    for network in &raw.proxies.trusted {
+        must(
+            parse_network(network).is_some(),
+            format!("proxies.trusted: {network:?} is neither an address nor a network such as 10.0.0.0/8"),
+        );
+    }
+    must(
+        backup.keys != KeyChoice::Sealed || backup.passphrase_file.is_some(),
+        "backup.passphrase_file: is needed for backup.keys = \"sealed\"".to_owned(),
+    );
+    problems
 }
 
 fn refusal(file: Option<&Path>, problems: &[String]) -> anyhow::Error {
