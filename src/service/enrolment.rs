@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::login::code::read_code;
 use super::operator::operator_may;
-use super::session::still_lives;
+use super::session::{end_others, still_lives};
 use super::{RequestContext, Services, deliveries, notices, own_event};
 use crate::domain::account::{Principal, User, UserId, Verb};
 use crate::domain::audit::{ActorRef, AuditResult, Event, EventType, Resource};
@@ -23,7 +23,7 @@ use crate::domain::policy::FactorKind;
 use crate::domain::second_factor::{Code, TotpSecret};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::store::{Transaction, accounts, audit, challenges, factors, sessions};
+use crate::store::{Transaction, accounts, audit, factors, sessions};
 
 pub(super) use recovery_codes::new_recovery_codes;
 pub use recovery_codes::{RecoveryCodes, regenerate_recovery_codes};
@@ -182,8 +182,7 @@ async fn enrol(
             factors::touch_user(tx, id, at)?;
             // Changes no row for a session of another issuer, which is not stored here.
             sessions::update_second_factor(tx, id, session, FactorKind::Totp, at, full_until)?;
-            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
-            challenges::clear_challenges(tx, id)?;
+            let ended = end_others(tx, &kept, at)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)
         })
@@ -247,8 +246,7 @@ pub async fn disable_mfa(
             };
             let removed = factors::clear_factors(tx, id, at)?;
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
-            challenges::clear_challenges(tx, id)?;
+            let ended = end_others(tx, &kept, at)?;
             let kinds: Vec<_> = removed.iter().map(|facts| kind_name(facts.kind)).collect();
             let event = event.clone().with("factors", kinds).with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &event)?;

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::enrolment::{self, RecoveryCodes};
-use super::session::still_lives;
+use super::session::{end_others, still_lives};
 use super::{RequestContext, Services, deliveries, own_event};
 use crate::domain::account::{Principal, SessionId, UserId};
 use crate::domain::audit::{AuditResult, EventType};
@@ -185,8 +185,7 @@ async fn register(
             factors::touch_user(tx, id, at)?;
             // Changes no row for a session of another issuer, which is not stored here.
             sessions::update_second_factor(tx, id, session, FactorKind::Passkey, at, full_until)?;
-            let ended = sessions::clear_other_sessions(tx, &kept, at)?;
-            challenges::clear_challenges(tx, id)?;
+            let ended = end_others(tx, &kept, at)?;
             let registered = registered.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &registered)?;
             if first {

@@ -20,7 +20,7 @@ use crate::domain::policy::FactorKind;
 use crate::limiter::Bucket;
 use crate::store::sessions;
 pub use crate::store::sessions::SessionRow;
-use crate::store::{Connection, Transaction, accounts, audit};
+use crate::store::{Connection, Transaction, accounts, audit, challenges};
 
 use external::by_external_token;
 pub use principals::Principals;
@@ -90,6 +90,12 @@ pub(super) fn still_lives(tx: &Transaction<'_>, session: &Session, at: Timestamp
         return Ok(());
     }
     Err(Error::Token(TokenFault::Revoked))
+}
+
+/// Ends every other session of the user, and logins in progress. Returns the number of sessions ended.
+pub(super) fn end_others(tx: &Transaction<'_>, kept: &Session, at: Timestamp) -> Result<u32> {
+    challenges::clear_challenges(tx, kept.user_id)?;
+    sessions::clear_other_sessions(tx, kept, at)
 }
 
 /// The tokens of a session.

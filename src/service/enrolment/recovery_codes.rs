@@ -8,10 +8,10 @@ use crate::domain::audit::EventType;
 use crate::domain::second_factor::{self, RECOVERY_CODES};
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
-use crate::service::session::still_lives;
+use crate::service::session::{end_others, still_lives};
 use crate::service::{RequestContext, Services, deliveries, own_event};
+use crate::store::audit;
 use crate::store::factors::{self, RecoverySetRow};
-use crate::store::{audit, challenges, sessions};
 
 /// Replaces the user's recovery codes and ends their other sessions. Requires a recent use of the second factor
 /// (ASVS 7.5.1): each code is a factor itself, so a stolen session alone must not obtain any.
@@ -52,8 +52,7 @@ pub async fn regenerate_recovery_codes(
             }
             factors::insert_recovery_set(tx, id, &set, &hashes, at)?;
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, &session, at)?;
-            challenges::clear_challenges(tx, id)?;
+            let ended = end_others(tx, &session, at)?;
             let entry = audit::append_entry(tx, at, entry_id, &event.clone().with("sessionsEnded", ended))?;
             deliveries::owe(tx, &owed, entry.sequence, at)
         })

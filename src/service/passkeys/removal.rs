@@ -6,9 +6,9 @@ use super::admit;
 use crate::domain::account::Principal;
 use crate::domain::audit::EventType;
 use crate::domain::{Error, Result};
-use crate::service::session::still_lives;
+use crate::service::session::{end_others, still_lives};
 use crate::service::{RequestContext, Services, deliveries, enrolment, own_event};
-use crate::store::{accounts, audit, challenges, factors, passkeys, sessions};
+use crate::store::{accounts, audit, factors, passkeys};
 
 /// Removes one of the caller's passkeys. Removing the last usable second factor disables MFA and deletes the
 /// recovery codes.
@@ -63,8 +63,7 @@ pub async fn remove_passkey(
                 passkeys::delete_passkey(tx, id, wanted)?;
             }
             factors::touch_user(tx, id, at)?;
-            let ended = sessions::clear_other_sessions(tx, &session, at)?;
-            challenges::clear_challenges(tx, id)?;
+            let ended = end_others(tx, &session, at)?;
             let removed = removed.clone().with("sessionsEnded", ended);
             let entry = audit::append_entry(tx, at, entry_ids[0], &removed)?;
             if disables {

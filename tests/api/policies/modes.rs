@@ -443,7 +443,10 @@ async fn a_call_under_way_when_the_version_is_switched_ends_and_is_judged_again(
         .before(&old.plugins[..1], &Arc::new(question))
         .await;
     assert_eq!(evaluation.records[0].version, "1.0.0");
-    assert_eq!(app.services.bindings.of(app.acme).plugins[0].current.version, "2.0.0");
+    assert_eq!(
+        app.services.bindings.of(app.acme).plugins[0].current.version,
+        "2.0.0"
+    );
 }
 
 /// Four runaways in flight in one organisation; another one's resets go on.
