@@ -21,7 +21,7 @@ use crate::domain::approval::UserPatch;
 use crate::domain::{Error, Result as Checked};
 use crate::service::Services;
 use crate::service::administration::{self, UserFilter};
-use crate::service::users::{self, NewPerson, Outcome, Shown};
+use crate::service::users::{self, NewPerson, Outcome, ShownLink};
 
 pub use body::{
     AwaitsApprovalBody, ChangedUserBody, CreateUserBody, CreatedUserBody, ResetPasswordBody, RoleBody,
@@ -247,7 +247,7 @@ fn changed(outcome: Outcome) -> ChangedUserBody {
 }
 
 /// Returns the link to set a password and its expiry, if the link has to be shown.
-pub(super) fn link(shown: Option<Shown>) -> (Option<String>, Option<Time>) {
+pub(super) fn link(shown: Option<ShownLink>) -> (Option<String>, Option<Time>) {
     shown.map(|shown| (shown.link, Time(shown.expires_at))).unzip()
 }
 

@@ -18,7 +18,7 @@ pub(super) use asking::{agreed, asked_notices, ids, of_act, of_policy, of_reset}
 use super::mandate::{Agreement, Mandate};
 use super::refusals::{admit_admin, admit_reader, record_refusal, written_resource};
 use super::reset::{self, Refusal, ResetOrder};
-use super::users::{self, Act, Change, Shown};
+use super::users::{self, Act, Change, ShownLink};
 use super::{RequestContext, Services, plugins};
 use crate::domain::account::{Principal, User, UserId};
 use crate::domain::approval::{Approval, ApprovalState, Wanted};
@@ -71,7 +71,7 @@ pub struct Agreed {
     /// The code that the user's enrolment will require. Shown once.
     pub enrolment_code: Option<String>,
     /// The link to set a password, if it could not be mailed.
-    pub invitation: Option<Shown>,
+    pub invitation: Option<ShownLink>,
 }
 
 prints_no_secret!(Agreed);

@@ -13,7 +13,7 @@ mod watch;
 pub use act::{Act, Outcome};
 pub use create::{NewPerson, create_user};
 pub use import::{Format, ImportOptions, Imported, LINES_LIMIT, Refused, Watch, import_users};
-pub use invitation::{Shown, accept_invitation};
+pub use invitation::{ShownLink, accept_invitation};
 use restore::Restoring;
 pub(super) use restore::destroyed_before;
 pub use restore::{Suspended, list_suspended_factors};

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::role_name;
 use crate::cli::exit::Refusal;
 use crate::cli::{Global, Progress, output, wait_for};
-use crate::service::users::{Format, ImportOptions, Imported, Shown, import_users};
+use crate::service::users::{Format, ImportOptions, Imported, ShownLink, import_users};
 
 /// Largest file, in bytes.
 const SIZE_LIMIT: u64 = 32 * 1024 * 1024;
@@ -237,7 +237,7 @@ fn lost_links(path: &Path, links: usize, error: &anyhow::Error) -> anyhow::Error
     )
 }
 
-fn write_links(file: File, links: &[(String, Shown)]) -> Result<()> {
+fn write_links(file: File, links: &[(String, ShownLink)]) -> Result<()> {
     let mut writer = csv::Writer::from_writer(file);
     writer.write_record(["email", "link", "expires"])?;
     for (email, shown) in links {

@@ -5,7 +5,7 @@ mod plan;
 use uuid::Uuid;
 
 use super::Change;
-use super::invitation::Shown;
+use super::invitation::ShownLink;
 use super::restore::Restoring;
 use crate::domain::account::{May, Organization, Role, User, UserId, Verb, may_act};
 use crate::domain::{Error, Result};
@@ -38,7 +38,7 @@ pub struct Outcome {
     /// Set if a further admin has to approve; nothing has been changed yet.
     pub approval_id: Option<Uuid>,
     /// The link to set a password, if it could not be mailed.
-    pub invitation: Option<Shown>,
+    pub invitation: Option<ShownLink>,
     /// The code that enrolment will require, if unlocking reopened the window. Shown once.
     pub enrolment_code: Option<String>,
     /// Number of sessions ended.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::invitation::{Invitation, Shown};
+use super::invitation::{Invitation, ShownLink};
 use crate::domain::account::{OrgAdmin, Principal, Role, User, UserId, may_create};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::error::TokenFault;
@@ -35,7 +35,7 @@ pub async fn create_user(
     principal: &Principal,
     context: &RequestContext,
     new: Result<NewPerson>,
-) -> Result<(User, Option<Shown>)> {
+) -> Result<(User, Option<ShownLink>)> {
     let attempt = async {
         let admin = admit_admin(services, principal, context)?;
         insert(services, admin, context, new?).await
@@ -62,7 +62,7 @@ async fn insert(
     admin: OrgAdmin<'_>,
     context: &RequestContext,
     new: NewPerson,
-) -> Result<(User, Option<Shown>)> {
+) -> Result<(User, Option<ShownLink>)> {
     let at = context.at;
     let organization = &admin.organization;
     if new.role == Role::HelpDesk && !organization.settings.help_desk_enabled {

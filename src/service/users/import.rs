@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 pub use read::LINES_LIMIT;
 
-use super::invitation::{Invitation, Shown};
+use super::invitation::{Invitation, ShownLink};
 use crate::domain::account::{Organization, Role, User, UserId, may_create};
 use crate::domain::audit::{ActorRef, Event, EventType, Resource};
 use crate::domain::{Error, Result};
@@ -73,7 +73,7 @@ pub struct Imported {
     /// Refused lines. If there are any, nobody is imported.
     pub refused: Vec<Refused>,
     /// Links to hand over with the users' addresses, if they were requested.
-    pub links: Vec<(String, Shown)>,
+    pub links: Vec<(String, ShownLink)>,
     /// Number of links mailed.
     pub mailed: usize,
 }
@@ -244,7 +244,7 @@ impl Planned {
         }
     }
 
-    fn link(&self) -> Option<(String, Shown)> {
+    fn link(&self) -> Option<(String, ShownLink)> {
         let shown = self.invitation.as_ref()?.shown.clone()?;
         Some((self.user.email.clone(), shown))
     }

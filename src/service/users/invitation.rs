@@ -20,7 +20,7 @@ const HOURS: i64 = 7 * 24;
 
 /// A link that could not be mailed, for the admin to hand over.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct ShownLink {
     /// The link, with the token in its fragment, which browsers don't send to any server.
     pub link: String,
     /// When it expires.
@@ -36,7 +36,7 @@ pub struct Invitation {
     expires_at: Timestamp,
     link: String,
     /// The link, if it can't be mailed.
-    pub shown: Option<Shown>,
+    pub shown: Option<ShownLink>,
 }
 
 impl Invitation {
@@ -51,7 +51,7 @@ impl Invitation {
             hash: token.hash(),
             at,
             expires_at,
-            shown: (!services.settings.mail).then(|| Shown {
+            shown: (!services.settings.mail).then(|| ShownLink {
                 link: link.clone(),
                 expires_at,
             }),
@@ -201,4 +201,4 @@ pub async fn accept_invitation(
         .await
 }
 
-prints_no_secret!(Shown, Invitation);
+prints_no_secret!(ShownLink, Invitation);

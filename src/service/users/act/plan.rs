@@ -13,7 +13,7 @@ use crate::service::api_keys::end_keys_of;
 use crate::service::mandate::Mandate;
 use crate::service::users::Change;
 use crate::service::users::change::Effects;
-use crate::service::users::invitation::{Invitation, Shown};
+use crate::service::users::invitation::{Invitation, ShownLink};
 use crate::service::users::restore::{self, Restoring};
 use crate::service::{Services, approvals, deliveries, notices};
 use crate::store::approvals::{insert_approval, update_state};
@@ -106,7 +106,7 @@ impl Plan {
         }))
     }
 
-    pub(super) fn invitation(&self) -> Option<Shown> {
+    pub(super) fn invitation(&self) -> Option<ShownLink> {
         match &self.what {
             What::ResetPassword(invitation) => invitation.shown.clone(),
             _ => None,
