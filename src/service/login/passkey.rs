@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::attempts::admit_code;
 use super::code::WRONG_CODES_PER_CHALLENGE;
-use super::second_step::{DEAD, complete_login, find_login, note_step_up, who_steps_up};
+use super::second_step::{DEAD, complete_login, find_login, note_step_up, stepped_up_token, who_steps_up};
 use super::{RequestContext, Services, login_event, refused};
 use crate::domain::account::{Principal, SessionScope, User};
 use crate::domain::audit::{AuditResult, Event, EventType};
@@ -198,11 +198,7 @@ pub async fn step_up_with_passkey(
         })
         .await?;
     let (user, session) = stepped_up?;
-    // Correct: earlier wrong attempts no longer count.
-    services
-        .limiter
-        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
-    Ok(session::access_token(services, &user, &session, at))
+    Ok(stepped_up_token(services, &user, &session, at))
 }
 
 fn admit_step_up<'a>(

@@ -4,13 +4,15 @@
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{PASSWORD_CHANGE_SECS, password_expired};
+use super::{PASSWORD_CHANGE_SECS, Services, password_expired};
 use crate::domain::account::{Principal, Session, SessionId, SessionOrigin, SessionScope, User};
 use crate::domain::audit::Event;
 use crate::domain::credential::OneUseToken;
 use crate::domain::error::TokenFault;
 use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
+use crate::limiter::Bucket;
+use crate::service::session::{self, AccessToken};
 use crate::store::challenges::Purpose;
 use crate::store::sessions::SessionRow;
 use crate::store::{Connection, Transaction, accounts, audit, challenges, passwords, sessions};
@@ -70,6 +72,19 @@ pub(super) fn who_steps_up(principal: &Principal) -> Result<&User> {
         return Err(Error::Refused("Step up with the issuer of your access token"));
     }
     Ok(user)
+}
+
+/// Returns the access token of a session that was stepped up. Earlier wrong attempts no longer count.
+pub(super) fn stepped_up_token(
+    services: &Services,
+    user: &User,
+    session: &Session,
+    at: Timestamp,
+) -> AccessToken {
+    services
+        .limiter
+        .forget(Bucket::CodeByAccount, session.id.0.as_bytes());
+    session::access_token(services, user, session, at)
 }
 
 /// Records that a session's user used a second factor now, and returns the updated session.

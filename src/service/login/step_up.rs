@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::code::{Shown, read_code, told_of_recovery_code};
-use super::second_step::{note_step_up, who_steps_up};
+use super::second_step::{note_step_up, stepped_up_token, who_steps_up};
 use super::{RequestContext, Services};
 use crate::domain::account::Principal;
 use crate::domain::audit::{AuditResult, EventType};
@@ -11,7 +11,7 @@ use crate::domain::policy::FactorKind;
 use crate::domain::{Error, Result};
 use crate::limiter::Bucket;
 use crate::service::enrolment::current_user;
-use crate::service::session::{self, AccessToken};
+use crate::service::session::AccessToken;
 use crate::service::{deliveries, own_event};
 use crate::store::audit;
 
@@ -77,9 +77,5 @@ pub async fn step_up(
         })
         .await?;
     let (user, session) = stepped_up?;
-    // Correct: earlier wrong attempts no longer count.
-    services
-        .limiter
-        .forget(Bucket::CodeByAccount, principal.session.id.0.as_bytes());
-    Ok(session::access_token(services, &user, &session, at))
+    Ok(stepped_up_token(services, &user, &session, at))
 }
