@@ -24,32 +24,39 @@ pub fn rfc3339_secs(at: Timestamp) -> String {
     format!("{at:.0}")
 }
 
+/// Implements [`Type`] for what goes over the wire as a string of this format.
+macro_rules! string_type {
+    ($name:ident, $format:literal) => {
+        impl Type for $name {
+            const IS_REQUIRED: bool = true;
+            type RawValueType = Self;
+            type RawElementValueType = Self;
+
+            fn name() -> Cow<'static, str> {
+                concat!("string_", $format).into()
+            }
+
+            fn schema_ref() -> MetaSchemaRef {
+                MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", $format)))
+            }
+
+            fn as_raw_value(&self) -> Option<&Self> {
+                Some(self)
+            }
+
+            fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+                Box::new(self.as_raw_value().into_iter())
+            }
+        }
+    };
+}
+
 /// A UUID in a path, as the caller wrote it. The service parses it, because operations such as `resetMfa` judge
 /// the caller before the id.
 #[derive(Clone, Debug)]
 pub struct WrittenId(pub String);
 
-impl Type for WrittenId {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "string_uuid".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "uuid")))
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(self.as_raw_value().into_iter())
-    }
-}
+string_type!(WrittenId, "uuid");
 
 impl ParseFromParameter for WrittenId {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
@@ -61,27 +68,7 @@ impl ParseFromParameter for WrittenId {
 #[derive(Clone, Copy, Debug)]
 pub struct Time(pub Timestamp);
 
-impl Type for Time {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "string_date-time".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "date-time")))
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(self.as_raw_value().into_iter())
-    }
-}
+string_type!(Time, "date-time");
 
 impl ToJSON for Time {
     fn to_json(&self) -> Option<serde_json::Value> {
