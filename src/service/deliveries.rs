@@ -124,23 +124,31 @@ pub fn syslog(organization: Option<OrganizationId>, at: Timestamp, kind: &str, t
 /// first.
 pub async fn send_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
     let channels = Channel::ALL.map(|channel| {
-        let (services, mut stopped) = (Arc::clone(&services), stopped.clone());
-        async move {
-            while !*stopped.borrow() {
-                let more = match send_due(&services, channel).await {
-                    Ok(sent) => sent > 0,
-                    Err(error) => {
-                        tracing::error!(?error, channel = channel.as_str(), "could not send deliveries");
-                        false
-                    }
-                };
-                if !more {
-                    let _ = tokio::time::timeout(LOOK_EVERY, stopped.changed()).await;
+        let services = &services;
+        in_rounds(stopped.clone(), move || async move {
+            match send_due(services, channel).await {
+                Ok(sent) => sent > 0,
+                Err(error) => {
+                    tracing::error!(?error, channel = channel.as_str(), "could not send deliveries");
+                    false
                 }
             }
-        }
+        })
     });
     futures_util::future::join_all(channels).await;
+}
+
+/// Runs rounds until `stopped` is true: the next one at once if a round says that there is more, otherwise after a
+/// pause.
+pub(super) async fn in_rounds<F: Future<Output = bool>>(
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+    round: impl Fn() -> F,
+) {
+    while !*stopped.borrow() {
+        if !round().await {
+            let _ = tokio::time::timeout(LOOK_EVERY, stopped.changed()).await;
+        }
+    }
 }
 
 /// Sends one round of a channel's due deliveries and returns how many were attempted.

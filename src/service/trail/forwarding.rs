@@ -12,7 +12,6 @@
 //! hash are sent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -22,7 +21,7 @@ use crate::courier::{Severity, SyslogMessage, Undelivered, WebhookCall};
 use crate::domain::Result;
 use crate::domain::account::Organization;
 use crate::domain::audit::{ActorRef, AuditResult, Entry, Event, EventType, Resource};
-use crate::service::deliveries::{CLAIMED_SECS, wait_secs};
+use crate::service::deliveries::{CLAIMED_SECS, in_rounds, wait_secs};
 use crate::store::accounts;
 use crate::store::audit::{self, Forwarding, Standing};
 
@@ -46,8 +45,6 @@ pub enum Way {
     Webhook,
 }
 
-/// How often to look for new entries.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Maximum number of entries sent between two updates of the stored position.
 const ROUND: u32 = 64;
 /// Longest wait after a failure, in seconds; bounds the delay after a receiver is back.
@@ -95,21 +92,16 @@ pub fn find_unknown_slugs(services: &Services) -> Result<Vec<String>> {
 /// Forwards new entries by each channel independently, until `stopped` is true.
 pub async fn forward_while(services: Arc<Services>, stopped: tokio::sync::watch::Receiver<bool>) {
     let ways = services.settings.trail.forward_to.ways().into_iter().map(|way| {
-        let (services, mut stopped) = (Arc::clone(&services), stopped.clone());
-        async move {
-            while !*stopped.borrow() {
-                let more = match forward_due(&services, way).await {
-                    Ok(more) => more,
-                    Err(error) => {
-                        tracing::error!(?error, way = way.as_str(), "could not forward the trail");
-                        false
-                    }
-                };
-                if !more {
-                    let _ = tokio::time::timeout(LOOK_EVERY, stopped.changed()).await;
+        let services = &services;
+        in_rounds(stopped.clone(), move || async move {
+            match forward_due(services, way).await {
+                Ok(more) => more,
+                Err(error) => {
+                    tracing::error!(?error, way = way.as_str(), "could not forward the trail");
+                    false
                 }
             }
-        }
+        })
     });
     futures_util::future::join_all(ways).await;
 }
