@@ -1,8 +1,9 @@
 //! The SQLite store: opened once, with many readers and a single writer.
 //!
 //! Only the store itself begins and ends transactions. `store/writer.rs` commits writes in groups;
-//! `store/readers.rs` gives every read one snapshot; `store/checkpointer.rs` keeps the WAL short without blocking the writer. The functions that read
-//! and change rows live in the files named after their tables, and take the connection first.
+//! `store/readers.rs` gives every read one snapshot; `store/checkpointer.rs` keeps the WAL short without
+//! blocking the writer. The functions that read and change rows live in the files named after their tables, and
+//! take the connection first.
 
 mod access;
 pub mod accounts;

@@ -147,8 +147,8 @@ impl Plan {
         })
     }
 
-    /// Makes the change, or asks for the approval. Returns the event with what only the transaction knows, and how many
-    /// sessions ended.
+    /// Makes the change, or asks for the approval. Returns the event with what only the transaction knows, and the
+    /// number of sessions ended.
     fn carry_out(&self, tx: &Transaction<'_>) -> Result<(Event, u32)> {
         let (target, at) = (&self.case.target, self.at);
         let mut event = self.event.clone();
