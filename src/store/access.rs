@@ -3,10 +3,15 @@
 use std::fs::{File, Permissions, TryLockError};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::OpenError;
 
 const LOCK_FILE: &str = "latchkey.lock";
+/// How often a lock that is held is tried again: a process that starts a child shares its locks with it until the
+/// child runs its own program, so that a lock can outlive its holder by milliseconds.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Locks the data directory until the file is closed.
 ///
@@ -23,10 +28,17 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
             path: path.clone(),
             problem,
         })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(problem)) => Err(OpenError::Io { path, problem }),
+    let mut looks = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if looks < LOOKS => {
+                looks += 1;
+                std::thread::sleep(LOOK);
+            }
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(data_dir.to_owned())),
+            Err(TryLockError::Error(problem)) => return Err(OpenError::Io { path, problem }),
+        }
     }
 }
 
@@ -39,4 +51,22 @@ pub(super) fn restrict_to_owner(path: &Path) -> Result<(), OpenError> {
         path: path.to_owned(),
         problem,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_given_up_in_time_is_taken_and_another_ones_is_respected() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let held = lock(dir.path()).expect("the first lock");
+        assert!(matches!(lock(dir.path()), Err(OpenError::InUse(_))));
+        let given_up = std::thread::spawn(move || {
+            std::thread::sleep(LOOK * 2);
+            drop(held);
+        });
+        assert!(lock(dir.path()).is_ok());
+        given_up.join().expect("no panic");
+    }
 }
