@@ -1,6 +1,6 @@
 //! The pool of read-only connections. Every read sees one consistent snapshot.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
@@ -9,14 +9,24 @@ use crate::domain::Result;
 /// Read-only connections, handed out one caller at a time.
 #[derive(Debug)]
 pub(super) struct Readers {
-    idle: Mutex<Vec<Connection>>,
+    pool: Mutex<Pool>,
     returned: Condvar,
+}
+
+#[derive(Debug)]
+struct Pool {
+    idle: Vec<Connection>,
+    /// Callers that wait for a connection. Nobody does as a rule, and a notification is a system call.
+    waiting: usize,
 }
 
 impl Readers {
     pub(super) fn new(connections: Vec<Connection>) -> Self {
         Self {
-            idle: Mutex::new(connections),
+            pool: Mutex::new(Pool {
+                idle: connections,
+                waiting: 0,
+            }),
             returned: Condvar::new(),
         }
     }
@@ -45,13 +55,19 @@ impl Readers {
     }
 
     fn take(&self) -> Connection {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = self.pool();
         loop {
-            match idle.pop() {
-                Some(connection) => return connection,
-                None => idle = self.returned.wait(idle).unwrap_or_else(PoisonError::into_inner),
+            if let Some(connection) = pool.idle.pop() {
+                return connection;
             }
+            pool.waiting += 1;
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            pool.waiting -= 1;
         }
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -64,12 +80,11 @@ struct Lease<'a> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            self.readers
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
-            self.readers.returned.notify_one();
+            let mut pool = self.readers.pool();
+            pool.idle.push(connection);
+            if pool.waiting > 0 {
+                self.readers.returned.notify_one();
+            }
         }
     }
 }
