@@ -12,6 +12,10 @@ const PRELOAD: &str = "LD_PRELOAD";
 
 /// Runs this bench anew on a slower disk if the variable `BENCH_FSYNC_MS` asks for one; its servers and floors
 /// are on it, too. The first thing that a bench does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what a bench is told has no place in the configuration"
+)]
 pub fn slow_down_if_asked() {
     let Some(millis) = std::env::var_os(MILLIS).filter(|_| std::env::var_os(PRELOAD).is_none()) else {
         return;

@@ -126,7 +126,7 @@ async fn what_is_kept_of_a_reset_does_not_grow_with_the_square_of_its_policies()
     let bytes = app.count("SELECT sum(length(CAST(record AS BLOB))) FROM decision");
     assert!((1 << 19..3 << 19).contains(&bytes), "{bytes}");
     for digest in [&quiet, &fillers[1]] {
-        let replayed = replay(&admin, &digest, json!({})).await;
+        let replayed = replay(&admin, digest, json!({})).await;
         let report = replayed.assert_ok();
         assert_eq!(report["compared"], 10, "{report}");
         assert!(report["same"].as_u64() >= Some(1), "{report}");
