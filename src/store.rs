@@ -61,12 +61,6 @@ pub use writer::{QUEUE_LENGTH, WriteTerms, WriterStats};
 /// The database's file name in the data directory.
 pub const DATABASE_FILE: &str = "latchkey.db";
 
-/// Cache of all connections for short reads together, in KiB: between two commits, thousands of users are looked up
-/// without a system call. A commit empties it.
-const READ_CACHE_KIB: usize = 32 * 1024;
-/// The same of those for long reads, which read most pages once.
-const LONG_READ_CACHE_KIB: usize = 4 * 1024;
-
 /// Handle to the store. Cheap to clone; dropping the last clone stops the writer once its queue is empty.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -152,19 +146,12 @@ impl Store {
         migrate(&mut connection)?;
         integrity::refuse_foreign_code(&connection, &path)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let readers = |count, cache_kib: usize| {
-            let open = || {
-                let connection = open_connection(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-                connection.pragma_update(None, "cache_size", format!("-{}", cache_kib / count))?;
-                Ok(connection)
-            };
-            let opened = (0..count).map(|_| open()).collect::<rusqlite::Result<_>>();
+        let readers = |count| {
+            let opened = (0..count).map(|_| open_connection(&path, OpenFlags::SQLITE_OPEN_READ_ONLY));
+            let opened = opened.collect::<rusqlite::Result<_>>();
             opened.map(Readers::new).map_err(database)
         };
-        let (readers, long_readers) = (
-            readers(cores * 2, READ_CACHE_KIB)?,
-            readers(cores, LONG_READ_CACHE_KIB)?,
-        );
+        let (readers, long_readers) = (readers(cores * 2)?, readers(cores)?);
         let checkpoint = open_connection(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(database)?;
         checkpointer::prepare(&checkpoint, checkpoints).map_err(database)?;
         let checkpointer = checkpointer::Checkpointer::start(checkpoint, &path, checkpoints);
