@@ -95,7 +95,3 @@ doc:
 # Build the binary to install: the smallest and fastest (a quarter of an hour on two cores)
 dist:
     cargo build --profile dist
-
-# Build the binary to install by profile: counts what a load executes first (an hour on two cores, needs wrk)
-profiled:
-    benches/profiled.sh
