@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::governance::{self, Ended};
-use super::listing::{BindingView, unknown_binding, usable_plugin, view};
+use super::listing::{BindingView, plugin_to_switch_to, unknown_binding, usable_plugin, view};
 use super::patching::{BindingPatch, Changed, patched};
 use super::promotion::{self, Gate};
 use super::terms::{check_config, check_terms, differences, named, terms};
@@ -184,7 +184,7 @@ pub async fn update_binding(
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::MayNotAct`] for a binding of the node, [`Error::Conflict`] if there is no
-/// previous version.
+/// previous version or it is switched off.
 pub async fn roll_back_binding(
     services: &Services,
     manager: &Manager,
@@ -200,7 +200,7 @@ pub async fn roll_back_binding(
         let digest = Digest(previous.plugin_digest);
         let plugin = services
             .store
-            .read(|db| usable_plugin(db, digest, now.organization_id))?;
+            .read(|db| plugin_to_switch_to(db, digest, now.organization_id))?;
         let mut row = now.clone();
         row.previous = if let Mode::Canary(_) = row.mode {
             // The share belonged to the canary's version. If kept, the version behind it would decide for nearly
@@ -339,7 +339,8 @@ async fn commit(
             gate.still_open(tx)?;
             governance::settle(tx, &changer, agreed_id, row.id)?;
             if switched {
-                usable_plugin(tx, digest, row.organization_id)?; // it may have been removed meanwhile
+                // It may have been removed or switched off meanwhile.
+                plugin_to_switch_to(tx, digest, row.organization_id)?;
             }
             if let Some(config) = &config {
                 configurations::insert_configuration(tx, &row.version.config_digest, config, at)?;

@@ -55,6 +55,24 @@ pub(super) fn usable_plugin(
     }
 }
 
+/// Finds a version that a binding of `owner` can be switched to. One that is switched off on this node would end the
+/// policy without a word.
+pub(super) fn plugin_to_switch_to(
+    db: &Connection,
+    digest: Digest,
+    owner: Option<OrganizationId>,
+) -> Result<PluginRow> {
+    let plugin = usable_plugin(db, digest, owner)?;
+    if plugin.disabled_at.is_some() {
+        return Err(Error::Conflict(format!(
+            "{} {} is switched off on this node, so this policy would no longer be asked. Have the operator switch it \
+             on, or disable the binding",
+            plugin.manifest.name, plugin.manifest.version
+        )));
+    }
+    Ok(plugin)
+}
+
 pub(super) fn unknown_plugin(digest: impl ToString) -> Error {
     Error::NotFound {
         what: "Plugin",

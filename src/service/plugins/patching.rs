@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::listing::usable_plugin;
+use super::listing::plugin_to_switch_to;
 use super::terms::{check_config, check_terms};
 use super::to_json;
 use crate::domain::policy::{Grants, Hook, Manifest, Mode};
@@ -84,7 +84,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         let old = plugins::find_manifest(db, &now.version.plugin_digest)?.ok_or(Error::Stale)?;
         // What is bound can be switched off and changed even if its installation is gone.
         let manifest = match switched {
-            true => usable_plugin(db, digest, now.organization_id)?.manifest,
+            true => plugin_to_switch_to(db, digest, now.organization_id)?.manifest,
             false => old.clone(),
         };
         let config =

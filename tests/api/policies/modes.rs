@@ -153,6 +153,39 @@ async fn a_canary_of_what_is_enforced_needs_a_version_before() {
     assert_eq!(tried.body["previous"]["config"], json!({}), "{}", tried.text);
 }
 
+/// A policy is not silently switched off by a switch to a version that is: the admin is told, and can disable the
+/// binding on purpose.
+#[tokio::test]
+async fn no_switch_ends_at_a_version_that_is_switched_off() {
+    let app = TestApp::new().await;
+    let admin = app.admin().await;
+    let binding = switched(&admin, denying("2.0.0", "two"), json!({})).await;
+    let first = admin.get(&binding).await.body["previous"]["digest"].clone();
+    let switch_first = async |off: bool| {
+        let operator = Manager::operator(&app.services);
+        let first = first.as_str().unwrap();
+        assert!(switch_plugin(&app.services, &operator, first, off).await.unwrap());
+    };
+    switch_first(true).await;
+    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let there = admin.patch(&binding, json!({ "pluginDigest": first })).await;
+    for refused in [back, there] {
+        assert_eq!(refused.status.as_u16(), 409, "{}", refused.text);
+        assert!(
+            refused.text.contains("switched off on this node"),
+            "{}",
+            refused.text
+        );
+    }
+    assert_eq!(admin.get(&binding).await.body["current"]["version"], "2.0.0");
+    assert_eq!(admin.reset(DEVELOPER).await.body["denial"]["code"], "two");
+
+    switch_first(false).await;
+    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    assert_eq!(back.assert_ok()["current"]["version"], "1.0.0", "{}", back.text);
+    assert_eq!(admin.reset(DEVELOPER).await.body["denial"]["code"], "one");
+}
+
 /// What the operator switches off judges nobody: neither may a canary rest on it, nor those be judged by nobody whom
 /// it judged.
 #[tokio::test]
