@@ -549,7 +549,7 @@ fn a_closed_terminal_drains_like_sigterm() {
 }
 
 fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let ignored = status
         .lines()
         .find_map(|line| line.strip_prefix("SigIgn:"))
