@@ -198,9 +198,7 @@ pub async fn roll_back_binding(
             ));
         };
         let digest = Digest(previous.plugin_digest);
-        let plugin = services
-            .store
-            .read(|db| plugin_to_switch_to(db, digest, now.organization_id))?;
+        let plugin = services.store.read(|db| plugin_to_switch_to(db, digest, &now))?;
         let mut row = now.clone();
         row.previous = if let Mode::Canary(_) = row.mode {
             // The share belonged to the canary's version. If kept, the version behind it would decide for nearly
@@ -330,7 +328,7 @@ async fn commit(
         .with("verb", verb)
         .with("changes", changes);
     let (entry_id, agreed_id) = (services.entropy.uuid(at), services.entropy.uuid(at));
-    let changer = manager.clone();
+    let (changer, before) = (manager.clone(), now.clone());
     let digest = Digest(row.version.plugin_digest);
     let switched = digest.0 != now.version.plugin_digest;
     let kept = services
@@ -340,7 +338,7 @@ async fn commit(
             governance::settle(tx, &changer, agreed_id, row.id)?;
             if switched {
                 // It may have been removed or switched off meanwhile.
-                plugin_to_switch_to(tx, digest, row.organization_id)?;
+                plugin_to_switch_to(tx, digest, &before)?;
             }
             if let Some(config) = &config {
                 configurations::insert_configuration(tx, &row.version.config_digest, config, at)?;

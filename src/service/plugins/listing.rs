@@ -55,15 +55,11 @@ pub(super) fn usable_plugin(
     }
 }
 
-/// Finds a version that a binding of `owner` can be switched to. One that is switched off on this node would end the
-/// policy without a word.
-pub(super) fn plugin_to_switch_to(
-    db: &Connection,
-    digest: Digest,
-    owner: Option<OrganizationId>,
-) -> Result<PluginRow> {
-    let plugin = usable_plugin(db, digest, owner)?;
-    if plugin.disabled_at.is_some() {
+/// Finds the plugin that a binding is to use from now on. A switch to a file that is switched off on this node would
+/// end the policy without a word; one that the binding uses already ends nothing.
+pub(super) fn plugin_to_switch_to(db: &Connection, digest: Digest, now: &BindingRow) -> Result<PluginRow> {
+    let plugin = usable_plugin(db, digest, now.organization_id)?;
+    if plugin.disabled_at.is_some() && digest.0 != now.version.plugin_digest {
         return Err(Error::Conflict(format!(
             "{} {} is switched off on this node, so this policy would no longer be asked. Have the operator switch it \
              on, or disable the binding",

@@ -84,7 +84,7 @@ pub(super) async fn patched(services: &Services, now: BindingRow, patch: &Bindin
         let old = plugins::find_manifest(db, &now.version.plugin_digest)?.ok_or(Error::Stale)?;
         // What is bound can be switched off and changed even if its installation is gone.
         let manifest = match switched {
-            true => plugin_to_switch_to(db, digest, now.organization_id)?.manifest,
+            true => plugin_to_switch_to(db, digest, &now)?.manifest,
             false => old.clone(),
         };
         let config =

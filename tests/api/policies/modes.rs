@@ -25,6 +25,22 @@ async fn switched(caller: &Caller<'_>, second: Vec<u8>, mut terms: Value) -> Str
     binding
 }
 
+/// The digest of the version before.
+async fn previous(caller: &Caller<'_>, binding: &str) -> String {
+    let digest = caller.get(binding).await.body["previous"]["digest"].clone();
+    digest.as_str().expect("a version before").to_owned()
+}
+
+/// Switches a plugin off for the whole node, as the operator, or on again.
+async fn switch_for_node(app: &TestApp, digest: &str, off: bool) {
+    let operator = Manager::operator(&app.services);
+    assert!(
+        switch_plugin(&app.services, &operator, digest, off)
+            .await
+            .unwrap()
+    );
+}
+
 fn policies(app: &TestApp) -> Value {
     app.last_entry()["details"]["policies"].clone()
 }
@@ -160,14 +176,9 @@ async fn no_switch_ends_at_a_version_that_is_switched_off() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
     let binding = switched(&admin, denying("2.0.0", "two"), json!({})).await;
-    let first = admin.get(&binding).await.body["previous"]["digest"].clone();
-    let switch_first = async |off: bool| {
-        let operator = Manager::operator(&app.services);
-        let first = first.as_str().unwrap();
-        assert!(switch_plugin(&app.services, &operator, first, off).await.unwrap());
-    };
-    switch_first(true).await;
-    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    let first = previous(&admin, &binding).await;
+    switch_for_node(&app, &first, true).await;
+    let back = roll_back(&admin, &binding).await;
     let there = admin.patch(&binding, json!({ "pluginDigest": first })).await;
     for refused in [back, there] {
         assert_eq!(refused.status.as_u16(), 409, "{}", refused.text);
@@ -180,10 +191,19 @@ async fn no_switch_ends_at_a_version_that_is_switched_off() {
     assert_eq!(admin.get(&binding).await.body["current"]["version"], "2.0.0");
     assert_eq!(admin.reset(DEVELOPER).await.body["denial"]["code"], "two");
 
-    switch_first(false).await;
-    let back = admin.post(&format!("{binding}/rollback"), json!({})).await;
+    switch_for_node(&app, &first, false).await;
+    let back = roll_back(&admin, &binding).await;
     assert_eq!(back.assert_ok()["current"]["version"], "1.0.0", "{}", back.text);
     assert_eq!(admin.reset(DEVELOPER).await.body["denial"]["code"], "one");
+
+    // To an earlier configuration of what is switched off already is another matter: nothing ends by it.
+    admin
+        .patch(&binding, json!({ "config": { "n": 2 } }))
+        .await
+        .assert_ok();
+    switch_for_node(&app, &first, true).await;
+    let back = roll_back(&admin, &binding).await;
+    assert_eq!(back.assert_ok()["current"]["config"], json!({}), "{}", back.text);
 }
 
 /// What the operator switches off judges nobody: neither may a canary rest on it, nor those be judged by nobody whom
@@ -193,14 +213,9 @@ async fn a_canary_judges_everybody_where_the_version_before_is_switched_off() {
     let app = TestApp::new().await;
     let admin = app.admin().await;
     let binding = switched(&admin, denying("2.0.0", "two"), json!({})).await;
-    let first = admin.get(&binding).await.body["previous"]["digest"].clone();
-    let switch_first = async |off: bool| {
-        let operator = Manager::operator(&app.services);
-        let first = first.as_str().unwrap();
-        assert!(switch_plugin(&app.services, &operator, first, off).await.unwrap());
-    };
+    let first = previous(&admin, &binding).await;
     let canary = json!({ "mode": "canary", "canaryPercent": 1 });
-    switch_first(true).await;
+    switch_for_node(&app, &first, true).await;
     for mode in ["enforce", "monitor"] {
         admin.patch(&binding, json!({ "mode": mode })).await.assert_ok();
         let refused = admin.patch(&binding, canary.clone()).await;
@@ -208,7 +223,7 @@ async fn a_canary_judges_everybody_where_the_version_before_is_switched_off() {
         let why = "The version before is switched off";
         assert!(refused.text.contains(why), "{mode}: {}", refused.text);
     }
-    switch_first(false).await;
+    switch_for_node(&app, &first, false).await;
     admin
         .patch(&binding, json!({ "mode": "enforce" }))
         .await
@@ -230,12 +245,12 @@ async fn a_canary_judges_everybody_where_the_version_before_is_switched_off() {
         by_first
     };
     assert!(judged_by_first().await >= 5, "one in a hundred is tried");
-    switch_first(true).await;
+    switch_for_node(&app, &first, true).await;
     assert_eq!(judged_by_first().await, 0);
     let listed = admin.get(&binding).await;
     let warning = listed.assert_ok()["warning"].as_str().unwrap_or_default();
     assert!(warning.contains("judges all users"), "{}", listed.text);
-    switch_first(false).await;
+    switch_for_node(&app, &first, false).await;
     assert!(judged_by_first().await >= 5);
     assert_eq!(admin.get(&binding).await.body["warning"], Value::Null);
 }
