@@ -3,21 +3,26 @@
 use std::fs::{File, Permissions, TryLockError};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::OpenError;
 
 const LOCK_FILE: &str = "latchkey.lock";
-/// How often a lock that is held is tried again: a process that starts a child shares its locks with it until the
-/// child runs its own program, so that a lock can outlive its holder by milliseconds.
-const LOOKS: u32 = 10;
-const LOOK: Duration = Duration::from_millis(5);
+/// How long a lock that is held is tried again: a process that starts a child shares its locks with it until the child
+/// runs its own program, so that a lock can outlive its holder by milliseconds. Each command beside a running server
+/// waits so long.
+const PATIENCE: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Locks the data directory until the file is closed.
 ///
 /// # Errors
 /// [`OpenError::InUse`], or [`OpenError::Io`] when the lock's file can't be opened.
 pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
+    lock_within(data_dir, PATIENCE)
+}
+
+fn lock_within(data_dir: &Path, patience: Duration) -> Result<File, OpenError> {
     let path = data_dir.join(LOCK_FILE);
     let file = File::options()
         .create(true)
@@ -28,14 +33,11 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
             path: path.clone(),
             problem,
         })?;
-    let mut looks = 0;
+    let until = Instant::now() + patience;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if looks < LOOKS => {
-                looks += 1;
-                std::thread::sleep(LOOK);
-            }
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK),
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(data_dir.to_owned())),
             Err(TryLockError::Error(problem)) => return Err(OpenError::Io { path, problem }),
         }
@@ -63,10 +65,10 @@ mod tests {
         let held = lock(dir.path()).expect("the first lock");
         assert!(matches!(lock(dir.path()), Err(OpenError::InUse(_))));
         let given_up = std::thread::spawn(move || {
-            std::thread::sleep(LOOK * 2);
+            std::thread::sleep(LOOK * 5);
             drop(held);
         });
-        assert!(lock(dir.path()).is_ok());
+        assert!(lock_within(dir.path(), Duration::from_secs(60)).is_ok());
         given_up.join().expect("no panic");
     }
 }
