@@ -17,15 +17,15 @@ const PRELOAD: &str = "LD_PRELOAD";
     reason = "what a bench is told has no place in the configuration"
 )]
 pub fn slow_down_if_asked() {
-    let Some(millis) = std::env::var_os(MILLIS).filter(|_| std::env::var_os(PRELOAD).is_none()) else {
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("slower.so");
+    let is_slow = std::env::var_os(PRELOAD).is_some_and(|loaded| loaded == *library);
+    let Some(millis) = std::env::var_os(MILLIS).filter(|_| !is_slow) else {
         return;
     };
     let asked = millis.to_str().and_then(|millis| millis.parse::<f64>().ok());
     let asked = asked.filter(|millis| (0.0..=1_000.0).contains(millis));
     let asked = asked.unwrap_or_else(|| panic!("{MILLIS} takes 0 to 1000 milliseconds"));
     println!("every fsync takes {asked} ms more than on this machine's disk ({MILLIS})");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let library = folder.join("slower.so");
     build(&library);
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let itself = std::env::current_exe().expect("the path of this bench");
